@@ -1,0 +1,104 @@
+"""The one tree of errors; common.rpc.status maps it to gRPC and back.
+
+SlipwayError
+├── InvalidArgumentError      a field of the request has a value that can never work
+├── NotFoundError             the object is not there
+├── AlreadyExistsError        another object has this key
+├── FailedPreconditionError   the object is in a state that does not allow this
+│   └── InvalidTransitionError
+├── PermissionDeniedError     the peer may not do this
+├── ResourceExhaustedError    disk, quota, rate or a bound is used up
+├── AbortedError              a concurrent change won; try again
+├── DeadlineExceededError     time ran out
+├── UnavailableError          something needed is away; try again
+├── DataLossError             bytes are not what their digest says
+├── UnimplementedError        this is not offered
+├── UnknownError              a kubelet reads the message's prefix (see docs/errors.md)
+└── InternalError             a bug
+"""
+
+
+class SlipwayError(Exception):
+    """Root of all errors that cross a service border.
+
+    Args:
+        message: one sentence that names the field or the thing, and the value.
+        **fields: facts for the log.
+    """
+
+    def __init__(self, message: str, **fields: object) -> None:
+        super().__init__(message)
+        self.message = message
+        self.fields = fields
+
+    @property
+    def reason(self) -> str:
+        """The class name, which travels as the `slipway-reason` trailer."""
+        return type(self).__name__
+
+
+class InvalidArgumentError(SlipwayError):
+    """A field of the request has a value that can never work."""
+
+
+class NotFoundError(SlipwayError):
+    """The object is not there."""
+
+
+class AlreadyExistsError(SlipwayError):
+    """Another object has this key."""
+
+
+class FailedPreconditionError(SlipwayError):
+    """The object is in a state that does not allow this."""
+
+
+class InvalidTransitionError(FailedPreconditionError):
+    """A state machine refused an event."""
+
+
+class PermissionDeniedError(SlipwayError):
+    """The peer may not do this."""
+
+
+class ResourceExhaustedError(SlipwayError):
+    """Disk, quota, rate or a bound is used up."""
+
+
+class AbortedError(SlipwayError):
+    """A concurrent change won; try again."""
+
+
+class DeadlineExceededError(SlipwayError):
+    """Time ran out."""
+
+
+class UnavailableError(SlipwayError):
+    """Something that is needed is away; try again."""
+
+
+class DataLossError(SlipwayError):
+    """Bytes are not what their digest says."""
+
+
+class UnimplementedError(SlipwayError):
+    """This is not offered."""
+
+
+class UnknownError(SlipwayError):
+    """The message carries a prefix that a kubelet reads."""
+
+
+class InternalError(SlipwayError):
+    """A bug."""
+
+
+def _tree(cls: type[SlipwayError]) -> dict[str, type[SlipwayError]]:
+    found = {cls.__name__: cls}
+    for child in cls.__subclasses__():
+        found |= _tree(child)
+    return found
+
+
+BY_REASON = _tree(SlipwayError)
+"""Error classes by reason, for peers that carry the reason as text."""

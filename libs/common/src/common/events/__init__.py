@@ -1,0 +1,1 @@
+"""Lifecycle events: their schema, subjects, outbox relay and bus."""

@@ -1,0 +1,251 @@
+"""Every lifecycle event, declared once; docs/events.md is generated from here.
+
+An event's tag is `<kind>.<verb>.v<version>`. Fields may be added with defaults; any other change is a new
+version, published beside the old one for one release. On the wire: msgpack of Envelope.
+"""
+
+from typing import Any
+
+import msgspec
+
+SCHEMA = 1
+"""Version of the envelope."""
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
+    """A fact about one object; `id` names the object."""
+
+    id: str
+
+    @property
+    def kind(self) -> str:
+        return self._tag().split(".")[0]
+
+    @property
+    def verb(self) -> str:
+        return self._tag().split(".")[1]
+
+    @classmethod
+    def _tag(cls) -> str:
+        return str(cls.__struct_config__.tag)
+
+
+class PullStarted(Event, frozen=True, kw_only=True, tag="image.pull_started.v1"):
+    """A pull has begun; `id` is the reference."""
+
+
+class PullFailed(Event, frozen=True, kw_only=True, tag="image.pull_failed.v1"):
+    """A pull ended without an image; `id` is the reference."""
+
+    error: str
+
+
+class ImagePulled(Event, frozen=True, kw_only=True, tag="image.pulled.v1"):
+    """An image is here, unpacked; `id` is the config digest."""
+
+    reference: str
+    size_bytes: int = 0
+    duration_ms: int = 0
+
+
+class ImageRemoved(Event, frozen=True, kw_only=True, tag="image.removed.v1"):
+    """An image and its names are gone."""
+
+    references: list[str] = []
+
+
+class LayerUnpacked(Event, frozen=True, kw_only=True, tag="snapshot.layer_unpacked.v1"):
+    """A layer is on disk; `id` is its diff ID."""
+
+    size_bytes: int
+    inodes: int
+    duration_ms: int = 0
+
+
+class LayerRemoved(Event, frozen=True, kw_only=True, tag="snapshot.layer_removed.v1"):
+    """A layer is gone; `id` is its diff ID."""
+
+
+class SnapshotPrepared(Event, frozen=True, kw_only=True, tag="snapshot.prepared.v1"):
+    """A snapshot is mounted; `id` is its key."""
+
+    snapshotter: str
+    path: str = ""
+
+
+class SnapshotRemoved(Event, frozen=True, kw_only=True, tag="snapshot.removed.v1"):
+    """A snapshot is unmounted and gone."""
+
+
+class SandboxCreated(Event, frozen=True, kw_only=True, tag="sandbox.created.v1"):
+    """A sandbox is being set up."""
+
+    name: str
+    namespace: str
+    uid: str
+    attempt: int = 0
+    handler: str = ""
+
+
+class SandboxReady(Event, frozen=True, kw_only=True, tag="sandbox.ready.v1"):
+    """A sandbox can take containers."""
+
+    ips: list[str] = []
+    duration_ms: int = 0
+
+
+class SandboxFailed(Event, frozen=True, kw_only=True, tag="sandbox.failed.v1"):
+    """The set-up of a sandbox failed."""
+
+    error: str
+
+
+class SandboxStopped(Event, frozen=True, kw_only=True, tag="sandbox.stopped.v1"):
+    """A sandbox is not ready any more."""
+
+    reason: str = ""
+
+
+class SandboxRemoved(Event, frozen=True, kw_only=True, tag="sandbox.removed.v1"):
+    """A sandbox is gone."""
+
+
+class ContainerCreated(Event, frozen=True, kw_only=True, tag="container.created.v1"):
+    """A container has a snapshot and a bundle, and no process."""
+
+    sandbox_id: str
+    name: str
+    image: str
+    attempt: int = 0
+
+
+class ContainerStarted(Event, frozen=True, kw_only=True, tag="container.started.v1"):
+    """A container's init runs."""
+
+    sandbox_id: str
+    pid: int
+    started_at_ns: int = 0
+
+
+class ContainerStartFailed(Event, frozen=True, kw_only=True, tag="container.start_failed.v1"):
+    """A container's init could not be started."""
+
+    sandbox_id: str
+    error: str
+
+
+class ContainerExited(Event, frozen=True, kw_only=True, tag="container.exited.v1"):
+    """A container's init has ended; there is exactly one of these for each start."""
+
+    sandbox_id: str
+    exit_code: int
+    reason: str
+    signal: int = 0
+    finished_at_ns: int = 0
+
+
+class ContainerOomKilled(Event, frozen=True, kw_only=True, tag="container.oom_killed.v1"):
+    """The kernel killed a process of the container for want of memory."""
+
+    sandbox_id: str
+
+
+class ContainerStopRequested(Event, frozen=True, kw_only=True, tag="container.stop_requested.v1"):
+    """Somebody asked for a stop."""
+
+    sandbox_id: str
+    signal: str
+    timeout_s: int = 0
+
+
+class ContainerUpdated(Event, frozen=True, kw_only=True, tag="container.updated.v1"):
+    """A container has new limits."""
+
+    sandbox_id: str
+
+
+class ContainerLogReopened(Event, frozen=True, kw_only=True, tag="container.log_reopened.v1"):
+    """A container writes to a new log file."""
+
+    sandbox_id: str
+
+
+class ContainerRemoved(Event, frozen=True, kw_only=True, tag="container.removed.v1"):
+    """A container is gone."""
+
+    sandbox_id: str
+
+
+class ExecStarted(Event, frozen=True, kw_only=True, tag="exec.started.v1"):
+    """A command was started in a container; `id` is the exec's own."""
+
+    container_id: str
+    command: list[str] = []
+    tty: bool = False
+
+
+class ExecExited(Event, frozen=True, kw_only=True, tag="exec.exited.v1"):
+    """A command in a container has ended."""
+
+    container_id: str
+    exit_code: int
+    timed_out: bool = False
+    duration_ms: int = 0
+
+
+class NodeRepaired(Event, frozen=True, kw_only=True, tag="node.repaired.v1"):
+    """A service found and mended a difference between its records and the machine; `id` names the thing."""
+
+    service: str
+    what: str
+
+
+class NodeRecordCorrupt(Event, frozen=True, kw_only=True, tag="node.record_corrupt.v1"):
+    """A record could not be read and was set aside; `id` is its key."""
+
+    service: str
+    error: str
+
+
+def all_events() -> list[type[Event]]:
+    """Every event class, in the order of this module."""
+    return list(Event.__subclasses__())
+
+
+class Envelope(msgspec.Struct, frozen=True, kw_only=True):
+    """What travels: the event and where, when and why it happened."""
+
+    schema: int = SCHEMA
+    id: str
+    """`<object id>:<revision>`, also the Nats-Msg-Id; a repeated one is the same event."""
+    seq: int = 0
+    """Grows by one with each event of one service on one node."""
+    at_ns: int
+    node: str
+    source: str
+    """The service that owns the object."""
+    revision: int
+    """Revision of the object's record after the change."""
+    traceparent: str = ""
+    event: msgspec.Raw
+
+    def decoded(self) -> Event | None:
+        """The event, or None for a type that this reader does not know."""
+        try:
+            decoded: Event = _decoder.decode(self.event)
+        except msgspec.ValidationError:
+            return None
+        return decoded
+
+    def fields(self) -> dict[str, Any]:
+        """The event as a plain table, whatever its type."""
+        table: dict[str, Any] = msgspec.msgpack.decode(self.event)
+        return table
+
+
+_union: Any = None
+for _cls in all_events():
+    _union = _cls if _union is None else _union | _cls
+_decoder = msgspec.msgpack.Decoder(_union)
+encoder = msgspec.msgpack.Encoder()
+envelope_decoder = msgspec.msgpack.Decoder(Envelope)

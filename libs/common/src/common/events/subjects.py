@@ -1,0 +1,23 @@
+"""NATS subjects; no other module spells one."""
+
+STREAM = "SLIPWAY"
+"""The JetStream stream that holds the events of all nodes of a NATS cluster."""
+ALL = "slipway.v1.>"
+_PREFIX = "slipway.v1"
+_UNSAFE = str.maketrans({" ": "_", ".": "_", "*": "_", ">": "_", "\t": "_", "\n": "_", "\r": "_"})
+
+
+def token(text: str) -> str:
+    """Text as one token of a subject."""
+    return text.translate(_UNSAFE) or "_"
+
+
+def subject(node: str, kind: str, object_id: str, verb: str) -> str:
+    """`slipway.v1.<node>.<kind>.<id>.<verb>`."""
+    return f"{_PREFIX}.{token(node)}.{kind}.{token(object_id)}.{verb}"
+
+
+def pattern(node: str = "*", kind: str = "*", object_id: str = "*", verb: str = "*") -> str:
+    """A subject to subscribe to; `*` stands for any."""
+    parts = [p if p == "*" else token(p) for p in (node, kind, object_id, verb)]
+    return ".".join([_PREFIX, *parts])

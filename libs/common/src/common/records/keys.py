@@ -1,0 +1,17 @@
+"""Redis keys of records and outboxes; no other module spells one."""
+
+
+def record_key(node: str, owner: str, kind: str, record_id: str) -> str:
+    return f"slipway:{node}:{owner}:{kind}:{record_id}"
+
+
+def index_key(node: str, owner: str, kind: str) -> str:
+    return f"slipway:{node}:{owner}:{kind}"
+
+
+def outbox_key(node: str, owner: str) -> str:
+    return f"slipway:{node}:{owner}:outbox"
+
+
+def sequence_key(node: str, owner: str) -> str:
+    return f"slipway:{node}:{owner}:seq"

@@ -1,0 +1,252 @@
+"""A service's records of one kind: in memory for reading, in Redis for keeping, on disk as a copy.
+
+The service is the only writer. A change is one Lua script: compare the revision, write the record and its
+index, add the events to the outbox. So an event exists if and only if its change does.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.to_thread
+import msgspec
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+
+from common.clock import now_ns
+from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
+from common.events.schema import Envelope, Event, NodeRecordCorrupt, encoder
+from common.observe.log import get_logger
+from common.observe.trace import traceparent
+from common.records import keys
+from common.records import redis as scripts
+from common.sys.files import replace_file
+
+RECORD_FILE = "record.msgpack"
+_log = get_logger("records")
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """One object's state; extend it. `revision` grows by one with each change."""
+
+    id: str
+    revision: int = 0
+    schema: int = 1
+
+
+R = TypeVar("R", bound=Record)
+EventSource = Event | Callable[[Any], Event]
+"""An event, or what makes one from the record after the change."""
+
+
+class RecordStore(Generic[R]):
+    """Records of one kind.
+
+    Args:
+        redis: connection from `common.records.redis.connect`.
+        cls: the record's class.
+        node: this node.
+        owner: the service.
+        kind: the kind of record, one word.
+        directory: keep a copy of each record in `<directory>/<id>/record.msgpack`, and rebuild from there
+            what Redis has lost.
+    """
+
+    def __init__(
+        self, redis: "Redis", cls: type[R], *, node: str, owner: str, kind: str, directory: Path | None = None
+    ) -> None:
+        self._redis = redis
+        self._cls = cls
+        self._node, self._owner, self._kind = node, owner, kind
+        self._directory = directory
+        self._records: dict[str, R] = {}
+        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._script = redis.register_script(scripts.TRANSITION)
+        self._decoder = msgspec.msgpack.Decoder(cls)
+
+    async def load(self) -> list[str]:
+        """Read all records; returns the ids of those that could not be read and were set aside.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        corrupt: list[str] = []
+        kept = await self._read_redis(corrupt)
+        copies = await anyio.to_thread.run_sync(self._read_copies, corrupt)
+        self._records = kept
+        for record_id, copy in copies.items():
+            if record_id not in kept:
+                await self._write(copy, None, ())
+                self._records[record_id] = copy
+                _log.warning("record.restored", kind=self._kind, id=record_id)
+        for record_id in corrupt:
+            await self.emit(
+                NodeRecordCorrupt(id=record_id, service=self._owner, error=f"unreadable {self._kind}")
+            )
+        return corrupt
+
+    def find(self, key: str) -> R | None:
+        return self._records.get(key)
+
+    def get(self, key: str) -> R:
+        """The record of this id.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        record = self._records.get(key)
+        if record is None:
+            message = f"{self._kind} {key!r} not found"
+            raise NotFoundError(message)
+        return record
+
+    def all(self) -> list[R]:
+        return list(self._records.values())
+
+    async def create(self, record: R, *events: EventSource) -> R:
+        """Write a new record with its events.
+
+        Raises:
+            AlreadyExistsError: the id is taken.
+            UnavailableError: Redis is away; nothing was written.
+        """
+        async with self._locks[record.id]:
+            if record.id in self._records:
+                message = f"{self._kind} {record.id!r} exists already"
+                raise AlreadyExistsError(message)
+            made = msgspec.structs.replace(record, revision=1)
+            await self._write(made, None, events)
+            await self._copy(made)
+            self._records[made.id] = made
+            return made
+
+    async def update(self, key: str, fn: Callable[[R], R], *events: EventSource) -> R:
+        """Change a record by a pure function, with the events of the change.
+
+        Raises:
+            NotFoundError: there is no such record.
+            AbortedError: somebody else wrote this record.
+            UnavailableError: Redis is away; nothing was written.
+        """
+        async with self._locks[key]:
+            old = self.get(key)
+            new = msgspec.structs.replace(fn(old), revision=old.revision + 1)
+            await self._write(new, old.revision, events)
+            await self._copy(new)
+            self._records[key] = new
+            return new
+
+    async def delete(self, key: str, *events: EventSource) -> None:
+        """Remove a record with its events; nothing happens when it is gone already."""
+        async with self._locks[key]:
+            old = self._records.get(key)
+            if old is None:
+                return
+            if self._directory:
+                await anyio.to_thread.run_sync(self._drop_copy, key)
+            envelopes = self._envelopes(old, old.revision + 1, events)
+            await self._transition(key, str(old.revision), "", b"", envelopes)
+            self._records.pop(key, None)
+        self._locks.pop(key, None)
+
+    async def emit(self, *events: Event) -> None:
+        """Put events into the outbox that belong to no record of this store."""
+        for event in events:
+            mark = f"emit:{event.id}:{now_ns()}"
+            envelope = self._envelope(event, 0, mark)
+            await self._transition(mark, "", "", b"", [envelope])
+
+    async def _write(self, record: R, expected: int | None, events: tuple[EventSource, ...]) -> None:
+        envelopes = self._envelopes(record, record.revision, events)
+        was = "" if expected is None else str(expected)
+        await self._transition(record.id, was, str(record.revision), encoder.encode(record), envelopes)
+
+    async def _transition(self, key: str, was: str, now: str, body: bytes, envelopes: list[bytes]) -> None:
+        names = [
+            keys.record_key(self._node, self._owner, self._kind, key),
+            keys.index_key(self._node, self._owner, self._kind),
+            keys.outbox_key(self._node, self._owner),
+            keys.sequence_key(self._node, self._owner),
+        ]
+        answer = await scripts.run(self._script, names, [was, now, key, body, *envelopes])
+        if answer == scripts.DONE:
+            return
+        if answer == 0 and was:
+            # Redis lost the record (wiped while we ran): memory is the truth, write it anew
+            again = await scripts.run(self._script, names, ["", now, key, body, *envelopes])
+            if again == scripts.DONE:
+                return
+        if answer == scripts.EXISTS or answer == int(now or 0):
+            # our own earlier attempt, whose answer was lost with the connection
+            return
+        message = f"{self._kind} {key!r}: another writer changed it"
+        raise AbortedError(message)
+
+    def _envelopes(self, record: R, revision: int, events: tuple[EventSource, ...]) -> list[bytes]:
+        made = [event if isinstance(event, Event) else event(record) for event in events]
+        return [
+            self._envelope(event, revision, f"{event.id}:{revision}" + (f".{n}" if n else ""))
+            for n, event in enumerate(made)
+        ]
+
+    def _envelope(self, event: Event, revision: int, envelope_id: str) -> bytes:
+        return encoder.encode(
+            Envelope(
+                id=f"{self._node}:{self._kind}:{envelope_id}",
+                at_ns=now_ns(),
+                node=self._node,
+                source=self._owner,
+                revision=revision,
+                traceparent=traceparent(),
+                event=msgspec.Raw(encoder.encode(event)),
+            )
+        )
+
+    async def _read_redis(self, corrupt: list[str]) -> dict[str, R]:
+        try:
+            index = keys.index_key(self._node, self._owner, self._kind)
+            ids = [bytes(m).decode() for m in await scripts.members(self._redis, index)]
+            bodies = [
+                await scripts.body(self._redis, keys.record_key(self._node, self._owner, self._kind, i))
+                for i in ids
+            ]
+        except (RedisError, OSError) as exc:
+            message = f"the record store (Redis) does not answer: {exc}"
+            raise UnavailableError(message) from exc
+        found: dict[str, R] = {}
+        for record_id, body in zip(ids, bodies, strict=True):
+            record = self._decode(record_id, body or b"", corrupt)
+            if record:
+                found[record_id] = record
+        return found
+
+    def _decode(self, record_id: str, body: bytes, corrupt: list[str]) -> R | None:
+        try:
+            return self._decoder.decode(body)
+        except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+            corrupt.append(record_id)
+            _log.error("record.corrupt", kind=self._kind, id=record_id, error=str(exc))
+            return None
+
+    def _read_copies(self, corrupt: list[str]) -> dict[str, R]:
+        if not self._directory or not self._directory.is_dir():
+            return {}
+        found: dict[str, R] = {}
+        for path in self._directory.glob(f"*/{RECORD_FILE}"):
+            record = self._decode(path.parent.name, path.read_bytes(), corrupt)
+            if record is None:
+                path.rename(path.with_suffix(".corrupt"))
+            else:
+                found[record.id] = record
+        return found
+
+    async def _copy(self, record: R) -> None:
+        if self._directory:
+            path = self._directory / record.id / RECORD_FILE
+            await anyio.to_thread.run_sync(replace_file, path, encoder.encode(record))
+
+    def _drop_copy(self, key: str) -> None:
+        if self._directory:
+            (self._directory / key / RECORD_FILE).unlink(missing_ok=True)

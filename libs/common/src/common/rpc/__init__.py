@@ -1,0 +1,1 @@
+"""gRPC, once: status mapping, interceptors, servers and channels."""

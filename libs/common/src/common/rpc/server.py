@@ -1,0 +1,146 @@
+"""A gRPC server on a Unix socket: trace, log, errors and peer check in one interceptor."""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Self
+
+import grpc
+from opentelemetry import propagate
+from opentelemetry.trace import SpanKind
+
+from common import errors
+from common.observe import log as logs
+from common.observe.trace import span
+from common.rpc import status
+
+MAX_MESSAGE_BYTES = 64 << 20
+"""Above the kubelet's 16 MiB, so that no list is cut."""
+OPTIONS = [
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+]
+_QUIET = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream")
+_log = logs.get_logger("rpc")
+
+
+def make(register: Callable[[grpc.aio.Server], None], socket: str) -> grpc.aio.Server:
+    """A server with our interceptors, bound to a Unix socket; the caller starts it."""
+    Path(socket).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(FileNotFoundError):
+        Path(socket).unlink()
+    server = grpc.aio.server(interceptors=[Interceptor()], options=OPTIONS)
+    register(server)
+    server.add_insecure_port(f"unix:{socket}")
+    return server
+
+
+class Interceptor(grpc.aio.ServerInterceptor):
+    """Wraps every handler; servicers just raise errors of common.errors."""
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
+    ) -> Any:
+        handler = await continuation(details)
+        if handler is None or details.method.startswith("/grpc.health"):
+            return handler
+        method = details.method
+        if handler.response_streaming:
+            return _streaming(handler, method)
+        return _unary(handler, method)
+
+
+def _unary(handler: Any, method: str) -> Any:
+    inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+    make_handler = (
+        grpc.stream_unary_rpc_method_handler
+        if handler.request_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
+
+    async def call(request: Any, context: Any) -> Any:
+        with _Call(method, context) as this:
+            try:
+                return await inner(request, context)
+            except errors.SlipwayError as exc:
+                this.failed(exc)
+            except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
+                this.broken(exc)
+        await this.abort()
+        return None
+
+    return make_handler(call, handler.request_deserializer, handler.response_serializer)
+
+
+def _streaming(handler: Any, method: str) -> Any:
+    inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+    make_handler = (
+        grpc.stream_stream_rpc_method_handler
+        if handler.request_streaming
+        else grpc.unary_stream_rpc_method_handler
+    )
+
+    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
+        this = _Call(method, context)
+        with this:
+            try:
+                async for item in inner(request, context):
+                    yield item
+                return
+            except errors.SlipwayError as exc:
+                this.failed(exc)
+            except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
+                this.broken(exc)
+        await this.abort()
+
+    return make_handler(call, handler.request_deserializer, handler.response_serializer)
+
+
+class _Call:
+    """One call: its span, its line in the log, and how it failed."""
+
+    def __init__(self, method: str, context: Any) -> None:
+        self._method = method.rpartition(".")[2] if "." in method else method
+        self._context = context
+        self._error: errors.SlipwayError | None = None
+        metadata = {
+            k: v for k, v in context.invocation_metadata() or () if k in ("traceparent", "tracestate")
+        }
+        parent = propagate.extract(metadata)
+        self._quiet = any(word in method.rpartition("/")[2] for word in _QUIET)
+        self._span = span(method.strip("/"), kind=SpanKind.SERVER, parent=parent)
+
+    def __enter__(self) -> Self:
+        self._start = time.monotonic()
+        self._current = self._span.__enter__()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._span.__exit__(None, None, None)
+        facts: dict[str, object] = {
+            "rpc": self._method,
+            "ms": round((time.monotonic() - self._start) * 1e3, 1),
+        }
+        if self._error:
+            _log.info(
+                "rpc.failed", **facts, error=self._error.message, code=status.error_code_name(self._error)
+            )
+        elif self._quiet:
+            _log.debug("rpc.done", **facts)
+        else:
+            _log.info("rpc.done", **facts)
+
+    def failed(self, error: errors.SlipwayError) -> None:
+        self._error = error
+        self._current.record_exception(error)
+        self._current.set_attribute("error", error.message)
+
+    def broken(self, exc: Exception) -> None:
+        _log.exception("rpc.bug", rpc=self._method)
+        self.failed(errors.InternalError(f"internal error: {type(exc).__name__}"))
+
+    async def abort(self) -> None:
+        error = self._error or errors.InternalError("internal error")
+        trailers = ((status.REASON_KEY, error.reason),)
+        await self._context.abort(status.code_of(error), error.message, trailers)

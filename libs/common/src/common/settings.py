@@ -1,0 +1,120 @@
+"""Settings of a daemon: defaults, then a TOML file, then the environment; read once, at start.
+
+An unknown key or a value of the wrong type refuses to start, and says where it stands.
+"""
+
+import os
+import socket
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import msgspec
+
+
+class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """What every daemon has; each daemon's own settings extend it."""
+
+    node: str = msgspec.field(default_factory=socket.gethostname)
+    """Name of this node in event subjects and records."""
+    run_dir: str = "/run/slipway"
+    """Sockets, mounts and all else that a reboot may empty."""
+    data_dir: str = "/var/lib/slipway"
+    """Blobs, layers, records and all else that must outlive a reboot."""
+    redis_url: str = "unix:///run/slipway/redis.sock"
+    nats_url: str = "nats://127.0.0.1:4222"
+    otlp_endpoint: str = ""
+    """Where traces go, as http://HOST:PORT (OTLP over gRPC); empty for nowhere."""
+    log_level: str = "info"
+
+
+T = TypeVar("T", bound=CommonSettings)
+
+
+def socket_path(settings: CommonSettings, daemon: str) -> str:
+    """The socket on which a daemon of this node answers."""
+    return f"{settings.run_dir}/{daemon}.sock"
+
+
+def own_dirs(settings: CommonSettings, daemon: str) -> tuple[Path, Path]:
+    """Make and return a daemon's own run and data directories, mode 0700."""
+    dirs = Path(settings.run_dir) / daemon, Path(settings.data_dir) / daemon
+    for path in dirs:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return dirs
+
+
+def load(cls: type[T], daemon: str, argv: list[str]) -> T:
+    """Read the settings; `--config FILE`, `--print-config` and `--help` are understood.
+
+    A setting that is wrong ends the process with status 2 and one sentence on stderr.
+    """
+    path, show = _arguments(daemon, argv)
+    values: dict[str, Any] = {}
+    sources: dict[str, str] = {}
+    if path:
+        values = _read_toml(path)
+        sources = dict.fromkeys(values, path)
+    prefix = f"SLIPWAY_{daemon.upper()}_"
+    fields = {field.name: field for field in msgspec.structs.fields(cls)}
+    for name, text in os.environ.items():
+        if name.startswith(prefix):
+            key = name.removeprefix(prefix).lower()
+            values[key] = _from_text(text, fields[key].type) if key in fields else text
+            sources[key] = name
+    for key in values:
+        if key not in fields:
+            _refuse(f"{daemon}: {sources[key]}: unknown setting {key!r}; known are {', '.join(fields)}")
+    settings = _convert(cls, daemon, values, sources)
+    if show:
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
+        raise SystemExit(0)
+    return settings
+
+
+def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:
+    usage = f"usage: {daemon} [--config FILE] [--print-config]"
+    path, show = "", False
+    rest = iter(argv)
+    for argument in rest:
+        if argument == "--config":
+            path = next(rest, "") or _refuse(f"{daemon}: --config wants a file\n{usage}")
+        elif argument == "--print-config":
+            show = True
+        elif argument in ("-h", "--help"):
+            sys.stdout.write(usage + "\n")
+            raise SystemExit(0)
+        else:
+            _refuse(f"{daemon}: unknown argument {argument!r}\n{usage}")
+    return path, show
+
+
+def _read_toml(path: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(Path(path).read_text())
+    except (OSError, tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
+        _refuse(f"settings {path}: {exc}")
+
+
+def _from_text(text: str, kind: Any) -> Any:
+    """A value from the environment: JSON for lists and tables, plain text for the rest."""
+    if kind in (str, int, float, bool):
+        return text
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return text
+
+
+def _convert(cls: type[T], daemon: str, values: dict[str, Any], sources: dict[str, str]) -> T:
+    try:
+        return msgspec.convert(values, cls, strict=False)
+    except (msgspec.ValidationError, ValueError) as exc:
+        where = next((f"{sources[k]}: {k} = {values[k]!r}: " for k in values if f"$.{k}" in str(exc)), "")
+        _refuse(f"{daemon}: {where}{exc}")
+
+
+def _refuse(message: str) -> NoReturn:
+    sys.stderr.write(message + "\n")
+    raise SystemExit(2)
