@@ -66,13 +66,13 @@ async def run(script: Any, keys: list[str], args: list[str | bytes]) -> int:
 
 async def members(redis: "Redis", key: str) -> set[bytes]:
     """The members of a set."""
-    found: Any = await redis.smembers(key)  # type: ignore[misc] # redis-py's types mix sync and async
+    found: Any = await redis.smembers(key)
     return set(found)
 
 
 async def body(redis: "Redis", key: str) -> bytes:
     """The record's bytes; empty when there is none."""
-    found: Any = await redis.hget(key, "record")  # type: ignore[misc] # redis-py's types mix sync and async
+    found: Any = await redis.hget(key, "record")
     return found or b""
 
 

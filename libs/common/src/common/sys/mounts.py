@@ -1,0 +1,62 @@
+"""The run directory as a shared mount: what one service mounts in it, the others and the shims see."""
+
+import fcntl
+import os
+from pathlib import Path
+
+from common.sys import linux
+
+
+def mount_points() -> list[tuple[str, str]]:
+    """Mount point and optional fields (propagation) of every mount of this process, in mount order."""
+    points = []
+    with open("/proc/self/mountinfo", "rb") as table:  # noqa: PTH123 - a kernel file
+        for raw in table:
+            fields = os.fsdecode(raw).split(" ")
+            path = (
+                fields[4]
+                .replace("\\040", " ")
+                .replace("\\011", "\t")
+                .replace("\\012", "\n")
+                .replace("\\134", "\\")
+            )
+            points.append((path, " ".join(fields[6 : fields.index("-")])))
+    return points
+
+
+def ensure_shared(directory: Path) -> None:
+    """Make a directory its own shared mount point, once, whoever comes first.
+
+    Where the filesystem around it is shared already (systemd makes / so), nothing is mounted.
+
+    Raises:
+        OSError: this process may not mount.
+    """
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    path = str(directory.resolve())
+    lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not _is_shared(path):
+            linux.mount(path, path, None, linux.MS_BIND)
+            linux.mount("none", path, None, linux.MS_SHARED)
+    finally:
+        os.close(lock)
+
+
+def _is_shared(path: str) -> bool:
+    around = [(p, o) for p, o in mount_points() if path == p or path.startswith(p.rstrip("/") + "/")]
+    longest = max(around, key=lambda point: len(point[0]))
+    last = [point for point in around if point[0] == longest[0]][-1]
+    return "shared:" in last[1]
+
+
+def unmount_below(directory: Path) -> list[str]:
+    """Detach every mount at or below a directory, deepest first; returns what was detached."""
+    root = str(directory.resolve())
+    gone = []
+    for path, _ in reversed(mount_points()):
+        if path == root or path.startswith(root + "/"):
+            linux.umount(path, linux.MNT_DETACH)
+            gone.append(path)
+    return gone

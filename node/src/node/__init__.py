@@ -1,0 +1,1 @@
+"""A whole node as one command: NATS, Redis and the services, started, watched and stopped together."""

@@ -1,0 +1,111 @@
+"""Where a node keeps things, and the command lines of its processes."""
+
+import json
+import os
+import shutil
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from common.errors import FailedPreconditionError
+
+SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid")
+"""In start order; they also wait for each other, so the order only saves time."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """One node's directories and addresses."""
+
+    run_dir: str
+    data_dir: str
+    certs_dir: str
+    cni_dir: str
+    node: str
+    otlp_endpoint: str
+    nats_port: int
+
+    @property
+    def state_file(self) -> Path:
+        """node.json: what the command line and the dashboards read."""
+        return Path(self.run_dir, "node.json")
+
+    @property
+    def cri_socket(self) -> str:
+        return f"{self.run_dir}/crid.sock"
+
+    @property
+    def redis_url(self) -> str:
+        return f"unix://{self.run_dir}/redis.sock"
+
+    @property
+    def nats_url(self) -> str:
+        return f"nats://127.0.0.1:{self.nats_port}"
+
+    def log_file(self, name: str) -> Path:
+        return Path(self.run_dir, "log", f"{name}.log")
+
+    def state(self, supervisor: int, pids: dict[str, int]) -> str:
+        """The text of node.json."""
+        facts = asdict(self) | {
+            "cri_socket": self.cri_socket,
+            "redis_url": self.redis_url,
+            "nats_url": self.nats_url,
+            "supervisor": supervisor,
+            "pids": pids,
+        }
+        return json.dumps(facts, indent=2) + "\n"
+
+    def environment(self, daemon: str) -> dict[str, str]:
+        """Settings of a service, as its environment."""
+        values = {
+            "node": self.node,
+            "run_dir": self.run_dir,
+            "data_dir": self.data_dir,
+            "redis_url": self.redis_url,
+            "nats_url": self.nats_url,
+            "otlp_endpoint": self.otlp_endpoint,
+        }
+        values |= {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}.get(
+            daemon, {}
+        )
+        return {f"SLIPWAY_{daemon.upper()}_{key.upper()}": value for key, value in values.items()}
+
+    def command(self, name: str) -> list[str]:
+        """The command line of one process of the node.
+
+        Raises:
+            FailedPreconditionError: its program is not installed.
+        """
+        if name == "redis":
+            data = f"{self.data_dir}/redis"
+            return [
+                program("redis-server"),
+                *("--port", "0", "--unixsocket", f"{self.run_dir}/redis.sock", "--unixsocketperm", "600"),
+                *("--dir", data, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
+            ]
+        if name == "nats":
+            return [
+                program("nats-server"),
+                *("--addr", "127.0.0.1", "--port", str(self.nats_port)),
+                *("--jetstream", "--store_dir", f"{self.data_dir}/nats"),
+            ]
+        return [program(name)]
+
+
+def program(name: str) -> str:
+    """The path of a program: beside this interpreter first, then on PATH.
+
+    Raises:
+        FailedPreconditionError: it is not installed.
+    """
+    path = os.pathsep.join((str(Path(sys.executable).parent), _path()))
+    found = shutil.which(name, path=path)
+    if not found:
+        message = f"{name} is not installed: run `sudo ./dev install-deps`"
+        raise FailedPreconditionError(message)
+    return found
+
+
+def _path() -> str:
+    return os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/sbin"])

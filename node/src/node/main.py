@@ -1,0 +1,188 @@
+"""`slipway-node up | down | status | run`."""
+
+import argparse
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from common.errors import DeadlineExceededError, FailedPreconditionError, SlipwayError
+from common.observe import log
+from node.layout import SERVICES, Layout, program
+from node.supervisor import PROCESSES, Supervisor, start_detached
+
+READY_S = 60.0
+DOWN_S = 90.0
+HEALTH_S = 2.0
+
+
+def main() -> None:
+    """Entry point; errors are one sentence on stderr and status 1."""
+    arguments = _parser().parse_args()
+    try:
+        arguments.run(arguments)
+    except SlipwayError as exc:
+        sys.stderr.write(f"slipway-node: {exc}\n")
+        sys.exit(1)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="slipway-node", description="Runs a whole Slipway node.")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+    for name, function, text in (
+        ("up", _up, "start the node in the background and wait until it answers"),
+        ("run", _run, "run the node in the foreground"),
+        ("down", _down, "stop the node; containers go on under their shims"),
+        ("status", _status, "say what runs"),
+    ):
+        verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--run-dir", default="/run/slipway")
+        verb.add_argument("--data-dir", default="/var/lib/slipway")
+        verb.add_argument("--certs-dir", default="/etc/slipway/certs.d")
+        verb.add_argument("--cni-dir", default="/etc/cni/net.d")
+        verb.add_argument("--node", default=socket.gethostname())
+        verb.add_argument("--otlp", default="", metavar="URL", help="send traces there, as http://HOST:PORT")
+        verb.add_argument("--nats-port", type=int, default=0, help="0 takes a free one")
+        verb.set_defaults(run=function)
+    return parser
+
+
+def _layout(arguments: argparse.Namespace) -> Layout:
+    port_file = Path(arguments.data_dir, "nats-port")
+    port = arguments.nats_port or (int(port_file.read_text()) if port_file.exists() else 0)
+    if not port or not (_running(arguments.run_dir) or _is_free(port)):
+        port = _free_port()
+    return Layout(
+        run_dir=arguments.run_dir,
+        data_dir=arguments.data_dir,
+        certs_dir=arguments.certs_dir,
+        cni_dir=arguments.cni_dir,
+        node=arguments.node,
+        otlp_endpoint=arguments.otlp,
+        nats_port=port,
+    )
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    if os.geteuid() != 0:
+        message = "a node needs root: run it with sudo"
+        raise FailedPreconditionError(message)
+    for name in ("redis-server", "nats-server", *SERVICES):
+        program(name)
+    state = _running(arguments.run_dir)
+    if not state:
+        layout = _layout(arguments)
+        Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+        Path(layout.data_dir, "nats-port").write_text(str(layout.nats_port))
+        Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
+        child = start_detached(layout)
+        state = _wait_ready(arguments.run_dir, child)
+    _print_up(state)
+
+
+def _run(arguments: argparse.Namespace) -> None:
+    log.setup("info")
+    anyio.run(Supervisor(_layout(arguments)).run)
+
+
+def _down(arguments: argparse.Namespace) -> None:
+    state = _running(arguments.run_dir)
+    if not state:
+        sys.stdout.write(f"no node runs in {arguments.run_dir}\n")
+        return
+    pid = int(state["supervisor"])
+    os.kill(pid, signal.SIGTERM)
+    deadline = time.monotonic() + DOWN_S
+    handle = os.pidfd_open(pid)
+    try:
+        import select
+
+        if not select.select([handle], [], [], deadline - time.monotonic())[0]:
+            message = f"the supervisor (pid {pid}) did not stop within {DOWN_S:.0f} s"
+            raise DeadlineExceededError(message)
+    finally:
+        os.close(handle)
+    sys.stdout.write(f"node in {arguments.run_dir} is down\n")
+
+
+def _status(arguments: argparse.Namespace) -> None:
+    state = _running(arguments.run_dir)
+    if not state:
+        sys.stdout.write(f"no node runs in {arguments.run_dir}\n")
+        sys.exit(3)
+    for name in PROCESSES:
+        up = "ready" if name not in SERVICES or _healthy(arguments.run_dir, name) else "not ready"
+        sys.stdout.write(f"{name:<10} pid {state['pids'].get(name, '-'):<8} {up}\n")
+
+
+def _running(run_dir: str) -> dict[str, Any] | None:
+    """node.json of a node whose supervisor lives."""
+    try:
+        state: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
+        command = Path(f"/proc/{state['supervisor']}/cmdline").read_bytes()
+    except (OSError, ValueError, KeyError):
+        return None
+    return state if run_dir.encode() in command.split(b"\0") else None
+
+
+def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]") -> dict[str, Any]:
+    deadline = time.monotonic() + READY_S
+    waiting: list[str] = list(SERVICES)
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            message = f"the supervisor ended at once: see {run_dir}/log/supervisor.log"
+            raise FailedPreconditionError(message)
+        waiting = [name for name in waiting if not _healthy(run_dir, name)]
+        state = _running(run_dir)
+        if not waiting and state:
+            return state
+    message = f"{', '.join(waiting)} not ready after {READY_S:.0f} s: see {run_dir}/log/{waiting[0]}.log"
+    raise DeadlineExceededError(message)
+
+
+def _healthy(run_dir: str, name: str) -> bool:
+    with grpc.insecure_channel(
+        f"unix:{run_dir}/{name}.sock",
+        options=[("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)],
+    ) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        try:
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_S, wait_for_ready=True)
+        except grpc.RpcError:
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+def _print_up(state: dict[str, Any]) -> None:
+    sock = state["cri_socket"]
+    sys.stdout.write(
+        f"node is up\n  CRI     unix://{sock}\n  NATS    {state['nats_url']}\n"
+        f"  logs    {state['run_dir']}/log\n"
+        f"  try     slipway --run-dir {state['run_dir']} status\n"
+        f"          crictl --runtime-endpoint unix://{sock} info\n"
+        f"  kubelet --container-runtime-endpoint=unix://{sock}\n"
+    )
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True

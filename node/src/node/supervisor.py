@@ -1,0 +1,145 @@
+"""The supervisor: starts every process of a node, starts again what dies, stops all in reverse order.
+
+Containers are not its children: they live on under their shims when the node stops, and are found again.
+"""
+
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+from anyio.abc import Process, TaskGroup
+
+from common.errors import AlreadyExistsError
+from common.observe.log import get_logger
+from common.sys.files import replace_file
+from common.sys.mounts import ensure_shared
+from node.layout import SERVICES, Layout
+
+PROCESSES = ("redis", "nats", *SERVICES)
+STOP_S = 12.0
+BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+STEADY_S = 20.0
+"""A process that lived this long starts anew without waiting."""
+_log = get_logger("supervisor")
+
+
+class Supervisor:
+    """Runs the processes of one node until it is told to stop."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._processes: dict[str, Process] = {}
+        self._stopping = anyio.Event()
+
+    async def run(self) -> None:
+        """Run the node in the foreground.
+
+        Raises:
+            AlreadyExistsError: another supervisor runs this node.
+        """
+        lock = self._prepare()
+        try:
+            async with anyio.create_task_group() as group:
+                for name in PROCESSES:
+                    group.start_soon(self._keep, name)
+                await self._wait_for_signal()
+                await self._stop(group)
+        finally:
+            self._layout.state_file.unlink(missing_ok=True)
+            os.close(lock)
+
+    def _prepare(self) -> int:
+        layout = self._layout
+        ensure_shared(Path(layout.run_dir))
+        for path in (f"{layout.data_dir}/redis", f"{layout.data_dir}/nats", f"{layout.run_dir}/log"):
+            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(f"{layout.run_dir}/node.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as exc:
+            os.close(lock)
+            message = f"a node runs already in {layout.run_dir}"
+            raise AlreadyExistsError(message) from exc
+        return lock
+
+    async def _wait_for_signal(self) -> None:
+        with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+            async for _ in signals:
+                return
+
+    async def _keep(self, name: str) -> None:
+        failures = 0
+        while not self._stopping.is_set():
+            started = anyio.current_time()
+            process = await self._start(name)
+            code = await process.wait()
+            if self._stopping.is_set():
+                return
+            failures = 0 if anyio.current_time() - started > STEADY_S else failures + 1
+            _log.warning("process.died", process=name, code=code, failures=failures)
+            await anyio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    async def _start(self, name: str) -> Process:
+        with self._layout.log_file(name).open("ab") as log:
+            process = await anyio.open_process(
+                self._layout.command(name),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=inherited() | self._layout.environment(name),
+                start_new_session=True,
+                cwd="/",
+            )
+        self._processes[name] = process
+        pids = {known: p.pid for known, p in self._processes.items()}
+        replace_file(self._layout.state_file, self._layout.state(os.getpid(), pids).encode(), 0o644)
+        return process
+
+    async def _stop(self, group: TaskGroup) -> None:
+        self._stopping.set()
+        for name in reversed(PROCESSES):
+            process = self._processes.get(name)
+            if process is None or process.returncode is not None:
+                continue
+            with suppress(ProcessLookupError):
+                process.terminate()
+            with anyio.move_on_after(STOP_S) as scope:
+                await process.wait()
+            if scope.cancelled_caught:
+                _log.warning("process.killed", process=name)
+                with suppress(ProcessLookupError):
+                    process.kill()
+                await process.wait()
+        group.cancel_scope.cancel()
+
+
+def inherited() -> dict[str, str]:
+    """This process's environment, for its children."""
+    return {os.fsdecode(k): os.fsdecode(v) for k, v in os.environb.items()}
+
+
+def start_detached(layout: Layout) -> subprocess.Popen[bytes]:
+    """Start a supervisor that outlives this process."""
+    log = layout.log_file("supervisor")
+    log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    command = [
+        sys.executable,
+        "-m",
+        "node",
+        "run",
+        "--run-dir",
+        layout.run_dir,
+        "--data-dir",
+        layout.data_dir,
+    ]
+    command += ["--certs-dir", layout.certs_dir, "--cni-dir", layout.cni_dir, "--node", layout.node]
+    command += ["--otlp", layout.otlp_endpoint, "--nats-port", str(layout.nats_port)]
+    with log.open("ab") as out:
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
+        )
