@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import select
 import signal
 import socket
 import subprocess
@@ -104,8 +105,6 @@ def _down(arguments: argparse.Namespace) -> None:
     deadline = time.monotonic() + DOWN_S
     handle = os.pidfd_open(pid)
     try:
-        import select
-
         if not select.select([handle], [], [], deadline - time.monotonic())[0]:
             message = f"the supervisor (pid {pid}) did not stop within {DOWN_S:.0f} s"
             raise DeadlineExceededError(message)

@@ -4,7 +4,9 @@ Containers are not its children: they live on under their shims when the node st
 """
 
 import fcntl
+import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -65,6 +67,7 @@ class Supervisor:
             os.close(lock)
             message = f"a node runs already in {layout.run_dir}"
             raise AlreadyExistsError(message) from exc
+        _end_leftovers(layout)
         return lock
 
     async def _wait_for_signal(self) -> None:
@@ -116,6 +119,27 @@ class Supervisor:
                     process.kill()
                 await process.wait()
         group.cancel_scope.cancel()
+
+
+def _end_leftovers(layout: Layout) -> None:
+    """End what a supervisor that was killed has left; containers and shims are not among them."""
+    try:
+        pids: dict[str, int] = json.loads(layout.state_file.read_text())["pids"]
+    except (OSError, ValueError, KeyError):
+        return
+    for name, pid in reversed(pids.items()):
+        with suppress(OSError):
+            if layout.run_dir.encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+                continue
+            handle = os.pidfd_open(pid)
+            try:
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                if not select.select([handle], [], [], STOP_S)[0]:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    select.select([handle], [], [], STOP_S)
+            finally:
+                os.close(handle)
+            _log.warning("leftover.ended", process=name, pid=pid)
 
 
 def inherited() -> dict[str, str]:

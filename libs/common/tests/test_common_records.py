@@ -1,0 +1,132 @@
+"""Records, outbox and relay on real Redis and NATS."""
+
+from pathlib import Path
+
+import anyio
+import msgspec
+import pytest
+
+from common.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from common.events.bus import follow
+from common.events.relay import OutboxRelay
+from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
+from common.records import Record, RecordStore
+from common.records.keys import outbox_key, record_key
+from common.records.redis import connect
+from tests.support.brokers import NatsServer, RedisServer, nats_server, redis_server
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration]
+
+
+class Thing(Record, frozen=True, kw_only=True):
+    size: int = 0
+
+
+@pytest.fixture
+def redis(tmp_path: Path):
+    with redis_server(tmp_path / "redis") as server:
+        yield server
+
+
+@pytest.fixture
+def nats(tmp_path: Path):
+    with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+async def store_at(redis: RedisServer, directory: Path | None = None) -> RecordStore[Thing]:
+    store = RecordStore(
+        await connect(redis.url), Thing, node="n1", owner="runtimed", kind="thing", directory=directory
+    )
+    await store.load()
+    return store
+
+
+async def test_a_change_and_its_event_are_written_together(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a", size=1), SandboxReady(id="a"))
+    changed = await store.update(
+        "a", lambda old: msgspec.structs.replace(old, size=2), lambda t: SandboxReady(id=t.id)
+    )
+    assert (changed.revision, changed.size) == (2, 2)
+    client = await connect(redis.url)
+    assert await client.xlen(outbox_key("n1", "runtimed")) == 2
+    again = await store_at(redis)
+    assert again.get("a") == changed
+
+
+async def test_creating_twice_is_refused_and_leaves_one_event(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a"), SandboxReady(id="a"))
+    with pytest.raises(AlreadyExistsError, match="'a'"):
+        await store.create(Thing(id="a"), SandboxReady(id="a"))
+    assert await (await connect(redis.url)).xlen(outbox_key("n1", "runtimed")) == 1
+
+
+async def test_an_unknown_record_is_not_found(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    with pytest.raises(NotFoundError, match="thing 'b'"):
+        store.get("b")
+    await store.delete("b")
+
+
+async def test_redis_away_changes_nothing_and_says_unavailable(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a", size=1))
+    redis.kill()
+    with pytest.raises(UnavailableError, match="Redis"):
+        await store.update("a", lambda old: msgspec.structs.replace(old, size=2))
+    assert store.get("a").size == 1
+    redis.start()
+    assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=3))).size == 3
+
+
+async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_path: Path) -> None:
+    store = await store_at(redis, tmp_path / "things")
+    await store.create(Thing(id="a", size=1))
+    await store.create(Thing(id="b", size=2))
+    await store.delete("b")
+    await (await connect(redis.url)).flushall()
+    again = await store_at(redis, tmp_path / "things")
+    assert [(t.id, t.size) for t in again.all()] == [("a", 1)]
+    assert (await store_at(redis)).get("a").size == 1
+
+
+async def test_a_redis_wiped_while_running_takes_the_next_change(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a", size=1))
+    await (await connect(redis.url)).flushall()
+    assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=2))).size == 2
+    assert (await store_at(redis)).get("a").size == 2
+
+
+async def test_a_corrupt_record_is_set_aside(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a"))
+    await store.create(Thing(id="b"))
+    await (await connect(redis.url)).hset(record_key("n1", "runtimed", "thing", "a"), "record", b"\xff\xff")
+    again = RecordStore(await connect(redis.url), Thing, node="n1", owner="runtimed", kind="thing")
+    assert await again.load() == ["a"]
+    assert [t.id for t in again.all()] == ["b"]
+
+
+async def test_events_reach_jetstream_once_and_in_order_whatever_dies(
+    redis: RedisServer, nats: NatsServer
+) -> None:
+    store = await store_at(redis)
+    async with anyio.create_task_group() as group:
+        relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+        group.start_soon(relay.run)
+        await store.create(Thing(id="a"), SandboxCreated(id="a", name="p", namespace="d", uid="u"))
+        nats.kill()
+        await store.update("a", lambda old: old, SandboxReady(id="a"))
+        nats.start()
+        await store.delete("a", SandboxRemoved(id="a"))
+        seen = []
+        with anyio.fail_after(30):
+            async for envelope in follow(nats.url, since_ns=0):
+                seen.append((envelope.seq, type(envelope.decoded()), envelope.revision))
+                if len(seen) == 3:
+                    break
+        group.cancel_scope.cancel()
+    assert seen == [(1, SandboxCreated, 1), (2, SandboxReady, 2), (3, SandboxRemoved, 3)]

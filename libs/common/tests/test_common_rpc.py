@@ -1,0 +1,75 @@
+"""Errors cross a real gRPC socket as the class they were; unknown ones become INTERNAL."""
+
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common import errors
+from common.api.images.v1 import images_pb2, images_pb2_grpc
+from common.rpc import channel, server, status
+
+pytestmark = pytest.mark.anyio
+
+RAISABLE = [cls for name, cls in sorted(errors.BY_REASON.items()) if name != "SlipwayError"]
+
+
+class Servicer(images_pb2_grpc.ImagesServicer):
+    def __init__(self) -> None:
+        self.error: Exception = errors.InternalError("unset")
+
+    async def Get(self, request, context):
+        raise self.error
+
+    async def Pull(self, request, context):
+        yield images_pb2.PullProgress(reference="one")
+        raise self.error
+
+
+@pytest.fixture
+async def served(tmp_path: Path):
+    servicer = Servicer()
+    path = str(tmp_path / "s.sock")
+    running = server.make(lambda s: images_pb2_grpc.add_ImagesServicer_to_server(servicer, s), path)
+    await running.start()
+    opened = channel.channel(path)
+    yield servicer, images_pb2_grpc.ImagesStub(opened), path
+    await opened.close()
+    await running.stop(0)
+
+
+@pytest.mark.parametrize("cls", RAISABLE)
+async def test_each_error_arrives_as_itself(served, cls: type[errors.SlipwayError]) -> None:
+    servicer, stub, _ = served
+    servicer.error = cls("field image: value 'x'")
+    with pytest.raises(cls, match="field image: value 'x'") as caught:
+        await stub.Get(images_pb2.GetRequest(), timeout=5)
+    assert type(caught.value) is cls
+
+
+async def test_an_error_in_a_stream_arrives_after_its_items(served) -> None:
+    servicer, stub, _ = served
+    servicer.error = errors.DataLossError("digest")
+    seen = []
+    with pytest.raises(errors.DataLossError, match="digest"):
+        async for item in stub.Pull(images_pb2.PullRequest(), timeout=5):
+            seen.append(item.reference)
+    assert seen == ["one"]
+
+
+async def test_a_bug_is_internal_and_tells_no_secret(served) -> None:
+    servicer, stub, _ = served
+    servicer.error = KeyError("password=hunter2")
+    with pytest.raises(errors.InternalError) as caught:
+        await stub.Get(images_pb2.GetRequest(), timeout=5)
+    assert "hunter2" not in str(caught.value)
+
+
+async def test_a_plain_client_sees_the_grpc_code(served) -> None:
+    servicer, _, path = served
+    servicer.error = errors.NotFoundError("image 'x' not found")
+    async with grpc.aio.insecure_channel(f"unix:{path}") as plain:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await images_pb2_grpc.ImagesStub(plain).Get(images_pb2.GetRequest(), timeout=5)
+    assert caught.value.code() is status.code_of(servicer.error)
+    assert caught.value.details() == "image 'x' not found"

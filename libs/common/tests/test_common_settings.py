@@ -1,0 +1,60 @@
+"""Settings: what is wrong refuses to start and says where."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.settings import CommonSettings, load
+
+
+class Settings(CommonSettings, frozen=True, kw_only=True):
+    limit: int = 3
+    handlers: dict[str, str] = {}
+
+
+def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "d.toml"
+    path.write_text('limit = 5\nrun_dir = "/run/x"\n')
+    monkeypatch.setenv("SLIPWAY_DAEMON_LIMIT", "7")
+    monkeypatch.setenv("SLIPWAY_DAEMON_HANDLERS", '{"crun": "/usr/bin/crun"}')
+    settings = load(Settings, "daemon", ["--config", str(path)])
+    assert (settings.limit, settings.run_dir, settings.handlers) == (7, "/run/x", {"crun": "/usr/bin/crun"})
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("limits = 5", "unknown setting 'limits'"),
+        ('limit = "many"', "limit"),
+        ("limit = ", "d.toml"),
+        ("[limit]", "limit"),
+    ],
+)
+def test_a_wrong_file_is_refused_with_file_and_key(
+    text: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "d.toml"
+    path.write_text(text)
+    with pytest.raises(SystemExit) as stopped:
+        load(Settings, "daemon", ["--config", str(path)])
+    assert stopped.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert str(path) in error
+
+
+def test_a_wrong_environment_variable_is_refused_by_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_DAEMON_LIMTI", "7")
+    with pytest.raises(SystemExit):
+        load(Settings, "daemon", [])
+    assert "SLIPWAY_DAEMON_LIMTI" in capsys.readouterr().err
+
+
+def test_print_config_shows_every_value(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        load(Settings, "daemon", ["--print-config"])
+    assert stopped.value.code == 0
+    assert json.loads(capsys.readouterr().out)["limit"] == 3
