@@ -14,7 +14,7 @@ HEAD = f"""# Lifecycle events
 Generated from `libs/common/src/common/events/schema.py` by `./dev protos`; do not edit.
 
 Every transition of an image, snapshot, sandbox, container and exec is one event, on JetStream stream
-`{subjects.STREAM}`, subject `{subjects.subject("<node>", "<kind>", "<id>", "<verb>")}`. A state change and its
+`{subjects.STREAM}`, subject `{subjects.subject("NODE", "KIND", "ID", "VERB")}`. A state change and its
 event are written to Redis in one step and relayed from there, so an event exists if and only if its change does;
 a repeated delivery has the same `Nats-Msg-Id` (the envelope's `id`). Dots, stars and blanks in an id become `_` in
 the subject; the event itself has the id as it is.
