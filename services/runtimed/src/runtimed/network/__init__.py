@@ -1,0 +1,1 @@
+"""Pinned namespaces, CNI plugins and the files of a sandbox's network."""

@@ -1,0 +1,52 @@
+"""The files that a sandbox's containers see as /etc/resolv.conf and /etc/hostname."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+from common.errors import InvalidArgumentError
+
+HOST_RESOLV_CONF = Path("/etc/resolv.conf")
+MAX_RESOLV_CONF_BYTES = 1 << 20
+_WORD = re.compile(r"[^\s\x00-\x1f\x7f#;]+")
+
+
+def write_resolv_conf(path: str, dns_config: Any) -> None:
+    """Write CRI's servers, searches and options, or a copy of the host's file when there are none.
+
+    Raises:
+        InvalidArgumentError: a value that would make another line or word of it.
+    """
+    lines = []
+    for field, word in (("searches", "search"), ("servers", "nameserver"), ("options", "options")):
+        values = list(getattr(dns_config, field))
+        for value in values:
+            if not _WORD.fullmatch(value):
+                raise InvalidArgumentError(f"dns_config.{field}: {value!r} has a space or a control character")
+        if word == "nameserver":
+            lines += [f"nameserver {value}\n" for value in values]
+        elif values:
+            lines.append(f"{word} {' '.join(values)}\n")
+    _write(path, "".join(lines).encode() if lines else _host_resolv_conf())
+
+
+def _host_resolv_conf() -> bytes:
+    try:
+        with HOST_RESOLV_CONF.open("rb") as file:
+            return file.read(MAX_RESOLV_CONF_BYTES)
+    except FileNotFoundError:
+        return b""
+
+
+def write_hostname(path: str, name: str) -> None:
+    """Write the file that is mounted on /etc/hostname."""
+    _write(path, f"{name}\n".encode())
+
+
+def _write(path: str, content: bytes) -> None:
+    # Read by every user of the containers, made anew at each creation of a sandbox: no fsync.
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.new")
+    temporary.write_bytes(content)
+    temporary.chmod(0o644)
+    temporary.replace(target)

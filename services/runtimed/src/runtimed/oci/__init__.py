@@ -1,0 +1,1 @@
+"""OCI runtime configurations made from CRI requests, and the cgroups that they name."""

@@ -1,0 +1,80 @@
+"""Capabilities: their names, the default set, and what a request makes of it."""
+
+from typing import Any
+
+from common.errors import InvalidArgumentError
+from common.sys import linux
+
+# In the order of linux/capability.h: the index is the number.
+NAMES = tuple(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
+        "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
+        "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
+        "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
+        "PERFMON BPF CHECKPOINT_RESTORE"
+    ).split()
+)
+DEFAULT = frozenset(
+    f"CAP_{name}"
+    for name in (
+        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE "
+        "SYS_CHROOT KILL AUDIT_WRITE"
+    ).split()
+)
+
+
+def host_capabilities() -> frozenset[str]:
+    """Names of what this process has and may pass on."""
+    return frozenset(NAMES[bit] for bit in linux.effective_capabilities() if bit < len(NAMES))
+
+
+def parse(field: str, name: str) -> str:
+    """CAP_NET_ADMIN for NET_ADMIN, cap_net_admin and so on; ALL for ALL.
+
+    Raises:
+        InvalidArgumentError: no such capability.
+    """
+    upper = name.upper()
+    if upper in {"ALL", "CAP_ALL"}:
+        return "ALL"
+    full = upper if upper.startswith("CAP_") else f"CAP_{upper}"
+    if full not in NAMES:
+        raise InvalidArgumentError(f"{field}: unknown capability {name!r}")
+    return full
+
+
+def resolve(context: Any, host_caps: frozenset[str]) -> dict[str, list[str]]:
+    """`process.capabilities` for CRI's LinuxContainerSecurityContext.
+
+    ALL in add means all that the runtime has; a name in drop wins over ALL in add, a name in add over ALL in
+    drop. Inheritable stays empty (CVE-2022-24769), except under ambient capabilities, which the kernel takes
+    from there.
+    """
+    request = context.capabilities
+    add = {parse("add_capabilities", name) for name in request.add_capabilities}
+    drop = {parse("drop_capabilities", name) for name in request.drop_capabilities}
+    ambient = {parse("add_ambient_capabilities", name) for name in request.add_ambient_capabilities}
+    if "ALL" in ambient:
+        ambient = (ambient | host_caps) - {"ALL"}
+    base = set(host_caps) if context.privileged or "ALL" in add else set(DEFAULT)
+    if "ALL" in drop and not context.privileged:
+        base = set()
+        if "ALL" in add:
+            base = set(host_caps)
+    if not context.privileged:
+        base = ((base | add | ambient) - (drop - add if "ALL" in drop else drop)) - {"ALL"}
+    bounding = in_order(base & host_caps)
+    raised = in_order(ambient & set(bounding))
+    return {
+        "bounding": bounding,
+        "effective": bounding,
+        "permitted": bounding,
+        "inheritable": raised,
+        "ambient": raised,
+    }
+
+
+def in_order(caps: set[str] | frozenset[str]) -> list[str]:
+    return [name for name in NAMES if name in caps]

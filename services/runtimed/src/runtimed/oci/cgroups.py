@@ -1,0 +1,184 @@
+"""Where a container's cgroup is and what its limits are, for cgroup v1 and v2; makes and removes none.
+
+shares→weight is converted here only: the OCI runtime gets `unified: {cpu.weight}` on v2 and no shares, since
+runtimes of different age convert differently (1024 → 39 or 100).
+"""
+
+import math
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from common.errors import InvalidArgumentError
+
+ROOT = "/sys/fs/cgroup"
+V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids")
+CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
+CGROUP2_SUPER_MAGIC = 0x63677270
+MIN_SHARES, MAX_SHARES = 2, 262144
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+_CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
+_UNIFIED_KEY = re.compile(r"[a-z0-9]+(\.[A-Za-z0-9_-]+)+")
+_PAGE_SIZE = re.compile(r"[1-9]\d*([KMG]B)")
+
+
+class CgroupPlan(msgspec.Struct, frozen=True):
+    """The cgroup of one container.
+
+    Attributes:
+        driver: "cgroupfs" or "systemd".
+        version: 1 or 2.
+        oci_path: `linux.cgroupsPath` of the OCI configuration.
+        dirs: absolute directory by controller on v1; {"": directory} on v2.
+    """
+
+    driver: str
+    version: int
+    oci_path: str
+    dirs: dict[str, str]
+
+
+def detect() -> int:
+    """2 when /sys/fs/cgroup is the unified hierarchy, else 1 (hybrid counts as 1)."""
+    return 2 if (Path(ROOT) / "cgroup.controllers").exists() else 1
+
+
+def plan(driver: str, parent: str, container_id: str, version: int) -> CgroupPlan:
+    """Place a container's cgroup below the parent that the kubelet chose.
+
+    Raises:
+        InvalidArgumentError: the driver is unknown, or the parent is not one of this driver.
+    """
+    if not _ID.fullmatch(container_id):
+        raise InvalidArgumentError(f"container id {container_id!r} is no cgroup name")
+    if driver == SYSTEMD:
+        slice_name = parent.rstrip("/").rsplit("/", 1)[-1] if parent else "slipway.slice"
+        below = f"{slice_path(slice_name)}/slipway-{container_id}.scope"
+        oci_path = f"{slice_name}:slipway:{container_id}"
+    elif driver == CGROUPFS:
+        parts = (parent or "/slipway").strip("/").split("/")
+        if parts[-1].endswith(".slice") or any(part in {"", ".", ".."} for part in parts):
+            raise InvalidArgumentError(f"cgroup_parent {parent!r} does not fit the cgroupfs driver")
+        below = f"/{'/'.join(parts)}/{container_id}"
+        oci_path = below
+    else:
+        raise InvalidArgumentError(f"cgroup driver {driver!r} is neither cgroupfs nor systemd")
+    dirs = {"": ROOT + below} if version == 2 else _v1_dirs(below)
+    return CgroupPlan(driver=driver, version=version, oci_path=oci_path, dirs=dirs)
+
+
+def slice_path(name: str) -> str:
+    """Where systemd puts a slice: a-b.slice is /a.slice/a-b.slice.
+
+    Raises:
+        InvalidArgumentError: the name is no slice.
+    """
+    if name == "-.slice":
+        return ""
+    stem = name.removesuffix(".slice")
+    if stem == name or not stem or "/" in stem or any(not part for part in stem.split("-")):
+        raise InvalidArgumentError(f"cgroup_parent {name!r} is no systemd slice")
+    parts = stem.split("-")
+    return "".join(f"/{'-'.join(parts[: n + 1])}.slice" for n in range(len(parts)))
+
+
+def _v1_dirs(below: str) -> dict[str, str]:
+    return {name: f"{ROOT}/{name}{below}" for name in V1_CONTROLLERS if (Path(ROOT) / name).is_dir()}
+
+
+def cpu_weight(shares: int) -> int:
+    """cpu.weight of v2 for cpu.shares of v1, as runc ≥ 1.3.2 and crun ≥ 1.23 compute it: 2 → 1, 1024 → 100, 262144 → 10000."""
+    bounded = min(max(shares, MIN_SHARES), MAX_SHARES)
+    if bounded == MIN_SHARES:
+        return 1
+    if bounded == MAX_SHARES:
+        return 10000
+    level = math.log2(bounded)
+    return math.ceil(10 ** ((level * level + 125 * level) / 612 - 7 / 34))
+
+
+def resources(res: Any, version: int) -> dict[str, Any]:
+    """`linux.resources` for CRI's LinuxContainerResources, without the device rules.
+
+    Raises:
+        InvalidArgumentError: a value that the kernel would refuse, with its field's name.
+    """
+    found: dict[str, Any] = {}
+    unified = _unified(res, version)
+    cpu = _cpu(res, version, unified)
+    memory = _memory(res)
+    pages = [_page_limit(limit) for limit in res.hugepage_limits]
+    if cpu:
+        found["cpu"] = cpu
+    if memory:
+        found["memory"] = memory
+    if pages:
+        found["hugepageLimits"] = pages
+    if unified:
+        found["unified"] = unified
+    return found
+
+
+def _cpu(res: Any, version: int, unified: dict[str, str]) -> dict[str, Any]:
+    if res.cpu_shares < 0 or res.cpu_period < 0:
+        raise InvalidArgumentError(f"cpu_shares {res.cpu_shares} or cpu_period {res.cpu_period} is negative")
+    cpu: dict[str, Any] = {}
+    if res.cpu_shares and version == 1:
+        cpu["shares"] = min(max(res.cpu_shares, MIN_SHARES), MAX_SHARES)
+    elif res.cpu_shares:
+        unified.setdefault("cpu.weight", str(cpu_weight(res.cpu_shares)))
+    if res.cpu_quota:
+        cpu["quota"] = res.cpu_quota
+    if res.cpu_period:
+        cpu["period"] = res.cpu_period
+    for key, text in (("cpus", res.cpuset_cpus), ("mems", res.cpuset_mems)):
+        if text and not _CPUSET.fullmatch(text):
+            raise InvalidArgumentError(f"cpuset_{key} {text!r} is no list of numbers")
+        if text:
+            cpu[key] = text
+    return cpu
+
+
+def _memory(res: Any) -> dict[str, Any]:
+    memory: dict[str, Any] = {}
+    limit, swap = res.memory_limit_in_bytes, res.memory_swap_limit_in_bytes
+    if limit < -1:
+        raise InvalidArgumentError(f"memory_limit_in_bytes {limit} is negative")
+    if limit:
+        memory["limit"] = limit
+    # CRI's and OCI's swap are both memory + swap; without one, a limited container may not swap.
+    if swap > 0 and 0 < swap < limit:
+        raise InvalidArgumentError(f"memory_swap_limit_in_bytes {swap} is below memory_limit_in_bytes {limit}")
+    if (swap or limit > 0) and _swap_is_accounted():
+        memory["swap"] = swap or limit
+    return memory
+
+
+def _swap_is_accounted() -> bool:
+    """Whether this kernel can limit swap: asking for it otherwise fails the start."""
+    if detect() == 2:
+        return True
+    return (Path(ROOT) / "memory/memory.memsw.limit_in_bytes").exists()
+
+
+def _unified(res: Any, version: int) -> dict[str, str]:
+    if res.unified and version == 1:
+        raise InvalidArgumentError("unified: this node has cgroup v1")
+    for key, value in res.unified.items():
+        if not _UNIFIED_KEY.fullmatch(key) or "\x00" in value:
+            raise InvalidArgumentError(f"unified: {key!r} is no file of a cgroup")
+    return dict(res.unified)
+
+
+def _page_limit(limit: Any) -> dict[str, Any]:
+    if not _PAGE_SIZE.fullmatch(limit.page_size):
+        raise InvalidArgumentError(f"hugepage_limits: page_size {limit.page_size!r} is not like 2MB")
+    return {"pageSize": limit.page_size, "limit": limit.limit}
+
+
+def allowed_cpus() -> str:
+    """The CPUs that this process may use, as cpuset text."""
+    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))
