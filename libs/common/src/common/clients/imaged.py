@@ -1,0 +1,62 @@
+"""Client of imaged."""
+
+from collections.abc import AsyncIterator
+
+from common.api.images.v1 import images_pb2 as pb
+from common.api.images.v1 import images_pb2_grpc as rpc
+from common.rpc.channel import channel
+
+PULL_TIMEOUT_S = 6 * 3600.0
+"""A pull ends by its own stall rules; this only bounds a call that nobody looks after."""
+
+
+class ImagedClient:
+    """Images by name, over imaged's socket. Every method raises common.errors.
+
+    Args:
+        socket_path: imaged's socket.
+        timeout_s: deadline of every call but `pull`.
+    """
+
+    def __init__(self, socket_path: str, timeout_s: float = 120) -> None:
+        self._channel = channel(socket_path)
+        self._stub = rpc.ImagesStub(self._channel)
+        self._timeout_s = timeout_s
+
+    async def pull(
+        self, reference: str, auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
+    ) -> AsyncIterator[pb.PullProgress]:
+        """Pull an image and follow it; the last message carries it. Leaving early does not stop the pull."""
+        request = pb.PullRequest(reference=reference, auth=auth)
+        async for progress in self._stub.Pull(request, timeout=timeout_s):
+            yield progress
+
+    async def pulled(
+        self, reference: str, auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
+    ) -> pb.Image:
+        """Pull an image and wait for it."""
+        image = pb.Image()
+        async for progress in self.pull(reference, auth, timeout_s):
+            if progress.HasField("image"):
+                image = progress.image
+        return image
+
+    async def get(self, reference: str) -> pb.Image:
+        """One image by tag, digest, id or id prefix; NotFoundError when absent."""
+        return await self._stub.Get(pb.GetRequest(reference=reference), timeout=self._timeout_s)
+
+    async def list(self, reference: str = "") -> list[pb.Image]:
+        """All images, or the one with this name."""
+        response = await self._stub.List(pb.ListRequest(reference=reference), timeout=self._timeout_s)
+        return list(response.images)
+
+    async def remove(self, reference: str) -> None:
+        """Remove an image with all its names; idempotent."""
+        await self._stub.Remove(pb.RemoveRequest(reference=reference), timeout=self._timeout_s)
+
+    async def usage(self) -> pb.UsageResponse:
+        """Space that blobs take."""
+        return await self._stub.Usage(pb.UsageRequest(), timeout=self._timeout_s)
+
+    async def close(self) -> None:
+        await self._channel.close()

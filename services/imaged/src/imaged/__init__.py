@@ -1,0 +1,1 @@
+"""imaged: images by name, blobs by digest, and the pulls that bring them here."""

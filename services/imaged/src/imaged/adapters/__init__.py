@@ -1,0 +1,1 @@
+"""Implementations of imaged.ports; only main imports them."""

@@ -1,0 +1,223 @@
+"""The content store: `blobs/<algorithm>/<hex>` for what is whole, `ingest/` for what is not."""
+
+import os
+import time
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from weakref import WeakValueDictionary
+
+import anyio
+import anyio.to_thread
+from anyio import CapacityLimiter
+
+from common.digest import Digest
+from common.errors import DataLossError, NotFoundError
+from imaged.adapters.ingest import PartialFile, disk_error
+from imaged.manifest import Descriptor
+
+DISK_THREADS = 8
+_SUFFIX = ".part"
+
+
+class LocalContent:
+    """Blobs in a directory, mode 0600; an index in memory answers questions.
+
+    Args:
+        root: the directory; made when absent.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.blobs = root / "blobs"
+        self._ingest = root / "ingest"
+        self._sizes: dict[str, int] = {}
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
+        self._limiter = CapacityLimiter(DISK_THREADS)
+        self.used_bytes = 0
+
+    async def load(self) -> None:
+        """Read the directory; once, at start."""
+        self._sizes = await anyio.to_thread.run_sync(self._scan, limiter=self._limiter)
+        self.used_bytes = sum(self._sizes.values())
+
+    @property
+    def used_inodes(self) -> int:
+        return len(self._sizes)
+
+    def has(self, digest: str) -> bool:
+        return digest in self._sizes
+
+    def size(self, digest: str) -> int | None:
+        return self._sizes.get(digest)
+
+    def all(self) -> list[str]:
+        return list(self._sizes)
+
+    def path(self, digest: str) -> str:
+        return str(self._path(Digest.parse(digest)))
+
+    async def read(self, digest: str) -> bytes:
+        """A small blob.
+
+        Raises:
+            NotFoundError: it is not here.
+        """
+        path = self._path(Digest.parse(digest))
+        try:
+            return await anyio.to_thread.run_sync(path.read_bytes, limiter=self._limiter)
+        except FileNotFoundError as exc:
+            raise NotFoundError(f"blob {digest} is not in the content store") from exc
+        except OSError as exc:
+            raise disk_error(exc, path) from exc
+
+    async def put(self, digest: Digest, body: bytes) -> None:
+        """Store a small blob; see `imaged.ports.Content`."""
+        async with self.ingest(Descriptor(str(digest), len(body))) as ingest:
+            if ingest.committed:
+                return
+
+            def fill() -> None:
+                ingest.partial.restart()
+                ingest.partial.write(body)
+                ingest.partial.verify()
+                ingest.partial.sync()
+
+            await anyio.to_thread.run_sync(fill, limiter=self._limiter)
+            await ingest.commit()
+
+    async def delete(self, digests: Iterable[str]) -> None:
+        """Remove blobs; see `imaged.ports.Content`."""
+        gone = [digest for digest in digests if digest in self._sizes]
+        for digest in gone:
+            self.used_bytes -= self._sizes.pop(digest)
+
+        def unlink() -> None:
+            for digest in gone:
+                self._path(Digest.parse(digest)).unlink(missing_ok=True)
+
+        await anyio.to_thread.run_sync(unlink, limiter=self._limiter)
+
+    async def sweep(self, keep: set[str], older_than_s: float) -> list[str]:
+        """Remove old unfinished blobs, and old blobs that are not in `keep`; returns their names."""
+
+        def look() -> tuple[list[Path], list[str]]:
+            limit = time.time() - older_than_s
+            parts = [path for path in self._ingest.glob(f"*{_SUFFIX}") if _mtime(path) < limit]
+            parts = [path for path in parts if not self._locked(path)]
+            stale = [d for d in self._sizes if d not in keep and _mtime(self._path(Digest.parse(d))) < limit]
+            for path in parts:
+                path.unlink(missing_ok=True)
+            return parts, stale
+
+        parts, stale = await anyio.to_thread.run_sync(look, limiter=self._limiter)
+        await self.delete(stale)
+        return [path.name for path in parts] + stale
+
+    @asynccontextmanager
+    async def ingest(self, descriptor: Descriptor) -> AsyncIterator["LocalIngest"]:
+        """Start or resume an unfinished blob; see `imaged.ports.Content`."""
+        digest = Digest.parse(descriptor.digest)
+        lock = self._locks.setdefault(str(digest), anyio.Lock())
+        async with lock:
+            if self.has(str(digest)):
+                found = self._sizes[str(digest)]
+                if found != descriptor.size:
+                    raise DataLossError(
+                        f"blob {digest} has {found} bytes, the manifest says {descriptor.size}"
+                    )
+                yield LocalIngest(self, digest, self._path(digest), None)
+                return
+            path = self._part(digest)
+            partial = await anyio.to_thread.run_sync(
+                PartialFile, path, digest, descriptor.size, limiter=self._limiter
+            )
+            try:
+                yield LocalIngest(self, digest, path, partial)
+            finally:
+                partial.close()
+
+    def _locked(self, path: Path) -> bool:
+        lock = self._locks.get(path.name.removesuffix(_SUFFIX).replace("-", ":", 1))
+        return lock is not None and lock.statistics().locked
+
+    def _path(self, digest: Digest) -> Path:
+        return self.blobs / digest.algorithm / digest.hex
+
+    def _part(self, digest: Digest) -> Path:
+        return self._ingest / f"{digest.algorithm}-{digest.hex}{_SUFFIX}"
+
+    def _scan(self) -> dict[str, int]:
+        for path in (self.blobs / "sha256", self._ingest):
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        return {
+            f"{path.parent.name}:{path.name}": path.stat().st_size
+            for path in self.blobs.glob("*/*")
+            if path.is_file()
+        }
+
+    async def _commit(self, digest: Digest, path: Path) -> None:
+        target = self._path(digest)
+
+        def rename() -> int:
+            try:
+                target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                path.rename(target)
+                fd = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+                return target.stat().st_size
+            except OSError as exc:
+                raise disk_error(exc, target) from exc
+
+        # a cancelled caller must not leave a named blob uncounted
+        with anyio.CancelScope(shield=True):
+            size = await anyio.to_thread.run_sync(rename, limiter=self._limiter)
+        self.used_bytes += size - self._sizes.get(str(digest), 0)
+        self._sizes[str(digest)] = size
+
+
+class LocalIngest:
+    """One blob on its way; see `imaged.ports.Ingest`."""
+
+    def __init__(
+        self, content: LocalContent, digest: Digest, path: Path, partial: PartialFile | None
+    ) -> None:
+        self._content = content
+        self._digest = digest
+        self._path = path
+        self._partial = partial
+        self.committed = partial is None
+
+    @property
+    def path(self) -> str:
+        return str(self._path)
+
+    @property
+    def partial(self) -> PartialFile:
+        if self._partial is None:
+            raise NotFoundError(f"blob {self._digest} is whole, nothing of it is unfinished")
+        return self._partial
+
+    async def sync(self) -> None:
+        if not self.committed:
+            await anyio.to_thread.run_sync(self.partial.sync, limiter=self._content._limiter)  # noqa: SLF001
+
+    async def commit(self) -> None:
+        if not self.committed:
+            await self._content._commit(self._digest, self._path)  # noqa: SLF001 - its other half
+            self.committed = True
+
+    async def discard(self) -> None:
+        if self.committed:
+            await self._content.delete([str(self._digest)])
+        else:
+            await anyio.to_thread.run_sync(self.partial.restart, limiter=self._content._limiter)  # noqa: SLF001
+
+
+def _mtime(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except FileNotFoundError:
+        return time.time()

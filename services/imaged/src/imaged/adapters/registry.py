@@ -1,0 +1,295 @@
+"""Registries by the OCI distribution spec: what to ask, in which order, and what to believe."""
+
+import hashlib
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+import urllib3
+from anyio import CapacityLimiter
+from urllib3.exceptions import HTTPError
+
+from common.digest import Digest
+from common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnavailableError
+from imaged import hosts
+from imaged.adapters.registry_auth import TokenCache
+from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, reason
+from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
+from imaged.ports import Credentials, Document, Partial
+from imaged.reference import Reference
+
+CHUNK_BYTES = 1 << 20
+_ACCEPT = ", ".join(
+    (*INDEX_TYPES, *MANIFEST_TYPES, "application/vnd.docker.distribution.manifest.v1+prettyjws")
+)
+T = TypeVar("T")
+
+
+class HttpRegistry:
+    """All registries; holds what outlives a pull.
+
+    Args:
+        certs_dir: where hosts.toml files are.
+        max_downloads: requests at once, over all pulls.
+        limits: how patient to be.
+    """
+
+    def __init__(self, certs_dir: str, max_downloads: int, limits: Limits) -> None:
+        self._certs_dir = certs_dir
+        self._limits = limits
+        self._tokens = TokenCache()
+        self._schemes: dict[str, str] = {}
+        self.fetches = CapacityLimiter(max_downloads)
+        self.questions = CapacityLimiter(max_downloads)
+
+    @asynccontextmanager
+    async def repository(
+        self, reference: Reference, credentials: Credentials
+    ) -> AsyncIterator["HttpRepository"]:
+        """One repository, for one pull; see `imaged.ports.Registry`."""
+
+        def make() -> list[Transport]:
+            try:
+                return [
+                    Transport(
+                        host,
+                        reference.path,
+                        str(reference),
+                        credentials,
+                        tokens=self._tokens,
+                        limits=self._limits,
+                    )
+                    for host in self._places(reference.domain)
+                ]
+            except OSError as exc:
+                raise FailedPreconditionError(
+                    f"image {reference}: TLS settings of its registry: {exc}"
+                ) from exc
+
+        transports = await anyio.to_thread.run_sync(make, limiter=self.questions)
+        try:
+            yield HttpRepository(self, reference, transports)
+        finally:
+            for transport in transports:
+                transport.close()
+
+    def remember(self, domain: str, url: str) -> None:
+        """Which scheme a loopback registry answered by, so that the next pull tries that one first."""
+        self._schemes[domain] = url
+
+    def _places(self, domain: str) -> list[hosts.Host]:
+        found = hosts.find(self._certs_dir, domain)
+        known = self._schemes.get(domain)
+        if known:
+            found.sort(key=lambda host: host.url != known and host.name == domain)
+        return found
+
+
+class HttpRepository:
+    """See `imaged.ports.Repository`."""
+
+    def __init__(self, registry: HttpRegistry, reference: Reference, transports: list[Transport]) -> None:
+        self._registry = registry
+        self._reference = reference
+        self._transports = transports
+        self._image = str(reference)
+
+    async def resolve(self) -> Digest | None:
+        def ask(transport: Transport, stop: Stop) -> Digest | None:
+            path = f"manifests/{self._reference.object}"
+            response = transport.open("HEAD", path, {"Accept": _ACCEPT}, stop)
+            response.release_conn()
+            return self._claimed(response, transport)
+
+        found = await self._ask("resolve", ask)
+        wanted = self._reference.digest
+        if wanted and found and found != wanted:
+            raise DataLossError(f"image {self._image}: its registry says it has the digest {found}")
+        return found
+
+    async def document(self, name: str) -> Document:
+        def ask(transport: Transport, stop: Stop) -> Document:
+            response = transport.open("GET", f"manifests/{name}", {"Accept": _ACCEPT}, stop)
+            body = self._body(response, transport)
+            algorithm = name.partition(":")[0] if ":" in name else "sha256"
+            digest = Digest(algorithm, hashlib.new(algorithm, body, usedforsecurity=False).hexdigest())
+            claimed = self._claimed(response, transport)
+            expected = name if ":" in name else str(claimed or digest)
+            if str(digest) != expected:
+                raise Refused(
+                    DataLossError(
+                        f"image {self._image}: registry {transport.host.name} sent a manifest "
+                        f"with the digest {digest}, not {expected}"
+                    )
+                )
+            return Document(digest, response.headers.get("Content-Type", ""), body)
+
+        return await self._ask("pull" if ":" in name else "resolve", ask)
+
+    async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
+        def work(transport: Transport, stop: Stop) -> None:
+            _Fetch(transport, descriptor, partial, self._image, stop).run()
+
+        if partial.offset < descriptor.size or partial.resumed:
+            await self._ask("pull", work, self._registry.fetches)
+        else:
+            await anyio.to_thread.run_sync(partial.verify)
+
+    async def _ask(
+        self, capability: str, fn: Callable[[Transport, Stop], T], limiter: CapacityLimiter | None = None
+    ) -> T:
+        """Ask each host in a thread until one answers; a cancelled caller cuts the connection."""
+        stop = Stop()
+        async with anyio.create_task_group() as group:
+
+            async def watch() -> None:
+                try:
+                    await anyio.sleep_forever()
+                finally:
+                    stop.set()
+
+            group.start_soon(watch)
+            # the error is carried out as a value: an ExceptionGroup would hide it from callers
+            answer: T | Exception = await anyio.to_thread.run_sync(
+                self._over_hosts, capability, fn, stop, limiter=limiter or self._registry.questions
+            )
+            group.cancel_scope.cancel()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def _over_hosts(self, capability: str, fn: Callable[[Transport, Stop], T], stop: Stop) -> T | Exception:
+        failures: list[Exception] = []
+        for transport in self._transports:
+            if capability not in transport.host.capabilities:
+                continue
+            try:
+                answer = fn(transport, stop)
+            except Refused as exc:
+                failures.append(exc.error)
+            except Exception as exc:  # noqa: BLE001 - carried to the caller, who raises it
+                return exc
+            else:
+                if failures and not transport.host.mirror_of:
+                    self._registry.remember(self._reference.domain, transport.host.url)
+                return answer
+            if stop.is_set():
+                break
+        if failures:
+            return failures[-1]  # of the registry itself, which was asked last
+        return UnavailableError(f"image {self._image}: no host of {self._reference.domain} may {capability}")
+
+    def _body(self, response: urllib3.BaseHTTPResponse, transport: Transport) -> bytes:
+        try:
+            body = response.read(MAX_MANIFEST_BYTES + 1, decode_content=False)
+        except (HTTPError, OSError) as exc:
+            response.close()
+            raise Refused(transport.unavailable(reason(exc))) from exc
+        if len(body) > MAX_MANIFEST_BYTES:
+            response.close()
+            raise InvalidArgumentError(
+                f"image {self._image}: its manifest is larger than {MAX_MANIFEST_BYTES} bytes"
+            )
+        response.release_conn()
+        return body
+
+    def _claimed(self, response: urllib3.BaseHTTPResponse, transport: Transport) -> Digest | None:
+        text = response.headers.get("Docker-Content-Digest", "")
+        try:
+            return Digest.parse(text) if text else None
+        except InvalidArgumentError as exc:
+            message = f"image {self._image}: registry {transport.host.name} sent {exc.message}"
+            raise Refused(DataLossError(message)) from exc
+
+
+class _Fetch:
+    """One blob from one host: as many requests as it takes, while each brings something."""
+
+    def __init__(
+        self, transport: Transport, descriptor: Descriptor, partial: Partial, image: str, stop: Stop
+    ) -> None:
+        self._transport = transport
+        self._wanted = descriptor
+        self._partial = partial
+        self._image = image
+        self._stop = stop
+
+    def run(self) -> None:
+        again = self._partial.resumed
+        while True:
+            self._complete()
+            try:
+                self._partial.verify()
+            except DataLossError as exc:
+                if again:
+                    # bytes of an earlier try may be at fault: once more from nothing
+                    again = False
+                    continue
+                raise Refused(self._lost(exc.message)) from exc
+            return
+
+    def _complete(self) -> None:
+        tries, best = 0, self._partial.offset
+        while self._partial.offset < self._wanted.size:
+            before = self._partial.offset
+            try:
+                self._request()
+                why = "cut the connection"
+            except (HTTPError, OSError) as exc:
+                why = reason(exc)
+            finally:
+                self._stop.attach(None)
+            # against the best so far: a host that starts over each time makes no progress
+            tries = 0 if self._partial.offset > best else tries + 1
+            best = max(best, self._partial.offset)
+            if tries >= MAX_TRIES or self._stop.is_set():
+                raise Refused(self._transport.unavailable(f"{why} at byte {before} of {self._wanted.digest}"))
+            if tries:
+                self._stop.wait(0.1 * 3**tries)
+
+    def _request(self) -> None:
+        offset = self._partial.offset
+        headers = {"Range": f"bytes={offset}-"} if offset else {}
+        response = self._transport.open("GET", f"blobs/{self._wanted.digest}", headers, self._stop)
+        self._stop.attach(response)
+        whole = False
+        try:
+            self._place(response, offset)
+            if response.status != 416:
+                self._copy(response)
+                whole = self._partial.offset == self._wanted.size
+        finally:
+            if whole:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _place(self, response: urllib3.BaseHTTPResponse, offset: int) -> None:
+        """Make sure that the body continues where we are."""
+        length = response.headers.get("Content-Length", "")
+        if response.status == 206:
+            if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
+                self._partial.restart()
+                raise HTTPError("answered with another range than asked for")
+            return
+        if offset:
+            self._partial.restart()
+        if response.status == 200 and length.isdigit() and int(length) != self._wanted.size:
+            raise Refused(self._lost(f"{length} bytes are offered, the manifest says {self._wanted.size}"))
+
+    def _copy(self, response: urllib3.BaseHTTPResponse) -> None:
+        while not self._stop.is_set():
+            chunk = response.read(CHUNK_BYTES, decode_content=False)
+            if not chunk:
+                return
+            try:
+                self._partial.write(chunk)
+            except DataLossError as exc:
+                self._partial.restart()
+                raise Refused(self._lost(exc.message)) from exc
+
+    def _lost(self, why: str) -> DataLossError:
+        host = self._transport.host.name
+        return DataLossError(f"image {self._image}: registry {host}: {self._wanted.digest}: {why}")

@@ -1,0 +1,212 @@
+"""Logging in to registries: Basic, and Bearer tokens (distribution spec, "Token Authentication").
+
+Credentials go to the registry that they are for and to the token service that it names, nowhere else;
+they are in no log, no error and no repr.
+"""
+
+import base64
+import hashlib
+import json
+import re
+import threading
+import time
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit
+
+import urllib3
+
+from common.errors import PermissionDeniedError
+from imaged.ports import Credentials
+
+MAX_TOKEN_BYTES = 1 << 20
+MAX_CACHED = 1024
+DEFAULT_LIFE_S = 60
+"""A token without expires_in lives for 60 s (distribution spec)."""
+MARGIN_S = 10
+_CHALLENGE = re.compile(r"(?:^|,)\s*(Basic|Bearer)(?:\s+|$)", re.IGNORECASE)
+_PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+
+
+@dataclass(frozen=True, slots=True)
+class Challenge:
+    """One WWW-Authenticate challenge."""
+
+    scheme: str
+    realm: str = ""
+    service: str = ""
+    scope: str = ""
+
+
+@dataclass(slots=True)
+class TokenCache:
+    """Tokens by token service, scope and credentials, until shortly before they expire."""
+
+    _tokens: dict[tuple[str, ...], tuple[str, float]] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def get(self, key: tuple[str, ...]) -> str:
+        with self._lock:
+            token, until = self._tokens.get(key, ("", 0.0))
+        return token if time.monotonic() < until else ""
+
+    def put(self, key: tuple[str, ...], token: str, life_s: float) -> None:
+        with self._lock:
+            if len(self._tokens) >= MAX_CACHED:
+                self._tokens.clear()
+            self._tokens[key] = (token, time.monotonic() + life_s - MARGIN_S)
+
+    def drop(self, key: tuple[str, ...]) -> None:
+        with self._lock:
+            self._tokens.pop(key, None)
+
+
+def parse_challenges(headers: list[str]) -> list[Challenge]:
+    """The challenges of all WWW-Authenticate headers that we can answer."""
+    found = []
+    for header in headers:
+        marks = list(_CHALLENGE.finditer(header))
+        for n, mark in enumerate(marks):
+            end = marks[n + 1].start() if n + 1 < len(marks) else len(header)
+            values = {k.lower(): q or p for k, q, p in _PARAMETER.findall(header[mark.end() : end])}
+            known = {k: v for k, v in values.items() if k in ("realm", "service", "scope")}
+            found.append(Challenge(mark[1].lower(), **known))
+    return found
+
+
+def fingerprint(credentials: Credentials) -> str:
+    """A name for credentials that does not tell them."""
+    parts = (credentials.username, credentials.password, credentials.identity_token)
+    text = json.dumps([*parts, credentials.registry_token, credentials.server])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def basic(credentials: Credentials) -> str:
+    pair = f"{credentials.username}:{credentials.password}"
+    return "Basic " + base64.b64encode(pair.encode()).decode()
+
+
+class Login:
+    """The Authorization header of one host, for one repository and one pull.
+
+    Args:
+        pool: connections of that host.
+        host: its name, for messages.
+        secure: whether it is asked over TLS.
+        scope: what to ask a token for, when the challenge does not say.
+        credentials: may be empty.
+        cache: tokens of earlier requests.
+    """
+
+    def __init__(
+        self,
+        pool: urllib3.PoolManager,
+        host: str,
+        scope: str,
+        credentials: Credentials,
+        cache: TokenCache,
+        *,
+        secure: bool,
+    ) -> None:
+        self._pool = pool
+        self._host = host
+        self._secure = secure
+        self._scope = scope
+        self._credentials = credentials
+        self._cache = cache
+        self._lock = threading.Lock()
+        self._used: tuple[str, ...] = ()
+        self.header = f"Bearer {credentials.registry_token}" if credentials.registry_token else ""
+
+    def answer(self, refused: str, challenges: list[Challenge]) -> bool:
+        """Get a new header after a 401.
+
+        Args:
+            refused: the header that was refused; when another thread has replaced it, its new one is used.
+            challenges: what the registry asks for.
+
+        Returns:
+            Whether there is another header to try.
+
+        Raises:
+            PermissionDeniedError: the token service said no.
+            urllib3.exceptions.HTTPError: it could not be reached.
+        """
+        with self._lock:
+            if self.header != refused:
+                return True
+            for challenge in sorted(challenges, key=lambda c: c.scheme != "bearer"):
+                header = self._header(challenge, again=bool(refused))
+                if header and header != refused:
+                    self.header = header
+                    return True
+            return False
+
+    def _header(self, challenge: Challenge, *, again: bool) -> str:
+        if challenge.scheme == "basic":
+            return basic(self._credentials) if self._credentials.username else ""
+        scope = challenge.scope or self._scope
+        key = (challenge.realm, challenge.service, scope, fingerprint(self._credentials))
+        if again and key == self._used:
+            self._cache.drop(key)
+        token = self._cache.get(key)
+        if not token:
+            token, life_s = self._fetch(challenge, scope)
+            self._cache.put(key, token, life_s)
+        self._used = key
+        return f"Bearer {token}"
+
+    def _fetch(self, challenge: Challenge, scope: str) -> tuple[str, float]:
+        parts = urlsplit(challenge.realm)
+        if parts.scheme not in ("http", "https") or not parts.netloc:
+            raise PermissionDeniedError(
+                f"registry {self._host}: its token service {challenge.realm!r} is no URL"
+            )
+        if self._secure and parts.scheme == "http" and self._credentials:
+            raise PermissionDeniedError(
+                f"registry {self._host}: its token service {parts.netloc} wants credentials without TLS"
+            )
+        response = self._ask(challenge, scope)
+        try:
+            body = response.read(MAX_TOKEN_BYTES)
+        finally:
+            response.release_conn()
+        if response.status >= 500 or response.status == 429:
+            raise urllib3.exceptions.HTTPError(f"token service {parts.netloc} answered {response.status}")
+        if response.status != 200:
+            raise PermissionDeniedError(
+                f"registry {self._host}: authentication required or denied: "
+                f"token service {parts.netloc} answered {response.status}"
+            )
+        try:
+            answer = json.loads(body)
+            token = str(answer.get("token") or answer.get("access_token") or "")
+            life_s = float(answer.get("expires_in") or DEFAULT_LIFE_S)
+        except (ValueError, AttributeError, TypeError) as exc:
+            raise PermissionDeniedError(
+                f"registry {self._host}: token service {parts.netloc} sent no token"
+            ) from exc
+        if not token or "\n" in token or "\r" in token:
+            raise PermissionDeniedError(f"registry {self._host}: token service {parts.netloc} sent no token")
+        return token, max(life_s, DEFAULT_LIFE_S)
+
+    def _ask(self, challenge: Challenge, scope: str) -> urllib3.BaseHTTPResponse:
+        fields = {"service": challenge.service, "scope": scope}
+        if self._credentials.identity_token:
+            fields |= {"grant_type": "refresh_token", "client_id": "slipway"}
+            fields["refresh_token"] = self._credentials.identity_token
+            return self._pool.request(
+                "POST",
+                challenge.realm,
+                body=urlencode(fields),
+                headers={"Content-Type": "application/x-www-form-urlencoded"},
+                preload_content=False,
+                redirect=False,
+                retries=False,
+            )
+        join = "&" if urlsplit(challenge.realm).query else "?"
+        query = urlencode({name: value for name, value in fields.items() if value})
+        headers = {"Authorization": basic(self._credentials)} if self._credentials.username else {}
+        return self._pool.request(
+            "GET", f"{challenge.realm}{join}{query}", headers=headers,
+            preload_content=False, redirect=False, retries=False,
+        )  # fmt: skip

@@ -1,0 +1,294 @@
+"""HTTP as registries need it: pools per host, logins, redirects, a bounded number of tries."""
+
+import ssl
+import threading
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cache
+from urllib.parse import urljoin, urlsplit
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from common.errors import (
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SlipwayError,
+    UnknownError,
+)
+from imaged.adapters.registry_auth import Login, TokenCache, parse_challenges
+from imaged.hosts import Host, same_registry
+from imaged.ports import Credentials
+
+MAX_TRIES = 3
+MAX_REDIRECTS = 5
+MAX_LOGINS = 2
+UNAVAILABLE = "RegistryUnavailable: "
+"""The prefix that a kubelet reads (k8s.io/kubernetes/pkg/kubelet/images)."""
+
+
+class Refused(Exception):  # noqa: N818 - not an error by itself: the next host may do better
+    """One host did not give what was asked."""
+
+    def __init__(self, error: SlipwayError) -> None:
+        super().__init__(error.message)
+        self.error = error
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How patient to be; seconds."""
+
+    connect_timeout_s: float = 30.0
+    stall_timeout_s: float = 60.0
+    retry_wait_s: float = 0.2
+    max_retry_after_s: float = 20.0
+
+
+class Stop:
+    """Ends the blocking work of one fetch from outside."""
+
+    def __init__(self) -> None:
+        self._set = threading.Event()
+        self._lock = threading.Lock()
+        self._open: urllib3.BaseHTTPResponse | None = None
+
+    def set(self) -> None:
+        """Wake the waits and cut the connection; safe from any thread."""
+        with self._lock:
+            self._set.set()
+            if self._open is not None:
+                with suppress(ValueError, RuntimeError, OSError):
+                    self._open.shutdown()
+
+    def is_set(self) -> bool:
+        return self._set.is_set()
+
+    def wait(self, seconds: float) -> None:
+        self._set.wait(seconds)
+
+    def attach(self, response: urllib3.BaseHTTPResponse | None) -> None:
+        with self._lock:
+            self._open = response
+
+
+class Transport:
+    """Requests to one host for one repository. Thread-safe; every method blocks.
+
+    Args:
+        host: where.
+        repository: path of the repository.
+        image: the image, for messages.
+        credentials: dropped when they are for another host.
+        tokens: shared by all pulls.
+        limits: how patient to be.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        repository: str,
+        image: str,
+        credentials: Credentials,
+        *,
+        tokens: TokenCache,
+        limits: Limits,
+    ) -> None:
+        self.host = host
+        self._repository = repository
+        self._image = image
+        self._limits = limits
+        self._pool = _pool(host, limits)
+        secure = host.url.startswith("https:")
+        mine = credentials if _meant_for(credentials, host) else Credentials()
+        self._login = Login(
+            self._pool, host.name, f"repository:{repository}:pull", mine, tokens, secure=secure
+        )
+
+    def close(self) -> None:
+        self._pool.clear()
+
+    def open(
+        self, method: str, path: str, headers: Mapping[str, str], stop: Stop, *, tries: int = MAX_TRIES
+    ) -> urllib3.BaseHTTPResponse:
+        """Ask for `<repository>/<path>`; the answer is 200, 206 or 416 and its body is not read yet.
+
+        Raises:
+            Refused: with the error for the caller.
+        """
+        url = f"{self.host.url}/{self._repository}/{path}"
+        if self.host.mirror_of:
+            url += f"?ns={self.host.mirror_of}"
+        wait_s, failure = self._limits.retry_wait_s, ""
+        for attempt in range(1, tries + 1):
+            pause_s = wait_s
+            try:
+                response = self._logged_in(method, url, headers)
+                if response.status in (200, 206, 416):
+                    return response
+                failure = f"answered {response.status} {response.reason or ''}".strip()
+                pause_s = max(pause_s, self._retry_after(response))
+                _discard(response)
+                if response.status == 429 and attempt == tries:
+                    self._refuse(ResourceExhaustedError, "too many requests (429)")
+            except (HTTPError, OSError) as exc:
+                failure = reason(exc)
+                if not transient(exc):
+                    break
+            if attempt < tries:
+                stop.wait(pause_s)
+            if stop.is_set():
+                break
+            wait_s *= 3
+        raise Refused(self.unavailable(failure))
+
+    def unavailable(self, why: str) -> UnknownError:
+        return UnknownError(f"{UNAVAILABLE}image {self._image}: registry {self.host.name} {why}")
+
+    def _logged_in(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
+        """The answer after logins and redirects; 200, 206, 416, 429 or 5xx."""
+        for _ in range(MAX_LOGINS + 1):
+            header = self._login.header
+            response = self._redirected(method, url, headers, header)
+            status = response.status
+            if status in (200, 206, 416, 429) or status >= 500:
+                return response
+            challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
+            _discard(response)
+            if status == 401:
+                try:
+                    again = self._login.answer(header, challenges)
+                except PermissionDeniedError as exc:
+                    raise Refused(PermissionDeniedError(f"image {self._image}: {exc.message}")) from exc
+                if again:
+                    continue
+            if status in (401, 403):
+                self._refuse(PermissionDeniedError, f"authentication required or denied ({status})")
+            if status == 404:
+                self._refuse(NotFoundError, "does not have it (404)")
+            return self._odd(status)
+        self._refuse(PermissionDeniedError, "authentication required or denied (401)")
+        raise AssertionError
+
+    def _redirected(
+        self, method: str, url: str, headers: Mapping[str, str], authorization: str
+    ) -> urllib3.BaseHTTPResponse:
+        origin = _origin(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            sent = dict(headers)
+            if _origin(url) == origin:
+                # neither our credentials nor the operator's headers are for another host
+                sent |= dict(self.host.headers)
+                if authorization:
+                    sent["Authorization"] = authorization
+            response = self._pool.request(
+                method, url, headers=sent, preload_content=False, decode_content=False,
+                redirect=False, retries=False,
+            )  # fmt: skip
+            location = response.headers.get("Location")
+            if response.status not in (301, 302, 303, 307, 308) or not location:
+                return response
+            _discard(response)
+            url = urljoin(url, location)
+            if urlsplit(url).scheme not in ("http", "https"):
+                self._refuse(UnknownError, f"redirects to {urlsplit(url).scheme!r}", prefix=UNAVAILABLE)
+        self._refuse(UnknownError, f"redirects more than {MAX_REDIRECTS} times", prefix=UNAVAILABLE)
+        raise AssertionError
+
+    def _odd(self, status: int) -> urllib3.BaseHTTPResponse:
+        self._refuse(UnknownError, f"answered {status}", prefix=UNAVAILABLE)
+        raise AssertionError
+
+    def _refuse(self, cls: type[SlipwayError], why: str, prefix: str = "") -> None:
+        raise Refused(cls(f"{prefix}image {self._image}: registry {self.host.name} {why}"))
+
+    def _retry_after(self, response: urllib3.BaseHTTPResponse) -> float:
+        text = response.headers.get("Retry-After", "")
+        return min(float(text), self._limits.max_retry_after_s) if text.isdigit() else 0.0
+
+
+def transient(exc: Exception) -> bool:
+    """Whether another try may go better: not when the peer is no TLS server or has a bad certificate."""
+    inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc
+    return not isinstance(inner, (urllib3.exceptions.SSLError, ssl.SSLError))
+
+
+def reason(exc: Exception) -> str:  # noqa: PLR0911 - a table
+    """A failed request in a few words, without object addresses."""
+    inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc
+    match inner:
+        case urllib3.exceptions.SSLError() | ssl.SSLError():
+            return f"cannot be trusted or speaks no TLS: {inner}"
+        case urllib3.exceptions.NameResolutionError():
+            return "is not known by DNS"
+        case urllib3.exceptions.ConnectTimeoutError():
+            return "does not answer (connect timeout)"
+        case urllib3.exceptions.NewConnectionError():
+            return f"cannot be reached: {str(inner).rpartition(': ')[2]}"
+        case urllib3.exceptions.ReadTimeoutError() | TimeoutError():
+            return "sends nothing (stalled)"
+        case urllib3.exceptions.IncompleteRead() | urllib3.exceptions.ProtocolError():
+            return "cut the connection"
+        case _:
+            return f"failed: {inner}"
+
+
+def _discard(response: urllib3.BaseHTTPResponse) -> None:
+    """Read the little that an error carries, so that the connection can be used again; drop a long one."""
+    try:
+        response.read(64 << 10)
+    except (HTTPError, OSError):
+        response.close()
+    response.release_conn()
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    default = 443 if parts.scheme == "https" else 80
+    return parts.scheme, f"{parts.hostname}:{parts.port or default}"
+
+
+def _meant_for(credentials: Credentials, host: Host) -> bool:
+    """A mirror gets credentials only when they name it; the registry itself also when they name nobody."""
+    wanted = credentials.server
+    if "://" in wanted:
+        wanted = urlsplit(wanted).netloc
+    wanted = wanted.split("/")[0]
+    if not wanted:
+        return not host.mirror_of
+    return same_registry(wanted, host.name) or (bool(host.mirror_of) and wanted == host.name)
+
+
+def _pool(host: Host, limits: Limits) -> urllib3.PoolManager:
+    connect_s = host.connect_timeout_s or limits.connect_timeout_s
+    timeout = urllib3.Timeout(connect=connect_s, read=limits.stall_timeout_s)
+    # redirects lead to TLS from a plain host, too
+    context = _context(host.skip_verify, host.ca, host.client) if host.url.startswith("https") else None
+    return urllib3.PoolManager(
+        num_pools=8, maxsize=16, timeout=timeout, retries=False, ssl_context=context,
+        headers={"User-Agent": "slipway-imaged/0.1", "Accept-Encoding": "identity"},
+    )  # fmt: skip
+
+
+def _context(skip_verify: bool, ca: tuple[str, ...], client: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
+    if not (skip_verify or ca or client):
+        return _system_context()
+    if skip_verify:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+    else:
+        context = ssl.create_default_context()
+        for path in ca:
+            context.load_verify_locations(path)
+    for cert, key in client:
+        context.load_cert_chain(cert, key)
+    return context
+
+
+@cache
+def _system_context() -> ssl.SSLContext:
+    """Loading the system's certificates takes some 20 ms: once for all pulls."""
+    return ssl.create_default_context()

@@ -1,0 +1,137 @@
+"""Where an image may be fetched from: containerd's certs.d directories with hosts.toml, read at each pull."""
+
+import re
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from common.errors import FailedPreconditionError
+
+DOCKER_HUB = "registry-1.docker.io"
+_HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
+_ALL = frozenset({"pull", "resolve", "push"})
+_LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """One place to ask, and how to reach it."""
+
+    url: str
+    """Scheme, host and path up to and with /v2, without a slash at the end."""
+    capabilities: frozenset[str] = _ALL
+    skip_verify: bool = False
+    ca: tuple[str, ...] = ()
+    client: tuple[tuple[str, str], ...] = ()
+    """Pairs of certificate and key files."""
+    headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    mirror_of: str = ""
+    """For a mirror, the registry that it stands in for."""
+    connect_timeout_s: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.url).netloc
+
+
+def same_registry(first: str, second: str) -> bool:
+    """Whether two host names mean one registry; Docker Hub has several."""
+    return first == second or (first in _HUB_NAMES and second in _HUB_NAMES)
+
+
+def find(certs_dir: str, domain: str) -> list[Host]:
+    """The places for a registry, in the order in which to ask them; its own server is the last.
+
+    Raises:
+        FailedPreconditionError: a hosts.toml cannot be read; the message names it.
+    """
+    for directory in _directories(Path(certs_dir), domain):
+        if (directory / "hosts.toml").is_file():
+            return _from_toml(directory / "hosts.toml", domain)
+        if directory.is_dir() and any(directory.iterdir()):
+            return _defaults(domain, ca=_files(directory, "*.crt"), client=_pairs(directory))
+    return _defaults(domain)
+
+
+def _directories(root: Path, domain: str) -> list[Path]:
+    name, colon, port = domain.rpartition(":")
+    underscored = [root / f"{name}_{port}_"] if colon and port.isdigit() else []
+    return [*underscored, root / domain, root / "_default"]
+
+
+def _defaults(domain: str, ca: tuple[str, ...] = (), client: tuple[tuple[str, str], ...] = ()) -> list[Host]:
+    server = DOCKER_HUB if domain in _HUB_NAMES else domain
+    secure = Host(f"https://{server}/v2", ca=ca, client=client)
+    hostname, colon, port = server.rpartition(":")
+    if ca or not _LOOPBACK.fullmatch(hostname if colon and port.isdigit() else server):
+        return [secure]
+    # as docker: a registry on this machine may have any certificate, or none
+    return [Host(secure.url, skip_verify=True, client=client), Host(f"http://{server}/v2")]
+
+
+def _from_toml(path: Path, domain: str) -> list[Host]:
+    try:
+        table = tomllib.loads(path.read_text())
+        hosts = [_host(path, url, entry, domain) for url, entry in table.get("host", {}).items()]
+        server = str(table.get("server", ""))
+        plain = {key: value for key, value in table.items() if key not in ("server", "host")}
+        if not server and not plain:
+            return hosts + _defaults(domain)
+        default = f"https://{DOCKER_HUB if domain in _HUB_NAMES else domain}"
+        return [*hosts, _host(path, server or default, plain, domain)]
+    except (OSError, ValueError, TypeError, AttributeError) as exc:
+        raise FailedPreconditionError(f"registry settings {path}: {exc}") from exc
+
+
+def _host(path: Path, url: str, entry: dict[str, Any], domain: str) -> Host:
+    parts = urlsplit(url if "://" in url else f"https://{url}")
+    if parts.scheme not in ("http", "https") or not parts.netloc:
+        raise ValueError(f"host {url!r} wants http://HOST or https://HOST")
+    prefix = parts.path.rstrip("/")
+    if not entry.get("override_path", False) and not prefix.endswith("/v2"):
+        prefix += "/v2"
+    capabilities = frozenset(entry.get("capabilities", _ALL))
+    if capabilities - _ALL:
+        raise ValueError(f"host {url!r}: unknown capabilities {sorted(capabilities - _ALL)}")
+    return Host(
+        f"{parts.scheme}://{parts.netloc}{prefix}",
+        capabilities=capabilities,
+        skip_verify=bool(entry.get("skip_verify", False)),
+        ca=tuple(str(path.parent / name) for name in _list(entry.get("ca", []))),
+        client=_clients(path.parent, entry.get("client", [])),
+        headers=tuple((k, v) for k, vs in entry.get("header", {}).items() for v in _list(vs)),
+        mirror_of="" if same_registry(parts.netloc, domain) else domain,
+        connect_timeout_s=_seconds(entry.get("dial_timeout", "0s")),
+    )
+
+
+def _clients(base: Path, value: Any) -> tuple[tuple[str, str], ...]:
+    """A file with both parts, a list of such files, or a list of [certificate, key] pairs."""
+    pairs = []
+    for item in _list(value):
+        cert, key = (item, item) if isinstance(item, str) else (item[0], item[1] or item[0])
+        pairs.append((str(base / cert), str(base / key)))
+    return tuple(pairs)
+
+
+def _list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def _seconds(text: str) -> float:
+    found = _DURATION.fullmatch(text)
+    if not found:
+        raise ValueError(f"dial_timeout {text!r} wants a duration such as 30s")
+    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]]
+
+
+def _files(directory: Path, pattern: str) -> tuple[str, ...]:
+    return tuple(str(path) for path in sorted(directory.glob(pattern)))
+
+
+def _pairs(directory: Path) -> tuple[tuple[str, str], ...]:
+    certs = sorted(directory.glob("*.cert"))
+    return tuple((str(c), str(c.with_suffix(".key"))) for c in certs if c.with_suffix(".key").is_file())

@@ -1,0 +1,66 @@
+"""imaged: wires settings, stores, registry and service, and serves."""
+
+import sys
+from functools import partial
+
+import grpc
+from common.clients.snapshotd import SnapshotdClient
+
+from common.api.images.v1 import images_pb2_grpc as rpc
+from common.events.relay import OutboxRelay
+from common.life import Life, run
+from common.records import RecordStore
+from common.records.redis import connect
+from common.settings import load, own_dirs, socket_path
+from imaged import reconcile
+from imaged.adapters.content_local import LocalContent
+from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.transport import Limits
+from imaged.record import ImageRecord
+from imaged.service import Images
+from imaged.servicer import ImagesServicer
+from imaged.settings import Settings
+
+
+async def serve(settings: Settings, life: Life) -> None:
+    """Load what is here, mend it, and answer until told to stop."""
+    _, root = own_dirs(settings, "imaged")
+    content = LocalContent(root)
+    await content.load()
+    records = RecordStore(
+        await connect(settings.redis_url),
+        ImageRecord,
+        node=settings.node,
+        owner="imaged",
+        kind="image",
+        directory=root / "images",
+    )
+    await records.load()
+    await reconcile.repair(records, content)
+    limits = Limits(
+        settings.connect_timeout_s,
+        settings.stall_timeout_s,
+        settings.retry_wait_s,
+        settings.max_retry_after_s,
+    )
+    registry = HttpRegistry(settings.certs_dir, settings.max_downloads, limits)
+    layers = SnapshotdClient(socket_path(settings, "snapshotd"))
+    images = Images(
+        records, content, registry, layers, task_group=life.task_group, pinned=settings.pinned_images
+    )
+    relay = OutboxRelay(
+        await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
+    )
+    life.start(relay.run, name="relay")
+    life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
+
+    def register(server: grpc.aio.Server) -> None:
+        rpc.add_ImagesServicer_to_server(ImagesServicer(images, str(content.blobs)), server)
+
+    await life.serve(register, socket_path(settings, "imaged"))
+    await layers.close()
+
+
+def main() -> None:
+    settings = load(Settings, "imaged", sys.argv[1:])
+    run("imaged", settings, partial(serve, settings))

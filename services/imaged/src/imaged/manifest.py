@@ -1,0 +1,234 @@
+"""Manifests, indexes and configs of OCI and Docker: reading, refusing, choosing a platform. Pure."""
+
+import platform as host
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import msgspec
+
+from common.digest import Digest
+from common.errors import InvalidArgumentError, NotFoundError
+
+MAX_MANIFEST_BYTES = 4 << 20
+MAX_CONFIG_BYTES = 8 << 20
+MAX_INDEX_DEPTH = 3
+MAX_LAYERS = 1000
+INDEX_TYPES = (
+    "application/vnd.oci.image.index.v1+json",
+    "application/vnd.docker.distribution.manifest.list.v2+json",
+)
+MANIFEST_TYPES = (
+    "application/vnd.oci.image.manifest.v1+json",
+    "application/vnd.docker.distribution.manifest.v2+json",
+)
+_SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
+_CONFIG_TYPES = (
+    "application/vnd.oci.image.config.v1+json",
+    "application/vnd.docker.container.image.v1+json",
+)
+_LAYER_STEMS = (
+    "application/vnd.oci.image.layer.v1.tar",
+    "application/vnd.oci.image.layer.nondistributable.v1.tar",
+    "application/vnd.docker.image.rootfs.diff.tar",
+    "application/vnd.docker.image.rootfs.foreign.diff.tar",
+)
+_COMPRESSIONS = ("", "+gzip", "+zstd", ".gzip", ".zstd")
+LAYER_TYPES = frozenset(stem + suffix for stem in _LAYER_STEMS for suffix in _COMPRESSIONS)
+_MACHINES = {
+    "x86_64": ("amd64", ""), "aarch64": ("arm64", "v8"), "armv7l": ("arm", "v7"), "armv6l": ("arm", "v6"),
+    "i386": ("386", ""), "i686": ("386", ""), "ppc64le": ("ppc64le", ""), "s390x": ("s390x", ""),
+    "riscv64": ("riscv64", ""),
+}  # fmt: skip
+
+
+class Platform(msgspec.Struct, frozen=True):
+    """What an image was built for."""
+
+    os: str = ""
+    architecture: str = ""
+    variant: str = ""
+
+    def __str__(self) -> str:
+        return "/".join(filter(None, (self.os, self.architecture, self.variant)))
+
+
+class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
+    """A blob or document by media type, digest and size."""
+
+    digest: str
+    size: int
+    media_type: str = ""
+    platform: Platform | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """One platform's image: a config and its layers, bottom first."""
+
+    config: Descriptor
+    layers: tuple[Descriptor, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """A list of manifests, one for each platform."""
+
+    manifests: tuple[Descriptor, ...]
+
+
+class _RootFs(msgspec.Struct, frozen=True):
+    diff_ids: list[str] = []
+
+
+class _Config(msgspec.Struct, frozen=True):
+    rootfs: _RootFs | None = None
+    os: str = ""
+    architecture: str = ""
+
+
+class _Document(msgspec.Struct, frozen=True, rename="camel"):
+    schema_version: int = 0
+    media_type: str = ""
+    artifact_type: str = ""
+    manifests: list[Descriptor] | None = None
+    config: Descriptor | None = None
+    layers: list[Descriptor] | None = None
+    fs_layers: Any = None
+
+
+def local_platform() -> Platform:
+    """The platform of this machine."""
+    architecture, variant = _MACHINES.get(host.machine(), (host.machine(), ""))
+    return Platform("linux", architecture, variant)
+
+
+def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
+    """Read a manifest or an index.
+
+    Args:
+        image: the image, for messages.
+        body: the document.
+        media_type: what the registry calls it; the document's own mediaType goes first.
+
+    Raises:
+        InvalidArgumentError: we do not run such an image.
+    """
+    document = _decode(image, body)
+    kind = document.media_type or media_type.partition(";")[0].strip()
+    if document.schema_version == 1 or document.fs_layers is not None or kind.startswith(_SCHEMA_1):
+        _refuse(image, "its manifest is Docker schema 1, which is no longer supported; push it again")
+    if document.manifests is not None and (document.layers is not None or document.config is not None):
+        # two readers of such a document could see two images (GHSA-77vh-xpmg-72qh)
+        _refuse(image, "its manifest has both manifests and layers")
+    if document.manifests is not None:
+        if kind in MANIFEST_TYPES:
+            _refuse(image, f"its manifest says {kind} but is an index")
+        return Index(tuple(_checked(image, d) for d in document.manifests))
+    if kind in INDEX_TYPES:
+        _refuse(image, f"its index says {kind} but has no manifests")
+    if kind and kind not in MANIFEST_TYPES and document.media_type:
+        _refuse(image, f"its manifest has the unknown media type {kind!r}")
+    if document.config is None or document.layers is None:
+        _refuse(image, "its manifest has no config or no layers")
+    return _manifest(image, document, document.config, document.layers)
+
+
+def choose(image: str, index: Index, want: Platform) -> Descriptor:
+    """The manifest of an index that suits a platform best.
+
+    Raises:
+        NotFoundError: none suits.
+    """
+    ranked = [
+        (rank, n, d)
+        for n, d in enumerate(index.manifests)
+        if (rank := _rank(d.platform, want)) is not None and (not d.media_type or d.media_type in _DOCUMENTS)
+    ]
+    if not ranked:
+        have = ", ".join(sorted({str(d.platform) for d in index.manifests if d.platform})) or "none"
+        raise NotFoundError(f"image {image}: no manifest for {want}; the index has {have}")
+    return min(ranked)[2]
+
+
+def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> list[str]:
+    """The diff IDs of a config, as many as the manifest has layers.
+
+    Raises:
+        InvalidArgumentError: the config does not fit the manifest.
+        NotFoundError: the image is for another platform.
+    """
+    try:
+        read = msgspec.json.decode(config, type=_Config)
+    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        raise InvalidArgumentError(f"image {image}: its config is malformed: {exc}") from exc
+    if read.rootfs is None:
+        _refuse(image, "its config has no rootfs")
+    found = read.rootfs.diff_ids
+    if len(found) != len(manifest.layers):
+        _refuse(image, f"its config has {len(found)} diff IDs for {len(manifest.layers)} layers")
+    if (read.os or want.os, read.architecture or want.architecture) != (want.os, want.architecture):
+        raise NotFoundError(f"image {image}: it is for {read.os}/{read.architecture}, this node is {want}")
+    return [str(_digest(image, text)) for text in found]
+
+
+_DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)
+
+
+def _decode(image: str, body: bytes) -> _Document:
+    try:
+        return msgspec.json.decode(body, type=_Document)
+    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+        raise InvalidArgumentError(f"image {image}: its manifest is malformed: {exc}") from exc
+
+
+def _manifest(image: str, document: _Document, config: Descriptor, layers: list[Descriptor]) -> Manifest:
+    if config.media_type not in _CONFIG_TYPES:
+        kind = document.artifact_type or config.media_type
+        _refuse(image, f"it is an artifact of type {kind!r}, not a container image")
+    if config.size > MAX_CONFIG_BYTES:
+        _refuse(image, f"its config of {config.size} bytes is larger than {MAX_CONFIG_BYTES}")
+    if len(layers) > MAX_LAYERS:
+        _refuse(image, f"it has {len(layers)} layers, more than {MAX_LAYERS}")
+    for layer in layers:
+        if layer.media_type.endswith("+encrypted"):
+            _refuse(
+                image, f"its layer {layer.digest} is encrypted ({layer.media_type}), which is not supported"
+            )
+        if layer.media_type not in LAYER_TYPES:
+            _refuse(image, f"its layer {layer.digest} has the unknown media type {layer.media_type!r}")
+    return Manifest(_checked(image, config), tuple(_checked(image, layer) for layer in layers))
+
+
+def _rank(have: Platform | None, want: Platform) -> int | None:
+    """0 for the best; None when an image for `have` does not run on `want`."""
+    if have is None:
+        return 90
+    if have.os != want.os or have.architecture != want.architecture:
+        return None
+    if have.variant == want.variant:
+        return 0
+    if want.architecture == "arm64":
+        return 1 if not have.variant else None
+    if want.architecture == "arm":
+        mine, theirs = want.variant.removeprefix("v"), (have.variant or "v7").removeprefix("v")
+        return int(mine) - int(theirs) if mine.isdigit() and theirs.isdigit() and theirs <= mine else None
+    # amd64/v2 and the like need a processor that we have not looked at
+    return 1 if not have.variant else None
+
+
+def _checked(image: str, descriptor: Descriptor) -> Descriptor:
+    _digest(image, descriptor.digest)
+    if descriptor.size < 0:
+        _refuse(image, f"{descriptor.digest} has the size {descriptor.size}")
+    return descriptor
+
+
+def _digest(image: str, text: str) -> Digest:
+    try:
+        return Digest.parse(text)
+    except InvalidArgumentError as exc:
+        raise InvalidArgumentError(f"image {image}: {exc.message}") from exc
+
+
+def _refuse(image: str, why: str) -> NoReturn:
+    raise InvalidArgumentError(f"image {image}: {why}")

@@ -1,0 +1,154 @@
+"""What the pulls and the image service need from the world."""
+
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from common.digest import Digest
+from imaged.manifest import Descriptor
+from imaged.reference import Reference
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Credentials:
+    """Credentials of one pull; never printed."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    server: str = ""
+    """The host that they are for; empty for the image's own registry."""
+
+    def __bool__(self) -> bool:
+        return bool(self.username or self.password or self.identity_token or self.registry_token)
+
+
+class Partial(Protocol):
+    """An unfinished blob. All methods block, and are called by one thread at a time."""
+
+    @property
+    def offset(self) -> int:
+        """Bytes that are here."""
+
+    @property
+    def resumed(self) -> bool:
+        """Whether some of them are from an earlier try."""
+
+    def write(self, chunk: bytes) -> None:
+        """Append.
+
+        Raises:
+            ResourceExhaustedError: the disk is full.
+            DataLossError: this is more than the blob's size.
+        """
+
+    def restart(self) -> None:
+        """Forget what is here."""
+
+    def verify(self) -> None:
+        """Compare size and digest.
+
+        Raises:
+            DataLossError: they differ; what was here is forgotten.
+        """
+
+
+class Content(Protocol):
+    """Blobs by digest. A blob that is here is whole, verified and durable."""
+
+    def has(self, digest: str) -> bool: ...
+
+    def path(self, digest: str) -> str: ...
+
+    def ingest(self, descriptor: Descriptor) -> AbstractAsyncContextManager["Ingest"]:
+        """Start or resume an unfinished blob; one at a time for each digest, others wait."""
+
+    async def read(self, digest: str) -> bytes: ...
+
+    async def put(self, digest: Digest, body: bytes) -> None:
+        """Store a small blob; idempotent."""
+
+    async def delete(self, digests: Iterable[str]) -> None:
+        """Remove blobs; idempotent."""
+
+
+class Ingest(Protocol):
+    """An unfinished blob as the pull sees it; what is not committed stays for the next try."""
+
+    @property
+    def partial(self) -> Partial: ...
+
+    @property
+    def committed(self) -> bool:
+        """Already here, as when another pull was faster."""
+
+    @property
+    def path(self) -> str:
+        """Where the bytes are, for those who read them before the commit."""
+
+    async def sync(self) -> None:
+        """Make the bytes durable."""
+
+    async def commit(self) -> None:
+        """Give the blob its name; idempotent. It must be verified and synced."""
+
+    async def discard(self) -> None:
+        """Forget the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A manifest or an index."""
+
+    digest: Digest
+    media_type: str
+    body: bytes
+
+
+class Repository(Protocol):
+    """One repository at its registry and mirrors, for one pull.
+
+    Every method raises, with a sentence that names image and host: NotFoundError, PermissionDeniedError,
+    ResourceExhaustedError (rate limit, full disk), DataLossError, or UnknownError with the prefix
+    `RegistryUnavailable:` that a kubelet reads.
+    """
+
+    async def resolve(self) -> Digest | None:
+        """The digest that the reference stands for now; None when the registry will not tell by HEAD."""
+
+    async def document(self, name: str) -> Document:
+        """A manifest by tag or digest, verified."""
+
+    async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
+        """Bring the rest of a blob and verify it; cut connections are resumed."""
+
+
+class Registry(Protocol):
+    """Registries."""
+
+    def repository(
+        self, reference: Reference, credentials: Credentials
+    ) -> AbstractAsyncContextManager[Repository]: ...
+
+
+class Held(Protocol):
+    """A layer that snapshotd holds."""
+
+    @property
+    def diff_id(self) -> str: ...
+
+
+class Layers(Protocol):
+    """Unpacked layers: snapshotd."""
+
+    async def apply_layer(
+        self, *, diff_id: str, digest: str, blob_path: str, media_type: str, size_bytes: int
+    ) -> object:
+        """Unpack a blob; DataLossError when its bytes do not have that diff ID."""
+
+    async def list_layers(self, diff_ids: Sequence[str] = ()) -> Iterable[Held]: ...
+
+    async def remove_layers(self, diff_ids: Sequence[str]) -> object:
+        """Remove layers; idempotent."""

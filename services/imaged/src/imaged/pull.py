@@ -1,0 +1,274 @@
+"""One pull: a reference becomes a set of blobs and unpacked layers.
+
+A pull is an operation of its own. Callers join it and may leave it; it goes on.
+
+    resolve ─→ manifest ─→ config ──────────────┐
+                      └──→ layer: fetch ─────→ unpack ∥ fsync ─→ commit     (each layer by itself)
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import anyio
+
+from common.clock import now_ns
+from common.digest import Digest
+from common.errors import AbortedError, DataLossError, InvalidArgumentError, SlipwayError
+from common.observe.trace import span
+from imaged import manifest as documents
+from imaged.manifest import Descriptor, Manifest, Platform
+from imaged.ports import Content, Ingest, Layers, Partial, Repository
+from imaged.record import ImageRecord, LayerRecord
+from imaged.reference import Reference
+
+
+class LayerState(StrEnum):
+    """How far a layer is."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    UNPACKING = "unpacking"
+    DONE = "done"
+
+
+@dataclass(slots=True)
+class LayerStatus:
+    """A layer's progress, read by callers while it grows."""
+
+    digest: str
+    size_bytes: int
+    state: LayerState = LayerState.WAITING
+    partial: Partial | None = None
+
+    @property
+    def fetched_bytes(self) -> int:
+        if self.state is LayerState.DONE or self.state is LayerState.UNPACKING:
+            return self.size_bytes
+        return self.partial.offset if self.partial else 0
+
+
+@dataclass(slots=True)
+class Needs:
+    """Blobs and layers that a running pull counts on, so that a removal leaves them alone."""
+
+    digests: set[str] = field(default_factory=set)
+    diff_ids: set[str] = field(default_factory=set)
+
+
+@dataclass(slots=True)
+class Resolved:
+    """The documents from the reference down to one platform's manifest."""
+
+    top: Digest
+    manifest_digest: Digest
+    manifest: Manifest
+    documents: tuple[str, ...]
+
+
+async def resolve(
+    repository: Repository, content: Content, reference: Reference, top: Digest | None, want: Platform
+) -> Resolved:
+    """Fetch and store the documents of a reference.
+
+    Args:
+        repository: where to ask.
+        content: documents that are here are not fetched again.
+        reference: the image.
+        top: its digest, when known.
+        want: the platform.
+
+    Raises:
+        SlipwayError: as `Repository` and `imaged.manifest` raise.
+    """
+    image = str(reference)
+    name, seen, kind = str(top or reference.object), [], ""
+    first: Digest | None = None
+    for _ in range(documents.MAX_INDEX_DEPTH):
+        if content.has(name):
+            digest, body = Digest.parse(name), await content.read(name)
+        else:
+            document = await repository.document(name)
+            digest, body, kind = document.digest, document.body, document.media_type or kind
+        read = documents.parse(image, body, kind)
+        await content.put(digest, body)
+        first = first or digest
+        seen.append(str(digest))
+        if isinstance(read, Manifest):
+            return Resolved(first, digest, read, tuple(seen))
+        chosen = documents.choose(image, read, want)
+        name, kind = chosen.digest, chosen.media_type
+    raise InvalidArgumentError(
+        f"image {image}: indexes within indexes, deeper than {documents.MAX_INDEX_DEPTH}"
+    )
+
+
+class Unpacking:
+    """Brings the config and the layers of one manifest here, and has the layers unpacked."""
+
+    def __init__(
+        self,
+        reference: Reference,
+        found: Resolved,
+        *,
+        content: Content,
+        layers: Layers,
+        held_lock: anyio.Lock,
+        needs: Needs,
+        want: Platform,
+    ) -> None:
+        self._image = str(reference)
+        self._found = found
+        self._content = content
+        self._layers = layers
+        self._held_lock = held_lock
+        self._needs = needs
+        self._want = want
+        self._config_read = anyio.Event()
+        self._diff_ids: list[str] = []
+        self._held: set[str] = set()
+        self.statuses = [LayerStatus(layer.digest, layer.size) for layer in found.manifest.layers]
+
+    async def run(self, repository: Repository, known: Collection[str]) -> ImageRecord:
+        """Do it all.
+
+        Args:
+            repository: where the blobs are.
+            known: digests of layers that other images have; these wait until the config tells
+                whether they are unpacked already, all others are fetched at once.
+        """
+        manifest = self._found.manifest
+        self._needs.digests |= {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+        self._needs.digests |= set(self._found.documents)
+        failure: SlipwayError | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._config, repository)
+                started: set[str] = set()
+                for number, layer in enumerate(manifest.layers):
+                    if layer.digest in started:
+                        self.statuses[number] = next(s for s in self.statuses if s.digest == layer.digest)
+                    wait = layer.digest in known or layer.digest in started
+                    started.add(layer.digest)
+                    group.start_soon(self._layer, repository, number, wait)
+        except* SlipwayError as failures:
+            failure = _first(failures)
+        if failure:
+            raise failure
+        return self._record()
+
+    async def _config(self, repository: Repository) -> None:
+        descriptor = self._found.manifest.config
+        if not self._content.has(descriptor.digest):
+            async with self._content.ingest(descriptor) as ingest:
+                await _fetch(repository, descriptor, ingest)
+                await ingest.sync()
+                await ingest.commit()
+        body = await self._content.read(descriptor.digest)
+        self._diff_ids = documents.diff_ids(self._image, self._found.manifest, body, self._want)
+        async with self._held_lock:
+            self._needs.diff_ids |= set(self._diff_ids)
+            if self._diff_ids:
+                held = await self._layers.list_layers(sorted(set(self._diff_ids)))
+                self._held |= {layer.diff_id for layer in held}
+        self._config_read.set()
+
+    async def _layer(self, repository: Repository, number: int, wait: bool) -> None:
+        descriptor, status = self._found.manifest.layers[number], self.statuses[number]
+        if wait or self._content.has(descriptor.digest):
+            await self._config_read.wait()
+            if self._diff_ids[number] in self._held:
+                status.state = LayerState.DONE
+                return
+        async with self._content.ingest(descriptor) as ingest:
+            if not ingest.committed:
+                status.partial, status.state = ingest.partial, LayerState.FETCHING
+                await _fetch(repository, descriptor, ingest)
+            await self._config_read.wait()
+            await self._unpack(descriptor, self._diff_ids[number], ingest, status)
+
+    async def _unpack(
+        self, descriptor: Descriptor, diff_id: str, ingest: Ingest, status: LayerStatus
+    ) -> None:
+        """Unpack while the blob becomes durable; only then does it get its name."""
+        status.state = LayerState.UNPACKING
+        failure: SlipwayError | None = None
+        try:
+            async with anyio.create_task_group() as group:
+                group.start_soon(ingest.sync)
+                if diff_id not in self._held:
+                    await self._apply(descriptor, diff_id, ingest)
+        except* SlipwayError as failures:
+            failure = _first(failures)
+        if failure:
+            if isinstance(failure, DataLossError):
+                # what is stored is no use, whether the disk or the config lies
+                await ingest.discard()
+            raise type(failure)(f"image {self._image}: layer {descriptor.digest}: {failure.message}")
+        await ingest.commit()
+        status.state = LayerState.DONE
+
+    async def _apply(self, descriptor: Descriptor, diff_id: str, ingest: Ingest) -> None:
+        with span("imaged.layer.unpack", {"slipway.digest": descriptor.digest}):
+            await self._layers.apply_layer(
+                diff_id=diff_id,
+                digest=descriptor.digest,
+                blob_path=ingest.path,
+                media_type=descriptor.media_type,
+                size_bytes=descriptor.size,
+            )
+        self._held.add(diff_id)
+
+    def _record(self) -> ImageRecord:
+        manifest = self._found.manifest
+        return ImageRecord(
+            id=manifest.config.digest,
+            manifest_digest=str(self._found.manifest_digest),
+            config_size_bytes=manifest.config.size,
+            documents=self._found.documents,
+            diff_ids=tuple(self._diff_ids),
+            layers=tuple(
+                LayerRecord(digest=layer.digest, size_bytes=layer.size, media_type=layer.media_type)
+                for layer in manifest.layers
+            ),
+            pulled_at_ns=now_ns(),
+        )
+
+
+async def _fetch(repository: Repository, descriptor: Descriptor, ingest: Ingest) -> None:
+    if ingest.committed:
+        return
+    with span(
+        "imaged.blob.fetch", {"slipway.digest": descriptor.digest, "slipway.size_bytes": descriptor.size}
+    ):
+        await repository.fetch(descriptor, ingest.partial)
+
+
+def _first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
+    """The error to tell: one inside a group, however deep."""
+    for failure in failures.exceptions:
+        if isinstance(failure, BaseExceptionGroup):
+            return _first(failure)
+        return failure
+    return AbortedError("a pull ended without a reason")
+
+
+@dataclass(slots=True, eq=False)
+class Operation:
+    """A running pull that callers may join."""
+
+    reference: Reference
+    done: anyio.Event = field(default_factory=anyio.Event)
+    needs: Needs = field(default_factory=Needs)
+    statuses: list[LayerStatus] = field(default_factory=list)
+    record: ImageRecord | None = None
+    error: SlipwayError | None = None
+
+    def result(self) -> ImageRecord:
+        """The image, once done."""
+        if self.error is not None:
+            # a new one for each caller: a shared exception would gather their tracebacks
+            raise type(self.error)(self.error.message, **self.error.fields)
+        if self.record is None:
+            raise AbortedError(f"the pull of {self.reference} was stopped")
+        return self.record

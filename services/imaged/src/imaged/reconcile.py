@@ -1,0 +1,47 @@
+"""At start and every hour: records against blobs, and what nobody needs any more goes."""
+
+import anyio
+
+from common.errors import SlipwayError
+from common.events.schema import NodeRepaired
+from common.observe.log import get_logger
+from common.records import RecordStore
+from imaged.adapters.content_local import LocalContent
+from imaged.record import ImageRecord
+from imaged.service import Images
+
+EVERY_S = 3600.0
+_log = get_logger("imaged")
+
+
+async def repair(records: RecordStore[ImageRecord], content: LocalContent) -> list[str]:
+    """Drop the records of images whose blobs are missing or short, with an event each; before serving.
+
+    A layer's blob may be missing: another image may have brought the layer in unpacked. snapshotd is not
+    asked, since it may start later; a pull or a container finds out.
+    """
+    dropped = []
+    for record in records.all():
+        sizes = {record.id: record.config_size_bytes}
+        sizes |= {layer.digest: layer.size_bytes for layer in record.layers if content.has(layer.digest)}
+        bad = [digest for digest, size in sizes.items() if content.size(digest) != size]
+        if bad:
+            what = f"image record dropped: blob {bad[0]} is missing or has another size"
+            _log.warning("image.dropped", image_id=record.id, names=record.names, blobs=bad)
+            await content.delete(digest for digest in bad if content.has(digest))
+            await records.delete(record.id, NodeRepaired(id=record.id, service="imaged", what=what))
+            dropped.append(record.id)
+    return dropped
+
+
+async def sweep_for_ever(images: Images, content: LocalContent, max_age_s: float) -> None:
+    """Remove old unfinished and unreferenced blobs and orphaned layers, now and every hour."""
+    while True:
+        try:
+            gone = await content.sweep(images.needed()[0], max_age_s)
+            layers = await images.collect_layers()
+            if gone or layers:
+                _log.info("content.swept", blobs=len(gone), layers=len(layers))
+        except SlipwayError as exc:
+            _log.warning("sweep.failed", error=exc.message)
+        await anyio.sleep(EVERY_S)

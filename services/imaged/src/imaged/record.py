@@ -1,0 +1,43 @@
+"""What imaged remembers of an image."""
+
+import msgspec
+
+from common.records import Record
+
+
+class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """A layer's blob."""
+
+    digest: str
+    size_bytes: int
+    media_type: str
+
+
+class ImageRecord(Record, frozen=True, kw_only=True):
+    """An image; its id is the digest of its config."""
+
+    repo_tags: tuple[str, ...] = ()
+    repo_digests: tuple[str, ...] = ()
+    manifest_digest: str
+    config_size_bytes: int
+    documents: tuple[str, ...] = ()
+    """Digests of the manifest and of the indexes that led to it."""
+    diff_ids: tuple[str, ...] = ()
+    layers: tuple[LayerRecord, ...] = ()
+    pulled_at_ns: int = 0
+
+    @property
+    def size_bytes(self) -> int:
+        """Compressed layers, each once, and the config."""
+        return self.config_size_bytes + sum(
+            {layer.digest: layer.size_bytes for layer in self.layers}.values()
+        )
+
+    @property
+    def blobs(self) -> set[str]:
+        """Digests of all blobs of the image."""
+        return {self.id, *self.documents, *(layer.digest for layer in self.layers)}
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.repo_tags, *self.repo_digests]

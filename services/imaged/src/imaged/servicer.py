@@ -1,0 +1,104 @@
+"""gRPC in, service call, gRPC out."""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
+
+from common.api.images.v1 import images_pb2 as pb
+from common.api.images.v1 import images_pb2_grpc as rpc
+from common.clock import now_ns
+from common.errors import InvalidArgumentError
+from imaged.ports import Credentials
+from imaged.pull import LayerState
+from imaged.record import ImageRecord
+from imaged.service import Images, Progress
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from grpc.aio import ServicerContext
+
+    Context = ServicerContext[Any, Any]
+
+_STATES = {
+    LayerState.WAITING: pb.LAYER_STATE_WAITING,
+    LayerState.FETCHING: pb.LAYER_STATE_FETCHING,
+    LayerState.UNPACKING: pb.LAYER_STATE_UNPACKING,
+    LayerState.DONE: pb.LAYER_STATE_DONE,
+}
+
+
+class ImagesServicer(rpc.ImagesServicer):
+    """slipway.images.v1.Images."""
+
+    def __init__(self, images: Images, mountpoint: str) -> None:
+        self._images = images
+        self._mountpoint = mountpoint
+
+    async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
+        async for progress in self._images.pull(request.reference, credentials(request.auth)):
+            yield await self._progress(progress)
+
+    async def Get(self, request: pb.GetRequest, context: "Context") -> pb.Image:
+        return await self._image(self._images.find(request.reference))
+
+    async def List(self, request: pb.ListRequest, context: "Context") -> pb.ListResponse:
+        found = self._images.select(request.reference)
+        return pb.ListResponse(images=[await self._image(record) for record in found])
+
+    async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
+        await self._images.remove(request.reference)
+        return pb.RemoveResponse()
+
+    async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
+        used_bytes, used_inodes = self._images.usage()
+        return pb.UsageResponse(
+            used_bytes=used_bytes, used_inodes=used_inodes, mountpoint=self._mountpoint, at_ns=now_ns()
+        )
+
+    async def _progress(self, progress: Progress) -> pb.PullProgress:
+        layers = [
+            pb.LayerProgress(
+                digest=status.digest,
+                size_bytes=status.size_bytes,
+                fetched_bytes=status.fetched_bytes,
+                state=_STATES[status.state],
+            )
+            for status in progress.layers
+        ]
+        image = await self._image(progress.image) if progress.image else None
+        return pb.PullProgress(reference=progress.reference, layers=layers, image=image)
+
+    async def _image(self, record: ImageRecord) -> pb.Image:
+        return pb.Image(
+            id=record.id,
+            repo_tags=record.repo_tags,
+            repo_digests=record.repo_digests,
+            size_bytes=record.size_bytes,
+            config=await self._images.config(record),
+            diff_ids=record.diff_ids,
+            manifest_digest=record.manifest_digest,
+            pinned=self._images.is_pinned(record),
+            pulled_at_ns=record.pulled_at_ns,
+        )
+
+
+def credentials(auth: pb.Auth) -> Credentials:
+    """CRI's AuthConfig; `auth` stands for user name and password.
+
+    Raises:
+        InvalidArgumentError: `auth` is not base64 of user:password. The value is not told.
+    """
+    username, password = auth.username, auth.password
+    if auth.auth and not username:
+        try:
+            pair = base64.b64decode(auth.auth, validate=True).decode()
+        except (binascii.Error, UnicodeDecodeError) as exc:
+            raise InvalidArgumentError("auth.auth is no base64 of user:password") from exc
+        username, colon, password = pair.partition(":")
+        if not colon:
+            raise InvalidArgumentError("auth.auth is no base64 of user:password")
+        # docker pads with zero bytes
+        password = password.strip("\x00")
+    return Credentials(username, password, auth.identity_token, auth.registry_token, auth.server_address)
