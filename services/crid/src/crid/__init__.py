@@ -1,0 +1,1 @@
+"""crid: the Container Runtime Interface for the kubelet. It keeps no state."""

@@ -1,0 +1,5 @@
+"""`python -m crid`."""
+
+from crid.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""Our messages to CRI's, and back."""

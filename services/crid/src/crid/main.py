@@ -1,0 +1,38 @@
+"""Wires crid and runs it."""
+
+import sys
+from contextlib import AsyncExitStack
+
+import grpc
+from common.clients.snapshotd import SnapshotdClient
+
+from common.clients.imaged import ImagedClient
+from common.life import Life, run
+from common.rpc.channel import channel
+from common.settings import load, socket_path
+from crid.images import Images
+from crid.servicer import image, runtime
+from crid.settings import Settings
+
+
+def main() -> None:
+    """Entry point."""
+    settings = load(Settings, "crid", sys.argv[1:])
+
+    async def serve(life: Life) -> None:
+        async with AsyncExitStack() as stack:
+            imaged = ImagedClient(socket_path(settings, "imaged"))
+            stack.push_async_callback(imaged.close)
+            snapshotd = SnapshotdClient(socket_path(settings, "snapshotd"))
+            stack.push_async_callback(snapshotd.close)
+            runtimed = channel(socket_path(settings, "runtimed"))
+            stack.push_async_callback(runtimed.close)
+            images = Images(imaged, snapshotd)
+
+            def register(server: grpc.aio.Server) -> None:
+                runtime.register(server, runtimed, images)
+                image.register(server, images)
+
+            await life.serve(register, socket_path(settings, "crid"), settings.socket_mode)
+
+    run("crid", settings, serve)

@@ -1,0 +1,105 @@
+"""runtime.v1.RuntimeService.
+
+Most calls have the same messages in slipway.runtime.v1, so their bytes go to runtimed and back as they are,
+undecoded. The rest is decoded here: what needs an image, and what is not offered.
+"""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import grpc
+
+from common.api.cri.v1 import api_pb2
+from common.api.runtime.v1 import runtime_pb2
+from common.errors import UnimplementedError
+from crid.images import Images
+from crid.version import RUNTIME_API_VERSION, RUNTIME_NAME, RUNTIME_VERSION, VERSION
+
+SERVICE = "runtime.v1.RuntimeService"
+BACKEND = "/slipway.runtime.v1.Runtime"
+FORWARDED = ["RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox", "StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus", "UpdateContainerResources", "ReopenContainerLog", "ExecSync", "ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats", "Status", "RuntimeConfig", "UpdateRuntimeConfig"]
+ABSENT = ["Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod", "ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"]
+ABSENT_STREAMS = ["StreamPodSandboxes", "StreamContainers", "StreamContainerStats", "StreamPodSandboxStats", "StreamPodSandboxMetrics"]
+
+
+def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images) -> None:
+    """Answer RuntimeService on a server."""
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        name: _forward(runtimed, name) for name in FORWARDED
+    }
+    handlers |= {name: _absent(name) for name in ABSENT}
+    handlers |= {name: _absent_stream(name) for name in ABSENT_STREAMS}
+    handlers["GetContainerEvents"] = _forward_stream(runtimed, "GetContainerEvents")
+    handlers["Version"] = grpc.unary_unary_rpc_method_handler(
+        _version, api_pb2.VersionRequest.FromString, api_pb2.VersionResponse.SerializeToString
+    )
+    handlers["CreateContainer"] = grpc.unary_unary_rpc_method_handler(
+        _create(runtimed, images),
+        api_pb2.CreateContainerRequest.FromString,
+        api_pb2.CreateContainerResponse.SerializeToString,
+    )
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
+
+
+def _forward(runtimed: grpc.aio.Channel, name: str) -> Any:
+    call: Any = runtimed.unary_unary(f"{BACKEND}/{name}")
+
+    async def forward(request: bytes, context: Any) -> bytes:
+        answer: bytes = await call(request, timeout=context.time_remaining())
+        return answer
+
+    return grpc.unary_unary_rpc_method_handler(forward)
+
+
+def _forward_stream(runtimed: grpc.aio.Channel, name: str) -> Any:
+    call: Any = runtimed.unary_stream(f"{BACKEND}/{name}")
+
+    async def forward(request: bytes, context: Any) -> AsyncIterator[bytes]:
+        async for item in call(request, timeout=context.time_remaining()):
+            yield item
+
+    return grpc.unary_stream_rpc_method_handler(forward)
+
+
+def _absent(name: str) -> Any:
+    async def refuse(_request: bytes, _context: Any) -> bytes:
+        message = f"{name} is not offered by this version of slipway"
+        raise UnimplementedError(message)
+
+    return grpc.unary_unary_rpc_method_handler(refuse)
+
+
+def _absent_stream(name: str) -> Any:
+    async def refuse(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
+        message = f"{name} is not offered by this version of slipway"
+        raise UnimplementedError(message)
+        yield b""  # type: ignore[unreachable] # makes this a generator
+
+    return grpc.unary_stream_rpc_method_handler(refuse)
+
+
+async def _version(_request: api_pb2.VersionRequest, _context: Any) -> api_pb2.VersionResponse:
+    return api_pb2.VersionResponse(
+        version=VERSION,
+        runtime_name=RUNTIME_NAME,
+        runtime_version=RUNTIME_VERSION,
+        runtime_api_version=RUNTIME_API_VERSION,
+    )
+
+
+def _create(runtimed: grpc.aio.Channel, images: Images) -> Any:
+    call: Any = runtimed.unary_unary(
+        f"{BACKEND}/CreateContainer",
+        runtime_pb2.CreateContainerRequest.SerializeToString,
+        api_pb2.CreateContainerResponse.FromString,
+    )
+
+    async def create(
+        request: api_pb2.CreateContainerRequest, context: Any
+    ) -> api_pb2.CreateContainerResponse:
+        image = await images.resolve(request.config.image.image)
+        wanted = runtime_pb2.CreateContainerRequest(request=request, image=image)
+        answer: api_pb2.CreateContainerResponse = await call(wanted, timeout=context.time_remaining())
+        return answer
+
+    return create
