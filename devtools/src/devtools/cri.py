@@ -1,0 +1,106 @@
+"""A CRI client over a node's socket, as a kubelet is one; for the demo, the tests and the benchmarks."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+from opentelemetry import propagate
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.cri.v1 import api_pb2_grpc as cri_grpc
+
+TIMEOUT_S = 120.0
+
+
+class Cri:
+    """Both CRI services of one node, with the few steps that make a pod."""
+
+    def __init__(self, channel: grpc.aio.Channel, logs: Path) -> None:
+        self.runtime: Any = cri_grpc.RuntimeServiceStub(channel)
+        self.images: Any = cri_grpc.ImageServiceStub(channel)
+        self._logs = logs
+
+    async def call(self, method: Any, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
+        """One call, with the current trace context."""
+        carrier: dict[str, str] = {}
+        propagate.inject(carrier)
+        return await method(request, timeout=timeout_s, metadata=tuple(carrier.items()))
+
+    async def pull(self, reference: str, sandbox: cri.PodSandboxConfig | None = None) -> str:
+        request = cri.PullImageRequest(image=cri.ImageSpec(image=reference), sandbox_config=sandbox)
+        return str((await self.call(self.images.PullImage, request)).image_ref)
+
+    def sandbox_config(self, name: str, *, host_network: bool = False, **fields: Any) -> cri.PodSandboxConfig:
+        """A pod's configuration; `fields` are those of PodSandboxConfig."""
+        config = cri.PodSandboxConfig(
+            metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
+            log_directory=str(self._logs / name),
+            **fields,
+        )
+        options = config.linux.security_context.namespace_options
+        options.network = cri.NODE if host_network else cri.POD
+        options.pid = cri.CONTAINER
+        return config
+
+    async def run_sandbox(self, config: cri.PodSandboxConfig, handler: str = "") -> str:
+        Path(config.log_directory).mkdir(parents=True, exist_ok=True)
+        request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        return str((await self.call(self.runtime.RunPodSandbox, request)).pod_sandbox_id)
+
+    def container_config(
+        self, name: str, image: str, command: list[str], **fields: Any
+    ) -> cri.ContainerConfig:
+        """A container's configuration, with the default seccomp profile."""
+        config = cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name=name),
+            image=cri.ImageSpec(image=image),
+            command=command,
+            log_path=f"{name}.log",
+            **fields,
+        )
+        config.linux.security_context.seccomp.profile_type = cri.SecurityProfile.RuntimeDefault
+        return config
+
+    async def create(
+        self, sandbox_id: str, config: cri.ContainerConfig, sandbox: cri.PodSandboxConfig
+    ) -> str:
+        request = cri.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox)
+        return str((await self.call(self.runtime.CreateContainer, request)).container_id)
+
+    async def start(self, container_id: str) -> None:
+        await self.call(self.runtime.StartContainer, cri.StartContainerRequest(container_id=container_id))
+
+    async def status(self, container_id: str) -> Any:
+        request = cri.ContainerStatusRequest(container_id=container_id)
+        return (await self.call(self.runtime.ContainerStatus, request)).status
+
+    async def exec(self, container_id: str, command: list[str], timeout_s: int = 0) -> Any:
+        request = cri.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout_s)
+        return await self.call(self.runtime.ExecSync, request)
+
+    async def stop(self, container_id: str, timeout_s: int = 0) -> None:
+        request = cri.StopContainerRequest(container_id=container_id, timeout=timeout_s)
+        await self.call(self.runtime.StopContainer, request)
+
+    async def remove(self, container_id: str) -> None:
+        await self.call(self.runtime.RemoveContainer, cri.RemoveContainerRequest(container_id=container_id))
+
+    async def remove_sandbox(self, sandbox_id: str) -> None:
+        await self.call(self.runtime.StopPodSandbox, cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
+        await self.call(self.runtime.RemovePodSandbox, cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
+
+    async def remove_all(self) -> None:
+        """Stop and remove every sandbox of the node."""
+        found = await self.call(self.runtime.ListPodSandbox, cri.ListPodSandboxRequest())
+        for item in found.items:
+            await self.remove_sandbox(item.id)
+
+
+@asynccontextmanager
+async def connect(socket: str, logs: Path) -> AsyncIterator[Cri]:
+    """Connect to a CRI socket; the logs of pods made here go to directories in `logs`."""
+    options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.default_authority", "localhost")]
+    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
+        yield Cri(channel, logs)

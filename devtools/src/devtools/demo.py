@@ -1,0 +1,178 @@
+"""`./dev demo`: a real image, a real pod, its log, events and trace, and all of it gone again."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+import grpc
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from common.errors import SlipwayError
+from common.events.bus import follow
+from common.events.schema import Envelope
+from devtools import bridge, registry
+from devtools.cri import Cri, connect
+from devtools.otlp import Receiver, draw, receiver
+
+RUN_DIR = Path("/run/slipway-demo")
+BRIDGE = "slwdemo0"
+SUBNET = "10.251.71.0/24"
+SHOP = 'i=0; while true; do i=$((i+1)); echo "tick $i"; sleep 1; done'
+EVENTS_S = 10.0
+NODE_S = 120
+LIVE_KINDS = ("sandbox", "container", "exec")
+
+
+def main() -> None:
+    """Run the demo; a failure is one sentence, after everything was cleaned up."""
+    try:
+        anyio.run(_demo)
+    except* (SlipwayError, OSError, subprocess.SubprocessError, grpc.aio.AioRpcError) as group:
+        error = group.exceptions[0]
+        said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
+        sys.exit(f"\033[31mdemo failed:\033[0m {said}; logs were in {RUN_DIR}/log")
+
+
+@contextmanager
+def step(what: str) -> Iterator[None]:
+    """Say what goes on and how long it took."""
+    sys.stdout.write(f"  {what} … ")
+    sys.stdout.flush()
+    start = time.monotonic()
+    try:
+        yield
+    except BaseException:
+        sys.stdout.write("\033[31m✗\033[0m\n")
+        raise
+    sys.stdout.write(f"\033[32m✓\033[0m {1e3 * (time.monotonic() - start):.0f} ms\n")
+
+
+async def _demo() -> None:
+    data = Path(tempfile.mkdtemp(prefix="slipway-demo-"))
+    trace.set_tracer_provider(TracerProvider())
+    tracer = trace.get_tracer("demo")
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, data, ignore_errors=True)
+        spans = await stack.enter_async_context(receiver())
+        with step("a registry with a busybox image in it (docker-registry)"):
+            shop = stack.enter_context(registry.registry(data / "registry"))
+            reference = await anyio.to_thread.run_sync(registry.push_busybox, shop)
+        bridge.write_conflist(data / "cni", BRIDGE, SUBNET, data / "leases")
+        stack.callback(bridge.remove, BRIDGE)
+        with step("a node: NATS, Redis and five services"):
+            await _node("up", data, spans.endpoint)
+        stack.push_async_callback(_node_down, data, spans.endpoint)
+        cri = await stack.enter_async_context(connect(f"{RUN_DIR}/crid.sock", data / "logs"))
+        stack.push_async_callback(cri.remove_all)
+        since = time.time_ns()
+        with tracer.start_as_current_span("demo") as root:
+            trace_id = f"{root.get_span_context().trace_id:032x}"
+            container_id = await _pod(cri, reference)
+        await _show_log(data)
+        await _show_events(since, container_id)
+        await _show_trace(spans, trace_id)
+    sys.stdout.write("\nall of it is gone again. Next: sudo ./dev up\n")
+
+
+async def _pod(cri: Cri, reference: str) -> str:
+    with step(f"PullImage {reference}"):
+        await cri.pull(reference)
+    sandbox = cri.sandbox_config("shop")
+    with step("RunPodSandbox, with an address from CNI"):
+        sandbox_id = await cri.run_sandbox(sandbox)
+    with step("CreateContainer"):
+        config = cri.container_config("ticker", reference, ["sh", "-c", SHOP])
+        container_id = await cri.create(sandbox_id, config, sandbox)
+    with step("StartContainer"):
+        await cri.start(container_id)
+    with step("ExecSync: uname -a; ip addr"):
+        answer = await cri.exec(container_id, ["sh", "-c", "uname -a; ip -4 addr show eth0 | grep inet"])
+    sys.stdout.write("".join(f"      {line}\n" for line in answer.stdout.decode().splitlines()))
+    with step("it runs for a moment"):
+        await anyio.sleep(2.2)
+    with step("StopContainer: SIGTERM, then SIGKILL after 1 s"):
+        await cri.stop(container_id, 1)
+    status = await cri.status(container_id)
+    sys.stdout.write(f"      exit code {status.exit_code}, {status.reason}\n")
+    with step("RemoveContainer, StopPodSandbox, RemovePodSandbox"):
+        await cri.remove(container_id)
+        await cri.remove_sandbox(sandbox_id)
+    return container_id
+
+
+async def _show_log(data: Path) -> None:
+    sys.stdout.write("\nits log, in CRI's format:\n")
+    text = await anyio.Path(data / "logs/shop/ticker.log").read_text()
+    sys.stdout.write("".join(f"  {line}\n" for line in text.splitlines()))
+
+
+async def _show_events(since_ns: int, container_id: str) -> None:
+    sys.stdout.write("\nits lifecycle events, from JetStream:\n")
+    state = await anyio.Path(RUN_DIR / "node.json").read_text()
+    url = json.loads(state)["nats_url"]
+    removed = False
+    with anyio.move_on_after(EVENTS_S):
+        async for envelope in follow(url, since_ns=since_ns):
+            sys.stdout.write(f"  {_event_line(envelope)}\n")
+            fields = envelope.fields()
+            removed = removed or (
+                fields["id"] == container_id and str(fields["type"]).startswith("container.removed")
+            )
+            if str(fields["type"]).startswith("sandbox.removed"):
+                break
+    if not removed:
+        message = f"the event container.removed of {container_id} did not arrive within {EVENTS_S:.0f} s"
+        raise SlipwayError(message)
+
+
+def _event_line(envelope: Envelope) -> str:
+    fields: dict[str, Any] = dict(envelope.fields())
+    kind, object_id = str(fields.pop("type")), str(fields.pop("id"))
+    facts = " ".join(f"{key}={value}" for key, value in fields.items() if value not in ("", 0, [], False))
+    return f"{envelope.seq:>4} {kind:<28} {object_id.removeprefix('sha256:')[:12]:<12} {facts}"[:118]
+
+
+async def _show_trace(spans: Receiver, trace_id: str) -> None:
+    sys.stdout.write("\nits trace, by OTLP:\n")
+    await spans.wait_for(
+        lambda found: any(s.trace_id == trace_id and "RemovePodSandbox" in s.name for s in found)
+    )
+    await anyio.sleep(1)  # the last batches of the other services
+    sys.stdout.write("".join(f"  {line}\n" for line in draw(spans.trace(trace_id)).splitlines()))
+
+
+async def _node(verb: str, data: Path, otlp: str) -> None:
+    command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(RUN_DIR)]
+    command += [
+        "--data-dir",
+        str(data / "node"),
+        "--cni-dir",
+        str(data / "cni"),
+        "--certs-dir",
+        str(data / "certs.d"),
+    ]
+    command += ["--otlp", otlp, "--node", os.uname().nodename]
+    with anyio.fail_after(NODE_S):
+        done = await anyio.run_process(command, check=False)
+    if done.returncode:
+        raise SlipwayError(done.stderr.decode().strip() or f"slipway-node {verb} failed")
+
+
+async def _node_down(data: Path, otlp: str) -> None:
+    with anyio.CancelScope(shield=True), step("the node goes down"):
+        await _node("down", data, otlp)
+
+
+if __name__ == "__main__":
+    main()
