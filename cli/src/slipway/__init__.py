@@ -1,0 +1,1 @@
+"""The slipway command: images and containers of a node, for people."""

@@ -1,0 +1,117 @@
+"""pull, images, rmi."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.images.v1 import images_pb2 as pb
+from common.clients.imaged import ImagedClient
+from common.errors import FailedPreconditionError
+from common.settings import CommonSettings, socket_path
+from slipway import render
+from slipway.connect import TIMEOUT_S, node
+
+STATES = {
+    pb.LAYER_STATE_WAITING: "waiting",
+    pb.LAYER_STATE_FETCHING: "fetching",
+    pb.LAYER_STATE_UNPACKING: "unpacking",
+    pb.LAYER_STATE_DONE: "done",
+}
+
+
+async def pull(arguments: Namespace) -> int:
+    """Pull an image, with a bar for each layer on a terminal."""
+    username, _, password = arguments.creds.partition(":")
+    auth = pb.Auth(username=username, password=password) if username else None
+    image = await fetch(arguments.run_dir, arguments.reference, auth)
+    if arguments.output == "json":
+        render.messages([image])
+    else:
+        sys.stdout.write(f"{image.id}\n")
+    return 0
+
+
+async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb.Image:
+    """Pull through imaged and show the progress on stderr."""
+    path = socket_path(CommonSettings(run_dir=run_dir), "imaged")
+    if not Path(path).is_socket():
+        message = f"no node answers in {run_dir}: start one with `sudo ./dev up`, or give --run-dir"
+        raise FailedPreconditionError(message)
+    client = ImagedClient(path)
+    bars = _Bars()
+    try:
+        async for progress in client.pull(reference, auth):
+            bars.show(progress)
+            if progress.HasField("image"):
+                return progress.image
+    finally:
+        bars.close()
+        await client.close()
+    message = f"the pull of {reference} ended without an image"
+    raise FailedPreconditionError(message)
+
+
+class _Bars:
+    """A progress bar for each layer; nothing when stderr is no terminal."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)
+            )
+            self._progress.start()
+
+    def show(self, progress: pb.PullProgress) -> None:
+        if self._progress is None:
+            return
+        for layer in progress.layers:
+            if layer.digest not in self._tasks:
+                name = layer.digest.partition(":")[2][:12]
+                self._tasks[layer.digest] = self._progress.add_task(name, total=layer.size_bytes, state="")
+            self._progress.update(
+                self._tasks[layer.digest], completed=layer.fetched_bytes, state=STATES.get(layer.state, "")
+            )
+
+    def close(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+
+
+async def images(arguments: Namespace) -> int:
+    """List images."""
+    async with node(arguments.run_dir) as on:
+        found = (await on.images.ListImages(cri.ListImagesRequest(), timeout=TIMEOUT_S)).images
+    if arguments.output == "json":
+        render.messages(found)
+        return 0
+    rows = [
+        (tag, image.id.partition(":")[2][:12], render.size(image.size))
+        for image in found
+        for tag in (image.repo_tags or image.repo_digests or ["<none>"])
+    ]
+    render.table(("IMAGE", "ID", "SIZE"), sorted(rows))
+    return 0
+
+
+async def rmi(arguments: Namespace) -> int:
+    """Remove images."""
+    async with node(arguments.run_dir) as on:
+        for reference in arguments.reference:
+            spec = cri.ImageSpec(image=reference)
+            found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=TIMEOUT_S)
+            if not found.HasField("image"):
+                sys.stderr.write(
+                    f"slipway: no image {render.clean(reference)!r}: `slipway images` lists them\n"
+                )
+                return 1
+            await on.images.RemoveImage(cri.RemoveImageRequest(image=spec), timeout=TIMEOUT_S)
+            sys.stdout.write(f"{found.image.id}\n")
+    return 0

@@ -1,0 +1,119 @@
+"""The command line's words."""
+
+import argparse
+
+DESCRIPTION = "Images and containers of a Slipway node."
+EXAMPLES = """examples:
+  slipway pull registry.example/app:1          with a bar for each layer
+  slipway run --rm -it busybox sh              a shell in a new container
+  slipway run -d --name web -p 8080:80 nginx   in the background, with a port
+  slipway logs -f web                          follow its output
+  slipway events --since 10m                   what happened on this node
+"""
+
+
+def build() -> argparse.ArgumentParser:
+    """All commands; each sets `run` to the module and function that does it."""
+    parser = argparse.ArgumentParser(
+        prog="slipway",
+        description=DESCRIPTION,
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--run-dir", default="/run/slipway", help="where the node's sockets are (%(default)s)"
+    )
+    verbs = parser.add_subparsers(required=True, metavar="COMMAND")
+    _images(verbs)
+    _containers(verbs)
+    _run(verbs)
+    _observe(verbs)
+    return parser
+
+
+Verbs = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name for it
+
+
+def _verb(
+    verbs: "Verbs[argparse.ArgumentParser]", name: str, text: str, where: str
+) -> argparse.ArgumentParser:
+    verb = verbs.add_parser(name, help=text, description=text)
+    verb.set_defaults(run=where)
+    return verb
+
+
+def _output(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+
+
+def _images(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    pull = _verb(verbs, "pull", "pull an image from its registry", "images:pull")
+    pull.add_argument("reference")
+    pull.add_argument("--creds", default="", metavar="USER:PASSWORD")
+    _output(pull)
+    _output(_verb(verbs, "images", "list images", "images:images"))
+    rmi = _verb(verbs, "rmi", "remove images", "images:rmi")
+    rmi.add_argument("reference", nargs="+")
+
+
+def _containers(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    ps = _verb(verbs, "ps", "list containers", "containers:ps")
+    ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
+    _output(ps)
+    _output(_verb(verbs, "pods", "list sandboxes", "containers:pods"))
+    stop = _verb(verbs, "stop", "stop containers", "containers:stop")
+    stop.add_argument("-t", "--time", type=int, default=10, help="seconds until SIGKILL (%(default)s)")
+    stop.add_argument("container", nargs="+")
+    rm = _verb(verbs, "rm", "remove containers, with the pods that `run` made for them", "containers:rm")
+    rm.add_argument("-f", "--force", action="store_true", help="running ones too")
+    rm.add_argument("container", nargs="+")
+    inspect = _verb(verbs, "inspect", "all that is known of containers, as JSON", "containers:inspect")
+    inspect.add_argument("container", nargs="+")
+    stats = _verb(verbs, "stats", "CPU, memory and disk of the running containers", "containers:stats")
+    stats.add_argument("--no-stream", action="store_true", help="once, not each second")
+    _output(stats)
+    logs = _verb(verbs, "logs", "print a container's output", "logs:logs")
+    logs.add_argument("-f", "--follow", action="store_true")
+    logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
+    logs.add_argument("-t", "--timestamps", action="store_true")
+    logs.add_argument("container")
+
+
+def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    run = _verb(verbs, "run", "run a container in a pod of its own", "run:run")
+    run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
+    run.add_argument("-i", "--interactive", action="store_true", help="give it our standard input")
+    run.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    run.add_argument("--rm", action="store_true", help="remove it when it ends")
+    run.add_argument("--name", default="")
+    run.add_argument("-e", "--env", action="append", default=[], metavar="KEY=VALUE")
+    run.add_argument("-v", "--volume", action="append", default=[], metavar="HOST:CONTAINER[:ro]")
+    run.add_argument("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:CONTAINER[/PROTOCOL]")
+    run.add_argument("-u", "--user", default="", metavar="UID[:GID]|NAME")
+    run.add_argument("-w", "--workdir", default="")
+    run.add_argument("--network", choices=("pod", "host"), default="pod")
+    run.add_argument("--handler", default="", help="crun, runc or another of the node's settings")
+    run.add_argument("--privileged", action="store_true")
+    run.add_argument("image")
+    run.add_argument("command", nargs=argparse.REMAINDER)
+    execute = _verb(verbs, "exec", "run a command in a running container", "run:execute")
+    execute.add_argument("-i", "--interactive", action="store_true")
+    execute.add_argument("-t", "--tty", action="store_true")
+    execute.add_argument("container")
+    execute.add_argument("command", nargs=argparse.REMAINDER)
+
+
+def _observe(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    events = _verb(verbs, "events", "follow the lifecycle events of this node", "observe:events")
+    events.add_argument("--since", default="", metavar="10m", help="begin that long ago (s, m, h, d)")
+    events.add_argument("--until-now", action="store_true", help="end with what there is, do not follow")
+    events.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="kind=container, verb=exited, id=..., node=...",
+    )
+    events.add_argument("--nats", default="", help="another NATS than the node's")
+    _output(events)
+    _output(_verb(verbs, "status", "conditions and handlers of the node", "observe:status"))
