@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import anyio
+import anyio.lowlevel
 import anyio.to_thread
 import urllib3
 from anyio import CapacityLimiter
@@ -156,6 +157,8 @@ class HttpRepository:
                 self._over_hosts, capability, fn, stop, limiter=limiter or self._registry.questions
             )
             group.cancel_scope.cancel()
+        # a fetch that was cut by its caller's cancellation failed for no other reason
+        await anyio.lowlevel.checkpoint_if_cancelled()
         if isinstance(answer, Exception):
             raise answer
         return answer

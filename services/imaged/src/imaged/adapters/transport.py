@@ -223,10 +223,10 @@ def reason(exc: Exception) -> str:  # noqa: PLR0911 - a table
             return f"cannot be trusted or speaks no TLS: {inner}"
         case urllib3.exceptions.NameResolutionError():
             return "is not known by DNS"
-        case urllib3.exceptions.ConnectTimeoutError():
-            return "does not answer (connect timeout)"
         case urllib3.exceptions.NewConnectionError():
             return f"cannot be reached: {str(inner).rpartition(': ')[2]}"
+        case urllib3.exceptions.ConnectTimeoutError():
+            return "does not answer (connect timeout)"
         case urllib3.exceptions.ReadTimeoutError() | TimeoutError():
             return "sends nothing (stalled)"
         case urllib3.exceptions.IncompleteRead() | urllib3.exceptions.ProtocolError():

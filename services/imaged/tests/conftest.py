@@ -1,0 +1,261 @@
+"""A real registry, images to push, and a stand-in registry that misbehaves."""
+
+import gzip
+import hashlib
+import io
+import json
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import urllib3
+import zstandard
+
+from imaged.adapters.content_local import LocalContent
+from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.transport import Limits
+from imaged.manifest import local_platform
+
+OCI = "application/vnd.oci.image."
+DOCKER = "application/vnd.docker."
+
+
+def sha256(body: bytes) -> str:
+    return "sha256:" + hashlib.sha256(body).hexdigest()
+
+
+def tar_of(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(content)
+            tar.addfile(entry, io.BytesIO(content))
+    return out.getvalue()
+
+
+@dataclass
+class ImageParts:
+    """An image as its blobs and its manifest."""
+
+    blobs: dict[str, bytes]
+    manifest: bytes
+    media_type: str
+    config_digest: str
+    diff_ids: list[str]
+    layers: list[dict] = field(default_factory=list)
+
+    @property
+    def digest(self) -> str:
+        return sha256(self.manifest)
+
+
+def image_of(layers: list[bytes], *, compression: str = "gzip", docker: bool = False, **extra) -> ImageParts:
+    """An image of tars; compression is gzip, zstd or none."""
+    pack = {"gzip": gzip.compress, "zstd": zstandard.compress, "none": bytes}[compression]
+    blobs, descriptors = {}, []
+    stem = DOCKER + "image.rootfs.diff.tar" if docker else OCI + "layer.v1.tar"
+    suffix = "" if compression == "none" else ("." if docker else "+") + compression
+    for layer in layers:
+        blob = pack(layer)
+        blobs[sha256(blob)] = blob
+        descriptors.append({"mediaType": stem + suffix, "digest": sha256(blob), "size": len(blob)})
+    diff_ids = [sha256(layer) for layer in layers]
+    platform = local_platform()
+    config = json.dumps(
+        {
+            "os": "linux",
+            "architecture": platform.architecture,
+            "rootfs": {"type": "layers", "diff_ids": diff_ids},
+        }
+        | extra
+    ).encode()
+    blobs[sha256(config)] = config
+    kind = DOCKER + "distribution.manifest.v2+json" if docker else OCI + "manifest.v1+json"
+    config_kind = DOCKER + "container.image.v1+json" if docker else OCI + "config.v1+json"
+    manifest = json.dumps(
+        {
+            "schemaVersion": 2,
+            "mediaType": kind,
+            "config": {"mediaType": config_kind, "digest": sha256(config), "size": len(config)},
+            "layers": descriptors,
+        }
+    ).encode()
+    return ImageParts(blobs, manifest, kind, sha256(config), diff_ids, descriptors)
+
+
+def index_of(*images: tuple[ImageParts, dict], docker: bool = False) -> tuple[bytes, str]:
+    kind = DOCKER + "distribution.manifest.list.v2+json" if docker else OCI + "index.v1+json"
+    manifests = [
+        {"mediaType": i.media_type, "digest": i.digest, "size": len(i.manifest), "platform": p}
+        for i, p in images
+    ]
+    return json.dumps({"schemaVersion": 2, "mediaType": kind, "manifests": manifests}).encode(), kind
+
+
+class RealRegistry:
+    """docker-registry on a free port, filled by plain HTTP."""
+
+    def __init__(self, port: int) -> None:
+        self.host = f"127.0.0.1:{port}"
+        self._http = urllib3.PoolManager()
+
+    def push(self, path: str, tag: str, image: ImageParts) -> str:
+        for digest, body in image.blobs.items():
+            start = self._http.request("POST", f"http://{self.host}/v2/{path}/blobs/uploads/")
+            location = start.headers["Location"]
+            join = "&" if "?" in location else "?"
+            put = self._http.request("PUT", f"{location}{join}digest={digest}", body=body)
+            assert put.status == 201, put.data
+        return self.put_manifest(path, tag, image.manifest, image.media_type)
+
+    def put_manifest(self, path: str, tag: str, body: bytes, kind: str) -> str:
+        put = self._http.request(
+            "PUT", f"http://{self.host}/v2/{path}/manifests/{tag}", body=body, headers={"Content-Type": kind}
+        )
+        assert put.status == 201, put.data
+        return f"{self.host}/{path}:{tag}"
+
+
+@pytest.fixture(scope="session")
+def real_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]:
+    root = tmp_path_factory.mktemp("registry")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    (root / "config.yml").write_text(
+        "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
+        f"storage: {{filesystem: {{rootdirectory: {root}/data}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n"
+    )
+    with (root / "log").open("wb") as log:
+        server = subprocess.Popen(
+            ["docker-registry", "serve", str(root / "config.yml")], stdout=log, stderr=log
+        )
+    try:
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), 1).close()
+                break
+            except ConnectionRefusedError:
+                assert server.poll() is None, (root / "log").read_text()
+                assert time.monotonic() < deadline
+        yield RealRegistry(port)
+    finally:
+        server.kill()
+        server.wait()
+
+
+Answer = Callable[[BaseHTTPRequestHandler], None]
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Clients that hang up are what these tests are about."""
+
+    def handle_error(self, request: object, client_address: object) -> None: ...
+
+
+class BadRegistry:
+    """A registry stand-in: `answer` decides what each request gets; requests are recorded."""
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.answer: Answer = lambda h: reply(h, 404)
+        self.release = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _any(self) -> None:
+                outer.requests.append((self.command, self.path, dict(self.headers)))
+                outer.answer(self)
+
+            do_GET = do_HEAD = do_POST = _any  # noqa: N815 - the library's names
+
+            def log_message(self, *args: object) -> None: ...
+
+        self._server = _Quiet(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
+        self._thread.start()
+
+    def serve(self, image: ImageParts, blob: Answer | None = None) -> None:
+        """Answer properly for an image, but for what `blob` does with the layers."""
+
+        def answer(h: BaseHTTPRequestHandler) -> None:
+            name = h.path.rpartition("/")[2].partition("?")[0]
+            if "/manifests/" in h.path:
+                reply(
+                    h, 200, image.manifest,
+                    {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest},
+                )  # fmt: skip
+            elif blob is not None and name != image.config_digest:
+                blob(h)
+            else:
+                reply(h, 200, image.blobs[name])
+
+        self.answer = answer
+
+    def close(self) -> None:
+        self.release.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def reply(
+    h: BaseHTTPRequestHandler, status: int, body: bytes = b"", headers: dict[str, str] | None = None
+) -> None:
+    h.send_response(status)
+    for name, value in (headers or {}).items():
+        h.send_header(name, value)
+    if "Content-Length" not in (headers or {}):
+        h.send_header("Content-Length", str(len(body)))
+    h.end_headers()
+    if h.command != "HEAD":
+        h.wfile.write(body)
+
+
+@pytest.fixture
+def bad_registry() -> Iterator[BadRegistry]:
+    server = BadRegistry()
+    yield server
+    server.close()
+
+
+@dataclass
+class Tools:
+    """What test modules share; they cannot import each other."""
+
+    sha256 = staticmethod(sha256)
+    tar_of = staticmethod(tar_of)
+    image_of = staticmethod(image_of)
+    index_of = staticmethod(index_of)
+    reply = staticmethod(reply)
+    bad_registry = BadRegistry
+
+
+@pytest.fixture(scope="session")
+def tools() -> Tools:
+    return Tools()
+
+
+@pytest.fixture
+async def content(tmp_path: Path) -> LocalContent:
+    store = LocalContent(tmp_path / "imaged")
+    await store.load()
+    return store
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> HttpRegistry:
+    limits = Limits(connect_timeout_s=2, stall_timeout_s=1, retry_wait_s=0.01, max_retry_after_s=0.05)
+    return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)

@@ -1,0 +1,89 @@
+import stat
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.digest import Digest
+from common.errors import DataLossError, NotFoundError
+from imaged.adapters.content_local import LocalContent
+from imaged.manifest import Descriptor
+
+pytestmark = pytest.mark.anyio
+BODY = b"blob of some bytes" * 1000
+
+
+def wanted(tools) -> Descriptor:
+    return Descriptor(tools.sha256(BODY), len(BODY))
+
+
+async def test_blob_is_kept_whole_and_private(content: LocalContent, tools) -> None:
+    digest = Digest.parse(tools.sha256(BODY))
+    await content.put(digest, BODY)
+    assert await content.read(str(digest)) == BODY
+    assert (content.used_bytes, content.used_inodes) == (len(BODY), 1)
+    assert stat.S_IMODE(Path(content.path(str(digest))).stat().st_mode) == 0o600
+    again = LocalContent(content.blobs.parent)
+    await again.load()
+    assert again.has(str(digest))
+    await again.delete([str(digest)])
+    await again.delete([str(digest)])
+    assert again.used_bytes == 0
+    with pytest.raises(NotFoundError):
+        await again.read(str(digest))
+
+
+async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, tools) -> None:
+    async with content.ingest(wanted(tools)) as ingest:
+        ingest.partial.write(BODY[:5000])
+    after = LocalContent(content.blobs.parent)
+    await after.load()
+    async with after.ingest(wanted(tools)) as ingest:
+        assert (ingest.partial.offset, ingest.partial.resumed) == (5000, True)
+        ingest.partial.write(BODY[5000:])
+        ingest.partial.verify()
+        await ingest.sync()
+        await ingest.commit()
+    assert await after.read(tools.sha256(BODY)) == BODY
+
+
+async def test_wrong_or_surplus_bytes_are_refused(content: LocalContent, tools) -> None:
+    async with content.ingest(wanted(tools)) as ingest:
+        ingest.partial.write(b"x" * len(BODY))
+        with pytest.raises(DataLossError, match="what came has"):
+            ingest.partial.verify()
+        assert ingest.partial.offset == 0
+        with pytest.raises(DataLossError, match="more than"):
+            ingest.partial.write(BODY + b"!")
+        ingest.partial.write(BODY[:1])
+        with pytest.raises(DataLossError, match="1 bytes came"):
+            ingest.partial.verify()
+
+
+async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tools) -> None:
+    seen = []
+
+    async def second() -> None:
+        async with content.ingest(wanted(tools)) as ingest:
+            seen.append(ingest.committed)
+
+    async with anyio.create_task_group() as group, content.ingest(wanted(tools)) as ingest:
+        group.start_soon(second)
+        await anyio.wait_all_tasks_blocked()
+        ingest.partial.write(BODY)
+        await ingest.commit()
+    assert seen == [True]
+
+
+async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools) -> None:
+    async with content.ingest(wanted(tools)) as ingest:
+        ingest.partial.write(b"1")
+        assert await content.sweep(set(), -1) == []
+    for body in (b"kept", b"stale"):
+        await content.put(Digest.parse(tools.sha256(body)), body)
+    assert await content.sweep({tools.sha256(b"kept")}, 3600) == []
+    gone = await content.sweep({tools.sha256(b"kept")}, -1)
+    assert tools.sha256(b"stale") in gone
+    assert len(gone) == 2
+    assert content.all() == [tools.sha256(b"kept")]
+    assert not list(Path(content.blobs.parent / "ingest").iterdir())

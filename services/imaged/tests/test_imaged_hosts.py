@@ -1,0 +1,53 @@
+from pathlib import Path
+
+import pytest
+
+from common.errors import FailedPreconditionError
+from imaged import hosts
+
+
+def write(root: Path, name: str, text: str) -> None:
+    (root / name).mkdir(parents=True)
+    (root / name / "hosts.toml").write_text(text)
+
+
+def test_without_settings_https_is_used_and_loopback_may_be_plain(tmp_path: Path) -> None:
+    assert [h.url for h in hosts.find(str(tmp_path), "quay.io")] == ["https://quay.io/v2"]
+    assert [h.url for h in hosts.find(str(tmp_path), "docker.io")] == ["https://registry-1.docker.io/v2"]
+    for name in ("localhost:5000", "127.0.0.1:5000", "[::1]:5000", "localhost"):
+        assert [h.url for h in hosts.find(str(tmp_path), name)] == [f"https://{name}/v2", f"http://{name}/v2"]
+
+
+def test_mirror_goes_first_and_the_server_last(tmp_path: Path) -> None:
+    write(
+        tmp_path, "docker.io",
+        'server = "https://registry-1.docker.io"\n[host."http://mirror:5000"]\ncapabilities = ["pull"]\n'
+        'skip_verify = true\nca = "ca.pem"\nclient = [["a.cert", "a.key"]]\ndial_timeout = "2s"\n'
+        '[host."http://mirror:5000".header]\nx-key = ["1", "2"]\n',
+    )  # fmt: skip
+    mirror, server = hosts.find(str(tmp_path), "docker.io")
+    assert (mirror.url, mirror.mirror_of, mirror.connect_timeout_s) == (
+        "http://mirror:5000/v2",
+        "docker.io",
+        2,
+    )
+    assert mirror.capabilities == {"pull"}
+    assert mirror.skip_verify
+    assert mirror.ca == (str(tmp_path / "docker.io" / "ca.pem"),)
+    assert mirror.client == ((str(tmp_path / "docker.io/a.cert"), str(tmp_path / "docker.io/a.key")),)
+    assert mirror.headers == (("x-key", "1"), ("x-key", "2"))
+    assert (server.url, server.mirror_of) == ("https://registry-1.docker.io/v2", "")
+
+
+@pytest.mark.parametrize("name", ["reg.example_5000_", "reg.example:5000", "_default"])
+def test_directories_of_a_host_with_a_port(tmp_path: Path, name: str) -> None:
+    write(tmp_path, name, '[host."https://m/cache"]\noverride_path = true\n')
+    found = hosts.find(str(tmp_path), "reg.example:5000")
+    assert [h.url for h in found] == ["https://m/cache", "https://reg.example:5000/v2"]
+
+
+@pytest.mark.parametrize("text", ["=", 'server = "ftp://x"', '[host."https://m"]\ncapabilities = ["fly"]'])
+def test_bad_hosts_file_is_named(tmp_path: Path, text: str) -> None:
+    write(tmp_path, "quay.io", text)
+    with pytest.raises(FailedPreconditionError, match=r"quay\.io/hosts\.toml"):
+        hosts.find(str(tmp_path), "quay.io")

@@ -1,0 +1,297 @@
+"""The registry adapter against a registry that misbehaves; real sockets, no mocks."""
+
+import base64
+import json
+
+import anyio
+import pytest
+
+from common.errors import (
+    DataLossError,
+    NotFoundError,
+    PermissionDeniedError,
+    ResourceExhaustedError,
+    SlipwayError,
+    UnknownError,
+)
+from imaged.adapters.content_local import LocalContent
+from imaged.manifest import Descriptor
+from imaged.ports import Credentials
+from imaged.reference import Reference
+
+pytestmark = pytest.mark.anyio
+NOBODY = Credentials()
+
+
+class Layer:
+    """A single-layer image and the fetch of its layer."""
+
+    def __init__(self, tools, registry, content: LocalContent, host: str) -> None:
+        self.image = tools.image_of([tools.tar_of({"f": bytes(range(256)) * 20000})], compression="none")
+        found = self.image.layers[0]
+        self.wanted = Descriptor(found["digest"], found["size"], found["mediaType"])
+        self.body = self.image.blobs[found["digest"]]
+        self.reference = Reference.parse(f"{host}/some/app:v1")
+        self._registry, self._content = registry, content
+
+    async def fetch(self, credentials: Credentials = NOBODY) -> bytes:
+        async with (
+            self._registry.repository(self.reference, credentials) as repository,
+            self._content.ingest(self.wanted) as ingest,
+        ):
+            await repository.fetch(self.wanted, ingest.partial)
+            await ingest.sync()
+            await ingest.commit()
+        return await self._content.read(self.wanted.digest)
+
+
+@pytest.fixture
+def layer(tools, registry, content, bad_registry) -> Layer:
+    made = Layer(tools, registry, content, bad_registry.host)
+    bad_registry.serve(made.image)
+    return made
+
+
+async def failure(layer: Layer) -> SlipwayError:
+    with pytest.raises(SlipwayError) as caught:
+        await layer.fetch()
+    assert str(layer.reference) in caught.value.message
+    assert "\n" not in caught.value.message
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "tries"),
+    [
+        (401, PermissionDeniedError, 1),
+        (403, PermissionDeniedError, 1),
+        (404, NotFoundError, 1),
+        (429, ResourceExhaustedError, 3),
+        (500, UnknownError, 3),
+        (503, UnknownError, 3),
+        (418, UnknownError, 1),
+    ],
+)
+async def test_status_becomes_an_error_of_ours(layer, bad_registry, tools, status, kind, tries) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, status, b"secret page", {"Retry-After": "9999"})
+    error = await failure(layer)
+    assert type(error) is kind
+    assert error.message.startswith("RegistryUnavailable: ") == (kind is UnknownError)
+    assert bad_registry.host in error.message
+    assert len(bad_registry.requests) == tries
+
+
+async def test_passing_trouble_is_retried(layer, bad_registry, tools) -> None:
+    good = bad_registry.answer
+    answers = iter([503, 429])
+
+    def answer(h) -> None:
+        status = next(answers, 0)
+        tools.reply(h, status) if status else good(h)
+
+    bad_registry.answer = answer
+    assert await layer.fetch() == layer.body
+
+
+async def test_cut_connection_is_resumed_at_the_byte(layer, bad_registry, tools) -> None:
+    def blob(h) -> None:
+        start = int(h.headers.get("Range", "bytes=0-")[6:-1])
+        rest = layer.body[start:]
+        h.send_response(206 if start else 200)
+        h.send_header("Content-Length", str(len(rest)))
+        h.send_header("Content-Range", f"bytes {start}-{len(layer.body) - 1}/{len(layer.body)}")
+        h.end_headers()
+        h.wfile.write(rest[:1_500_000])
+        h.close_connection = True
+
+    bad_registry.serve(layer.image, blob)
+    assert await layer.fetch() == layer.body
+    ranges = [r[2].get("Range") for r in bad_registry.requests]
+    assert ranges == [None, "bytes=1500000-", "bytes=3000000-", "bytes=4500000-"]
+
+
+async def test_host_without_ranges_gets_three_tries(layer, bad_registry) -> None:
+    def blob(h) -> None:
+        h.send_response(200)
+        h.send_header("Content-Length", str(len(layer.body)))
+        h.end_headers()
+        h.wfile.write(layer.body[:1000])
+        h.close_connection = True
+
+    bad_registry.serve(layer.image, blob)
+    error = await failure(layer)
+    assert type(error) is UnknownError
+    assert "cut the connection" in error.message
+    assert len(bad_registry.requests) == 4
+
+
+async def test_silent_host_is_given_up(layer, bad_registry) -> None:
+    def blob(h) -> None:
+        h.send_response(200)
+        h.send_header("Content-Length", str(len(layer.body)))
+        h.end_headers()
+        bad_registry.release.wait(30)
+
+    bad_registry.serve(layer.image, blob)
+    error = await failure(layer)
+    assert "stalled" in error.message
+
+
+async def test_cancelled_fetch_ends_a_silent_read_at_once(layer, bad_registry) -> None:
+    asked = anyio.Event()
+    token = anyio.lowlevel.current_token()
+
+    def blob(h) -> None:
+        h.send_response(200)
+        h.send_header("Content-Length", str(len(layer.body)))
+        h.end_headers()
+        h.wfile.write(b"x" * 1000)
+        anyio.from_thread.run_sync(asked.set, token=token)
+        bad_registry.release.wait(30)
+
+    layer._registry._limits = type(layer._registry._limits)(stall_timeout_s=30)
+    bad_registry.serve(layer.image, blob)
+    with anyio.fail_after(5):
+        async with anyio.create_task_group() as group:
+            group.start_soon(layer.fetch)
+            await asked.wait()
+            group.cancel_scope.cancel()
+
+
+async def test_wrong_bytes_are_data_loss(layer, bad_registry, tools) -> None:
+    bad_registry.serve(layer.image, lambda h: tools.reply(h, 200, bytes(len(layer.body))))
+    assert type(await failure(layer)) is DataLossError
+
+
+async def test_wrong_size_is_data_loss(layer, bad_registry, tools) -> None:
+    bad_registry.serve(layer.image, lambda h: tools.reply(h, 200, layer.body + b"!"))
+    error = await failure(layer)
+    assert type(error) is DataLossError
+    assert str(len(layer.body)) in error.message
+
+
+async def test_bad_bytes_of_an_earlier_try_are_fetched_again(layer, content) -> None:
+    async with content.ingest(layer.wanted) as ingest:
+        ingest.partial.write(b"bad")
+    assert await layer.fetch() == layer.body
+
+
+async def test_credentials_do_not_follow_a_redirect(layer, bad_registry, tools) -> None:
+    other = tools.bad_registry()
+    other.answer = lambda h: tools.reply(h, 200, layer.body)
+    wanted = "Basic " + base64.b64encode(b"u:p").decode()
+
+    def answer(h) -> None:
+        if h.headers.get("Authorization") != wanted:
+            tools.reply(h, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+        else:
+            tools.reply(h, 307, b"", {"Location": f"http://{other.host}/storage?sig=1"})
+
+    bad_registry.answer = answer
+    try:
+        assert await layer.fetch(Credentials("u", "p")) == layer.body
+        assert [r[2].get("Authorization") for r in other.requests] == [None]
+    finally:
+        other.close()
+
+
+async def test_endless_redirect_ends(layer, bad_registry, tools) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, 302, b"", {"Location": h.path})
+    assert "redirects" in (await failure(layer)).message
+
+
+@pytest.mark.parametrize(
+    "credentials", [NOBODY, Credentials("u", "p"), Credentials(identity_token="refresh")]
+)
+async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, credentials) -> None:
+    good = bad_registry.answer
+    tokens = []
+
+    def answer(h) -> None:
+        if h.path.startswith("/token"):
+            body = h.rfile.read(int(h.headers.get("Content-Length") or 0)).decode()
+            tokens.append((h.command, h.path, h.headers.get("Authorization"), body))
+            tools.reply(h, 200, json.dumps({"token": "abc", "expires_in": 300}).encode())
+        elif h.headers.get("Authorization") == "Bearer abc":
+            good(h)
+        else:
+            realm = f'Bearer realm="http://{bad_registry.host}/token",service="reg",scope="repository:some/app:pull"'
+            tools.reply(h, 401, b"", {"WWW-Authenticate": realm})
+
+    bad_registry.answer = answer
+    assert await layer.fetch(credentials) == layer.body
+    async with layer._registry.repository(layer.reference, credentials) as repository:
+        assert str(await repository.resolve()) == layer.image.digest
+    assert len(tokens) == 1
+    method, path, authorization, body = tokens[0]
+    if credentials.identity_token:
+        assert method == "POST"
+        assert "refresh_token=refresh" in body
+        assert "refresh" not in path
+    else:
+        assert "service=reg" in path
+        assert "scope=repository%3Asome%2Fapp%3Apull" in path
+        assert bool(authorization) == bool(credentials)
+
+
+async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, 401, b"", {"WWW-Authenticate": "Basic realm=x"})
+    with pytest.raises(PermissionDeniedError, match="authentication required or denied") as caught:
+        await layer.fetch(Credentials("user", "hunter2"))
+    assert "hunter2" not in caught.value.message
+    assert "hunter2" not in repr(Credentials("user", "hunter2"))
+
+
+async def test_registry_token_is_sent_as_it_is(layer, bad_registry, tools) -> None:
+    good = bad_registry.answer
+    bad_registry.answer = lambda h: (
+        good(h) if h.headers.get("Authorization") == "Bearer given" else tools.reply(h, 403)
+    )
+    assert await layer.fetch(Credentials(registry_token="given")) == layer.body
+
+
+async def test_credentials_for_another_server_stay_here(layer, bad_registry) -> None:
+    await layer.fetch(Credentials(registry_token="given", server="https://elsewhere.example/v1/"))
+    assert all("Authorization" not in r[2] for r in bad_registry.requests)
+
+
+async def test_manifest_must_have_the_digest_that_is_claimed(layer, bad_registry, tools) -> None:
+    async with layer._registry.repository(layer.reference, NOBODY) as repository:
+        assert (await repository.document("v1")).body == layer.image.manifest
+        with pytest.raises(DataLossError, match="not sha256:"):
+            await repository.document("sha256:" + "0" * 64)
+        bad_registry.answer = lambda h: tools.reply(
+            h, 200, b"{}", {"Docker-Content-Digest": tools.sha256(b"x")}
+        )
+        with pytest.raises(DataLossError):
+            await repository.document("v1")
+        bad_registry.answer = lambda h: tools.reply(h, 200, b" " * ((4 << 20) + 1))
+        with pytest.raises(SlipwayError, match="larger than"):
+            await repository.document("v1")
+
+
+async def test_mirror_is_asked_first_and_the_registry_when_it_fails(
+    layer, bad_registry, tools, tmp_path
+) -> None:
+    mirror = tools.bad_registry()
+    directory = tmp_path / "certs.d" / bad_registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\n[host."http://{mirror.host}".header]\n'
+        'x-api = "k"\n'
+    )
+    try:
+        assert await layer.fetch(Credentials("u", "p")) == layer.body
+        assert mirror.requests[0][1].endswith(f"?ns={bad_registry.host}")
+        assert mirror.requests[0][2]["x-api"] == "k"
+        assert "Authorization" not in mirror.requests[0][2]
+        assert len(bad_registry.requests) == 1
+    finally:
+        mirror.close()
+
+
+async def test_registry_that_is_away_is_unavailable(layer, bad_registry) -> None:
+    bad_registry.close()
+    error = await failure(layer)
+    assert error.message.startswith("RegistryUnavailable: ")
+    assert "refused" in error.message
