@@ -1,0 +1,80 @@
+"""Client of snapshotd."""
+
+from collections.abc import Sequence
+
+from common.api.snapshots.v1 import snapshots_pb2 as pb
+from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
+from common.rpc.channel import channel
+
+APPLY_TIMEOUT_S = 2 * 3600.0
+"""An unpacking ends by snapshotd's own bound; this only bounds a call that nobody looks after."""
+
+
+class SnapshotdClient:
+    """Layers and snapshots, over snapshotd's socket. Every method raises common.errors.
+
+    Args:
+        socket_path: snapshotd's socket.
+        timeout_s: deadline of every call but `apply_layer`.
+    """
+
+    def __init__(self, socket_path: str, timeout_s: float = 120) -> None:
+        self._channel = channel(socket_path)
+        self._stub = rpc.SnapshotsStub(self._channel)
+        self._timeout_s = timeout_s
+
+    async def apply_layer(
+        self,
+        *,
+        diff_id: str,
+        blob_path: str,
+        digest: str = "",
+        media_type: str = "",
+        size_bytes: int = 0,
+        timeout_s: float = APPLY_TIMEOUT_S,
+    ) -> pb.Layer:
+        """Unpack a blob as the layer with this diff ID; at once when it is there."""
+        request = pb.ApplyLayerRequest(
+            diff_id=diff_id, digest=digest, blob_path=blob_path, media_type=media_type, size_bytes=size_bytes
+        )
+        return await self._stub.ApplyLayer(request, timeout=timeout_s)
+
+    async def list_layers(self, diff_ids: Sequence[str] = ()) -> list[pb.Layer]:
+        """The layers held out of those named; all when none is named."""
+        request = pb.ListLayersRequest(diff_ids=diff_ids)
+        return list((await self._stub.ListLayers(request, timeout=self._timeout_s)).layers)
+
+    async def remove_layers(self, diff_ids: Sequence[str]) -> list[str]:
+        """Remove layers; returns those that stay until the last snapshot on them goes."""
+        request = pb.RemoveLayersRequest(diff_ids=diff_ids)
+        return list((await self._stub.RemoveLayers(request, timeout=self._timeout_s)).kept)
+
+    async def prepare(
+        self, key: str, diff_ids: Sequence[str], snapshotter: str = "", *, readonly: bool = False
+    ) -> pb.Snapshot:
+        """Make and mount a snapshot over layers, bottom first; the same again returns the first one."""
+        request = pb.PrepareRequest(key=key, diff_ids=diff_ids, snapshotter=snapshotter, readonly=readonly)
+        return await self._stub.Prepare(request, timeout=self._timeout_s)
+
+    async def get(self, key: str) -> pb.Snapshot:
+        """One snapshot; NotFoundError when absent."""
+        return await self._stub.Get(pb.GetRequest(key=key), timeout=self._timeout_s)
+
+    async def list(self) -> "list[pb.Snapshot]":
+        """All snapshots."""
+        return [*(await self._stub.List(pb.ListRequest(), timeout=self._timeout_s)).snapshots]
+
+    async def remove(self, key: str) -> None:
+        """Unmount and remove a snapshot; idempotent."""
+        await self._stub.Remove(pb.RemoveRequest(key=key), timeout=self._timeout_s)
+
+    async def usage(self, keys: Sequence[str]) -> pb.UsageResponse:
+        """What the writable directories hold; unknown keys are left out."""
+        return await self._stub.Usage(pb.UsageRequest(keys=keys), timeout=self._timeout_s)
+
+    async def fs_info(self) -> pb.FsInfoResponse:
+        """Layers and snapshots together."""
+        return await self._stub.FsInfo(pb.FsInfoRequest(), timeout=self._timeout_s)
+
+    async def close(self) -> None:
+        await self._channel.close()
