@@ -1,0 +1,36 @@
+"""One registry and one node for all; each test makes pods of its own and removes them."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from devtools.cri import connect
+from devtools.registry import push_busybox, registry
+from tests.support.node import running_node
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory):
+    if os.geteuid() != 0:
+        pytest.skip("a node needs root")
+    with registry(tmp_path_factory.mktemp("registry")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def busybox(shop) -> str:
+    return push_busybox(shop)
+
+
+@pytest.fixture(scope="session")
+def node(shop, tmp_path_factory: pytest.TempPathFactory):
+    with running_node(Path(tmp_path_factory.mktemp("node"))) as running:
+        yield running
+
+
+@pytest.fixture
+async def cri(node):
+    async with connect(node.socket, node.logs) as client:
+        yield client
+        await client.remove_all()

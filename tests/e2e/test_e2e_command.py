@@ -1,0 +1,66 @@
+"""The slipway command, as a person types it."""
+
+import json
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+def test_an_image_comes_is_listed_and_goes(node, shop, busybox) -> None:
+    pulled = node.slipway("pull", "-o", "json", busybox)
+    assert pulled.returncode == 0, pulled.stderr
+    assert json.loads(pulled.stdout)[0]["id"].startswith("sha256:")
+    assert busybox in node.slipway("images").stdout
+    assert node.slipway("rmi", busybox).returncode == 0
+    assert busybox not in node.slipway("images").stdout
+    gone = node.slipway("rmi", busybox)
+    assert (gone.returncode, busybox in gone.stderr) == (1, True)
+
+
+def test_run_prints_the_output_and_exits_with_the_code(node, busybox) -> None:
+    done = node.slipway(
+        "run", "--rm", "--network", "host", busybox, "sh", "-c", "echo out; echo err >&2; exit 4"
+    )
+    assert (done.returncode, done.stdout, "err" in done.stderr) == (4, "out\n", True)
+    assert node.slipway("ps", "-a", "-o", "json").stdout.strip() == "[]"
+
+
+def test_a_detached_container_lives_a_whole_life(node, busybox) -> None:
+    script = "echo ready; while :; do sleep 0.1; done"
+    started = node.slipway("run", "-d", "--name", "web", busybox, "sh", "-c", script)
+    assert started.returncode == 0, started.stderr
+    assert "web" in node.slipway("ps").stdout
+    done = node.slipway("exec", "web", "sh", "-c", "echo in; exit 6")
+    assert (done.returncode, done.stdout) == (6, "in\n")
+    fed = node.slipway("exec", "-i", "web", "cat", stdin="fed\n")
+    assert (fed.returncode, fed.stdout) == (0, "fed\n")
+    assert node.slipway("logs", "web").stdout == "ready\n"
+    assert json.loads(node.slipway("inspect", "web").stdout)[0]["status"]["state"] == "CONTAINER_RUNNING"
+    assert "web" in node.slipway("stats", "--no-stream").stdout
+    refused = node.slipway("rm", "web")
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
+    assert node.slipway("stop", "-t", "1", "web").returncode == 0
+    assert "Exited (137)" in node.slipway("ps", "-a").stdout
+    assert node.slipway("rm", "web").returncode == 0
+    assert node.slipway("pods", "-o", "json").stdout.strip() == "[]"
+    kinds = [
+        json.loads(line)["event"]["type"]
+        for line in node.slipway(
+            "events", "--until-now", "-o", "json", "--filter", "kind=container"
+        ).stdout.splitlines()
+    ]
+    assert "container.removed.v1" in kinds
+
+
+def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
+    assert node.slipway("run", "--rm", busybox, "/no/such/command").returncode == 127
+    assert node.slipway("run", "--rm", busybox, "/etc/passwd").returncode == 126
+    unknown = node.slipway("run", "--rm", f"{shop.address}/no/such:image")
+    assert (unknown.returncode, "no/such:image" in unknown.stderr) == (125, True)
+
+
+def test_status_says_that_the_node_is_ready(node) -> None:
+    done = node.slipway("status")
+    assert done.returncode == 0, done.stdout
+    assert "RuntimeReady" in done.stdout

@@ -1,0 +1,84 @@
+"""Every transition is on JetStream, once and in order; one trace holds a container's life."""
+
+import time
+from pathlib import Path
+
+import anyio
+import pytest
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+
+from common.events.bus import follow
+from devtools.cri import connect
+from devtools.otlp import receiver
+from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.node import running_node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
+    since_ns = time.time_ns()
+    sandbox_id, container_id = await pod(cri, "told", busybox, ["sleep", "1000"])
+    await cri.exec(container_id, ["true"])
+    await cri.stop(container_id)
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    told: dict[str, list[str]] = {}
+    sequence: dict[str, list[int]] = {}
+    with anyio.fail_after(20):
+        async for envelope in follow(node.state["nats_url"], since_ns=since_ns):
+            fields = envelope.fields()
+            sequence.setdefault(envelope.source, []).append(envelope.seq)
+            told.setdefault(fields["id"], []).append(fields["type"].split(".")[1])
+            if fields["type"].startswith("sandbox.removed"):
+                break
+    assert told[container_id] == ["created", "started", "stop_requested", "exited", "removed"]
+    assert told[sandbox_id] == ["created", "ready", "stopped", "removed"]
+    assert ["started", "exited"] in told.values()
+    assert all(numbers == sorted(set(numbers)) for numbers in sequence.values())
+
+
+async def test_one_trace_holds_a_life_across_the_services(shop, busybox, tmp_path: Path) -> None:
+    tracer = TracerProvider().get_tracer("kubelet")
+    async with receiver() as spans:
+        with running_node(tmp_path, otlp=spans.endpoint) as traced:
+            async with connect(traced.socket, traced.logs) as cri:
+                with tracer.start_as_current_span("pod") as root:
+                    trace_id = f"{root.get_span_context().trace_id:032x}"
+                    sandbox_id, container_id = await pod(
+                        cri, "traced", busybox, ["sh", "-c", "sleep 0.2"], host_network=False
+                    )
+                await exited(cri, container_id)
+                with trace.use_span(trace.INVALID_SPAN):
+                    await cri.remove(container_id)
+                    await cri.remove_sandbox(sandbox_id)
+                wanted = {
+                    ("crid", "PullImage"),
+                    ("imaged", "Pull"),
+                    ("snapshotd", "ApplyLayer"),
+                    ("crid", "RunPodSandbox"),
+                    ("runtimed", "RunPodSandbox"),
+                    ("runtimed", "cni"),
+                    ("crid", "CreateContainer"),
+                    ("runtimed", "CreateContainer"),
+                    ("snapshotd", "Prepare"),
+                    ("crid", "StartContainer"),
+                    ("runtimed", "StartContainer"),
+                    ("shimd", "Spawn"),
+                    ("runtimed", "runtime"),
+                    ("runtimed", "exit"),
+                    ("runtimed", "remove"),
+                }
+
+                def missing(found) -> set[tuple[str, str]]:
+                    mine = [(s.service, s.name.lower()) for s in found if s.trace_id == trace_id]
+                    return {w for w in wanted if not any(s == w[0] and w[1].lower() in n for s, n in mine)}
+
+                try:
+                    await spans.wait_for(lambda found: not missing(found), within_s=15)
+                except TimeoutError:
+                    pytest.fail(f"spans missing: {sorted(missing(spans.spans))}")
+                mine = spans.trace(trace_id)
+                known = {s.span_id for s in mine} | {f"{root.get_span_context().span_id:016x}"}
+                assert all(s.parent_id in known for s in mine if "exit" not in s.name)

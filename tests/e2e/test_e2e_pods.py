@@ -1,0 +1,165 @@
+"""Pods over CRI: run, log, exec, stats, stop, remove; and nothing stays behind."""
+
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
+
+
+async def pod(
+    cri, name: str, image: str, command: list[str], *, host_network: bool = True, handler: str = "", **fields
+):
+    await cri.pull(image)
+    sandbox = cri.sandbox_config(name, host_network=host_network)
+    sandbox_id = await cri.run_sandbox(sandbox, handler)
+    container_id = await cri.create(sandbox_id, cri.container_config("c", image, command, **fields), sandbox)
+    await cri.start(container_id)
+    return sandbox_id, container_id
+
+
+async def exited(cri, container_id: str):
+    import anyio
+
+    with anyio.fail_after(15):
+        while (status := await cri.status(container_id)).state != cri_pb.CONTAINER_EXITED:
+            await anyio.sleep(0.02)
+    return status
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+@pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
+async def test_a_pod_runs_logs_and_goes(cri, node, busybox, handler: str, host_network: bool) -> None:
+    name = f"life-{handler}-{host_network}".lower()
+    sandbox_id, container_id = await pod(
+        cri,
+        name,
+        busybox,
+        ["sh", "-c", "echo out; echo err >&2; exit 3"],
+        handler=handler,
+        host_network=host_network,
+    )
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (3, "Error")
+    assert 0 < status.created_at <= status.started_at <= status.finished_at
+    lines = (node.logs / name / "c.log").read_text().splitlines()
+    assert sorted(line.split(" ", 1)[1] for line in lines) == ["stderr F err", "stdout F out"]
+    shown = await cri.call(
+        cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+    )
+    assert bool(shown.status.network.ip) is not host_network
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    left = {
+        kind: names
+        for kind, names in node.leftovers().items()
+        if any(container_id in n or sandbox_id in n for n in names)
+    }
+    assert not left
+
+
+async def test_exec_has_its_own_output_and_exit_code(cri, busybox) -> None:
+    _, container_id = await pod(cri, "exec", busybox, ["sleep", "1000"])
+    answer = await cri.exec(container_id, ["sh", "-c", "echo hello; echo oops >&2; exit 5"])
+    assert (answer.stdout, answer.stderr, answer.exit_code) == (b"hello\n", b"oops\n", 5)
+
+
+async def test_exec_past_its_timeout_is_deadline_exceeded_and_leaves_no_process(cri, busybox) -> None:
+    _, container_id = await pod(cri, "exec-late", busybox, ["sleep", "1000"])
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.exec(container_id, ["sh", "-c", "sleep 777 & sleep 777"], timeout_s=1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    listed = await cri.exec(container_id, ["ps"])
+    assert b"777" not in listed.stdout
+
+
+async def test_stop_sends_the_signal_and_then_kills(cri, busybox) -> None:
+    _, polite = await pod(
+        cri, "polite", busybox, ["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
+    )
+    await cri.exec(polite, ["true"])
+    await cri.stop(polite, 10)
+    assert (await cri.status(polite)).exit_code == 7
+    _, deaf = await pod(cri, "deaf", busybox, ["sh", "-c", "trap '' TERM; while :; do sleep 0.05; done"])
+    await cri.stop(deaf, 1)
+    assert (await cri.status(deaf)).exit_code == 137
+    await cri.stop(deaf, 1)
+
+
+async def test_stop_and_remove_of_unknown_ids_succeed(cri) -> None:
+    await cri.stop("feedfacefeedface")
+    await cri.remove("feedfacefeedface")
+    await cri.remove_sandbox("feedfacefeedface")
+
+
+async def test_the_same_request_again_gives_the_same_ids(cri, busybox) -> None:
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("twice", host_network=True)
+    first = await cri.run_sandbox(sandbox)
+    assert await cri.run_sandbox(sandbox) == first
+    config = cri.container_config("c", busybox, ["true"])
+    made = await cri.create(first, config, sandbox)
+    assert await cri.create(first, config, sandbox) == made
+
+
+async def test_stats_are_listed_for_running_containers(cri, busybox) -> None:
+    _, container_id = await pod(cri, "stats", busybox, ["sh", "-c", "while :; do :; done"])
+    await cri.exec(container_id, ["true"])
+    answer = await cri.call(cri.runtime.ListContainerStats, cri_pb.ListContainerStatsRequest())
+    mine = next(s for s in answer.stats if s.attributes.id == container_id)
+    assert mine.cpu.usage_core_nano_seconds.value > 0
+    assert mine.memory.working_set_bytes.value > 0
+    assert mine.writable_layer.fs_id.mountpoint
+
+
+async def test_a_full_reopen_loses_no_line(cri, node, busybox) -> None:
+    count = 3000
+    _, container_id = await pod(
+        cri,
+        "rotate",
+        busybox,
+        ["sh", "-c", f"i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); done; sleep 1000"],
+    )
+    path = node.logs / "rotate" / "c.log"
+    old = []
+    for turn in range(3):
+        moved = path.with_suffix(f".{turn}")
+        path.rename(moved)
+        request = cri_pb.ReopenContainerLogRequest(container_id=container_id)
+        await cri.call(cri.runtime.ReopenContainerLog, request)
+        assert path.exists()
+        old.append(moved)
+
+    def words() -> list[str]:
+        return [line.split(" ", 3)[3] for p in [*old, path] for line in p.read_text().splitlines()]
+
+    eventually(lambda: len(words()) >= count, what="all lines")
+    assert words() == [f"line {i}" for i in range(count)]
+
+
+async def test_limits_are_applied_and_updated(cri, busybox) -> None:
+    resources = cri_pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=512)
+    config = cri_pb.LinuxContainerConfig(resources=resources)
+    _, container_id = await pod(cri, "limits", busybox, ["sleep", "1000"], linux=config)
+    wanted = cri_pb.LinuxContainerResources(memory_limit_in_bytes=128 << 20)
+    request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
+    await cri.call(cri.runtime.UpdateContainerResources, request)
+    status = await cri.status(container_id)
+    assert status.resources.linux.memory_limit_in_bytes == 128 << 20
+
+
+async def test_too_much_memory_is_oom_killed(cri, busybox) -> None:
+    resources = cri_pb.LinuxContainerResources(
+        memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20
+    )
+    _, container_id = await pod(
+        cri,
+        "oom",
+        busybox,
+        ["sh", "-c", "exec dd if=/dev/zero of=/dev/null bs=64M count=1"],
+        linux=cri_pb.LinuxContainerConfig(resources=resources),
+    )
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (137, "OOMKilled")

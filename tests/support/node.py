@@ -1,0 +1,114 @@
+"""A whole node in directories of its own, and what it would leave behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from common.sys.mounts import mount_points, unmount_below
+from devtools import bridge
+
+UP_S = 90
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass
+class TestNode:
+    """A running node; `kill` is SIGKILL for one of its processes, which its supervisor starts again."""
+
+    __test__ = False
+    run_dir: Path
+    data_dir: Path
+    bridge: str
+
+    @property
+    def socket(self) -> str:
+        return f"{self.run_dir}/crid.sock"
+
+    @property
+    def logs(self) -> Path:
+        return self.data_dir / "pod-logs"
+
+    @property
+    def state(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads((self.run_dir / "node.json").read_text())
+        return found
+
+    def kill(self, name: str) -> int:
+        """SIGKILL one process of the node; returns the pid that died."""
+        pid = int(self.state["pids"][name])
+        handle = os.pidfd_open(pid)
+        try:
+            signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+        return pid
+
+    def pid(self, name: str) -> int:
+        return int(self.state["pids"][name])
+
+    def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
+        """Run the slipway command against this node."""
+        command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(self.run_dir), *arguments]
+        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+    def leftovers(self) -> dict[str, list[str]]:
+        """What pods have left: mounts, pinned namespaces, cgroups, shims, bundles, snapshots, leases."""
+        run = str(self.run_dir)
+        return {
+            "mounts": [
+                p for p, _ in mount_points() if p.startswith(run) and p.count("/") > run.count("/") + 2
+            ],
+            "shims": _names(self.run_dir / "shimd" / "shims"),
+            "bundles": _names(self.run_dir / "runtimed" / "bundles"),
+            "sandboxes": _names(self.run_dir / "runtimed" / "sandboxes"),
+            "records": _names(self.data_dir / "runtimed" / "containers")
+            + _names(self.data_dir / "runtimed" / "sandboxes"),
+            "snapshots": _names(self.data_dir / "snapshotd" / "snapshots"),
+            "cni": _names(self.data_dir / "cni-cache"),
+        }
+
+
+def _names(directory: Path) -> list[str]:
+    return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
+
+
+def _command(verb: str, node: TestNode, otlp: str) -> None:
+    command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(node.run_dir)]
+    command += ["--data-dir", str(node.data_dir), "--cni-dir", str(node.data_dir / "cni")]
+    command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", otlp]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False)
+    assert done.returncode == 0, f"slipway-node {verb}: {done.stderr}{_tails(node.run_dir)}"
+
+
+def _tails(run_dir: Path) -> str:
+    return "".join(
+        f"\n--- {p.name}\n{p.read_text()[-1500:]}" for p in sorted((run_dir / "log").glob("*.log"))
+    )
+
+
+@contextmanager
+def running_node(data: Path, *, otlp: str = "") -> Iterator[TestNode]:
+    """Bring a node up, and take it down with all that it mounted."""
+    name = uuid.uuid4().hex[:6]
+    number = int(name[:2], 16)
+    node = TestNode(Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}")
+    bridge.write_conflist(
+        node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
+    )
+    node.logs.mkdir(parents=True)
+    try:
+        _command("up", node, otlp)
+        yield node
+    finally:
+        _command("down", node, otlp)
+        unmount_below(node.run_dir)
+        subprocess.run(["rm", "-rf", str(node.run_dir)], check=True, timeout=UP_S)
+        bridge.remove(node.bridge)
