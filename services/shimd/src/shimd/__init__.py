@@ -1,0 +1,1 @@
+"""shimd: starts shims, one supervisor process per container, and finds them again."""

@@ -1,0 +1,5 @@
+"""`python -m shimd` is the `shimd` command."""
+
+from shimd.main import main
+
+main()

@@ -1,0 +1,1 @@
+"""How shimd reaches the zygote."""

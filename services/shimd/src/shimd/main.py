@@ -1,0 +1,41 @@
+"""The shimd command: settings, zygote, service, gRPC."""
+
+import sys
+
+from common.api.shims.v1 import shims_pb2_grpc as rpc
+from common.life import Life, run
+from common.settings import load, own_dirs, socket_path
+
+from shimd.adapters.zygote_process import ZygoteProcess, cgroup_directories
+from shimd.service import ShimService
+from shimd.servicer import Servicer
+from shimd.settings import Settings
+
+
+def main() -> None:
+    """Run shimd until SIGTERM; the shims stay."""
+    settings = load(Settings, "shimd", sys.argv[1:])
+
+    async def serve(life: Life) -> None:
+        run_dir, _ = own_dirs(settings, "shimd")
+        zygote = ZygoteProcess(
+            shared=[settings.run_dir, settings.data_dir],
+            cgroups=cgroup_directories(settings.shim_cgroup),
+            timeout_s=settings.spawn_timeout_s,
+        )
+        service = ShimService(run_dir, zygote)
+        service.prepare()
+        life.start(zygote.run, name="zygote")
+        try:
+            await life.serve(
+                lambda server: rpc.add_ShimsServicer_to_server(Servicer(service), server),
+                socket_path(settings, "shimd"),
+            )
+        finally:
+            await zygote.close()
+
+    run("shimd", settings, serve)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,17 @@
+"""What the service needs of the outside."""
+
+from typing import Any, Protocol
+
+
+class Forker(Protocol):
+    """Forks shims and pause processes into the shims' mount namespace."""
+
+    async def request(self, op: str, **fields: Any) -> dict[str, Any]:
+        """Do one operation of the zygote's: spawn, pause or bury.
+
+        Raises:
+            UnavailableError: no zygote could be started, or it died.
+            DeadlineExceededError: it did not answer in time.
+            UnknownError: it could not do it; the message says why.
+        """
+        ...

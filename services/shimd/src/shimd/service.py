@@ -1,0 +1,208 @@
+"""Use cases of shimd: fork a shim or a pause, find them again, end them.
+
+The directories under run_dir/shimd are the only state: each holds a pid file with the start time of its process,
+so that what is found again is the process that was started.
+"""
+
+import os
+import re
+import shutil
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import msgpack
+from common.clients.shim import ShimClient
+from common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SlipwayError,
+    UnavailableError,
+)
+from common.observe.log import get_logger
+
+from shimd.ports import Forker
+
+_log = get_logger("shimd")
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+_END_S = 10.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """A shim or a pause: its object's id, its pid, and whether it lives."""
+
+    id: str
+    pid: int
+    alive: bool
+
+
+class ShimService:
+    """Keeps the shims and pauses of this node."""
+
+    def __init__(self, run_dir: Path, forker: Forker) -> None:
+        self._shims = run_dir / "shims"
+        self._pauses = run_dir / "pauses"
+        self._forker = forker
+        self._locks: dict[str, tuple[anyio.Lock, int]] = {}
+
+    def prepare(self) -> None:
+        """Make the directories."""
+        for directory in (self._shims, self._pauses):
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+
+    def socket_path(self, container_id: str) -> str:
+        return str(self._shims / container_id / "shim.sock")
+
+    async def spawn(self, spec: dict[str, Any]) -> Found:
+        """Fork a shim that listens on its socket; the one that is there already, if it lives."""
+        directory = self._directory(self._shims, "container_id", spec["container_id"])
+        for field in ("bundle_path", "record_dir"):
+            if not spec[field].startswith("/"):
+                raise InvalidArgumentError(f"{field} {spec[field]!r}: is not an absolute path")
+        if not spec["runtime"]["binary"]:
+            raise InvalidArgumentError("runtime.binary: is empty")
+        async with self._locked(f"shim {directory.name}"):
+            found = await anyio.to_thread.run_sync(_look, directory)
+            if found is not None and found.alive:
+                return found
+            if directory.exists():
+                await self._bury(directory)
+            answer = await self._forker.request("spawn", directory=str(directory), spec=spec)
+        return Found(id=directory.name, pid=answer["pid"], alive=True)
+
+    async def list_shims(self) -> list[Found]:
+        return await anyio.to_thread.run_sync(_scan, self._shims)
+
+    async def list_pauses(self) -> list[Found]:
+        return await anyio.to_thread.run_sync(_scan, self._pauses)
+
+    async def remove(self, container_id: str) -> None:
+        """End a shim and remove its directory; of a shim that died, delete the container as well."""
+        directory = self._directory(self._shims, "container_id", container_id)
+        async with self._locked(f"shim {container_id}"):
+            found = await anyio.to_thread.run_sync(_look, directory)
+            if found is not None and found.alive:
+                await self._end(container_id, found.pid)
+                await anyio.to_thread.run_sync(shutil.rmtree, directory)
+            elif directory.exists():
+                await self._bury(directory)
+
+    async def _end(self, container_id: str, pid: int) -> None:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            return
+        try:
+            client = await ShimClient.connect(self.socket_path(container_id))
+            try:
+                await client.shutdown()
+            finally:
+                await client.close()
+            await _gone(pidfd, f"shim {container_id}")
+        except FailedPreconditionError:
+            raise
+        except UnavailableError:
+            await _gone(pidfd, f"shim {container_id}")  # it left while we asked
+        finally:
+            os.close(pidfd)
+
+    async def _bury(self, directory: Path) -> None:
+        """Clean up after a shim that died: what its container still runs has lost its output."""
+        _log.warning("shim.buried", container_id=directory.name)
+        try:
+            spec = msgpack.unpackb(await anyio.Path(directory / "spawn.msgpack").read_bytes())
+            await self._forker.request("bury", spec=spec)
+        except (OSError, ValueError, SlipwayError) as exc:
+            _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
+        await anyio.to_thread.run_sync(shutil.rmtree, directory, True)  # noqa: FBT003 - ignore_errors
+
+    async def spawn_pause(self, sandbox_id: str) -> Found:
+        """Fork pid 1 of a new PID namespace; the one that is there already, if it lives."""
+        directory = self._directory(self._pauses, "sandbox_id", sandbox_id)
+        async with self._locked(f"pause {sandbox_id}"):
+            found = await anyio.to_thread.run_sync(_look, directory)
+            if found is not None and found.alive:
+                return found
+            answer = await self._forker.request("pause", directory=str(directory))
+        return Found(id=sandbox_id, pid=answer["pid"], alive=True)
+
+    async def remove_pause(self, sandbox_id: str) -> None:
+        """Kill a pause, and with it every process of its namespace."""
+        directory = self._directory(self._pauses, "sandbox_id", sandbox_id)
+        async with self._locked(f"pause {sandbox_id}"):
+            found = await anyio.to_thread.run_sync(_look, directory)
+            if found is not None and found.alive:
+                await _kill(found.pid, f"pause {sandbox_id}")
+            await anyio.to_thread.run_sync(shutil.rmtree, directory, True)  # noqa: FBT003 - ignore_errors
+
+    def _directory(self, parent: Path, field: str, name: str) -> Path:
+        if not _ID.fullmatch(name):
+            raise InvalidArgumentError(f"{field} {name!r}: is no id of letters, digits, '_', '.' and '-'")
+        return parent / name
+
+    @asynccontextmanager
+    async def _locked(self, key: str) -> AsyncIterator[None]:
+        lock, users = self._locks.get(key, (anyio.Lock(), 0))
+        self._locks[key] = lock, users + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._locks[key]
+            if users == 1:
+                del self._locks[key]
+            else:
+                self._locks[key] = lock, users - 1
+
+
+def _scan(parent: Path) -> list[Found]:
+    found = []
+    for directory in sorted(parent.iterdir()):
+        one = _look(directory)
+        found.append(one if one is not None else Found(id=directory.name, pid=0, alive=False))
+    return found
+
+
+def _look(directory: Path) -> Found | None:
+    """What a directory says, and whether its process is still that one and no zombie."""
+    try:
+        pid, start = (directory / "pid").read_text().split()
+    except (OSError, ValueError):
+        return None
+    return Found(id=directory.name, pid=int(pid), alive=_is_alive(int(pid), start))
+
+
+def _is_alive(pid: int, start: str) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    return fields[19] == start and fields[0] not in ("Z", "X")
+
+
+async def _kill(pid: int, what: str) -> None:
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        await _gone(pidfd, what)
+    except ProcessLookupError:
+        return
+    finally:
+        os.close(pidfd)
+
+
+async def _gone(pidfd: int, what: str) -> None:
+    try:
+        with anyio.fail_after(_END_S):
+            await anyio.wait_readable(pidfd)
+    except TimeoutError as exc:
+        raise DeadlineExceededError(f"{what}: did not end in {_END_S:g} s") from exc

@@ -1,0 +1,164 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""All processes of one exec, so that none of them outlives its timeout.
+
+They live in a sub-cgroup of the container's cgroup. On cgroup v1, and for what forked before the move, a process
+also belongs to the group by descent and by session: the runtime makes an exec's process a session leader.
+"""
+
+import os
+import signal
+
+_ROOT = "/sys/fs/cgroup"
+_V1_CONTROLLERS = ("pids", "freezer", "devices")
+_ROUNDS = 8
+
+
+class ExecGroup:
+    """Made when the exec's first process runs."""
+
+    def __init__(self, init_pid: int, exec_id: str, pid: int) -> None:
+        self._pid = pid
+        self._parent = container_cgroup(init_pid)
+        self._directory = ""
+        self._leads_session = _stat(pid)[3:4] == [str(pid)]
+        if self._parent:
+            try:
+                directory = f"{self._parent}/exec-{exec_id}"
+                os.mkdir(directory, 0o755)
+                self._directory = directory
+            except OSError:
+                return
+            self._move({pid} | descendants({pid}))
+
+    def _move(self, pids: set[int]) -> None:
+        for pid in pids:
+            _write(f"{self._directory}/cgroup.procs", str(pid))
+
+    def kill(self) -> int:
+        """SIGKILL every process of the group that is found alive; returns how many there were."""
+        found = 0
+        for _ in range(_ROUNDS):
+            pids = self._members()
+            if not pids:
+                return found
+            found += len(pids)
+            if self._directory and os.path.exists(f"{self._directory}/cgroup.kill"):
+                _write(f"{self._directory}/cgroup.kill", "1")
+            for pid in pids:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    continue
+        return found
+
+    def _members(self) -> set[int]:
+        roots = set(_procs(self._directory)) if self._directory else set()
+        if self._leads_session:
+            roots |= _session(self._pid)
+        else:
+            roots.add(self._pid)
+        return {pid for pid in roots | descendants(roots) if _stat(pid)[:1] not in ([], ["Z"], ["X"])}
+
+    def release(self) -> None:
+        """The exec has ended: what it left running goes back to the container."""
+        if not self._directory:
+            return
+        for pid in _procs(self._directory):
+            _write(f"{self._parent}/cgroup.procs", str(pid))
+        try:
+            os.rmdir(self._directory)
+        except OSError:
+            pass  # the container's end removes it
+        self._directory = ""
+
+
+def container_cgroup(init_pid: int) -> str:
+    """The directory of one cgroup that holds a container and nothing else; empty if there is none."""
+    unified = os.path.exists(f"{_ROOT}/cgroup.controllers")
+    try:
+        with open(f"/proc/{init_pid}/cgroup") as of_init, open("/proc/self/cgroup") as of_self:
+            paths, own = _paths(of_init.read()), _paths(of_self.read())
+    except OSError:
+        return ""
+    for controller in ("",) if unified else _V1_CONTROLLERS:
+        path = paths.get(controller, "/")
+        directory = f"{_ROOT}/{controller}{path}" if controller else f"{_ROOT}{path}"
+        if path not in ("/", own.get(controller)) and os.path.isdir(directory):
+            return directory
+    return ""
+
+
+def _paths(text: str) -> dict[str, str]:
+    found = {}
+    for line in text.splitlines():
+        _, controllers, path = line.split(":", 2)
+        for controller in controllers.split(","):
+            found[controller] = path
+    return found
+
+
+def descendants(roots: set[int]) -> set[int]:
+    """Children of children, from one pass over /proc."""
+    children: dict[int, list[int]] = {}
+    for pid in _all_pids():
+        stat = _stat(pid)
+        if stat:
+            children.setdefault(int(stat[1]), []).append(pid)
+    found: set[int] = set()
+    todo = list(roots)
+    while todo:
+        for child in children.get(todo.pop(), ()):
+            if child not in found:
+                found.add(child)
+                todo.append(child)
+    return found
+
+
+def _session(leader: int) -> set[int]:
+    sid = str(leader)
+    return {pid for pid in _all_pids() if _stat(pid)[3:4] == [sid]}
+
+
+def _all_pids() -> list[int]:
+    return [int(name) for name in os.listdir("/proc") if name.isdigit()]
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, process group and session of a process; empty if it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rpartition(")")[2].split()[:4]
+    except OSError:
+        return []
+
+
+def _procs(directory: str) -> list[int]:
+    try:
+        with open(f"{directory}/cgroup.procs") as procs:
+            return [int(line) for line in procs]
+    except OSError:
+        return []
+
+
+def _write(path: str, text: str) -> None:
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, text.encode())
+        finally:
+            os.close(fd)
+    except OSError:
+        pass  # the process is gone, or this kernel has no such file
+
+
+def kill_all(directory: str, number: int, done: set[int]) -> None:
+    """Send a signal to every process of a cgroup and of those below it, once each."""
+    for folder, _, _ in os.walk(directory) if directory else ():
+        for pid in _procs(folder):
+            if pid in done:
+                continue
+            done.add(pid)
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                continue

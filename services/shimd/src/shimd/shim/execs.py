@@ -1,0 +1,251 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""Extra processes in a container: captured with a timeout, or streamed to one client."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from common.errors import DeadlineExceededError, SlipwayError, UnknownError
+from shimd.shim import runtime as oci
+from shimd.shim.execgroup import ExecGroup
+from shimd.shim.loop import Loop, Reaper, Timer, exit_code
+from shimd.shim.stdio import Stdio
+from shimd.shim.wire import Connection, Message
+
+MAX_EXECS = 64
+DRAIN_S = 2.0
+CAPTURE_BYTES = 16 << 20
+_REPLY_BYTES = 19 << 20
+_START_S = 60.0
+_KILL_AGAIN_S = 0.02
+_KILL_ROUNDS = 250
+_HIGH_BYTES = 256 << 10
+_LOW_BYTES = 64 << 10
+
+
+class Exec:
+    """One extra process, from the runtime's call to the end of its output.
+
+    `on_start` and `on_end` are for the one who asked; exactly one of `on_fail` and `on_end` comes, once.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        reaper: Reaper,
+        runtime: oci.Runtime,
+        directory: str,
+        container_id: str,
+        init_pid: int,
+        exec_id: str,
+        number: int,
+    ) -> None:
+        self._loop = loop
+        self._reaper = reaper
+        self._runtime = runtime
+        self._container_id = container_id
+        self._init_pid = init_pid
+        self.exec_id = exec_id
+        self._base = f"{directory}/e{number}"
+        self._number = number
+        self._call: oci.Call | None = None
+        self._log = ""
+        self._group: ExecGroup | None = None
+        self._timer: Timer | None = None
+        self.timed_out = False
+        self.ended = False
+        self.pid = 0
+        self.code = 0
+        self.stdio: Stdio | None = None
+        self.on_output: Callable[[int, bytes], None] = lambda _stream, _data: None
+        self.on_start: Callable[[], None] = lambda: None
+        self.on_end: Callable[[], None] = lambda: None
+        self.on_fail: Callable[[SlipwayError], None] = lambda _error: None
+        self.traceparent = ""
+
+    def start(self, process: bytes, *, tty: bool, stdin: bool, timeout_s: float) -> None:
+        """Start the process that an OCI process.json describes.
+
+        Raises:
+            SlipwayError: the runtime cannot be executed.
+        """
+        with open(f"{self._base}.json", "wb") as file:
+            file.write(process)
+        self._log = self._runtime.log_path()
+        self.stdio = Stdio(
+            self._loop, f"{self._base}.sock", self._output, self._drained, tty=tty, stdin=stdin
+        )
+        args = ["exec", "--detach", "--process", f"{self._base}.json", "--pid-file", f"{self._base}.pid"]
+        if tty:
+            args += ["--console-socket", self.stdio.console_path]
+        self._reaper.expecting += 1
+        try:
+            self._call = self._runtime.call(
+                [*args, self._container_id],
+                self._called,
+                deadline_s=timeout_s or _START_S,
+                stdio=self.stdio.child,
+                traceparent=self.traceparent,
+                log_path=self._log,
+            )
+        except BaseException:
+            self._reaper.expecting -= 1
+            self.stdio.abandon()
+            self._tidy()
+            raise
+        if timeout_s:
+            self._timer = self._loop.after(timeout_s, self._expire)
+
+    def _called(self, outcome: oci.Outcome) -> None:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        try:
+            self.pid = _read_pid(f"{self._base}.pid") if outcome.code == 0 else 0
+            self._tidy()
+            if self.pid == 0:
+                self._failed(outcome)
+                return
+            oci.forget_log(self._log)
+            self.stdio.begin()
+            self._group = ExecGroup(self._init_pid, f"{os.getpid()}-{self._number}", self.pid)
+            self.on_start()
+            self._reaper.watch(self.pid, self._exited)
+            if self.timed_out:
+                self.kill()
+        except OSError as exc:
+            self.on_fail(UnknownError(f"exec {self.exec_id}: {exc}"))
+        finally:
+            self._reaper.expecting -= 1
+
+    def _failed(self, outcome: oci.Outcome) -> None:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        if self._timer is not None:
+            self._timer.cancel()
+        message = oci.failure("exec", outcome, self._log, self.stdio.abandon())
+        late = outcome.expired or self.timed_out
+        self.on_fail(DeadlineExceededError(message) if late else UnknownError(message))
+
+    def _output(self, stream: int, data: bytes) -> None:
+        self.on_output(stream, data)
+
+    def _expire(self) -> None:
+        self.timed_out = True
+        if self.pid:
+            self.kill()
+        elif self._call is not None:
+            self._call.kill()
+
+    def kill(self, rounds: int = _KILL_ROUNDS) -> None:
+        """Kill the process and all of its descendants, and look again until none is left."""
+        if self._group is None:
+            return
+        if self._group.kill() and rounds:
+            self._loop.after(_KILL_AGAIN_S, lambda: self.kill(rounds - 1))
+        elif self.ended:
+            self._release()
+
+    def _exited(self, status: int, _at_ns: int) -> None:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        self.code = exit_code(status)[0]
+        self.ended = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self.stdio.resume()
+        self.stdio.drain(DRAIN_S)
+
+    def _drained(self) -> None:
+        if not self.timed_out:
+            self._release()
+        elif self._group is not None and self._group.kill() == 0:
+            self._release()
+        self.on_end()
+
+    def _release(self) -> None:
+        if self._group is not None:
+            self._group.release()
+            self._group = None
+
+    def _tidy(self) -> None:
+        for suffix in ("json", "pid"):
+            try:
+                os.unlink(f"{self._base}.{suffix}")
+            except FileNotFoundError:
+                continue
+
+
+def _read_pid(path: str) -> int:
+    try:
+        with open(path) as file:
+            return int(file.read().strip() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+class Capture:
+    """Collects both outputs of an exec, up to a bound; the rest is read and dropped."""
+
+    def __init__(self, made: Exec, reply: Callable[[dict[str, Any]], None]) -> None:
+        self._exec = made
+        self._reply = reply
+        self._buffers = {1: bytearray(), 2: bytearray()}
+        made.on_output = self._add
+        made.on_end = self._end
+
+    def _add(self, stream: int, data: bytes) -> None:
+        buffer = self._buffers[stream]
+        buffer += data[: CAPTURE_BYTES - len(buffer)]
+
+    def _end(self) -> None:
+        stdout = bytes(self._buffers[1])
+        stderr = bytes(self._buffers[2][: _REPLY_BYTES - len(stdout)])
+        code, timed_out = self._exec.code, self._exec.timed_out
+        self._reply({"exit_code": code, "stdout": stdout, "stderr": stderr, "timed_out": timed_out})
+
+
+class Stream:
+    """Joins an exec and the connection of its client; a slow client holds the process back."""
+
+    def __init__(self, made: Exec, connection: Connection) -> None:
+        self._exec = made
+        self._connection = connection
+        made.on_output = self._output
+        made.on_end = self._end
+        connection.on_frame = self._frame
+        connection.on_room = self._room
+        connection.on_close = self._gone
+
+    def _output(self, stream: int, data: bytes) -> None:
+        self._connection.send({"s": stream, "d": data})
+        if self._connection.pending > _HIGH_BYTES and self._exec.stdio is not None and not self._exec.ended:
+            self._exec.stdio.pause()
+
+    def _room(self) -> None:
+        if self._connection.pending < _LOW_BYTES and self._exec.stdio is not None:
+            self._exec.stdio.resume()
+
+    def _frame(self, connection: Connection, message: Message) -> None:
+        if self._exec.stdio is not None:
+            feed(self._exec.stdio, connection, message)
+
+    def _gone(self) -> None:
+        # The client went: an exec of nobody is ended as a hang-up of its terminal would.
+        if not self._exec.ended:
+            self._exec.kill()
+        if self._exec.stdio is not None:
+            self._exec.stdio.resume()
+
+    def _end(self) -> None:
+        self._connection.send({"exit": self._exec.code})
+        self._connection.end()
+
+
+def feed(stdio: Stdio, connection: Connection, message: Message) -> None:
+    """Do what one frame of a client's stream says: input, its end, or the terminal's size."""
+    if message.get("s") == 0:
+        if not stdio.write_stdin(bytes(message.get("d", b""))):
+            connection.pause()
+            stdio.on_stdin_room = connection.resume
+    elif message.get("close") == 0:
+        stdio.close_stdin()
+    elif "resize" in message:
+        width, height = message["resize"]
+        stdio.resize(int(width), int(height))

@@ -1,0 +1,146 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""The shim's only loop: epoll, timers, and the reaping of every child."""
+
+import heapq
+import os
+import select
+import signal
+import sys
+import time
+from collections.abc import Callable
+
+IN = select.EPOLLIN
+OUT = select.EPOLLOUT
+PRI = select.EPOLLPRI
+Handler = Callable[[int], None]
+ExitHandler = Callable[[int, int], None]
+"""Called with the wait status and the time in ns at which the process was reaped."""
+_MAX_UNCLAIMED = 4096
+
+
+class Timer:
+    """A call in the future; `cancel` is idempotent."""
+
+    __slots__ = ("call", "when")
+
+    def __init__(self, when: float, call: Callable[[], None]) -> None:
+        self.when = when
+        self.call: Callable[[], None] | None = call
+
+    def __lt__(self, other: "Timer") -> bool:
+        return self.when < other.when
+
+    def cancel(self) -> None:
+        self.call = None
+
+
+class Loop:
+    """Calls handlers until stopped; an exception of a handler is printed and goes no further."""
+
+    def __init__(self) -> None:
+        self._poll = select.epoll()
+        self._handlers: dict[int, Handler] = {}
+        self._timers: list[Timer] = []
+        self.stopped = False
+
+    def watch(self, fd: int, events: int, handler: Handler) -> None:
+        """Call `handler` with the events of a descriptor; again to change either."""
+        if fd in self._handlers:
+            self._poll.modify(fd, events)
+        else:
+            self._poll.register(fd, events)
+        self._handlers[fd] = handler
+
+    def forget(self, fd: int) -> None:
+        """Stop watching; idempotent. To be called before the descriptor is closed."""
+        if self._handlers.pop(fd, None) is not None:
+            self._poll.unregister(fd)
+
+    def after(self, delay_s: float, call: Callable[[], None]) -> Timer:
+        timer = Timer(time.monotonic() + delay_s, call)
+        heapq.heappush(self._timers, timer)
+        return timer
+
+    def run(self) -> None:
+        while not self.stopped:
+            for fd, events in self._poll.poll(self._timeout(), 64):
+                handler = self._handlers.get(fd)
+                if handler is not None:
+                    _guard(handler, events)
+            self._run_timers()
+
+    def _timeout(self) -> float:
+        while self._timers and self._timers[0].call is None:
+            heapq.heappop(self._timers)
+        return max(0.0, self._timers[0].when - time.monotonic()) if self._timers else -1
+
+    def _run_timers(self) -> None:
+        now = time.monotonic()
+        while self._timers and self._timers[0].when <= now:
+            timer = heapq.heappop(self._timers)
+            if timer.call is not None:
+                _guard(timer.call)
+
+
+def _guard(call: Callable[..., None], *args: int) -> None:
+    try:
+        call(*args)
+    except Exception:  # noqa: BLE001 - the container must outlive a bug in one handler
+        sys.excepthook(*sys.exc_info())
+
+
+class Reaper:
+    """Waits for every child of the shim, those inherited as subreaper too.
+
+    A child is reaped in one place only, so that a pid stays ours until its handler was called. The status
+    of a process that nobody watches yet is kept while `expecting` is above 0: a runtime's detached child may
+    end before the runtime has told its pid.
+    """
+
+    def __init__(self, loop: Loop) -> None:
+        self._handlers: dict[int, ExitHandler] = {}
+        self._unclaimed: dict[int, tuple[int, int]] = {}
+        self.expecting = 0
+        self._read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
+        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
+        loop.watch(self._read_fd, IN, self._woken)
+        self._loop = loop
+
+    def watch(self, pid: int, handler: ExitHandler) -> None:
+        """Call `handler` once when the child has ended, or soon when it has already."""
+        found = self._unclaimed.pop(pid, None)
+        if found is None:
+            self._handlers[pid] = handler
+        else:
+            self._loop.after(0, lambda: handler(*found))
+
+    def _woken(self, _events: int) -> None:
+        try:
+            os.read(self._read_fd, 4096)
+        except BlockingIOError:
+            pass
+        self._collect()
+
+    def _collect(self) -> None:
+        while True:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                break
+            if pid == 0:
+                break
+            now = time.time_ns()
+            handler = self._handlers.pop(pid, None)
+            if handler is not None:
+                _guard(handler, status, now)
+            elif self.expecting and len(self._unclaimed) < _MAX_UNCLAIMED:
+                self._unclaimed[pid] = (status, now)
+        if not self.expecting:
+            self._unclaimed.clear()
+
+
+def exit_code(status: int) -> tuple[int, int]:
+    """Exit code (128 + n after a signal) and signal of a wait status."""
+    code = os.waitstatus_to_exitcode(status)
+    return (code, 0) if code >= 0 else (128 - code, -code)

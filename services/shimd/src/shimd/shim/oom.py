@@ -1,0 +1,79 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""Counts the OOM kills in a container's cgroup, of either cgroup version, and tells of new ones."""
+
+import os
+from collections.abc import Callable
+
+from shimd.shim.loop import IN, PRI, Loop
+
+
+class OomWatch:
+    """`delta` is how many kills there were since `open`, also when the cgroup is gone by now."""
+
+    def __init__(self, loop: Loop, directory: str, on_oom: Callable[[], None]) -> None:
+        self._loop = loop
+        self._directory = directory
+        self._on_oom = on_oom
+        self._fd = -1
+        self._event_fd = -1
+        self._baseline = self._last = 0
+        if directory:
+            self._baseline = self._last = self._count()  # 0 when the runtime has yet to make the cgroup
+
+    def open(self) -> None:
+        """Watch, now that the cgroup is there; without it, or without the right, there are no events."""
+        if not self._directory:
+            return
+        try:
+            if os.path.exists(f"{self._directory}/memory.events"):
+                self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+                self._loop.watch(self._fd, PRI, self._changed)
+            else:
+                self._open_v1()
+        except OSError:
+            self.close()
+
+    def _open_v1(self) -> None:
+        self._fd = os.open(f"{self._directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
+        self._event_fd = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        control = os.open(f"{self._directory}/cgroup.event_control", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(control, f"{self._event_fd} {self._fd}".encode())
+        finally:
+            os.close(control)
+        self._loop.watch(self._event_fd, IN, self._changed)
+
+    def _changed(self, _events: int) -> None:
+        if self._event_fd >= 0:
+            try:
+                os.read(self._event_fd, 8)
+            except BlockingIOError:
+                return
+        before = self._last
+        if self.delta() and self._last > before:
+            self._on_oom()
+        elif self._event_fd >= 0 and not os.path.isdir(self._directory):
+            self.close()
+
+    def delta(self) -> int:
+        self._last = max(self._last, self._count())
+        return self._last - self._baseline
+
+    def close(self) -> None:
+        for fd in (self._event_fd, self._fd):
+            if fd >= 0:
+                self._loop.forget(fd)
+                os.close(fd)
+        self._fd = self._event_fd = -1
+
+    def _count(self) -> int:
+        for name in ("memory.events", "memory.oom_control"):
+            try:
+                with open(f"{self._directory}/{name}") as events:
+                    for line in events:
+                        key, _, value = line.partition(" ")
+                        if key == "oom_kill":
+                            return int(value)
+            except OSError:
+                continue
+        return 0

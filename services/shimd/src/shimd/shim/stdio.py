@@ -1,0 +1,255 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""The pipes or the pseudo-terminal of one process, seen from its parent."""
+
+import fcntl
+import os
+import socket
+import struct
+from collections import deque
+from collections.abc import Callable
+
+from shimd.shim import wire
+from shimd.shim.loop import IN, OUT, Loop, Timer
+
+STDIN_BOUND_BYTES = 256 << 10
+_CHUNK_BYTES = 256 << 10
+_PIPE_BYTES = 256 << 10
+_TIOCSWINSZ = 0x5414
+_F_SETPIPE_SZ = 1031
+
+
+class Stdio:
+    """Made before the process starts; `begin` once it has, `drain` once it has ended.
+
+    `on_output(stream, data)` gets what the process writes, `on_drained()` comes exactly once.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        console_path: str,
+        on_output: Callable[[int, bytes], None],
+        on_drained: Callable[[], None],
+        *,
+        tty: bool,
+        stdin: bool,
+    ) -> None:
+        self._loop = loop
+        self._on_output = on_output
+        self._on_drained = on_drained
+        self._outputs: dict[int, int] = {}  # fd -> stream
+        self._paused = False
+        self._stdin_fd = -1
+        self._stdin: deque[bytes] = deque()
+        self._stdin_pending = 0
+        self._stdin_ending = False
+        self.on_stdin_room: Callable[[], None] | None = None
+        self._drained = False
+        self._timer: Timer | None = None
+        self._listener: socket.socket | None = None
+        self.console_path = console_path if tty else ""
+        self._tty = tty
+        self._pty = -1
+        self.child: list[int] = []
+        if tty:
+            self._listener = wire.listen(console_path)
+            self.child = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * 3
+        else:
+            self._make_pipes(stdin=stdin)
+
+    def _make_pipes(self, *, stdin: bool) -> None:
+        if stdin:
+            child_in, self._stdin_fd = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(self._stdin_fd, False)
+        else:
+            child_in = os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)
+        self.child = [child_in]
+        for stream in (1, 2):
+            read_fd, write_fd = os.pipe2(os.O_CLOEXEC)
+            os.set_blocking(read_fd, False)
+            try:
+                fcntl.fcntl(write_fd, _F_SETPIPE_SZ, _PIPE_BYTES)
+            except OSError:
+                pass  # the user's limit of pipe pages; the default size works as well
+            self._outputs[read_fd] = stream
+            self.child.append(write_fd)
+
+    def begin(self) -> None:
+        """Read, now that the process has its ends.
+
+        Raises:
+            OSError: the runtime sent no terminal.
+        """
+        self._close_child()
+        if self._listener is not None:
+            self._take_console(self._listener)
+        if not self._paused:
+            self._watch_outputs()
+
+    def _take_console(self, listener: socket.socket) -> None:
+        # The runtime has ended, so its connection and the descriptor in it are queued already.
+        connection, _ = listener.accept()
+        with connection:
+            connection.settimeout(1)
+            _, fds, _, _ = socket.recv_fds(connection, 4096, 1)
+        self._drop_console()
+        if not fds:
+            raise OSError(0, "the runtime sent no terminal")
+        self._pty = fds[0]
+        os.set_inheritable(self._pty, False)
+        os.set_blocking(self._pty, False)
+        self._stdin_fd = os.dup(self._pty)
+        self._outputs[self._pty] = 1
+
+    def _drop_console(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            if os.path.lexists(self.console_path):
+                os.unlink(self.console_path)
+
+    def abandon(self) -> bytes:
+        """The process did not start: close all, and return what was written to stderr."""
+        self._close_child()
+        text = b""
+        for fd, stream in self._outputs.items():
+            if stream == 2:
+                try:
+                    text = os.read(fd, 65536)
+                except OSError:
+                    pass
+        self._drained = True
+        self._close()
+        return text
+
+    def _close_child(self) -> None:
+        for fd in set(self.child):
+            os.close(fd)
+        self.child = []
+
+    def _watch_outputs(self) -> None:
+        for fd in self._outputs:
+            self._loop.watch(fd, IN, lambda _events, fd=fd: self._read(fd))  # type: ignore[misc]
+
+    def pause(self) -> None:
+        """Leave the output in its pipe: back-pressure on the process."""
+        if not self._paused:
+            self._paused = True
+            for fd in self._outputs:
+                self._loop.forget(fd)
+
+    def resume(self) -> None:
+        if self._paused:
+            self._paused = False
+            self._watch_outputs()
+
+    def _read(self, fd: int) -> None:
+        try:
+            chunk = os.read(fd, _CHUNK_BYTES)
+        except BlockingIOError:
+            return
+        except OSError:
+            chunk = b""  # EIO: nobody has the terminal open any more
+        if chunk:
+            self._on_output(self._outputs[fd], chunk)
+            return
+        self._loop.forget(fd)
+        del self._outputs[fd]
+        if fd != self._pty:
+            os.close(fd)
+        if not self._outputs and self._timer is not None:
+            self._finish()
+
+    def drain(self, limit_s: float) -> None:
+        """Read on to the end, for `limit_s` at most: others may have inherited the descriptors."""
+        if self._drained:
+            return
+        if self._outputs:
+            self._timer = self._loop.after(limit_s, self._finish)
+        else:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self._drained:
+            return
+        self._drained = True
+        if self._timer is not None:
+            self._timer.cancel()
+        self._last_words()
+        self._close()
+        self._on_drained()
+
+    def _last_words(self) -> None:
+        """What is in the pipes right now, a bounded amount, when the drain has run out of time."""
+        for fd, stream in self._outputs.items():
+            try:
+                chunk = os.read(fd, 1 << 20)
+            except OSError:
+                continue
+            if chunk:
+                self._on_output(stream, chunk)
+
+    def _close(self) -> None:
+        self._drop_console()
+        for fd in self._outputs:
+            self._loop.forget(fd)
+            if fd != self._pty:
+                os.close(fd)
+        self._outputs = {}
+        self._close_stdin_fd()
+        if self._pty >= 0:
+            os.close(self._pty)
+            self._pty = -1
+
+    def write_stdin(self, data: bytes) -> bool:
+        """Queue input; False means: send no more until `on_stdin_room`."""
+        if self._stdin_fd < 0 or self._stdin_ending or not data:
+            return True
+        self._stdin.append(data)
+        self._stdin_pending += len(data)
+        self._flush_stdin(0)
+        return self._stdin_pending < STDIN_BOUND_BYTES
+
+    def close_stdin(self) -> None:
+        """End of input, after what is queued; on a terminal that is Ctrl-D. Idempotent."""
+        if self._stdin_fd < 0 or self._stdin_ending:
+            return
+        if self._tty:
+            self.write_stdin(b"\x04")
+            return
+        self._stdin_ending = True
+        self._flush_stdin(0)
+
+    def resize(self, width: int, height: int) -> None:
+        """Set the terminal's size; does nothing without a terminal."""
+        if self._pty >= 0:
+            fcntl.ioctl(self._pty, _TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
+
+    def _flush_stdin(self, _events: int) -> None:
+        try:
+            while self._stdin:
+                sent = os.write(self._stdin_fd, self._stdin[0])
+                self._stdin_pending -= sent
+                if sent < len(self._stdin[0]):
+                    self._stdin[0] = self._stdin[0][sent:]
+                else:
+                    self._stdin.popleft()
+        except BlockingIOError:
+            self._loop.watch(self._stdin_fd, OUT, self._flush_stdin)
+            return
+        except OSError:
+            self._close_stdin_fd()  # nobody reads
+        else:
+            self._loop.forget(self._stdin_fd)
+            if self._stdin_ending:
+                self._close_stdin_fd()
+        if self.on_stdin_room is not None:
+            self.on_stdin_room()
+
+    def _close_stdin_fd(self) -> None:
+        if self._stdin_fd >= 0:
+            self._loop.forget(self._stdin_fd)
+            os.close(self._stdin_fd)
+            self._stdin_fd = -1
+            self._stdin.clear()
+            self._stdin_pending = 0

@@ -1,0 +1,313 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""One container's supervisor: starts it, watches it, records its end, then serves until told to leave.
+
+created ── start ──> starting ──> running ── init ends ──> draining ──> exited
+                        │ failed                                (record on disk, then told)
+                        └──> failed
+"""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from typing import Any
+
+from common.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SlipwayError,
+    UnknownError,
+)
+from shimd.shim import exits
+from shimd.shim import runtime as oci
+from shimd.shim.crilog import CriLog
+from shimd.shim.execgroup import container_cgroup, kill_all
+from shimd.shim.execs import DRAIN_S, MAX_EXECS, Exec
+from shimd.shim.loop import Loop, Reaper, exit_code
+from shimd.shim.oom import OomWatch
+from shimd.shim.stdio import Stdio
+
+START_S = 120.0
+_DELETE_S = 30.0
+_DELETE_TRIES = 5
+_DELETE_AGAIN_S = 0.5
+Facts = dict[str, Any]
+Done = Callable[[Facts | SlipwayError], None]
+
+
+class State(StrEnum):
+    """Where the container is, as the shim knows it."""
+
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    DRAINING = "draining"
+    EXITED = "exited"
+    FAILED = "failed"
+
+
+class Supervisor:
+    """Owns the container's processes, output and exit record; the server speaks for it."""
+
+    def __init__(self, loop: Loop, directory: str, spec: Facts) -> None:
+        self._loop = loop
+        self._directory = directory
+        self._spec = spec
+        self.container_id = str(spec["container_id"])
+        self.stdin_once = bool(spec.get("stdin_once"))
+        self._reaper = Reaper(loop)
+        self.runtime = oci.Runtime(loop, self._reaper, directory, spec["runtime"])
+        self.log = CriLog(spec.get("log_path", ""), spec.get("max_line_bytes", 0))
+        self.state = State.CREATED
+        self.pid = 0
+        self.started_at_ns = 0
+        self.record: Facts | None = None
+        self.stdio: Stdio | None = None
+        self.execs: dict[str, Exec] = {}
+        self._exec_number = 0
+        self._status = 0
+        self._finished_at_ns = 0
+        self._oom: OomWatch | None = None
+        self._start_done: Done | None = None
+        self._start_log = ""
+        self.cleaned = False
+        self.on_event: Callable[[Facts], None] = lambda _event: None
+        self.on_output: Callable[[int, bytes], None] = lambda _stream, _data: None
+        self.on_cleaned: Callable[[], None] = lambda: None
+
+    def start(self, done: Done, traceparent: str, deadline_s: float) -> None:
+        """Run the container; the reply says when the runtime began and ended, for the caller's span.
+
+        Raises:
+            SlipwayError: it was started before, or its runtime or log file is not usable.
+        """
+        if self.state is not State.CREATED:
+            raise FailedPreconditionError(f"container {self.container_id}: is {self.state}, cannot start")
+        try:
+            self.log.open()
+        except OSError as exc:
+            raise UnknownError(
+                f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
+            ) from exc
+        spec = self._spec
+        console = f"{self._directory}/c.sock"
+        self.stdio = Stdio(
+            self._loop,
+            console,
+            self._output,
+            self._drained,
+            tty=bool(spec.get("tty")),
+            stdin=bool(spec.get("stdin")),
+        )
+        self._oom = OomWatch(self._loop, spec.get("memory_cgroup_path", ""), self._oom_killed)
+        self._start_log = self.runtime.log_path()
+        pid_file = f"{self._directory}/init.pid"
+        args = ["run", "--detach", "--pid-file", pid_file, "--bundle", spec["bundle_path"]]
+        if self.stdio.console_path:
+            args += ["--console-socket", console]
+        self._reaper.expecting += 1
+        try:
+            self.runtime.call(
+                [*args, self.container_id],
+                self._called,
+                deadline_s=deadline_s or START_S,
+                stdio=self.stdio.child,
+                traceparent=traceparent,
+                log_path=self._start_log,
+            )
+        except SlipwayError:
+            self._reaper.expecting -= 1
+            self._abandon()
+            raise
+        self.state = State.STARTING
+        self._start_done = done
+
+    def _called(self, outcome: oci.Outcome) -> None:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        done, self._start_done = self._start_done, None
+        assert done is not None  # noqa: S101 - set by start
+        pid = read_pid(f"{self._directory}/init.pid") if outcome.code == 0 else 0
+        try:
+            if pid:
+                self.stdio.begin()
+        except OSError as exc:
+            os.kill(pid, signal.SIGKILL)
+            self._reaper.watch(pid, lambda _status, _at: None)
+            outcome.stderr, pid = str(exc).encode(), 0
+        if not pid:
+            self._reaper.expecting -= 1
+            message = oci.failure("start", outcome, self._start_log, self._abandon())
+            self._delete(1)
+            done(UnknownError(f"container {self.container_id}: {message}"))
+            return
+        oci.forget_log(self._start_log)
+        self.pid = pid
+        self.started_at_ns = outcome.end_ns
+        self.state = State.RUNNING
+        if self._oom is not None:
+            self._oom.open()
+        span = {"runtime_begin_ns": outcome.begin_ns, "runtime_end_ns": outcome.end_ns}
+        done({"pid": pid, "started_at_ns": self.started_at_ns, **span})
+        self.on_event(self.started_event())
+        self._reaper.watch(pid, self._ended)
+        self._reaper.expecting -= 1
+
+    def _abandon(self) -> bytes:
+        self.state = State.FAILED
+        said = self.stdio.abandon() if self.stdio is not None else b""
+        if self._oom is not None:
+            self._oom.close()
+        self.log.close()
+        return said
+
+    def started_event(self) -> Facts:
+        return {"event": "started", "pid": self.pid, "at_ns": self.started_at_ns}
+
+    def _output(self, stream: int, data: bytes) -> None:
+        self.log.write(stream, data)
+        self.on_output(stream, data)
+
+    def _oom_killed(self) -> None:
+        self.on_event({"event": "oom", "at_ns": time.time_ns()})
+
+    def _ended(self, status: int, at_ns: int) -> None:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        self.state = State.DRAINING
+        self._status = status
+        self._finished_at_ns = at_ns
+        self.stdio.drain(DRAIN_S)
+
+    def _drained(self) -> None:
+        self.log.flush()
+        code, number = exit_code(self._status)
+        ooms = self._oom.delta() if self._oom is not None else 0
+        self.record = {
+            "container_id": self.container_id,
+            "pid": self.pid,
+            "exit_code": code,
+            "signal": number,
+            "started_at_ns": self.started_at_ns,
+            "finished_at_ns": self._finished_at_ns,
+            "oom_killed": bool(ooms) and number == signal.SIGKILL,
+            "log_bytes": self.log.written_bytes,
+            "dropped_bytes": self.log.dropped_bytes,
+        }
+        self.log.close()
+        if self._oom is not None:
+            self._oom.close()
+        try:
+            exits.write(self._spec.get("record_dir", ""), self.record)
+        except OSError:
+            # A full disk must not hide the exit from those who ask now.
+            sys.excepthook(*sys.exc_info())
+        self.state = State.EXITED
+        self.on_event({"event": "exit", **self.record})
+        self._delete(_DELETE_TRIES)
+
+    def _delete(self, tries: int) -> None:
+        def deleted(outcome: oci.Outcome) -> None:
+            if outcome.code and tries > 1:
+                self._loop.after(_DELETE_AGAIN_S, lambda: self._delete(tries - 1))
+                return
+            self.cleaned = True
+            self.on_cleaned()
+
+        try:
+            self.runtime.call(["delete", "--force", self.container_id], deleted, deadline_s=_DELETE_S)
+        except SlipwayError:
+            self.cleaned = True
+            self.on_cleaned()
+
+    def kill(self, number: int, *, everything: bool, done: Done) -> None:
+        """Send a signal to init, or to every process of the container.
+
+        Raises:
+            FailedPreconditionError: nothing runs.
+            InvalidArgumentError: there is no such signal.
+        """
+        if not 0 < number < 65:
+            raise InvalidArgumentError(f"signal {number}: no such signal")
+        if self.state is not State.RUNNING:
+            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        if os.path.basename(self.runtime.binary) not in ("crun", "runc", "youki"):
+            # The child may be a sandbox (runsc, kata): only the runtime reaches the process in it.
+            args = ["kill", *(["--all"] if everything else []), self.container_id, str(number)]
+            self.runtime.call(args, lambda outcome: done(_killed(outcome)), deadline_s=10)
+            return
+        os.kill(self.pid, number)  # our own child, not reaped yet: the pid is its own
+        if everything:
+            kill_all(container_cgroup(self.pid), number, {self.pid})
+        done({})
+
+    def make_exec(self, exec_id: str) -> Exec:
+        """A new exec, to be started by the caller.
+
+        Raises:
+            SlipwayError: nothing runs, the id is in use, or there are too many.
+        """
+        if self.state is not State.RUNNING:
+            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        if exec_id in self.execs:
+            raise FailedPreconditionError(f"exec {exec_id}: is running already")
+        if len(self.execs) >= MAX_EXECS:
+            raise ResourceExhaustedError(f"container {self.container_id}: {MAX_EXECS} execs run already")
+        self._exec_number += 1
+        return Exec(
+            self._loop,
+            self._reaper,
+            self.runtime,
+            self._directory,
+            self.container_id,
+            self.pid,
+            exec_id,
+            self._exec_number,
+        )
+
+    def facts(self) -> Facts:
+        """What `state` answers."""
+        return {
+            "container_id": self.container_id,
+            "state": str(self.state),
+            "pid": self.pid,
+            "started_at_ns": self.started_at_ns,
+            "exit": self.record,
+            "execs": list(self.execs),
+            "log_bytes": self.log.written_bytes,
+            "dropped_bytes": self.log.dropped_bytes,
+        }
+
+    def reopen_log(self) -> None:
+        """Write on in a new file at the log path.
+
+        Raises:
+            SlipwayError: nothing runs (no file is made then), or the file cannot be made.
+        """
+        if self.state is not State.RUNNING:
+            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        try:
+            self.log.reopen()
+        except OSError as exc:
+            raise UnknownError(
+                f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
+            ) from exc
+
+    @property
+    def busy(self) -> bool:
+        """A container runs, or is about to."""
+        return self.state in (State.STARTING, State.RUNNING, State.DRAINING)
+
+
+def read_pid(path: str) -> int:
+    """The number in a pid file; 0 if there is none."""
+    try:
+        with open(path) as file:
+            return int(file.read().strip() or 0)
+    except (OSError, ValueError):
+        return 0
+
+
+def _killed(outcome: oci.Outcome) -> Facts | SlipwayError:
+    return UnknownError(oci.failure("kill", outcome, "", b"")) if outcome.code else {}

@@ -1,0 +1,195 @@
+# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
+"""The zygote: a small process of one thread that forks shims and pause processes, and does nothing else.
+
+It is exec'ed by the front with a SOCK_SEQPACKET socket as its descriptor 3. Each packet is a msgpack map
+{id, op, ...}; each answer {id, ...} or {id, error}. The child answers for itself, so that a fork never makes the
+zygote wait. It ends when the front closes the socket; what it forked lives on.
+
+All shims share its mount namespace: a slave of the host's, without the unified cgroup hierarchy of a hybrid
+machine, for which crun has no use.
+"""
+
+import gc
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+
+from common.sys import linux
+from shimd.shim import main as shim
+
+CONTROL_FD = 3
+MAX_PACKET_BYTES = 128 << 10
+_HYBRID = "/sys/fs/cgroup/unified"
+
+
+def main() -> None:
+    """Serve the front until it goes."""
+    control = socket.socket(fileno=CONTROL_FD)
+    control.set_inheritable(False)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    packet = control.recv(MAX_PACKET_BYTES)
+    if not packet:
+        return
+    request = msgpack.unpackb(packet)
+    try:
+        _prepare(request)
+    except OSError as exc:
+        _answer(control, request, error=f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc))
+        return
+    _answer(control, request, pid=os.getpid())
+    gc.collect()
+    gc.freeze()
+    while packet := control.recv(MAX_PACKET_BYTES):
+        request = msgpack.unpackb(packet)
+        operation = _OPERATIONS.get(request.get("op", ""))
+        if operation is None:
+            _answer(control, request, error=f"operation {request.get('op')!r}: unknown")
+        else:
+            _fork(control, request, operation)
+
+
+def _prepare(request: dict[str, Any]) -> None:
+    os.umask(0o077)
+    for directory in request["cgroups"]:
+        _join(directory)
+    for directory in request["shared"]:
+        _share(directory)
+    linux.unshare(linux.CLONE_NEWNS)
+    linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
+    if _HYBRID in _mount_points():
+        linux.umount(_HYBRID, linux.MNT_DETACH)
+
+
+def _join(directory: str) -> None:
+    """Enter a cgroup that is not the service's, so that the end or the limits of the service mean nothing here."""
+    try:
+        os.makedirs(directory, 0o755, exist_ok=True)
+        with open(f"{directory}/cgroup.procs", "w") as procs:
+            procs.write(str(os.getpid()))
+    except OSError as exc:
+        sys.stderr.write(f"zygote: cgroup {directory}: {exc.strerror}\n")
+
+
+def _share(directory: str) -> None:
+    """Make a directory part of a shared mount: mounts made there later must reach the shims' namespace."""
+    os.makedirs(directory, 0o700, exist_ok=True)
+    path = os.path.realpath(directory)
+    mounts = _mount_points()
+    point = path
+    while point not in mounts:
+        point = os.path.dirname(point)
+    if not mounts[point]:
+        linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
+        linux.mount("none", path, None, linux.MS_SHARED)
+
+
+def _mount_points() -> dict[str, bool]:
+    """Mount points, and whether the topmost mount on each is shared."""
+    found = {}
+    with open("/proc/self/mountinfo") as mounts:
+        for line in mounts:
+            head = line.partition(" - ")[0].split()
+            point = head[4].encode().decode("unicode_escape") if "\\" in head[4] else head[4]
+            found[point] = any(field.startswith("shared:") for field in head[6:])
+    return found
+
+
+def _answer(control: socket.socket, request: dict[str, Any], **fields: Any) -> None:
+    control.send(msgpack.packb({"id": request["id"], **fields}))
+
+
+Operation = Callable[[socket.socket, dict[str, Any]], None]
+
+
+def _fork(control: socket.socket, request: dict[str, Any], operation: Operation) -> None:
+    try:
+        pid = os.fork()
+    except OSError as exc:
+        _answer(control, request, error=f"fork: {exc.strerror}")
+        return
+    if pid:
+        return
+    status = 1
+    try:
+        operation(control, request)
+        status = 0
+    except OSError as exc:
+        _report(control, request, f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc))
+    except BaseException as exc:  # noqa: BLE001 - a child must never return into the zygote's loop
+        sys.excepthook(*sys.exc_info())
+        _report(control, request, repr(exc))
+    finally:
+        os._exit(status)
+
+
+def _report(control: socket.socket, request: dict[str, Any], error: str) -> None:
+    try:
+        _answer(control, request, error=error)
+    except OSError:
+        pass  # answered and closed before, or the front is gone
+
+
+def _spawn(control: socket.socket, request: dict[str, Any]) -> None:
+    listener = shim.settle(request["directory"], request["spec"])
+    _answer(control, request, pid=os.getpid())
+    control.close()
+    shim.serve(request["directory"], request["spec"], listener)
+
+
+def _pause(control: socket.socket, request: dict[str, Any]) -> None:
+    """Fork pid 1 of a new PID namespace; this process ends at once, and the pause lives on its own."""
+    directory = request["directory"]
+    os.makedirs(directory, 0o700, exist_ok=True)
+    linux.unshare(linux.CLONE_NEWPID)
+    ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _be_pause(ready_write)
+    os.close(ready_write)
+    os.read(ready_read, 1)
+    shim.write_identity(f"{directory}/pid", pid)
+    _answer(control, request, pid=pid)
+
+
+def _be_pause(ready: int) -> None:
+    """Reap orphans until SIGTERM or SIGINT; the end of pid 1 is the end of its namespace."""
+    try:
+        os.setsid()
+        numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
+        signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+        with open("/proc/self/comm", "w") as comm:
+            comm.write("slipway-pause")
+        os.write(ready, b"1")
+        null = os.open("/dev/null", os.O_RDWR)
+        for target in range(3):
+            os.dup2(null, target)
+        os.closerange(3, 1024)
+        while signal.sigwait(numbers) == signal.SIGCHLD:
+            pass
+    finally:
+        os._exit(0)
+
+
+def _bury(control: socket.socket, request: dict[str, Any]) -> None:
+    """Delete the container of a shim that died: kills what runs and removes what the runtime keeps."""
+    runtime = request["spec"]["runtime"]
+    argv = [runtime["binary"], *runtime.get("args", ())]
+    if runtime.get("root"):
+        argv += ["--root", runtime["root"]]
+    argv += ["delete", "--force", request["spec"]["container_id"]]
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    pid = os.posix_spawnp(argv[0], argv, env, setsigdef=(signal.SIGPIPE, signal.SIGINT))
+    _, status = os.waitpid(pid, 0)
+    _answer(control, request, status=os.waitstatus_to_exitcode(status))
+
+
+_OPERATIONS: dict[str, Operation] = {"spawn": _spawn, "pause": _pause, "bury": _bury}

@@ -1,0 +1,143 @@
+"""A zygote of our own with real crun, in directories of our own."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import subprocess
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+from common.clients.shim import ShimClient
+from common.sys import linux
+
+from shimd.adapters.zygote_process import ZygoteProcess
+from shimd.service import ShimService
+
+CGROUP = "/slipway-test"
+
+
+class Node:
+    """shimd's service with its zygote, and bundles for it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.zygote = ZygoteProcess(shared=[str(root)], cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"])
+        self.service = ShimService(root / "shimd", self.zygote)
+        self.service.prepare()
+
+    def bundle(self, container_id: str, args: list[str], **config: Any) -> Path:
+        bundle = self.root / "bundles" / container_id
+        binaries = bundle / "rootfs/bin"
+        binaries.mkdir(parents=True)
+        for name in ("proc", "dev", "tmp"):
+            (bundle / "rootfs" / name).mkdir()
+        shutil.copy("/bin/busybox", binaries)
+        listed = subprocess.run(["/bin/busybox", "--list"], capture_output=True, text=True, check=True).stdout
+        for name in listed.split():
+            if name != "busybox":
+                (binaries / name).symlink_to("busybox")
+        spec = {
+            "ociVersion": "1.0.0",
+            "process": process(args, tty=config.pop("tty", False)),
+            "root": {"path": "rootfs"},
+            "mounts": [
+                {"destination": "/proc", "type": "proc", "source": "proc"},
+                {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["mode=755"]},
+                {
+                    "destination": "/dev/pts",
+                    "type": "devpts",
+                    "source": "devpts",
+                    "options": ["newinstance", "ptmxmode=0666", "mode=0620"],
+                },
+            ],
+            "linux": {
+                "cgroupsPath": f"{CGROUP}/{self.root.name}-{container_id}",
+                "namespaces": [{"type": kind} for kind in ("pid", "ipc", "uts", "mount", "network")],
+                "resources": config,
+            },
+        }
+        (bundle / "config.json").write_text(json.dumps(spec))
+        return bundle
+
+    async def spawn(self, container_id: str, *args: str, **options: Any) -> ShimClient:
+        keys = ("tty", "stdin", "stdin_once", "max_line_bytes", "log_path", "memory_cgroup_path")
+        extra = {key: options.pop(key) for key in keys if key in options}
+        bundle = self.bundle(container_id, list(args), tty=extra.get("tty", False), **options)
+        spec = {
+            "container_id": container_id,
+            "bundle_path": str(bundle),
+            "runtime": {"binary": "crun", "args": [], "root": str(self.root / "crun")},
+            "log_path": str(self.log(container_id)),
+            "record_dir": str(self.root / "records" / container_id),
+            **extra,
+        }
+        await self.service.spawn(spec)
+        return await self.client(container_id)
+
+    async def client(self, container_id: str) -> ShimClient:
+        return await ShimClient.connect(self.service.socket_path(container_id))
+
+    def log(self, container_id: str) -> Path:
+        return self.root / f"{container_id}.log"
+
+    async def kill_all(self) -> None:
+        for shim in await self.service.list_shims():
+            if shim.alive:
+                client = await self.client(shim.id)
+                if (await client.state())["state"] == "running":
+                    await client.kill(signal.SIGKILL)
+                    await exited(client)
+                await client.close()
+            await self.service.remove(shim.id)
+        for pause in await self.service.list_pauses():
+            await self.service.remove_pause(pause.id)
+
+
+def process(args: list[str], *, tty: bool = False) -> dict[str, Any]:
+    return {
+        "terminal": tty,
+        "user": {"uid": 0, "gid": 0},
+        "args": args,
+        "env": ["PATH=/bin"],
+        "cwd": "/",
+        "capabilities": {"bounding": ["CAP_KILL"], "effective": ["CAP_KILL"], "permitted": ["CAP_KILL"]},
+    }
+
+
+def process_json(*args: str, tty: bool = False) -> bytes:
+    return json.dumps(process(list(args), tty=tty)).encode()
+
+
+async def exited(client: ShimClient) -> dict[str, Any]:
+    """The exit record, when the container has ended."""
+    with anyio.fail_after(20):
+        events = client.subscribe()
+        try:
+            async for event in events:
+                if event["event"] == "exit":
+                    return event
+        finally:
+            await events.aclose()
+    raise AssertionError("the shim went without an exit event")
+
+
+@pytest.fixture
+async def node() -> AsyncIterator[Node]:
+    root = Path(f"/run/slipway-test-shimd-{secrets.token_hex(4)}")
+    root.mkdir(mode=0o700)
+    node = Node(root)
+    try:
+        yield node
+    finally:
+        await node.kill_all()
+        await node.zygote.close()
+        linux.umount(str(root), linux.MNT_DETACH)
+        shutil.rmtree(root)
+        for parent in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*{root.name}*"):
+            for folder, _, _ in os.walk(parent, topdown=False):
+                os.rmdir(folder)

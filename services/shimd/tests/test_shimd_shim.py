@@ -1,0 +1,363 @@
+"""Shims with real crun, in a zygote of our own."""
+
+import os
+import signal
+from pathlib import Path
+
+import anyio
+import msgpack
+import pytest
+from common.clients.shim import ShimClient
+from common.errors import FailedPreconditionError, UnknownError
+
+from .conftest import exited, process_json
+
+pytestmark = [pytest.mark.root, pytest.mark.anyio]
+
+
+def log_lines(path: Path) -> list[tuple[str, str, str]]:
+    return [tuple(line.split(" ", 3)[1:]) for line in path.read_text().splitlines()]
+
+
+async def text_of(stream, until: bytes = b"") -> bytes:
+    text = b""
+    with anyio.fail_after(20):
+        while (piece := await stream.read()) is not None:
+            text += piece[1]
+            if until and until in text:
+                break
+    return text
+
+
+async def test_exit_code_output_and_record(node):
+    shim = await node.spawn("a", "sh", "-c", "echo out; echo err >&2; printf tail; exit 7")
+    started = await shim.start()
+    assert started.pid > 0
+    assert started.runtime_begin_ns < started.runtime_end_ns
+    exit_event = await exited(shim)
+    assert exit_event["exit_code"] == 7
+    assert not exit_event["oom_killed"]
+    assert sorted(log_lines(node.log("a"))) == [
+        ("stderr", "F", "err"),
+        ("stdout", "F", "out"),
+        ("stdout", "P", "tail"),
+    ]
+    record = msgpack.unpackb((node.root / "records/a/exit.msgpack").read_bytes())
+    assert {"event": "exit", **record} == exit_event
+    await node.service.remove("a")
+    assert await node.service.list_shims() == []
+    assert list((node.root / "crun").iterdir()) == []
+
+
+async def test_signal_gives_128_plus_n(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    await shim.kill(signal.SIGKILL)
+    exit_event = await exited(shim)
+    assert (exit_event["exit_code"], exit_event["signal"], exit_event["oom_killed"]) == (137, 9, False)
+    with pytest.raises(FailedPreconditionError):
+        await shim.kill(signal.SIGTERM)
+
+
+async def test_kill_all_reaches_children(node):
+    shim = await node.spawn("a", "sh", "-c", "trap 'wait; exit 3' TERM; sleep 1000 & echo up; wait")
+    await shim.start()
+    attached = await shim.attach()
+    if not node.log("a").read_text():
+        await text_of(attached, b"up")
+    await shim.kill(signal.SIGTERM, all=True)
+    assert (await exited(shim))["exit_code"] == 3
+    await attached.close()
+
+
+async def test_start_failure_is_one_clear_sentence_and_leaves_nothing(node):
+    shim = await node.spawn("a", "/no/such")
+    with pytest.raises(UnknownError) as caught:
+        await shim.start()
+    assert "/no/such" in caught.value.message or "No such file" in caught.value.message
+    assert "\n" not in caught.value.message
+    assert (await shim.state())["state"] == "failed"
+    await node.service.remove("a")
+    assert not (node.root / "records/a").exists()
+
+
+async def test_very_short_containers_lose_no_exit(node):
+    async def one(number: int) -> None:
+        shim = await node.spawn(f"c{number}", "sh", "-c", f"exit {number}")
+        await shim.start()
+        assert (await exited(shim))["exit_code"] == number
+
+    async with anyio.create_task_group() as group:
+        for number in range(8):
+            group.start_soon(one, number)
+
+
+async def test_long_lines_are_split(node):
+    shim = await node.spawn("a", "sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo")
+    await shim.start()
+    await exited(shim)
+    lines = log_lines(node.log("a"))
+    assert [(tag, len(text)) for _, tag, text in lines] == [("P", 16384), ("P", 16384), ("F", 7232)]
+
+
+async def test_reopen_under_load_loses_no_line(node):
+    shim = await node.spawn("a", "sh", "-c", "i=0; while [ $i -lt 60000 ]; do echo $i; i=$((i+1)); done")
+    await shim.start()
+    log = node.log("a")
+    for number in range(5):
+        log.rename(log.with_suffix(f".{number}"))
+        await shim.reopen_log()
+        assert log.exists()
+    await exited(shim)
+    files = [log.with_suffix(f".{number}") for number in range(5)] + [log]
+    lines = [text for file in files for _, _, text in log_lines(file)]
+    assert lines == [str(number) for number in range(60000)]
+    log.unlink()
+    with pytest.raises(FailedPreconditionError):
+        await shim.reopen_log()
+    assert not log.exists()
+
+
+async def test_exec_captures_output_and_code(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    result = await shim.exec("e", process_json("sh", "-c", "echo out; echo err >&2; exit 5"), timeout_s=10)
+    assert (result.exit_code, result.stdout, result.stderr) == (5, b"out\n", b"err\n")
+    assert not result.timed_out
+    with pytest.raises(UnknownError, match="(?i)no such file|not found"):
+        await shim.exec("e", process_json("/no/such"))
+    big = await shim.exec("e", process_json("head", "-c", "20000000", "/dev/zero"), timeout_s=30)
+    assert len(big.stdout) == 16 << 20
+    assert (await shim.state())["execs"] == []
+    assert node.log("a").read_bytes() == b""
+
+
+async def test_exec_does_not_wait_for_who_inherited_its_output(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    with anyio.fail_after(5):
+        result = await shim.exec("e", process_json("sh", "-c", "sleep 100 & echo done"))
+    assert result.stdout == b"done\n"
+
+
+async def test_exec_timeout_kills_every_descendant(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    started = await shim.start()
+    script = "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; echo up; sleep 1005"
+    result = await shim.exec("e", process_json("sh", "-c", script), timeout_s=0.7)
+    assert result.timed_out
+    assert result.stdout == b"up\n"
+    listed = await shim.exec("l", process_json("ps", "-o", "args"), timeout_s=10)
+    sleeps = [line for line in listed.stdout.decode().splitlines() if line.startswith("sleep")]
+    assert sleeps == ["sleep 1000"]
+    assert Path(f"/proc/{started.pid}").exists()
+
+
+async def test_tty_resize_and_streams(node):
+    shim = await node.spawn("a", "sh", "-c", "read x; stty size; test -t 1 && echo tty $x", tty=True, stdin=True)
+    await shim.start()
+    attached = await shim.attach(stdin=True)
+    await shim.resize(100, 40)
+    await attached.write(b"hello\n")
+    text = await text_of(attached)
+    assert b"40 100" in text
+    assert b"tty hello" in text
+    assert attached.exit_code == 0
+    await exited(shim)
+    assert {stream for stream, _, _ in log_lines(node.log("a"))} == {"stdout"}
+
+
+async def test_stdin_once_ends_with_its_attacher(node):
+    shim = await node.spawn("a", "cat", stdin=True, stdin_once=True)
+    await shim.start()
+    attached = await shim.attach(stdin=True)
+    await attached.write(b"line\n")
+    await text_of(attached, b"line")
+    await attached.close()
+    assert (await exited(shim))["exit_code"] == 0
+    assert log_lines(node.log("a")) == [("stdout", "F", "line")]
+
+
+async def test_stdin_survives_its_attacher(node):
+    shim = await node.spawn("a", "cat", stdin=True)
+    await shim.start()
+    for text in (b"one\n", b"two\n"):
+        attached = await shim.attach(stdin=True)
+        await attached.write(text)
+        await text_of(attached, text)
+        await attached.close()
+    await shim.close_stdin()
+    assert (await exited(shim))["exit_code"] == 0
+
+
+async def test_slow_attacher_is_dropped_and_the_container_goes_on(node):
+    shim = await node.spawn("a", "sh", "-c", "read x; head -c 20000000 /dev/zero | tr '\\0' '\\n'", stdin=True)
+    await shim.start()
+    slow = await shim.attach()
+    writer = await shim.attach(stdin=True)
+    await writer.write(b"\n")
+    await writer.close()
+    assert (await exited(shim))["exit_code"] == 0
+    assert node.log("a").stat().st_size > 20000000 * 40
+    await text_of(slow)
+    assert slow.exit_code is None
+
+
+async def test_exec_stream_echoes_and_half_closes(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    stream = await shim.exec_stream("e", process_json("sh", "-c", "cat; exit 4"), tty=False, stdin=True)
+    payload = os.urandom(3_000_000)
+    received = b""
+
+    async def write() -> None:
+        await stream.write(payload)
+        await stream.close_stdin()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(write)
+        received = await text_of(stream)
+    assert received == payload
+    assert stream.exit_code == 4
+
+
+async def test_exec_stream_with_tty_and_resize(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    stream = await shim.exec_stream("e", process_json("sh", tty=True), tty=True, stdin=True)
+    await stream.resize(90, 30)
+    await stream.write(b"stty size; exit 2\n")
+    assert b"30 90" in await text_of(stream)
+    assert stream.exit_code == 2
+
+
+async def test_closing_an_exec_stream_kills_it(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    events = shim.subscribe()
+    assert (await anext(events))["event"] == "started"
+    stream = await shim.exec_stream("e", process_json("sleep", "1001"), tty=False, stdin=False)
+    assert (await anext(events))["event"] == "exec_started"
+    await stream.close()
+    with anyio.fail_after(10):
+        ended = await anext(events)
+    assert (ended["event"], ended["exit_code"]) == ("exec_exit", 137)
+    await events.aclose()
+
+
+async def test_oom_is_told(node):
+    cgroup = f"/sys/fs/cgroup/memory/slipway-test/{node.root.name}-a"
+    hog = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done"
+    limit = {"memory": {"limit": 16 << 20}}
+    shim = await node.spawn("a", "sh", "-c", hog, memory_cgroup_path=cgroup, **limit)
+    await shim.start()
+    exit_event = await exited(shim)
+    assert exit_event["exit_code"] == 137
+    assert exit_event["oom_killed"]
+
+
+async def test_runtime_op_updates_and_reports(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    result = await shim.runtime(["state", "a"])
+    assert result.exit_code == 0
+    assert b'"running"' in result.stdout
+    update = await shim.runtime(["update", "--resources", "-", "a"], stdin=b'{"pids": {"limit": 77}}')
+    assert update.exit_code == 0, update.stderr
+    cgroup = Path(f"/sys/fs/cgroup/pids/slipway-test/{node.root.name}-a/pids.max")
+    assert cgroup.read_text().strip() == "77"
+    assert (await shim.runtime(["state", "nothing"])).exit_code != 0
+
+
+async def test_shim_outlives_its_zygote_and_is_found_again(node):
+    shim = await node.spawn("a", "sh", "-c", "read x; exit 9", stdin=True)
+    await shim.start()
+    os.kill(node.zygote.pid, signal.SIGKILL)
+    other = type(node)(node.root)
+    found = await other.service.list_shims()
+    assert [(one.id, one.alive) for one in found] == [("a", True)]
+    again = await other.client("a")
+    attached = await again.attach(stdin=True)
+    await attached.write(b"\n")
+    assert (await exited(again))["exit_code"] == 9
+    await other.service.remove("a")
+
+
+async def test_spawn_is_idempotent_and_remove_waits_for_the_end(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    first = (await node.service.list_shims())[0]
+    await shim.start()
+    spec = msgpack.unpackb((node.root / "shimd/shims/a/spawn.msgpack").read_bytes())
+    assert await node.service.spawn(spec) == first
+    with pytest.raises(FailedPreconditionError):
+        await node.service.remove("a")
+    await shim.kill(signal.SIGKILL)
+    await exited(shim)
+    await node.service.remove("a")
+    await node.service.remove("a")
+
+
+async def test_dead_shim_is_listed_and_buried(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    started = await shim.start()
+    found = (await node.service.list_shims())[0]
+    pidfd = os.pidfd_open(started.pid)
+    os.kill(found.pid, signal.SIGKILL)
+    with pytest.raises(Exception, match="closed"):
+        await shim.shutdown()
+    assert not (await node.service.list_shims())[0].alive
+    await node.service.remove("a")
+    with anyio.fail_after(10):
+        await anyio.wait_readable(pidfd)
+    os.close(pidfd)
+    assert await node.service.list_shims() == []
+
+
+async def test_pause_is_pid_one_and_takes_its_namespace_along(node):
+    pause = await node.service.spawn_pause("s")
+    status = Path(f"/proc/{pause.pid}/status").read_text()
+    assert status.split("NSpid:")[1].split("\n")[0].split() == [str(pause.pid), "1"]
+    assert os.stat(f"/proc/{pause.pid}/ns/pid").st_ino != os.stat("/proc/self/ns/pid").st_ino
+    assert os.listdir(f"/proc/{pause.pid}/fd") == ["0", "1", "2"]
+    assert await node.service.spawn_pause("s") == pause
+    pidfd = os.pidfd_open(pause.pid)
+    os.kill(pause.pid, signal.SIGTERM)
+    with anyio.fail_after(5):
+        await anyio.wait_readable(pidfd)
+    os.close(pidfd)
+    await node.service.remove_pause("s")
+    assert await node.service.list_pauses() == []
+
+
+async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    started = await shim.start()
+    assert sorted(os.listdir(f"/proc/{started.pid}/fd")) == ["0", "1", "2"]
+    pid = (await node.service.list_shims())[0].pid
+    assert os.getsid(pid) == pid
+    listed = await shim.exec("e", process_json("sh", "-c", "ls /proc/self/fd | wc -l"))
+    assert listed.stdout.strip() == b"4"
+
+
+async def test_mounts_made_later_reach_the_container(node):
+    """The directories of the node are shared mounts: what is mounted there after the zygote's start is seen."""
+    await node.zygote.request("bury", spec={"runtime": {"binary": "true"}, "container_id": "x"})
+    bundle = node.root / "bundles/a/rootfs"
+    shim = await node.spawn("a", "cat", "/tmp/file")
+    from common.sys import linux
+
+    linux.mount("tmpfs", str(bundle / "tmp"), "tmpfs")
+    (bundle / "tmp/file").write_text("seen\n")
+    await shim.start()
+    assert (await exited(shim))["exit_code"] == 0
+    linux.umount(str(bundle / "tmp"), linux.MNT_DETACH)
+    assert log_lines(node.log("a"))[0][2] == "seen"
+
+
+async def test_unknown_operation_and_version_are_refused(node):
+    shim = await node.spawn("a", "true")
+    with pytest.raises(Exception, match="none of that name"):
+        await shim._call("dance", 5)
+    with pytest.raises(Exception, match="InvalidArgument|KeyError"):
+        await shim._call("kill", 5)
+    assert isinstance(shim, ShimClient)
