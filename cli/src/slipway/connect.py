@@ -75,3 +75,28 @@ def nats_url(run_dir: str) -> str:
     except (OSError, ValueError, KeyError) as exc:
         message = f"{run_dir}/node.json has no NATS address: give --nats nats://HOST:PORT"
         raise FailedPreconditionError(message) from exc
+
+
+async def prepare_exec(run_dir: str, request: Any) -> Any:
+    """Where to stream a command, by runtimed."""
+    return await _runtimed(run_dir, "PrepareExec", request)
+
+
+async def prepare_attach(run_dir: str, container_id: str) -> Any:
+    """Where a container's stdio is, by runtimed."""
+    from common.api.runtime.v1 import runtime_pb2
+
+    return await _runtimed(
+        run_dir, "PrepareAttach", runtime_pb2.PrepareAttachRequest(container_id=container_id)
+    )
+
+
+async def _runtimed(run_dir: str, method: str, request: Any) -> Any:
+    from common.api.runtime.v1 import runtime_pb2_grpc
+    from common.rpc.channel import channel
+
+    opened = channel(f"{run_dir}/runtimed.sock")
+    try:
+        return await getattr(runtime_pb2_grpc.RuntimeStub(opened), method)(request, timeout=TIMEOUT_S)
+    finally:
+        await opened.close()
