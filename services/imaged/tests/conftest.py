@@ -7,6 +7,7 @@ import json
 import socket
 import subprocess
 import tarfile
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -259,3 +260,20 @@ async def content(tmp_path: Path) -> LocalContent:
 def registry(tmp_path: Path) -> HttpRegistry:
     limits = Limits(connect_timeout_s=2, stall_timeout_s=1, retry_wait_s=0.01, max_retry_after_s=0.05)
     return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)
+
+
+@pytest.fixture(scope="module")
+def redis_url() -> Iterator[str]:
+    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
+        path = Path(directory) / "redis.sock"
+        server = subprocess.Popen(
+            ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", directory],
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 10
+        while not path.exists():
+            assert server.poll() is None
+            assert time.monotonic() < deadline
+        yield f"unix://{path}"
+        server.kill()
+        server.wait()

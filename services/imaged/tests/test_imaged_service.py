@@ -2,10 +2,7 @@
 
 import gzip
 import json
-import subprocess
-import tempfile
-import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,23 +69,6 @@ class MemoryLayers:
 
     async def remove_layers(self, diff_ids) -> None:
         self.held -= set(diff_ids)
-
-
-@pytest.fixture(scope="module")
-def redis_url() -> Iterator[str]:
-    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        path = Path(directory) / "redis.sock"
-        server = subprocess.Popen(
-            ["redis-server", "--port", "0", "--unixsocket", str(path), "--save", "", "--dir", directory],
-            stdout=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + 10
-        while not path.exists():
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-        yield f"unix://{path}"
-        server.kill()
-        server.wait()
 
 
 @dataclass

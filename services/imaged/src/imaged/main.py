@@ -4,9 +4,9 @@ import sys
 from functools import partial
 
 import grpc
-from common.clients.snapshotd import SnapshotdClient
 
 from common.api.images.v1 import images_pb2_grpc as rpc
+from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.records import RecordStore
@@ -57,8 +57,8 @@ async def serve(settings: Settings, life: Life) -> None:
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(ImagesServicer(images, str(content.blobs)), server)
 
+    # the channel to snapshotd closes with the process: running pulls end by cancellation, not by its errors
     await life.serve(register, socket_path(settings, "imaged"))
-    await layers.close()
 
 
 def main() -> None:

@@ -1,0 +1,134 @@
+"""imaged as a process, with snapshotd as another."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.clients.imaged import ImagedClient
+from common.clients.snapshotd import SnapshotdClient
+from common.errors import NotFoundError
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.integration,
+    pytest.mark.root,
+    pytest.mark.skipif(
+        importlib.util.find_spec("snapshotd.main") is None, reason="snapshotd is not installed"
+    ),
+]
+
+
+class Daemons:
+    """imaged and snapshotd in directories of their own."""
+
+    def __init__(self, root: Path, redis_url: str) -> None:
+        self.root = root
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._settings = {
+            "NODE": "n",
+            "RUN_DIR": str(root / "run"),
+            "DATA_DIR": str(root / "data"),
+            "REDIS_URL": redis_url,
+            "NATS_URL": "nats://127.0.0.1:1",
+        }
+
+    def start(self, name: str) -> None:
+        environment = {f"SLIPWAY_{name.upper()}_{k}": v for k, v in self._settings.items()}
+        if name == "imaged":
+            environment["SLIPWAY_IMAGED_CERTS_DIR"] = str(self.root / "certs.d")
+            environment["SLIPWAY_IMAGED_STALL_TIMEOUT_S"] = "5"
+        with (self.root / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [sys.executable, "-m", name], env=os.environ | environment, stdout=log, stderr=log
+            )
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> int:
+        daemon = self._running.pop(name)
+        daemon.send_signal(number)
+        return daemon.wait(20)
+
+    def close(self) -> None:
+        for name in list(self._running):
+            self.end(name)
+
+    def socket(self, name: str) -> str:
+        return str(self.root / "run" / f"{name}.sock")
+
+
+@pytest.fixture
+def daemons(redis_url: str) -> Iterator[Daemons]:
+    with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
+        made = Daemons(Path(directory), redis_url)
+        made.start("snapshotd")
+        made.start("imaged")
+        try:
+            yield made
+        finally:
+            made.close()
+
+
+async def test_pull_unpacks_and_outlives_a_restart(daemons: Daemons, real_registry, tools) -> None:
+    made = tools.image_of([tools.tar_of({"etc/passwd": b"root"}), tools.tar_of({"b": b"b" * 100000})])
+    name = real_registry.push("process/app", "v1", made)
+    client, snapshots = ImagedClient(daemons.socket("imaged")), SnapshotdClient(daemons.socket("snapshotd"))
+    try:
+        image = await client.pulled(name)
+        assert image.id == made.config_digest
+        assert image.config == made.blobs[made.config_digest]
+        assert {layer.diff_id for layer in await snapshots.list_layers(made.diff_ids)} == set(made.diff_ids)
+        with pytest.raises(NotFoundError, match="no/such"):
+            await client.pulled(f"{real_registry.host}/no/such:v1")
+        assert daemons.end("imaged", signal.SIGKILL) == -signal.SIGKILL
+        daemons.start("imaged")
+        assert await client.get(name) == image
+        assert (await client.usage()).used_bytes >= image.size_bytes
+        await client.remove(name)
+        assert await client.list() == []
+        assert await snapshots.list_layers(made.diff_ids) == []
+    finally:
+        await client.close()
+        await snapshots.close()
+    assert daemons.end("imaged") == 0
+
+
+async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registry, tools) -> None:
+    made = tools.image_of([tools.tar_of({"f": os.urandom(3_000_000)})], compression="none")
+    layer = made.blobs[made.layers[0]["digest"]]
+    ranges: list[str | None] = []
+
+    def blob(h) -> None:
+        given = h.headers.get("Range")
+        ranges.append(given)
+        start = int(given[6:-1]) if given else 0
+        h.send_response(206 if given else 200)
+        h.send_header("Content-Length", str(len(layer) - start))
+        h.send_header("Content-Range", f"bytes {start}-{len(layer) - 1}/{len(layer)}")
+        h.end_headers()
+        if given is None:
+            h.wfile.write(layer[: 2 << 20])
+            bad_registry.release.wait(30)
+        else:
+            h.wfile.write(layer[start:])
+
+    bad_registry.serve(made, blob)
+    name = f"{bad_registry.host}/app:v1"
+    client = ImagedClient(daemons.socket("imaged"))
+    try:
+        async for progress in client.pull(name):
+            if progress.layers and progress.layers[0].fetched_bytes >= 1 << 20:
+                break
+        daemons.end("imaged", signal.SIGKILL)
+        daemons.start("imaged")
+        assert (await client.pulled(name)).id == made.config_digest
+    finally:
+        await client.close()
+    assert ranges[0] is None
+    assert ranges[-1] is not None
+    assert int(ranges[-1][6:-1]) >= 1 << 20
