@@ -8,20 +8,11 @@ from common.sys import linux
 # In the order of linux/capability.h: the index is the number.
 NAMES = tuple(
     f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE "
-        "NET_BIND_SERVICE NET_BROADCAST NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT "
-        "SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME SYS_TTY_CONFIG MKNOD LEASE "
-        "AUDIT_WRITE AUDIT_CONTROL SETFCAP MAC_OVERRIDE MAC_ADMIN SYSLOG WAKE_ALARM BLOCK_SUSPEND AUDIT_READ "
-        "PERFMON BPF CHECKPOINT_RESTORE"
-    ).split()
+    for name in ["CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG", "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE"]
 )
 DEFAULT = frozenset(
     f"CAP_{name}"
-    for name in (
-        "CHOWN DAC_OVERRIDE FSETID FOWNER MKNOD NET_RAW SETGID SETUID SETFCAP SETPCAP NET_BIND_SERVICE "
-        "SYS_CHROOT KILL AUDIT_WRITE"
-    ).split()
+    for name in ["CHOWN", "DAC_OVERRIDE", "FSETID", "FOWNER", "MKNOD", "NET_RAW", "SETGID", "SETUID", "SETFCAP", "SETPCAP", "NET_BIND_SERVICE", "SYS_CHROOT", "KILL", "AUDIT_WRITE"]
 )
 
 
@@ -48,25 +39,21 @@ def parse(field: str, name: str) -> str:
 def resolve(context: Any, host_caps: frozenset[str]) -> dict[str, list[str]]:
     """`process.capabilities` for CRI's LinuxContainerSecurityContext.
 
-    ALL in add means all that the runtime has; a name in drop wins over ALL in add, a name in add over ALL in
-    drop. Inheritable stays empty (CVE-2022-24769), except under ambient capabilities, which the kernel takes
-    from there.
+    ALL in add, then ALL in drop set the base; single names are added, then dropped, so a dropped name wins.
+    "All" means all that the runtime has. Inheritable stays empty (CVE-2022-24769) but for ambient
+    capabilities, which the kernel accepts only from there.
     """
     request = context.capabilities
     add = {parse("add_capabilities", name) for name in request.add_capabilities}
     drop = {parse("drop_capabilities", name) for name in request.drop_capabilities}
     ambient = {parse("add_ambient_capabilities", name) for name in request.add_ambient_capabilities}
-    if "ALL" in ambient:
-        ambient = (ambient | host_caps) - {"ALL"}
     base = set(host_caps) if context.privileged or "ALL" in add else set(DEFAULT)
-    if "ALL" in drop and not context.privileged:
-        base = set()
-        if "ALL" in add:
-            base = set(host_caps)
     if not context.privileged:
-        base = ((base | add | ambient) - (drop - add if "ALL" in drop else drop)) - {"ALL"}
+        if "ALL" in drop:
+            base = set()
+        base = (base | add | ambient) - drop
     bounding = in_order(base & host_caps)
-    raised = in_order(ambient & set(bounding))
+    raised = bounding if "ALL" in ambient else in_order(ambient & set(bounding))
     return {
         "bounding": bounding,
         "effective": bounding,

@@ -5,23 +5,23 @@ runtimes of different age convert differently (1024 → 39 or 100).
 """
 
 import math
-import os
 import re
 from pathlib import Path
 from typing import Any
 
 import msgspec
+
 from common.errors import InvalidArgumentError
 
 ROOT = "/sys/fs/cgroup"
 V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids")
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
-CGROUP2_SUPER_MAGIC = 0x63677270
 MIN_SHARES, MAX_SHARES = 2, 262144
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _UNIFIED_KEY = re.compile(r"[a-z0-9]+(\.[A-Za-z0-9_-]+)+")
+_NUMBER = re.compile(r"\d{1,10}")
 _PAGE_SIZE = re.compile(r"[1-9]\d*([KMG]B)")
 
 
@@ -110,6 +110,8 @@ def resources(res: Any, version: int) -> dict[str, Any]:
     unified = _unified(res, version)
     cpu = _cpu(res, version, unified)
     memory = _memory(res)
+    if version == 1 and "pids.max" in unified:
+        found["pids"] = {"limit": _pids(unified.pop("pids.max"))}
     pages = [_page_limit(limit) for limit in res.hugepage_limits]
     if cpu:
         found["cpu"] = cpu
@@ -150,8 +152,10 @@ def _memory(res: Any) -> dict[str, Any]:
     if limit:
         memory["limit"] = limit
     # CRI's and OCI's swap are both memory + swap; without one, a limited container may not swap.
-    if swap > 0 and 0 < swap < limit:
-        raise InvalidArgumentError(f"memory_swap_limit_in_bytes {swap} is below memory_limit_in_bytes {limit}")
+    if 0 < swap < limit:
+        raise InvalidArgumentError(
+            f"memory_swap_limit_in_bytes {swap} is below memory_limit_in_bytes {limit}"
+        )
     if (swap or limit > 0) and _swap_is_accounted():
         memory["swap"] = swap or limit
     return memory
@@ -160,25 +164,26 @@ def _memory(res: Any) -> dict[str, Any]:
 def _swap_is_accounted() -> bool:
     """Whether this kernel can limit swap: asking for it otherwise fails the start."""
     if detect() == 2:
-        return True
+        return Path("/proc/swaps").exists()
     return (Path(ROOT) / "memory/memory.memsw.limit_in_bytes").exists()
 
 
 def _unified(res: Any, version: int) -> dict[str, str]:
-    if res.unified and version == 1:
-        raise InvalidArgumentError("unified: this node has cgroup v1")
+    if version == 1 and set(res.unified) - {"pids.max"}:
+        raise InvalidArgumentError(f"unified {sorted(res.unified)}: this node has cgroup v1")
     for key, value in res.unified.items():
         if not _UNIFIED_KEY.fullmatch(key) or "\x00" in value:
             raise InvalidArgumentError(f"unified: {key!r} is no file of a cgroup")
     return dict(res.unified)
 
 
+def _pids(text: str) -> int:
+    if text != "max" and not _NUMBER.fullmatch(text):
+        raise InvalidArgumentError(f"unified: pids.max {text!r} is no number")
+    return -1 if text == "max" else int(text)
+
+
 def _page_limit(limit: Any) -> dict[str, Any]:
     if not _PAGE_SIZE.fullmatch(limit.page_size):
         raise InvalidArgumentError(f"hugepage_limits: page_size {limit.page_size!r} is not like 2MB")
     return {"pageSize": limit.page_size, "limit": limit.limit}
-
-
-def allowed_cpus() -> str:
-    """The CPUs that this process may use, as cpuset text."""
-    return ",".join(str(cpu) for cpu in sorted(os.sched_getaffinity(0)))

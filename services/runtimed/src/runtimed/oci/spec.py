@@ -4,7 +4,33 @@ from typing import Any
 
 import msgspec
 
+from common.errors import InvalidArgumentError
+from runtimed.oci import cgroups, devices, mounts, process, security, sysctls
 from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.mounts import image_volumes
+from runtimed.oci.validate import validate_container, validate_sandbox
+
+__all__ = [
+    "SpecInput",
+    "build",
+    "image_volumes",
+    "process_for_exec",
+    "validate_container",
+    "validate_sandbox",
+]
+
+OCI_VERSION = "1.0.2"  # the lowest that has all of it: crun 1.8 refuses 1.3
+V2 = 2
+
+# Annotations that crun, runc, systemd and VM runtimes obey.
+STEERING_PREFIXES = (
+    "run.oci.",
+    "org.systemd.property.",
+    "module.wasm.image",
+    "krun.",
+    "io.katacontainers.",
+    "io.kubernetes.cri.",
+)
 
 
 class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,23 +65,117 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def build(inp: SpecInput) -> dict[str, Any]:
-    """config.json."""
-    raise NotImplementedError
+    """config.json. Blocking: reads the rootfs and the host's devices, makes missing mount sources.
+
+    Raises:
+        InvalidArgumentError: a field's value cannot work, with its name.
+        NotFoundError: a seccomp profile is not there.
+        UnimplementedError: something that this node does not offer.
+    """
+    context = inp.container.linux.security_context
+    mounts.prepare_sources(inp.container)
+    found = process.build(
+        inp.container,
+        inp.image_config,
+        rootfs=inp.rootfs,
+        hostname=inp.hostname,
+        host_caps=inp.host_caps,
+    )
+    profile = security.apparmor_profile(context)
+    label, mount_label = security.selinux_labels(context)
+    if profile:
+        found["apparmorProfile"] = profile
+    if label:
+        found["selinuxLabel"] = label
+    spec: dict[str, Any] = {
+        "ociVersion": OCI_VERSION,
+        "process": found,
+        "root": {"path": inp.rootfs, "readonly": context.readonly_rootfs},
+        "mounts": mounts.build(
+            inp.container,
+            shm_path=inp.shm_path,
+            resolv_conf=inp.resolv_conf,
+            hostname_file=inp.hostname_file,
+        ),
+        "annotations": _annotations(inp),
+        "linux": _linux(inp, frozenset(found["capabilities"]["bounding"])),
+    }
+    if mount_label:
+        spec["linux"]["mountLabel"] = mount_label
+    if inp.namespaces.get("uts") == "":
+        spec["hostname"] = inp.hostname  # a pinned namespace has its name already
+    return spec
+
+
+def _linux(inp: SpecInput, caps: frozenset[str]) -> dict[str, Any]:
+    context = inp.container.linux.security_context
+    nodes, rules = devices.build(inp.container)
+    limits = cgroups.resources(inp.container.linux.resources, inp.cgroup.version)
+    masked, readonly = security.hidden_paths(inp.container)
+    linux: dict[str, Any] = {
+        "namespaces": _namespaces(inp),
+        "cgroupsPath": inp.cgroup.oci_path,
+        "resources": {"devices": rules, **limits},
+        "devices": nodes,
+        "maskedPaths": masked,
+        "readonlyPaths": readonly,
+    }
+    private = {kind for kind, path in inp.namespaces.items() if not path}
+    settings = sysctls.check(dict(inp.sandbox.linux.sysctls), inp.namespaces)
+    own = {
+        path.replace("/", "."): value
+        for path, value in settings.items()
+        if sysctls.namespace_of(path) in private
+    }
+    if own:
+        linux["sysctl"] = own
+    propagation = mounts.rootfs_propagation(inp.container)
+    if propagation:
+        linux["rootfsPropagation"] = propagation
+    seccomp = security.seccomp(context, caps, inp.seccomp_profile_root)
+    if seccomp is not None:
+        linux["seccomp"] = seccomp
+    return linux
+
+
+def _namespaces(inp: SpecInput) -> list[dict[str, str]]:
+    wanted = {"mount": "", **inp.namespaces}
+    if inp.cgroup.version == V2 and not inp.container.linux.security_context.privileged:
+        wanted.setdefault("cgroup", "")  # hides where on the node the container is
+    return [{"type": kind, "path": path} if path else {"type": kind} for kind, path in wanted.items()]
+
+
+def _annotations(inp: SpecInput) -> dict[str, str]:
+    """The request's annotations for hooks, without those that steer the OCI runtime itself (CVE-2024-3154)."""
+    found = {
+        key: value
+        for key, value in inp.container.annotations.items()
+        if not key.startswith(STEERING_PREFIXES)
+    }
+    metadata = inp.sandbox.metadata
+    prefix = "io.kubernetes.cri"
+    return found | {
+        f"{prefix}.container-type": "container",
+        f"{prefix}.container-name": inp.container.metadata.name,
+        f"{prefix}.sandbox-id": inp.sandbox_id,
+        f"{prefix}.sandbox-name": metadata.name,
+        f"{prefix}.sandbox-namespace": metadata.namespace,
+        f"{prefix}.sandbox-uid": metadata.uid,
+        f"{prefix}.image-name": inp.container.image.user_specified_image or inp.container.image.image,
+    }
 
 
 def process_for_exec(spec: dict[str, Any], cmd: list[str], *, tty: bool) -> dict[str, Any]:
-    """process.json of an exec."""
-    raise NotImplementedError
+    """process.json of an exec: the container's process with other words.
 
-
-def validate_container(config: Any, sandbox_config: Any) -> None:
-    """Refuse what can never work or is not offered."""
-
-
-def validate_sandbox(config: Any) -> None:
-    """Refuse what can never work or is not offered."""
-
-
-def image_volumes(image_config: dict[str, Any]) -> list[str]:
-    """Absolute, contained VOLUME paths of an image."""
-    raise NotImplementedError
+    Raises:
+        InvalidArgumentError: there is no command.
+    """
+    if not cmd or not cmd[0]:
+        raise InvalidArgumentError("cmd: is empty")
+    if any("\x00" in word for word in cmd):
+        raise InvalidArgumentError("cmd: a word has a zero byte")
+    found = {**spec["process"], "args": list(cmd), "terminal": tty}
+    if tty and not any(item.startswith("TERM=") for item in found["env"]):
+        found["env"] = [*found["env"], "TERM=xterm"]
+    return found
