@@ -1,0 +1,106 @@
+"""`./dev bench [pods] [cni] [idle] [pull]`: ratios against the floor and a named peer, in one run; table and JSON."""
+
+import json
+import statistics
+import sys
+import tempfile
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import anyio
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from bench import pods, pulls
+from devtools.cri import Cri, connect
+from devtools.registry import push_busybox, registry
+from tests.support.node import TestNode, running_node
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One row: what was measured, its floor or peer, the ratio and the goal."""
+
+    name: str
+    value: float
+    unit: str
+    against: str
+    floor: float
+    goal: str
+
+    @property
+    def ratio(self) -> float:
+        return self.value / self.floor if self.floor else 0.0
+
+
+async def measure(chosen: set[str]) -> list[Figure]:
+    """All figures of the chosen groups."""
+    figures: list[Figure] = []
+    with tempfile.TemporaryDirectory(prefix="slipway-bench-") as name:
+        base = Path(name)
+        with registry(base / "registry") as shop, running_node(base / "n") as node:
+            image = push_busybox(shop)
+            async with connect(node.socket, node.logs) as cri:
+                await cri.pull(image)
+                figures += await _pods(chosen, cri, node, image, base)
+                if "pull" in chosen:
+                    reference = pulls.large_image(shop)
+                    found = await pulls.compare(cri, reference, base / "containerd")
+                    figures.append(
+                        Figure(
+                            "cold pull, 340 MB",
+                            found["slipway_s"],
+                            "s",
+                            "containerd",
+                            found["containerd_s"],
+                            "0.6 x",
+                        )
+                    )
+    return figures
+
+
+async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Path) -> list[Figure]:
+    figures = []
+    crun = 0.0
+    if chosen & {"pods", "cni"}:
+        bundle = await pods.bundle_of(cri, image, node.run_dir, base / "bundle")
+        crun = statistics.median(pods.bare_crun(bundle))
+    if "pods" in chosen:
+        ready = statistics.median(await pods.pod_ready(cri, image, host_network=True, tag="host"))
+        figures.append(Figure("pod ready, host network", ready, "ms", "crun run", crun, "3 x"))
+    if "cni" in chosen:
+        chain = statistics.median(pods.bare_cni(next((node.data_dir / "cni").glob("*.conflist"))))
+        ready = statistics.median(await pods.pod_ready(cri, image, host_network=False, tag="cni"))
+        figures.append(
+            Figure("pod ready, CNI bridge", ready, "ms", "crun run + CNI ADD", crun + chain, "2 x")
+        )
+    if "idle" in chosen:
+        found = await pods.idle(cri, image, node.run_dir)
+        figures.append(Figure("shim, PSS", found["shim_mib"], "MiB", "goal", 0.8, "1 x"))
+        figures.append(
+            Figure("five services at 50 pods, PSS", found["services_mib"], "MiB", "goal", 300, "1 x")
+        )
+        figures.append(Figure("ListContainerStats, 50", found["list_stats_ms"], "ms", "goal", 40, "1 x"))
+    return figures
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    chosen = set(sys.argv[1:]) or {"pods", "cni", "idle", "pull"}
+    figures = anyio.run(measure, chosen)
+    print(f"{'':32} {'measured':>12} {'against':>22} {'floor':>10} {'ratio':>7}  goal")
+    for f in figures:
+        print(
+            f"{f.name:32} {f.value:9.2f} {f.unit:<3} {f.against:>21} {f.floor:10.2f} {f.ratio:6.2f}x  {f.goal}"
+        )
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{time.strftime('%Y%m%d-%H%M%S')}.json"
+    path.write_text(json.dumps([asdict(f) | {"ratio": f.ratio} for f in figures], indent=2) + "\n")
+    print(f"kept in {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+if __name__ == "__main__":
+    main()
