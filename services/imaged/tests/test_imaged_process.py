@@ -14,6 +14,7 @@ import pytest
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import NotFoundError
+from common.sys import linux
 
 pytestmark = [
     pytest.mark.anyio,
@@ -57,6 +58,10 @@ class Daemons:
     def close(self) -> None:
         for name in list(self._running):
             self.end(name)
+        # snapshotd keeps its mounts for the containers that outlive it
+        mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for path in reversed([p for p in mounted if p.startswith(f"{self.root}/")]):
+            linux.umount(path, linux.MNT_DETACH)
 
     def socket(self, name: str) -> str:
         return str(self.root / "run" / f"{name}.sock")

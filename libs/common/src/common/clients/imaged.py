@@ -2,12 +2,18 @@
 
 from collections.abc import AsyncIterator
 
+import anyio
+
 from common.api.images.v1 import images_pb2 as pb
 from common.api.images.v1 import images_pb2_grpc as rpc
+from common.errors import UnavailableError
 from common.rpc.channel import channel
 
 PULL_TIMEOUT_S = 6 * 3600.0
 """A pull ends by its own stall rules; this only bounds a call that nobody looks after."""
+
+MAX_TRIES = 3
+RETRY_WAIT_S = 0.2
 
 
 class ImagedClient:
@@ -28,8 +34,17 @@ class ImagedClient:
     ) -> AsyncIterator[pb.PullProgress]:
         """Pull an image and follow it; the last message carries it. Leaving early does not stop the pull."""
         request = pb.PullRequest(reference=reference, auth=auth)
-        async for progress in self._stub.Pull(request, timeout=timeout_s):
-            yield progress
+        for tries_left in reversed(range(MAX_TRIES)):
+            try:
+                async for progress in self._stub.Pull(request, timeout=timeout_s):
+                    yield progress
+            except UnavailableError:
+                # imaged went away in between; a pull may be asked for again, and goes on where it was
+                if not tries_left:
+                    raise
+                await anyio.sleep(RETRY_WAIT_S)
+            else:
+                return
 
     async def pulled(
         self, reference: str, auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S

@@ -13,7 +13,13 @@ from anyio import CapacityLimiter
 from urllib3.exceptions import HTTPError
 
 from common.digest import Digest
-from common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, UnavailableError
+from common.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnavailableError,
+    UnknownError,
+)
 from imaged import hosts
 from imaged.adapters.registry_auth import TokenCache
 from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, reason
@@ -77,15 +83,19 @@ class HttpRegistry:
                 transport.close()
 
     def remember(self, domain: str, url: str) -> None:
-        """Which scheme a loopback registry answered by, so that the next pull tries that one first."""
+        """Which scheme a loopback registry answered by, so that the next pull asks there only."""
         self._schemes[domain] = url
+
+    def forget(self, domain: str) -> None:
+        """The registry may have changed its scheme."""
+        self._schemes.pop(domain, None)
 
     def _places(self, domain: str) -> list[hosts.Host]:
         found = hosts.find(self._certs_dir, domain)
-        known = self._schemes.get(domain)
-        if known:
-            found.sort(key=lambda host: host.url != known and host.name == domain)
-        return found
+        known = next((host for host in found if host.url == self._schemes.get(domain)), None)
+        if known is None:
+            return found
+        return [host for host in found if host is known or host.name != known.name]
 
 
 class HttpRepository:
@@ -181,6 +191,8 @@ class HttpRepository:
             if stop.is_set():
                 break
         if failures:
+            if isinstance(failures[-1], UnknownError):
+                self._registry.forget(self._reference.domain)
             return failures[-1]  # of the registry itself, which was asked last
         return UnavailableError(f"image {self._image}: no host of {self._reference.domain} may {capability}")
 
