@@ -1,8 +1,29 @@
-"""CNI: the node's network configuration, and its plugins run for a sandbox."""
+"""CNI: the node's network configuration, and its plugins run for a sandbox.
 
+Plugins are run directly, as the CNI specification says, chained by prevResult. What an ADD was given is cached
+before it runs, so that a DEL runs with the same even when the configuration has changed or the daemon died.
+"""
+
+import ipaddress
+import re
+from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import msgspec
+
+from common.errors import FailedPreconditionError, NotFoundError, SlipwayError, UnavailableError
+from common.observe.log import get_logger
+from common.observe.trace import traceparent
+from common.sys.files import replace_file
+from runtimed.network import cniconf, cniexec
+from runtimed.network.netns import is_namespace
+
+ADD_S, DEL_S, CHECK_S, STATUS_S = 300.0, 60.0, 60.0, 10.0
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
+
+log = get_logger("runtimed")
 
 
 class Attachment(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,28 +55,268 @@ class CniResult(msgspec.Struct, frozen=True):
     raw: dict[str, Any]
 
 
+class Cached(msgspec.Struct, frozen=True):
+    """What is remembered of an ADD; without result as long as it has not succeeded."""
+
+    attachment: Attachment
+    conf: cniconf.NetworkConf
+    result: dict[str, Any] | None = None
+
+
 class Cni:
     """Runs the plugins of the first valid network configuration in a directory."""
 
     def __init__(self, conf_dir: str, bin_dirs: list[str], cache_dir: str) -> None:
-        self.conf_dir, self.bin_dirs, self.cache_dir = conf_dir, bin_dirs, cache_dir
+        self.conf_dir, self.bin_dirs, self.cache_dir = Path(conf_dir), bin_dirs, Path(cache_dir)
+        self._conf: cniconf.NetworkConf | None = None
+        self._stamp: object = None
+        self._why = f"no network configuration in {conf_dir}"
 
     def load(self) -> None:
-        """Read the directory again if it changed."""
-        raise NotImplementedError
+        """Read the directory again if it changed. Blocking, and cheap when it did not."""
+        files = cniconf.candidates(self.conf_dir)
+        stamp = [(str(path), _stamp(path)) for path in files]
+        if stamp == self._stamp:
+            return
+        self._stamp, self._conf = stamp, None
+        self._why = f"no network configuration in {self.conf_dir}"
+        for path in files:
+            try:
+                self._conf = cniconf.read(path)
+            except SlipwayError as error:
+                self._why = error.message
+                log.warning("cni.conf.refused", path=str(path), reason=error.message)
+            else:
+                self._why = ""
+                return
 
     def ready(self) -> tuple[bool, str]:
         """Whether sandboxes can get a network, and why not."""
-        raise NotImplementedError
+        if self._conf is None:
+            return False, f"cni plugin not initialized: {self._why}"
+        for plugin in self._conf.plugins:
+            if cniexec.find(plugin["type"], self.bin_dirs) is None:
+                return False, f"cni plugin {plugin['type']!r} is in none of {':'.join(self.bin_dirs)}"
+        return (not self._why), self._why
 
     async def add(self, attachment: Attachment) -> CniResult:
-        raise NotImplementedError
+        """Attach; on a failure what was done is taken back.
+
+        Raises:
+            FailedPreconditionError: the node has no network configuration, or a plugin is missing or refuses it.
+            UnavailableError: a plugin failed or took too long, with its name and message.
+        """
+        await anyio.to_thread.run_sync(self.load)
+        conf = self._current()
+        await self._remember(Cached(attachment, conf), durable=False)
+        result: dict[str, Any] | None = None
+        try:
+            with anyio.fail_after(ADD_S):
+                for plugin in conf.plugins:
+                    result = await self._run("ADD", plugin, conf, attachment, result)
+        except BaseException as error:
+            with anyio.CancelScope(shield=True):
+                await self._undo(attachment)
+            if isinstance(error, TimeoutError):
+                raise UnavailableError(f"cni network {conf.name!r}: ADD took over {ADD_S:.0f} s") from error
+            raise
+        await self._remember(Cached(attachment, conf, result or {}), durable=True)
+        return parse_result(result or {}, attachment.interface)
 
     async def delete(self, attachment: Attachment) -> None:
-        raise NotImplementedError
+        """Detach; idempotent. All plugins are run, with what their ADD had; the first failure is raised after.
+
+        Raises:
+            UnavailableError: a plugin failed; the cache is kept for the next try.
+        """
+        cached = await self._recall(attachment)
+        if cached is None:
+            await anyio.to_thread.run_sync(self.load)
+            if self._conf is None:
+                return
+            cached = Cached(attachment, self._conf)
+        failure: Exception | None = None
+        with anyio.CancelScope(shield=True):
+            for plugin in reversed(cached.conf.plugins):
+                try:
+                    with anyio.fail_after(DEL_S):
+                        await self._run("DEL", plugin, cached.conf, cached.attachment, cached.result)
+                except (SlipwayError, TimeoutError) as error:
+                    failure = failure or error
+                    log.warning("cni.del.failed", sandbox_id=attachment.sandbox_id, reason=str(error))
+            if failure is None:
+                await anyio.to_thread.run_sync(lambda: self._path(attachment).unlink(missing_ok=True))
+        if isinstance(failure, TimeoutError):
+            raise UnavailableError(
+                f"cni network {cached.conf.name!r}: DEL took over {DEL_S:.0f} s"
+            ) from failure
+        if failure is not None:
+            raise failure
 
     async def check(self, attachment: Attachment) -> None:
-        raise NotImplementedError
+        """Ask the plugins whether the attachment is still as ADD left it.
 
-    async def status(self) -> None:
-        raise NotImplementedError
+        Raises:
+            NotFoundError: nothing was attached.
+            UnavailableError: a plugin found something amiss.
+        """
+        cached = await self._recall(attachment)
+        if cached is None or cached.result is None:
+            raise NotFoundError(f"cni: sandbox {attachment.sandbox_id} has no attachment")
+        if cached.conf.disable_check or not cached.conf.at_least(cniconf.CHECK_SINCE):
+            return
+        try:
+            with anyio.fail_after(CHECK_S):
+                for plugin in cached.conf.plugins:
+                    await self._run("CHECK", plugin, cached.conf, cached.attachment, cached.result)
+        except TimeoutError as error:
+            raise UnavailableError(
+                f"cni network {cached.conf.name!r}: CHECK took over {CHECK_S:.0f} s"
+            ) from error
+
+    async def status(self) -> tuple[bool, str]:
+        """Like ready, after asking the plugins of a configuration of 1.1.0 or later (STATUS)."""
+        await anyio.to_thread.run_sync(self.load)
+        conf = self._conf
+        if conf is None or not conf.at_least(cniconf.STATUS_SINCE):
+            return self.ready()
+        self._why = ""
+        try:
+            with anyio.fail_after(STATUS_S):
+                for plugin in conf.plugins:
+                    await self._run("STATUS", plugin, conf, None, None)
+        except SlipwayError as error:
+            self._why = error.message
+        except TimeoutError:
+            self._why = f"cni network {conf.name!r}: STATUS took over {STATUS_S:.0f} s"
+        return self.ready()
+
+    def cached(self) -> list[Attachment]:
+        """Attachments that were tried and not yet deleted, for the reconciler. Blocking."""
+        found = [_decode(path) for path in sorted(self.cache_dir.glob("*.json"))]
+        return [item.attachment for item in found if item is not None]
+
+    def _current(self) -> cniconf.NetworkConf:
+        if self._conf is None:
+            raise FailedPreconditionError(f"cni plugin not initialized: {self._why}")
+        return self._conf
+
+    async def _undo(self, attachment: Attachment) -> None:
+        try:
+            await self.delete(attachment)
+        except SlipwayError as error:
+            log.warning("cni.undo.failed", sandbox_id=attachment.sandbox_id, reason=error.message)
+
+    async def _run(
+        self,
+        verb: str,
+        plugin: dict[str, Any],
+        conf: cniconf.NetworkConf,
+        attachment: Attachment | None,
+        previous: dict[str, Any] | None,
+    ) -> dict[str, Any] | None:
+        config = {key: value for key, value in plugin.items() if key != "capabilities"}
+        config |= {"name": conf.name, "cniVersion": conf.version}
+        env = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.bin_dirs), "TRACEPARENT": traceparent()}
+        if attachment is not None:
+            if capabilities := _runtime_config(plugin.get("capabilities"), attachment):
+                config["runtimeConfig"] = capabilities
+            env |= _env(verb, attachment)
+        # Plugins older than 0.4.0 know no previous result in a DEL.
+        if previous is not None and (verb == "ADD" or conf.at_least(cniconf.CHECK_SINCE)):
+            config["prevResult"] = previous
+        return await cniexec.run(plugin["type"], self.bin_dirs, config, env)
+
+    def _path(self, attachment: Attachment) -> Path:
+        for text in (attachment.sandbox_id, attachment.interface):
+            if not _KEY.fullmatch(text):
+                raise FailedPreconditionError(f"cni: {text!r} is no id")
+        return self.cache_dir / f"{attachment.sandbox_id}-{attachment.interface}.json"
+
+    async def _remember(self, cached: Cached, *, durable: bool) -> None:
+        path, content = self._path(cached.attachment), msgspec.json.encode(cached)
+
+        def write() -> None:
+            if durable:
+                replace_file(path, content)
+                return
+            # A power cut takes the namespace too: this one is for a crash of the daemon only.
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_suffix(".tmp")
+            temporary.write_bytes(content)
+            temporary.replace(path)
+
+        await anyio.to_thread.run_sync(write)
+
+    async def _recall(self, attachment: Attachment) -> Cached | None:
+        return await anyio.to_thread.run_sync(_decode, self._path(attachment))
+
+
+def _decode(path: Path) -> Cached | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=Cached)
+    except FileNotFoundError:
+        return None
+    except (msgspec.DecodeError, msgspec.ValidationError):
+        log.warning("cni.cache.corrupt", path=str(path))
+        return None
+
+
+def _stamp(path: Path) -> tuple[int, int, int]:
+    try:
+        status = path.stat()
+    except OSError:
+        return (0, 0, 0)
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+def _env(verb: str, attachment: Attachment) -> dict[str, str]:
+    pairs = {
+        "IgnoreUnknown": "1",
+        "K8S_POD_NAMESPACE": attachment.pod_namespace,
+        "K8S_POD_NAME": attachment.pod_name,
+        "K8S_POD_INFRA_CONTAINER_ID": attachment.sandbox_id,
+        "K8S_POD_UID": attachment.pod_uid,
+    }
+    # A namespace that is gone is said by an empty path: DEL then frees addresses and rules alone.
+    gone = verb == "DEL" and not is_namespace(attachment.netns_path)
+    return {
+        "CNI_CONTAINERID": attachment.sandbox_id,
+        "CNI_NETNS": "" if gone else attachment.netns_path,
+        "CNI_IFNAME": attachment.interface,
+        "CNI_ARGS": ";".join(f"{key}={value.replace(';', '')}" for key, value in pairs.items()),
+    }
+
+
+def _runtime_config(declared: Any, attachment: Attachment) -> dict[str, Any]:
+    """Values of the capabilities that a plugin declares."""
+    offered: dict[str, Any] = {
+        "portMappings": [mapping for mapping in attachment.port_mappings if mapping.get("hostPort", 0) > 0],
+        "dns": attachment.dns,
+        "bandwidth": attachment.bandwidth,
+        "cgroupPath": attachment.cgroup_path,
+        "io.kubernetes.cri.pod-annotations": attachment.annotations,
+    }
+    if not isinstance(declared, dict):
+        return {}
+    return {key: value for key, value in offered.items() if value and declared.get(key) is True}
+
+
+def parse_result(raw: dict[str, Any], interface: str) -> CniResult:
+    """The sandbox's own addresses of a result of any version.
+
+    Raises:
+        UnavailableError: an address is none.
+    """
+    texts = [raw[key].get("ip", "") for key in ("ip4", "ip6") if isinstance(raw.get(key), dict)]
+    interfaces = raw.get("interfaces") or []
+    for item in raw.get("ips") or []:
+        index = item.get("interface")
+        owner = interfaces[index] if isinstance(index, int) and 0 <= index < len(interfaces) else None
+        if owner is None or (owner.get("sandbox") and owner.get("name") == interface):
+            texts.append(item.get("address", ""))
+    try:
+        addresses = [ipaddress.ip_interface(text).ip for text in texts]
+    except ValueError as error:
+        raise UnavailableError(f"cni result: {error}") from error
+    return CniResult([str(a) for a in sorted(addresses, key=lambda a: a.version)], interface, raw)

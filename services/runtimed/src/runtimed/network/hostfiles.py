@@ -22,7 +22,9 @@ def write_resolv_conf(path: str, dns_config: Any) -> None:
         values = list(getattr(dns_config, field))
         for value in values:
             if not _WORD.fullmatch(value):
-                raise InvalidArgumentError(f"dns_config.{field}: {value!r} has a space or a control character")
+                raise InvalidArgumentError(
+                    f"dns_config.{field}: {value!r} has a space or a control character"
+                )
         if word == "nameserver":
             lines += [f"nameserver {value}\n" for value in values]
         elif values:

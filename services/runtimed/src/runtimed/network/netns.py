@@ -1,6 +1,39 @@
-"""Namespaces of a sandbox, pinned by bind mounts so that they live without a process."""
+"""Namespaces of a sandbox, pinned by bind mounts so that they live without a process.
 
+A namespace is left by one thread only, so each piece of work gets a thread of its own, which ends afterwards:
+a thread of a pool would carry the sandbox's namespace into the next work.
+"""
+
+import asyncio
+import contextlib
+import errno
+import fcntl
+import os
+import socket
+import struct
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
 import msgspec
+
+from common.errors import InvalidArgumentError, NotFoundError
+from common.sys import linux
+from runtimed.oci import sysctls as rules
+
+T = TypeVar("T")
+
+KINDS = {
+    "net": (linux.CLONE_NEWNET, "network"),
+    "ipc": (linux.CLONE_NEWIPC, "ipc"),
+    "uts": (linux.CLONE_NEWUTS, "uts"),
+}
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
+NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
+READ_DEADLINE_S = 5.0
 
 
 class InterfaceStats(msgspec.Struct, frozen=True):
@@ -13,16 +46,181 @@ class InterfaceStats(msgspec.Struct, frozen=True):
     tx_errors: int
 
 
-async def pin(directory: str, kinds: tuple[str, ...], *, sysctls: dict[str, str], hostname: str) -> dict[str, str]:
-    """Make namespaces and pin each on <directory>/<kind>."""
-    raise NotImplementedError
+async def pin(
+    directory: str, kinds: tuple[str, ...], *, sysctls: dict[str, str], hostname: str
+) -> dict[str, str]:
+    """Make namespaces and pin each on <directory>/<kind>.
+
+    The loopback interface of a network namespace is up, a UTS namespace has the hostname, and the sysctls are
+    set. What was made before a failure is taken away again.
+
+    Args:
+        directory: made if missing; the mount it is on decides who else sees the pins.
+        kinds: of "net", "ipc" and "uts".
+        sysctls: as CRI has them, all of the kinds' namespaces.
+        hostname: "" leaves the host's.
+
+    Returns:
+        The pinned path by kind.
+
+    Raises:
+        InvalidArgumentError: a sysctl is not one of these namespaces, or the kernel refuses its value.
+        OSError: the kernel refuses a namespace or a mount.
+    """
+    settings = rules.check(sysctls, [KINDS[kind][1] for kind in kinds])
+    # A cancelled caller must not leave a thread that goes on mounting behind its clean-up.
+    found: dict[str, str] = {}
+    with anyio.CancelScope(shield=True):
+        found = await _in_own_thread(lambda: _pin(Path(directory), kinds, settings, hostname))
+    return found
 
 
 async def unpin(directory: str) -> None:
     """Unmount and remove what pin made; idempotent."""
-    raise NotImplementedError
+    await anyio.to_thread.run_sync(_unpin, Path(directory))
+
+
+def is_namespace(path: str) -> bool:
+    """Whether a namespace is (still) pinned there; after a reboot the file is there without one."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.ioctl(fd, NS_GET_NSTYPE)
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
 
 
 def read_interfaces(netns_path: str) -> list[InterfaceStats]:
-    """Counters of all interfaces of a network namespace. Blocking."""
-    raise NotImplementedError
+    """Counters of all interfaces of a network namespace but loopback. Blocking.
+
+    Raises:
+        NotFoundError: nothing is pinned there.
+    """
+    try:
+        fd = os.open(netns_path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise NotFoundError(f"network namespace {netns_path}: not found") from error
+    lines: list[str] = []
+    failures: list[OSError] = []
+
+    def read() -> None:
+        try:
+            linux.setns(fd, linux.CLONE_NEWNET)
+            # /proc/net would be the main thread's.
+            lines.extend(Path("/proc/thread-self/net/dev").read_text(encoding="ascii").splitlines())
+        except OSError as error:
+            failures.append(error)
+
+    try:
+        thread = threading.Thread(target=read, name="netns-read", daemon=True)
+        thread.start()
+        thread.join(READ_DEADLINE_S)
+    finally:
+        os.close(fd)
+    for failure in failures:
+        if failure.errno == errno.EINVAL:
+            raise NotFoundError(f"network namespace {netns_path}: nothing is pinned there") from failure
+        raise failure
+    return [_interface(line) for line in lines[2:] if line.split(":", 1)[0].strip() != "lo"]
+
+
+def _interface(line: str) -> InterfaceStats:
+    name, numbers = line.split(":", 1)
+    fields = [int(number) for number in numbers.split()]
+    return InterfaceStats(name.strip(), fields[0], fields[2], fields[8], fields[10])
+
+
+async def _in_own_thread(work: Callable[[], T]) -> T:
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def settle(result: T | None, error: BaseException | None) -> None:
+        if future.done():
+            return
+        if error is None:
+            future.set_result(result)  # type: ignore[arg-type] # T when there is no error
+        else:
+            future.set_exception(error)
+
+    def body() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 - carried to the caller
+            loop.call_soon_threadsafe(settle, None, error)
+        else:
+            loop.call_soon_threadsafe(settle, result, None)
+
+    threading.Thread(target=body, name="netns-pin", daemon=True).start()
+    return await future
+
+
+def _pin(directory: Path, kinds: tuple[str, ...], settings: dict[str, str], hostname: str) -> dict[str, str]:
+    directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+    flags = 0
+    for kind in kinds:
+        flags |= KINDS[kind][0]
+    linux.unshare(flags)
+    if "net" in kinds:
+        _raise_loopback()
+    if "uts" in kinds and hostname:
+        linux.sethostname(hostname)
+    for path, value in settings.items():
+        _write_sysctl(path, value)
+    found: dict[str, str] = {}
+    try:
+        for kind in kinds:
+            found[kind] = _pin_one(directory / kind, kind)
+    except OSError:
+        _unpin(directory)
+        raise
+    return found
+
+
+def _pin_one(target: Path, kind: str) -> str:
+    _unmount(target)
+    os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
+    linux.mount(f"/proc/thread-self/ns/{kind}", str(target), flags=linux.MS_BIND)
+    return str(target)
+
+
+def _raise_loopback() -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as handle:
+        request = struct.pack("16sH22x", b"lo", 0)
+        flags = struct.unpack("16sH22x", fcntl.ioctl(handle, SIOCGIFFLAGS, request))[1]
+        fcntl.ioctl(handle, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | IFF_UP))
+
+
+def _write_sysctl(path: str, value: str) -> None:
+    try:
+        fd = os.open(f"/proc/sys/{path}", os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise InvalidArgumentError(f"sysctls: {path} = {value!r}: {error.strerror}") from error
+
+
+def _unpin(directory: Path) -> None:
+    for kind in KINDS:
+        _unmount(directory / kind)
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            (directory / kind).unlink()
+    with contextlib.suppress(OSError):  # not empty: others keep files there
+        directory.rmdir()
+
+
+def _unmount(target: Path) -> None:
+    """Take away all mounts on a file, as a crash between two pins may leave more than one."""
+    while True:
+        try:
+            linux.umount(str(target), linux.MNT_DETACH | linux.UMOUNT_NOFOLLOW)
+        except OSError as error:
+            if error.errno in {errno.EINVAL, errno.ENOENT, errno.ENOTDIR}:
+                return
+            raise

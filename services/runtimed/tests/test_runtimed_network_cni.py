@@ -1,0 +1,277 @@
+"""Namespaces are pinned and CNI plugins run for real, with a bridge of their own in a network of their own."""
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from common.sys import linux
+from runtimed.network import cniconf, netns
+from runtimed.network.cni import Attachment, Cni, parse_result
+
+BIN_DIRS = ["/usr/lib/cni"]
+BRIDGE = "slwtest0"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
+
+
+def plugin(directory: Path, name: str, script: str) -> None:
+    path = directory / name
+    path.write_text(f"#!/bin/sh\n{script}\n")
+    path.chmod(0o755)
+
+
+def conflist(directory: Path, plugins: list[dict], *, version: str = "1.0.0", name: str = "testnet") -> None:
+    directory.mkdir(exist_ok=True)
+    content = {"cniVersion": version, "name": name, "plugins": plugins}
+    (directory / "10-test.conflist").write_text(json.dumps(content))
+
+
+def attachment(netns_path: str = "/nowhere", **fields) -> Attachment:
+    return Attachment(
+        sandbox_id="sb1",
+        netns_path=netns_path,
+        pod_name="web",
+        pod_namespace="shop",
+        pod_uid="u1",
+        **fields,
+    )
+
+
+def fake(tmp_path: Path, script: str, *, version: str = "1.0.0", **fields) -> Cni:
+    conflist(tmp_path / "conf", [{"type": "fake", **fields}], version=version)
+    plugin(tmp_path, "fake", script)
+    return Cni(str(tmp_path / "conf"), [str(tmp_path)], str(tmp_path / "cache"))
+
+
+def test_first_valid_configuration_is_taken(tmp_path: Path) -> None:
+    (tmp_path / "00-broken.conflist").write_text("{")
+    (tmp_path / "05-ignored.txt").write_text("{}")
+    (tmp_path / "10-a.conf").write_text('{"cniVersion": "0.4.0", "name": "single", "type": "bridge"}')
+    conflist(tmp_path, [{"type": "ptp"}], name="second")
+    cni = Cni(str(tmp_path), BIN_DIRS, str(tmp_path / "cache"))
+    cni.load()
+    assert cni.ready() == (True, "")
+    assert cni._conf is not None
+    assert cni._conf.name == "single"
+    (tmp_path / "10-a.conf").unlink()
+    cni.load()
+    assert cni._conf.name == "second"
+
+
+def test_missing_configuration_and_plugin_are_named(tmp_path: Path) -> None:
+    cni = Cni(str(tmp_path / "none"), BIN_DIRS, str(tmp_path))
+    cni.load()
+    assert cni.ready()[1] == f"cni plugin not initialized: no network configuration in {tmp_path}/none"
+    conflist(tmp_path, [{"type": "absent"}])
+    cni = Cni(str(tmp_path), BIN_DIRS, str(tmp_path))
+    cni.load()
+    assert "'absent' is in none of /usr/lib/cni" in cni.ready()[1]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [[], {"name": "x"}, {"name": "x", "plugins": []}, {"name": "x", "type": "../sh"}, {"name": "..", "type": "a"},
+     {"name": "x", "type": "a", "cniVersion": "9.9.9"}],
+)  # fmt: skip
+def test_malformed_configuration_is_refused(content: object) -> None:
+    with pytest.raises(InvalidArgumentError):
+        cniconf.parse(content, "file")
+
+
+def test_result_gives_own_addresses_ipv4_first() -> None:
+    raw = {
+        "interfaces": [{"name": "br0"}, {"name": "eth0", "sandbox": "/ns"}],
+        "ips": [
+            {"address": "fd00::2/64", "interface": 1},
+            {"address": "10.0.0.2/24", "interface": 1},
+            {"address": "10.0.0.1/24", "interface": 0},
+        ],
+    }
+    assert parse_result(raw, "eth0").ips == ["10.0.0.2", "fd00::2"]
+    assert parse_result({"ip4": {"ip": "10.1.0.2/16"}}, "eth0").ips == ["10.1.0.2"]
+
+
+@pytest.mark.anyio
+async def test_plugin_gets_environment_capabilities_and_previous_result(tmp_path: Path) -> None:
+    script = f"""cat >> {tmp_path}/stdin.$CNI_COMMAND
+env | sort > {tmp_path}/env.$CNI_COMMAND
+echo '{{"cniVersion": "1.0.0", "ips": [{{"address": "10.9.0.2/24"}}]}}'"""
+    cni = fake(tmp_path, script, capabilities={"portMappings": True, "dns": False})
+    mapping = {"hostPort": 80, "containerPort": 8080, "protocol": "tcp", "hostIP": ""}
+    wish = attachment(port_mappings=[mapping, {**mapping, "hostPort": 0}], dns={"servers": ["1.1.1.1"]})
+    assert (await cni.add(wish)).ips == ["10.9.0.2"]
+    sent = json.loads((tmp_path / "stdin.ADD").read_text())
+    assert sent["runtimeConfig"] == {"portMappings": [mapping]}
+    assert "capabilities" not in sent
+    environment = (tmp_path / "env.ADD").read_text()
+    assert "CNI_CONTAINERID=sb1\n" in environment
+    assert (
+        "K8S_POD_NAMESPACE=shop;K8S_POD_NAME=web;K8S_POD_INFRA_CONTAINER_ID=sb1;K8S_POD_UID=u1" in environment
+    )
+    # The configuration has gone since: DEL works from the cache.
+    (tmp_path / "conf/10-test.conflist").unlink()
+    await cni.delete(wish)
+    assert json.loads((tmp_path / "stdin.DEL").read_text())["prevResult"]["ips"]
+    assert "CNI_NETNS=\n" in (tmp_path / "env.DEL").read_text()
+    assert cni.cached() == []
+    await cni.delete(wish)
+
+
+@pytest.mark.anyio
+async def test_failed_add_is_taken_back_and_named(tmp_path: Path) -> None:
+    script = f"""cat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/verbs
+[ $CNI_COMMAND = DEL ] && exit 0
+echo '{{"cniVersion": "1.0.0", "code": 11, "msg": "no address left", "details": "pool 10.0.0.0/30"}}'; exit 1"""
+    cni = fake(tmp_path, script)
+    with pytest.raises(UnavailableError, match="cni plugin 'fake': ADD failed: no address left: pool"):
+        await cni.add(attachment())
+    assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
+async def test_failed_delete_is_kept_for_the_next_try(tmp_path: Path) -> None:
+    script = f"cat > /dev/null; [ $CNI_COMMAND = ADD ] && echo '{{}}' && exit 0; test -e {tmp_path}/go"
+    cni = fake(tmp_path, script)
+    await cni.add(attachment())
+    with pytest.raises(UnavailableError, match="DEL failed: exit code 1"):
+        await cni.delete(attachment())
+    assert [item.sandbox_id for item in cni.cached()] == ["sb1"]
+    (tmp_path / "go").touch()
+    await cni.delete(attachment())
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
+async def test_cancelled_add_kills_the_plugin_and_detaches(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "started")
+    script = f"""cat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/verbs
+[ $CNI_COMMAND = DEL ] && exit 0
+echo $$ > {tmp_path}/started; sleep 300"""
+    cni = fake(tmp_path, script)
+    task = asyncio.create_task(cni.add(attachment()))
+    pid = int(await asyncio.to_thread((tmp_path / "started").read_text))
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not Path(f"/proc/{pid}").exists()
+    assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
+
+
+@pytest.mark.anyio
+async def test_status_asks_plugins_of_new_configurations(tmp_path: Path) -> None:
+    script = 'cat > /dev/null; echo \'{"code": 50, "msg": "no route"}\'; exit 1'
+    assert await fake(tmp_path, script).status() == (True, "")
+    ok, why = await fake(tmp_path, script, version="1.1.0").status()
+    assert (ok, why) == (False, "cni plugin 'fake': STATUS failed: no route")
+
+
+@pytest.mark.anyio
+async def test_add_without_configuration_is_a_failed_precondition(tmp_path: Path) -> None:
+    with pytest.raises(FailedPreconditionError, match="cni plugin not initialized"):
+        await Cni(str(tmp_path), BIN_DIRS, str(tmp_path / "c")).add(attachment())
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.anyio
+async def test_namespaces_are_pinned_named_and_removed(tmp_path: Path) -> None:
+    directory = str(tmp_path / "ns")
+    host = socket.gethostname()
+    sysctls = {"net.ipv4.ip_unprivileged_port_start": "0", "kernel.shmmni": "77"}
+    paths = await netns.pin(directory, ("net", "ipc", "uts"), sysctls=sysctls, hostname="pod-1")
+    try:
+        assert all(netns.is_namespace(path) for path in paths.values())
+        show = "hostname; cat /proc/sys/net/ipv4/ip_unprivileged_port_start /proc/sys/kernel/shmmni; ip -o link show lo"
+        enter = ["nsenter", *(f"--{kind}={path}" for kind, path in paths.items()), "sh", "-c", show]
+        out = subprocess.run(enter, check=True, capture_output=True, text=True).stdout
+        assert out.startswith("pod-1\n0\n77\n")
+        assert "LOOPBACK,UP" in out
+        assert socket.gethostname() == host
+        assert netns.read_interfaces(paths["net"]) == []
+    finally:
+        await netns.unpin(directory)
+    assert not Path(directory).exists()
+    await netns.unpin(directory)
+    with pytest.raises(NotFoundError):
+        netns.read_interfaces(paths["net"])
+
+
+@pytest.mark.root
+@needs_root
+@pytest.mark.anyio
+async def test_refused_sysctl_leaves_nothing(tmp_path: Path) -> None:
+    directory = tmp_path / "ns"
+    with pytest.raises(InvalidArgumentError, match="not namespaced"):
+        await netns.pin(str(directory), ("net",), sysctls={"kernel.core_pattern": "x"}, hostname="")
+    with pytest.raises(InvalidArgumentError, match="shares its ipc namespace"):
+        await netns.pin(str(directory), ("net",), sysctls={"kernel.shmmni": "1"}, hostname="")
+    with pytest.raises(InvalidArgumentError, match=r"ip_forward = 'x'"):
+        await netns.pin(str(directory), ("net",), sysctls={"net.ipv4.ip_forward": "x"}, hostname="")
+    assert not directory.exists() or not list(directory.iterdir())
+
+
+BRIDGE_SCENARIO = """
+import asyncio, json, subprocess, sys
+from runtimed.network import netns
+from runtimed.network.cni import Attachment, Cni
+
+async def main(base):
+    pins = await netns.pin(base + "/ns", ("net",), sysctls={}, hostname="")
+    wish = Attachment(sandbox_id="slwcni1", netns_path=pins["net"], pod_name="p", pod_namespace="n", pod_uid="u")
+    cni = Cni(base + "/conf", ["/usr/lib/cni"], base + "/cache")
+    result = await cni.add(wish)
+    await cni.check(wish)
+    links = [link.name for link in netns.read_interfaces(pins["net"])]
+    addresses = subprocess.run(["nsenter", "--net=" + pins["net"], "ip", "-4", "-o", "addr", "show", "eth0"],
+                               check=True, capture_output=True, text=True).stdout
+    subprocess.run(["nsenter", "--net=" + pins["net"], "ip", "link", "delete", "eth0"], check=True)
+    amiss = ""
+    try:
+        await cni.check(wish)
+    except Exception as error:
+        amiss = str(error)
+    await netns.unpin(base + "/ns")
+    await cni.delete(wish)
+    print(json.dumps({"ips": result.ips, "links": links, "addresses": addresses, "amiss": amiss}))
+
+asyncio.run(main(sys.argv[1]))
+"""
+
+
+@pytest.mark.root
+@needs_root
+def test_bridge_attaches_checks_and_detaches_without_its_namespace(tmp_path: Path) -> None:
+    """In a network namespace of its own, so that the host's links and rules stay as they are."""
+    ipam = {
+        "type": "host-local",
+        "dataDir": str(tmp_path / "ipam"),
+        "ranges": [[{"subnet": "10.213.7.0/24"}]],
+    }
+    bridge = {"type": "bridge", "bridge": BRIDGE, "isGateway": True, "ipam": ipam}
+    conflist(tmp_path / "conf", [bridge, {"type": "portmap", "capabilities": {"portMappings": True}}])
+    command = ["unshare", "-n", "-m", sys.executable, "-c", BRIDGE_SCENARIO, str(tmp_path)]
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=50, check=False)
+    assert ran.returncode == 0, ran.stderr
+    found = json.loads(ran.stdout.splitlines()[-1])
+    assert found["ips"] == ["10.213.7.2"]
+    assert found["links"] == ["eth0"]
+    assert "10.213.7.2/24" in found["addresses"]
+    assert "cni plugin 'bridge': CHECK failed" in found["amiss"]
+    assert not (tmp_path / "ipam/testnet/10.213.7.2").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_constants_are_of_this_kernel() -> None:
+    assert {flag for flag, _ in netns.KINDS.values()} == {
+        linux.CLONE_NEWNET,
+        linux.CLONE_NEWIPC,
+        linux.CLONE_NEWUTS,
+    }
