@@ -72,7 +72,7 @@ async def pin(
     found: dict[str, str] = {}
     with anyio.CancelScope(shield=True):
         found = await _in_own_thread(lambda: _pin(Path(directory), kinds, settings, hostname))
-    return found
+    return found  # noqa: RET504 - a cancel scope may swallow, says mypy
 
 
 async def unpin(directory: str) -> None:

@@ -63,14 +63,18 @@ def environment(image: dict[str, Any], envs: Any, hostname: str, *, tty: bool) -
             raise InvalidArgumentError(f"image config: Env {item!r} is not name=value")
         found[key] = value
     for item in envs:
-        check_variable(item.key, item.value)
-        found[item.key] = item.value
+        found[item.key] = check_variable(item.key, item.value)
     return [f"{key}={value}" for key, value in found.items()]
 
 
-def check_variable(key: str, value: str) -> None:
-    if not key or "=" in key or "\x00" in key or "\x00" in value:
+def check_variable(key: str, value: bytes) -> str:
+    """The value as text: config.json is JSON, so other bytes cannot reach the process as they are."""
+    if not key or "=" in key or "\x00" in key or b"\x00" in value:
         raise InvalidArgumentError(f"envs: {key!r} is no name, or its value has a zero byte")
+    try:
+        return value.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"envs: the value of {key!r} is not UTF-8") from error
 
 
 def directory(requested: str, image: dict[str, Any]) -> str:
@@ -80,7 +84,7 @@ def directory(requested: str, image: dict[str, Any]) -> str:
         raise InvalidArgumentError("image config: WorkingDir is no string")
     if requested and not requested.startswith("/"):
         raise InvalidArgumentError(f"working_dir: {requested!r} is not absolute")
-    path = posixpath.normpath(f"/{requested or from_image}".replace("//", "/"))
+    path = "/" + posixpath.normpath(f"/{requested or from_image}").lstrip("/")
     if _MAGIC.fullmatch(path) or "\x00" in path:
         raise InvalidArgumentError(f"working_dir: {path!r} is no directory of the container")
     return path

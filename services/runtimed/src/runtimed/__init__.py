@@ -1,0 +1,1 @@
+"""runtimed: sandboxes and containers, their state machines, bundles, namespaces, network and stats."""

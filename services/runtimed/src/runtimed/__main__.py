@@ -1,0 +1,6 @@
+"""`python -m runtimed`."""
+
+from runtimed.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""The ports of runtimed on real services; imported by main only."""

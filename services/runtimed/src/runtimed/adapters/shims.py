@@ -1,0 +1,177 @@
+"""Shims: born by shimd, spoken to on their own sockets."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any, TypeVar
+
+import msgspec
+
+from common.clients.shim import ShimClient
+from common.clients.shimd import ShimdClient
+from common.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError, UnknownError
+from common.observe.trace import traceparent
+from runtimed.ports import ExecNews, ExecOutcome, InitExit, InitStarted, PauseState, ShimPlan, ShimState
+
+EXIT_FILE = "exit.msgpack"
+UPDATE_S = 30.0
+T = TypeVar("T")
+
+
+class ProcessShims:
+    """runtimed.ports.Shims; keeps one connection to each shim."""
+
+    def __init__(self, client: ShimdClient) -> None:
+        self._client = client
+        self._open: dict[str, ShimClient] = {}
+
+    async def spawn(self, plan: ShimPlan) -> ShimState:
+        shim = await self._client.spawn(
+            plan.container_id,
+            bundle_path=plan.bundle_path,
+            runtime_binary=plan.runtime.binary,
+            runtime_root=plan.runtime.root,
+            runtime_args=plan.runtime.args,
+            record_dir=plan.record_dir,
+            log_path=plan.log_path,
+            tty=plan.tty,
+            stdin=plan.stdin,
+            stdin_once=plan.stdin_once,
+            memory_cgroup_path=plan.memory_cgroup_path,
+            max_line_bytes=plan.max_line_bytes,
+        )
+        return ShimState(
+            container_id=shim.container_id, pid=shim.pid, socket_path=shim.socket_path, alive=shim.alive
+        )
+
+    async def list(self) -> tuple[list[ShimState], list[PauseState]]:
+        shims = [
+            ShimState(container_id=s.container_id, pid=s.pid, socket_path=s.socket_path, alive=s.alive)
+            for s in await self._client.list_shims()
+        ]
+        pauses = [
+            PauseState(sandbox_id=p.sandbox_id, pid=p.pid, alive=p.alive)
+            for p in await self._client.list_pauses()
+        ]
+        return shims, pauses
+
+    async def remove(self, container_id: str) -> None:
+        await self._client.remove(container_id)
+
+    async def spawn_pause(self, sandbox_id: str) -> int:
+        return (await self._client.spawn_pause(sandbox_id)).pid
+
+    async def remove_pause(self, sandbox_id: str) -> None:
+        await self._client.remove_pause(sandbox_id)
+
+    async def start(self, socket_path: str, timeout_s: float) -> InitStarted:
+        started = await self._call(
+            socket_path, lambda shim: shim.start(traceparent=traceparent(), timeout_s=timeout_s)
+        )
+        return InitStarted(
+            pid=started.pid,
+            at_ns=started.started_at_ns,
+            runtime_begin_ns=started.runtime_begin_ns,
+            runtime_end_ns=started.runtime_end_ns,
+        )
+
+    async def init_of(self, socket_path: str) -> tuple[int, int]:
+        facts = await self._call(socket_path, lambda shim: shim.state())
+        running = facts["state"] in ("running", "draining", "exited")
+        return (int(facts["pid"]), int(facts["started_at_ns"])) if running else (0, 0)
+
+    async def follow(self, socket_path: str) -> AsyncIterator[ExecNews | InitExit]:
+        client = await ShimClient.connect(socket_path)
+        try:
+            async with aclosing(client.subscribe()) as messages:  # type: ignore[type-var]
+                async for message in messages:
+                    news = _news(message)
+                    if news is not None:
+                        yield news
+                    if isinstance(news, InitExit):
+                        return
+        finally:
+            await client.close()
+            await self._forget(socket_path)
+        raise UnavailableError(f"shim {socket_path}: went away")
+
+    async def kill(self, socket_path: str, signal: int, *, everyone: bool) -> None:
+        await self._call(socket_path, lambda shim: shim.kill(signal, all=everyone))
+
+    async def exec_sync(
+        self, socket_path: str, exec_id: str, process: bytes, timeout_s: float
+    ) -> ExecOutcome:
+        result = await self._call(
+            socket_path,
+            lambda shim: shim.exec(exec_id, process, timeout_s=timeout_s, traceparent=traceparent()),
+        )
+        if result.timed_out:
+            raise DeadlineExceededError(f"the command was killed after {timeout_s:g} s")
+        return ExecOutcome(exit_code=result.exit_code, stdout=result.stdout, stderr=result.stderr)
+
+    async def update(self, socket_path: str, container_id: str, resources: bytes) -> None:
+        args = ["update", "--resources", "-", container_id]
+        result = await self._call(
+            socket_path, lambda shim: shim.runtime(args, stdin=resources, deadline_s=UPDATE_S)
+        )
+        if result.timed_out:
+            raise DeadlineExceededError(f"container {container_id}: the OCI runtime took over {UPDATE_S:g} s")
+        if result.exit_code:
+            said = result.stderr.decode(errors="replace").strip()[-500:]
+            raise UnknownError(f"container {container_id}: update: {said}")
+
+    async def reopen_log(self, socket_path: str) -> None:
+        await self._call(socket_path, lambda shim: shim.reopen_log())
+
+    def read_exit(self, record_dir: str) -> InitExit | None:
+        try:
+            body = (Path(record_dir) / EXIT_FILE).read_bytes()
+        except FileNotFoundError:
+            return None
+        try:
+            return _exit(msgspec.msgpack.decode(body))
+        except (msgspec.DecodeError, KeyError, TypeError, InvalidArgumentError):
+            return None
+
+    async def _call(self, socket_path: str, act: Callable[[ShimClient], Awaitable[T]]) -> T:
+        client = self._open.get(socket_path)
+        if client is None:
+            client = self._open[socket_path] = await ShimClient.connect(socket_path)
+        try:
+            return await act(client)
+        except UnavailableError:
+            await self._forget(socket_path)
+            raise
+
+    async def _forget(self, socket_path: str) -> None:
+        client = self._open.pop(socket_path, None)
+        if client is not None:
+            await client.close()
+
+
+def _news(message: dict[str, Any]) -> ExecNews | InitExit | None:
+    match message.get("event"):
+        case "exit":
+            return _exit(message)
+        case "exec_started":
+            return ExecNews(exec_id=message["exec_id"], at_ns=message["at_ns"])
+        case "exec_exit":
+            return ExecNews(
+                exec_id=message["exec_id"],
+                at_ns=message["at_ns"],
+                ended=True,
+                exit_code=message["exit_code"],
+                timed_out=message["timed_out"],
+            )
+        case _:
+            return None
+
+
+def _exit(facts: dict[str, Any]) -> InitExit:
+    return InitExit(
+        exit_code=int(facts["exit_code"]),
+        signal=int(facts["signal"]),
+        oom_killed=bool(facts["oom_killed"]),
+        started_at_ns=int(facts["started_at_ns"]),
+        finished_at_ns=int(facts["finished_at_ns"]),
+    )

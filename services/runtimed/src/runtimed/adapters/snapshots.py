@@ -1,0 +1,27 @@
+"""Root filesystems from snapshotd."""
+
+from common.clients.snapshotd import SnapshotdClient
+from runtimed.ports import SnapshotUse
+
+
+class SnapshotdSnapshots:
+    """runtimed.ports.Snapshots over gRPC."""
+
+    def __init__(self, client: SnapshotdClient) -> None:
+        self._client = client
+
+    async def prepare(self, key: str, diff_ids: list[str], snapshotter: str) -> str:
+        return (await self._client.prepare(key, diff_ids, snapshotter)).path
+
+    async def remove(self, key: str) -> None:
+        await self._client.remove(key)
+
+    async def keys(self) -> list[str]:
+        return [snapshot.key for snapshot in await self._client.list()]
+
+    async def usage(self, keys: list[str]) -> tuple[str, dict[str, SnapshotUse]]:
+        response = await self._client.usage(keys)
+        return response.mountpoint, {
+            u.key: SnapshotUse(used_bytes=u.used_bytes, used_inodes=u.used_inodes, at_ns=u.at_ns)
+            for u in response.usages
+        }

@@ -1,0 +1,83 @@
+"""runtimed: settings, wiring, life."""
+
+import sys
+
+import anyio
+import anyio.to_thread
+
+from common.api.runtime.v1 import runtime_pb2_grpc as rpc
+from common.clients.shimd import ShimdClient
+from common.clients.snapshotd import SnapshotdClient
+from common.events.relay import OutboxRelay
+from common.life import Life, run
+from common.records import RecordStore
+from common.records.redis import connect
+from common.settings import load, own_dirs, socket_path
+from common.sys.mounts import ensure_shared
+from runtimed.adapters.shims import ProcessShims
+from runtimed.adapters.snapshots import SnapshotdSnapshots
+from runtimed.feed import Feed
+from runtimed.machine import container, sandbox
+from runtimed.network.cni import Cni
+from runtimed.oci import cgroups
+from runtimed.oci.capabilities import host_capabilities
+from runtimed.operations import Operations
+from runtimed.reconcile import Reconciler
+from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.service import Service
+from runtimed.servicer import RuntimeServicer
+from runtimed.settings import Settings
+from runtimed.transitions import Transitions
+from runtimed.use.parts import Parts
+
+DAEMON = "runtimed"
+
+
+def main() -> None:
+    """Run the service."""
+    settings = load(Settings, DAEMON, sys.argv[1:])
+    run(DAEMON, settings, lambda life: _serve(life, settings))
+
+
+async def _serve(life: Life, settings: Settings) -> None:
+    run_dir, data_dir = own_dirs(settings, DAEMON)
+    await anyio.to_thread.run_sync(ensure_shared, run_dir.parent)
+    redis = await connect(settings.redis_url)
+    shimd = ShimdClient(socket_path(settings, "shimd"))
+    snapshotd = SnapshotdClient(socket_path(settings, "snapshotd"))
+    cni = Cni(settings.cni_conf_dir, settings.cni_bin_dirs, str(data_dir / "cni"))
+    await anyio.to_thread.run_sync(cni.load)
+    facts = {"node": settings.node, "owner": DAEMON}
+    sandboxes = RecordStore(redis, SandboxRecord, kind="sandbox", directory=data_dir / "sandboxes", **facts)
+    containers = RecordStore(
+        redis, ContainerRecord, kind="container", directory=data_dir / "containers", **facts
+    )
+    parts = Parts(
+        settings=settings,
+        sandboxes=Transitions(sandboxes, sandbox.decide, "sandbox"),
+        containers=Transitions(containers, container.decide, "container"),
+        snapshots=SnapshotdSnapshots(snapshotd),
+        shims=ProcessShims(shimd),
+        cni=cni,
+        feed=Feed(settings.event_buffer),
+        operations=Operations(life.task_group),
+        group=life.task_group,
+        run_dir=run_dir,
+        data_dir=data_dir,
+        host_caps=host_capabilities(),
+        cgroup_version=cgroups.detect(),
+    )
+    service = Service(parts)
+    reconciler = Reconciler(service)
+    await reconciler.load()
+    relay = OutboxRelay(await connect(settings.redis_url), nats_url=settings.nats_url, **facts)
+    life.start(relay.run, name="relay")
+    life.start(reconciler.run, name="reconcile")
+    servicer = RuntimeServicer(service)
+    try:
+        await life.serve(
+            lambda server: rpc.add_RuntimeServicer_to_server(servicer, server), socket_path(settings, DAEMON)
+        )
+    finally:
+        await shimd.close()
+        await snapshotd.close()

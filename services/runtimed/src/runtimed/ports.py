@@ -1,0 +1,183 @@
+"""What runtimed needs of others; the adapters speak to snapshotd, shimd and the shims."""
+
+from collections.abc import AsyncIterator
+from typing import Protocol
+
+import msgspec
+
+
+class Runtime(msgspec.Struct, frozen=True, kw_only=True):
+    """How to call an OCI runtime."""
+
+    binary: str
+    args: list[str]
+    root: str
+
+
+class ShimPlan(msgspec.Struct, frozen=True, kw_only=True):
+    """All that a shim is told at its birth."""
+
+    container_id: str
+    bundle_path: str
+    runtime: Runtime
+    log_path: str
+    tty: bool
+    stdin: bool
+    stdin_once: bool
+    memory_cgroup_path: str
+    max_line_bytes: int
+    record_dir: str
+
+
+class ShimState(msgspec.Struct, frozen=True, kw_only=True):
+    """A shim that shimd knows."""
+
+    container_id: str
+    pid: int
+    socket_path: str
+    alive: bool
+
+
+class PauseState(msgspec.Struct, frozen=True, kw_only=True):
+    """The pause process of a sandbox."""
+
+    sandbox_id: str
+    pid: int
+    alive: bool
+
+
+class InitStarted(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's init runs. The runtime's own times are for traces; 0 when not known."""
+
+    pid: int
+    at_ns: int
+    runtime_begin_ns: int = 0
+    runtime_end_ns: int = 0
+
+
+class InitExit(msgspec.Struct, frozen=True, kw_only=True):
+    """How a container's init ended."""
+
+    exit_code: int
+    signal: int = 0
+    oom_killed: bool = False
+    started_at_ns: int = 0
+    finished_at_ns: int = 0
+
+
+class ExecNews(msgspec.Struct, frozen=True, kw_only=True):
+    """An exec of a container began or ended."""
+
+    exec_id: str
+    at_ns: int
+    ended: bool = False
+    exit_code: int = 0
+    timed_out: bool = False
+
+
+class ExecOutcome(msgspec.Struct, frozen=True, kw_only=True):
+    """What a command wrote and how it ended."""
+
+    exit_code: int
+    stdout: bytes
+    stderr: bytes
+
+
+class SnapshotUse(msgspec.Struct, frozen=True, kw_only=True):
+    """What a container wrote to its root filesystem."""
+
+    used_bytes: int
+    used_inodes: int
+    at_ns: int
+
+
+class Snapshots(Protocol):
+    """Root filesystems."""
+
+    async def prepare(self, key: str, diff_ids: list[str], snapshotter: str) -> str:
+        """Make and mount one; returns its path. The same key again returns the same one.
+
+        Raises:
+            NotFoundError: a layer is not there.
+        """
+
+    async def remove(self, key: str) -> None:
+        """Idempotent."""
+
+    async def keys(self) -> list[str]: ...
+
+    async def usage(self, keys: list[str]) -> tuple[str, dict[str, SnapshotUse]]:
+        """The directory that holds them all, and each one's use; unknown keys are left out."""
+
+
+class Shims(Protocol):
+    """The shims of a node, by container."""
+
+    async def spawn(self, plan: ShimPlan) -> ShimState:
+        """Fork a shim; a second call for the same container returns the first shim."""
+
+    async def list(self) -> tuple[list[ShimState], list[PauseState]]: ...
+
+    async def remove(self, container_id: str) -> None:
+        """End a shim whose container does not run. Idempotent.
+
+        Raises:
+            FailedPreconditionError: its container runs.
+        """
+
+    async def spawn_pause(self, sandbox_id: str) -> int:
+        """Start the pid 1 of a sandbox's PID namespace; returns its pid. Idempotent."""
+
+    async def remove_pause(self, sandbox_id: str) -> None:
+        """Idempotent."""
+
+    async def start(self, socket_path: str, timeout_s: float) -> InitStarted:
+        """Have a shim start its container.
+
+        Raises:
+            SlipwayError: the OCI runtime's message; nothing runs.
+        """
+
+    async def init_of(self, socket_path: str) -> tuple[int, int]:
+        """Pid and start time of the running init; zeros when none runs.
+
+        Raises:
+            UnavailableError: the shim cannot be reached.
+        """
+
+    def follow(self, socket_path: str) -> "AsyncIterator[ExecNews | InitExit]":
+        """Hear what a shim tells; the exit is told to late listeners too, and is the last.
+
+        Raises:
+            UnavailableError: the shim cannot be reached, or went away before it told of the exit.
+        """
+
+    async def kill(self, socket_path: str, signal: int, *, everyone: bool) -> None:
+        """Signal the init, or every process of the container.
+
+        Raises:
+            FailedPreconditionError: the init has ended.
+            UnavailableError: the shim is gone.
+        """
+
+    async def exec_sync(
+        self, socket_path: str, exec_id: str, process: bytes, timeout_s: float
+    ) -> ExecOutcome:
+        """Run a command; `timeout_s` 0 waits for ever.
+
+        Raises:
+            DeadlineExceededError: it was killed for its time.
+        """
+
+    async def update(self, socket_path: str, container_id: str, resources: bytes) -> None:
+        """Apply OCI linux.resources (JSON), all or nothing.
+
+        Raises:
+            UnknownError: the OCI runtime's message.
+        """
+
+    async def reopen_log(self, socket_path: str) -> None:
+        """Returns when the new file is in use."""
+
+    def read_exit(self, record_dir: str) -> InitExit | None:
+        """The exit record on disk, for a shim that is gone; blocking."""

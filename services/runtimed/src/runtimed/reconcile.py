@@ -1,0 +1,204 @@
+"""Records against the machine, at start and every minute: adopt, settle or remove, with an event for each repair.
+
+Containers first: what shims tell, and what they left on disk, is the truth about processes. Then sandboxes, by
+their pinned namespaces. Then what has no record: bundles, sandbox directories, shims, snapshots.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import SlipwayError, UnavailableError
+from common.events.schema import NodeRepaired
+from common.observe.log import get_logger
+from common.records import RecordStore
+from runtimed import convert, processes
+from runtimed.machine import container as containers
+from runtimed.machine import sandbox as sandboxes
+from runtimed.ports import PauseState, ShimState
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.service import Service
+from runtimed.use import bundle, network
+
+CAUSE = "reconcile"
+RETRY_S = 0.5
+YOUNG_S = 120.0
+"""What was made lately may belong to a record that is being written."""
+_log = get_logger("reconcile")
+
+
+class Reconciler:
+    """Compares and mends; safe to run beside requests."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._parts = service.parts
+
+    async def load(self) -> None:
+        """Read the records; waits for Redis."""
+        for store in (self._parts.sandboxes.store, self._parts.containers.store):
+            corrupt = await self._read(store)
+            if corrupt:
+                _log.error("records.corrupt", ids=corrupt)
+        for record in self._parts.containers.store.all():
+            if record.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+                self._service.tasks.watch(record.id)
+
+    async def _read(self, store: RecordStore[Any]) -> list[str]:
+        while True:
+            try:
+                return await store.load()
+            except UnavailableError as exc:
+                _log.warning("records.waiting", error=exc.message)
+            await anyio.sleep(RETRY_S)
+
+    async def run(self) -> None:
+        """Reconcile for ever."""
+        first = True
+        while True:
+            try:
+                await self.once(first=first)
+                first = False
+            except UnavailableError as exc:
+                _log.warning("reconcile.waiting", error=exc.message)
+            except Exception:  # noqa: BLE001 - the border: a failed round must not end the service
+                _log.exception("reconcile.failed")
+            await anyio.sleep(RETRY_S * 10 if first else self._parts.settings.reconcile_every_s)
+
+    async def once(self, *, first: bool = False) -> None:
+        """One round.
+
+        Args:
+            first: no request came before, so a record that is being made was left by an earlier life.
+        """
+        shims, pauses = await self._parts.shims.list()
+        by_id = {shim.container_id: shim for shim in shims}
+        for sandbox in self._parts.sandboxes.store.all():
+            await self._guard(sandbox.id, partial(self._sandbox, sandbox, pauses, first=first))
+        for record in self._parts.containers.store.all():
+            await self._guard(record.id, partial(self._container, record, by_id.get(record.id), first=first))
+        await self._orphans(shims, pauses)
+        self._service.stats.forget_gone()
+
+    async def _guard(self, name: str, mend: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await mend()
+        except SlipwayError as exc:
+            _log.warning("reconcile.skipped", id=name, error=exc.message)
+
+    async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
+        match record.state:
+            case ContainerState.CREATING if first:
+                wanted = pb.CreateContainerRequest.FromString(record.request)
+                finish = partial(self._service.containers.set_up, record, wanted, known=True)
+                await self._resume(f"create {record.key}", record.id, finish)
+            case ContainerState.STARTING if not self._parts.operations.running(f"start {record.id}"):
+                await self._half_started(record, shim)
+            case ContainerState.RUNNING | ContainerState.UNKNOWN:
+                self._service.tasks.watch(record.id)
+            case ContainerState.EXITED if shim is not None:
+                await self._parts.shims.remove(record.id)
+            case ContainerState.REMOVING:
+                await self._service.containers.remove(record.id)
+            case _:
+                return
+
+    async def _half_started(self, record: ContainerRecord, shim: ShimState | None) -> None:
+        """Runtimed died while its shim started a container: what the shim did counts."""
+        where = str(self._parts.record_dir(record.id))
+        exited = await anyio.to_thread.run_sync(self._parts.shims.read_exit, where)
+        if exited is not None:
+            await self._service.tasks.settle(record.id, exited)
+            await self._repaired(record.id, "an exit that happened meanwhile was taken")
+            return
+        pid = 0
+        if shim is not None and shim.alive:
+            pid, at_ns = await self._parts.shims.init_of(shim.socket_path)
+            if pid:
+                fact = containers.Started(
+                    cause=CAUSE,
+                    pid=pid,
+                    pid_started_ticks=processes.started_ticks(pid),
+                    at_ns=at_ns,
+                    socket_path=shim.socket_path,
+                )
+                await self._parts.containers.apply(record.id, fact)
+                self._service.tasks.watch(record.id)
+                await self._repaired(record.id, "a container that was being started was adopted")
+                return
+        await self._service.tasks.settle(record.id, None)
+        await self._parts.shims.remove(record.id)
+        await self._repaired(record.id, "a container that was being started never ran")
+
+    async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
+        if record.state is SandboxState.CREATING and first:
+            finish = partial(self._set_up_again, record)
+            await self._resume(f"sandbox {record.key}", record.id, finish)
+        elif record.state is SandboxState.REMOVING:
+            await self._service.sandboxes.remove(record.id)
+        elif record.state is SandboxState.READY:
+            reason = self._broken(record, pauses)
+            if reason:
+                await self._parts.sandboxes.apply(record.id, sandboxes.Broken(cause=CAUSE, reason=reason))
+                await self._repaired(record.id, reason)
+
+    async def _set_up_again(self, record: SandboxRecord) -> None:
+        await self._service.sandboxes.tear_down(record)
+        await self._service.sandboxes.set_up(record, convert.sandbox_config(record))
+
+    def _broken(self, record: SandboxRecord, pauses: list[PauseState]) -> str:
+        for kind, path in record.namespaces.items():
+            if not network.is_pinned(path):
+                return f"its {kind} namespace is gone"
+        alive = {pause.sandbox_id for pause in pauses if pause.alive}
+        return "its pause process has ended" if record.pause_pid and record.id not in alive else ""
+
+    async def _resume(self, key: str, object_id: str, finish: Callable[[], Awaitable[None]]) -> None:
+        await self._parts.operations.join(key, finish)
+        await self._repaired(object_id, "a set-up that was cut off was finished")
+
+    async def _orphans(self, shims: list[ShimState], pauses: list[PauseState]) -> None:
+        parts = self._parts
+        known = {record.id for record in parts.containers.store.all()}
+        pods = {record.id for record in parts.sandboxes.store.all()}
+        for shim in shims:
+            if shim.container_id not in known:
+                await self._guard(shim.container_id, partial(self._remove_shim, shim))
+        for pause in pauses:
+            if pause.sandbox_id not in pods:
+                await parts.shims.remove_pause(pause.sandbox_id)
+                await self._repaired(pause.sandbox_id, "a pause process without a sandbox was ended")
+        for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "bundles"):
+            if name not in known:
+                await bundle.remove(parts, name)
+                await self._repaired(name, "a bundle without a container was removed")
+        for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "sandboxes"):
+            if name not in pods:
+                directory = parts.sandbox_dir(name)
+                await network.unpin(directory)
+                await network.unpin_pid(directory)
+                await network.remove_directory(directory)
+                await self._repaired(name, "namespaces without a sandbox were removed")
+
+    async def _remove_shim(self, shim: ShimState) -> None:
+        """A shim whose container has no record; one whose container runs is left for a person to look at."""
+        await self._parts.shims.remove(shim.container_id)
+        await self._repaired(shim.container_id, "a shim without a container was ended")
+
+    async def _repaired(self, object_id: str, what: str) -> None:
+        _log.warning("node.repaired", id=object_id, what=what)
+        await self._parts.containers.store.emit(NodeRepaired(id=object_id, service="runtimed", what=what))
+
+
+def _old_names(directory: Path) -> list[str]:
+    """Names of the entries that are not of just now. Blocking."""
+    if not directory.is_dir():
+        return []
+    now = time.time()
+    return [p.name for p in directory.iterdir() if now - p.stat().st_mtime > YOUNG_S]

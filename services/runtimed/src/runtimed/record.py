@@ -1,0 +1,112 @@
+"""What runtimed remembers of a sandbox and of a container.
+
+CRI configurations are kept as the bytes that came; what lists and filters need stands beside them.
+"""
+
+from enum import StrEnum
+
+import msgspec
+
+from common.records import Record
+from runtimed.oci.cgroups import CgroupPlan
+
+
+class SandboxState(StrEnum):
+    """States of runtimed.machine.sandbox."""
+
+    CREATING = "creating"
+    READY = "ready"
+    NOTREADY = "notready"
+    REMOVING = "removing"
+
+
+class ContainerState(StrEnum):
+    """States of runtimed.machine.container."""
+
+    CREATING = "creating"
+    CREATED = "created"
+    STARTING = "starting"
+    RUNNING = "running"
+    EXITED = "exited"
+    REMOVING = "removing"
+    UNKNOWN = "unknown"
+
+
+class SandboxRecord(Record, frozen=True, kw_only=True):
+    """One sandbox; `key` is what a retry of its creation has in common with it."""
+
+    key: str
+    state: SandboxState = SandboxState.CREATING
+    config: bytes = b""
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    attempt: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    handler: str = ""
+    requested_handler: str = ""
+    host_network: bool = False
+    host_ipc: bool = False
+    hostname: str = ""
+    cgroup_parent: str = ""
+    created_at_ns: int = 0
+    ready_at_ns: int = 0
+    ips: list[str] = []
+    cni_result: bytes = b""
+    namespaces: dict[str, str] = {}
+    """Pinned path by OCI namespace type."""
+    pause_pid: int = 0
+    error: str = ""
+    """Why the set-up failed, when it did."""
+    network_released: bool = False
+    """CNI DEL went through."""
+    traceparent: str = ""
+
+
+class User(msgspec.Struct, frozen=True):
+    """Who the init of a container runs as."""
+
+    uid: int = 0
+    gid: int = 0
+    groups: list[int] = []
+
+
+class ContainerRecord(Record, frozen=True, kw_only=True):
+    """One container."""
+
+    key: str
+    sandbox_id: str
+    state: ContainerState = ContainerState.CREATING
+    config: bytes = b""
+    name: str = ""
+    attempt: int = 0
+    labels: dict[str, str] = {}
+    annotations: dict[str, str] = {}
+    image: str = ""
+    image_id: str = ""
+    image_ref: str = ""
+    request: bytes = b""
+    """The whole request while CREATING, so that a restarted runtimed can finish it."""
+    created_at_ns: int = 0
+    started_at_ns: int = 0
+    finished_at_ns: int = 0
+    exit_code: int = 0
+    signal: int = 0
+    reason: str = ""
+    message: str = ""
+    log_path: str = ""
+    pid: int = 0
+    pid_started_ticks: int = 0
+    """Start time of the pid, so that a pid used again is not taken for it."""
+    socket_path: str = ""
+    bundle_path: str = ""
+    rootfs: str = ""
+    cgroup: CgroupPlan | None = None
+    resources: bytes = b""
+    """CRI's LinuxContainerResources as they are now."""
+    volumes: dict[str, str] = {}
+    """Host directory of each image volume, by its path in the container."""
+    user: User = User()
+    stop_signal: int = 15
+    traceparent: str = ""

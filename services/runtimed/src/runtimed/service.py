@@ -1,0 +1,26 @@
+"""All use cases of runtimed, wired."""
+
+from runtimed.use.container import Containers
+from runtimed.use.exec import Execs
+from runtimed.use.execnews import ExecBook
+from runtimed.use.limits import Limits
+from runtimed.use.node import Node
+from runtimed.use.parts import Parts
+from runtimed.use.sandbox import Sandboxes
+from runtimed.use.stats import Stats
+from runtimed.use.task import Tasks
+
+
+class Service:
+    """What the servicer calls and the reconciler mends with."""
+
+    def __init__(self, parts: Parts) -> None:
+        book = ExecBook(parts.containers.store)
+        self.parts = parts
+        self.tasks = Tasks(parts, book)
+        self.containers = Containers(parts, self.tasks)
+        self.sandboxes = Sandboxes(parts, self.containers)
+        self.execs = Execs(parts, book)
+        self.limits = Limits(parts)
+        self.stats = Stats(parts)
+        self.node = Node(parts)

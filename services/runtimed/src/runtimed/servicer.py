@@ -1,0 +1,138 @@
+"""slipway.runtime.v1.Runtime: messages in, use case, messages out."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.api.runtime.v1 import runtime_pb2_grpc as rpc
+from runtimed.service import Service
+
+
+class RuntimeServicer(rpc.RuntimeServicer):
+    """Thin: errors are mapped by the interceptor."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def RunPodSandbox(
+        self, request: cri.RunPodSandboxRequest, context: Any
+    ) -> cri.RunPodSandboxResponse:
+        sandbox_id = await self._service.sandboxes.run(request.config, request.runtime_handler)
+        return cri.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
+
+    async def StopPodSandbox(
+        self, request: cri.StopPodSandboxRequest, context: Any
+    ) -> cri.StopPodSandboxResponse:
+        await self._service.sandboxes.stop(request.pod_sandbox_id)
+        return cri.StopPodSandboxResponse()
+
+    async def RemovePodSandbox(
+        self, request: cri.RemovePodSandboxRequest, context: Any
+    ) -> cri.RemovePodSandboxResponse:
+        await self._service.sandboxes.remove(request.pod_sandbox_id)
+        return cri.RemovePodSandboxResponse()
+
+    async def PodSandboxStatus(
+        self, request: cri.PodSandboxStatusRequest, context: Any
+    ) -> cri.PodSandboxStatusResponse:
+        return self._service.sandboxes.status(request.pod_sandbox_id, verbose=request.verbose)
+
+    async def ListPodSandbox(
+        self, request: cri.ListPodSandboxRequest, context: Any
+    ) -> cri.ListPodSandboxResponse:
+        return cri.ListPodSandboxResponse(items=self._service.sandboxes.list(request.filter))
+
+    async def CreateContainer(
+        self, request: pb.CreateContainerRequest, context: Any
+    ) -> cri.CreateContainerResponse:
+        return cri.CreateContainerResponse(container_id=await self._service.containers.create(request))
+
+    async def StartContainer(
+        self, request: cri.StartContainerRequest, context: Any
+    ) -> cri.StartContainerResponse:
+        await self._service.tasks.start(request.container_id)
+        return cri.StartContainerResponse()
+
+    async def StopContainer(
+        self, request: cri.StopContainerRequest, context: Any
+    ) -> cri.StopContainerResponse:
+        await self._service.tasks.stop(request.container_id, request.timeout)
+        return cri.StopContainerResponse()
+
+    async def RemoveContainer(
+        self, request: cri.RemoveContainerRequest, context: Any
+    ) -> cri.RemoveContainerResponse:
+        await self._service.containers.remove(request.container_id)
+        return cri.RemoveContainerResponse()
+
+    async def ListContainers(
+        self, request: cri.ListContainersRequest, context: Any
+    ) -> cri.ListContainersResponse:
+        return cri.ListContainersResponse(containers=self._service.containers.list(request.filter))
+
+    async def ContainerStatus(
+        self, request: cri.ContainerStatusRequest, context: Any
+    ) -> cri.ContainerStatusResponse:
+        return self._service.containers.status(request.container_id, verbose=request.verbose)
+
+    async def UpdateContainerResources(
+        self, request: cri.UpdateContainerResourcesRequest, context: Any
+    ) -> cri.UpdateContainerResourcesResponse:
+        await self._service.limits.update(request)
+        return cri.UpdateContainerResourcesResponse()
+
+    async def ReopenContainerLog(
+        self, request: cri.ReopenContainerLogRequest, context: Any
+    ) -> cri.ReopenContainerLogResponse:
+        await self._service.limits.reopen_log(request.container_id)
+        return cri.ReopenContainerLogResponse()
+
+    async def ExecSync(self, request: cri.ExecSyncRequest, context: Any) -> cri.ExecSyncResponse:
+        return await self._service.execs.sync(request)
+
+    async def PrepareExec(self, request: pb.PrepareExecRequest, context: Any) -> pb.ShimAddress:
+        return await self._service.execs.prepare(request)
+
+    async def PrepareAttach(self, request: pb.PrepareAttachRequest, context: Any) -> pb.ShimAddress:
+        return self._service.execs.prepare_attach(request)
+
+    async def ContainerStats(
+        self, request: cri.ContainerStatsRequest, context: Any
+    ) -> cri.ContainerStatsResponse:
+        return cri.ContainerStatsResponse(stats=await self._service.stats.container(request.container_id))
+
+    async def ListContainerStats(
+        self, request: cri.ListContainerStatsRequest, context: Any
+    ) -> cri.ListContainerStatsResponse:
+        return cri.ListContainerStatsResponse(stats=await self._service.stats.containers(request.filter))
+
+    async def PodSandboxStats(
+        self, request: cri.PodSandboxStatsRequest, context: Any
+    ) -> cri.PodSandboxStatsResponse:
+        return cri.PodSandboxStatsResponse(stats=await self._service.stats.sandbox(request.pod_sandbox_id))
+
+    async def ListPodSandboxStats(
+        self, request: cri.ListPodSandboxStatsRequest, context: Any
+    ) -> cri.ListPodSandboxStatsResponse:
+        return cri.ListPodSandboxStatsResponse(stats=await self._service.stats.sandboxes(request.filter))
+
+    async def GetContainerEvents(
+        self, request: cri.GetEventsRequest, context: Any
+    ) -> AsyncIterator[cri.ContainerEventResponse]:
+        async for event in self._service.parts.feed.listen():
+            yield event
+
+    async def Status(self, request: cri.StatusRequest, context: Any) -> cri.StatusResponse:
+        return await self._service.node.status(verbose=request.verbose)
+
+    async def RuntimeConfig(
+        self, request: cri.RuntimeConfigRequest, context: Any
+    ) -> cri.RuntimeConfigResponse:
+        return self._service.node.config()
+
+    async def UpdateRuntimeConfig(
+        self, request: cri.UpdateRuntimeConfigRequest, context: Any
+    ) -> cri.UpdateRuntimeConfigResponse:
+        await self._service.node.update_config(request)
+        return cri.UpdateRuntimeConfigResponse()

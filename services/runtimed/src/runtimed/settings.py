@@ -1,0 +1,48 @@
+"""Settings of runtimed."""
+
+import msgspec
+
+from common.settings import CommonSettings
+
+
+class Handler(msgspec.Struct, frozen=True, kw_only=True):
+    """One way to run containers: an OCI runtime by its command line."""
+
+    binary: str
+    args: list[str] = []
+    """Arguments before the verb; --systemd-cgroup is added by the cgroup driver."""
+    root: str = ""
+    """--root of the OCI runtime; empty for RUN_DIR/runtimed/oci/<handler>."""
+    snapshotter: str = ""
+    """Empty for snapshotd's default."""
+
+
+def _handlers() -> dict[str, Handler]:
+    return {"crun": Handler(binary="crun"), "runc": Handler(binary="runc")}
+
+
+class Settings(CommonSettings, frozen=True, kw_only=True):
+    """What an operator may choose; every duration is in seconds."""
+
+    handlers: dict[str, Handler] = msgspec.field(default_factory=_handlers)
+    default_handler: str = "crun"
+    """What an empty runtime_handler means."""
+    cni_conf_dir: str = "/etc/cni/net.d"
+    cni_bin_dirs: list[str] = ["/opt/cni/bin", "/usr/lib/cni"]
+    cgroup_driver: str = "cgroupfs"
+    """cgroupfs or systemd; the kubelet asks for it and does the same."""
+    max_line_bytes: int = 16_384
+    """A line of output longer than this is split in the log."""
+    seccomp_profile_root: str = "/var/lib/kubelet/seccomp"
+    """Where localhost seccomp profiles with a relative name are."""
+    shm_size_bytes: int = 64 << 20
+    """Size of the shared memory (shm) of a sandbox."""
+    reconcile_every_s: float = 60.0
+    cleanup_s: float = 60.0
+    """The most that undoing a failed set-up may take."""
+    start_timeout_s: float = 120.0
+    """The most that an OCI runtime may take to start a container."""
+    kill_wait_s: float = 30.0
+    """How long a stop waits for the end after SIGKILL."""
+    event_buffer: int = 1000
+    """Events that one reader of GetContainerEvents may be behind before it is cut off."""

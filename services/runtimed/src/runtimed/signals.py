@@ -1,0 +1,44 @@
+"""Signals by the names that images and CRI use."""
+
+import signal
+
+from common.api.cri.v1 import api_pb2 as cri
+
+DEFAULT = int(signal.SIGTERM)
+# glibc keeps the first two real-time signals for itself; container tools count from 34 as the kubelet does.
+RTMIN, RTMAX = 34, 64
+_ALIASES = {"CLD": "CHLD", "POLL": "IO", "IOT": "ABRT"}
+
+
+def number(name: str) -> int | None:
+    """The number of `SIGTERM`, `term`, `15`, `RTMIN+3`; None when there is no such signal."""
+    text = name.strip().upper().removeprefix("SIG")
+    if text.isdecimal():
+        return int(text) if 0 < int(text) <= RTMAX else None
+    for base, sign in (("RTMIN", 1), ("RTMAX", -1)):
+        if text.startswith(base):
+            rest = text[len(base) :].lstrip("+-") or "0"
+            found = (RTMIN if sign > 0 else RTMAX) + sign * int(rest) if rest.isdecimal() else 0
+            return found if RTMIN <= found <= RTMAX else None
+    known = signal.Signals.__members__.get(f"SIG{_ALIASES.get(text, text)}")
+    return int(known) if known else None
+
+
+def from_cri(value: int) -> int | None:
+    """The number of a CRI Signal; None for the default."""
+    if not value:
+        return None
+    name = cri.Signal.Name(cri.Signal.ValueType(value)).removeprefix("SIGNAL_")
+    return number(name.replace("PLUS", "+").replace("MINUS", "-"))
+
+
+def to_cri(signal_number: int) -> int:
+    """The CRI Signal of a number."""
+    return _BY_NUMBER.get(signal_number, cri.SIGNAL_SIGTERM)
+
+
+_BY_NUMBER: dict[int, int] = {}
+for _value in cri.Signal.values():
+    _number = from_cri(_value)
+    if _number:
+        _BY_NUMBER.setdefault(_number, _value)

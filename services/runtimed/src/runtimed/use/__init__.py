@@ -1,0 +1,1 @@
+"""The use cases of runtimed, in the words of the domain."""

@@ -1,0 +1,223 @@
+"""The OCI bundle of a container: its configuration and its image volumes."""
+
+import json
+import shutil
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import anyio
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from runtimed import signals
+from runtimed.oci import cgroups, spec
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
+from runtimed.use import network, volumes
+from runtimed.use.parts import Parts
+
+CONFIG = "config.json"
+MAX_IMAGE_CONFIG_BYTES = 8 << 20
+HOST_PATHS_S = 30.0
+
+
+async def make(
+    parts: Parts,
+    record: ContainerRecord,
+    sandbox: SandboxRecord,
+    wanted: pb.CreateContainerRequest,
+    rootfs: str,
+) -> dict[str, Any]:
+    """Write the bundle; returns the fields of the record that are known by now."""
+    image = _image_config(wanted.image.config)
+    request = wanted.request
+    given = sandbox_config(sandbox, request)
+    namespaces = await _namespaces(parts, sandbox, request.config)
+    stop_signal = _stop_signal(request.config, image)
+    # a path on a dead network filesystem hangs its thread, not the service
+    with anyio.move_on_after(HOST_PATHS_S) as scope:
+        facts = await anyio.to_thread.run_sync(
+            partial(_write, parts, record, sandbox, request.config, given, image, namespaces, rootfs),
+            abandon_on_cancel=True,
+        )
+        return facts | {"stop_signal": stop_signal, "log_path": _log_path(given, request.config)}
+    assert scope.cancelled_caught  # noqa: S101 - the only way here
+    raise FailedPreconditionError(f"mounts: a host path did not answer within {HOST_PATHS_S:.0f} s")
+
+
+def sandbox_config(sandbox: SandboxRecord, request: cri.CreateContainerRequest) -> cri.PodSandboxConfig:
+    """What the request says of its sandbox, or else what the sandbox was made with."""
+    if request.HasField("sandbox_config"):
+        return request.sandbox_config
+    return cri.PodSandboxConfig.FromString(sandbox.config)
+
+
+def _write(
+    parts: Parts,
+    record: ContainerRecord,
+    sandbox: SandboxRecord,
+    config: cri.ContainerConfig,
+    given: cri.PodSandboxConfig,
+    image: dict[str, Any],
+    namespaces: dict[str, str],
+    rootfs: str,
+) -> dict[str, Any]:
+    bundle = parts.bundle_dir(record.id)
+    bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
+    sandbox_dir = parts.sandbox_dir(sandbox.id)
+    held = volumes.make(parts.record_dir(record.id) / "volumes", image, config, rootfs)
+    mounted = cri.ContainerConfig()
+    mounted.CopyFrom(config)
+    mounted.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
+    cgroup = cgroups.plan(
+        parts.settings.cgroup_driver, _cgroup_parent(sandbox, given), record.id, parts.cgroup_version
+    )
+    found = spec.build(
+        spec.SpecInput(
+            container_id=record.id,
+            sandbox_id=sandbox.id,
+            container=mounted,
+            sandbox=given,
+            image_config=image,
+            rootfs=rootfs,
+            namespaces=namespaces,
+            cgroup=cgroup,
+            resolv_conf=str(sandbox_dir / "resolv.conf"),
+            hostname=sandbox.hostname,
+            hostname_file=str(sandbox_dir / "hostname"),
+            shm_path="" if sandbox.host_ipc else str(sandbox_dir / "shm"),
+            seccomp_profile_root=parts.settings.seccomp_profile_root,
+            host_caps=parts.host_caps,
+            handler=sandbox.handler,
+        )
+    )
+    (bundle / CONFIG).write_text(json.dumps(found))
+    user = found["process"]["user"]
+    return {
+        "bundle_path": str(bundle),
+        "rootfs": rootfs,
+        "cgroup": cgroup,
+        "volumes": held,
+        "user": User(
+            uid=user.get("uid", 0), gid=user.get("gid", 0), groups=list(user.get("additionalGids", ()))
+        ),
+    }
+
+
+def _cgroup_parent(sandbox: SandboxRecord, given: cri.PodSandboxConfig) -> str:
+    return given.linux.cgroup_parent or sandbox.cgroup_parent
+
+
+async def _namespaces(parts: Parts, sandbox: SandboxRecord, config: cri.ContainerConfig) -> dict[str, str]:
+    """Path by OCI type, as SpecInput has it. Network, IPC and UTS are the sandbox's whatever a container says."""
+    found = {kind: path for kind, path in sandbox.namespaces.items() if kind != "pid"}
+    for kind, path in found.items():
+        if not network.is_pinned(path):
+            raise FailedPreconditionError(f"sandbox {sandbox.id}: its {kind} namespace is gone")
+    mode, target = _pid_mode(sandbox, config)
+    if mode == cri.POD:
+        found["pid"] = await _pod_pid(parts, sandbox)
+    elif mode == cri.CONTAINER:
+        found["pid"] = ""
+    elif mode == cri.TARGET:
+        other = parts.containers.store.find(target)
+        if other is None or other.sandbox_id != sandbox.id:
+            raise NotFoundError(f"namespace_options.target_id {target!r}: no container of this sandbox")
+        if other.state is not ContainerState.RUNNING:
+            raise FailedPreconditionError(f"namespace_options.target_id {target!r}: is {other.state}")
+        found["pid"] = f"/proc/{other.pid}/ns/pid"
+    return found
+
+
+def _pid_mode(sandbox: SandboxRecord, config: cri.ContainerConfig) -> tuple[int, str]:
+    """The container's wish, else the sandbox's; a request that says nothing gets a namespace of its own."""
+    given = cri.PodSandboxConfig.FromString(sandbox.config)
+    for context in (config.linux.security_context, given.linux.security_context):
+        if context.HasField("namespace_options"):
+            return context.namespace_options.pid, context.namespace_options.target_id
+    return cri.CONTAINER, ""
+
+
+async def _pod_pid(parts: Parts, sandbox: SandboxRecord) -> str:
+    """The sandbox's shared PID namespace, made when a container first asks for it."""
+    pinned = sandbox.namespaces.get("pid", "")
+    if pinned:
+        return pinned
+
+    async def share() -> str:
+        pid = await parts.shims.spawn_pause(sandbox.id)
+        path = await network.pin_pid(parts.sandbox_dir(sandbox.id), pid)
+        namespaces = parts.sandboxes.store.get(sandbox.id).namespaces | {"pid": path}
+        await parts.sandboxes.amend(sandbox.id, pause_pid=pid, namespaces=namespaces)
+        return path
+
+    return await parts.operations.join(f"pause {sandbox.id}", share)
+
+
+def _image_config(body: bytes) -> dict[str, Any]:
+    if len(body) > MAX_IMAGE_CONFIG_BYTES:
+        raise InvalidArgumentError(f"image.config: {len(body)} bytes are more than {MAX_IMAGE_CONFIG_BYTES}")
+    try:
+        found = json.loads(body or b"{}")
+    except ValueError as exc:
+        raise InvalidArgumentError(f"image.config: is no JSON: {exc}") from exc
+    if not isinstance(found, dict):
+        raise InvalidArgumentError("image.config: is no JSON object")
+    return found
+
+
+def _stop_signal(config: cri.ContainerConfig, image: dict[str, Any]) -> int:
+    asked = signals.from_cri(config.stop_signal)
+    if asked:
+        return asked
+    named = (image.get("config") or {}).get("StopSignal")
+    # an image that names nonsense must not become unstoppable, nor refuse to run
+    return (signals.number(named) if isinstance(named, str) and named else None) or signals.DEFAULT
+
+
+def _log_path(given: cri.PodSandboxConfig, config: cri.ContainerConfig) -> str:
+    if not given.log_directory or not config.log_path:
+        return ""
+    return str(Path(given.log_directory) / config.log_path)
+
+
+def read_spec(bundle_path: str) -> dict[str, Any]:
+    """A container's config.json. Blocking.
+
+    Raises:
+        NotFoundError: there is none, as after a reboot.
+    """
+    try:
+        found: dict[str, Any] = json.loads((Path(bundle_path) / CONFIG).read_bytes())
+    except OSError as exc:
+        raise NotFoundError(f"bundle {bundle_path}: {exc.strerror}") from exc
+    return found
+
+
+def replace_resources(bundle_path: str, resources: dict[str, Any]) -> None:
+    """Give a container that was not started yet other limits. Blocking."""
+    found = read_spec(bundle_path)
+    devices = found["linux"].get("resources", {}).get("devices", [])
+    found["linux"]["resources"] = {"devices": devices, **resources}
+    path = Path(bundle_path) / CONFIG
+    new = path.with_suffix(".new")
+    new.write_text(json.dumps(found))
+    new.replace(path)
+
+
+async def remove(parts: Parts, container_id: str) -> None:
+    """Remove a bundle; idempotent."""
+    await anyio.to_thread.run_sync(_remove_tree, parts.bundle_dir(container_id))
+
+
+def _remove_tree(directory: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(directory)
+
+
+def remove_record_dir(directory: Path) -> None:
+    """Remove a container's own directory with its volumes and exit record; idempotent. Blocking."""
+    _remove_tree(directory)

@@ -1,0 +1,210 @@
+"""Containers: create, remove, show."""
+
+import json
+import secrets
+from collections.abc import Awaitable, Callable
+from functools import partial
+from typing import Any
+
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.clock import now_ns
+from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from common.events.schema import ContainerRemoved
+from common.observe.log import get_logger
+from common.observe.trace import remote_span, traceparent
+from runtimed import convert, selection
+from runtimed.machine import container as machine
+from runtimed.oci.validate import validate_container
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.use import bundle
+from runtimed.use.parts import Parts, together
+from runtimed.use.task import Tasks
+from runtimed.use.undo import Undo
+
+_log = get_logger("runtimed")
+RPC = "rpc"
+
+
+class Containers:
+    """The containers of this node; what runs in them is in runtimed.use.task."""
+
+    def __init__(self, parts: Parts, tasks: Tasks) -> None:
+        self._parts = parts
+        self._tasks = tasks
+
+    async def create(self, wanted: pb.CreateContainerRequest) -> str:
+        """Make a container and return its id; a retry joins the first call and gets the same id.
+
+        Raises:
+            InvalidArgumentError, UnimplementedError: a field's value.
+            NotFoundError: the sandbox, or a layer.
+            FailedPreconditionError: the sandbox is not ready.
+            AlreadyExistsError: a container of this name and attempt has run already.
+        """
+        request = wanted.request
+        sandbox = selection.find(self._parts.sandboxes.store, "sandbox", request.pod_sandbox_id)
+        validate_container(request.config, self._sandbox_config(sandbox, request))
+        meta = request.config.metadata
+        key = f"{sandbox.id}_{meta.name}_{meta.attempt}"
+        return await self._parts.operations.join(
+            f"create {key}", partial(self._create, key, sandbox.id, wanted)
+        )
+
+    def _sandbox_config(
+        self, sandbox: SandboxRecord, request: cri.CreateContainerRequest
+    ) -> cri.PodSandboxConfig:
+        return (
+            request.sandbox_config if request.HasField("sandbox_config") else convert.sandbox_config(sandbox)
+        )
+
+    async def _create(self, key: str, sandbox_id: str, wanted: pb.CreateContainerRequest) -> str:
+        sandbox = self._parts.sandboxes.store.get(sandbox_id)
+        if sandbox.state is not SandboxState.READY:
+            raise FailedPreconditionError(f"sandbox {sandbox_id}: is not ready")
+        old = next((c for c in self._parts.containers.store.all() if c.key == key), None)
+        if old is not None:
+            if old.state is ContainerState.CREATING:  # left by an earlier life of the service
+                await self.set_up(old, wanted, known=True)
+            if old.state in (ContainerState.CREATED, ContainerState.CREATING):
+                return old.id
+            raise AlreadyExistsError(
+                f"container {old.id} of this name and attempt is {old.state}: remove it first"
+            )
+        record = new_record(key, sandbox, wanted)
+        await self.set_up(record, wanted, known=False)
+        return record.id
+
+    async def set_up(
+        self, record: ContainerRecord, wanted: pb.CreateContainerRequest, *, known: bool
+    ) -> None:
+        """Take a container to CREATED; when a step fails, all is undone and there is no record.
+
+        Args:
+            record: its record, CREATING.
+            wanted: the whole request.
+            known: whether the record is stored already.
+        """
+        parts = self._parts
+        sandbox = parts.sandboxes.store.get(record.sandbox_id)
+        snapshotter = parts.handler(sandbox.handler)[1].snapshotter
+        undo = Undo(parts.settings.cleanup_s)
+        undo.push("snapshot", partial(parts.snapshots.remove, record.id))
+        undo.push("bundle", partial(bundle.remove, parts, record.id))
+        steps: list[Callable[[], Awaitable[Any]]] = [
+            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter)
+        ]
+        if not known:
+            steps.append(partial(parts.containers.store.create, record))
+        with remote_span(
+            "runtimed.container.create", record.traceparent, {"slipway.container.id": record.id}
+        ):
+            try:
+                rootfs, *_ = await together(*steps)
+                facts = await bundle.make(parts, record, sandbox, wanted, rootfs)
+                done = machine.CreateDone(cause=RPC, at_ns=now_ns(), facts=facts)
+                await parts.containers.apply(record.id, done)
+            except Exception:
+                left = await undo.run()
+                if left:
+                    _log.warning("container.leftovers", container_id=record.id, left=left)
+                await parts.containers.forget(record.id)
+                raise
+        parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.sandbox_id)
+
+    async def end_now(self, container_id: str) -> None:
+        """Let a set-up or start that goes on finish, then kill what runs; for the end of a sandbox."""
+        record = self._parts.containers.store.find(container_id)
+        if record is not None:
+            await self._parts.operations.wait(f"create {record.key}")
+            await self._parts.operations.wait(f"start {container_id}")
+            await self._tasks.stop(container_id, 0)
+
+    async def remove(self, name: str) -> None:
+        """Remove a container, killing it first if need be; idempotent. Its log file stays."""
+        record = selection.find_or_none(self._parts.containers.store, "container", name)
+        if record is not None:
+            await self._parts.operations.join(f"remove {record.id}", partial(self._remove, record.id))
+
+    async def _remove(self, container_id: str) -> None:
+        parts = self._parts
+        await self.end_now(container_id)
+        record = parts.containers.store.find(container_id)
+        if record is None:
+            return
+        with remote_span(
+            "runtimed.container.remove", record.traceparent, {"slipway.container.id": container_id}
+        ):
+            record, instructions = await parts.containers.apply(container_id, machine.RemoveAsked(cause=RPC))
+            if machine.Clean() not in instructions:
+                raise FailedPreconditionError(f"container {container_id}: is {record.state}")
+            await together(
+                partial(parts.shims.remove, container_id),
+                partial(parts.snapshots.remove, container_id),
+                partial(bundle.remove, parts, container_id),
+            )
+            await parts.containers.forget(
+                container_id, ContainerRemoved(id=container_id, sandbox_id=record.sandbox_id)
+            )
+            await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(container_id))
+        self._tasks.forget(container_id)
+        parts.tell(cri.CONTAINER_DELETED_EVENT, container_id, record.sandbox_id)
+
+    def status(self, name: str, *, verbose: bool) -> cri.ContainerStatusResponse:
+        """One container."""
+        record = selection.find(self._parts.containers.store, "container", name)
+        response = cri.ContainerStatusResponse(status=convert.container_status(record))
+        if verbose:
+            response.info["info"] = json.dumps(_facts(record))
+        return response
+
+    def list(self, wanted: cri.ContainerFilter) -> list[cri.Container]:
+        """The containers that fit a filter."""
+        found = selection.by_id(selection.listed(self._parts.containers.store), wanted.id)
+        found = selection.with_labels(found, wanted.label_selector)
+        if wanted.pod_sandbox_id:
+            found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
+        if wanted.HasField("state"):
+            found = [r for r in found if convert.container_state(r) == wanted.state.state]
+        return [convert.container_item(record) for record in found]
+
+
+def new_record(key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest) -> ContainerRecord:
+    """The record of a container that is about to be made."""
+    config = wanted.request.config
+    if not wanted.image.id:
+        raise InvalidArgumentError("image.id: is empty")
+    return ContainerRecord(
+        id=secrets.token_hex(32),
+        key=key,
+        sandbox_id=sandbox.id,
+        config=config.SerializeToString(),
+        name=config.metadata.name,
+        attempt=config.metadata.attempt,
+        labels=dict(config.labels),
+        annotations=dict(config.annotations),
+        image=config.image.user_specified_image or config.image.image,
+        image_id=wanted.image.id,
+        image_ref=wanted.image.ref or wanted.image.id,
+        request=wanted.SerializeToString(),
+        resources=config.linux.resources.SerializeToString(),
+        created_at_ns=now_ns(),
+        traceparent=traceparent() or sandbox.traceparent,
+    )
+
+
+def _facts(record: ContainerRecord) -> dict[str, object]:
+    return {
+        "sandboxID": record.sandbox_id,
+        "pid": record.pid,
+        "state": record.state,
+        "rootfs": record.rootfs,
+        "bundle": record.bundle_path,
+        "shim": record.socket_path,
+        "cgroup": record.cgroup.oci_path if record.cgroup else "",
+        "signal": record.signal,
+        "revision": record.revision,
+        "traceparent": record.traceparent,
+    }

@@ -1,0 +1,82 @@
+"""Commands in running containers, and where to stream."""
+
+import json
+import secrets
+from typing import Any
+
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.observe.trace import remote_span
+from runtimed import selection
+from runtimed.oci.spec import process_for_exec
+from runtimed.record import ContainerRecord, ContainerState
+from runtimed.use import bundle
+from runtimed.use.execnews import ExecBook
+from runtimed.use.parts import Parts
+
+
+class Execs:
+    """Extra processes of this node's containers."""
+
+    def __init__(self, parts: Parts, book: ExecBook) -> None:
+        self._parts = parts
+        self._book = book
+
+    async def sync(self, request: cri.ExecSyncRequest) -> cri.ExecSyncResponse:
+        """Run a command and collect what it writes.
+
+        Raises:
+            NotFoundError: no such container.
+            FailedPreconditionError: it does not run.
+            DeadlineExceededError: the command was killed for its time.
+        """
+        if request.timeout < 0:
+            raise InvalidArgumentError(f"timeout: {request.timeout} is negative")
+        record = self._running(request.container_id)
+        process = await self._process(record, list(request.cmd), tty=False)
+        exec_id = self._new_id(record, list(request.cmd), tty=False)
+        with remote_span("runtimed.exec.sync", record.traceparent, {"slipway.container.id": record.id}):
+            outcome = await self._parts.shims.exec_sync(
+                record.socket_path, exec_id, process, float(request.timeout)
+            )
+        return cri.ExecSyncResponse(stdout=outcome.stdout, stderr=outcome.stderr, exit_code=outcome.exit_code)
+
+    async def prepare(self, request: pb.PrepareExecRequest) -> pb.ShimAddress:
+        """Where to stream a command, and the process to ask for there."""
+        record = self._running(request.container_id)
+        process = await self._process(record, list(request.cmd), tty=request.tty)
+        exec_id = self._new_id(record, list(request.cmd), tty=request.tty)
+        return pb.ShimAddress(
+            socket_path=record.socket_path,
+            container_id=record.id,
+            process=process,
+            exec_id=exec_id,
+            tty=request.tty,
+        )
+
+    def prepare_attach(self, request: pb.PrepareAttachRequest) -> pb.ShimAddress:
+        """Where to stream a container's stdio."""
+        record = self._running(request.container_id)
+        tty = cri.ContainerConfig.FromString(record.config).tty
+        return pb.ShimAddress(socket_path=record.socket_path, container_id=record.id, tty=tty)
+
+    def _running(self, name: str) -> ContainerRecord:
+        record = selection.find(self._parts.containers.store, "container", name)
+        if record.state is not ContainerState.RUNNING:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        return record
+
+    async def _process(self, record: ContainerRecord, cmd: list[str], *, tty: bool) -> bytes:
+        held: Any = self._book.processes.get(record.id)
+        if held is None:
+            spec = await anyio.to_thread.run_sync(bundle.read_spec, record.bundle_path)
+            held = self._book.processes[record.id] = spec["process"]
+        return json.dumps(process_for_exec({"process": held}, cmd, tty=tty)).encode()
+
+    def _new_id(self, record: ContainerRecord, cmd: list[str], *, tty: bool) -> str:
+        exec_id = secrets.token_hex(16)
+        self._book.add(exec_id, record.id, cmd, tty=tty)
+        return exec_id

@@ -1,0 +1,64 @@
+"""Which commands were asked for: the shim tells of execs by id, the events say what they were."""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+
+from common.errors import SlipwayError
+from common.events.schema import ExecExited, ExecStarted
+from common.observe.log import get_logger
+from common.records import RecordStore
+from runtimed.ports import ExecNews
+from runtimed.record import ContainerRecord
+
+_log = get_logger("runtimed")
+BOUND = 4096
+NS_PER_MS = 1_000_000
+
+
+@dataclass
+class _Entry:
+    container_id: str
+    command: list[str]
+    tty: bool
+    began_ns: int = 0
+
+
+class ExecBook:
+    """Commands by exec id, from their preparation to their end; bounded, the oldest goes."""
+
+    def __init__(self, store: RecordStore[ContainerRecord]) -> None:
+        self._store = store
+        self._entries: OrderedDict[str, _Entry] = OrderedDict()
+        self.processes: dict[str, dict[str, object]] = {}
+        """`process` of each container's configuration, which every exec of it needs."""
+
+    def add(self, exec_id: str, container_id: str, command: list[str], *, tty: bool) -> None:
+        self._entries[exec_id] = _Entry(container_id, command, tty)
+        while len(self._entries) > BOUND:
+            self._entries.popitem(last=False)
+
+    async def tell(self, container_id: str, news: ExecNews) -> None:
+        """Publish what a shim said of an exec."""
+        entry = self._entries.get(news.exec_id) or _Entry(container_id, [], tty=False)
+        if news.ended:
+            self._entries.pop(news.exec_id, None)
+            took_ms = max(0, news.at_ns - entry.began_ns) // NS_PER_MS if entry.began_ns else 0
+            fact: ExecStarted | ExecExited = ExecExited(
+                id=news.exec_id,
+                container_id=container_id,
+                exit_code=news.exit_code,
+                timed_out=news.timed_out,
+                duration_ms=took_ms,
+            )
+        else:
+            entry.began_ns = news.at_ns
+            fact = ExecStarted(
+                id=news.exec_id, container_id=container_id, command=entry.command, tty=entry.tty
+            )
+        try:
+            await self._store.emit(fact)
+        except SlipwayError as exc:
+            _log.warning("exec.untold", exec_id=news.exec_id, error=exc.message)
+
+    def forget(self, container_id: str) -> None:
+        self.processes.pop(container_id, None)

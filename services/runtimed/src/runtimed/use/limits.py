@@ -1,0 +1,68 @@
+"""Changes to a container that is there: its limits, its log file."""
+
+import json
+
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import FailedPreconditionError
+from common.events.schema import ContainerLogReopened, ContainerUpdated
+from runtimed import selection
+from runtimed.oci import cgroups
+from runtimed.record import ContainerState
+from runtimed.use import bundle
+from runtimed.use.parts import Parts
+
+
+class Limits:
+    """Resources and logs of this node's containers."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def update(self, request: cri.UpdateContainerResourcesRequest) -> None:
+        """Apply new limits, all or none, and remember them.
+
+        Raises:
+            InvalidArgumentError: a value.
+            FailedPreconditionError: the container has ended.
+            UnknownError: the kernel refused; the old limits hold.
+        """
+        record = selection.find(self._parts.containers.store, "container", request.container_id)
+        merged = cri.LinuxContainerResources.FromString(record.resources)
+        _merge(merged, request.linux)
+        limits = cgroups.resources(merged, self._parts.cgroup_version)
+        if record.state is ContainerState.RUNNING:
+            changed = cgroups.resources(request.linux, self._parts.cgroup_version)
+            await self._parts.shims.update(record.socket_path, record.id, json.dumps(changed).encode())
+        elif record.state is ContainerState.CREATED:
+            await anyio.to_thread.run_sync(bundle.replace_resources, record.bundle_path, limits)
+        else:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}")
+        fact = ContainerUpdated(id=record.id, sandbox_id=record.sandbox_id)
+        await self._parts.containers.amend(record.id, fact, resources=merged.SerializeToString())
+
+    async def reopen_log(self, name: str) -> None:
+        """Write on in a new log file; returns when it is in use.
+
+        Raises:
+            FailedPreconditionError: the container does not run; no file is made.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        if record.state is not ContainerState.RUNNING:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        await self._parts.shims.reopen_log(record.socket_path)
+        fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)
+        await self._parts.containers.amend(record.id, fact)
+
+
+def _merge(held: cri.LinuxContainerResources, change: cri.LinuxContainerResources) -> None:
+    """Zero means unchanged, in CRI; lists and tables are replaced whole, tables key by key."""
+    for field, value in change.ListFields():
+        if field.name == "unified":
+            held.unified.update(value)
+        elif field.name == "hugepage_limits":
+            del held.hugepage_limits[:]
+            held.hugepage_limits.extend(value)
+        else:
+            setattr(held, field.name, value)

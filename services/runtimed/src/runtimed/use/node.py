@@ -1,0 +1,96 @@
+"""The node as a whole: is it ready, what can it do."""
+
+import json
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import InvalidArgumentError, SlipwayError
+from common.sys.files import replace_file
+from runtimed.use.parts import Parts
+
+PROBE_S = 2.0
+FRESH_S = 5.0
+
+
+class Node:
+    """Status and settings that a kubelet asks for."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._probed_at = -FRESH_S
+        self._problem = ""
+
+    async def status(self, *, verbose: bool) -> cri.StatusResponse:
+        """Both conditions, the handlers and the features."""
+        parts = self._parts
+        await anyio.to_thread.run_sync(parts.cni.load)
+        network_ready, why = parts.cni.ready()
+        problem = await self._runtime_problem()
+        response = cri.StatusResponse()
+        response.status.conditions.extend(
+            [
+                _condition("RuntimeReady", "RuntimeNotReady", problem),
+                _condition(
+                    "NetworkReady", "NetworkPluginNotReady", "" if network_ready else why or "not ready"
+                ),
+            ]
+        )
+        for name in ("", *sorted(parts.settings.handlers)):
+            handler = response.runtime_handlers.add(name=name)
+            handler.features.recursive_read_only_mounts = False
+            handler.features.user_namespaces = False
+        response.features.supplemental_groups_policy = True
+        response.features.mount_options = True
+        if verbose:
+            response.info["config"] = msgspec.json.encode(parts.settings).decode()
+            response.info["counts"] = json.dumps(
+                {
+                    "sandboxes": len(parts.sandboxes.store.all()),
+                    "containers": len(parts.containers.store.all()),
+                }
+            )
+        return response
+
+    async def _runtime_problem(self) -> str:
+        """Why containers cannot be started, from a probe at most 5 s old."""
+        now = anyio.current_time()
+        if now - self._probed_at >= FRESH_S:
+            self._problem = await self._probe()
+            self._probed_at = now
+        return self._problem
+
+    async def _probe(self) -> str:
+        for name, probe in (("shimd", self._parts.shims.list), ("snapshotd", self._parts.snapshots.keys)):
+            with anyio.move_on_after(PROBE_S) as scope:
+                try:
+                    await probe()
+                except SlipwayError as exc:
+                    return f"{name}: {exc.message}"
+            if scope.cancelled_caught:
+                return f"{name} does not answer"
+        return ""
+
+    def config(self) -> cri.RuntimeConfigResponse:
+        """The cgroup driver, so that the kubelet takes the same."""
+        systemd = self._parts.settings.cgroup_driver == "systemd"
+        response = cri.RuntimeConfigResponse()
+        response.linux.cgroup_driver = cri.SYSTEMD if systemd else cri.CGROUPFS
+        return response
+
+    async def update_config(self, request: cri.UpdateRuntimeConfigRequest) -> None:
+        """Keep the pod CIDR that the kubelet tells; CNI configurations bring their own ranges."""
+        cidr = request.runtime_config.network_config.pod_cidr
+        if any(ord(char) <= ord(" ") for char in cidr):
+            raise InvalidArgumentError(f"runtime_config.network_config.pod_cidr: {cidr!r}")
+        if cidr:
+            path = self._parts.data_dir / "pod-cidr"
+            await anyio.to_thread.run_sync(replace_file, path, f"{cidr}\n".encode())
+
+
+def _condition(kind: str, reason: str, problem: str) -> cri.RuntimeCondition:
+    if problem:
+        return cri.RuntimeCondition(type=kind, status=False, reason=reason, message=problem)
+    return cri.RuntimeCondition(type=kind, status=True)

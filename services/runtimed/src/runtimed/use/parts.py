@@ -1,0 +1,97 @@
+"""What the use cases of runtimed share: records, ports, directories."""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+from anyio.abc import TaskGroup
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import NotFoundError
+from common.observe.log import get_logger
+from runtimed import convert, selection
+from runtimed.feed import Feed
+from runtimed.network.cni import Cni
+from runtimed.operations import Operations
+from runtimed.ports import Shims, Snapshots
+from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.settings import Handler, Settings
+from runtimed.transitions import Transitions
+
+_log = get_logger("runtimed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parts:
+    """Made once, in main."""
+
+    settings: Settings
+    sandboxes: Transitions[SandboxRecord]
+    containers: Transitions[ContainerRecord]
+    snapshots: Snapshots
+    shims: Shims
+    cni: Cni
+    feed: Feed
+    operations: Operations
+    group: TaskGroup
+    run_dir: Path
+    data_dir: Path
+    host_caps: frozenset[str]
+    cgroup_version: int
+
+    def sandbox_dir(self, sandbox_id: str) -> Path:
+        """Its pinned namespaces, /dev/shm, resolv.conf and hostname."""
+        return self.run_dir / "sandboxes" / sandbox_id
+
+    def bundle_dir(self, container_id: str) -> Path:
+        return self.run_dir / "bundles" / container_id
+
+    def record_dir(self, container_id: str) -> Path:
+        """Where the record's copy, the exit record and the image volumes are."""
+        return self.data_dir / "containers" / container_id
+
+    def handler(self, name: str) -> tuple[str, Handler]:
+        """A runtime handler by name; the default for an empty one.
+
+        Raises:
+            NotFoundError: there is no such handler.
+        """
+        wanted = name or self.settings.default_handler
+        found = self.settings.handlers.get(wanted)
+        if found is None:
+            known = ", ".join(sorted(self.settings.handlers))
+            raise NotFoundError(f"runtime_handler {wanted!r}: not configured; there are {known}")
+        return wanted, found
+
+    def containers_of(self, sandbox_id: str) -> list[ContainerRecord]:
+        """All of a sandbox, also those being made."""
+        return [record for record in self.containers.store.all() if record.sandbox_id == sandbox_id]
+
+    def tell(self, kind: "cri.ContainerEventType.ValueType", object_id: str, sandbox_id: str) -> None:
+        """Publish to the listeners of GetContainerEvents."""
+        if self.feed.heard:
+            fitting = [r for r in selection.listed(self.containers.store) if r.sandbox_id == sandbox_id]
+            self.feed.publish(convert.event(kind, object_id, self.sandboxes.store.find(sandbox_id), fitting))
+
+
+async def together(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
+    """Run steps at once and wait for all, also when one fails; the first failure is raised as it is."""
+    answers: list[Any] = [None] * len(works)
+    failures: list[Exception] = []
+
+    async def one(index: int, work: Callable[[], Awaitable[Any]]) -> None:
+        try:
+            answers[index] = await work()
+        except Exception as exc:  # noqa: BLE001 - raised below, once the others have come to rest
+            failures.append(exc)
+
+    async with anyio.create_task_group() as group:
+        for index, work in enumerate(works):
+            group.start_soon(one, index, work)
+    if failures:
+        for other in failures[1:]:
+            _log.warning("step.failed_too", error=str(other))
+        raise failures[0]
+    return answers

@@ -1,0 +1,268 @@
+"""Sandboxes: set up, stop, remove, show."""
+
+import json
+import os
+import secrets
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.clock import now_ns
+from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError
+from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
+from common.observe.log import get_logger
+from common.observe.trace import remote_span, span, traceparent
+from runtimed import convert, selection
+from runtimed.machine import sandbox as machine
+from runtimed.oci.validate import validate_sandbox
+from runtimed.record import SandboxRecord, SandboxState
+from runtimed.use import network
+from runtimed.use.container import Containers
+from runtimed.use.parts import Parts, together
+from runtimed.use.undo import Undo
+
+_log = get_logger("runtimed")
+RPC = "rpc"
+MAX_NAME_BYTES = 64
+
+
+class Sandboxes:
+    """The sandboxes of this node."""
+
+    def __init__(self, parts: Parts, containers: Containers) -> None:
+        self._parts = parts
+        self._containers = containers
+
+    async def run(self, config: cri.PodSandboxConfig, handler: str) -> str:
+        """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
+
+        Raises:
+            InvalidArgumentError, UnimplementedError: a field's value.
+            NotFoundError: the handler.
+            AlreadyExistsError: a stopped sandbox has these names.
+        """
+        validate_sandbox(config)
+        self._parts.handler(handler)
+        meta = config.metadata
+        key = f"{meta.namespace}_{meta.name}_{meta.uid}_{meta.attempt}"
+        return await self._parts.operations.join(f"sandbox {key}", partial(self._run, key, config, handler))
+
+    async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str) -> str:
+        old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
+        if old is not None:
+            if old.state is SandboxState.CREATING:  # left by an earlier life of the service
+                await self.tear_down(old)
+                await self.set_up(old, convert.sandbox_config(old))
+            if old.state in (SandboxState.READY, SandboxState.CREATING):
+                return old.id
+            if not old.error and old.state is SandboxState.NOTREADY:
+                raise AlreadyExistsError(
+                    f"sandbox {old.id} of this pod and attempt is stopped: remove it first"
+                )
+            await self._remove(old.id)
+        record = new_record(key, config, self._parts.handler(handler)[0], handler)
+        fact = SandboxCreated(
+            id=record.id,
+            name=record.name,
+            namespace=record.namespace,
+            uid=record.uid,
+            attempt=record.attempt,
+            handler=record.handler,
+        )
+        record = await self._parts.sandboxes.store.create(record, fact)
+        await self.set_up(record, config)
+        return record.id
+
+    async def set_up(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> None:
+        """Take a CREATING sandbox to READY; when a step fails, all before it is undone and the record goes.
+
+        What cannot be undone stays listed NOTREADY. When the service is stopped meanwhile the record stays
+        CREATING, and the next start finishes it.
+        """
+        undo = Undo(self._parts.settings.cleanup_s)
+        try:
+            done = await self._steps(record, config, undo)
+            await self._parts.sandboxes.apply(record.id, done)
+        except Exception as exc:
+            left = await undo.run()
+            error = exc.message if isinstance(exc, SlipwayError) else str(exc) or type(exc).__name__
+            if left:
+                text = f"{error}; not undone: {', '.join(left)}"
+                await self._parts.sandboxes.apply(record.id, machine.SetupFailed(cause=RPC, error=text))
+            else:
+                await self._parts.sandboxes.forget(record.id, SandboxFailed(id=record.id, error=error))
+            raise
+        self._parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.id)
+        self._parts.tell(cri.CONTAINER_STARTED_EVENT, record.id, record.id)
+
+    async def _steps(
+        self, record: SandboxRecord, config: cri.PodSandboxConfig, undo: Undo
+    ) -> machine.SetupDone:
+        parts = self._parts
+        directory = parts.sandbox_dir(record.id)
+        undo.push("directory", partial(network.remove_directory, directory))
+        await anyio.to_thread.run_sync(
+            network.prepare_directory, directory, config, record.hostname, self._shm_bytes(record)
+        )
+        undo.push("namespaces", partial(network.unpin, directory))
+        with span("runtimed.namespaces.pin"):
+            namespaces = await network.pin(directory, record, config)
+        ips: list[str] = []
+        raw = b""
+        if not record.host_network:
+            wish = network.attachment(record, config, namespaces["network"])
+            undo.push("network", partial(parts.cni.delete, wish))
+            with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}):
+                result = await parts.cni.add(wish)
+            ips, raw = result.ips, json.dumps(result.raw).encode()
+        pause_pid = 0
+        if wants_pause(config):
+            undo.push("pause", partial(parts.shims.remove_pause, record.id))
+            pause_pid = await parts.shims.spawn_pause(record.id)
+            undo.push("pid namespace", partial(network.unpin_pid, directory))
+            namespaces["pid"] = await network.pin_pid(directory, pause_pid)
+        return machine.SetupDone(
+            cause=RPC, at_ns=now_ns(), ips=ips, cni_result=raw, namespaces=namespaces, pause_pid=pause_pid
+        )
+
+    def _shm_bytes(self, record: SandboxRecord) -> int:
+        return 0 if record.host_ipc else self._parts.settings.shm_size_bytes
+
+    async def stop(self, name: str) -> None:
+        """End all containers and release the network; idempotent, also for a sandbox that is gone."""
+        record = selection.find_or_none(self._parts.sandboxes.store, "sandbox", name)
+        if record is not None:
+            await self._parts.operations.join(f"stop sandbox {record.id}", partial(self._stop, record.id))
+
+    async def _stop(self, sandbox_id: str) -> None:
+        record = self._parts.sandboxes.store.find(sandbox_id)
+        if record is None:
+            return
+        with remote_span("runtimed.sandbox.stop", record.traceparent, {"slipway.sandbox.id": sandbox_id}):
+            await self._parts.operations.wait(f"sandbox {record.key}")
+            was_ready = record.state is SandboxState.READY
+            record, _ = await self._parts.sandboxes.apply(sandbox_id, machine.StopAsked(cause=RPC))
+            await self.tear_down(record)
+        if was_ready:
+            self._parts.tell(cri.CONTAINER_STOPPED_EVENT, sandbox_id, sandbox_id)
+
+    async def tear_down(self, record: SandboxRecord) -> None:
+        """Stop the containers and release all that the set-up made; each part is tried whatever fails."""
+        running = [partial(self._containers.end_now, c.id) for c in self._parts.containers_of(record.id)]
+        await together(*running)
+        undo = Undo(self._parts.settings.cleanup_s)
+        directory = self._parts.sandbox_dir(record.id)
+        undo.push("directory", partial(network.remove_directory, directory))
+        undo.push("namespaces", partial(network.unpin, directory))
+        if not record.host_network and not record.network_released:
+            undo.push("network", partial(self._release, record))
+        undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
+        undo.push("pid namespace", partial(network.unpin_pid, directory))
+        if not record.pause_pid:
+            undo.drop("pause")
+        left = await undo.run()
+        if left:
+            raise FailedPreconditionError(f"sandbox {record.id}: not released: {', '.join(left)}")
+
+    async def _release(self, record: SandboxRecord) -> None:
+        netns = record.namespaces.get("network", "")
+        there = netns if netns and await anyio.Path(netns).exists() else ""
+        wish = network.attachment(record, convert.sandbox_config(record), there)
+        with span("runtimed.cni.delete", {"slipway.sandbox.id": record.id}):
+            await self._parts.cni.delete(wish)
+        await self._parts.sandboxes.amend(record.id, network_released=True)
+
+    async def remove(self, name: str) -> None:
+        """Stop and remove a sandbox with its containers; idempotent."""
+        record = selection.find_or_none(self._parts.sandboxes.store, "sandbox", name)
+        if record is not None:
+            await self._parts.operations.join(f"remove sandbox {record.id}", partial(self._remove, record.id))
+
+    async def _remove(self, sandbox_id: str) -> None:
+        await self.stop(sandbox_id)
+        record = self._parts.sandboxes.store.find(sandbox_id)
+        if record is None:
+            return
+        with remote_span("runtimed.sandbox.remove", record.traceparent, {"slipway.sandbox.id": sandbox_id}):
+            containers = self._parts.containers_of(sandbox_id)
+            await together(*[partial(self._containers.remove, c.id) for c in containers])
+            await self._parts.sandboxes.apply(sandbox_id, machine.RemoveAsked(cause=RPC))
+            await self._parts.sandboxes.forget(sandbox_id, SandboxRemoved(id=sandbox_id))
+            await anyio.to_thread.run_sync(_remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
+        self._parts.tell(cri.CONTAINER_DELETED_EVENT, sandbox_id, sandbox_id)
+
+    def status(self, name: str, *, verbose: bool) -> cri.PodSandboxStatusResponse:
+        """One sandbox."""
+        record = selection.find(self._parts.sandboxes.store, "sandbox", name)
+        response = cri.PodSandboxStatusResponse(status=convert.sandbox_status(record), timestamp=now_ns())
+        fitting = [r for r in selection.listed(self._parts.containers.store) if r.sandbox_id == record.id]
+        response.containers_statuses.extend(convert.container_status(r) for r in fitting)
+        if verbose:
+            response.info["info"] = json.dumps(_facts(record))
+        return response
+
+    def list(self, wanted: cri.PodSandboxFilter) -> list[cri.PodSandbox]:
+        """The sandboxes that fit a filter."""
+        found = selection.by_id(selection.listed(self._parts.sandboxes.store), wanted.id)
+        found = selection.with_labels(found, wanted.label_selector)
+        if wanted.HasField("state"):
+            found = [r for r in found if convert.sandbox_state(r) == wanted.state.state]
+        return [convert.sandbox_item(record) for record in found]
+
+
+def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: str) -> SandboxRecord:
+    """The record of a sandbox that is about to be set up."""
+    meta = config.metadata
+    options = config.linux.security_context.namespace_options
+    host_network = options.network == cri.NODE
+    node_name = os.uname().nodename
+    return SandboxRecord(
+        id=secrets.token_hex(32),
+        key=key,
+        config=config.SerializeToString(),
+        name=meta.name,
+        namespace=meta.namespace,
+        uid=meta.uid,
+        attempt=meta.attempt,
+        labels=dict(config.labels),
+        annotations=dict(config.annotations),
+        handler=handler,
+        requested_handler=requested,
+        host_network=host_network,
+        host_ipc=options.ipc == cri.NODE,
+        hostname=node_name if host_network else (config.hostname or meta.name)[:MAX_NAME_BYTES].rstrip("-."),
+        cgroup_parent=config.linux.cgroup_parent,
+        created_at_ns=now_ns(),
+        traceparent=traceparent(),
+    )
+
+
+def wants_pause(config: cri.PodSandboxConfig) -> bool:
+    """Whether the pod shares a PID namespace: only when it says so, since a pause process costs a process."""
+    context = config.linux.security_context
+    return context.HasField("namespace_options") and context.namespace_options.pid == cri.POD
+
+
+def _remove_empty(directory: Path) -> None:
+    try:
+        directory.rmdir()
+    except FileNotFoundError:
+        return
+
+
+def _facts(record: SandboxRecord) -> dict[str, object]:
+    return {
+        "pid": record.pause_pid,
+        "state": record.state,
+        "runtimeHandler": record.handler,
+        "namespaces": record.namespaces,
+        "hostname": record.hostname,
+        "cgroupParent": record.cgroup_parent,
+        "cniResult": json.loads(record.cni_result or b"null"),
+        "error": record.error,
+        "revision": record.revision,
+        "traceparent": record.traceparent,
+    }

@@ -1,0 +1,245 @@
+"""Use of the machine by containers and sandboxes."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import anyio.to_thread
+import msgspec
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.clock import now_ns
+from common.errors import SlipwayError
+from common.observe.log import get_logger
+from runtimed import convert, selection
+from runtimed.network import netns
+from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.stats import CgroupStats, PressureStats, read_stats
+from runtimed.ports import SnapshotUse
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.use.parts import Parts, together
+
+if TYPE_CHECKING:
+    from runtimed.network.netns import InterfaceStats
+
+NS_PER_S = 1_000_000_000
+MIN_RATE_NS = NS_PER_S // 2
+"""Two readings closer than this make no rate worth telling."""
+_log = get_logger("runtimed")
+
+
+class Stats:
+    """Readings; all containers of a call are read in one go, in a thread."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._last: dict[str, tuple[int, int, int]] = {}
+        """Time, CPU use and rate at the last reading, by container or sandbox."""
+
+    async def container(self, name: str) -> cri.ContainerStats:
+        """One container."""
+        record = selection.find(self._parts.containers.store, "container", name)
+        return (await self._read([record]))[0]
+
+    async def containers(self, wanted: cri.ContainerStatsFilter) -> list[cri.ContainerStats]:
+        """The containers that fit; those that do not run carry no CPU and memory."""
+        found = selection.by_id(selection.listed(self._parts.containers.store), wanted.id)
+        found = selection.with_labels(found, wanted.label_selector)
+        if wanted.pod_sandbox_id:
+            found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
+        return await self._read(found)
+
+    async def sandbox(self, name: str) -> cri.PodSandboxStats:
+        """One sandbox."""
+        record = selection.find(self._parts.sandboxes.store, "sandbox", name)
+        return (await self._sandboxes([record]))[0]
+
+    async def sandboxes(self, wanted: cri.PodSandboxStatsFilter) -> list[cri.PodSandboxStats]:
+        """The sandboxes that fit."""
+        found = selection.by_id(selection.listed(self._parts.sandboxes.store), wanted.id)
+        return await self._sandboxes(selection.with_labels(found, wanted.label_selector))
+
+    async def _read(self, records: Sequence[ContainerRecord]) -> list[cri.ContainerStats]:
+        plans = [r.cgroup if r.state is ContainerState.RUNNING else None for r in records]
+        readings, (mountpoint, use) = await together(
+            partial(anyio.to_thread.run_sync, _read_all, plans), partial(self._usage, [r.id for r in records])
+        )
+        return [
+            self._container(record, reading, mountpoint, use.get(record.id))
+            for record, reading in zip(records, readings, strict=True)
+        ]
+
+    async def _usage(self, keys: list[str]) -> tuple[str, dict[str, SnapshotUse]]:
+        if not keys:
+            return "", {}
+        try:
+            return await self._parts.snapshots.usage(keys)
+        except SlipwayError as exc:
+            # CPU and memory are worth having without the writable layer
+            _log.warning("usage.unknown", error=exc.message)
+            return "", {}
+
+    def _container(
+        self, record: ContainerRecord, reading: CgroupStats | None, mountpoint: str, use: SnapshotUse | None
+    ) -> cri.ContainerStats:
+        stats = cri.ContainerStats()
+        stats.attributes.id = record.id
+        stats.attributes.metadata.CopyFrom(convert.container_metadata(record))
+        stats.attributes.labels.update(record.labels)
+        stats.attributes.annotations.update(record.annotations)
+        layer = stats.writable_layer
+        # kubelets dereference these, so they are there even when nothing is known
+        layer.timestamp = use.at_ns if use else now_ns()
+        layer.fs_id.mountpoint = mountpoint
+        layer.used_bytes.value = use.used_bytes if use else 0
+        layer.inodes_used.value = use.used_inodes if use else 0
+        if reading is None:
+            return stats
+        self._cpu(record.id, stats.cpu, reading)
+        _memory(stats.memory, reading)
+        stats.swap.timestamp = reading.timestamp_ns
+        stats.swap.swap_usage_bytes.value = reading.swap_usage_bytes
+        if reading.swap_available_bytes is not None:
+            stats.swap.swap_available_bytes.value = reading.swap_available_bytes
+        if reading.io_psi:
+            stats.io.timestamp = reading.timestamp_ns
+            _psi(stats.io.psi, reading.io_psi)
+        return stats
+
+    def _cpu(self, key: str, cpu: cri.CpuUsage, reading: CgroupStats) -> None:
+        cpu.timestamp = reading.timestamp_ns
+        cpu.usage_core_nano_seconds.value = reading.cpu_usage_ns
+        at_ns, used_ns, rate = self._last.get(key, (0, 0, -1))
+        passed_ns = reading.timestamp_ns - at_ns
+        if not at_ns or passed_ns >= MIN_RATE_NS:
+            if at_ns:
+                rate = max(0, reading.cpu_usage_ns - used_ns) * NS_PER_S // passed_ns
+            self._last[key] = (reading.timestamp_ns, reading.cpu_usage_ns, rate)
+        if rate >= 0:
+            cpu.usage_nano_cores.value = rate
+        if reading.cpu_psi:
+            _psi(cpu.psi, reading.cpu_psi)
+
+    async def _sandboxes(self, records: Sequence[SandboxRecord]) -> list[cri.PodSandboxStats]:
+        ids = {r.id for r in records}
+        containers = [c for c in selection.listed(self._parts.containers.store) if c.sandbox_id in ids]
+        plans = [_pod_plan(r, containers) for r in records]
+        names = [r.namespaces.get("network", "") if r.state is SandboxState.READY else "" for r in records]
+        each, pods, links = await together(
+            partial(self._read, containers),
+            partial(anyio.to_thread.run_sync, _read_all, plans),
+            partial(anyio.to_thread.run_sync, _read_links, names),
+        )
+        return [
+            self._sandbox(
+                record,
+                pod,
+                interfaces,
+                [s for s, c in zip(each, containers, strict=True) if c.sandbox_id == record.id],
+            )
+            for record, pod, interfaces in zip(records, pods, links, strict=True)
+        ]
+
+    def _sandbox(
+        self,
+        record: SandboxRecord,
+        pod: CgroupStats | None,
+        interfaces: "Sequence[InterfaceStats]",
+        containers: list[cri.ContainerStats],
+    ) -> cri.PodSandboxStats:
+        stats = cri.PodSandboxStats()
+        stats.attributes.id = record.id
+        stats.attributes.metadata.CopyFrom(convert.sandbox_metadata(record))
+        stats.attributes.labels.update(record.labels)
+        stats.attributes.annotations.update(record.annotations)
+        linux = stats.linux
+        linux.containers.extend(containers)
+        if pod is not None:
+            self._cpu(record.id, linux.cpu, pod)
+            _memory(linux.memory, pod)
+            linux.process.timestamp = pod.timestamp_ns
+            linux.process.process_count.value = pod.process_count
+        else:
+            _sum(linux, containers)
+        _network(linux.network, interfaces)
+        return stats
+
+    def forget_gone(self) -> None:
+        """Drop the last readings of what was removed."""
+        known = {r.id for r in self._parts.containers.store.all()} | {
+            r.id for r in self._parts.sandboxes.store.all()
+        }
+        for key in self._last.keys() - known:
+            del self._last[key]
+
+
+def _read_all(plans: Iterable[CgroupPlan | None]) -> list[CgroupStats | None]:
+    return [read_stats(plan) if plan else None for plan in plans]
+
+
+def _read_links(paths: Iterable[str]) -> "list[list[InterfaceStats]]":
+    found: list[list[InterfaceStats]] = []
+    for path in paths:
+        try:
+            found.append(list(netns.read_interfaces(path)) if path else [])
+        except (OSError, SlipwayError):
+            found.append([])  # the sandbox went away meanwhile
+    return found
+
+
+def _pod_plan(record: SandboxRecord, containers: Iterable[ContainerRecord]) -> CgroupPlan | None:
+    """The pod's own cgroup, when the kubelet gave it one: it is the parent of its containers' cgroups."""
+    if not record.cgroup_parent:
+        return None
+    plan = next((c.cgroup for c in containers if c.sandbox_id == record.id and c.cgroup), None)
+    if plan is None:
+        return None
+    return msgspec.structs.replace(
+        plan, dirs={name: str(Path(path).parent) for name, path in plan.dirs.items()}
+    )
+
+
+def _memory(memory: cri.MemoryUsage, reading: CgroupStats) -> None:
+    memory.timestamp = reading.timestamp_ns
+    memory.working_set_bytes.value = reading.working_set_bytes
+    memory.usage_bytes.value = reading.usage_bytes
+    memory.rss_bytes.value = reading.rss_bytes
+    memory.page_faults.value = reading.page_faults
+    memory.major_page_faults.value = reading.major_page_faults
+    if reading.available_bytes is not None:
+        memory.available_bytes.value = reading.available_bytes
+    if reading.memory_psi:
+        _psi(memory.psi, reading.memory_psi)
+
+
+def _psi(psi: cri.PsiStats, reading: PressureStats) -> None:
+    for target, found in ((psi.Full, reading.full), (psi.Some, reading.some)):
+        target.Total = found.total_us * 1000
+        target.Avg10, target.Avg60, target.Avg300 = found.avg10, found.avg60, found.avg300
+
+
+def _sum(linux: cri.LinuxPodSandboxStats, containers: "Iterable[cri.ContainerStats]") -> None:
+    """Without a cgroup of its own, a sandbox uses what its containers use."""
+    at_ns = now_ns()
+    linux.cpu.timestamp = linux.memory.timestamp = at_ns
+    running = [c for c in containers if c.HasField("cpu")]
+    linux.cpu.usage_core_nano_seconds.value = sum(c.cpu.usage_core_nano_seconds.value for c in running)
+    linux.cpu.usage_nano_cores.value = sum(c.cpu.usage_nano_cores.value for c in running)
+    for name in ("working_set_bytes", "usage_bytes", "rss_bytes", "page_faults", "major_page_faults"):
+        getattr(linux.memory, name).value = sum(getattr(c.memory, name).value for c in running)
+    linux.process.timestamp = at_ns
+    linux.process.process_count.value = len(running)
+
+
+def _network(network: cri.NetworkUsage, interfaces: "Sequence[InterfaceStats]") -> None:
+    network.timestamp = now_ns()
+    for link in interfaces:
+        if link.name == "lo":
+            continue
+        usage = cri.NetworkInterfaceUsage(name=link.name)
+        usage.rx_bytes.value, usage.rx_errors.value = link.rx_bytes, link.rx_errors
+        usage.tx_bytes.value, usage.tx_errors.value = link.tx_bytes, link.tx_errors
+        if link.name == "eth0":
+            network.default_interface.CopyFrom(usage)
+        network.interfaces.append(usage)

@@ -1,0 +1,324 @@
+"""What runs in a container: start, watch for the end, stop."""
+
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.clock import now_ns
+from common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    NotFoundError,
+    SlipwayError,
+    UnavailableError,
+    UnknownError,
+)
+from common.events.schema import ContainerStopRequested
+from common.observe.log import get_logger
+from common.observe.trace import record_span, remote_span
+from runtimed import processes, selection
+from runtimed.machine import container as machine
+from runtimed.ports import ExecNews, InitExit, Runtime, ShimPlan
+from runtimed.record import ContainerRecord, ContainerState, SandboxState
+from runtimed.use.execnews import ExecBook
+from runtimed.use.parts import Parts, together
+
+_log = get_logger("runtimed")
+RPC = "rpc"
+SHIM = "shim"
+SIGKILL = 9
+AGAIN_S = 0.25
+GRACE_S = 2.0
+"""How long a shim that went away may be missing before its container is called lost."""
+KILL_AGAIN_S = 2.0
+ENDED = (ContainerState.EXITED, ContainerState.REMOVING)
+
+
+@dataclass
+class _Stop:
+    """A stop that goes on; later callers may only bring its deadline forward."""
+
+    kill_at: float
+    sooner: anyio.Event = field(default_factory=anyio.Event)
+
+
+class Tasks:
+    """The inits of this node's containers."""
+
+    def __init__(self, parts: Parts, execs: ExecBook) -> None:
+        self._parts = parts
+        self._execs = execs
+        self._stops: dict[str, _Stop] = {}
+        self._watched: set[str] = set()
+
+    async def start(self, name: str) -> None:
+        """Run a CREATED container.
+
+        Raises:
+            NotFoundError: there is none.
+            InvalidTransitionError: it is not CREATED.
+            FailedPreconditionError: its sandbox is not ready.
+            UnknownError: the OCI runtime's message; the container is EXITED, 128, StartError.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        if self._parts.operations.running(f"remove {record.id}"):
+            raise FailedPreconditionError(f"container {record.id}: is being removed")
+        await self._parts.operations.join(f"start {record.id}", partial(self._start, record.id))
+
+    async def _start(self, container_id: str) -> None:
+        parts = self._parts
+        record = parts.containers.store.get(container_id)
+        sandbox = parts.sandboxes.store.get(record.sandbox_id)
+        if sandbox.state is not SandboxState.READY:
+            raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
+        asked = machine.StartAsked(cause=RPC)
+        machine.decide(record, asked)  # refuse before anything is spawned
+        with remote_span(
+            "runtimed.container.start", record.traceparent, {"slipway.container.id": container_id}
+        ):
+            try:
+                plan = self._plan(record, sandbox.handler)
+                if plan.log_path:
+                    await anyio.to_thread.run_sync(_make_log_directory, plan.log_path)
+                # the fork of the shim and the write of the record do not need each other
+                _, shim = await together(
+                    partial(parts.containers.apply, container_id, asked), partial(parts.shims.spawn, plan)
+                )
+                started = await parts.shims.start(shim.socket_path, parts.settings.start_timeout_s)
+            except SlipwayError as exc:
+                await self._not_started(container_id, exc)
+                raise
+        record_span(
+            "runtimed.oci.run",
+            started.runtime_begin_ns,
+            started.runtime_end_ns,
+            {"slipway.container.id": container_id},
+            parent=record.traceparent,
+        )
+        fact = machine.Started(
+            cause=RPC,
+            pid=started.pid,
+            pid_started_ticks=processes.started_ticks(started.pid),
+            at_ns=started.at_ns,
+            socket_path=shim.socket_path,
+        )
+        await parts.containers.apply(container_id, fact)
+        self.watch(container_id)
+        parts.tell(cri.CONTAINER_STARTED_EVENT, container_id, record.sandbox_id)
+
+    def _plan(self, record: ContainerRecord, handler_name: str) -> ShimPlan:
+        parts = self._parts
+        name, handler = parts.handler(handler_name)
+        config = cri.ContainerConfig.FromString(record.config)
+        dirs = record.cgroup.dirs if record.cgroup else {}
+        args = [*handler.args]
+        if parts.settings.cgroup_driver == "systemd" and "--systemd-cgroup" not in args:
+            args.append("--systemd-cgroup")
+        return ShimPlan(
+            container_id=record.id,
+            bundle_path=record.bundle_path,
+            runtime=Runtime(
+                binary=handler.binary, args=args, root=handler.root or str(parts.run_dir / "oci" / name)
+            ),
+            log_path=record.log_path,
+            tty=config.tty,
+            stdin=config.stdin,
+            stdin_once=config.stdin_once,
+            memory_cgroup_path=dirs.get("memory") or dirs.get("") or "",
+            max_line_bytes=parts.settings.max_line_bytes,
+            record_dir=str(parts.record_dir(record.id)),
+        )
+
+    async def _not_started(self, container_id: str, error: SlipwayError) -> None:
+        record = self._parts.containers.store.find(container_id)
+        if record is None or record.state is not ContainerState.STARTING:
+            return  # nothing was written: a retry may work
+        fact = machine.StartFailed(cause=RPC, message=error.message, at_ns=now_ns())
+        await self._parts.containers.apply(container_id, fact)
+        self._parts.tell(cri.CONTAINER_STOPPED_EVENT, container_id, record.sandbox_id)
+        self._parts.group.start_soon(self._reap, container_id)
+
+    def watch(self, container_id: str) -> None:
+        """Follow a container's shim until its exit is in the record; once for each container."""
+        if container_id not in self._watched:
+            self._watched.add(container_id)
+            self._parts.group.start_soon(self._watch, container_id, name=f"watch {container_id}")
+
+    async def _watch(self, container_id: str) -> None:
+        missing_s = 0.0
+        try:
+            while (record := self._parts.containers.store.find(container_id)) and record.state not in ENDED:
+                found = await self._next_exit(record)
+                if found is None and not processes.alive(record.pid, record.pid_started_ticks):
+                    if missing_s >= GRACE_S:
+                        await self.settle(container_id, None)
+                        return
+                    missing_s += AGAIN_S
+                if found is not None:
+                    await self.settle(container_id, found)
+                    return
+                await anyio.sleep(AGAIN_S)
+        except Exception:  # noqa: BLE001 - the border: one container's watch must not end the service
+            _log.exception("watch.failed", container_id=container_id)
+        finally:
+            self._watched.discard(container_id)
+
+    async def _next_exit(self, record: ContainerRecord) -> InitExit | None:
+        try:
+            async for news in self._parts.shims.follow(record.socket_path):
+                if isinstance(news, InitExit):
+                    return news
+                self._heard(record, news)
+        except SlipwayError as exc:
+            _log.debug("shim.silent", container_id=record.id, error=exc.message)
+        return await anyio.to_thread.run_sync(
+            self._parts.shims.read_exit, str(self._parts.record_dir(record.id))
+        )
+
+    def _heard(self, record: ContainerRecord, news: ExecNews) -> None:
+        self._parts.group.start_soon(self._execs.tell, record.id, news)
+
+    async def settle(self, container_id: str, found: InitExit | None) -> None:
+        """Write a container's end, once; waits for Redis as long as it takes. None is an end that nobody saw."""
+        if found is None:
+            fact: machine.ContainerEvent = machine.Lost(cause=SHIM, at_ns=now_ns())
+        else:
+            fact = machine.Exited(
+                cause=SHIM,
+                exit_code=found.exit_code,
+                signal=found.signal,
+                oom_killed=found.oom_killed,
+                at_ns=found.finished_at_ns,
+                started_at_ns=found.started_at_ns,
+            )
+        written = await self._write_exit(container_id, fact)
+        if written is not None and machine.Reap() in written[1]:
+            self._parts.tell(cri.CONTAINER_STOPPED_EVENT, container_id, written[0].sandbox_id)
+            self._parts.group.start_soon(self._reap, container_id)
+
+    async def _write_exit(self, container_id: str, fact: machine.ContainerEvent) -> machine.Outcome | None:
+        while True:
+            try:
+                return await self._parts.containers.apply(container_id, fact)
+            except NotFoundError:
+                return None
+            except UnavailableError as exc:
+                _log.warning("exit.waiting", container_id=container_id, error=exc.message)
+            await anyio.sleep(AGAIN_S)
+
+    async def _reap(self, container_id: str) -> None:
+        try:
+            await self._parts.shims.remove(container_id)
+        except SlipwayError as exc:  # the reconciler tries again
+            _log.warning("shim.kept", container_id=container_id, error=exc.message)
+
+    async def stop(self, name: str, timeout_s: int) -> None:
+        """End a container: its stop signal, `timeout_s` of grace, SIGKILL. Idempotent; concurrent calls share.
+
+        Raises:
+            DeadlineExceededError: it lives on after SIGKILL; the next call tries again.
+        """
+        record = selection.find_or_none(self._parts.containers.store, "container", name)
+        if record is None:
+            return
+        await self._parts.operations.wait(f"start {record.id}")
+        record = self._parts.containers.store.find(record.id)
+        if record is None or record.state not in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+            return
+        kill_at = anyio.current_time() + max(0, timeout_s)
+        going = self._stops.get(record.id)
+        if going is not None and kill_at < going.kill_at:
+            going.kill_at = kill_at
+            going.sooner.set()
+        if going is None:
+            self._stops[record.id] = _Stop(kill_at)
+        await self._parts.operations.join(f"stop {record.id}", partial(self._stop, record.id, timeout_s))
+
+    async def _stop(self, container_id: str, timeout_s: int) -> None:
+        parts = self._parts
+        stop = self._stops[container_id]
+        record = parts.containers.store.get(container_id)
+        try:
+            with remote_span(
+                "runtimed.container.stop", record.traceparent, {"slipway.container.id": container_id}
+            ):
+                fact = ContainerStopRequested(
+                    id=container_id,
+                    sandbox_id=record.sandbox_id,
+                    signal=str(record.stop_signal),
+                    timeout_s=max(0, timeout_s),
+                )
+                await parts.containers.amend(container_id, fact)
+                if stop.kill_at > anyio.current_time():
+                    await self._signal(record, record.stop_signal, everyone=False)
+                    if await self._ended_before_kill(container_id, stop):
+                        return
+                await self._kill(record)
+        finally:
+            del self._stops[container_id]
+
+    async def _ended_before_kill(self, container_id: str, stop: _Stop) -> bool:
+        while (left_s := stop.kill_at - anyio.current_time()) > 0:
+            stop.sooner = anyio.Event()
+            if await self._ended(container_id, min(left_s, math.inf), stop.sooner):
+                return True
+        return False
+
+    async def _ended(self, container_id: str, within_s: float, sooner: anyio.Event | None = None) -> bool:
+        """Wait for the end, the time, or a sooner time."""
+        done = False
+        with anyio.move_on_after(within_s):
+            async with anyio.create_task_group() as group:
+                if sooner is not None:
+                    group.start_soon(_cancel_on, sooner, group.cancel_scope)
+                await self._parts.containers.until(container_id, lambda r: r.state in ENDED)
+                done = True
+                group.cancel_scope.cancel()
+        return done
+
+    async def _kill(self, record: ContainerRecord) -> None:
+        give_up_at = anyio.current_time() + self._parts.settings.kill_wait_s
+        while anyio.current_time() < give_up_at:
+            await self._signal(record, SIGKILL, everyone=True)
+            if await self._ended(record.id, KILL_AGAIN_S):
+                return
+        where = await anyio.to_thread.run_sync(_blocked_in, record.pid)
+        raise DeadlineExceededError(f"container {record.id}: lives on after SIGKILL{where}")
+
+    async def _signal(self, record: ContainerRecord, number: int, *, everyone: bool) -> None:
+        try:
+            await self._parts.shims.kill(record.socket_path, number, everyone=everyone)
+        except FailedPreconditionError:
+            return  # it has ended; the watch hears of it
+        except (UnavailableError, DeadlineExceededError):
+            processes.send(record.pid, record.pid_started_ticks, number)
+
+    def forget(self, container_id: str) -> None:
+        """Drop what is held in memory of a removed container."""
+        self._execs.forget(container_id)
+
+
+async def _cancel_on(event: anyio.Event, scope: anyio.CancelScope) -> None:
+    await event.wait()
+    scope.cancel()
+
+
+def _make_log_directory(path: str) -> None:
+    try:
+        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+    except OSError as exc:
+        raise UnknownError(f"log_directory: {path}: {exc.strerror}") from exc
+
+
+def _blocked_in(pid: int) -> str:
+    """Where in the kernel a process sleeps that no signal ends."""
+    try:
+        place = Path(f"/proc/{pid}/wchan").read_text().strip()
+    except OSError:
+        return ""
+    return f": blocked in the kernel at {place}" if place and place != "0" else ""

@@ -1,0 +1,44 @@
+"""Undoing steps: each is pushed before it is done, since it may half-succeed."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from common.observe.log import get_logger
+
+_log = get_logger("runtimed")
+Step = Callable[[], Awaitable[object]]
+
+
+class Undo:
+    """The way back, last step first. Unlike an exit stack it goes on after a failure and tells what is left.
+
+    Args:
+        timeout_s: the most that each undoing may take.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+        self._steps: list[tuple[str, Step]] = []
+
+    def push(self, name: str, undo: Step) -> None:
+        self._steps.append((name, undo))
+
+    def drop(self, name: str) -> None:
+        """Forget a step that was not tried."""
+        self._steps = [step for step in self._steps if step[0] != name]
+
+    async def run(self) -> list[str]:
+        """Undo all, even while being cancelled; returns what could not be undone, with the reason."""
+        left: list[str] = []
+        while self._steps:
+            name, undo = self._steps.pop()
+            with anyio.move_on_after(self._timeout_s, shield=True) as scope:
+                try:
+                    await undo()
+                except Exception as exc:  # noqa: BLE001 - the way back goes on; the caller is told
+                    _log.warning("undo.failed", step=name, error=str(exc))
+                    left.append(f"{name} ({exc})")
+            if scope.cancelled_caught:
+                left.append(f"{name} (not within {self._timeout_s:.0f} s)")
+        return left
