@@ -1,12 +1,22 @@
 """Where a node answers, and clients of it."""
 
 import json
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    PermissionDeniedError,
+    UnavailableError,
+)
+
+if TYPE_CHECKING:
+    from common.clients.shim import ShimClient
 
 TIMEOUT_S = 120.0
 OWNER = "io.slipway.cli"
@@ -53,15 +63,81 @@ async def node(run_dir: str) -> AsyncIterator[Node]:
     from common.api.cri.v1 import api_pb2_grpc as rpc
     from common.rpc.channel import channel
 
-    path = Path(run_dir, "crid.sock")
-    if not path.is_socket():
-        message = f"no node answers in {run_dir}: start one with `sudo ./dev up`, or give --run-dir"
-        raise FailedPreconditionError(message)
-    opened = channel(str(path))
+    path = f"{run_dir}/crid.sock"
+    probe(run_dir, path)
+    opened = channel(path)
     try:
         yield Node(run_dir, rpc.RuntimeServiceStub(opened), rpc.ImageServiceStub(opened))
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def runtimed(run_dir: str) -> AsyncIterator[Any]:
+    """A stub of runtimed, for where to stream."""
+    from common.api.runtime.v1 import runtime_pb2_grpc as rpc
+    from common.rpc.channel import channel
+
+    path = f"{run_dir}/runtimed.sock"
+    probe(run_dir, path)
+    opened = channel(path)
+    try:
+        yield rpc.RuntimeStub(opened)
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
+async def shim_of(run_dir: str, container_id: str) -> AsyncIterator["ShimClient | None"]:
+    """The shim of a container; None when it has ended, with its shim."""
+    from common.api.runtime.v1 import runtime_pb2 as pb
+    from common.clients.shim import ShimClient
+
+    shim = None
+    try:
+        async with runtimed(run_dir) as backend:
+            wanted = pb.PrepareAttachRequest(container_id=container_id)
+            address = await backend.PrepareAttach(wanted, timeout=TIMEOUT_S)
+        shim = await ShimClient.connect(address.socket_path)
+    except (FailedPreconditionError, NotFoundError, UnavailableError):
+        shim = None
+    try:
+        yield shim
+    finally:
+        if shim is not None:
+            await shim.close()
+
+
+def probe(run_dir: str, path: str) -> None:
+    """Find out at once, not at a deadline, that nobody answers.
+
+    Raises:
+        FailedPreconditionError: no node runs there.
+        PermissionDeniedError: it is not for this user.
+    """
+    with socket.socket(socket.AF_UNIX) as one:
+        try:
+            one.connect(path)
+        except PermissionError as exc:
+            message = f"{path}: permission denied: run it with sudo"
+            raise PermissionDeniedError(message) from exc
+        except OSError as exc:
+            message = f"no node answers in {run_dir}: start one with `sudo ./dev up`, or give --run-dir"
+            raise FailedPreconditionError(message) from exc
+
+
+def facts(run_dir: str) -> dict[str, Any]:
+    """What the node's supervisor has written down; empty when there is nothing."""
+    try:
+        found: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
+    except (OSError, ValueError):
+        return {}
+    return found
+
+
+def log_root(run_dir: str) -> str:
+    """Where the logs of `run` are, in one directory for each pod."""
+    return f"{facts(run_dir).get('data_dir', '/var/lib/slipway')}/logs"
 
 
 def nats_url(run_dir: str) -> str:
@@ -70,33 +146,8 @@ def nats_url(run_dir: str) -> str:
     Raises:
         FailedPreconditionError: the node has left no address.
     """
-    try:
-        return str(json.loads(Path(run_dir, "node.json").read_text())["nats_url"])
-    except (OSError, ValueError, KeyError) as exc:
-        message = f"{run_dir}/node.json has no NATS address: give --nats nats://HOST:PORT"
-        raise FailedPreconditionError(message) from exc
-
-
-async def prepare_exec(run_dir: str, request: Any) -> Any:
-    """Where to stream a command, by runtimed."""
-    return await _runtimed(run_dir, "PrepareExec", request)
-
-
-async def prepare_attach(run_dir: str, container_id: str) -> Any:
-    """Where a container's stdio is, by runtimed."""
-    from common.api.runtime.v1 import runtime_pb2
-
-    return await _runtimed(
-        run_dir, "PrepareAttach", runtime_pb2.PrepareAttachRequest(container_id=container_id)
-    )
-
-
-async def _runtimed(run_dir: str, method: str, request: Any) -> Any:
-    from common.api.runtime.v1 import runtime_pb2_grpc
-    from common.rpc.channel import channel
-
-    opened = channel(f"{run_dir}/runtimed.sock")
-    try:
-        return await getattr(runtime_pb2_grpc.RuntimeStub(opened), method)(request, timeout=TIMEOUT_S)
-    finally:
-        await opened.close()
+    url = facts(run_dir).get("nats_url")
+    if not url:
+        message = f"{run_dir}/node.json has no NATS address: is the node up? Or give --nats nats://HOST:PORT"
+        raise FailedPreconditionError(message)
+    return str(url)

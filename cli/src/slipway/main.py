@@ -5,44 +5,40 @@ import sys
 
 import anyio
 
-from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
+from common.errors import SlipwayError
+from slipway import exitcode, render
 from slipway.parser import build
 
 EXIT_FAILED = 1
-EXIT_DAEMON = 125
-"""`run` and `exec` could not get as far as the command, as docker's."""
+SERVER_SIDE = ("InternalError", "UnavailableError", "DeadlineExceededError", "DataLossError")
+"""Errors whose cause is in the services' logs."""
 
 
 def main() -> None:
     """Run one command."""
     arguments = build().parse_args()
     module, _, function = arguments.run.partition(":")
-    command = getattr(importlib.import_module(f"slipway.commands.{module}"), function)
-    own_code = EXIT_DAEMON if module == "run" else EXIT_FAILED
     try:
-        sys.exit(anyio.run(command, arguments))
+        command = getattr(importlib.import_module(f"slipway.commands.{module}"), function)
+        code = anyio.run(command, arguments)
+        sys.stdout.flush()
+        sys.exit(code)
     except KeyboardInterrupt:
-        sys.exit(130)
-    except BrokenPipeError:
-        sys.exit(0)
-    except SlipwayError as exc:
-        sys.stderr.write(f"slipway: {exc.message}{_next_step(exc)}\n")
-        sys.exit(own_code)
-    except BaseExceptionGroup as group:
-        error = _first(group)
+        sys.exit(exitcode.INTERRUPTED)
+    except BaseException as exc:
+        error = _first(exc)
+        if isinstance(error, BrokenPipeError):
+            # Whoever read us has left; Python's own flush at exit must not fail on it again.
+            sys.stdout = None
+            sys.exit(0)
         if not isinstance(error, SlipwayError):
             raise
-        sys.stderr.write(f"slipway: {error.message}{_next_step(error)}\n")
-        sys.exit(own_code)
+        where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
+        sys.stderr.write(f"slipway: {render.sentence(error.message)}{where}\n")
+        sys.exit(exitcode.DAEMON if module in ("run", "execute") else EXIT_FAILED)
 
 
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def _next_step(error: SlipwayError) -> str:
-    if isinstance(error, NotFoundError | FailedPreconditionError | InvalidArgumentError):
-        return ""
-    return " (the services' logs are in RUN_DIR/log)"

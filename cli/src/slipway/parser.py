@@ -1,6 +1,7 @@
 """The command line's words."""
 
 import argparse
+import os
 
 DESCRIPTION = "Images and containers of a Slipway node."
 EXAMPLES = """examples:
@@ -20,9 +21,9 @@ def build() -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument(
-        "--run-dir", default="/run/slipway", help="where the node's sockets are (%(default)s)"
-    )
+    run_dir = os.environ.get("SLIPWAY_RUN_DIR", "/run/slipway")  # noqa: TID251 - read once, here
+    parser.add_argument("--run-dir", default=run_dir, help="where the node's sockets are (%(default)s)")
+    parser.add_argument("-o", "--output", choices=("table", "json"), default="table")
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     _images(verbs)
     _containers(verbs)
@@ -43,7 +44,7 @@ def _verb(
 
 
 def _output(verb: argparse.ArgumentParser) -> None:
-    verb.add_argument("-o", "--output", choices=("table", "json"), default="table")
+    verb.add_argument("-o", "--output", choices=("table", "json"), default=argparse.SUPPRESS)
 
 
 def _images(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -91,12 +92,17 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     run.add_argument("-p", "--publish", action="append", default=[], metavar="[IP:]HOST:CONTAINER[/PROTOCOL]")
     run.add_argument("-u", "--user", default="", metavar="UID[:GID]|NAME")
     run.add_argument("-w", "--workdir", default="")
-    run.add_argument("--network", choices=("pod", "host"), default="pod")
+    run.add_argument("--entrypoint", default="", help="in place of the image's")
+    run.add_argument("--hostname", default="")
+    run.add_argument("-m", "--memory", default="", metavar="256m", help="limit of memory")
+    run.add_argument("--cpus", type=float, default=0.0, help="limit of processors")
+    run.add_argument("--read-only", action="store_true", help="no writing to the root filesystem")
+    run.add_argument("--network", "--net", choices=("pod", "host"), default="pod")
     run.add_argument("--handler", default="", help="crun, runc or another of the node's settings")
     run.add_argument("--privileged", action="store_true")
     run.add_argument("image")
     run.add_argument("command", nargs=argparse.REMAINDER)
-    execute = _verb(verbs, "exec", "run a command in a running container", "run:execute")
+    execute = _verb(verbs, "exec", "run a command in a running container", "execute:execute")
     execute.add_argument("-i", "--interactive", action="store_true")
     execute.add_argument("-t", "--tty", action="store_true")
     execute.add_argument("container")

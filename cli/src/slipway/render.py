@@ -17,6 +17,11 @@ def clean(text: object) -> str:
     return "".join(c if unicodedata.category(c)[0] != "C" else "?" for c in str(text))
 
 
+def sentence(text: str) -> str:
+    """An error's message on one line, without control characters."""
+    return clean(" ".join(text.split()))
+
+
 def size(count: int) -> str:
     """Bytes for people, in powers of 1000 as docker's."""
     value = float(count)

@@ -1,72 +1,84 @@
-"""This terminal and a stream of a shim: bytes both ways, raw mode, window size."""
+"""Our own end of a conversation: raw mode, window size, and reading and writing without blocking the loop."""
 
 import os
 import signal
 import sys
 import termios
-import tty as ttys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+import tty
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 
 import anyio
+import anyio.to_thread
 
-from common.clients.shim import ShimStream
-from common.errors import UnavailableError
+from common.errors import InvalidArgumentError
 
+STDIN = 0
 CHUNK_BYTES = 65536
+DETACH = b"\x10\x11"
+"""Ctrl-P Ctrl-Q, as docker's."""
+
+
+def require_terminal(*, wants_tty: bool, interactive: bool) -> None:
+    """Refuse a terminal session whose input is no terminal.
+
+    Raises:
+        InvalidArgumentError: -i and -t are given, and standard input is a pipe or a file.
+    """
+    if wants_tty and interactive and not sys.stdin.isatty():
+        message = "standard input is no terminal: leave out -t"
+        raise InvalidArgumentError(message)
+
+
+def size() -> tuple[int, int]:
+    """Columns and rows of our terminal, or docker's guess."""
+    try:
+        found = os.get_terminal_size(sys.stdout.fileno())
+    except (OSError, ValueError):
+        return 80, 24
+    return found.columns, found.lines
 
 
 @contextmanager
-def raw_terminal() -> Iterator[None]:
-    """Every key goes through, and the terminal is as before afterwards; nothing when stdin is no terminal."""
-    if not sys.stdin.isatty():
+def raw(*, wanted: bool) -> Iterator[None]:
+    """Every key goes through as it is; the terminal is as before afterwards."""
+    if not wanted or not sys.stdin.isatty():
         yield
         return
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    ttys.setraw(fd)
+    before = termios.tcgetattr(STDIN)
+    tty.setraw(STDIN)
     try:
         yield
     finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, before)
 
 
-async def converse(stream: ShimStream, stdin: bool, tty: bool, output: bool = True) -> None:
-    """Copy until the stream ends; `output` false throws away what it says."""
-    async with anyio.create_task_group() as group:
-        if stdin:
-            group.start_soon(_send, stream)
-        if tty:
-            group.start_soon(_follow_size, stream)
-        async for number, data in stream:
-            if output:
-                os.write(2 if number == 2 else 1, data)
-        group.cancel_scope.cancel()
-    await stream.close()
+async def typed() -> AsyncIterator[bytes]:
+    """What comes on standard input, until its end."""
+    while True:
+        try:
+            await anyio.wait_readable(STDIN)
+        except PermissionError:  # a regular file and /dev/null are always readable, and epoll refuses them
+            await anyio.lowlevel.checkpoint()
+        data = os.read(STDIN, CHUNK_BYTES)
+        if not data:
+            return
+        yield data
 
 
-async def _send(stream: ShimStream) -> None:
-    fd = sys.stdin.fileno()
-    with suppress(UnavailableError):
-        while True:
-            with suppress(OSError, ValueError):  # a file cannot be waited for, and needs not be
-                await anyio.wait_readable(fd)
-            data = os.read(fd, CHUNK_BYTES)
-            if not data:
-                await stream.close_stdin()
-                return
-            await stream.write(data)
+async def put(stream: int, data: bytes) -> None:
+    """Write all of it to standard output (1) or error (2); a slow reader holds up only this."""
+    await anyio.to_thread.run_sync(_put, stream, data)
 
 
-async def _follow_size(stream: ShimStream) -> None:
-    if not sys.stdin.isatty():
-        return
-    with suppress(UnavailableError), anyio.open_signal_receiver(signal.SIGWINCH) as changes:
-        await _send_size(stream)
-        async for _ in changes:
-            await _send_size(stream)
+def _put(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
 
 
-async def _send_size(stream: ShimStream) -> None:
-    size = os.get_terminal_size(sys.stdin.fileno())
-    await stream.resize(size.columns, size.lines)
+async def sizes() -> AsyncIterator[tuple[int, int]]:
+    """The window's size whenever it changes."""
+    with anyio.open_signal_receiver(signal.SIGWINCH) as signals:
+        async for _ in signals:
+            yield size()

@@ -1,16 +1,19 @@
 """ps, pods, stop, rm, inspect, stats."""
 
+import re
+import shutil
 import sys
 from argparse import Namespace
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
 from slipway import render
-from slipway.connect import OWNER, TIMEOUT_S, Node, node
+from slipway.connect import OWNER, TIMEOUT_S, Node, log_root, node
 
 STATES = {
     cri.CONTAINER_CREATED: "Created",
@@ -98,6 +101,13 @@ async def remove(on: Node, container_id: str, sandbox_id: str) -> None:
             await on.runtime.StopPodSandbox(stop_request, timeout=TIMEOUT_S)
             remove_request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
             await on.runtime.RemovePodSandbox(remove_request, timeout=TIMEOUT_S)
+            await _drop_logs(on.run_dir, sandbox.metadata.uid)
+
+
+async def _drop_logs(run_dir: str, uid: str) -> None:
+    if re.fullmatch(r"[0-9a-f-]{36}", uid):  # ours; another client's uid must not name a path
+        logs = f"{log_root(run_dir)}/{uid}"
+        await anyio.to_thread.run_sync(shutil.rmtree, logs, True)
 
 
 async def inspect(arguments: Namespace) -> int:
@@ -134,7 +144,7 @@ async def stats(arguments: Namespace) -> int:
 
 
 def _stats_row(item: Any, before: Any) -> tuple[str, ...]:
-    cpu = "-"
+    cpu = f"{item.cpu.usage_nano_cores.value / 1e7:.1f}%" if item.cpu.HasField("usage_nano_cores") else "-"
     if before is not None and item.cpu.timestamp > before.cpu.timestamp:
         used = item.cpu.usage_core_nano_seconds.value - before.cpu.usage_core_nano_seconds.value
         cpu = f"{100 * used / (item.cpu.timestamp - before.cpu.timestamp):.1f}%"

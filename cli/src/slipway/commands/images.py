@@ -2,16 +2,14 @@
 
 import sys
 from argparse import Namespace
-from pathlib import Path
 from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.clients.imaged import ImagedClient
 from common.errors import FailedPreconditionError
-from common.settings import CommonSettings, socket_path
 from slipway import render
-from slipway.connect import TIMEOUT_S, node
+from slipway.connect import TIMEOUT_S, node, probe
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",
@@ -35,10 +33,8 @@ async def pull(arguments: Namespace) -> int:
 
 async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
-    path = socket_path(CommonSettings(run_dir=run_dir), "imaged")
-    if not Path(path).is_socket():
-        message = f"no node answers in {run_dir}: start one with `sudo ./dev up`, or give --run-dir"
-        raise FailedPreconditionError(message)
+    path = f"{run_dir}/imaged.sock"
+    probe(run_dir, path)
     client = ImagedClient(path)
     bars = _Bars()
     try:

@@ -4,15 +4,19 @@ import re
 import sys
 import time
 from argparse import Namespace
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import TYPE_CHECKING, cast
 
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import InvalidArgumentError
-from common.events.bus import follow
-from common.events.schema import Envelope
+from common.errors import InvalidArgumentError, SlipwayError
 from slipway import render
 from slipway.connect import TIMEOUT_S, nats_url, node
+
+if TYPE_CHECKING:
+    from common.events.schema import Envelope
 
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FILTERS = {"kind": "kind", "verb": "verb", "id": "object_id", "node": "node"}
@@ -21,19 +25,40 @@ QUIET_S = 1.0
 
 async def events(arguments: Namespace) -> int:
     """Follow events, from a time on."""
-    since_ns = None
+    from common.events.bus import follow
+
+    started_ns = time.time_ns()
+    since_ns = 0 if arguments.until_now else None
     if arguments.since:
-        since_ns = time.time_ns() - int(_seconds(arguments.since) * 1e9)
-    elif arguments.until_now:
-        since_ns = 0
+        since_ns = started_ns - int(_seconds(arguments.since) * 1e9)
     chosen = dict(_filter(text) for text in arguments.filter)
-    stream = follow(arguments.nats or nats_url(arguments.run_dir), since_ns=since_ns, **chosen)
-    while True:
-        with anyio.move_on_after(QUIET_S if arguments.until_now else None):
-            async for envelope in stream:
+    wanted = await _object_id(arguments.run_dir, chosen.pop("object_id", ""))
+    url = arguments.nats or nats_url(arguments.run_dir)
+    found = cast("AsyncGenerator[Envelope, None]", follow(url, since_ns=since_ns, **chosen))
+    async with aclosing(found) as stream:
+        while (envelope := await _next(stream, bounded=arguments.until_now)) is not None:
+            if arguments.until_now and envelope.at_ns > started_ns:
+                break
+            if str(envelope.fields().get("id", "")).removeprefix("sha256:").startswith(wanted):
                 _show(envelope, arguments.output)
-        if arguments.until_now:
-            return 0
+    return 0
+
+
+async def _next(stream: "AsyncGenerator[Envelope, None]", *, bounded: bool) -> "Envelope | None":
+    with anyio.move_on_after(QUIET_S if bounded else None):
+        return await anext(stream, None)
+    return None
+
+
+async def _object_id(run_dir: str, text: str) -> str:
+    """The id of a container when this is its name; an id or its beginning as it is."""
+    if not text:
+        return ""
+    try:
+        async with node(run_dir) as on:
+            return str((await on.container(text)).id)
+    except SlipwayError:
+        return text.removeprefix("sha256:")
 
 
 def _seconds(text: str) -> float:
@@ -52,7 +77,7 @@ def _filter(text: str) -> tuple[str, str]:
     return FILTERS[key], value
 
 
-def _show(envelope: Envelope, output: str) -> None:
+def _show(envelope: "Envelope", output: str) -> None:
     fields = envelope.fields()
     if output == "json":
         import json

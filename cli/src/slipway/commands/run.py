@@ -1,7 +1,5 @@
-"""run and exec."""
+"""run: a container in a pod of its own, attached or not."""
 
-import os
-import secrets
 import signal
 import sys
 from argparse import Namespace
@@ -10,212 +8,197 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.api.runtime.v1 import runtime_pb2
 from common.clients.shim import ShimClient, ShimStream
-from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError
+from common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    NotFoundError,
+    SlipwayError,
+    UnavailableError,
+)
+from slipway import exitcode, logfile, render, request, streams, terminal
 from slipway.commands.containers import remove
 from slipway.commands.images import fetch
-from slipway.commands.logs import follow_until_exit
-from slipway.connect import OWNER, TIMEOUT_S, Node, node, prepare_attach, prepare_exec
-from slipway.terminal import converse, raw_terminal
+from slipway.connect import TIMEOUT_S, Node, log_root, node, shim_of
 
-EXIT_NOT_FOUND = 127
-EXIT_NOT_EXECUTABLE = 126
-LOGS = "/var/log/slipway"
-PROTOCOLS = {"tcp": cri.TCP, "udp": cri.UDP, "sctp": cri.SCTP}
+POLL_S = 0.03
+"""How soon output is shown; its end is told by the shim."""
+SETTLE_S = 5.0
+"""For how long after the end runtimed may take to know of it."""
+PATIENCE = 3
+"""Signals that a container may ignore before it is killed."""
+FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 async def run(arguments: Namespace) -> int:
-    """Run a container in a pod of its own; the exit code is the container's."""
+    """Run a container; attached, end as it ends."""
+    terminal.require_terminal(
+        wants_tty=arguments.tty and not arguments.detach, interactive=arguments.interactive
+    )
+    name = request.name_of(arguments)
     async with node(arguments.run_dir) as on:
-        image = await _image(on, arguments)
-        name = (
-            arguments.name
-            or f"{Path(arguments.image.partition('@')[0]).name.partition(':')[0]}-{secrets.token_hex(3)}"
-        )
-        sandbox = _sandbox(name, arguments)
-        container = _container(name, image, arguments)
-        Path(sandbox.log_directory).mkdir(parents=True, exist_ok=True)
-        request = cri.RunPodSandboxRequest(config=sandbox, runtime_handler=arguments.handler)
-        sandbox_id = (await on.runtime.RunPodSandbox(request, timeout=TIMEOUT_S)).pod_sandbox_id
-        container_id = ""
-        try:
-            created = cri.CreateContainerRequest(
-                pod_sandbox_id=sandbox_id, config=container, sandbox_config=sandbox
-            )
-            container_id = (await on.runtime.CreateContainer(created, timeout=TIMEOUT_S)).container_id
-            await on.runtime.StartContainer(
-                cri.StartContainerRequest(container_id=container_id), timeout=TIMEOUT_S
-            )
-        except SlipwayError as exc:
-            with anyio.CancelScope(shield=True):
-                await remove(on, container_id or "none", sandbox_id)
-            code = _code_of(exc)
-            if code is None:
-                raise
-            sys.stderr.write(f"slipway: {exc.message}\n")
-            return code
-        if arguments.detach:
+        config = request.sandbox(arguments, name, log_root(arguments.run_dir))
+        request.container(arguments, name, arguments.image)  # refuses wrong options before anything is made
+        await _refuse_taken(on, name)
+        image_id = await _image(on, arguments)
+        sandbox_id, container_id = await _create(on, arguments, name, config, image_id)
+        code = await _start(on, container_id)
+        if code == 0 and arguments.detach:
             sys.stdout.write(f"{container_id}\n")
             return 0
-        return await _attached(on, container_id, sandbox_id, arguments)
+        if code == 0:
+            code = await _attached(on, arguments, container_id)
+        if arguments.rm and code != streams.DETACHED:
+            with anyio.CancelScope(shield=True):
+                await remove(on, container_id, sandbox_id)
+        return max(code, 0)
 
 
-async def _attached(on: Node, container_id: str, sandbox_id: str, arguments: Namespace) -> int:
-    """Show the output until the container ends; signals go to it, not to us."""
-    async with anyio.create_task_group() as group:
-        group.start_soon(_forward_signals, on, container_id)
-        if arguments.tty:
-            stream = await _attach(on, container_id, stdin=True)
-            if stream is not None:
-                with raw_terminal():
-                    await converse(stream, stdin=True, tty=True)
-        elif arguments.interactive:
-            stream = await _attach(on, container_id, stdin=True)
-            if stream is not None:
-                group.start_soon(converse, stream, True, False, False)
-        code = await follow_until_exit(on, container_id, quiet=arguments.tty)
-        group.cancel_scope.cancel()
-    if arguments.rm:
-        await remove(on, container_id, sandbox_id)
-    return code
-
-
-async def _attach(on: Node, container_id: str, *, stdin: bool) -> ShimStream | None:
-    """The container's stdio; None when it has ended already."""
-    try:
-        address = await prepare_attach(on.run_dir, container_id)
-        client = await ShimClient.connect(address.socket_path)
-        return await client.attach(stdin=stdin)
-    except FailedPreconditionError:
-        return None
-
-
-async def _forward_signals(on: Node, container_id: str) -> None:
-    with anyio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-        async for _ in signals:
-            request = cri.StopContainerRequest(container_id=container_id, timeout=10)
-            await on.runtime.StopContainer(request, timeout=TIMEOUT_S)
-
-
-async def execute(arguments: Namespace) -> int:
-    """Run a command in a running container; the exit code is the command's."""
-    if not arguments.command:
-        message = "exec: give a command after the container"
-        raise InvalidArgumentError(message)
-    async with node(arguments.run_dir) as on:
-        container_id = (await on.container(arguments.container)).id
-    request = runtime_pb2.PrepareExecRequest(
-        container_id=container_id, cmd=arguments.command, tty=arguments.tty, stdin=arguments.interactive
-    )
-    address = await prepare_exec(arguments.run_dir, request)
-    try:
-        async with await ShimClient.connect(address.socket_path) as client:
-            stream = await client.exec_stream(
-                address.exec_id, address.process, tty=arguments.tty, stdin=arguments.interactive
-            )
-            if arguments.tty:
-                with raw_terminal():
-                    await converse(stream, stdin=arguments.interactive, tty=True)
-            else:
-                await converse(stream, stdin=arguments.interactive, tty=False)
-    except SlipwayError as exc:
-        code = _code_of(exc)
-        if code is None:
-            raise
-        sys.stderr.write(f"slipway: {exc.message}\n")
-        return code
-    return stream.exit_code if stream.exit_code is not None else 255
-
-
-def _code_of(error: SlipwayError) -> int | None:
-    """Docker's code for a command that the runtime could not execute; None for any other failure."""
-    said = error.message.lower()
-    if "permission denied" in said or "exec format error" in said or "is a directory" in said:
-        return EXIT_NOT_EXECUTABLE
-    if "no such file" in said or "not found in $path" in said:
-        return EXIT_NOT_FOUND
-    return None
+async def _refuse_taken(on: Node, name: str) -> None:
+    found = (await on.runtime.ListContainers(cri.ListContainersRequest(), timeout=TIMEOUT_S)).containers
+    if any(c.metadata.name == name for c in found):
+        message = f"a container {name!r} exists: choose another --name, or `slipway rm {name}` first"
+        raise AlreadyExistsError(message)
 
 
 async def _image(on: Node, arguments: Namespace) -> str:
     spec = cri.ImageSpec(image=arguments.image)
     found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=TIMEOUT_S)
     if found.HasField("image"):
-        return str(arguments.image)
-    await fetch(arguments.run_dir, arguments.image)
-    return str(arguments.image)
+        return str(found.image.id)
+    return (await fetch(arguments.run_dir, arguments.image)).id
 
 
-def _sandbox(name: str, arguments: Namespace) -> cri.PodSandboxConfig:
-    config = cri.PodSandboxConfig(
-        metadata=cri.PodSandboxMetadata(name=name, uid=name, namespace="slipway"),
-        hostname="" if arguments.network == "host" else name[:63],
-        log_directory=f"{LOGS}/{name}-{secrets.token_hex(4)}",
-        labels={OWNER: "1"},
-        port_mappings=[_port(text) for text in arguments.publish],
-    )
-    options = config.linux.security_context.namespace_options
-    options.network = cri.NODE if arguments.network == "host" else cri.POD
-    options.pid = cri.CONTAINER
-    config.linux.security_context.privileged = arguments.privileged
-    return config
+async def _create(
+    on: Node, arguments: Namespace, name: str, config: cri.PodSandboxConfig, image_id: str
+) -> tuple[str, str]:
+    """The sandbox and the container; nothing of them when one fails."""
+    Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
+    wanted = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
+    sandbox_id = (await on.runtime.RunPodSandbox(wanted, timeout=TIMEOUT_S)).pod_sandbox_id
+    try:
+        create = cri.CreateContainerRequest(
+            pod_sandbox_id=sandbox_id,
+            config=request.container(arguments, name, image_id),
+            sandbox_config=config,
+        )
+        container_id = (await on.runtime.CreateContainer(create, timeout=TIMEOUT_S)).container_id
+    except BaseException:
+        with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
+            stop = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
+            await on.runtime.StopPodSandbox(stop, timeout=TIMEOUT_S)
+            gone = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+            await on.runtime.RemovePodSandbox(gone, timeout=TIMEOUT_S)
+        raise
+    return sandbox_id, container_id
 
 
-def _container(name: str, image: str, arguments: Namespace) -> cri.ContainerConfig:
-    config = cri.ContainerConfig(
-        metadata=cri.ContainerMetadata(name=name),
-        image=cri.ImageSpec(image=image, user_specified_image=arguments.image),
-        args=arguments.command,
-        working_dir=arguments.workdir,
-        envs=[_env(text) for text in arguments.env],
-        mounts=[_mount(text) for text in arguments.volume],
-        log_path=f"{name}.log",
-        stdin=arguments.interactive or arguments.tty,
-        stdin_once=arguments.interactive or arguments.tty,
-        tty=arguments.tty,
-    )
-    context = config.linux.security_context
-    context.privileged = arguments.privileged
-    if not arguments.privileged:
-        context.seccomp.profile_type = cri.SecurityProfile.RuntimeDefault
-    context.namespace_options.pid = cri.CONTAINER
-    if arguments.network == "host":
-        context.namespace_options.network = cri.NODE
-    user, _, group = arguments.user.partition(":")
-    if user.isdecimal():
-        context.run_as_user.value = int(user)
-    elif user:
-        context.run_as_username = user
-    if group:
-        context.run_as_group.value = int(group)
-    return config
+async def _start(on: Node, container_id: str) -> int:
+    """Start it; 0, or docker's code for why it cannot run."""
+    try:
+        start = cri.StartContainerRequest(container_id=container_id)
+        await on.runtime.StartContainer(start, timeout=TIMEOUT_S)
+    except SlipwayError as exc:
+        sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+        return exitcode.of_start(exc)
+    return 0
 
 
-def _env(text: str) -> cri.KeyValue:
-    key, equals, value = text.partition("=")
-    if not equals:
-        value = os.environb.get(key.encode(), b"").decode(errors="surrogateescape")
-    return cri.KeyValue(key=key, value=value.encode(errors="surrogateescape"))
+async def _attached(on: Node, arguments: Namespace, container_id: str) -> int:
+    """Its streams are ours until it ends; returns its exit code."""
+    async with shim_of(arguments.run_dir, container_id) as shim:
+        code: int | None = None
+        async with anyio.create_task_group() as group:
+            group.start_soon(_forward_signals, on, shim, container_id)
+            if arguments.tty and (stream := await _attach(shim, stdin=arguments.interactive)):
+                code = await streams.converse(stream, tty=True, stdin=arguments.interactive)
+                await stream.close()
+            else:
+                code = await _follow_log(on, shim, container_id, feeds=arguments.interactive)
+            group.cancel_scope.cancel()
+    if code == streams.DETACHED:
+        return code
+    return await _final_code(on, container_id, code)
 
 
-def _mount(text: str) -> cri.Mount:
-    parts = text.split(":")
-    if len(parts) not in (2, 3) or not parts[0].startswith("/") or not parts[1].startswith("/"):
-        message = f"--volume {text!r}: want /HOST/PATH:/CONTAINER/PATH, with :ro at the end for read-only"
-        raise InvalidArgumentError(message)
-    return cri.Mount(host_path=parts[0], container_path=parts[1], readonly=parts[2:] == ["ro"])
+async def _attach(shim: ShimClient | None, *, stdin: bool) -> ShimStream | None:
+    """The live stream, or None when it has ended already: the log then has all."""
+    if shim is None:
+        return None
+    try:
+        return await shim.attach(stdin=stdin)
+    except (FailedPreconditionError, UnavailableError, NotFoundError):
+        return None
 
 
-def _port(text: str) -> cri.PortMapping:
-    address, _, protocol = text.partition("/")
-    parts = address.rsplit(":", 2)
-    if len(parts) < 2 or not all(p.isdecimal() for p in parts[-2:]) or (protocol or "tcp") not in PROTOCOLS:
-        message = f"--publish {text!r}: want [IP:]HOST_PORT:CONTAINER_PORT[/tcp|udp|sctp]"
-        raise InvalidArgumentError(message)
-    return cri.PortMapping(
-        protocol=PROTOCOLS[protocol or "tcp"],
-        host_port=int(parts[-2]),
-        container_port=int(parts[-1]),
-        host_ip=parts[0] if len(parts) == 3 else "",
-    )
+async def _follow_log(on: Node, shim: ShimClient | None, container_id: str, *, feeds: bool) -> int | None:
+    """Show the log from its first byte, which an attach would miss, until the shim tells of the end."""
+    status = cri.ContainerStatusRequest(container_id=container_id)
+    log = logfile.LogFile((await on.runtime.ContainerStatus(status, timeout=TIMEOUT_S)).status.log_path)
+    ended = anyio.Event()
+    codes: list[int] = []
+    async with anyio.create_task_group() as group:
+        group.start_soon(_watch_end, on, shim, container_id, codes, ended)
+        if feeds and (stream := await _attach(shim, stdin=True)):
+            group.start_soon(streams.feed, stream, anyio.Event(), group.cancel_scope, False)
+            group.start_soon(_drop_output, stream)
+        last = False
+        while not last:
+            last = ended.is_set()
+            for record in log.records():
+                logfile.show(record)
+            logfile.flush()
+            with anyio.move_on_after(POLL_S):
+                await ended.wait()
+        group.cancel_scope.cancel()
+    log.close()
+    return codes[0] if codes else None
+
+
+async def _drop_output(stream: ShimStream) -> None:
+    """The log has it; a reader that is behind would be cut off."""
+    async for _ in stream:
+        pass
+
+
+async def _watch_end(
+    on: Node, shim: ShimClient | None, container_id: str, codes: list[int], ended: anyio.Event
+) -> None:
+    try:
+        if shim is not None:
+            async for event in shim.subscribe():
+                if event.get("event") == "exit":
+                    codes.append(int(event["exit_code"]))
+                    break
+    except SlipwayError:
+        pass  # the shim is gone; runtimed knows
+    if not codes:
+        codes.append(await _final_code(on, container_id, None))
+    ended.set()
+
+
+async def _final_code(on: Node, container_id: str, known: int | None) -> int:
+    """The exit code, once runtimed has it too, so that `ps` after us shows the end."""
+    request_ = cri.ContainerStatusRequest(container_id=container_id)
+    with anyio.move_on_after(SETTLE_S if known is not None else None):
+        while True:
+            status = (await on.runtime.ContainerStatus(request_, timeout=TIMEOUT_S)).status
+            if status.state in (cri.CONTAINER_EXITED, cri.CONTAINER_UNKNOWN):
+                return int(status.exit_code)
+            await anyio.sleep(POLL_S)
+    return known if known is not None else exitcode.DAEMON
+
+
+async def _forward_signals(on: Node, shim: ShimClient | None, container_id: str) -> None:
+    count = 0
+    with anyio.open_signal_receiver(*FORWARDED) as signals:
+        async for number in signals:
+            count += number in (signal.SIGINT, signal.SIGTERM)
+            try:
+                if count >= PATIENCE or shim is None:
+                    stop = cri.StopContainerRequest(container_id=container_id, timeout=0)
+                    await on.runtime.StopContainer(stop, timeout=TIMEOUT_S)
+                else:
+                    await shim.kill(number)
+            except SlipwayError:
+                continue  # it has ended meanwhile

@@ -1,0 +1,50 @@
+"""exec: a command in a running container."""
+
+import sys
+from argparse import Namespace
+
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.clients.shim import ShimClient
+from common.errors import InvalidArgumentError, SlipwayError, UnavailableError, UnknownError
+from common.observe.trace import traceparent
+from slipway import exitcode, render, streams, terminal
+from slipway.connect import TIMEOUT_S, node, runtimed
+
+
+async def execute(arguments: Namespace) -> int:
+    """Run a command with our streams; its exit code is ours."""
+    if not arguments.command:
+        message = "exec: no command given"
+        raise InvalidArgumentError(message)
+    terminal.require_terminal(wants_tty=arguments.tty, interactive=arguments.interactive)
+    async with node(arguments.run_dir) as on, runtimed(arguments.run_dir) as backend:
+        found = await on.container(arguments.container)
+        wanted = pb.PrepareExecRequest(
+            container_id=found.id, cmd=arguments.command, tty=arguments.tty, stdin=arguments.interactive
+        )
+        address = await backend.PrepareExec(wanted, timeout=TIMEOUT_S)
+    async with await ShimClient.connect(address.socket_path) as shim:
+        try:
+            stream = await shim.exec_stream(
+                address.exec_id,
+                address.process,
+                tty=arguments.tty,
+                stdin=arguments.interactive,
+                traceparent=traceparent(),
+            )
+        except UnknownError as exc:
+            sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+            return exitcode.of_start(exc)
+        try:
+            code = await streams.converse(stream, tty=arguments.tty, stdin=arguments.interactive)
+        except SlipwayError as exc:
+            if not isinstance(exc, UnknownError):
+                raise
+            sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+            return exitcode.of_start(exc)
+        finally:
+            await stream.close()
+    if code is None:
+        message = f"the shim of {arguments.container!r} cut the stream off: the container may have ended"
+        raise UnavailableError(message)
+    return max(code, 0)

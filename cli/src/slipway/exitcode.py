@@ -1,0 +1,18 @@
+"""Docker's exit codes for commands that could not be run."""
+
+from common.errors import SlipwayError
+
+DAEMON = 125
+NOT_EXECUTABLE = 126
+NOT_FOUND = 127
+INTERRUPTED = 130
+_MISSING = ("not found", "no such file or directory")
+_FORBIDDEN = ("permission denied", "exec format error", "is a directory")
+
+
+def of_start(error: SlipwayError) -> int:
+    """The code for a container or an exec that an OCI runtime refused to start; by its words, it has no codes."""
+    text = error.message.lower()
+    if any(word in text for word in _FORBIDDEN):
+        return NOT_EXECUTABLE
+    return NOT_FOUND if any(word in text for word in _MISSING) else DAEMON

@@ -1,0 +1,73 @@
+"""A CRI log file as its reader sees it: whole records, also across rotations."""
+
+import sys
+from collections.abc import Iterator
+from io import FileIO
+from pathlib import Path
+
+CHUNK_BYTES = 1 << 20
+
+
+class LogFile:
+    """Reads on from where it was; a file that was rotated is read to its end before the new one."""
+
+    def __init__(self, path: str) -> None:
+        self._path = Path(path)
+        self._file: FileIO | None = None
+        self._torn = b""
+
+    def records(self) -> Iterator[bytes]:
+        """The records that are there and were not read yet, each with its newline."""
+        while self._file is not None or self._open():
+            yield from self._rest()
+            if not self._rotated():
+                return
+            # The writer has left the old file for the new one, so nothing follows what this reads.
+            yield from self._rest()
+            self.close()
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _open(self) -> bool:
+        try:
+            self._file = FileIO(self._path)
+        except FileNotFoundError:
+            return False
+        self._torn = b""
+        return True
+
+    def _rest(self) -> Iterator[bytes]:
+        while self._file is not None and (chunk := self._file.read(CHUNK_BYTES)):
+            *whole, self._torn = (self._torn + chunk).split(b"\n")
+            for record in whole:
+                yield record + b"\n"
+
+    def _rotated(self) -> bool:
+        import os
+
+        try:
+            now = self._path.stat()
+        except FileNotFoundError:
+            return False
+        mine = os.fstat(self._file.fileno()) if self._file is not None else now
+        return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
+
+
+def show(record: bytes, *, timestamps: bool = False) -> None:
+    """Print a record (time, stream, tag, content) where its output belongs."""
+    parts = record.split(b" ", 3)
+    if len(parts) < 4:
+        return
+    at, stream, tag, content = parts
+    out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
+    # A P record is a piece of a line: its newline is the file's, not the container's.
+    out.write((at + b" " if timestamps else b"") + (content[:-1] if tag.startswith(b"P") else content))
+
+
+def flush() -> None:
+    """Let what was shown appear."""
+    sys.stdout.flush()
+    sys.stderr.flush()
