@@ -12,9 +12,9 @@ from typing import Any
 
 import anyio
 import pytest
+
 from common.clients.shim import ShimClient
 from common.sys import linux
-
 from shimd.adapters.zygote_process import ZygoteProcess
 from shimd.service import ShimService
 
@@ -26,7 +26,9 @@ class Node:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.zygote = ZygoteProcess(shared=[str(root)], cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"])
+        self.zygote = ZygoteProcess(
+            shared=[str(root)], cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"]
+        )
         self.service = ShimService(root / "shimd", self.zygote)
         self.service.prepare()
 
@@ -136,7 +138,8 @@ async def node() -> AsyncIterator[Node]:
     finally:
         await node.kill_all()
         await node.zygote.close()
-        linux.umount(str(root), linux.MNT_DETACH)
+        if os.path.ismount(root):
+            linux.umount(str(root), linux.MNT_DETACH)
         shutil.rmtree(root)
         for parent in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*{root.name}*"):
             for folder, _, _ in os.walk(parent, topdown=False):

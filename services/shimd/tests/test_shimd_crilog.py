@@ -27,10 +27,11 @@ def expected(text: bytes, bound: int) -> list[tuple[bytes, bytes, bytes]]:
     found = []
     *lines, tail = text.split(b"\n")
     for line in lines:
-        while len(line) > bound:
-            found.append((b"stdout", b"P", line[:bound]))
-            line = line[bound:]
-        found.append((b"stdout", b"F", line))
+        rest = line
+        while len(rest) > bound:
+            found.append((b"stdout", b"P", rest[:bound]))
+            rest = rest[bound:]
+        found.append((b"stdout", b"F", rest))
     while tail:
         found.append((b"stdout", b"P", tail[:bound]))
         tail = tail[bound:]
@@ -44,7 +45,7 @@ def expected(text: bytes, bound: int) -> list[tuple[bytes, bytes, bytes]]:
 def test_any_chunks_give_the_records_of_the_whole(tmp_path_factory, chunks, bound):
     path = tmp_path_factory.mktemp("log") / "log"
     log = CriLog(str(path), bound)
-    log.open()
+    log.reopen()
     for chunk in chunks:
         log.write(1, chunk)
     log.flush()
@@ -56,7 +57,7 @@ def test_any_chunks_give_the_records_of_the_whole(tmp_path_factory, chunks, boun
 def test_streams_do_not_mix_within_a_line(tmp_path):
     path = tmp_path / "log"
     log = CriLog(str(path))
-    log.open()
+    log.reopen()
     log.write(1, b"out")
     log.write(2, b"err\n")
     log.write(1, b"put\n")
@@ -68,7 +69,7 @@ def test_file_is_there_without_output_and_not_for_the_world(tmp_path):
     path = tmp_path / "log"
     old = os.umask(0o022)
     try:
-        CriLog(str(path)).open()
+        CriLog(str(path)).reopen()
     finally:
         os.umask(old)
     assert path.stat().st_mode & 0o777 == 0o640
@@ -78,7 +79,7 @@ def test_full_disk_drops_and_counts_and_tears_no_record():
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     log = CriLog("/dev/full")
-    log.open()
+    log.reopen()
     log.write(1, b"lost\n" * 10)
     assert log.dropped_bytes > 0
     assert log.written_bytes == 0
@@ -87,7 +88,7 @@ def test_full_disk_drops_and_counts_and_tears_no_record():
 
 def test_lines_of_100_bytes_go_at_100_megabytes_a_second(tmp_path):
     log = CriLog(str(tmp_path / "log"))
-    log.open()
+    log.reopen()
     chunk = (b"x" * 99 + b"\n") * 2621
     best = 0.0
     for _ in range(5):

@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import msgpack
 import pytest
+
 from common.clients.shim import ShimClient
 from common.errors import FailedPreconditionError, UnknownError
 
@@ -124,7 +125,7 @@ async def test_exec_captures_output_and_code(node):
     result = await shim.exec("e", process_json("sh", "-c", "echo out; echo err >&2; exit 5"), timeout_s=10)
     assert (result.exit_code, result.stdout, result.stderr) == (5, b"out\n", b"err\n")
     assert not result.timed_out
-    with pytest.raises(UnknownError, match="(?i)no such file|not found"):
+    with pytest.raises(UnknownError, match=r"(?i)no such file|not found"):
         await shim.exec("e", process_json("/no/such"))
     big = await shim.exec("e", process_json("head", "-c", "20000000", "/dev/zero"), timeout_s=30)
     assert len(big.stdout) == 16 << 20
@@ -143,7 +144,9 @@ async def test_exec_does_not_wait_for_who_inherited_its_output(node):
 async def test_exec_timeout_kills_every_descendant(node):
     shim = await node.spawn("a", "sleep", "1000")
     started = await shim.start()
-    script = "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; echo up; sleep 1005"
+    script = (
+        "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; echo up; sleep 1005"
+    )
     result = await shim.exec("e", process_json("sh", "-c", script), timeout_s=0.7)
     assert result.timed_out
     assert result.stdout == b"up\n"
@@ -154,7 +157,9 @@ async def test_exec_timeout_kills_every_descendant(node):
 
 
 async def test_tty_resize_and_streams(node):
-    shim = await node.spawn("a", "sh", "-c", "read x; stty size; test -t 1 && echo tty $x", tty=True, stdin=True)
+    shim = await node.spawn(
+        "a", "sh", "-c", "read x; stty size; test -t 1 && echo tty $x", tty=True, stdin=True
+    )
     await shim.start()
     attached = await shim.attach(stdin=True)
     await shim.resize(100, 40)
@@ -191,7 +196,9 @@ async def test_stdin_survives_its_attacher(node):
 
 
 async def test_slow_attacher_is_dropped_and_the_container_goes_on(node):
-    shim = await node.spawn("a", "sh", "-c", "read x; head -c 20000000 /dev/zero | tr '\\0' '\\n'", stdin=True)
+    shim = await node.spawn(
+        "a", "sh", "-c", "read x; head -c 20000000 /dev/zero | tr '\\0' '\\n'", stdin=True
+    )
     await shim.start()
     slow = await shim.attach()
     writer = await shim.attach(stdin=True)
@@ -358,6 +365,6 @@ async def test_unknown_operation_and_version_are_refused(node):
     shim = await node.spawn("a", "true")
     with pytest.raises(Exception, match="none of that name"):
         await shim._call("dance", 5)
-    with pytest.raises(Exception, match="InvalidArgument|KeyError"):
+    with pytest.raises(Exception, match="KeyError"):
         await shim._call("kill", 5)
     assert isinstance(shim, ShimClient)

@@ -5,7 +5,6 @@ import sys
 from common.api.shims.v1 import shims_pb2_grpc as rpc
 from common.life import Life, run
 from common.settings import load, own_dirs, socket_path
-
 from shimd.adapters.zygote_process import ZygoteProcess, cgroup_directories
 from shimd.service import ShimService
 from shimd.servicer import Servicer

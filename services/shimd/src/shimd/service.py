@@ -16,6 +16,7 @@ from typing import Any
 
 import anyio
 import msgpack
+
 from common.clients.shim import ShimClient
 from common.errors import (
     DeadlineExceededError,
@@ -25,7 +26,6 @@ from common.errors import (
     UnavailableError,
 )
 from common.observe.log import get_logger
-
 from shimd.ports import Forker
 
 _log = get_logger("shimd")
@@ -120,7 +120,7 @@ class ShimService:
             await self._forker.request("bury", spec=spec)
         except (OSError, ValueError, SlipwayError) as exc:
             _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
-        await anyio.to_thread.run_sync(shutil.rmtree, directory, True)  # noqa: FBT003 - ignore_errors
+        await anyio.to_thread.run_sync(shutil.rmtree, directory, True)
 
     async def spawn_pause(self, sandbox_id: str) -> Found:
         """Fork pid 1 of a new PID namespace; the one that is there already, if it lives."""
@@ -139,7 +139,7 @@ class ShimService:
             found = await anyio.to_thread.run_sync(_look, directory)
             if found is not None and found.alive:
                 await _kill(found.pid, f"pause {sandbox_id}")
-            await anyio.to_thread.run_sync(shutil.rmtree, directory, True)  # noqa: FBT003 - ignore_errors
+            await anyio.to_thread.run_sync(shutil.rmtree, directory, True)
 
     def _directory(self, parent: Path, field: str, name: str) -> Path:
         if not _ID.fullmatch(name):

@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, Any
 
 from common.api.shims.v1 import shims_pb2 as pb
 from common.api.shims.v1 import shims_pb2_grpc as rpc
-
 from shimd.service import Found, ShimService
 
 if TYPE_CHECKING:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """The zygote: a small process of one thread that forks shims and pause processes, and does nothing else.
 
 It is exec'ed by the front with a SOCK_SEQPACKET socket as its descriptor 3. Each packet is a msgpack map

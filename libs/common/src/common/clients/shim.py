@@ -10,6 +10,7 @@ import struct
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Self
 
 import anyio
@@ -120,10 +121,10 @@ async def _open(path: str) -> _Protocol:
     # Through a descriptor of its directory: the path may be longer than sun_path holds.
     directory = -1
     try:
-        directory = os.open(os.path.dirname(path), os.O_PATH | os.O_DIRECTORY)
+        directory = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY)
         loop = asyncio.get_running_loop()
         with anyio.fail_after(CONNECT_S):
-            await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{os.path.basename(path)}")
+            await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{Path(path).name}")
             _, protocol = await loop.create_unix_connection(_Protocol, sock=sock)
     except TimeoutError as exc:
         sock.close()

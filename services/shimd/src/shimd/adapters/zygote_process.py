@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import anyio
-import common
 import msgpack
+
+import common
+import shimd
 from common.errors import DeadlineExceededError, UnavailableError, UnknownError
 from common.observe.log import get_logger
-
-import shimd
 from shimd.zygote import CONTROL_FD, MAX_PACKET_BYTES
 
 _log = get_logger("shimd")
@@ -32,12 +32,13 @@ class ZygoteProcess:
         self._socket: socket.socket | None = None
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._last_id = 0
+        self._closed = False
         self._died = anyio.Event()
         self.pid = 0
 
     async def run(self) -> None:
         """Long task: keep a zygote ready, so that a spawn finds it warm."""
-        while True:
+        while not self._closed:
             try:
                 await self._ensure()
             except (UnavailableError, UnknownError, DeadlineExceededError) as exc:
@@ -45,7 +46,8 @@ class ZygoteProcess:
                 await anyio.sleep(_RESTART_S)
                 continue
             await self._died.wait()
-            _log.warning("zygote.died", pid=self.pid)
+            if not self._closed:
+                _log.warning("zygote.died", pid=self.pid)
 
     async def request(self, op: str, **fields: Any) -> dict[str, Any]:
         await self._ensure()
@@ -53,6 +55,7 @@ class ZygoteProcess:
 
     async def close(self) -> None:
         """End the zygote; what it forked lives on. Idempotent."""
+        self._closed = True
         process, self._process = self._process, None
         self._drop("shimd is stopping")
         if process is not None:
@@ -63,6 +66,8 @@ class ZygoteProcess:
 
     async def _ensure(self) -> None:
         async with self._lock:
+            if self._closed:
+                raise UnavailableError("zygote: shimd is stopping")
             if self._socket is None:
                 await self._start()
 

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """The CRI log file: `<RFC3339Nano> stdout|stderr P|F <line>`, one write per chunk of output.
 
 Every write is whole records, so that a reopen between two writes tears none. A line longer than the bound
@@ -26,8 +25,8 @@ class CriLog:
         self.written_bytes = 0
         self.dropped_bytes = 0
 
-    def open(self) -> None:
-        """Create the file, also when nothing will ever be written.
+    def reopen(self) -> None:
+        """Write to a new file at the path from now on; made also when nothing will ever be written.
 
         Raises:
             OSError: when the file cannot be made.
@@ -36,8 +35,6 @@ class CriLog:
             fd = os.open(self.path, FLAGS, MODE)
             self.close()
             self._fd = fd
-
-    reopen = open
 
     def close(self) -> None:
         if self._fd >= 0:

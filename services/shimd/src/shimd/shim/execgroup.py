@@ -1,8 +1,8 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """All processes of one exec, so that none of them outlives its timeout.
 
-They live in a sub-cgroup of the container's cgroup. On cgroup v1, and for what forked before the move, a process
-also belongs to the group by descent and by session: the runtime makes an exec's process a session leader.
+They live in a sub-cgroup of the container's cgroup. For what forked before the first process was moved there, a
+process also belongs to the group by descent, by session (the runtime makes an exec's process a session leader), and
+by holding the exec's output pipes: in a PID namespace a daemon's parent is the container's init, not the exec.
 """
 
 import os
@@ -16,8 +16,9 @@ _ROUNDS = 8
 class ExecGroup:
     """Made when the exec's first process runs."""
 
-    def __init__(self, init_pid: int, exec_id: str, pid: int) -> None:
+    def __init__(self, init_pid: int, exec_id: str, pid: int, pipes: frozenset[str]) -> None:
         self._pid = pid
+        self._pipes = pipes
         self._parent = container_cgroup(init_pid)
         self._directory = ""
         self._leads_session = _stat(pid)[3:4] == [str(pid)]
@@ -57,6 +58,8 @@ class ExecGroup:
             roots |= _session(self._pid)
         else:
             roots.add(self._pid)
+        if self._parent and self._pipes:
+            roots |= {pid for pid in tree_procs(self._parent) if _holds(pid, self._pipes)}
         return {pid for pid in roots | descendants(roots) if _stat(pid)[:1] not in ([], ["Z"], ["X"])}
 
     def release(self) -> None:
@@ -114,6 +117,18 @@ def descendants(roots: set[int]) -> set[int]:
     return found
 
 
+def _holds(pid: int, pipes: frozenset[str]) -> bool:
+    try:
+        return any(os.readlink(f"/proc/{pid}/fd/{fd}") in pipes for fd in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return False  # it has gone, or closed what was listed
+
+
+def tree_procs(directory: str) -> set[int]:
+    """The processes of a cgroup and of those below it."""
+    return {pid for folder, _, _ in os.walk(directory) for pid in _procs(folder)}
+
+
 def _session(leader: int) -> set[int]:
     sid = str(leader)
     return {pid for pid in _all_pids() if _stat(pid)[3:4] == [sid]}
@@ -153,12 +168,8 @@ def _write(path: str, text: str) -> None:
 
 def kill_all(directory: str, number: int, done: set[int]) -> None:
     """Send a signal to every process of a cgroup and of those below it, once each."""
-    for folder, _, _ in os.walk(directory) if directory else ():
-        for pid in _procs(folder):
-            if pid in done:
-                continue
-            done.add(pid)
-            try:
-                os.kill(pid, number)
-            except ProcessLookupError:
-                continue
+    for pid in tree_procs(directory) - done if directory else ():
+        try:
+            os.kill(pid, number)
+        except ProcessLookupError:
+            continue

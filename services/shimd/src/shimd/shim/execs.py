@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """Extra processes in a container: captured with a timeout, or streamed to one client."""
 
 import os
@@ -34,6 +33,7 @@ class Exec:
         loop: Loop,
         reaper: Reaper,
         runtime: oci.Runtime,
+        *,
         directory: str,
         container_id: str,
         init_pid: int,
@@ -99,14 +99,14 @@ class Exec:
     def _called(self, outcome: oci.Outcome) -> None:
         assert self.stdio is not None  # noqa: S101 - set by start
         try:
-            self.pid = _read_pid(f"{self._base}.pid") if outcome.code == 0 else 0
+            self.pid = oci.read_pid(f"{self._base}.pid") if outcome.code == 0 else 0
             self._tidy()
             if self.pid == 0:
                 self._failed(outcome)
                 return
             oci.forget_log(self._log)
             self.stdio.begin()
-            self._group = ExecGroup(self._init_pid, f"{os.getpid()}-{self._number}", self.pid)
+            self._group = ExecGroup(self._init_pid, str(self._number), self.pid, self.stdio.pipes)
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
             if self.timed_out:
@@ -153,9 +153,8 @@ class Exec:
         self.stdio.drain(DRAIN_S)
 
     def _drained(self) -> None:
-        if not self.timed_out:
-            self._release()
-        elif self._group is not None and self._group.kill() == 0:
+        alive = self._group.kill() if self.timed_out and self._group is not None else 0
+        if not alive:
             self._release()
         self.on_end()
 
@@ -170,14 +169,6 @@ class Exec:
                 os.unlink(f"{self._base}.{suffix}")
             except FileNotFoundError:
                 continue
-
-
-def _read_pid(path: str) -> int:
-    try:
-        with open(path) as file:
-            return int(file.read().strip() or 0)
-    except (OSError, ValueError):
-        return 0
 
 
 class Capture:

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """The shim's only loop: epoll, timers, and the reaping of every child."""
 
 import heapq

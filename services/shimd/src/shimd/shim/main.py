@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """A shim's life after the fork: its directory, its socket, its loop."""
 
 import os

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """Counts the OOM kills in a container's cgroup, of either cgroup version, and tells of new ones."""
 
 import os

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """Calls of the OCI runtime's command: argv, deadline, captured output, and its error as one sentence."""
 
 import json
@@ -70,7 +69,16 @@ class Runtime:
         env = {"PATH": _PATH}
         if traceparent:
             env["TRACEPARENT"] = traceparent
-        return Call(self._loop, self._reaper, [*head, *args], env, done, deadline_s, stdio, stdin)
+        return Call(
+            self._loop,
+            self._reaper,
+            [*head, *args],
+            env,
+            done,
+            deadline_s=deadline_s,
+            stdio=stdio,
+            stdin=stdin,
+        )
 
     def log_path(self) -> str:
         """A file name for the runtime's own messages, apart from the container's stderr."""
@@ -88,6 +96,7 @@ class Call:
         argv: list[str],
         env: dict[str, str],
         done: Done,
+        *,
         deadline_s: float,
         stdio: list[int] | None,
         stdin: bytes,
@@ -219,3 +228,12 @@ def _last_message(text: bytes) -> str:
 def _last_line(text: bytes) -> str:
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:2048] if lines else ""
+
+
+def read_pid(path: str) -> int:
+    """The number in a pid file; 0 if there is none."""
+    try:
+        with open(path) as file:
+            return int(file.read().strip() or 0)
+    except (OSError, ValueError):
+        return 0

@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """The shim's socket: orders in, replies and events out (docs/shim-protocol.md)."""
 
 import socket
@@ -70,7 +69,7 @@ class Server:
     def _request(self, connection: Connection, message: Message) -> None:
         request_id = message.get("id")
         try:
-            if message.get("v") not in (wire.VERSION,):
+            if message.get("v") != wire.VERSION:
                 raise UnimplementedError(
                     f"protocol version {message.get('v')!r}: this shim speaks {wire.VERSION}"
                 )

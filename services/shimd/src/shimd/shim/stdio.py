@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """The pipes or the pseudo-terminal of one process, seen from its parent."""
 
 import fcntl
@@ -51,6 +50,8 @@ class Stdio:
         self._tty = tty
         self._pty = -1
         self.child: list[int] = []
+        self.pipes: frozenset[str] = frozenset()
+        """The output pipes as /proc/PID/fd names them; none with a terminal."""
         if tty:
             self._listener = wire.listen(console_path)
             self.child = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * 3
@@ -73,6 +74,7 @@ class Stdio:
                 pass  # the user's limit of pipe pages; the default size works as well
             self._outputs[read_fd] = stream
             self.child.append(write_fd)
+        self.pipes = frozenset(f"pipe:[{os.fstat(fd).st_ino}]" for fd in self._outputs)
 
     def begin(self) -> None:
         """Read, now that the process has its ends.

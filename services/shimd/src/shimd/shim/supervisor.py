@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """One container's supervisor: starts it, watches it, records its end, then serves until told to leave.
 
 created ── start ──> starting ──> running ── init ends ──> draining ──> exited
@@ -87,7 +86,7 @@ class Supervisor:
         if self.state is not State.CREATED:
             raise FailedPreconditionError(f"container {self.container_id}: is {self.state}, cannot start")
         try:
-            self.log.open()
+            self.log.reopen()
         except OSError as exc:
             raise UnknownError(
                 f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
@@ -129,7 +128,7 @@ class Supervisor:
         assert self.stdio is not None  # noqa: S101 - set by start
         done, self._start_done = self._start_done, None
         assert done is not None  # noqa: S101 - set by start
-        pid = read_pid(f"{self._directory}/init.pid") if outcome.code == 0 else 0
+        pid = oci.read_pid(f"{self._directory}/init.pid") if outcome.code == 0 else 0
         try:
             if pid:
                 self.stdio.begin()
@@ -259,11 +258,11 @@ class Supervisor:
             self._loop,
             self._reaper,
             self.runtime,
-            self._directory,
-            self.container_id,
-            self.pid,
-            exec_id,
-            self._exec_number,
+            directory=self._directory,
+            container_id=self.container_id,
+            init_pid=self.pid,
+            exec_id=exec_id,
+            number=self._exec_number,
         )
 
     def facts(self) -> Facts:
@@ -298,15 +297,6 @@ class Supervisor:
     def busy(self) -> bool:
         """A container runs, or is about to."""
         return self.state in (State.STARTING, State.RUNNING, State.DRAINING)
-
-
-def read_pid(path: str) -> int:
-    """The number in a pid file; 0 if there is none."""
-    try:
-        with open(path) as file:
-            return int(file.read().strip() or 0)
-    except (OSError, ValueError):
-        return 0
 
 
 def _killed(outcome: oci.Outcome) -> Facts | SlipwayError:

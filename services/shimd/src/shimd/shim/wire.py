@@ -1,4 +1,3 @@
-# ruff: noqa: PTH, SIM105 - import diet: no pathlib, no contextlib
 """Frames of the shim's socket: u32 big-endian length, then a msgpack map (docs/shim-protocol.md)."""
 
 import os

@@ -1,0 +1,93 @@
+"""The shimd command itself, over gRPC, killed and started again."""
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import anyio
+import msgpack
+import pytest
+
+from common.clients.shim import ShimClient
+from common.clients.shimd import ShimdClient
+from common.errors import FailedPreconditionError, InvalidArgumentError
+
+from .conftest import exited
+
+pytestmark = [pytest.mark.root, pytest.mark.anyio]
+
+
+@asynccontextmanager
+async def daemon(root) -> AsyncIterator[tuple[asyncio.subprocess.Process, ShimdClient]]:
+    env = {
+        "PATH": os.environ["PATH"],
+        "SLIPWAY_SHIMD_RUN_DIR": str(root),
+        "SLIPWAY_SHIMD_DATA_DIR": str(root / "data"),
+        "SLIPWAY_SHIMD_SHIM_CGROUP": "",
+    }
+    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "shimd", env=env)
+    client = ShimdClient(str(root / "shimd.sock"))
+    try:
+        yield process, client
+    finally:
+        await client.close()
+        if process.returncode is None:
+            process.terminate()
+        with anyio.fail_after(15):
+            await process.wait()
+
+
+async def test_containers_live_on_while_shimd_is_dead(node):
+    bundle = node.bundle("a", ["sh", "-c", "read x; echo got $x; exit 6"])
+    record = node.root / "records/a"
+    async with daemon(node.root) as (process, shimd):
+        shim = await shimd.spawn(
+            "a",
+            bundle_path=str(bundle),
+            runtime_binary="crun",
+            runtime_root=str(node.root / "crun"),
+            record_dir=str(record),
+            log_path=str(node.log("a")),
+            stdin=True,
+        )
+        assert shim.alive
+        client = await ShimClient.connect(shim.socket_path)
+        await client.start()
+        with pytest.raises(FailedPreconditionError):
+            await shimd.remove("a")
+        with pytest.raises(InvalidArgumentError):
+            await shimd.remove("../a")
+        pause = await shimd.spawn_pause("s")
+        process.send_signal(signal.SIGKILL)
+        await process.wait()
+    attached = await client.attach(stdin=True)
+    await attached.write(b"it\n")
+    assert (await exited(client))["exit_code"] == 6
+    await attached.close()
+    assert msgpack.unpackb((record / "exit.msgpack").read_bytes())["exit_code"] == 6
+    async with daemon(node.root) as (_, shimd):
+        assert await shimd.list_shims() == [shim]
+        assert await shimd.list_pauses() == [pause]
+        again = await ShimClient.connect((await shimd.list_shims())[0].socket_path)
+        assert (await again.state())["exit"]["exit_code"] == 6
+        await again.close()
+        await shimd.remove("a")
+        await shimd.remove_pause("s")
+        assert await shimd.list_shims() == []
+    await client.close()
+
+
+async def test_a_dead_zygote_is_replaced(node):
+    async with daemon(node.root) as (process, shimd):
+        assert await shimd.list_shims() == []
+        children = (await anyio.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()).split()
+        pidfd = os.pidfd_open(int(children[0]))
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        with anyio.fail_after(5):
+            await anyio.wait_readable(pidfd)
+        os.close(pidfd)
+        assert (await shimd.spawn_pause("s")).alive
+        await shimd.remove_pause("s")
