@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,13 +28,15 @@ def plugin(directory: Path, name: str, script: str) -> None:
     path.chmod(0o755)
 
 
-def conflist(directory: Path, plugins: list[dict], *, version: str = "1.0.0", name: str = "testnet") -> None:
+def conflist(
+    directory: Path, plugins: list[dict[str, Any]], *, version: str = "1.0.0", name: str = "testnet"
+) -> None:
     directory.mkdir(exist_ok=True)
     content = {"cniVersion": version, "name": name, "plugins": plugins}
     (directory / "10-test.conflist").write_text(json.dumps(content))
 
 
-def attachment(netns_path: str = "/nowhere", **fields) -> Attachment:
+def attachment(netns_path: str = "/nowhere", **fields: Any) -> Attachment:
     return Attachment(
         sandbox_id="sb1",
         netns_path=netns_path,
@@ -44,7 +47,7 @@ def attachment(netns_path: str = "/nowhere", **fields) -> Attachment:
     )
 
 
-def fake(tmp_path: Path, script: str, *, version: str = "1.0.0", **fields) -> Cni:
+def fake(tmp_path: Path, script: str, *, version: str = "1.0.0", **fields: Any) -> Cni:
     conflist(tmp_path / "conf", [{"type": "fake", **fields}], version=version)
     plugin(tmp_path, "fake", script)
     return Cni(str(tmp_path / "conf"), [str(tmp_path)], str(tmp_path / "cache"))

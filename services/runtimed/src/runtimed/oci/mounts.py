@@ -139,4 +139,4 @@ def image_volumes(image_config: dict[str, Any]) -> list[str]:
     volumes = config.get("Volumes") or {}
     if not isinstance(volumes, dict) or len(volumes) > MAX_VOLUMES:
         raise InvalidArgumentError(f"image config: Volumes is no object of at most {MAX_VOLUMES} paths")
-    return sorted({contained("image VOLUME", f"/{path}".replace("//", "/")) for path in volumes})
+    return sorted({contained("image VOLUME", "/" + str(path).lstrip("/")) for path in volumes})

@@ -1,0 +1,453 @@
+"""OCI configurations as data: what each CRI field becomes, and what is refused with which words."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from runtimed.network import hostfiles
+from runtimed.oci import capabilities, cgroups, mounts, process, security, spec, sysctls, users
+
+CAPS = frozenset(capabilities.NAMES) - {"CAP_SYS_RESOURCE"}
+
+
+def container(**fields: Any) -> cri.ContainerConfig:
+    base: dict[str, Any] = {
+        "metadata": {"name": "web"},
+        "image": {"image": "busybox"},
+        "command": ["/bin/true"],
+    }
+    return cri.ContainerConfig(**(base | fields))
+
+
+def secured(**fields: Any) -> cri.ContainerConfig:
+    return container(linux={"security_context": fields})
+
+
+def sandbox(**fields: Any) -> cri.PodSandboxConfig:
+    base: dict[str, Any] = {"metadata": {"name": "pod", "uid": "u", "namespace": "ns"}}
+    return cri.PodSandboxConfig(**(base | fields))
+
+
+def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fields: Any) -> dict[str, Any]:
+    base: dict[str, Any] = {
+        "container_id": "c1",
+        "sandbox_id": "s1",
+        "container": config,
+        "sandbox": sandbox(),
+        "image_config": {},
+        "rootfs": str(rootfs),
+        "namespaces": {"network": "/ns/net", "ipc": "/ns/ipc", "uts": "/ns/uts", "pid": ""},
+        "cgroup": cgroups.plan("cgroupfs", "/kubepods/pod1", "c1", version),
+        "resolv_conf": "/sb/resolv.conf",
+        "hostname": "pod",
+        "hostname_file": "/sb/hostname",
+        "shm_path": "/sb/shm",
+        "seccomp_profile_root": "/var/lib/kubelet/seccomp",
+        "host_caps": CAPS,
+        "handler": "crun",
+    }
+    return spec.build(spec.SpecInput(**(base | fields)))
+
+
+def refuse(config: cri.ContainerConfig, words: str, error: type[Exception] = InvalidArgumentError) -> None:
+    with pytest.raises(error, match=words):
+        spec.validate_container(config, sandbox())
+
+
+def test_configuration_has_the_borders_of_the_request(tmp_path: Path) -> None:
+    found = build(container(annotations={"a": "b", "run.oci.handler": "wasm"}), tmp_path)
+    assert found["ociVersion"] == "1.0.2"
+    assert found["root"] == {"path": str(tmp_path), "readonly": False}
+    assert found["linux"]["cgroupsPath"] == "/kubepods/pod1/c1"
+    assert {"type": "network", "path": "/ns/net"} in found["linux"]["namespaces"]
+    assert {"type": "pid"} in found["linux"]["namespaces"]
+    assert {"type": "mount"} in found["linux"]["namespaces"]
+    assert {"type": "cgroup"} in found["linux"]["namespaces"]
+    assert "hostname" not in found
+    assert found["annotations"]["a"] == "b"
+    assert found["annotations"]["io.kubernetes.cri.sandbox-id"] == "s1"
+    assert "run.oci.handler" not in found["annotations"]
+    assert "seccomp" not in found["linux"]
+    json.dumps(found)
+
+
+@pytest.mark.parametrize(
+    ("command", "args", "entrypoint", "cmd", "words"),
+    [
+        ([], [], ["e"], ["c"], ["e", "c"]),
+        (["x"], [], ["e"], ["c"], ["x"]),
+        ([], ["a"], ["e"], ["c"], ["e", "a"]),
+        (["x"], ["a"], ["e"], ["c"], ["x", "a"]),
+        ([], [], None, ["c"], ["c"]),
+    ],
+)
+def test_command_and_args_replace_those_of_the_image(
+    command: list[str], args: list[str], entrypoint: list[str] | None, cmd: list[str], words: list[str]
+) -> None:
+    assert process.arguments(command, args, {"Entrypoint": entrypoint, "Cmd": cmd}) == words
+
+
+def test_nothing_to_run_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError, match="command: neither"):
+        process.arguments([], [], {})
+
+
+def test_later_variables_replace_earlier_ones() -> None:
+    image = {"Env": ["PATH=/image", "A=1=2", "HOSTNAME=image"]}
+    found = process.environment(image, [cri.KeyValue(key="A", value=b"cri")], "pod", tty=True)
+    assert found == ["PATH=/image", "TERM=xterm", "HOSTNAME=image", "A=cri"]
+    assert process.environment({}, [], "pod", tty=False) == [f"PATH={process.DEFAULT_PATH}", "HOSTNAME=pod"]
+
+
+@pytest.mark.parametrize(
+    "path", ["/proc/self/fd/7", "/proc/self/fd", "/proc/1/cwd/x", "//proc/./self/fd/9", "/dev/fd/3", "rel"]
+)
+def test_magic_working_directory_is_refused(path: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="working_dir"):
+        process.directory(path, {})
+
+
+def test_image_working_directory_is_the_fallback() -> None:
+    assert process.directory("", {"WorkingDir": "app/../srv"}) == "/srv"
+    assert process.directory("/x", {"WorkingDir": "/srv"}) == "/x"
+    assert process.directory("", {}) == "/"
+
+
+def test_score_is_not_below_our_own_without_the_capability() -> None:
+    own = int(Path("/proc/self/oom_score_adj").read_text())
+    assert process.oom_score_adj(-998, frozenset()) == max(own, -998)
+    assert process.oom_score_adj(-998, frozenset({"CAP_SYS_RESOURCE"})) == -998
+
+
+@pytest.fixture
+def rootfs(tmp_path: Path) -> Path:
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/passwd").write_text("root:x:0:0::/:/bin/sh\nweb:x:33:44::/:\nbig:x:4294967296:0::/:\n")
+    (tmp_path / "etc/group").write_text("root:x:0:\nwww:x:55:web,other\nlogs:x:66:web\n")
+    return tmp_path
+
+
+def context(**fields: Any) -> cri.LinuxContainerSecurityContext:
+    return cri.LinuxContainerSecurityContext(**fields)
+
+
+def test_image_user_gets_its_groups(rootfs: Path) -> None:
+    assert users.resolve(context(), "web", str(rootfs)) == users.User(33, 44, (44, 55, 66))
+    assert users.resolve(context(), "web:www", str(rootfs)).gid == 55
+    assert users.resolve(context(), "33", str(rootfs)).groups == (44, 55, 66)
+    assert users.resolve(context(), "1000:7", str(rootfs)) == users.User(1000, 7, (7,))
+    assert users.resolve(context(), "", str(rootfs)) == users.User(0, 0, (0,))
+
+
+def test_request_wins_over_the_image(rootfs: Path) -> None:
+    wanted = context(run_as_user={"value": 1000}, run_as_group={"value": 5}, supplemental_groups=[9])
+    assert users.resolve(wanted, "web", str(rootfs)) == users.User(1000, 5, (5, 9))
+    strict = context(run_as_username="web", supplemental_groups=[9], supplemental_groups_policy=1)
+    assert users.resolve(strict, "", str(rootfs)) == users.User(33, 44, (9, 44))
+
+
+@pytest.mark.parametrize(
+    "user",
+    ["4294967296", "2147483648", "-1", "0x0", "1:99999999999", " 0", "0 ", "web:", ":1", "1:2:3", "\u0661", "big", "no",
+     "root\n"],
+)  # fmt: skip
+def test_odd_image_users_are_refused(user: str, rootfs: Path) -> None:
+    with pytest.raises(InvalidArgumentError):
+        users.resolve(context(), user, str(rootfs))
+
+
+@given(st.text(max_size=30))
+def test_any_user_text_is_bounded_or_refused(text: str) -> None:
+    try:
+        found = users.parse_id("user", text)
+    except InvalidArgumentError:
+        return
+    assert found is None or (str(found) == (text.lstrip("0") or "0") and 0 <= found <= users.MAX_ID)
+    assert found is not None or not text[0].isdecimal()
+
+
+@given(st.integers(min_value=0))
+def test_any_number_is_itself_or_refused(number: int) -> None:
+    if number > users.MAX_ID:
+        with pytest.raises(InvalidArgumentError):
+            users.parse_id("user", str(number))
+    else:
+        assert users.parse_id("user", str(number)) == number
+
+
+def test_hostile_passwd_files_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    secret = tmp_path.parent / "outside"
+    secret.write_text("evil:x:0:0::/:\n")
+    (tmp_path / "etc/passwd").symlink_to(secret)
+    with pytest.raises(InvalidArgumentError, match="no valid entry"):
+        users.resolve(context(), "evil", str(tmp_path))
+    (tmp_path / "etc/passwd").unlink()
+    os.mkfifo(tmp_path / "etc/passwd")
+    with pytest.raises(InvalidArgumentError, match="no regular file"):
+        users.resolve(context(), "evil", str(tmp_path))
+    (tmp_path / "etc/passwd").unlink()
+    with (tmp_path / "etc/passwd").open("wb") as file:
+        file.truncate(users.MAX_FILE_BYTES + 1)
+    with pytest.raises(InvalidArgumentError, match="no regular file"):
+        users.resolve(context(), "evil", str(tmp_path))
+
+
+def granted(**fields: Any) -> set[str]:
+    return set(capabilities.resolve(context(capabilities=fields), CAPS)["effective"])
+
+
+def test_capabilities_are_added_dropped_and_never_inheritable() -> None:
+    assert granted() == capabilities.DEFAULT
+    assert granted(add_capabilities=["NET_ADMIN"]) == capabilities.DEFAULT | {"CAP_NET_ADMIN"}
+    assert granted(drop_capabilities=["cap_kill"]) == capabilities.DEFAULT - {"CAP_KILL"}
+    assert granted(drop_capabilities=["ALL"], add_capabilities=["KILL"]) == {"CAP_KILL"}
+    assert granted(add_capabilities=["ALL"], drop_capabilities=["KILL"]) == CAPS - {"CAP_KILL"}
+    assert granted(add_capabilities=["SYS_RESOURCE"]) == capabilities.DEFAULT
+    assert capabilities.resolve(context(), CAPS)["inheritable"] == []
+    ambient = capabilities.resolve(context(capabilities={"add_ambient_capabilities": ["NET_ADMIN"]}), CAPS)
+    assert ambient["ambient"] == ambient["inheritable"] == ["CAP_NET_ADMIN"]
+    with pytest.raises(InvalidArgumentError, match="add_capabilities: unknown capability 'FLY'"):
+        granted(add_capabilities=["FLY"])
+
+
+def test_privileged_container_has_all_and_no_filter(tmp_path: Path) -> None:
+    found = build(
+        secured(privileged=True, masked_paths=["/proc/kcore"], seccomp={"profile_type": 0}), tmp_path
+    )
+    assert set(found["process"]["capabilities"]["bounding"]) == CAPS
+    assert found["linux"]["maskedPaths"] == []
+    assert "seccomp" not in found["linux"]
+    assert found["linux"]["resources"]["devices"] == [{"allow": True, "access": "rwm"}]
+    assert {"type": "cgroup"} not in found["linux"]["namespaces"]
+    options = {mount["destination"]: mount["options"] for mount in found["mounts"]}
+    assert "rw" in options["/sys"]
+    assert "rw" in options["/sys/fs/cgroup"]
+
+
+def test_hidden_paths_are_defaults_only_without_a_security_context() -> None:
+    assert security.hidden_paths(container())[0] == list(security.MASKED_PATHS)
+    assert security.hidden_paths(secured(readonly_paths=["/proc/sys"])) == ([], ["/proc/sys"])
+
+
+def test_default_filter_follows_the_capabilities() -> None:
+    def allowed(caps: frozenset[str]) -> set[str]:
+        rules = security.default_seccomp(caps)["syscalls"]
+        return {name for rule in rules if rule["action"] == "SCMP_ACT_ALLOW" for name in rule["names"]}
+
+    usual, admin = allowed(capabilities.DEFAULT), allowed(frozenset({"CAP_SYS_ADMIN"}))
+    assert {"read", "execve", "socket", "clone", "chroot", "statx"} <= usual
+    assert not usual & {
+        "mount",
+        "setns",
+        "unshare",
+        "bpf",
+        "io_uring_setup",
+        "keyctl",
+        "kexec_load",
+        "userfaultfd",
+    }
+    assert not usual & {"clone3", "open_by_handle_at", "init_module", "reboot", "pivot_root"}
+    assert {"mount", "setns", "unshare", "bpf", "clone3"} <= admin
+    assert not admin & {"io_uring_setup", "kexec_load", "chroot"}
+    assert len(usual) > 370
+
+
+def test_local_profile_is_read_below_its_root(tmp_path: Path) -> None:
+    (tmp_path / "p.json").write_text(
+        '{"defaultAction": "SCMP_ACT_LOG", "listenerPath": "/x", "syscalls": []}'
+    )
+    for reference in ("p.json", str(tmp_path / "p.json")):
+        wanted = context(seccomp={"profile_type": 2, "localhost_ref": reference})
+        found = security.seccomp(wanted, CAPS, str(tmp_path))
+        assert found == {"defaultAction": "SCMP_ACT_LOG", "syscalls": []}
+    missing = context(seccomp={"profile_type": 2, "localhost_ref": "q.json"})
+    with pytest.raises(NotFoundError, match=r"q\.json"):
+        security.seccomp(missing, CAPS, str(tmp_path))
+    outside = context(seccomp={"profile_type": 2, "localhost_ref": "../p.json"})
+    with pytest.raises(InvalidArgumentError, match="is not within"):
+        security.seccomp(outside, CAPS, str(tmp_path))
+
+
+def test_requested_mounts_replace_defaults_and_parents_come_first(tmp_path: Path) -> None:
+    config = container(
+        mounts=[
+            {"container_path": "/data/deep/er", "host_path": "/tmp", "readonly": True},
+            {"container_path": "/data", "host_path": "/tmp", "propagation": 1, "mount_options": ["noexec"]},
+            {"container_path": "/etc/hostname", "host_path": "/tmp"},
+            {"container_path": "/ro", "host_path": "/tmp", "readonly": True, "recursive_read_only": True},
+        ]
+    )
+    found = build(config, tmp_path)
+    by_path = {mount["destination"]: mount for mount in found["mounts"]}
+    order = [mount["destination"] for mount in found["mounts"]]
+    assert order.index("/data") < order.index("/data/deep/er")
+    assert order.index("/sys") < order.index("/sys/fs/cgroup")
+    assert len(order) == len(set(order))
+    assert by_path["/etc/hostname"]["source"] == "/tmp"
+    assert by_path["/etc/resolv.conf"]["source"] == "/sb/resolv.conf"
+    assert by_path["/dev/shm"]["source"] == "/sb/shm"
+    assert by_path["/data"]["options"] == ["rbind", "rslave", "rw", "noexec"]
+    assert by_path["/ro"]["options"] == ["rbind", "rprivate", "rro"]
+    assert found["linux"]["rootfsPropagation"] == "rslave"
+
+
+def test_missing_mount_sources_are_made_but_for_files(tmp_path: Path) -> None:
+    wanted = tmp_path / "a/b"
+    mounts.prepare_sources(container(mounts=[{"container_path": "/x", "host_path": str(wanted)}]))
+    assert wanted.is_dir()
+
+
+def test_volumes_stay_inside() -> None:
+    assert spec.image_volumes({"config": {"Volumes": {"/b": {}, "a/": {}, "/b/c": {}}}}) == [
+        "/a",
+        "/b",
+        "/b/c",
+    ]
+    for path in ("/../../etc", "/a/../../b", "/", ""):
+        with pytest.raises(InvalidArgumentError, match="image VOLUME"):
+            spec.image_volumes({"config": {"Volumes": {path: {}}}})
+
+
+def test_devices_get_a_node_and_a_rule(tmp_path: Path) -> None:
+    config = container(
+        devices=[{"host_path": "/dev/null", "container_path": "/dev/mine", "permissions": "r"}]
+    )
+    found = build(config, tmp_path)["linux"]
+    assert [(d["path"], d["type"], d["major"], d["minor"]) for d in found["devices"]] == [
+        ("/dev/mine", "c", 1, 3)
+    ]
+    rule = {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "r"}
+    assert found["resources"]["devices"][0] == {"allow": False, "access": "rwm"}
+    assert found["resources"]["devices"][-1] == rule
+    with pytest.raises(InvalidArgumentError, match="/dev/absent"):
+        build(container(devices=[{"host_path": "/dev/absent", "container_path": "/dev/x"}]), tmp_path)
+
+
+@pytest.mark.parametrize(
+    "sysctl",
+    [
+        "kernel.core_pattern",
+        "net.ipv4.ip_forward+x",
+        "net..x",
+        "net/../kernel/core_pattern",
+        "kernel.shmmax\n",
+        "vm.x",
+    ],
+)
+def test_foreign_sysctls_are_refused(sysctl: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="sysctls"):
+        sysctls.check({sysctl: "1"}, ["network", "ipc", "uts"])
+
+
+def test_sysctls_belong_to_own_namespaces() -> None:
+    assert sysctls.check({"net.ipv4.conf.eth0/1.x": "1"}, ["network"]) == {"net/ipv4/conf/eth0.1/x": "1"}
+    with pytest.raises(InvalidArgumentError, match="control characters"):
+        sysctls.check({"kernel.sem": "1\n2"}, ["ipc"])
+    linux = {"sysctls": {"net.a": "1"}, "security_context": {"namespace_options": {"network": 2}}}
+    with pytest.raises(InvalidArgumentError, match="would be the host's"):
+        spec.validate_sandbox(sandbox(linux=linux))
+
+
+def test_limits_are_converted_once() -> None:
+    wanted = cri.LinuxContainerResources(
+        cpu_shares=1024, cpu_quota=5000, cpu_period=10000, memory_limit_in_bytes=1 << 20, cpuset_cpus="0-1,3"
+    )
+    v1, v2 = cgroups.resources(wanted, 1), cgroups.resources(wanted, 2)
+    assert v1["cpu"]["shares"] == 1024
+    assert v2["unified"] == {"cpu.weight": "100"}
+    assert "shares" not in v2["cpu"]
+    assert v2["memory"]["limit"] == 1 << 20
+    assert [cgroups.cpu_weight(shares) for shares in (0, 2, 1024, 262144, 1 << 30)] == [
+        1,
+        1,
+        100,
+        10000,
+        10000,
+    ]
+    with pytest.raises(InvalidArgumentError, match="cpuset_cpus"):
+        cgroups.resources(cri.LinuxContainerResources(cpuset_cpus="0;1"), 2)
+
+
+@given(st.integers(2, 262144))
+def test_weight_is_within_the_kernels_bounds(shares: int) -> None:
+    assert 1 <= cgroups.cpu_weight(shares) <= 10000
+
+
+def test_cgroups_are_placed_by_driver() -> None:
+    scope = cgroups.plan("systemd", "kubepods-burstable-podx.slice", "c1", 2)
+    assert scope.oci_path == "kubepods-burstable-podx.slice:slipway:c1"
+    below = "kubepods.slice/kubepods-burstable.slice/kubepods-burstable-podx.slice/slipway-c1.scope"
+    assert scope.dirs == {"": f"/sys/fs/cgroup/{below}"}
+    assert cgroups.plan("cgroupfs", "", "c1", 2).oci_path == "/slipway/c1"
+    for driver, parent in (
+        ("cgroupfs", "a.slice"),
+        ("cgroupfs", "/a/../b"),
+        ("systemd", "/kubepods"),
+        ("x", "/a"),
+    ):
+        with pytest.raises(InvalidArgumentError):
+            cgroups.plan(driver, parent, "c1", 2)
+
+
+def test_exec_is_the_containers_process_with_other_words(tmp_path: Path) -> None:
+    whole = build(container(), tmp_path)
+    found = spec.process_for_exec(whole, ["sh"], tty=True)
+    assert found["args"] == ["sh"]
+    assert found["terminal"]
+    assert "TERM=xterm" in found["env"]
+    assert found["capabilities"] == whole["process"]["capabilities"]
+    assert "TERM=xterm" not in whole["process"]["env"]
+    with pytest.raises(InvalidArgumentError, match="cmd: is empty"):
+        spec.process_for_exec(whole, [], tty=False)
+
+
+def test_requests_that_never_work_are_refused_by_name() -> None:
+    refuse(secured(run_as_group={"value": 1}), "run_as_group: needs")
+    refuse(secured(run_as_user={"value": 1 << 31}), "run_as_user: 2147483648")
+    refuse(secured(privileged=True), "privileged: the sandbox is not")
+    refuse(container(envs=[{"key": "", "value": b"x"}]), "envs")
+    refuse(container(envs=[{"key": "A", "value": b"\xff"}]), "'A' is not UTF-8")
+    refuse(container(log_path="../x"), "log_path")
+    refuse(container(mounts=[{"container_path": "/a/../b", "host_path": "/tmp"}]), "container_path")
+    mount = {"container_path": "/a", "host_path": "/tmp"}
+    refuse(container(mounts=[mount | {"recursive_read_only": True}]), "recursive_read_only")
+    refuse(container(mounts=[mount | {"mount_options": ["suid"]}]), "mount_options: 'suid'")
+    refuse(container(mounts=[mount | {"image": {"image": "x"}}]), "mounts.image", UnimplementedError)
+    refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI", UnimplementedError)
+    mapping = {"userns_options": {"mode": 0}}
+    refuse(secured(namespace_options=mapping), "user namespaces", UnimplementedError)
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"hostname": "x" * 65}, "hostname"),
+        ({"hostname": "a\nb"}, "hostname"),
+        ({"port_mappings": [{"host_port": 65536, "container_port": 1}]}, "port_mappings"),
+        ({"port_mappings": [{"host_port": 1, "container_port": 1, "host_ip": "x"}]}, "host_ip"),
+        ({"dns_config": {"servers": ["1.1.1.1\nnameserver 2.2.2.2"]}}, "dns_config.servers"),
+        ({"log_directory": "relative"}, "log_directory"),
+    ],
+)
+def test_sandboxes_that_never_work_are_refused(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=words):
+        spec.validate_sandbox(sandbox(**fields))
+
+
+def test_resolv_conf_is_cris_or_the_hosts(tmp_path: Path) -> None:
+    target = tmp_path / "resolv.conf"
+    dns = cri.DNSConfig(servers=["10.0.0.10"], searches=["a.local", "b.local"], options=["ndots:5"])
+    hostfiles.write_resolv_conf(str(target), dns)
+    assert target.read_text() == "search a.local b.local\nnameserver 10.0.0.10\noptions ndots:5\n"
+    hostfiles.write_resolv_conf(str(target), cri.DNSConfig())
+    assert target.read_bytes() == hostfiles._host_resolv_conf()
+    hostfiles.write_hostname(str(target), "pod")
+    assert target.read_text() == "pod\n"
