@@ -2,14 +2,13 @@
 
 import json
 
-from common.clients.snapshotd import SnapshotdClient
-
 from common.api.cri.v1 import api_pb2
 from common.api.images.v1 import images_pb2
 from common.api.runtime.v1 import runtime_pb2
 from common.clients.imaged import ImagedClient
+from common.clients.snapshotd import SnapshotdClient
 from common.errors import InternalError, InvalidArgumentError, NotFoundError
-from crid.convert.image import auth_of, image_of
+from crid.convert.image import auth_of, config_of, image_of
 
 
 class Images:
@@ -29,7 +28,11 @@ class Images:
         if not reference:
             message = "config.image.image: empty, want the reference or the id of an image"
             raise InvalidArgumentError(message)
-        image = await self._imaged.get(reference)
+        try:
+            image = await self._imaged.get(reference)
+        except NotFoundError as exc:
+            message = f"config.image.image: {reference!r} is not on this node: pull it first"
+            raise NotFoundError(message) from exc
         return runtime_pb2.ResolvedImage(
             id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id
         )
@@ -51,7 +54,7 @@ class Images:
             return api_pb2.ImageStatusResponse()
         info = {}
         if verbose:
-            facts = {"imageSpec": json.loads(found.config), "diffIDs": list(found.diff_ids)}
+            facts = {"imageSpec": config_of(found.config), "diffIDs": list(found.diff_ids)}
             info["info"] = json.dumps(facts)
         return api_pb2.ImageStatusResponse(image=image_of(found), info=info)
 

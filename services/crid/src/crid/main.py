@@ -4,9 +4,9 @@ import sys
 from contextlib import AsyncExitStack
 
 import grpc
-from common.clients.snapshotd import SnapshotdClient
 
 from common.clients.imaged import ImagedClient
+from common.clients.snapshotd import SnapshotdClient
 from common.life import Life, run
 from common.rpc.channel import channel
 from common.settings import load, socket_path

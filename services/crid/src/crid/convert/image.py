@@ -1,11 +1,13 @@
 """Images and credentials."""
 
 import json
+from typing import Any
 
 from common.api.cri.v1 import api_pb2
 from common.api.images.v1 import images_pb2
 
 MAX_UID = 2**31 - 1
+MAX_DIGITS = 10
 
 
 def image_of(image: images_pb2.Image) -> api_pb2.Image:
@@ -19,17 +21,28 @@ def image_of(image: images_pb2.Image) -> api_pb2.Image:
         pinned=image.pinned,
     )
     user = _user(image.config)
-    if user.isdecimal() and int(user) <= MAX_UID:
+    if user.isascii() and user.isdecimal() and len(user) <= MAX_DIGITS and int(user) <= MAX_UID:
         made.uid.value = int(user)
     elif user:
+        # A number that is too big stays a name: the kubelet then refuses runAsNonRoot instead of trusting it.
         made.username = user
     return made
 
 
+def config_of(config: bytes) -> dict[str, Any]:
+    """The image config as a table; empty when a registry sent something else."""
+    try:
+        found = json.loads(config)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _user(config: bytes) -> str:
     """The user of the image's USER, without its group."""
-    table = json.loads(config).get("config") or {}
-    return str(table.get("User") or "").partition(":")[0]
+    table = config_of(config).get("config")
+    user = table.get("User") if isinstance(table, dict) else None
+    return user.partition(":")[0] if isinstance(user, str) else ""
 
 
 def auth_of(auth: api_pb2.AuthConfig) -> images_pb2.Auth:

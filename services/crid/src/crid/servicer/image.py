@@ -7,9 +7,7 @@ import grpc
 
 from common.api.cri.v1 import api_pb2, api_pb2_grpc
 from crid.images import Images
-
-STREAM_ITEMS = 100
-"""Images in one message of StreamImages."""
+from crid.servicer.lists import pieces
 
 
 def register(server: grpc.aio.Server, images: Images) -> None:
@@ -32,8 +30,8 @@ class ImageServicer(api_pb2_grpc.ImageServiceServicer):
         self, request: api_pb2.StreamImagesRequest, context: Any
     ) -> AsyncIterator[api_pb2.StreamImagesResponse]:
         found = await self._images.list(request.filter.image.image)
-        for start in range(0, len(found), STREAM_ITEMS):
-            yield api_pb2.StreamImagesResponse(images=found[start : start + STREAM_ITEMS])
+        for piece in pieces(api_pb2.StreamImagesResponse(images=found)):
+            yield piece
 
     async def ImageStatus(
         self, request: api_pb2.ImageStatusRequest, context: Any

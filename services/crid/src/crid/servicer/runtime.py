@@ -13,13 +13,23 @@ from common.api.cri.v1 import api_pb2
 from common.api.runtime.v1 import runtime_pb2
 from common.errors import UnimplementedError
 from crid.images import Images
+from crid.servicer import lists
+from crid.servicer.lists import BACKEND
 from crid.version import RUNTIME_API_VERSION, RUNTIME_NAME, RUNTIME_VERSION, VERSION
 
 SERVICE = "runtime.v1.RuntimeService"
-BACKEND = "/slipway.runtime.v1.Runtime"
-FORWARDED = ["RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox", "StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus", "UpdateContainerResources", "ReopenContainerLog", "ExecSync", "ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats", "Status", "RuntimeConfig", "UpdateRuntimeConfig"]
-ABSENT = ["Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod", "ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"]
-ABSENT_STREAMS = ["StreamPodSandboxes", "StreamContainers", "StreamContainerStats", "StreamPodSandboxStats", "StreamPodSandboxMetrics"]
+FORWARDED = (
+    *("RunPodSandbox", "StopPodSandbox", "RemovePodSandbox", "PodSandboxStatus", "ListPodSandbox"),
+    *("StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus"),
+    *("UpdateContainerResources", "ReopenContainerLog", "ExecSync"),
+    *("ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"),
+    *("Status", "RuntimeConfig", "UpdateRuntimeConfig"),
+)
+ABSENT = (
+    *("Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod"),
+    *("ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"),
+)
+ABSENT_STREAMS = ("StreamPodSandboxMetrics",)
 
 
 def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images) -> None:
@@ -29,6 +39,7 @@ def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images
     }
     handlers |= {name: _absent(name) for name in ABSENT}
     handlers |= {name: _absent_stream(name) for name in ABSENT_STREAMS}
+    handlers |= lists.handlers(runtimed)
     handlers["GetContainerEvents"] = _forward_stream(runtimed, "GetContainerEvents")
     handlers["Version"] = grpc.unary_unary_rpc_method_handler(
         _version, api_pb2.VersionRequest.FromString, api_pb2.VersionResponse.SerializeToString
