@@ -45,7 +45,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     redis = await connect(settings.redis_url)
     shimd = ShimdClient(socket_path(settings, "shimd"))
     snapshotd = SnapshotdClient(socket_path(settings, "snapshotd"))
-    cni = Cni(settings.cni_conf_dir, settings.cni_bin_dirs, str(data_dir / "cni"))
+    cni = Cni(settings.cni_conf_dir, list(settings.cni_bin_dirs), str(data_dir / "cni"))
     await anyio.to_thread.run_sync(cni.load)
     facts = {"node": settings.node, "owner": DAEMON}
     sandboxes = RecordStore(redis, SandboxRecord, kind="sandbox", directory=data_dir / "sandboxes", **facts)

@@ -42,8 +42,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     namespace: str = ""
     uid: str = ""
     attempt: int = 0
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     handler: str = ""
     requested_handler: str = ""
     host_network: bool = False
@@ -52,9 +52,9 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     cgroup_parent: str = ""
     created_at_ns: int = 0
     ready_at_ns: int = 0
-    ips: list[str] = []
+    ips: list[str] = msgspec.field(default_factory=list)
     cni_result: bytes = b""
-    namespaces: dict[str, str] = {}
+    namespaces: dict[str, str] = msgspec.field(default_factory=dict)
     """Pinned path by OCI namespace type."""
     pause_pid: int = 0
     error: str = ""
@@ -81,8 +81,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     config: bytes = b""
     name: str = ""
     attempt: int = 0
-    labels: dict[str, str] = {}
-    annotations: dict[str, str] = {}
+    labels: dict[str, str] = msgspec.field(default_factory=dict)
+    annotations: dict[str, str] = msgspec.field(default_factory=dict)
     image: str = ""
     image_id: str = ""
     image_ref: str = ""
@@ -105,7 +105,7 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     cgroup: CgroupPlan | None = None
     resources: bytes = b""
     """CRI's LinuxContainerResources as they are now."""
-    volumes: dict[str, str] = {}
+    volumes: dict[str, str] = msgspec.field(default_factory=dict)
     """Host directory of each image volume, by its path in the container."""
     user: User = User()
     stop_signal: int = 15

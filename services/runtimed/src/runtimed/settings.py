@@ -28,7 +28,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     default_handler: str = "crun"
     """What an empty runtime_handler means."""
     cni_conf_dir: str = "/etc/cni/net.d"
-    cni_bin_dirs: list[str] = ["/opt/cni/bin", "/usr/lib/cni"]
+    cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
     cgroup_driver: str = "cgroupfs"
     """cgroupfs or systemd; the kubelet asks for it and does the same."""
     max_line_bytes: int = 16_384
