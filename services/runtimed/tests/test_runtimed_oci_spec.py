@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from runtimed.network import hostfiles
-from runtimed.oci import capabilities, cgroups, mounts, process, security, spec, sysctls, users
+from runtimed.oci import capabilities, cgroups, mounts, process, security, spec, stats, sysctls, users
 
 CAPS = frozenset(capabilities.NAMES) - {"CAP_SYS_RESOURCE"}
 
@@ -451,3 +451,34 @@ def test_resolv_conf_is_cris_or_the_hosts(tmp_path: Path) -> None:
     assert target.read_bytes() == hostfiles._host_resolv_conf()
     hostfiles.write_hostname(str(target), "pod")
     assert target.read_text() == "pod\n"
+
+
+def test_statistics_of_cgroup_v2_are_parsed(tmp_path: Path) -> None:
+    pressure = (
+        "some avg10=1.50 avg60=0.00 avg300=0.00 total=42\nfull avg10=0.00 avg60=0.00 avg300=0.25 total=7\n"
+    )
+    files = {
+        "cpu.stat": "usage_usec 1500\nuser_usec 1000\nsystem_usec 500\n",
+        "memory.stat": "anon 4096\ninactive_file 1000\npgfault 12\npgmajfault 3\n",
+        "memory.current": "9000\n",
+        "memory.max": "10000\n",
+        "memory.swap.current": "5\n",
+        "memory.swap.max": "max\n",
+        "pids.current": "4\n",
+        "cpu.pressure": pressure,
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    found = stats.read_stats(cgroups.CgroupPlan("cgroupfs", 2, "/x", {"": str(tmp_path)}))
+    assert found is not None
+    assert (found.cpu_usage_ns, found.usage_bytes, found.working_set_bytes) == (1_500_000, 9000, 8000)
+    assert (found.available_bytes, found.rss_bytes, found.process_count) == (2000, 4096, 4)
+    assert (found.page_faults, found.major_page_faults) == (12, 3)
+    assert (found.swap_usage_bytes, found.swap_available_bytes) == (5, None)
+    assert found.cpu_psi is not None
+    assert (found.cpu_psi.some.total_us, found.cpu_psi.some.avg10, found.cpu_psi.full.avg300) == (
+        42,
+        1.5,
+        0.25,
+    )
+    assert found.memory_psi is None
