@@ -38,7 +38,7 @@ def ensure_shared(directory: Path) -> None:
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if not _is_shared(path):
-            linux.mount(path, path, None, linux.MS_BIND)
+            linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
             linux.mount("none", path, None, linux.MS_SHARED)
     finally:
         os.close(lock)

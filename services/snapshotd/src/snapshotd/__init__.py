@@ -1,0 +1,1 @@
+"""snapshotd owns layers on disk, the snapshots over them and their mounts."""

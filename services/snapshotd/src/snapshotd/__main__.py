@@ -1,0 +1,5 @@
+"""`python -m snapshotd`."""
+
+from snapshotd.main import main
+
+main()

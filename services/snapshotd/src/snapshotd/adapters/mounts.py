@@ -1,0 +1,81 @@
+"""The directory of mount points: within the shared run directory, so that mounts reach the shims' namespaces."""
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from common.sys import linux
+from common.sys.mounts import ensure_shared
+
+_OCTAL = re.compile(r"\\([0-7]{3})")
+
+
+class MountPoints:
+    """Mount points below one directory. All methods block.
+
+    Args:
+        directory: made when it is not there.
+        run_dir: the node's, made a shared mount.
+    """
+
+    def __init__(self, directory: Path, run_dir: Path) -> None:
+        self.directory = directory
+        self._run_dir = run_dir
+
+    def share(self) -> None:
+        """Make the directory, and the node's run directory a shared mount, as every service does.
+
+        A mount of its own here would have another peer group than the run directory's, which a namespace that
+        was made before (the zygote's) would not follow.
+        """
+        ensure_shared(self._run_dir)
+        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+
+    def path(self, key: str) -> Path:
+        return self.directory / key
+
+    def mounted(self) -> set[str]:
+        """Keys of what is mounted now."""
+        prefix = f"{self.directory}/"
+        names = [point.removeprefix(prefix) for point, _ in _mounts() if point.startswith(prefix)]
+        return {name for name in names if "/" not in name}
+
+    def points(self) -> set[str]:
+        """Keys of the mount points, mounted or not."""
+        return {path.name for path in self.directory.iterdir()}
+
+    def unmount(self, key: str) -> None:
+        """Unmount and remove a mount point; idempotent. What is in use goes when its last user does."""
+        target = self.path(key)
+        while True:
+            try:
+                linux.umount(str(target), linux.UMOUNT_NOFOLLOW)
+            except OSError as exc:
+                if exc.errno == errno.EBUSY:
+                    linux.umount(str(target), linux.UMOUNT_NOFOLLOW | linux.MNT_DETACH)
+                    continue
+                if exc.errno not in (errno.EINVAL, errno.ENOENT):
+                    raise
+                break
+        try:
+            target.rmdir()
+        except FileNotFoundError:
+            return
+
+
+def _mounts() -> list[tuple[str, list[str]]]:
+    """Mount points of this namespace with their optional fields (proc(5), mountinfo)."""
+    found: list[tuple[str, list[str]]] = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:  # noqa: PTH123 - kernel file
+        for line in table:
+            fields = line.split(" ")
+            point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
+            found.append((point, fields[6 : fields.index("-")]))
+    return found
+
+
+def attach(fd: int, target: Path) -> None:
+    """Put a new mount on its mount point, which is made."""
+    target.mkdir(mode=0o700, exist_ok=True)
+    linux.move_mount(fd, os.fspath(target))

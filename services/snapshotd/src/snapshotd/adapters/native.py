@@ -1,0 +1,178 @@
+"""Snapshots by copying: for filesystems that overlayfs cannot stand on. Files are reflinked where they can be."""
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+
+from common.sys import linux
+from snapshotd.compose import attributes_of, dress, is_opaque
+from snapshotd.records import LayerRecord
+from snapshotd.usage import measure
+
+_FICLONE = 0x40049409
+"""linux/fs.h"""
+_CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
+
+
+class NativeSnapshotter:
+    """See ports.Snapshotter.
+
+    Args:
+        layers: the directory of the layers.
+    """
+
+    def __init__(self, layers: Path) -> None:
+        self._layers = layers
+
+    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+        """Copy the composed layers; what the copy holds is not the snapshot's own."""
+        root = directory / "root"
+        root.mkdir(mode=0o755)
+        for layer in layers:
+            _Copy(self._layers / layer.id / "fs", root, frozenset(layer.implied)).run()
+        return measure(root)
+
+    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
+        """Bind the copy."""
+        target.mkdir(mode=0o700, exist_ok=True)
+        linux.mount(str(directory / "root"), str(target), flags=linux.MS_BIND)
+        if readonly:
+            linux.mount("none", str(target), flags=linux.MS_BIND | linux.MS_REMOUNT | linux.MS_RDONLY)
+
+    def writable(self, directory: Path) -> Path:
+        return directory / "root"
+
+
+class _Copy:
+    """Applies one layer in overlayfs form to a tree that nobody else touches."""
+
+    def __init__(self, source: Path, target: Path, implied: frozenset[str]) -> None:
+        self._source, self._target, self._implied = source, target, implied
+        self._links: dict[int, Path] = {}
+        self._dirs: list[tuple[Path, Path]] = []
+
+    def run(self) -> None:
+        # a layer that implies its root leaves the root as the lower layers made it
+        fresh = not any(self._target.iterdir())
+        if "" not in self._implied or fresh:
+            self._dirs.append((self._source, self._target))
+        waiting = [""]
+        while waiting:
+            here = waiting.pop()
+            if is_opaque(self._source / here):
+                for path in list((self._target / here).iterdir()):
+                    remove_tree(path)
+            with os.scandir(self._source / here) as found:
+                names = sorted(each.name for each in found)
+            for name in names:
+                relative = f"{here}/{name}" if here else name
+                if self._place(relative):
+                    waiting.append(relative)
+        # times of directories last: filling them changes these
+        for source, target in reversed(self._dirs):
+            dress(target, attributes_of(source))
+
+    def _place(self, relative: str) -> bool:
+        """Put one entry; true for a directory to go into."""
+        source, target = self._source / relative, self._target / relative
+        status = source.lstat()
+        old = _kind(target)
+        if stat.S_ISDIR(status.st_mode):
+            if old != stat.S_IFDIR:
+                remove_tree(target)
+                target.mkdir(mode=0o700)
+                old = 0
+            if not old or relative not in self._implied:
+                self._dirs.append((source, target))
+            return True
+        remove_tree(target)
+        if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
+            return False
+        if status.st_nlink > 1 and status.st_ino in self._links:
+            os.link(self._links[status.st_ino], target, follow_symlinks=False)
+            return False
+        self._make(source, target, status)
+        self._links[status.st_ino] = target
+        return False
+
+    def _make(self, source: Path, target: Path, status: os.stat_result) -> None:
+        link = stat.S_ISLNK(status.st_mode)
+        if stat.S_ISREG(status.st_mode):
+            _copy_file(source, target, status.st_size)
+        elif link:
+            target.symlink_to(source.readlink())
+        else:
+            os.mknod(target, stat.S_IFMT(status.st_mode) | 0o600, status.st_rdev)
+        os.chown(target, status.st_uid, status.st_gid, follow_symlinks=False)
+        if not link:
+            target.chmod(stat.S_IMODE(status.st_mode))
+        for name in os.listxattr(source, follow_symlinks=False):
+            value = os.getxattr(source, name, follow_symlinks=False)
+            os.setxattr(target, name, value, follow_symlinks=False)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns), follow_symlinks=False)
+
+
+def _kind(path: Path) -> int:
+    try:
+        return stat.S_IFMT(path.lstat().st_mode)
+    except FileNotFoundError:
+        return 0
+
+
+def _copy_file(source: Path, target: Path, size: int) -> None:
+    source_fd = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        target_fd = os.open(target, flags, 0o600)
+        try:
+            try:
+                fcntl.ioctl(target_fd, _FICLONE, source_fd)
+            except OSError as exc:
+                if exc.errno not in _CANNOT_CLONE:
+                    raise
+                _copy_data(source_fd, target_fd, size)
+        finally:
+            os.close(target_fd)
+    finally:
+        os.close(source_fd)
+
+
+def _copy_data(source_fd: int, target_fd: int, size: int) -> None:
+    """Copy what is no hole."""
+    os.ftruncate(target_fd, size)
+    offset = 0
+    while offset < size:
+        try:
+            start = os.lseek(source_fd, offset, os.SEEK_DATA)
+        except OSError as exc:
+            if exc.errno == errno.ENXIO:
+                return
+            raise
+        end = os.lseek(source_fd, start, os.SEEK_HOLE)
+        while start < end:
+            done = os.copy_file_range(source_fd, target_fd, end - start, start, start)
+            if not done:
+                return
+            start += done
+        offset = end
+
+
+def remove_tree(path: Path) -> None:
+    """Remove whatever is here; no recursion, since a layer may nest as deeply as its names allow."""
+    kind = _kind(path)
+    if kind != stat.S_IFDIR:
+        path.unlink(missing_ok=True)
+        return
+    waiting, dirs = [path], []
+    while waiting:
+        here = waiting.pop()
+        dirs.append(here)
+        for each in here.iterdir():
+            if _kind(each) == stat.S_IFDIR:
+                waiting.append(each)
+            else:
+                each.unlink()
+    for each in reversed(dirs):
+        each.rmdir()

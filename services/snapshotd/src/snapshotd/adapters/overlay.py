@@ -1,0 +1,138 @@
+"""Snapshots by overlayfs: the layers below, a writable directory above.
+
+Options go by fsconfig, one layer a call, so that their length knows no bound (Linux 6.5; before, all of them
+had to fit into one page).
+"""
+
+import errno
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from common import errors
+from common.sys import linux
+from snapshotd import compose
+from snapshotd.adapters.mounts import attach
+from snapshotd.compose import Stratum
+from snapshotd.records import LayerRecord
+
+MAX_LAYERS = 490
+"""OVL_MAX_STACK is 500 (fs/overlayfs/params.h); some are kept for directories of ours."""
+_PAGE_BYTES = 4096
+
+
+class OverlaySnapshotter:
+    """See ports.Snapshotter.
+
+    Args:
+        layers: the directory of the layers.
+        empty: an empty directory, for stacks that are too low for overlayfs.
+    """
+
+    def __init__(self, layers: Path, empty: Path) -> None:
+        self._layers = layers
+        self._empty = empty
+
+    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+        """Make the upper directory, and in it what implied directories look like."""
+        if len(layers) > MAX_LAYERS:
+            message = f"{len(layers)} layers: overlayfs takes {MAX_LAYERS} at most"
+            raise errors.InvalidArgumentError(message)
+        strata = self._strata(layers)
+        wanted = compose.repairs(strata)
+        # the merged root looks as the uppermost directory does
+        top = directory / ("top" if readonly else "upper")
+        top.mkdir(mode=0o755)
+        if not readonly:
+            (directory / "work").mkdir(mode=0o700)
+        compose.make(top, _with_root(wanted, strata))
+        return 0, 0
+
+    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
+        """Mount; tries the old way when the kernel has no lowerdir+."""
+        lowers = [str(stratum.root) for stratum in self._strata(layers)]
+        # overlayfs wants a lower directory, and without an upper one two of them
+        lowers = lowers or [str(self._empty)]
+        if readonly:
+            lowers.insert(0, str(directory / "top"))
+        try:
+            _mount_by_fd(lowers, directory, target, readonly=readonly)
+        except OSError as exc:
+            if exc.errno not in (errno.EINVAL, errno.ENOSYS) or "lowerdir+" not in str(exc.filename):
+                raise
+            self._mount_by_data(lowers, directory, target, readonly=readonly)
+
+    def writable(self, directory: Path) -> Path:
+        """The upper directory; a read-only snapshot has none."""
+        return directory / "upper"
+
+    def _strata(self, layers: Sequence[LayerRecord]) -> list[Stratum]:
+        """Top first. A layer that comes twice counts where it is uppermost: overlayfs refuses it twice."""
+        once = dict.fromkeys(layer.id for layer in reversed(layers))
+        implied = {layer.id: frozenset(layer.implied) for layer in layers}
+        strata: list[Stratum] = []
+        for key in once:
+            strata.append(Stratum(self._layers / key / "fs", implied[key]))
+            if compose.is_opaque(strata[-1].root):
+                break  # overlayfs does not look at this mark on a layer's root
+        return strata
+
+    def _mount_by_data(self, lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
+        data = f"lowerdir={':'.join(lowers)}"
+        if not readonly:
+            data += f",upperdir={directory}/upper,workdir={directory}/work"
+        if len(data) >= _PAGE_BYTES:
+            message = f"{len(lowers)} layers: this kernel takes mount options of one page only"
+            raise errors.InvalidArgumentError(message)
+        target.mkdir(mode=0o700, exist_ok=True)
+        linux.mount("overlay", str(target), "overlay", linux.MS_RDONLY if readonly else 0, data)
+
+
+def _with_root(wanted: dict[str, compose.Attributes], strata: list[Stratum]) -> dict[str, compose.Attributes]:
+    root, _ = compose.stated(strata, "")
+    return {"": root, **wanted} if root else wanted
+
+
+def _mount_by_fd(lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
+    fd = linux.fsopen("overlay")
+    try:
+        try:
+            linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "source", "overlay")
+            for lower in lowers:
+                _set_lower(fd, lower)
+            if not readonly:
+                linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "upperdir", f"{directory}/upper")
+                linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "workdir", f"{directory}/work")
+            linux.fsconfig(fd, linux.FSCONFIG_CMD_CREATE)
+            mount_fd = linux.fsmount(fd, linux.MOUNT_ATTR_RDONLY if readonly else 0)
+        except OSError as exc:
+            said = _context_log(fd)
+            if said and not exc.filename:
+                exc.filename = said
+            raise
+    finally:
+        os.close(fd)
+    try:
+        attach(mount_fd, target)
+    finally:
+        os.close(mount_fd)
+
+
+def _set_lower(fd: int, lower: str) -> None:
+    try:
+        linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "lowerdir+", lower)
+    except OSError as exc:
+        if exc.errno == errno.EINVAL:
+            exc.filename = f"lowerdir+ {lower}"
+        raise
+
+
+def _context_log(fd: int) -> str:
+    """What the kernel says about a mount that it refused (Documentation/filesystems/mount_api.rst)."""
+    said: list[str] = []
+    try:
+        while line := os.read(fd, 1024):
+            said.append(line.decode(errors="replace").strip())
+    except OSError:
+        pass  # ENODATA ends the log
+    return "; ".join(said)

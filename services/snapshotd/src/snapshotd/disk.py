@@ -1,0 +1,46 @@
+"""Writing out to disk: callers that arrive during one sync share the next."""
+
+import os
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from common.sys import linux
+
+
+class DiskSync:
+    """syncfs of the filesystem of one directory.
+
+    Args:
+        directory: any on that filesystem.
+        enabled: false to leave it to the kernel.
+    """
+
+    def __init__(self, directory: Path, *, enabled: bool) -> None:
+        self._directory = directory
+        self._enabled = enabled
+        self._begun = 0
+        self._lock = anyio.Lock()
+
+    async def sync(self) -> None:
+        """Return when all that was written before the call is on disk.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if not self._enabled:
+            return
+        entered = self._begun
+        async with self._lock:
+            if self._begun > entered:
+                return  # one that began after us has ended
+            self._begun += 1
+            await anyio.to_thread.run_sync(self._sync)
+
+    def _sync(self) -> None:
+        fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            linux.syncfs(fd)
+        finally:
+            os.close(fd)

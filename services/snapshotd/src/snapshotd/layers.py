@@ -1,0 +1,301 @@
+"""Use cases of layers: unpack, list, remove."""
+
+import secrets
+import time
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+from anyio.abc import TaskGroup
+
+from common import errors
+from common.clock import now_ns
+from common.digest import Digest
+from common.events.schema import LayerRemoved, LayerUnpacked
+from common.observe.log import get_logger
+from common.observe.trace import context_of, span, traceparent
+from common.records import RecordStore
+from common.sys.files import sync_directory
+from snapshotd.diff.finish import Unpacked, finish
+from snapshotd.disk import DiskSync
+from snapshotd.faults import disk_faults
+from snapshotd.ports import Bin, Unpacker, UnpackJob
+from snapshotd.records import LayerRecord
+from snapshotd.store import NEW_PREFIX, Places
+
+_log = get_logger("layers")
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """What ApplyLayer was asked for."""
+
+    diff_id: Digest
+    digest: str
+    path: str
+    media_type: str
+
+
+@dataclass
+class _Unpacking:
+    """One unpacking that several callers may wait for."""
+
+    blob: Blob
+    trace: str
+    done: anyio.Event = field(default_factory=anyio.Event)
+    record: LayerRecord | None = None
+    error: errors.SlipwayError | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """What a layer may be at most."""
+
+    max_entries: int
+    max_bytes: int
+    max_unpacks: int
+
+
+class Layers:
+    """Layers by diff ID, each unpacked once.
+
+    Args:
+        records: the layers' records, loaded.
+        places: where they lie.
+        unpacker: unpacks blobs.
+        trash: takes what is removed.
+        sync: writes out before a record says so.
+        bounds: bounds on layers and on work at the same time.
+        task_group: unpackings live in it, not in their callers.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore[LayerRecord],
+        places: Places,
+        unpacker: Unpacker,
+        trash: Bin,
+        sync: DiskSync,
+        bounds: Bounds,
+        task_group: TaskGroup,
+    ) -> None:
+        self._records, self._places, self._unpacker = records, places, unpacker
+        self._trash, self._sync, self._bounds = trash, sync, bounds
+        self._group = task_group
+        self._limiter = anyio.CapacityLimiter(bounds.max_unpacks)
+        self._running: dict[str, _Unpacking] = {}
+        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._users: Counter[str] = Counter()
+
+    async def apply(self, blob: Blob) -> LayerRecord:
+        """The layer of this diff ID, unpacked when it is not there; goes on when the caller leaves.
+
+        Raises:
+            DataLossError: the bytes do not have that diff ID; nothing stays.
+            InvalidArgumentError: an entry is never to be unpacked, or the path is no file.
+            ResourceExhaustedError: the disk is full.
+        """
+        key = blob.diff_id.hex
+        while True:
+            held = self._records.find(key)
+            if held and key not in self._running:
+                return await self._wanted_again(held)
+            running = self._running.get(key)
+            if running is None:
+                running = self._running[key] = _Unpacking(blob, traceparent())
+                self._group.start_soon(self._run, running, name=f"unpack {key[:12]}")
+            await running.done.wait()
+            if running.record:
+                return running.record
+            if running.error and running.blob == blob:
+                raise running.error
+            # another blob was said to have this diff ID, and failed: ours may be right
+
+    def held(self, diff_ids: Iterable[str]) -> list[LayerRecord]:
+        """Those held out of the named ones; all when none is named."""
+        wanted = list(dict.fromkeys(diff_ids))
+        if not wanted:
+            return self._records.all()
+        found = (self._records.find(Digest.parse(diff_id).hex) for diff_id in wanted)
+        return [record for record in found if record]
+
+    async def remove(self, diff_ids: Iterable[str]) -> list[str]:
+        """Remove layers; returns those that snapshots stand on, which go with the last of these."""
+        kept: list[str] = []
+        for digest in [Digest.parse(diff_id) for diff_id in dict.fromkeys(diff_ids)]:
+            async with self._locks[digest.hex]:
+                record = self._records.find(digest.hex)
+                if record is None:
+                    continue
+                if self._users[digest.hex]:
+                    kept.append(record.diff_id)
+                    if not record.orphaned:
+                        await self._records.update(record.id, _orphan)
+                else:
+                    await self._drop(record)
+        return kept
+
+    def stack(self, diff_ids: Iterable[str]) -> list[LayerRecord]:
+        """The layers of a snapshot, bottom first.
+
+        Raises:
+            NotFoundError: names the layer that is not there.
+        """
+        found = []
+        for diff_id in diff_ids:
+            record = self._records.find(Digest.parse(diff_id).hex)
+            if record is None:
+                message = f"layer {diff_id} is not here"
+                raise errors.NotFoundError(message)
+            found.append(record)
+        return found
+
+    def hold(self, layer_ids: Iterable[str]) -> None:
+        """Count a snapshot that stands on these layers."""
+        self._users.update(set(layer_ids))
+
+    async def release(self, layer_ids: Iterable[str]) -> None:
+        """Count a snapshot less; layers that only it needed go."""
+        for layer_id in set(layer_ids):
+            self._users[layer_id] -= 1
+            if self._users[layer_id] > 0:
+                continue
+            del self._users[layer_id]
+            async with self._locks[layer_id]:
+                record = self._records.find(layer_id)
+                if record and record.orphaned and not self._users[layer_id]:
+                    await self._drop(record)
+
+    async def drop_orphans(self) -> None:
+        """Remove orphans that no snapshot stands on: those of a service that died in `release`."""
+        for record in self._records.all():
+            if record.orphaned and not self._users[record.id]:
+                async with self._locks[record.id]:
+                    await self._drop(record)
+
+    async def _wanted_again(self, held: LayerRecord) -> LayerRecord:
+        async with self._locks[held.id]:
+            if held.orphaned and self._records.find(held.id):
+                return await self._records.update(held.id, _adopt)
+        return held
+
+    async def _drop(self, record: LayerRecord) -> None:
+        await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
+        with disk_faults(f"layer {record.diff_id}: cannot be removed"):
+            await self._trash.throw(self._places.layer(record.id))
+        _log.info("layer.removed", diff_id=record.diff_id)
+
+    async def _run(self, this: _Unpacking) -> None:
+        blob = this.blob
+        try:
+            async with self._limiter, self._locks[blob.diff_id.hex]:
+                attributes = {"slipway.diff_id": str(blob.diff_id), "slipway.digest": blob.digest}
+                with span("snapshotd.layer.unpack", attributes, parent=context_of(this.trace)):
+                    this.record = await self._unpack(blob)
+        except errors.SlipwayError as exc:
+            this.error = exc
+        except Exception as exc:  # noqa: BLE001 - the border of a detached task: its callers hear of it, the service lives
+            _log.exception("unpack.bug", diff_id=str(blob.diff_id))
+            this.error = errors.InternalError(f"layer {blob.diff_id}: {type(exc).__name__}")
+        finally:
+            if not this.record and not this.error:
+                this.error = errors.UnavailableError(f"layer {blob.diff_id}: snapshotd is stopping")
+            del self._running[blob.diff_id.hex]
+            this.done.set()
+
+    async def _unpack(self, blob: Blob) -> LayerRecord:
+        held = self._records.find(blob.diff_id.hex)
+        if held:
+            return held
+        start = time.monotonic()
+        name = f"layer {blob.digest or blob.diff_id}"
+        directory = self._places.layers / f"{NEW_PREFIX}{blob.diff_id.hex}-{secrets.token_hex(4)}"
+        job = UnpackJob(
+            name=name,
+            blob=blob.path,
+            target=directory / "fs",
+            media_type=blob.media_type,
+            diff_id=blob.diff_id,
+            max_entries=self._bounds.max_entries,
+            max_bytes=self._bounds.max_bytes,
+        )
+        with disk_faults(f"{name}: cannot be unpacked into {self._places.layers}"):
+            try:
+                await anyio.to_thread.run_sync(_make, job.target)
+                unpacked = await self._unpacker.unpack(job)
+                await anyio.to_thread.run_sync(finish, job.target, unpacked)
+                await self._sync.sync()
+                await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._trash.throw(directory)
+                raise
+            finally:
+                self._group.start_soon(self._warm)
+        record = await self._record(blob, unpacked, start)
+        _log.info(
+            "layer.unpacked",
+            diff_id=record.diff_id,
+            bytes=record.size_bytes,
+            compression=unpacked.compression,
+        )
+        return record
+
+    async def _warm(self) -> None:
+        with _logged("unpack.helper_not_ready"):
+            await self._unpacker.warm()
+
+    def _keep(self, directory: Path, layer_id: str) -> None:
+        directory.rename(self._places.layer(layer_id))
+        sync_directory(self._places.layers)
+
+    async def _record(self, blob: Blob, unpacked: Unpacked, start: float) -> LayerRecord:
+        diff_id = str(blob.diff_id)
+        record = LayerRecord(
+            id=blob.diff_id.hex,
+            diff_id=diff_id,
+            size_bytes=unpacked.size_bytes,
+            inodes=unpacked.inodes,
+            created_at_ns=now_ns(),
+            implied=unpacked.implied,
+        )
+        event = LayerUnpacked(
+            id=diff_id,
+            size_bytes=unpacked.size_bytes,
+            inodes=unpacked.inodes,
+            duration_ms=round((time.monotonic() - start) * 1e3),
+        )
+        try:
+            return await self._records.create(record, event)
+        except BaseException:
+            with anyio.CancelScope(shield=True):
+                await self._trash.throw(self._places.layer(blob.diff_id.hex))
+            raise
+
+
+def _make(target: Path) -> None:
+    target.parent.mkdir(mode=0o700)
+    target.mkdir(mode=0o755)
+
+
+def _orphan(record: LayerRecord) -> LayerRecord:
+    return msgspec.structs.replace(record, orphaned=True)
+
+
+def _adopt(record: LayerRecord) -> LayerRecord:
+    return msgspec.structs.replace(record, orphaned=False)
+
+
+@contextmanager
+def _logged(event: str) -> Iterator[None]:
+    """For a step that only saves time: its failure is a line in the log."""
+    try:
+        yield
+    except OSError as exc:
+        _log.warning(event, error=str(exc))

@@ -1,0 +1,91 @@
+"""snapshotd: wires settings, stores, snapshotters and use cases, and serves."""
+
+import sys
+from functools import partial
+
+import grpc
+
+from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
+from common.events.relay import OutboxRelay
+from common.life import Life, run
+from common.records import RecordStore
+from common.records.redis import connect
+from common.settings import load, own_dirs, socket_path
+from snapshotd.adapters.helper import HelperPool
+from snapshotd.adapters.mounts import MountPoints
+from snapshotd.adapters.native import NativeSnapshotter
+from snapshotd.adapters.overlay import OverlaySnapshotter
+from snapshotd.adapters.trash import Trash
+from snapshotd.disk import DiskSync
+from snapshotd.layers import Bounds, Layers
+from snapshotd.ports import Snapshotter
+from snapshotd.reconcile import Reconciler
+from snapshotd.records import NATIVE, OVERLAYFS, LayerRecord, SnapshotRecord
+from snapshotd.service import Snapshots
+from snapshotd.servicer import SnapshotsServicer
+from snapshotd.settings import Settings
+from snapshotd.store import Places
+
+NAME = "snapshotd"
+
+
+async def serve(settings: Settings, life: Life) -> None:
+    """Load what is here, mend it, and answer until told to stop."""
+    run_dir, root = own_dirs(settings, NAME)
+    places = Places(root)
+    redis = await connect(settings.redis_url)
+    layer_records = RecordStore(
+        redis, LayerRecord, node=settings.node, owner=NAME, kind="layer", directory=places.layers
+    )
+    snapshot_records = RecordStore(redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot")
+    await layer_records.load()
+    await snapshot_records.load()
+    trash = Trash(places.trash, life.task_group)
+    await trash.empty()
+    helpers = HelperPool(settings.unpack_timeout_s)
+    sync = DiskSync(places.layers, enabled=settings.sync)
+    bounds = Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks)
+    layers = Layers(
+        records=layer_records,
+        places=places,
+        unpacker=helpers,
+        trash=trash,
+        sync=sync,
+        bounds=bounds,
+        task_group=life.task_group,
+    )
+    mounts = MountPoints(run_dir / "mounts", run_dir.parent)
+    snapshotters: dict[str, Snapshotter] = {
+        OVERLAYFS: OverlaySnapshotter(places.layers, places.empty),
+        NATIVE: NativeSnapshotter(places.layers),
+    }
+    snapshots = Snapshots(
+        records=snapshot_records,
+        layers=layers,
+        places=places,
+        mounts=mounts,
+        snapshotters=snapshotters,
+        default=settings.snapshotter,
+        trash=trash,
+        usage_interval_s=settings.usage_interval_s,
+    )
+    await Reconciler(layer_records, snapshot_records, layers, snapshots, places, mounts, trash).run()
+    await helpers.warm()
+    relay = OutboxRelay(
+        await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url
+    )
+    life.start(relay.run, name="relay")
+    life.start(snapshots.cache.run, name="usage")
+
+    def register(server: grpc.aio.Server) -> None:
+        rpc.add_SnapshotsServicer_to_server(SnapshotsServicer(layers, snapshots, root), server)
+
+    try:
+        await life.serve(register, socket_path(settings, NAME))
+    finally:
+        await helpers.close()
+
+
+def main() -> None:
+    settings = load(Settings, NAME, sys.argv[1:])
+    run(NAME, settings, partial(serve, settings))

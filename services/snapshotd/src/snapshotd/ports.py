@@ -1,0 +1,90 @@
+"""What the use cases need from the machine."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from common.digest import Digest
+from snapshotd.diff.finish import Unpacked
+from snapshotd.records import LayerRecord
+
+
+@dataclass(frozen=True, slots=True)
+class UnpackJob:
+    """One blob to unpack into an empty directory, with its bounds."""
+
+    name: str
+    """How messages call the blob."""
+    blob: str
+    target: Path
+    media_type: str
+    diff_id: Digest
+    max_entries: int
+    max_bytes: int
+
+
+class Unpacker(Protocol):
+    """Unpacks hostile bytes."""
+
+    async def unpack(self, job: UnpackJob) -> Unpacked:
+        """Write the blob's tree in overlayfs form; the caller removes the target when this fails.
+
+        Raises:
+            DataLossError: the bytes are damaged, cut short, or have another diff ID.
+            InvalidArgumentError: an entry is never to be unpacked, or a bound is passed.
+            ResourceExhaustedError: the disk is full.
+            DeadlineExceededError: it took too long.
+        """
+
+    async def warm(self) -> None:
+        """Get ready for the next job."""
+
+
+class Snapshotter(Protocol):
+    """One way to stack layers. Blocking: runs in a worker thread."""
+
+    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+        """Fill a snapshot's new directory; returns bytes and inodes that are not the snapshot's own writes.
+
+        Raises:
+            OSError: with the path.
+        """
+
+    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
+        """Mount a prepared snapshot.
+
+        Raises:
+            OSError: with the path, or with what the kernel says.
+        """
+
+    def writable(self, directory: Path) -> Path:
+        """The directory whose content counts as the snapshot's use of the disk."""
+
+
+class Bin(Protocol):
+    """Takes directories that are to go."""
+
+    async def throw(self, path: Path) -> None:
+        """Take a directory from its place at once, and remove it later; idempotent.
+
+        Raises:
+            OSError: with the path.
+        """
+
+
+class Mounts(Protocol):
+    """Mount points of snapshots by key. Blocking: runs in a worker thread."""
+
+    def share(self) -> None:
+        """Make the directory of mount points within a shared mount; idempotent."""
+
+    def path(self, key: str) -> Path: ...
+
+    def mounted(self) -> set[str]:
+        """Keys of what is mounted now."""
+
+    def points(self) -> set[str]:
+        """Keys of the mount points, mounted or not."""
+
+    def unmount(self, key: str) -> None:
+        """Unmount and remove a mount point, used or not; idempotent."""

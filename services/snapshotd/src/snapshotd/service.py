@@ -1,0 +1,187 @@
+"""Use cases of snapshots: prepare, get, list, remove, usage."""
+
+import re
+import secrets
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from common import errors
+from common.clock import now_ns
+from common.events.schema import SnapshotPrepared, SnapshotRemoved
+from common.observe.trace import span
+from common.records import RecordStore
+from snapshotd.faults import disk_faults
+from snapshotd.layers import Layers
+from snapshotd.ports import Bin, Mounts, Snapshotter
+from snapshotd.records import LayerRecord, SnapshotRecord
+from snapshotd.store import NEW_PREFIX, Places, write_copy
+from snapshotd.usage import UsageCache, Use
+
+_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
+
+
+class Snapshots:
+    """Snapshots by key.
+
+    Args:
+        records: the snapshots' records, loaded.
+        layers: what they stand on.
+        places: where they lie.
+        mounts: where they are mounted.
+        snapshotters: by name.
+        default: the name for requests that name none.
+        trash: takes what is removed.
+        usage_interval_s: age of the usage cache.
+    """
+
+    def __init__(
+        self,
+        *,
+        records: RecordStore[SnapshotRecord],
+        layers: Layers,
+        places: Places,
+        mounts: Mounts,
+        snapshotters: Mapping[str, Snapshotter],
+        default: str,
+        trash: Bin,
+        usage_interval_s: float,
+    ) -> None:
+        self._records, self._layers, self._places = records, layers, places
+        self._mounts, self._snapshotters, self._default, self._trash = mounts, snapshotters, default, trash
+        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self.cache = UsageCache(usage_interval_s, self._writable_places)
+
+    async def prepare(
+        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool
+    ) -> SnapshotRecord:
+        """Make and mount a snapshot; the same call again returns the first one.
+
+        Raises:
+            AlreadyExistsError: the key has a snapshot made from something else.
+            InvalidArgumentError: the key or the snapshotter cannot be.
+            NotFoundError: a layer is not here.
+            ResourceExhaustedError: the disk is full.
+        """
+        if not _KEY.fullmatch(key):
+            message = f"snapshot key {key!r}: want 1 to 128 of letters, digits, '_', '.' and '-', no '.' or '-' first"
+            raise errors.InvalidArgumentError(message)
+        name = snapshotter or self._default
+        if name not in self._snapshotters:
+            message = f"snapshotter {name!r}: known are {', '.join(sorted(self._snapshotters))}"
+            raise errors.InvalidArgumentError(message)
+        async with self._locks[key]:
+            held = self._records.find(key)
+            if held:
+                if (held.diff_ids, held.snapshotter, held.readonly) != (diff_ids, name, readonly):
+                    message = f"snapshot {key!r} exists already, over other layers or of another kind"
+                    raise errors.AlreadyExistsError(message)
+                return held
+            stack = self._layers.stack(diff_ids)
+            ids = [layer.id for layer in stack]
+            self._layers.hold(ids)
+            try:
+                with span(
+                    "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(ids)}
+                ):
+                    return await self._make(key, stack, name, readonly=readonly)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await self._layers.release(ids)
+                raise
+
+    def get(self, key: str) -> SnapshotRecord:
+        """The snapshot.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        return self._records.get(key)
+
+    def all(self) -> list[SnapshotRecord]:
+        return self._records.all()
+
+    async def remove(self, key: str) -> None:
+        """Unmount and remove; nothing happens when it is gone already."""
+        if not _KEY.fullmatch(key):
+            return
+        async with self._locks[key]:
+            record = self._records.find(key)
+            if record is None:
+                return
+            with disk_faults(f"snapshot {key!r}: cannot be removed"):
+                await anyio.to_thread.run_sync(self._mounts.unmount, key)
+                await self._records.delete(key, SnapshotRemoved(id=key))
+                await self._trash.throw(self._places.snapshot(key))
+            await self._layers.release(record.layers)
+        if not self._locks[key].statistics().tasks_waiting:
+            self._locks.pop(key, None)
+
+    async def usage(self, keys: Iterable[str]) -> dict[str, Use]:
+        """What those that exist hold of their own; all when none is named."""
+        return await self.cache.get(list(keys) or [record.id for record in self._records.all()])
+
+    def remount(self, record: SnapshotRecord) -> None:
+        """Mount a snapshot that has lost its mount. Blocks.
+
+        Raises:
+            NotFoundError: a layer is not here.
+            OSError: with the path.
+        """
+        self._mount(record, self._places.snapshot(record.id), self._layers.stack(record.diff_ids))
+
+    async def _make(self, key: str, stack: list[LayerRecord], name: str, *, readonly: bool) -> SnapshotRecord:
+        record = SnapshotRecord(
+            id=key,
+            layers=[layer.id for layer in stack],
+            diff_ids=[layer.diff_id for layer in stack],
+            snapshotter=name,
+            readonly=readonly,
+            path=str(self._mounts.path(key)),
+            created_at_ns=now_ns(),
+        )
+        with disk_faults(f"snapshot {key!r}"):
+            try:
+                made = await anyio.to_thread.run_sync(self._build, record, stack)
+                return await self._records.create(made, _prepared)
+            except BaseException:
+                with anyio.CancelScope(shield=True):
+                    await anyio.to_thread.run_sync(self._mounts.unmount, key)
+                    await self._trash.throw(self._places.snapshot(key))
+                raise
+
+    def _build(self, record: SnapshotRecord, stack: list[LayerRecord]) -> SnapshotRecord:
+        """All that is done on disk and in the kernel, in one go in a thread."""
+        staging = self._places.snapshots / f"{NEW_PREFIX}{record.id}-{secrets.token_hex(4)}"
+        staging.mkdir(mode=0o700)
+        target = self._places.snapshot(record.id)
+        try:
+            base = self._snapshotters[record.snapshotter].prepare(staging, stack, readonly=record.readonly)
+            made = msgspec.structs.replace(record, base_bytes=base[0], base_inodes=base[1])
+            write_copy(staging, made)
+        finally:
+            # where the caller's clean-up finds it, whole or not
+            staging.rename(target)
+        self._mount(made, target, stack)
+        return made
+
+    def _mount(self, record: SnapshotRecord, directory: Path, stack: list[LayerRecord]) -> None:
+        snapshotter = self._snapshotters[record.snapshotter]
+        snapshotter.mount(directory, self._mounts.path(record.id), stack, readonly=record.readonly)
+
+    def _writable_places(self) -> dict[str, tuple[Path, tuple[int, int]]]:
+        return {
+            record.id: (
+                self._snapshotters[record.snapshotter].writable(self._places.snapshot(record.id)),
+                (record.base_bytes, record.base_inodes),
+            )
+            for record in self._records.all()
+        }
+
+
+def _prepared(record: SnapshotRecord) -> SnapshotPrepared:
+    return SnapshotPrepared(id=record.id, snapshotter=record.snapshotter, path=record.path)

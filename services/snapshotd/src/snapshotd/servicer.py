@@ -1,0 +1,99 @@
+"""slipway.snapshots.v1: messages in, use cases, messages out."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from common.api.snapshots.v1 import snapshots_pb2 as pb
+from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
+from common.digest import Digest
+from snapshotd.layers import Blob, Layers
+from snapshotd.records import LayerRecord, SnapshotRecord
+from snapshotd.service import Snapshots
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    import grpc
+
+    Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class SnapshotsServicer(rpc.SnapshotsServicer):
+    """Serves layers and snapshots.
+
+    Args:
+        layers: use cases of layers.
+        snapshots: use cases of snapshots.
+        mountpoint: the directory that holds both.
+    """
+
+    def __init__(self, layers: Layers, snapshots: Snapshots, mountpoint: Path) -> None:
+        self._layers, self._snapshots, self._mountpoint = layers, snapshots, str(mountpoint)
+
+    async def ApplyLayer(self, request: pb.ApplyLayerRequest, context: "Context") -> pb.Layer:
+        diff_id = Digest.parse(request.diff_id)
+        blob = Blob(diff_id, request.digest, request.blob_path, request.media_type)
+        return _layer(await self._layers.apply(blob))
+
+    async def ListLayers(self, request: pb.ListLayersRequest, context: "Context") -> pb.ListLayersResponse:
+        return pb.ListLayersResponse(layers=map(_layer, self._layers.held(request.diff_ids)))
+
+    async def RemoveLayers(
+        self, request: pb.RemoveLayersRequest, context: "Context"
+    ) -> pb.RemoveLayersResponse:
+        return pb.RemoveLayersResponse(kept=await self._layers.remove(request.diff_ids))
+
+    async def Prepare(self, request: pb.PrepareRequest, context: "Context") -> pb.Snapshot:
+        record = await self._snapshots.prepare(
+            request.key, list(request.diff_ids), request.snapshotter, readonly=request.readonly
+        )
+        return _snapshot(record)
+
+    async def Get(self, request: pb.GetRequest, context: "Context") -> pb.Snapshot:
+        return _snapshot(self._snapshots.get(request.key))
+
+    async def List(self, request: pb.ListRequest, context: "Context") -> pb.ListResponse:
+        return pb.ListResponse(snapshots=map(_snapshot, self._snapshots.all()))
+
+    async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
+        await self._snapshots.remove(request.key)
+        return pb.RemoveResponse()
+
+    async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
+        uses = await self._snapshots.usage(request.keys)
+        return pb.UsageResponse(
+            mountpoint=self._mountpoint,
+            usages=[
+                pb.SnapshotUsage(
+                    key=key, used_bytes=use.used_bytes, used_inodes=use.used_inodes, at_ns=use.at_ns
+                )
+                for key, use in uses.items()
+            ],
+        )
+
+    async def FsInfo(self, request: pb.FsInfoRequest, context: "Context") -> pb.FsInfoResponse:
+        layers = self._layers.held(())
+        use = self._snapshots.cache.total()
+        return pb.FsInfoResponse(
+            mountpoint=self._mountpoint,
+            layer_bytes=sum(layer.size_bytes for layer in layers),
+            layer_inodes=sum(layer.inodes for layer in layers),
+            snapshot_bytes=use.used_bytes,
+            snapshot_inodes=use.used_inodes,
+            at_ns=use.at_ns,
+        )
+
+
+def _layer(record: LayerRecord) -> pb.Layer:
+    return pb.Layer(diff_id=record.diff_id, size_bytes=record.size_bytes, inodes=record.inodes)
+
+
+def _snapshot(record: SnapshotRecord) -> pb.Snapshot:
+    return pb.Snapshot(
+        key=record.id,
+        diff_ids=record.diff_ids,
+        snapshotter=record.snapshotter,
+        readonly=record.readonly,
+        path=record.path,
+        created_at_ns=record.created_at_ns,
+    )
