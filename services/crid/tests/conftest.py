@@ -1,0 +1,83 @@
+"""crid, imaged and snapshotd as processes of one test session, with Redis, NATS and a registry."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2_grpc as rpc
+from common.sys.mounts import unmount_below
+from devtools.registry import push_busybox, registry
+from tests.support.brokers import nats_server, redis_server
+
+STOP_S = 20
+
+
+@dataclass
+class Front:
+    """A crid with what it needs but runtimed."""
+
+    socket: str
+    busybox: str
+    registry: str
+
+
+@pytest.fixture(scope="session")
+def front() -> Iterator[Front]:
+    if os.geteuid() != 0:
+        pytest.skip("snapshotd needs root")
+    for name in ("imaged", "snapshotd"):
+        if importlib.util.find_spec(f"{name}.main") is None:
+            pytest.skip(f"{name} is not installed")
+    with ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-crid-")))
+        redis = stack.enter_context(redis_server(root / "redis"))
+        nats = stack.enter_context(nats_server(root / "nats"))
+        shop = stack.enter_context(registry(root / "registry"))
+        stack.callback(unmount_below, root)
+        settings = {"RUN_DIR": str(root / "run"), "DATA_DIR": str(root / "data"), "NODE": "n"}
+        settings |= {"REDIS_URL": redis.url, "NATS_URL": nats.url}
+        for name in ("snapshotd", "imaged", "crid"):
+            stack.enter_context(_daemon(name, settings, root))
+        yield Front(str(root / "run" / "crid.sock"), push_busybox(shop), shop.address)
+
+
+class _daemon:  # noqa: N801 - reads as a function
+    def __init__(self, name: str, settings: dict[str, str], root: Path) -> None:
+        environment = os.environ | {f"SLIPWAY_{name.upper()}_{k}": v for k, v in settings.items()}
+        with (root / f"{name}.log").open("ab") as log:
+            command = [sys.executable, "-m", name]
+            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_exc: object) -> None:
+        self._process.terminate()
+        assert self._process.wait(STOP_S) == 0
+
+
+@pytest.fixture
+async def channel(front: Front):
+    async with grpc.aio.insecure_channel(
+        f"unix:{front.socket}", options=[("grpc.default_authority", "localhost")]
+    ) as opened:
+        await opened.channel_ready()
+        yield opened
+
+
+@pytest.fixture
+def images(channel) -> rpc.ImageServiceStub:
+    return rpc.ImageServiceStub(channel)
+
+
+@pytest.fixture
+def runtime(channel) -> rpc.RuntimeServiceStub:
+    return rpc.RuntimeServiceStub(channel)

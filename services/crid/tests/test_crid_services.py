@@ -1,0 +1,127 @@
+"""CRI over crid's own socket, as a kubelet speaks it."""
+
+import json
+import stat
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+
+pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.integration]
+TIMEOUT_S = 30
+
+
+def spec(reference: str) -> cri.ImageSpec:
+    return cri.ImageSpec(image=reference)
+
+
+async def pull(images, reference: str) -> str:
+    request = cri.PullImageRequest(image=spec(reference))
+    return (await images.PullImage(request, timeout=TIMEOUT_S)).image_ref
+
+
+async def test_version_has_all_four_fields(runtime) -> None:
+    answer = await runtime.Version(cri.VersionRequest(version="0.1.0"), timeout=TIMEOUT_S)
+    assert (answer.version, answer.runtime_name, answer.runtime_api_version) == ("0.1.0", "slipway", "v1")
+    assert answer.runtime_version
+
+
+async def test_the_socket_is_for_root_and_its_group(front, runtime) -> None:
+    assert stat.S_IMODE(Path(front.socket).stat().st_mode) == 0o660
+
+
+async def test_an_image_is_pulled_shown_and_removed(front, images) -> None:
+    image_id = await pull(images, front.busybox)
+    assert image_id.startswith("sha256:")
+    for reference in (front.busybox, image_id, image_id.partition(":")[2][:12]):
+        status = await images.ImageStatus(cri.ImageStatusRequest(image=spec(reference)), timeout=TIMEOUT_S)
+        assert status.image.id == image_id
+        assert not status.info
+    assert status.image.size > 0
+    assert list(status.image.repo_tags) == [front.busybox]
+    assert status.image.repo_digests[0].startswith(f"{front.registry}/demo/busybox@sha256:")
+    found = (await images.ListImages(cri.ListImagesRequest(), timeout=TIMEOUT_S)).images
+    assert [image.id for image in found] == [image_id]
+    streamed = images.StreamImages(cri.StreamImagesRequest(), timeout=TIMEOUT_S)
+    assert [image.id async for message in streamed for image in message.images] == [image_id]
+    for _ in range(2):  # removing is idempotent
+        await images.RemoveImage(cri.RemoveImageRequest(image=spec(front.busybox)), timeout=TIMEOUT_S)
+    assert not (await images.ListImages(cri.ListImagesRequest(), timeout=TIMEOUT_S)).images
+
+
+async def test_a_list_with_a_filter_has_one_row_or_none(front, images) -> None:
+    await pull(images, front.busybox)
+    for reference, rows in ((front.busybox, 1), ("no.such/image:1", 0)):
+        wanted = cri.ImageFilter(image=spec(reference))
+        answer = await images.ListImages(cri.ListImagesRequest(filter=wanted), timeout=TIMEOUT_S)
+        assert len(answer.images) == rows
+
+
+async def test_verbose_status_has_the_config(front, images) -> None:
+    await pull(images, front.busybox)
+    request = cri.ImageStatusRequest(image=spec(front.busybox), verbose=True)
+    info = json.loads((await images.ImageStatus(request, timeout=TIMEOUT_S)).info["info"])
+    assert info["imageSpec"]["config"]["Cmd"] == ["sh"]
+
+
+async def test_the_status_of_an_absent_image_is_empty(images) -> None:
+    request = cri.ImageStatusRequest(image=spec("no.such/image:1"))
+    assert not (await images.ImageStatus(request, timeout=TIMEOUT_S)).HasField("image")
+
+
+async def test_a_pull_of_what_is_not_there_names_it(front, images) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await pull(images, f"{front.registry}/no/such:thing")
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "no/such" in error.value.details()
+
+
+async def test_fs_info_answers_at_once_with_both_filesystems(front, images) -> None:
+    await pull(images, front.busybox)
+    answer = await images.ImageFsInfo(cri.ImageFsInfoRequest(), timeout=2)
+    assert len(answer.image_filesystems) == len(answer.container_filesystems) == 1
+    assert answer.image_filesystems[0].used_bytes.value > 0
+    for usage in (answer.image_filesystems[0], answer.container_filesystems[0]):
+        assert usage.timestamp > 0
+        assert Path(usage.fs_id.mountpoint).is_dir()
+
+
+async def test_a_container_of_an_absent_image_is_refused_by_name(runtime) -> None:
+    config = cri.ContainerConfig(image=spec("no.such/image:1"))
+    request = cri.CreateContainerRequest(pod_sandbox_id="x", config=config)
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await runtime.CreateContainer(request, timeout=TIMEOUT_S)
+    assert error.value.code() == grpc.StatusCode.NOT_FOUND
+    assert "no.such/image:1" in error.value.details()
+
+
+async def test_empty_references_are_refused(runtime, images) -> None:
+    calls = (
+        lambda: runtime.CreateContainer(cri.CreateContainerRequest(), timeout=TIMEOUT_S),
+        lambda: images.ImageStatus(cri.ImageStatusRequest(), timeout=TIMEOUT_S),
+        lambda: images.PullImage(cri.PullImageRequest(), timeout=TIMEOUT_S),
+        lambda: images.RemoveImage(cri.RemoveImageRequest(), timeout=TIMEOUT_S),
+    )
+    for call in calls:
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call()
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+
+
+async def test_what_is_not_offered_says_so(runtime) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await runtime.CheckpointContainer(cri.CheckpointContainerRequest(), timeout=TIMEOUT_S)
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+    assert error.value.details() == "CheckpointContainer is not offered by this version of slipway"
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        stream = runtime.StreamPodSandboxMetrics(cri.StreamPodSandboxMetricsRequest(), timeout=TIMEOUT_S)
+        assert [message async for message in stream] == []
+    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await runtime.ListContainers(cri.ListContainersRequest(), timeout=0.5)
+    assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
