@@ -1,0 +1,122 @@
+"""A snapshotd of the test's own: real Redis, real socket, in a mount namespace that outlives the service."""
+
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from common.clients.snapshotd import SnapshotdClient
+
+from tests.support.brokers import RedisServer, redis_server
+from tests.support.eventually import eventually
+
+
+class SnapshotdNode:
+    def __init__(self, directory: Path, redis: RedisServer, holder: int) -> None:
+        self.directory, self.redis, self.holder = directory, redis, holder
+        self.data, self.run = directory / "data", directory / "run"
+        self.settings: dict[str, str] = {}
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **settings: str) -> None:
+        self.settings.update(settings)
+        env = {
+            "PATH": os.environ["PATH"],
+            "SLIPWAY_SNAPSHOTD_NODE": "n1",
+            "SLIPWAY_SNAPSHOTD_RUN_DIR": str(self.run),
+            "SLIPWAY_SNAPSHOTD_DATA_DIR": str(self.data),
+            "SLIPWAY_SNAPSHOTD_REDIS_URL": self.redis.url,
+            "SLIPWAY_SNAPSHOTD_NATS_URL": "nats://127.0.0.1:9",
+            **{f"SLIPWAY_SNAPSHOTD_{k.upper()}": v for k, v in self.settings.items()},
+        }
+        log = (self.directory / "log").open("ab")
+        with suppress(FileNotFoundError):
+            (self.run / "snapshotd.sock").unlink()
+        self.process = subprocess.Popen(
+            ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "--", sys.executable, "-m", "snapshotd"],
+            env=env,
+            stderr=log,
+            cwd="/",
+        )
+        log.close()
+        eventually((self.run / "snapshotd.sock").exists, what=f"snapshotd: {self.log()[-2000:]}")
+
+    def kill(self) -> None:
+        assert self.process
+        self.process.kill()
+        self.process.wait(10)
+
+    def stop(self) -> int:
+        assert self.process
+        self.process.terminate()
+        return self.process.wait(15)
+
+    def log(self) -> str:
+        path = self.directory / "log"
+        return path.read_text() if path.exists() else ""
+
+    def client(self) -> SnapshotdClient:
+        return SnapshotdClient(str(self.run / "snapshotd.sock"), timeout_s=30)
+
+    def seen(self, path: str | Path) -> Path:
+        """A path as the service's mount namespace has it."""
+        return Path(f"/proc/{self.holder}/root{path}")
+
+    def mounts(self) -> list[str]:
+        prefix = f"{self.run}/snapshotd/mounts/"
+        lines = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
+        return sorted(
+            line.split()[4].removeprefix(prefix) for line in lines if line.split()[4].startswith(prefix)
+        )
+
+    def leftovers(self) -> list[str]:
+        layers = self.data / "snapshotd/layers"
+        return [p.name for p in layers.iterdir() if p.name.startswith(".")]
+
+
+@contextmanager
+def snapshotd_node() -> Iterator[SnapshotdNode]:
+    directory = Path(f"/run/slipway-test-{secrets.token_hex(4)}")
+    directory.mkdir(mode=0o700)
+    # a filesystem that has no room problems and no history; mounted only in the namespace
+    holder = subprocess.Popen(
+        ["unshare", "--mount", "--propagation", "private", "sh", "-c", "echo; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    holder.stdout.readline()
+    with redis_server(directory / "redis") as redis:
+        node = SnapshotdNode(directory, redis, holder.pid)
+        node.data.mkdir()
+        try:
+            yield node
+        finally:
+            if node.process and node.process.poll() is None:
+                node.kill()
+            holder.kill()
+            holder.wait(10)
+            for pipe in (holder.stdin, holder.stdout):
+                if pipe:
+                    pipe.close()
+    shutil.rmtree(directory)
+
+
+@pytest.fixture
+def snapshotd() -> Iterator[SnapshotdNode]:
+    """A node whose service is started by the test, or by `start`."""
+    with snapshotd_node() as node:
+        node.start()
+        yield node
+
+
+@pytest.fixture(scope="module")
+def shared_snapshotd() -> Iterator[SnapshotdNode]:
+    with snapshotd_node() as node:
+        node.start(max_unpacks="2", layer_max_entries="2000", layer_max_bytes=str(64 << 20))
+        yield node

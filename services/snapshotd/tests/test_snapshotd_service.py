@@ -1,0 +1,322 @@
+"""A whole snapshotd over its socket: keys, uses, orphans, restarts, repairs, a full disk."""
+
+import hashlib
+import io
+import os
+import subprocess
+import tarfile
+from pathlib import Path
+from typing import Any
+
+import anyio
+import pytest
+import redis
+from common.api.snapshots.v1 import snapshots_pb2 as pb
+from common.errors import (
+    AlreadyExistsError,
+    DataLossError,
+    DeadlineExceededError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from common.events.schema import envelope_decoder
+
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
+
+
+def make_blob(node: Any, name: str, body: bytes = b"body") -> tuple[str, str]:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        info = tarfile.TarInfo(name)
+        info.size = len(body)
+        archive.addfile(info, io.BytesIO(body))
+    content = out.getvalue()
+    path = node.directory / f"blob-{name}"
+    path.write_bytes(content)
+    return f"sha256:{hashlib.sha256(content).hexdigest()}", str(path)
+
+
+async def apply(node: Any, client: Any, name: str, body: bytes = b"body") -> str:
+    diff_id, path = make_blob(node, name, body)
+    await client.apply_layer(diff_id=diff_id, blob_path=path)
+    return diff_id
+
+
+def events(node: Any) -> list[tuple[str, str]]:
+    with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
+        entries: Any = connection.xrange("slipway:n1:snapshotd:outbox")
+    found = [envelope_decoder.decode(fields[b"envelope"]).fields() for _, fields in entries]
+    return [(event["type"].split(".", 1)[1].removesuffix(".v1"), event["id"]) for event in found]
+
+
+async def test_prepare_is_idempotent_by_key(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    a, b = await apply(snapshotd, client, "a"), await apply(snapshotd, client, "b")
+    first = await client.prepare("c1", [a, b])
+    assert await client.prepare("c1", [a, b], "overlayfs") == first
+    assert first.path == f"{snapshotd.run}/snapshotd/mounts/c1"
+    for wrong in (([a], ""), ([b, a], ""), ([a, b], "native")):
+        with pytest.raises(AlreadyExistsError, match="c1"):
+            await client.prepare("c1", *wrong)
+    with pytest.raises(AlreadyExistsError):
+        await client.prepare("c1", [a, b], readonly=True)
+    assert await client.get("c1") == first
+    assert [s.key for s in await client.list()] == ["c1"]
+    assert snapshotd.mounts() == ["c1"]
+    await client.close()
+
+
+async def test_same_prepare_from_many_callers_makes_one(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    async with anyio.create_task_group() as group:
+        for _ in range(20):
+            group.start_soon(client.prepare, "c1", [layer])
+    assert snapshotd.mounts() == ["c1"]
+    assert [e for e in events(snapshotd) if e[0] == "prepared"] == [("prepared", "c1")]
+    await client.close()
+
+
+async def test_bad_arguments_are_named(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    for key in ("", "../x", "a/b", ".new-x", "-x", "k" * 129, "a b"):
+        with pytest.raises(InvalidArgumentError, match="key"):
+            await client.prepare(key, [])
+        await client.remove(key)
+    missing = "sha256:" + "5" * 64
+    with pytest.raises(NotFoundError, match=missing):
+        await client.prepare("c1", [missing])
+    with pytest.raises(InvalidArgumentError, match="zfs"):
+        await client.prepare("c1", [], "zfs")
+    with pytest.raises(InvalidArgumentError, match="digest"):
+        await client.prepare("c1", ["latest"])
+    with pytest.raises(NotFoundError):
+        await client.get("c1")
+    assert snapshotd.mounts() == []
+    assert list((snapshotd.data / "snapshotd/snapshots").iterdir()) == []
+    await client.close()
+
+
+async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    a, b = await apply(snapshotd, client, "a"), await apply(snapshotd, client, "b")
+    await client.prepare("c1", [a])
+    await client.prepare("c2", [a], "native")
+    assert await client.remove_layers([a, b, "sha256:" + "7" * 64]) == [a]
+    assert await client.remove_layers([a, b]) == [a]
+    await client.remove("c1")
+    assert [layer.diff_id for layer in await client.list_layers()] == [a]
+    await client.remove("c2")
+    await client.remove("c2")
+    assert await client.list_layers() == []
+    assert snapshotd.mounts() == []
+    assert [e[0] for e in events(snapshotd)] == [
+        "layer_unpacked",
+        "layer_unpacked",
+        "prepared",
+        "prepared",
+        "layer_removed",
+        "removed",
+        "removed",
+        "layer_removed",
+    ]
+    eventually(lambda: not list((snapshotd.data / "snapshotd/trash").iterdir()), what="an empty trash")
+    await client.close()
+
+
+async def test_layer_asked_for_again_is_an_orphan_no_more(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    a = await apply(snapshotd, client, "a")
+    await client.prepare("c1", [a])
+    assert await client.remove_layers([a]) == [a]
+    await apply(snapshotd, client, "a")
+    await client.remove("c1")
+    assert [layer.diff_id for layer in await client.list_layers()] == [a]
+    await client.close()
+
+
+async def test_snapshot_in_use_is_removed_all_the_same(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    made = await client.prepare("c1", [layer])
+    held = (snapshotd.seen(made.path) / "a").open("rb")
+    await client.remove("c1")
+    assert snapshotd.mounts() == []
+    assert held.read() == b"body"
+    held.close()
+    await client.close()
+
+
+async def test_one_unpacking_serves_all_callers_and_outlives_their_deadline(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    diff_id, path = make_blob(snapshotd, "big", os.urandom(48 << 20))
+    with pytest.raises(DeadlineExceededError):
+        await client.apply_layer(diff_id=diff_id, blob_path=path, timeout_s=0.03)
+    async with anyio.create_task_group() as group:
+        for _ in range(10):
+            group.start_soon(lambda: client.apply_layer(diff_id=diff_id, blob_path=path))
+    assert [e[0] for e in events(snapshotd)] == ["layer_unpacked"]
+    await client.close()
+
+
+async def test_right_blob_succeeds_beside_a_wrong_one(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    diff_id, path = make_blob(snapshotd, "right", os.urandom(1 << 20))
+    _, wrong = make_blob(snapshotd, "wrong", os.urandom(1 << 20))
+    failed: list[str] = []
+
+    async def wrong_one() -> None:
+        with pytest.raises(DataLossError) as caught:
+            await client.apply_layer(diff_id=diff_id, blob_path=wrong)
+        failed.append(caught.value.message)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(wrong_one)
+        group.start_soon(lambda: client.apply_layer(diff_id=diff_id, blob_path=path))
+        # whichever came first, the right one is here in the end
+    assert len(await client.list_layers([diff_id])) == 1
+    await client.close()
+
+
+@pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
+async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter: str) -> None:
+    snapshotd.stop()
+    snapshotd.start(usage_interval_s="0.1")
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a", bytes(1 << 20))
+    made = await client.prepare("c1", [layer], snapshotter)
+    first = await client.usage(["c1", "unknown"])
+    assert [usage.key for usage in first.usages] == ["c1"]
+    assert first.usages[0].used_bytes < 1 << 16
+    assert first.mountpoint == f"{snapshotd.data}/snapshotd"
+    (snapshotd.seen(made.path) / "written").write_bytes(os.urandom(2 << 20))
+    with anyio.fail_after(15):
+        usage = first.usages[0]
+        while usage.used_bytes < 2 << 20:
+            (usage,) = (await client.usage(["c1"])).usages
+    assert usage.used_inodes == first.usages[0].used_inodes + 1
+    info: pb.FsInfoResponse = await client.fs_info()
+    assert info.layer_bytes >= 1 << 20
+    assert info.layer_inodes == 2
+    assert info.snapshot_bytes >= 2 << 20
+    await client.close()
+
+
+async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    made = {name: await client.prepare(name, [layer], name) for name in ("overlayfs", "native")}
+    for one in made.values():
+        (snapshotd.seen(one.path) / "written").write_text("kept")
+    snapshotd.kill()
+    assert snapshotd.mounts() == ["native", "overlayfs"]
+    snapshotd.start()
+    assert {s.key: s for s in await client.list()} == made
+    assert snapshotd.mounts() == ["native", "overlayfs"]
+    for one in made.values():
+        assert (snapshotd.seen(one.path) / "written").read_text() == "kept"
+    assert "repaired" not in dict(events(snapshotd))
+    await client.close()
+
+
+async def test_start_mends_what_differs(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    one = await client.prepare("lost-mount", [layer])
+    (snapshotd.seen(one.path) / "written").write_text("kept")
+    await client.prepare("lost-dir", [layer])
+    await client.prepare("kept", [layer], "native", readonly=True)
+    snapshotd.kill()
+    data, mounts = snapshotd.data / "snapshotd", snapshotd.run / "snapshotd/mounts"
+    inside = ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
+    for name in ("lost-mount", "lost-dir"):
+        subprocess.run([*inside, "umount", mounts / name], check=True)
+    subprocess.run(["rm", "-rf", data / "snapshots/lost-dir"], check=True)
+    (data / "layers/.new-half/fs").mkdir(parents=True)
+    (data / "snapshots/stray/upper").mkdir(parents=True)
+    snapshotd.seen(mounts / "stray-mount").mkdir()
+    subprocess.run([*inside, "mount", "-t", "tmpfs", "none", mounts / "stray-mount"], check=True)
+    snapshotd.start()
+    assert sorted(s.key for s in await client.list()) == ["kept", "lost-mount"]
+    assert snapshotd.mounts() == ["kept", "lost-mount"]
+    assert (snapshotd.seen(one.path) / "written").read_text() == "kept"
+    assert snapshotd.leftovers() == []
+    assert not (data / "snapshots/stray").exists()
+    mended = {key for verb, key in events(snapshotd) if verb == "repaired"}
+    assert mended == {"lost-mount", "lost-dir", ".new-half", "stray", "stray-mount"}
+    # lost-dir held the layer: with the record gone, nothing holds it but the others
+    await client.remove("lost-mount")
+    await client.remove("kept")
+    assert await client.remove_layers([layer]) == []
+    await client.close()
+
+
+async def test_wiped_redis_is_rebuilt_from_disk(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    made = await client.prepare("c1", [layer])
+    snapshotd.kill()
+    with redis.Redis(unix_socket_path=snapshotd.redis.url.removeprefix("unix://")) as connection:
+        connection.flushall()
+    snapshotd.start()
+    assert await client.get("c1") == made
+    assert [found.diff_id for found in await client.list_layers()] == [layer]
+    assert snapshotd.mounts() == ["c1"]
+    await client.close()
+
+
+async def test_hundred_layers_mount(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layers = [await apply(snapshotd, client, f"n{i}") for i in range(100)]
+    made = await client.prepare("c1", layers)
+    assert len(list(snapshotd.seen(made.path).iterdir())) == 100
+    await client.close()
+
+
+async def test_mounts_reach_other_namespaces(snapshotd: Any) -> None:
+    """A namespace made earlier, as a shim's is, sees later mounts and their end."""
+    shim = subprocess.Popen(
+        ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
+        + ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec cat"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert shim.stdout
+    shim.stdout.readline()
+    try:
+        client = snapshotd.client()
+        layer = await apply(snapshotd, client, "a")
+        made = await client.prepare("c1", [layer])
+        assert (Path(f"/proc/{shim.pid}/root{made.path}") / "a").read_bytes() == b"body"
+        await client.remove("c1")
+        assert "mounts/c1" not in Path(f"/proc/{shim.pid}/mountinfo").read_text()
+        await client.close()
+    finally:
+        shim.communicate(timeout=10)
+
+
+async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Any) -> None:
+    snapshotd.stop()
+    inside = ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
+    subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=8m", "none", snapshotd.data], check=True)
+    snapshotd.start()
+    client = snapshotd.client()
+    diff_id, path = make_blob(snapshotd, "big", os.urandom(16 << 20))
+    with pytest.raises(ResourceExhaustedError, match="big"):
+        await client.apply_layer(diff_id=diff_id, blob_path=path)
+    assert await client.list_layers() == []
+    layers = snapshotd.seen(snapshotd.data / "snapshotd/layers")
+    assert list(layers.iterdir()) == []
+    await apply(snapshotd, client, "small")
+    await client.close()
+
+
+async def test_term_ends_the_service_and_leaves_mounts(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    await client.prepare("c1", [])
+    assert snapshotd.stop() == 0
+    assert snapshotd.mounts() == ["c1"]
+    await client.close()
