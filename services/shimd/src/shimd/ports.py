@@ -1,13 +1,14 @@
 """What the service needs of the outside."""
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 
 class Forker(Protocol):
     """Forks shims and pause processes into the shims' mount namespace."""
 
-    async def request(self, op: str, **fields: Any) -> dict[str, Any]:
-        """Do one operation of the zygote's: spawn, pause or bury.
+    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
+        """Do one operation of the zygote's: spawn, pause or bury; the descriptors stay the caller's to close.
 
         Raises:
             UnavailableError: no zygote could be started, or it died.

@@ -27,6 +27,8 @@ from common.errors import (
 )
 from common.observe.log import get_logger
 from shimd.ports import Forker
+from shimd.shim import wire
+from shimd.shim.main import LISTENER_NAME, LOG_NAME, PID_NAME, SPEC_NAME
 
 _log = get_logger("shimd")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
@@ -57,7 +59,7 @@ class ShimService:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def socket_path(self, container_id: str) -> str:
-        return str(self._shims / container_id / "shim.sock")
+        return str(self._shims / container_id / LISTENER_NAME)
 
     async def spawn(self, spec: dict[str, Any]) -> Found:
         """Fork a shim that listens on its socket; the one that is there already, if it lives."""
@@ -73,8 +75,16 @@ class ShimService:
                 return found
             if directory.exists():
                 await self._bury(directory)
-            answer = await self._forker.request("spawn", directory=str(directory), spec=spec)
+            answer = await self._fork(directory, msgpack.packb(spec))
         return Found(id=directory.name, pid=answer["pid"], alive=True)
+
+    async def _fork(self, directory: Path, spec: bytes) -> dict[str, Any]:
+        listener, log = await anyio.to_thread.run_sync(_furnish, directory, spec)
+        try:
+            return await self._forker.request("spawn", (listener, log), directory=str(directory), spec=spec)
+        finally:
+            os.close(listener)
+            os.close(log)
 
     async def list_shims(self) -> list[Found]:
         return await anyio.to_thread.run_sync(_scan, self._shims)
@@ -116,7 +126,7 @@ class ShimService:
         """Clean up after a shim that died: what its container still runs has lost its output."""
         _log.warning("shim.buried", container_id=directory.name)
         try:
-            spec = msgpack.unpackb(await anyio.Path(directory / "spawn.msgpack").read_bytes())
+            spec = msgpack.unpackb(await anyio.Path(directory / SPEC_NAME).read_bytes())
             await self._forker.request("bury", spec=spec)
         except (OSError, ValueError, SlipwayError) as exc:
             _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
@@ -161,6 +171,18 @@ class ShimService:
                 self._locks[key] = lock, users - 1
 
 
+def _furnish(directory: Path, spec: bytes) -> tuple[int, int]:
+    """Make a shim's directory; returns its listening socket and its log, to be closed by the caller."""
+    directory.mkdir(mode=0o700)
+    (directory / SPEC_NAME).write_bytes(spec)
+    log = os.open(directory / LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        return wire.listen(str(directory / LISTENER_NAME)).detach(), log
+    except BaseException:
+        os.close(log)
+        raise
+
+
 def _scan(parent: Path) -> list[Found]:
     found = []
     for directory in sorted(parent.iterdir()):
@@ -172,7 +194,7 @@ def _scan(parent: Path) -> list[Found]:
 def _look(directory: Path) -> Found | None:
     """What a directory says, and whether its process is still that one and no zombie."""
     try:
-        pid, start = (directory / "pid").read_text().split()
+        pid, start = (directory / PID_NAME).read_text().split()
     except (OSError, ValueError):
         return None
     return Found(id=directory.name, pid=int(pid), alive=_is_alive(int(pid), start))

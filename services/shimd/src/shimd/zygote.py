@@ -12,6 +12,7 @@ import gc
 import os
 import signal
 import socket
+import struct
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -23,15 +24,23 @@ from shimd.shim import main as shim
 
 CONTROL_FD = 3
 MAX_PACKET_BYTES = 128 << 10
+_FDS = struct.Struct("2i")
 _HYBRID = "/sys/fs/cgroup/unified"
+
+
+_CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
+_ANCILLARY_BYTES = socket.CMSG_SPACE(8)
+_is_zygote = True
 
 
 def main() -> None:
     """Serve the front until it goes."""
     control = socket.socket(fileno=CONTROL_FD)
     control.set_inheritable(False)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        # A shim leaves by `shutdown` only, whoever stops the services; the zygote when its socket closes.
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, _on_child)
     packet = control.recv(MAX_PACKET_BYTES)
     if not packet:
         return
@@ -44,13 +53,28 @@ def main() -> None:
     _answer(control, request, pid=os.getpid())
     gc.collect()
     gc.freeze()
-    while packet := control.recv(MAX_PACKET_BYTES):
+    while True:
+        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
+        if not packet:
+            return
+        fds = _FDS.unpack(ancillary[0][2]) if ancillary else ()
         request = msgpack.unpackb(packet)
         operation = _OPERATIONS.get(request.get("op", ""))
         if operation is None:
             _answer(control, request, error=f"operation {request.get('op')!r}: unknown")
         else:
-            _fork(control, request, operation)
+            _fork(control, request, fds, operation)
+        for fd in fds:
+            os.close(fd)
+
+
+def _on_child(_number: int, _frame: object) -> None:
+    """Reap in the zygote; in a shim the handler is there for its wake-up only, and the loop reaps."""
+    try:
+        while _is_zygote and os.waitpid(-1, os.WNOHANG)[0]:
+            pass
+    except ChildProcessError:
+        pass
 
 
 def _prepare(request: dict[str, Any]) -> None:
@@ -103,10 +127,12 @@ def _answer(control: socket.socket, request: dict[str, Any], **fields: Any) -> N
     control.send(msgpack.packb({"id": request["id"], **fields}))
 
 
-Operation = Callable[[socket.socket, dict[str, Any]], None]
+Fds = tuple[int, ...]
+Operation = Callable[[socket.socket, dict[str, Any], Fds], None]
 
 
-def _fork(control: socket.socket, request: dict[str, Any], operation: Operation) -> None:
+def _fork(control: socket.socket, request: dict[str, Any], fds: Fds, operation: Operation) -> None:
+    global _is_zygote
     try:
         pid = os.fork()
     except OSError as exc:
@@ -114,9 +140,10 @@ def _fork(control: socket.socket, request: dict[str, Any], operation: Operation)
         return
     if pid:
         return
+    _is_zygote = False
     status = 1
     try:
-        operation(control, request)
+        operation(control, request, fds)
         status = 0
     except OSError as exc:
         _report(control, request, f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc))
@@ -134,14 +161,15 @@ def _report(control: socket.socket, request: dict[str, Any], error: str) -> None
         pass  # answered and closed before, or the front is gone
 
 
-def _spawn(control: socket.socket, request: dict[str, Any]) -> None:
-    listener = shim.settle(request["directory"], request["spec"])
+def _spawn(control: socket.socket, request: dict[str, Any], fds: Fds) -> None:
+    listener, log = fds
+    shim.settle(request["directory"], log)
     _answer(control, request, pid=os.getpid())
     control.close()
     shim.serve(request["directory"], request["spec"], listener)
 
 
-def _pause(control: socket.socket, request: dict[str, Any]) -> None:
+def _pause(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Fork pid 1 of a new PID namespace; this process ends at once, and the pause lives on its own."""
     directory = request["directory"]
     os.makedirs(directory, 0o700, exist_ok=True)
@@ -151,7 +179,8 @@ def _pause(control: socket.socket, request: dict[str, Any]) -> None:
     if pid == 0:
         _be_pause(ready_write)
     os.close(ready_write)
-    os.read(ready_read, 1)
+    if os.read(ready_read, 1) != b"1" or os.read(ready_read, 1):
+        raise OSError(0, "the pause process died at once")
     shim.write_identity(f"{directory}/pid", pid)
     _answer(control, request, pid=pid)
 
@@ -162,29 +191,30 @@ def _be_pause(ready: int) -> None:
         os.setsid()
         numbers = {signal.SIGTERM, signal.SIGINT, signal.SIGCHLD}
         signal.pthread_sigmask(signal.SIG_BLOCK, numbers)
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
-        with open("/proc/self/comm", "w") as comm:
-            comm.write("slipway-pause")
-        os.write(ready, b"1")
+        shim.rename("slipway-pause")
         null = os.open("/dev/null", os.O_RDWR)
         for target in range(3):
             os.dup2(null, target)
-        os.closerange(3, 1024)
+        os.closerange(3, ready)
+        os.closerange(ready + 1, 1024)
+        os.write(ready, b"1")
+        os.close(ready)
         while signal.sigwait(numbers) == signal.SIGCHLD:
             pass
     finally:
         os._exit(0)
 
 
-def _bury(control: socket.socket, request: dict[str, Any]) -> None:
+def _bury(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Delete the container of a shim that died: kills what runs and removes what the runtime keeps."""
     runtime = request["spec"]["runtime"]
     argv = [runtime["binary"], *runtime.get("args", ())]
     if runtime.get("root"):
         argv += ["--root", runtime["root"]]
     argv += ["delete", "--force", request["spec"]["container_id"]]
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
     pid = os.posix_spawnp(argv[0], argv, env, setsigdef=(signal.SIGPIPE, signal.SIGINT))
     _, status = os.waitpid(pid, 0)

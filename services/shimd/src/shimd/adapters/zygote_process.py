@@ -5,6 +5,7 @@ import os
 import socket
 import sys
 from asyncio.subprocess import Process
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +50,9 @@ class ZygoteProcess:
             if not self._closed:
                 _log.warning("zygote.died", pid=self.pid)
 
-    async def request(self, op: str, **fields: Any) -> dict[str, Any]:
+    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
         await self._ensure()
-        return await self._ask(op=op, **fields)
+        return await self._ask(fds, op=op, **fields)
 
     async def close(self) -> None:
         """End the zygote; what it forked lives on. Idempotent."""
@@ -102,11 +103,11 @@ class ZygoteProcess:
         self._socket = ours
         self._died = anyio.Event()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._readable)
-        answer = await self._ask(op="prepare", **self._prepare)
+        answer = await self._ask((), op="prepare", **self._prepare)
         self.pid = int(answer["pid"])
         _log.info("zygote.ready", pid=self.pid)
 
-    async def _ask(self, **fields: Any) -> dict[str, Any]:
+    async def _ask(self, fds: Sequence[int], **fields: Any) -> dict[str, Any]:
         if self._socket is None:
             raise UnavailableError("zygote: died")
         self._last_id += 1
@@ -119,7 +120,7 @@ class ZygoteProcess:
         self._waiting[number] = answer
         try:
             with anyio.fail_after(self._timeout_s):
-                await loop.sock_sendall(self._socket, packet)
+                await self._send(packet, fds)
                 message = await answer
         except TimeoutError as exc:
             raise DeadlineExceededError(f"zygote: no answer in {self._timeout_s:g} s") from exc
@@ -131,6 +132,18 @@ class ZygoteProcess:
         if "error" in message:
             raise UnknownError(str(message["error"]))
         return message
+
+    async def _send(self, packet: bytes, fds: Sequence[int]) -> None:
+        while self._socket is not None:
+            try:
+                if fds:
+                    socket.send_fds(self._socket, [packet], list(fds))
+                else:
+                    self._socket.send(packet)
+            except BlockingIOError:
+                await anyio.wait_writable(self._socket)
+            else:
+                return
 
     def _readable(self) -> None:
         if self._socket is None:

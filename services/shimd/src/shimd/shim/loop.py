@@ -101,8 +101,8 @@ class Reaper:
         self._unclaimed: dict[int, tuple[int, int]] = {}
         self.expecting = 0
         self._read_fd, write_fd = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        # The zygote has set a handler for SIGCHLD, without which there is no wake-up.
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
-        signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         loop.watch(self._read_fd, IN, self._woken)
         self._loop = loop
 

@@ -1,61 +1,70 @@
-"""A shim's life after the fork: its directory, its socket, its loop."""
+"""A shim's life after the fork: its own session, its stdio, its loop.
 
+What runs here is paid for in every shim, in pages that are no longer shared: so it calls the kernel through os and
+goes without files of the io module, enums and ctypes conversions. The front has made the directory and the sockets.
+"""
+
+import ctypes
 import os
-import signal
-import socket
 from typing import Any
 
 import msgpack
 
-from common.sys import linux
-from shimd.shim import exits, wire
 from shimd.shim.loop import Loop
 from shimd.shim.server import Server
 from shimd.shim.supervisor import Supervisor
 
-_LOG_FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+LISTENER_NAME = "shim.sock"
+LOG_NAME = "shim.log"
+SPEC_NAME = "spawn.msgpack"
+PID_NAME = "pid"
+_PR_SET_CHILD_SUBREAPER = 36
+_prctl = ctypes.CDLL(None, use_errno=True).prctl  # without argtypes: these arguments fit an int
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
 
 
-def settle(directory: str, spec: dict[str, Any]) -> socket.socket:
-    """Leave the zygote's session and stdio, and make the shim's directory; returns its listening socket.
+def settle(directory: str, log: int) -> None:
+    """Leave the zygote's session and stdio, and say in the directory who this is.
 
     Raises:
-        OSError: with the path, when the directory cannot be made.
+        OSError: with the path, when the directory cannot be written.
     """
     os.setsid()
-    linux.prctl(linux.PR_SET_CHILD_SUBREAPER, 1)
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-        # It leaves by `shutdown` only: whoever stops the services must not stop the containers.
-        signal.signal(number, signal.SIG_IGN)
-    with open("/proc/self/comm", "w") as comm:
-        comm.write("slipway-shim")
-    os.makedirs(directory, 0o700, exist_ok=True)
+    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    log = os.open(f"{directory}/shim.log", _LOG_FLAGS, 0o600)
-    for target, source in enumerate((null, null, log)):
-        os.dup2(source, target)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    os.dup2(log, 2)
     os.close(null)
     os.close(log)
-    exits.replace(f"{directory}/spawn.msgpack", msgpack.packb(spec), durable=False)
-    write_identity(f"{directory}/pid", os.getpid())
-    return wire.listen(f"{directory}/shim.sock")
+    rename("slipway-shim")
+    write_identity(f"{directory}/{PID_NAME}", os.getpid())
+
+
+def rename(name: str) -> None:
+    """The name that ps shows."""
+    fd = os.open("/proc/self/comm", os.O_WRONLY | os.O_CLOEXEC)
+    os.write(fd, name.encode())
+    os.close(fd)
 
 
 def write_identity(path: str, pid: int) -> None:
-    """A pid file that also holds the start time: a pid alone may come to mean another process."""
-    exits.replace(path, f"{pid} {start_time(pid)}\n".encode(), durable=False)
+    """A pid file that also holds the start time: a pid alone may come to mean another process.
+
+    The start time is field 22 of /proc/PID/stat; both together name a process for as long as the machine is up.
+    """
+    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
+    stat = os.read(fd, 1024)
+    os.close(fd)
+    fd = os.open(path, _WRITE, 0o600)
+    os.write(fd, b"%d %s\n" % (pid, stat[stat.rfind(b")") + 2 :].split(b" ", 20)[19]))
+    os.close(fd)
 
 
-def start_time(pid: int) -> str:
-    """Field 22 of /proc/PID/stat, which with the pid names a process for as long as the machine is up."""
-    with open(f"/proc/{pid}/stat") as stat:
-        return stat.read().rpartition(")")[2].split()[19]
-
-
-def serve(directory: str, spec: dict[str, Any], listener: socket.socket) -> None:
+def serve(directory: str, packed_spec: bytes, listener: int) -> None:
     """Run until `shutdown`."""
     loop = Loop()
-    supervisor = Supervisor(loop, directory, spec)
-    Server(loop, listener, supervisor)
+    spec: dict[str, Any] = msgpack.unpackb(packed_spec)
+    Server(loop, listener, Supervisor(loop, directory, spec))
     loop.run()

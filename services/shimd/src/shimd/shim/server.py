@@ -1,6 +1,6 @@
 """The shim's socket: orders in, replies and events out (docs/shim-protocol.md)."""
 
-import socket
+import _socket
 import sys
 import time
 from collections.abc import Callable
@@ -27,9 +27,11 @@ _MAX_CONNECTIONS = 256
 class Server:
     """Gives each request to its operation, and every event to whom it concerns."""
 
-    def __init__(self, loop: Loop, listener: socket.socket, supervisor: Supervisor) -> None:
+    def __init__(self, loop: Loop, listener: int, supervisor: Supervisor) -> None:
         self._loop = loop
-        self._listener = listener
+        # The C type: the class in socket.py makes enums of its numbers, in pages of every shim.
+        self._listener = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, listener)
+        self._listener.setblocking(False)
         self._supervisor = supervisor
         self._connections: set[Connection] = set()
         self._subscribers: set[Connection] = set()
@@ -52,13 +54,14 @@ class Server:
             "runtime": self._runtime,
             "shutdown": self._shutdown,
         }
-        loop.watch(listener.fileno(), IN, self._accept)
+        loop.watch(listener, IN, self._accept)
 
     def _accept(self, _events: int) -> None:
         try:
-            sock, _ = self._listener.accept()
+            fd, _ = self._listener._accept()  # type: ignore[attr-defined]  # noqa: SLF001 - as socket.accept does
         except BlockingIOError:
             return
+        sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         if len(self._connections) >= _MAX_CONNECTIONS or not wire.allowed_peer(sock):
             sock.close()
             return

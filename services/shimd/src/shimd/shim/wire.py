@@ -1,5 +1,6 @@
 """Frames of the shim's socket: u32 big-endian length, then a msgpack map (docs/shim-protocol.md)."""
 
+import _socket
 import os
 import socket
 import struct
@@ -16,6 +17,7 @@ MAX_REQUEST_BYTES = 1 << 20
 MAX_FRAME_BYTES = 20 << 20
 _READ_BYTES = 64 << 10
 _HEAD = struct.Struct(">I")
+_CREDENTIALS = struct.Struct("iII")
 Message = dict[str, Any]
 
 
@@ -31,7 +33,7 @@ class Connection:
     """
 
     def __init__(
-        self, loop: Loop, sock: socket.socket, on_frame: Callable[["Connection", Message], None]
+        self, loop: Loop, sock: _socket.socket, on_frame: Callable[["Connection", Message], None]
     ) -> None:
         self._loop = loop
         self._sock = sock
@@ -175,8 +177,8 @@ def listen(path: str) -> socket.socket:
     return sock
 
 
-def allowed_peer(sock: socket.socket) -> bool:
+def allowed_peer(sock: _socket.socket) -> bool:
     """Root and the shim's own user may give orders."""
-    raw = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-    uid = struct.unpack("iII", raw)[1]
+    raw = sock.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
+    uid = _CREDENTIALS.unpack(raw)[1]
     return uid in (0, os.geteuid())
