@@ -2,13 +2,15 @@
 
 import json
 import os
+import secrets
 import shutil
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,17 +23,45 @@ from opentelemetry.sdk.trace import TracerProvider
 from common.errors import SlipwayError
 from common.events.bus import follow
 from common.events.schema import Envelope
+from common.sys.mounts import unmount_below
 from devtools import bridge, registry
 from devtools.cri import Cri, connect
 from devtools.otlp import Receiver, draw, receiver
 
-RUN_DIR = Path("/run/slipway-demo")
-BRIDGE = "slwdemo0"
-SUBNET = "10.251.71.0/24"
+RUN_PARENT = Path("/run")
 SHOP = 'i=0; while true; do i=$((i+1)); echo "tick $i"; sleep 1; done'
 EVENTS_S = 10.0
 NODE_S = 120
-LIVE_KINDS = ("sandbox", "container", "exec")
+
+
+@dataclass(frozen=True)
+class Place:
+    """Directories and a network of one run's own, so that two demos never meet."""
+
+    run: Path
+    data: Path
+    bridge: str
+    subnet: str
+
+    @classmethod
+    def make(cls) -> "Place":
+        name = secrets.token_hex(3)
+        run = RUN_PARENT / f"slipway-demo-{name}"
+        run.mkdir(mode=0o711)  # a directory that is there already is another's
+        data = Path(tempfile.mkdtemp(prefix=f"slipway-demo-{name}-"))
+        return cls(run, data, f"slwd{name}", f"10.251.{int(name[:2], 16)}.0/24")
+
+    def remove(self) -> None:
+        """Unmount and remove this run's directories; a mount that stays keeps its directory."""
+        for directory in (self.run, self.data):
+            unmount_below(directory)
+            shutil.rmtree(directory, ignore_errors=True)
+
+    def keep_logs(self) -> Path:
+        """Copy the services' logs to where they stay."""
+        kept = Path(tempfile.mkdtemp(prefix="slipway-demo-log-"))
+        shutil.copytree(self.run / "log", kept, dirs_exist_ok=True)
+        return kept
 
 
 def main() -> None:
@@ -39,9 +69,14 @@ def main() -> None:
     try:
         anyio.run(_demo)
     except* (SlipwayError, OSError, subprocess.SubprocessError, grpc.aio.AioRpcError) as group:
-        error = group.exceptions[0]
-        said = error.details() if isinstance(error, grpc.aio.AioRpcError) else str(error)
-        sys.exit(f"\033[31mdemo failed:\033[0m {said}; logs were in {RUN_DIR}/log")
+        sys.exit(f"\033[31mdemo failed:\033[0m {_said(group.exceptions[0])}")
+
+
+def _said(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    text = (error.details() or str(error.code())) if isinstance(error, grpc.aio.AioRpcError) else str(error)
+    return "; ".join([text, *getattr(error, "__notes__", ())])
 
 
 @contextmanager
@@ -59,30 +94,55 @@ def step(what: str) -> Iterator[None]:
 
 
 async def _demo() -> None:
-    data = Path(tempfile.mkdtemp(prefix="slipway-demo-"))
+    place = Place.make()
     trace.set_tracer_provider(TracerProvider())
-    tracer = trace.get_tracer("demo")
     async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, data, ignore_errors=True)
+        stack.callback(place.remove)
         spans = await stack.enter_async_context(receiver())
         with step("a registry with a busybox image in it (docker-registry)"):
-            shop = stack.enter_context(registry.registry(data / "registry"))
+            shop = stack.enter_context(registry.registry(place.data / "registry"))
             reference = await anyio.to_thread.run_sync(registry.push_busybox, shop)
-        bridge.write_conflist(data / "cni", BRIDGE, SUBNET, data / "leases")
-        stack.callback(bridge.remove, BRIDGE)
-        with step("a node: NATS, Redis and five services"):
-            await _node("up", data, spans.endpoint)
-        stack.push_async_callback(_node_down, data, spans.endpoint)
-        cri = await stack.enter_async_context(connect(f"{RUN_DIR}/crid.sock", data / "logs"))
-        stack.push_async_callback(cri.remove_all)
-        since = time.time_ns()
-        with tracer.start_as_current_span("demo") as root:
-            trace_id = f"{root.get_span_context().trace_id:032x}"
-            container_id = await _pod(cri, reference)
-        await _show_log(data)
-        await _show_events(since, container_id)
-        await _show_trace(spans, trace_id)
+        bridge.write_conflist(place.data / "cni", place.bridge, place.subnet, place.data / "leases")
+        stack.callback(bridge.remove, place.bridge)
+        stack.push_async_callback(_anyway, _node_down, place, spans.endpoint)
+        try:
+            await _show(stack, place, spans, reference)
+        except (SlipwayError, OSError, grpc.aio.AioRpcError) as exc:
+            if (place.run / "log").is_dir():
+                exc.add_note(f"the logs are in {place.keep_logs()}")
+            raise
     sys.stdout.write("\nall of it is gone again. Next: sudo ./dev up\n")
+
+
+async def _show(stack: AsyncExitStack, place: Place, spans: Receiver, reference: str) -> None:
+    with step("a node: NATS, Redis and five services"):
+        await _node("up", place, spans.endpoint)
+    cri = await stack.enter_async_context(connect(f"{place.run}/crid.sock", place.data / "logs"))
+    stack.push_async_callback(_anyway, cri.remove_all)
+    since = time.time_ns()
+    with trace.get_tracer("demo").start_as_current_span("demo") as root:
+        trace_id = f"{root.get_span_context().trace_id:032x}"
+        container_id = await _pod(cri, reference)
+    await _show_log(place)
+    await _show_events(place, since, container_id)
+    await _show_trace(spans, trace_id)
+
+
+async def _anyway(undo: Callable[..., Awaitable[None]], *arguments: Any) -> None:
+    """Clean up, cancelled or not; a failure is said, and does not hide the one that came first."""
+    with anyio.CancelScope(shield=True):
+        try:
+            await undo(*arguments)
+        except (SlipwayError, OSError, grpc.aio.AioRpcError) as exc:
+            sys.stderr.write(f"  clean-up: {_said(exc)}\n")
+
+
+def _sweep(data: Path) -> None:
+    """Take away what the node mounted and wrote."""
+    if RUN_DIR.exists():
+        unmount_below(RUN_DIR)
+    for path in (RUN_DIR, data):
+        shutil.rmtree(path, ignore_errors=True)
 
 
 async def _pod(cri: Cri, reference: str) -> str:
@@ -111,15 +171,15 @@ async def _pod(cri: Cri, reference: str) -> str:
     return container_id
 
 
-async def _show_log(data: Path) -> None:
+async def _show_log(place: Place) -> None:
     sys.stdout.write("\nits log, in CRI's format:\n")
-    text = await anyio.Path(data / "logs/shop/ticker.log").read_text()
+    text = await anyio.Path(place.data / "logs/shop/ticker.log").read_text()
     sys.stdout.write("".join(f"  {line}\n" for line in text.splitlines()))
 
 
-async def _show_events(since_ns: int, container_id: str) -> None:
+async def _show_events(place: Place, since_ns: int, container_id: str) -> None:
     sys.stdout.write("\nits lifecycle events, from JetStream:\n")
-    state = await anyio.Path(RUN_DIR / "node.json").read_text()
+    state = await anyio.Path(place.run / "node.json").read_text()
     url = json.loads(state)["nats_url"]
     removed = False
     with anyio.move_on_after(EVENTS_S):
@@ -152,26 +212,20 @@ async def _show_trace(spans: Receiver, trace_id: str) -> None:
     sys.stdout.write("".join(f"  {line}\n" for line in draw(spans.trace(trace_id)).splitlines()))
 
 
-async def _node(verb: str, data: Path, otlp: str) -> None:
-    command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(RUN_DIR)]
-    command += [
-        "--data-dir",
-        str(data / "node"),
-        "--cni-dir",
-        str(data / "cni"),
-        "--certs-dir",
-        str(data / "certs.d"),
-    ]
-    command += ["--otlp", otlp, "--node", os.uname().nodename]
+async def _node(verb: str, place: Place, otlp: str) -> None:
+    command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(place.run)]
+    command += ["--data-dir", str(place.data / "node"), "--cni-dir", str(place.data / "cni")]
+    command += ["--certs-dir", str(place.data / "certs.d"), "--otlp", otlp, "--node", os.uname().nodename]
     with anyio.fail_after(NODE_S):
         done = await anyio.run_process(command, check=False)
     if done.returncode:
-        raise SlipwayError(done.stderr.decode().strip() or f"slipway-node {verb} failed")
+        message = done.stderr.decode().strip() or f"slipway-node {verb} failed"
+        raise SlipwayError(message)
 
 
-async def _node_down(data: Path, otlp: str) -> None:
-    with anyio.CancelScope(shield=True), step("the node goes down"):
-        await _node("down", data, otlp)
+async def _node_down(place: Place, otlp: str) -> None:
+    with step("the node goes down"):
+        await _node("down", place, otlp)
 
 
 if __name__ == "__main__":
