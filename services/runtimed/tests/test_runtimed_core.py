@@ -1,0 +1,174 @@
+"""Operations that are joined, the way back, signals, filters and the event feed."""
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import NotFoundError, ResourceExhaustedError
+from runtimed import processes, selection, signals
+from runtimed.feed import Feed
+from runtimed.operations import Operations
+from runtimed.record import SandboxRecord
+from runtimed.use.parts import together
+from runtimed.use.undo import Undo
+
+
+@pytest.mark.anyio
+async def test_callers_with_one_key_share_one_operation() -> None:
+    runs = []
+    gate = anyio.Event()
+    answers = []
+
+    async def work() -> int:
+        runs.append(1)
+        await gate.wait()
+        return 42
+
+    async with anyio.create_task_group() as group:
+        operations = Operations(group)
+
+        async def call() -> None:
+            answers.append(await operations.join("k", work))
+
+        for _ in range(3):
+            group.start_soon(call)
+        await anyio.wait_all_tasks_blocked()
+        gate.set()
+    assert (runs, answers) == ([1], [42, 42, 42])
+
+
+@pytest.mark.anyio
+async def test_a_caller_that_leaves_does_not_end_the_operation() -> None:
+    gate, done = anyio.Event(), anyio.Event()
+
+    async def work() -> None:
+        await gate.wait()
+        done.set()
+
+    async with anyio.create_task_group() as group:
+        operations = Operations(group)
+        with anyio.move_on_after(0):
+            await operations.join("k", work)
+        gate.set()
+        await operations.wait("k")
+    assert done.is_set()
+
+
+@pytest.mark.anyio
+async def test_a_failure_reaches_every_caller_and_not_the_service() -> None:
+    async def work() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise NotFoundError("gone")
+
+    async with anyio.create_task_group() as group:
+        operations = Operations(group)
+        for _ in range(2):
+            with pytest.raises(NotFoundError, match="gone"):
+                await operations.join("k", work)
+
+
+@pytest.mark.anyio
+async def test_the_way_back_goes_on_after_a_failure_and_tells_what_is_left() -> None:
+    undone = []
+
+    async def fine() -> None:
+        undone.append("fine")
+
+    async def broken() -> None:
+        raise NotFoundError("nothing there")
+
+    undo = Undo(5)
+    undo.push("first", fine)
+    undo.push("second", broken)
+    assert await undo.run() == ["second (nothing there)"]
+    assert undone == ["fine"]
+
+
+@pytest.mark.anyio
+async def test_the_way_back_is_bounded() -> None:
+    undo = Undo(0.01)
+    undo.push("stuck", anyio.sleep_forever)
+    assert await undo.run() == ["stuck (not within 0 s)"]
+
+
+@pytest.mark.anyio
+async def test_steps_at_once_all_end_before_the_failure_is_raised() -> None:
+    ended = []
+
+    async def fails() -> None:
+        raise NotFoundError("a")
+
+    async def ends() -> None:
+        await anyio.lowlevel.checkpoint()
+        ended.append(1)
+
+    with pytest.raises(NotFoundError):
+        await together(fails, ends)
+    assert ended == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "number"),
+    [
+        ("SIGTERM", 15),
+        ("term", 15),
+        ("9", 9),
+        ("SIGRTMIN+3", 37),
+        ("RTMAX-1", 63),
+        ("SIGCLD", 17),
+        ("SIGIOT", 6),
+    ],
+)
+def test_signal_names_of_images(name: str, number: int) -> None:
+    assert signals.number(name) == number
+
+
+@pytest.mark.parametrize("name", ["", "SIGNOPE", "0", "65", "RTMIN+99", "-9"])
+def test_signal_names_that_mean_nothing(name: str) -> None:
+    assert signals.number(name) is None
+
+
+@pytest.mark.parametrize("value", [v for v in cri.Signal.values() if v])
+def test_every_signal_of_cri_has_a_number_and_comes_back(value: int) -> None:
+    number = signals.from_cri(value)
+    assert number is not None
+    assert signals.from_cri(signals.to_cri(number)) == number
+
+
+def test_labels_must_all_fit() -> None:
+    records = [SandboxRecord(id=n, key=n, labels={"a": "1", "b": n}) for n in "xy"]
+    assert [r.id for r in selection.with_labels(records, {"a": "1", "b": "y"})] == ["y"]
+
+
+def test_this_process_is_alive_and_another_start_time_is_not() -> None:
+    import os
+
+    ticks = processes.started_ticks(os.getpid())
+    assert processes.alive(os.getpid(), ticks)
+    assert not processes.alive(os.getpid(), ticks + 1)
+
+
+@pytest.mark.anyio
+async def test_a_slow_listener_is_cut_off_and_the_others_go_on() -> None:
+    feed = Feed(2)
+    slow, quick = feed.listen(), feed.listen()
+    heard = []
+    async with anyio.create_task_group() as group:
+
+        async def follow() -> None:
+            async for event in quick:
+                heard.append(event.container_id)
+                if len(heard) == 4:
+                    return
+
+        group.start_soon(follow)
+        group.start_soon(slow.__anext__)
+        await anyio.wait_all_tasks_blocked()
+        for name in "abcd":
+            feed.publish(cri.ContainerEventResponse(container_id=name))
+            await anyio.wait_all_tasks_blocked()
+    assert heard == list("abcd")
+    with pytest.raises(ResourceExhaustedError, match="behind"):
+        async for _ in slow:
+            pass
+    await quick.aclose()
