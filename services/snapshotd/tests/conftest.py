@@ -10,8 +10,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from common.clients.snapshotd import SnapshotdClient
 
+from common.clients.snapshotd import SnapshotdClient
 from tests.support.brokers import RedisServer, redis_server
 from tests.support.eventually import eventually
 

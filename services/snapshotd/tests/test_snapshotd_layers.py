@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import zstandard
+
 from common.errors import DataLossError, InvalidArgumentError, SlipwayError
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]

@@ -11,6 +11,7 @@ from typing import Any
 import anyio
 import pytest
 import redis
+
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.errors import (
     AlreadyExistsError,
@@ -21,7 +22,6 @@ from common.errors import (
     ResourceExhaustedError,
 )
 from common.events.schema import envelope_decoder
-
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
@@ -279,8 +279,18 @@ async def test_hundred_layers_mount(snapshotd: Any) -> None:
 async def test_mounts_reach_other_namespaces(snapshotd: Any) -> None:
     """A namespace made earlier, as a shim's is, sees later mounts and their end."""
     shim = subprocess.Popen(
-        ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
-        + ["unshare", "--mount", "--propagation", "slave", "sh", "-c", "echo; exec cat"],
+        [
+            "nsenter",
+            f"--mount=/proc/{snapshotd.holder}/ns/mnt",
+            "--",
+            "unshare",
+            "--mount",
+            "--propagation",
+            "slave",
+            "sh",
+            "-c",
+            "echo; exec cat",
+        ],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )

@@ -62,7 +62,8 @@ class HelperPool:
             await _end(process)
         reason = answer.get("error")
         if reason:
-            raise errors.BY_REASON[reason](f"{job.name}: {answer['text']}")
+            where = f" (in {job.target.parent.parent})" if reason == "ResourceExhaustedError" else ""
+            raise errors.BY_REASON[reason](f"{job.name}: {answer['text']}{where}")
         return answer_of(answer)
 
     async def _take(self) -> asyncio.subprocess.Process:

@@ -5,10 +5,13 @@ Signatures are from libarchive 3.6's archive.h and archive_entry.h.
 """
 
 import ctypes
+import errno
+import os
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _EOF, _OK, _WARN = 1, 0, -20
+_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _READ_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
 )
@@ -46,6 +49,7 @@ def _load() -> ctypes.CDLL:
         "read_next_header": (number, (pointer, ctypes.POINTER(pointer))),
         "read_data_into_fd": (number, (pointer, number)),
         "error_string": (text, (pointer,)),
+        "errno": (number, (pointer,)),
         "entry_pathname": (text, (pointer,)),
         "entry_hardlink": (text, (pointer,)),
         "entry_symlink": (text, (pointer,)),
@@ -110,6 +114,9 @@ class TarReader:
             return
         if self._failure:
             raise self._failure
+        number = self._lib.archive_errno(self._archive)
+        if number in _DISK_ERRORS:
+            raise OSError(number, os.strerror(number))
         text = self._lib.archive_error_string(self._archive) or b"damaged"
         raise TarError(text.decode("utf-8", "backslashreplace"))
 
@@ -153,9 +160,10 @@ class TarReader:
     def _xattrs(self, raw: ctypes.c_void_p) -> list[tuple[bytes, bytes]]:
         name, value, size = ctypes.c_char_p(), ctypes.c_void_p(), ctypes.c_size_t()
         found: list[tuple[bytes, bytes]] = []
-        while self._lib.archive_entry_xattr_next(
+        # the end of the list answers ARCHIVE_WARN
+        while not self._lib.archive_entry_xattr_next(
             raw, ctypes.byref(name), ctypes.byref(value), ctypes.byref(size)
-        ) in (_OK, _WARN):
+        ):
             if name.value:
                 found.append((name.value, ctypes.string_at(value.value, size.value) if value.value else b""))
         return found
