@@ -56,15 +56,21 @@ class LogFile:
         return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
 
 
-def show(record: bytes, *, timestamps: bool = False) -> None:
-    """Print a record (time, stream, tag, content) where its output belongs."""
+def content(record: bytes) -> tuple[bytes, bytes, bytes]:
+    """Time, stream and the container's own bytes of a record."""
     parts = record.split(b" ", 3)
     if len(parts) < 4:
-        return
-    at, stream, tag, content = parts
-    out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
+        return b"", b"stdout", b""
+    at, stream, tag, text = parts
     # A P record is a piece of a line: its newline is the file's, not the container's.
-    out.write((at + b" " if timestamps else b"") + (content[:-1] if tag.startswith(b"P") else content))
+    return at, stream, text[:-1] if tag.startswith(b"P") else text
+
+
+def show(record: bytes, *, timestamps: bool = False) -> None:
+    """Print a record where its output belongs."""
+    at, stream, text = content(record)
+    out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
+    out.write((at + b" " if timestamps and at else b"") + text)
 
 
 def flush() -> None:

@@ -79,7 +79,8 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         labels={OWNER: "run"},
         log_path=LOG_NAME,
         stdin=options.interactive,
-        stdin_once=options.interactive and not options.detach,
+        # A terminal outlives whoever detaches from it; the end of a pipe is told.
+        stdin_once=options.interactive and not options.detach and not options.tty,
         tty=options.tty,
     )
     resources = config.linux.resources

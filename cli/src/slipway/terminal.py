@@ -36,17 +36,25 @@ def size() -> tuple[int, int]:
         found = os.get_terminal_size(sys.stdout.fileno())
     except (OSError, ValueError):
         return 80, 24
-    return found.columns, found.lines
+    return found.columns or 80, found.lines or 24
 
 
 @contextmanager
-def raw(*, wanted: bool) -> Iterator[None]:
-    """Every key goes through as it is; the terminal is as before afterwards."""
-    if not wanted or not sys.stdin.isatty():
+def session(*, typing: bool) -> Iterator[None]:
+    """The other side's terminal does the work of ours, which is as before afterwards.
+
+    Its output is not translated a second time; when we type, every key goes through as it is.
+    """
+    if not sys.stdin.isatty():
         yield
         return
     before = termios.tcgetattr(STDIN)
-    tty.setraw(STDIN)
+    if typing:
+        tty.setraw(STDIN)
+    else:
+        plain = termios.tcgetattr(STDIN)
+        plain[tty.OFLAG] &= ~termios.OPOST
+        termios.tcsetattr(STDIN, termios.TCSADRAIN, plain)
     try:
         yield
     finally:

@@ -97,11 +97,17 @@ async def remove(on: Node, container_id: str, sandbox_id: str) -> None:
     sandboxes = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(id=sandbox_id))
     for sandbox in (await on.runtime.ListPodSandbox(sandboxes, timeout=TIMEOUT_S)).items:
         if OWNER in sandbox.labels:
-            stop_request = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
-            await on.runtime.StopPodSandbox(stop_request, timeout=TIMEOUT_S)
-            remove_request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
-            await on.runtime.RemovePodSandbox(remove_request, timeout=TIMEOUT_S)
-            await _drop_logs(on.run_dir, sandbox.metadata.uid)
+            await remove_pod(on, sandbox_id, sandbox.metadata.uid)
+
+
+async def remove_pod(on: Node, sandbox_id: str, uid: str) -> None:
+    """Stop and remove a sandbox that the command line made, with its logs; no id when it was not made."""
+    if sandbox_id:
+        stop_request = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await on.runtime.StopPodSandbox(stop_request, timeout=TIMEOUT_S)
+        remove_request = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
+        await on.runtime.RemovePodSandbox(remove_request, timeout=TIMEOUT_S)
+    await _drop_logs(on.run_dir, uid)
 
 
 async def _drop_logs(run_dir: str, uid: str) -> None:

@@ -92,7 +92,8 @@ def _show(envelope: "Envelope", output: str) -> None:
     else:
         kind, object_id = str(fields.pop("type")), str(fields.pop("id")).removeprefix("sha256:")
         at = time.strftime("%H:%M:%S", time.localtime(envelope.at_ns / 1e9))
-        facts = " ".join(f"{key}={value}" for key, value in fields.items() if value not in ("", 0, [], False))
+        told = {k: v for k, v in fields.items() if v not in ("", 0, [], False) and not k.endswith("_ns")}
+        facts = " ".join(f"{k}={v[:12] if k.endswith('_id') else v}" for k, v in told.items())
         sys.stdout.write(
             render.clean(f"{at} {kind.rpartition('.')[0]:<26} {object_id[:12]:<12} {facts}") + "\n"
         )

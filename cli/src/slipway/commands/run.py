@@ -3,9 +3,11 @@
 import signal
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
+from anyio.abc import TaskStatus
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clients.shim import ShimClient, ShimStream
@@ -17,7 +19,7 @@ from common.errors import (
     UnavailableError,
 )
 from slipway import exitcode, logfile, render, request, streams, terminal
-from slipway.commands.containers import remove
+from slipway.commands.containers import remove, remove_pod
 from slipway.commands.images import fetch
 from slipway.connect import TIMEOUT_S, Node, log_root, node, shim_of
 
@@ -42,15 +44,19 @@ async def run(arguments: Namespace) -> int:
         await _refuse_taken(on, name)
         image_id = await _image(on, arguments)
         sandbox_id, container_id = await _create(on, arguments, name, config, image_id)
-        code = await _start(on, container_id)
-        if code == 0 and arguments.detach:
-            sys.stdout.write(f"{container_id}\n")
-            return 0
-        if code == 0:
-            code = await _attached(on, arguments, container_id)
-        if arguments.rm and code != streams.DETACHED:
-            with anyio.CancelScope(shield=True):
+        async with anyio.create_task_group() as group:
+            if not arguments.detach:
+                # From here to the end, and while it is removed, no signal ends us before the container.
+                await group.start(_forward_signals, on, container_id)
+            code = await _start(on, container_id)
+            if code == 0 and arguments.detach:
+                sys.stdout.write(f"{container_id}\n")
+                return 0
+            if code == 0:
+                code = await _attached(on, arguments, container_id)
+            if arguments.rm and code != streams.DETACHED:
                 await remove(on, container_id, sandbox_id)
+            group.cancel_scope.cancel()
         return max(code, 0)
 
 
@@ -74,9 +80,10 @@ async def _create(
 ) -> tuple[str, str]:
     """The sandbox and the container; nothing of them when one fails."""
     Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
-    wanted = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
-    sandbox_id = (await on.runtime.RunPodSandbox(wanted, timeout=TIMEOUT_S)).pod_sandbox_id
+    sandbox_id = ""
     try:
+        wanted = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
+        sandbox_id = (await on.runtime.RunPodSandbox(wanted, timeout=TIMEOUT_S)).pod_sandbox_id
         create = cri.CreateContainerRequest(
             pod_sandbox_id=sandbox_id,
             config=request.container(arguments, name, image_id),
@@ -85,10 +92,7 @@ async def _create(
         container_id = (await on.runtime.CreateContainer(create, timeout=TIMEOUT_S)).container_id
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
-            stop = cri.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
-            await on.runtime.StopPodSandbox(stop, timeout=TIMEOUT_S)
-            gone = cri.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
-            await on.runtime.RemovePodSandbox(gone, timeout=TIMEOUT_S)
+            await remove_pod(on, sandbox_id, config.metadata.uid)
         raise
     return sandbox_id, container_id
 
@@ -106,19 +110,26 @@ async def _start(on: Node, container_id: str) -> int:
 
 async def _attached(on: Node, arguments: Namespace, container_id: str) -> int:
     """Its streams are ours until it ends; returns its exit code."""
+    code: int | None = None
+    stdin = bool(arguments.interactive)
     async with shim_of(arguments.run_dir, container_id) as shim:
-        code: int | None = None
-        async with anyio.create_task_group() as group:
-            group.start_soon(_forward_signals, on, shim, container_id)
-            if arguments.tty and (stream := await _attach(shim, stdin=arguments.interactive)):
-                code = await streams.converse(stream, tty=True, stdin=arguments.interactive)
-                await stream.close()
-            else:
-                code = await _follow_log(on, shim, container_id, feeds=arguments.interactive)
-            group.cancel_scope.cancel()
+        if arguments.tty and (stream := await _attach(shim, stdin=stdin)):
+            log = await _log(on, container_id)
+            said = b"".join(logfile.content(record)[2] for record in log.records())
+            log.close()
+            code = await streams.converse(stream, tty=True, stdin=stdin, said=said)
+            await stream.close()
+        else:
+            with terminal.session(typing=False) if arguments.tty else nullcontext():
+                code = await _follow_log(on, shim, container_id, feeds=stdin)
     if code == streams.DETACHED:
         return code
     return await _final_code(on, container_id, code)
+
+
+async def _log(on: Node, container_id: str) -> logfile.LogFile:
+    status = cri.ContainerStatusRequest(container_id=container_id)
+    return logfile.LogFile((await on.runtime.ContainerStatus(status, timeout=TIMEOUT_S)).status.log_path)
 
 
 async def _attach(shim: ShimClient | None, *, stdin: bool) -> ShimStream | None:
@@ -133,8 +144,7 @@ async def _attach(shim: ShimClient | None, *, stdin: bool) -> ShimStream | None:
 
 async def _follow_log(on: Node, shim: ShimClient | None, container_id: str, *, feeds: bool) -> int | None:
     """Show the log from its first byte, which an attach would miss, until the shim tells of the end."""
-    status = cri.ContainerStatusRequest(container_id=container_id)
-    log = logfile.LogFile((await on.runtime.ContainerStatus(status, timeout=TIMEOUT_S)).status.log_path)
+    log = await _log(on, container_id)
     ended = anyio.Event()
     codes: list[int] = []
     async with anyio.create_task_group() as group:
@@ -189,16 +199,21 @@ async def _final_code(on: Node, container_id: str, known: int | None) -> int:
     return known if known is not None else exitcode.DAEMON
 
 
-async def _forward_signals(on: Node, shim: ShimClient | None, container_id: str) -> None:
+async def _forward_signals(
+    on: Node, container_id: str, *, task_status: TaskStatus[None] = anyio.TASK_STATUS_IGNORED
+) -> None:
     count = 0
     with anyio.open_signal_receiver(*FORWARDED) as signals:
+        task_status.started()
         async for number in signals:
             count += number in (signal.SIGINT, signal.SIGTERM)
             try:
-                if count >= PATIENCE or shim is None:
+                async with shim_of(on.run_dir, container_id) as shim:
+                    if shim is not None and count < PATIENCE:
+                        await shim.kill(number)
+                        continue
+                if count >= PATIENCE:
                     stop = cri.StopContainerRequest(container_id=container_id, timeout=0)
                     await on.runtime.StopContainer(stop, timeout=TIMEOUT_S)
-                else:
-                    await shim.kill(number)
             except SlipwayError:
                 continue  # it has ended meanwhile
