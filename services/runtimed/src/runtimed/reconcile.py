@@ -39,6 +39,8 @@ class Reconciler:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._parts = service.parts
+        self._strays: set[str] = set()
+        """Snapshots that had no container in the last round: one being made may be ahead of its record."""
 
     async def load(self) -> None:
         """Read the records; waits for Redis."""
@@ -174,6 +176,10 @@ class Reconciler:
             if pause.sandbox_id not in pods:
                 await parts.shims.remove_pause(pause.sandbox_id)
                 await self._repaired(pause.sandbox_id, "a pause process without a sandbox was ended")
+        strays = set(await parts.snapshots.keys()) - known
+        for name in strays & self._strays:
+            await self._guard(name, partial(self._remove_snapshot, name))
+        self._strays = strays
         for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "bundles"):
             if name not in known:
                 await bundle.remove(parts, name)
@@ -190,6 +196,10 @@ class Reconciler:
         """A shim whose container has no record; one whose container runs is left for a person to look at."""
         await self._parts.shims.remove(shim.container_id)
         await self._repaired(shim.container_id, "a shim without a container was ended")
+
+    async def _remove_snapshot(self, key: str) -> None:
+        await self._parts.snapshots.remove(key)
+        await self._repaired(key, "a snapshot without a container was removed")
 
     async def _repaired(self, object_id: str, what: str) -> None:
         _log.warning("node.repaired", id=object_id, what=what)

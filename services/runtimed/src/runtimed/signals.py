@@ -32,6 +32,13 @@ def from_cri(value: int) -> int | None:
     return number(name.replace("PLUS", "+").replace("MINUS", "-"))
 
 
+def name(signal_number: int) -> str:
+    """SIGTERM for 15, SIGRTMIN+3 for 37."""
+    if signal_number > RTMIN:
+        return f"SIGRTMIN+{signal_number - RTMIN}"
+    return signal.Signals(signal_number).name
+
+
 def to_cri(signal_number: int) -> int:
     """The CRI Signal of a number."""
     return _BY_NUMBER.get(signal_number, cri.SIGNAL_SIGTERM)

@@ -3,6 +3,7 @@
 import json
 import shutil
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -38,11 +39,10 @@ async def make(
     namespaces = await _namespaces(parts, sandbox, request.config)
     stop_signal = _stop_signal(request.config, image)
     # a path on a dead network filesystem hangs its thread, not the service
+    found = _Findings(record, sandbox, request.config, given, image, namespaces, rootfs)
+    # a path on a dead network filesystem hangs its thread, not the service
     with anyio.move_on_after(HOST_PATHS_S) as scope:
-        facts = await anyio.to_thread.run_sync(
-            partial(_write, parts, record, sandbox, request.config, given, image, namespaces, rootfs),
-            abandon_on_cancel=True,
-        )
+        facts = await anyio.to_thread.run_sync(partial(_write, parts, found), abandon_on_cancel=True)
         return facts | {"stop_signal": stop_signal, "log_path": _log_path(given, request.config)}
     assert scope.cancelled_caught  # noqa: S101 - the only way here
     raise FailedPreconditionError(f"mounts: a host path did not answer within {HOST_PATHS_S:.0f} s")
@@ -55,35 +55,40 @@ def sandbox_config(sandbox: SandboxRecord, request: cri.CreateContainerRequest) 
     return cri.PodSandboxConfig.FromString(sandbox.config)
 
 
-def _write(
-    parts: Parts,
-    record: ContainerRecord,
-    sandbox: SandboxRecord,
-    config: cri.ContainerConfig,
-    given: cri.PodSandboxConfig,
-    image: dict[str, Any],
-    namespaces: dict[str, str],
-    rootfs: str,
-) -> dict[str, Any]:
+@dataclass(frozen=True)
+class _Findings:
+    """What a bundle is made from."""
+
+    record: ContainerRecord
+    sandbox: SandboxRecord
+    config: cri.ContainerConfig
+    given: cri.PodSandboxConfig
+    image: dict[str, Any]
+    namespaces: dict[str, str]
+    rootfs: str
+
+
+def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
+    record, sandbox, config, rootfs = found.record, found.sandbox, found.config, found.rootfs
     bundle = parts.bundle_dir(record.id)
     bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox_dir = parts.sandbox_dir(sandbox.id)
-    held = volumes.make(parts.record_dir(record.id) / "volumes", image, config, rootfs)
+    held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, config, rootfs)
     mounted = cri.ContainerConfig()
     mounted.CopyFrom(config)
     mounted.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
     cgroup = cgroups.plan(
-        parts.settings.cgroup_driver, _cgroup_parent(sandbox, given), record.id, parts.cgroup_version
+        parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version
     )
-    found = spec.build(
+    made = spec.build(
         spec.SpecInput(
             container_id=record.id,
             sandbox_id=sandbox.id,
             container=mounted,
-            sandbox=given,
-            image_config=image,
+            sandbox=found.given,
+            image_config=found.image,
             rootfs=rootfs,
-            namespaces=namespaces,
+            namespaces=found.namespaces,
             cgroup=cgroup,
             resolv_conf=str(sandbox_dir / "resolv.conf"),
             hostname=sandbox.hostname,
@@ -94,8 +99,8 @@ def _write(
             handler=sandbox.handler,
         )
     )
-    (bundle / CONFIG).write_text(json.dumps(found))
-    user = found["process"]["user"]
+    (bundle / CONFIG).write_text(json.dumps(made))
+    user = made["process"]["user"]
     return {
         "bundle_path": str(bundle),
         "rootfs": rootfs,

@@ -14,13 +14,13 @@ from common.clock import now_ns
 from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 from common.events.schema import ContainerRemoved
 from common.observe.log import get_logger
-from common.observe.trace import remote_span, traceparent
+from common.observe.trace import traceparent
 from runtimed import convert, selection
 from runtimed.machine import container as machine
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use import bundle
-from runtimed.use.parts import Parts, together
+from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.task import Tasks
 from runtimed.use.undo import Undo
 
@@ -98,9 +98,7 @@ class Containers:
         ]
         if not known:
             steps.append(partial(parts.containers.store.create, record))
-        with remote_span(
-            "runtimed.container.create", record.traceparent, {"slipway.container.id": record.id}
-        ):
+        with life_span("runtimed.container.create", record):
             try:
                 rootfs, *_ = await together(*steps)
                 facts = await bundle.make(parts, record, sandbox, wanted, rootfs)
@@ -111,6 +109,7 @@ class Containers:
                 if left:
                     _log.warning("container.leftovers", container_id=record.id, left=left)
                 await parts.containers.forget(record.id)
+                await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(record.id))
                 raise
         parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.sandbox_id)
 
@@ -134,9 +133,7 @@ class Containers:
         record = parts.containers.store.find(container_id)
         if record is None:
             return
-        with remote_span(
-            "runtimed.container.remove", record.traceparent, {"slipway.container.id": container_id}
-        ):
+        with life_span("runtimed.container.remove", record):
             record, instructions = await parts.containers.apply(container_id, machine.RemoveAsked(cause=RPC))
             if machine.Clean() not in instructions:
                 raise FailedPreconditionError(f"container {container_id}: is {record.state}")

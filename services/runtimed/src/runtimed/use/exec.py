@@ -9,13 +9,12 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
-from common.observe.trace import remote_span
 from runtimed import selection
 from runtimed.oci.spec import process_for_exec
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use import bundle
 from runtimed.use.execnews import ExecBook
-from runtimed.use.parts import Parts
+from runtimed.use.parts import Parts, life_span
 
 
 class Execs:
@@ -38,7 +37,7 @@ class Execs:
         record = self._running(request.container_id)
         process = await self._process(record, list(request.cmd), tty=False)
         exec_id = self._new_id(record, list(request.cmd), tty=False)
-        with remote_span("runtimed.exec.sync", record.traceparent, {"slipway.container.id": record.id}):
+        with life_span("runtimed.exec.sync", record):
             outcome = await self._parts.shims.exec_sync(
                 record.socket_path, exec_id, process, float(request.timeout)
             )

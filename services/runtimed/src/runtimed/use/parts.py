@@ -1,6 +1,7 @@
 """What the use cases of runtimed share: records, ports, directories."""
 
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from anyio.abc import TaskGroup
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import NotFoundError
 from common.observe.log import get_logger
+from common.observe.trace import remote_span, span, traceparent
 from runtimed import convert, selection
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
@@ -74,6 +76,17 @@ class Parts:
         if self.feed.heard:
             fitting = [r for r in selection.listed(self.containers.store) if r.sandbox_id == sandbox_id]
             self.feed.publish(convert.event(kind, object_id, self.sandboxes.store.find(sandbox_id), fitting))
+
+
+_TRACE_ID = slice(3, 35)
+
+
+def life_span(name: str, record: SandboxRecord | ContainerRecord) -> AbstractContextManager[object]:
+    """A span of an object's life: below the request when that is of the same trace, else below its creation."""
+    facts = {"slipway.object.id": record.id}
+    if traceparent()[_TRACE_ID] == record.traceparent[_TRACE_ID]:
+        return span(name, facts)
+    return remote_span(name, record.traceparent, facts)
 
 
 async def together(*works: Callable[[], Awaitable[Any]]) -> list[Any]:

@@ -14,14 +14,14 @@ from common.clock import now_ns
 from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.observe.log import get_logger
-from common.observe.trace import remote_span, span, traceparent
+from common.observe.trace import span, traceparent
 from runtimed import convert, selection
 from runtimed.machine import sandbox as machine
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import SandboxRecord, SandboxState
 from runtimed.use import network
 from runtimed.use.container import Containers
-from runtimed.use.parts import Parts, together
+from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")
@@ -93,7 +93,7 @@ class Sandboxes:
                 text = f"{error}; not undone: {', '.join(left)}"
                 await self._parts.sandboxes.apply(record.id, machine.SetupFailed(cause=RPC, error=text))
             else:
-                await self._parts.sandboxes.forget(record.id, SandboxFailed(id=record.id, error=error))
+                await self._forget(record.id, SandboxFailed(id=record.id, error=error))
             raise
         self._parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.id)
         self._parts.tell(cri.CONTAINER_STARTED_EVENT, record.id, record.id)
@@ -141,7 +141,7 @@ class Sandboxes:
         record = self._parts.sandboxes.store.find(sandbox_id)
         if record is None:
             return
-        with remote_span("runtimed.sandbox.stop", record.traceparent, {"slipway.sandbox.id": sandbox_id}):
+        with life_span("runtimed.sandbox.stop", record):
             await self._parts.operations.wait(f"sandbox {record.key}")
             was_ready = record.state is SandboxState.READY
             record, _ = await self._parts.sandboxes.apply(sandbox_id, machine.StopAsked(cause=RPC))
@@ -186,13 +186,16 @@ class Sandboxes:
         record = self._parts.sandboxes.store.find(sandbox_id)
         if record is None:
             return
-        with remote_span("runtimed.sandbox.remove", record.traceparent, {"slipway.sandbox.id": sandbox_id}):
+        with life_span("runtimed.sandbox.remove", record):
             containers = self._parts.containers_of(sandbox_id)
             await together(*[partial(self._containers.remove, c.id) for c in containers])
             await self._parts.sandboxes.apply(sandbox_id, machine.RemoveAsked(cause=RPC))
-            await self._parts.sandboxes.forget(sandbox_id, SandboxRemoved(id=sandbox_id))
-            await anyio.to_thread.run_sync(_remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
+            await self._forget(sandbox_id, SandboxRemoved(id=sandbox_id))
         self._parts.tell(cri.CONTAINER_DELETED_EVENT, sandbox_id, sandbox_id)
+
+    async def _forget(self, sandbox_id: str, fact: SandboxRemoved | SandboxFailed) -> None:
+        await self._parts.sandboxes.forget(sandbox_id, fact)
+        await anyio.to_thread.run_sync(_remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
 
     def status(self, name: str, *, verbose: bool) -> cri.PodSandboxStatusResponse:
         """One sandbox."""

@@ -20,13 +20,13 @@ from common.errors import (
 )
 from common.events.schema import ContainerStopRequested
 from common.observe.log import get_logger
-from common.observe.trace import record_span, remote_span
-from runtimed import processes, selection
+from common.observe.trace import record_span
+from runtimed import processes, selection, signals
 from runtimed.machine import container as machine
 from runtimed.ports import ExecNews, InitExit, Runtime, ShimPlan
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
 from runtimed.use.execnews import ExecBook
-from runtimed.use.parts import Parts, together
+from runtimed.use.parts import Parts, life_span, together
 
 _log = get_logger("runtimed")
 RPC = "rpc"
@@ -78,9 +78,7 @@ class Tasks:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
         asked = machine.StartAsked(cause=RPC)
         machine.decide(record, asked)  # refuse before anything is spawned
-        with remote_span(
-            "runtimed.container.start", record.traceparent, {"slipway.container.id": container_id}
-        ):
+        with life_span("runtimed.container.start", record):
             try:
                 plan = self._plan(record, sandbox.handler)
                 if plan.log_path:
@@ -198,6 +196,14 @@ class Tasks:
             )
         written = await self._write_exit(container_id, fact)
         if written is not None and machine.Reap() in written[1]:
+            ended = written[0]
+            facts: dict[str, str | int] = {
+                "slipway.object.id": container_id,
+                "slipway.exit_code": ended.exit_code,
+            }
+            record_span(
+                "runtimed.container.exit", ended.finished_at_ns, now_ns(), facts, parent=ended.traceparent
+            )
             self._parts.tell(cri.CONTAINER_STOPPED_EVENT, container_id, written[0].sandbox_id)
             self._parts.group.start_soon(self._reap, container_id)
 
@@ -244,13 +250,11 @@ class Tasks:
         stop = self._stops[container_id]
         record = parts.containers.store.get(container_id)
         try:
-            with remote_span(
-                "runtimed.container.stop", record.traceparent, {"slipway.container.id": container_id}
-            ):
+            with life_span("runtimed.container.stop", record):
                 fact = ContainerStopRequested(
                     id=container_id,
                     sandbox_id=record.sandbox_id,
-                    signal=str(record.stop_signal),
+                    signal=signals.name(record.stop_signal),
                     timeout_s=max(0, timeout_s),
                 )
                 await parts.containers.amend(container_id, fact)

@@ -1,0 +1,421 @@
+"""Containers from end to end over gRPC: real Redis, NATS, snapshotd, shimd, shims and crun; and deaths of each."""
+
+import hashlib
+import io
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.clients.runtimed import RuntimedClient
+from common.clients.snapshotd import SnapshotdClient
+from common.errors import (
+    AlreadyExistsError,
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnknownError,
+)
+from common.sys import linux
+from common.sys.mounts import ensure_shared, unmount_below
+from tests.support.brokers import nats_server, redis_server
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
+    ),
+]
+UNTIL_S = 20
+
+
+@dataclass
+class Daemons:
+    """snapshotd, shimd and runtimed of one test module."""
+
+    base: Path
+    environment: dict[str, str]
+    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
+
+    def start(self, name: str) -> None:
+        log = (self.base / f"{name}.log").open("ab")
+        program = str(Path(sys.executable).parent / name)
+        with log:
+            self.processes[name] = subprocess.Popen([program], env=self.environment, stderr=log)
+
+    def kill(self, name: str) -> None:
+        process = self.processes[name]
+        process.kill()
+        process.wait(10)
+
+    @property
+    def socket(self) -> str:
+        return str(self.base / "run" / "runtimed.sock")
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[Daemons]:
+    base = Path(f"/run/slipway-test-{uuid.uuid4().hex[:8]}")
+    base.mkdir(mode=0o711)
+    ensure_shared(base)
+    (base / "cni").mkdir()
+    with redis_server(base / "redis") as redis, nats_server(base / "nats") as nats:
+        environment = dict(os.environ)
+        for name in ("snapshotd", "shimd", "runtimed"):
+            for key, value in {
+                "node": "testnode",
+                "run_dir": str(base / "run"),
+                "data_dir": str(base / "data"),
+                "redis_url": redis.url,
+                "nats_url": nats.url,
+            }.items():
+                environment[f"SLIPWAY_{name.upper()}_{key.upper()}"] = value
+        environment["SLIPWAY_RUNTIMED_CNI_CONF_DIR"] = str(base / "cni")
+        found = Daemons(base, environment)
+        try:
+            for name in ("snapshotd", "shimd", "runtimed"):
+                found.start(name)
+            yield found
+        finally:
+            for process in reversed(found.processes.values()):
+                process.send_signal(signal.SIGTERM)
+                process.wait(20)
+    unmount_below(base)
+    shutil.rmtree(base)
+
+
+def busybox_layer(path: Path) -> str:
+    with tarfile.open(path, "w") as tar:
+        for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "vol"):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
+            tar.addfile(entry)
+        tar.add("/bin/busybox", "bin/busybox")
+        for name in ("sh", "sleep", "echo", "cat", "id", "true", "hostname", "ps", "kill", "ls", "readlink"):
+            entry = tarfile.TarInfo(f"bin/{name}")
+            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
+            tar.addfile(entry)
+        for name, text in (("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n"), ("vol/seed", b"grown\n")):
+            entry = tarfile.TarInfo(name)
+            entry.size = len(text)
+            tar.addfile(entry, io.BytesIO(text))
+    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+class Pods:
+    """A kubelet's view: pods with names of their own."""
+
+    def __init__(self, daemons: Daemons, client: RuntimedClient, diff_id: str) -> None:
+        self.daemons = daemons
+        self.client = client
+        self.diff_id = diff_id
+
+    def sandbox_config(self, **options: int) -> cri.PodSandboxConfig:
+        name = uuid.uuid4().hex[:8]
+        config = cri.PodSandboxConfig(
+            metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="ns"),
+            log_directory=str(self.daemons.base / "logs" / name),
+        )
+        wanted = {"network": cri.NODE, "pid": cri.CONTAINER, **options}
+        config.linux.security_context.namespace_options.MergeFrom(cri.NamespaceOption(**wanted))
+        return config
+
+    def image(self, **config: object) -> pb.ResolvedImage:
+        body = json.dumps({"config": {"Env": ["PATH=/bin"], **config}}).encode()
+        return pb.ResolvedImage(id=self.diff_id, config=body, diff_ids=[self.diff_id], ref=self.diff_id)
+
+    def container_config(self, *command: str, name: str = "c", **fields: object) -> cri.ContainerConfig:
+        return cri.ContainerConfig(
+            metadata=cri.ContainerMetadata(name=name),
+            image=cri.ImageSpec(image="busybox"),
+            command=command,
+            log_path=f"{name}.log",
+            **fields,
+        )
+
+    async def running(self, *command: str, **fields: object) -> tuple[str, str, cri.PodSandboxConfig]:
+        config = self.sandbox_config()
+        sandbox_id = await self.client.run_sandbox(config)
+        container = self.container_config(*command, **fields)
+        container_id = await self.client.create_container(sandbox_id, container, config, self.image())
+        await self.client.start_container(container_id)
+        return sandbox_id, container_id, config
+
+    async def status(self, container_id: str) -> cri.ContainerStatus:
+        return (await self.client.container_status(container_id)).status
+
+    async def exited(self, container_id: str) -> cri.ContainerStatus:
+        with anyio.fail_after(UNTIL_S):
+            while (status := await self.status(container_id)).state != cri.CONTAINER_EXITED:
+                await anyio.sleep(0.02)
+        return status
+
+
+@pytest.fixture
+async def pods(daemons: Daemons):
+    client = RuntimedClient(daemons.socket, 30)
+    snapshots = SnapshotdClient(str(daemons.base / "run" / "snapshotd.sock"), 30)
+    layer = daemons.base / "layer.tar"
+    diff_id = busybox_layer(layer)
+    await snapshots.apply_layer(
+        diff_id=diff_id,
+        blob_path=str(layer),
+        digest=diff_id,
+        media_type="application/vnd.oci.image.layer.v1.tar",
+        size_bytes=layer.stat().st_size,
+    )
+    yield Pods(daemons, client, diff_id)
+    for item in await client.list_sandboxes():
+        await client.remove_sandbox(item.id)
+    assert not await client.list_containers()
+    for name in ("bundles", "sandboxes"):
+        assert not list((daemons.base / "run" / "runtimed" / name).glob("*")), name
+    for name in ("containers", "sandboxes"):
+        assert not list((daemons.base / "data" / "runtimed" / name).glob("*")), name
+    await client.close()
+    await snapshots.close()
+
+
+async def test_a_container_runs_logs_answers_and_ends_with_its_code(pods: Pods) -> None:
+    _, container_id, config = await pods.running(
+        "sh", "-c", "echo hello; trap 'exit 7' TERM; while :; do sleep 0.05; done"
+    )
+    status = await pods.status(container_id)
+    assert status.state == cri.CONTAINER_RUNNING
+    assert status.created_at <= status.started_at
+    assert status.image_ref == status.image_id == pods.diff_id
+    answer = await pods.client.exec_sync(container_id, ["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (answer.stdout, answer.stderr, answer.exit_code) == (b"out\n", b"err\n", 3)
+    await pods.client.stop_container(container_id, 10)
+    status = await pods.status(container_id)
+    assert (status.state, status.exit_code, status.reason) == (cri.CONTAINER_EXITED, 7, "Error")
+    assert "stdout F hello" in Path(status.log_path).read_text()
+    assert status.log_path == f"{config.log_directory}/c.log"
+    await pods.client.remove_container(container_id)
+    assert Path(status.log_path).exists()
+    with pytest.raises(NotFoundError):
+        await pods.status(container_id)
+
+
+async def test_a_retry_gets_the_same_ids(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    found: list[str] = []
+
+    async def run() -> None:
+        found.append(await pods.client.run_sandbox(config))
+
+    async with anyio.create_task_group() as group:
+        for _ in range(4):
+            group.start_soon(run)
+    assert len(set(found)) == 1
+    container = pods.container_config("sleep", "100")
+    ids = {await pods.client.create_container(found[0], container, config, pods.image()) for _ in range(3)}
+    assert len(ids) == 1
+    await pods.client.start_container(ids.pop())
+    with pytest.raises(AlreadyExistsError):
+        await pods.client.create_container(found[0], container, config, pods.image())
+
+
+async def test_start_twice_is_refused_and_stop_and_remove_are_idempotent(pods: Pods) -> None:
+    sandbox_id, container_id, _ = await pods.running("sleep", "100")
+    with pytest.raises(FailedPreconditionError):
+        await pods.client.start_container(container_id)
+    for _ in range(2):
+        await pods.client.stop_container(container_id)
+    status = await pods.status(container_id)
+    assert (status.exit_code, status.state) == (137, cri.CONTAINER_EXITED)
+    for _ in range(2):
+        await pods.client.remove_container(container_id)
+        await pods.client.stop_container(container_id)
+    for _ in range(2):
+        await pods.client.stop_sandbox(sandbox_id)
+    for _ in range(2):
+        await pods.client.remove_sandbox(sandbox_id)
+    with pytest.raises(NotFoundError):
+        await pods.client.sandbox_status(sandbox_id)
+
+
+async def test_a_command_that_is_not_there_is_a_start_error(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("/no/such/thing")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    with pytest.raises(UnknownError, match="no/such/thing"):
+        await pods.client.start_container(container_id)
+    status = await pods.status(container_id)
+    assert (status.exit_code, status.reason) == (128, "StartError")
+    assert "no/such/thing" in status.message
+
+
+async def test_refusals_name_the_field(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    with pytest.raises(NotFoundError, match="runtime_handler 'nope'"):
+        await pods.client.run_sandbox(config, "nope")
+    sandbox_id = await pods.client.run_sandbox(config)
+    bad = pods.container_config("true")
+    bad.log_path = "../../etc/passwd"
+    with pytest.raises(InvalidArgumentError, match="log_path"):
+        await pods.client.create_container(sandbox_id, bad, config, pods.image())
+    await pods.client.stop_sandbox(sandbox_id)
+    with pytest.raises(FailedPreconditionError, match="not ready"):
+        await pods.client.create_container(sandbox_id, pods.container_config("true"), config, pods.image())
+
+
+async def test_a_missing_layer_leaves_nothing(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    image = pods.image()
+    image.diff_ids[:] = ["sha256:" + "0" * 64]
+    with pytest.raises(NotFoundError):
+        await pods.client.create_container(sandbox_id, pods.container_config("true"), config, image)
+    assert not await pods.client.list_containers()
+
+
+async def test_exec_that_takes_too_long_is_killed(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "100")
+    with pytest.raises(DeadlineExceededError):
+        await pods.client.exec_sync(container_id, ["sleep", "77"], 1)
+    listed = await pods.client.exec_sync(container_id, ["ps"])
+    assert b"77" not in listed.stdout
+
+
+async def test_a_later_stop_brings_the_end_forward(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    with anyio.fail_after(UNTIL_S):
+        async with anyio.create_task_group() as group:
+            group.start_soon(pods.client.stop_container, container_id, 600)
+            await anyio.sleep(0.1)
+            await pods.client.stop_container(container_id, 0)
+    assert (await pods.status(container_id)).exit_code == 137
+
+
+async def test_limits_are_applied_and_shown(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "100")
+    request = cri.UpdateContainerResourcesRequest(container_id=container_id)
+    request.linux.memory_limit_in_bytes = 64 << 20
+    await pods.client.stub.UpdateContainerResources(request)
+    status = await pods.status(container_id)
+    assert status.resources.linux.memory_limit_in_bytes == 64 << 20
+    [stats] = await pods.client.list_container_stats()
+    assert 0 < stats.memory.available_bytes.value <= 64 << 20
+    assert stats.cpu.usage_core_nano_seconds.value > 0
+
+
+async def test_image_volumes_hold_what_the_image_has_there(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "100")
+    image = pods.image(Volumes={"/vol": {}})
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, image)
+    await pods.client.start_container(container_id)
+    answer = await pods.client.exec_sync(container_id, ["cat", "/vol/seed"])
+    assert answer.stdout == b"grown\n"
+    [mount] = (await pods.status(container_id)).mounts
+    assert Path(mount.host_path, "seed").exists()
+
+
+async def test_containers_of_a_pod_share_its_pid_namespace_when_it_says_so(pods: Pods) -> None:
+    config = pods.sandbox_config(pid=cri.POD)
+    sandbox_id = await pods.client.run_sandbox(config)
+    seen = []
+    for name in ("a", "b"):
+        wanted = pods.container_config("sleep", "100", name=name)
+        container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+        await pods.client.start_container(container_id)
+        seen.append((await pods.client.exec_sync(container_id, ["readlink", "/proc/self/ns/pid"])).stdout)
+    assert seen[0] == seen[1]
+
+
+async def test_events_carry_the_statuses(pods: Pods) -> None:
+    kinds: list[int] = []
+    ready = anyio.Event()
+    with anyio.fail_after(UNTIL_S):
+        async with anyio.create_task_group() as group:
+
+            async def listen() -> None:
+                ready.set()
+                stream = pods.client.stub.GetContainerEvents(cri.GetEventsRequest())
+                async for event in stream:
+                    assert (
+                        event.pod_sandbox_status.id
+                        or event.container_event_type == cri.CONTAINER_DELETED_EVENT
+                    )
+                    kinds.append(event.container_event_type)
+                    if event.container_event_type == cri.CONTAINER_STOPPED_EVENT:
+                        assert event.containers_statuses[0].exit_code == 5
+                        return
+
+            group.start_soon(listen)
+            await ready.wait()
+            await anyio.sleep(0.2)
+            await pods.running("sh", "-c", "exit 5")
+    created, started, stopped = (
+        cri.CONTAINER_CREATED_EVENT,
+        cri.CONTAINER_STARTED_EVENT,
+        cri.CONTAINER_STOPPED_EVENT,
+    )
+    assert kinds == [created, started, created, started, stopped]
+
+
+@pytest.mark.parametrize("victim", ["runtimed", "shimd"])
+async def test_an_exit_while_a_service_is_dead_arrives_with_its_code(pods: Pods, victim: str) -> None:
+    _, container_id, _ = await pods.running(
+        "sh", "-c", "while [ ! -e /tmp/go ]; do sleep 0.05; done; exit 42"
+    )
+    rootfs = json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])[
+        "rootfs"
+    ]
+    pods.daemons.kill(victim)
+    Path(rootfs, "tmp/go").touch()
+    pods.daemons.start(victim)
+    status = await pods.exited(container_id)
+    assert (status.exit_code, status.reason) == (42, "Error")
+
+
+async def test_a_container_runs_on_while_runtimed_is_away(pods: Pods) -> None:
+    sandbox_id, container_id, _ = await pods.running("sleep", "100")
+    pods.daemons.kill("runtimed")
+    pods.daemons.start("runtimed")
+    assert (await pods.status(container_id)).state == cri.CONTAINER_RUNNING
+    answer = await pods.client.exec_sync(container_id, ["echo", "still"])
+    assert answer.stdout == b"still\n"
+    status = (await pods.client.sandbox_status(sandbox_id)).status
+    assert status.state == cri.SANDBOX_READY
+
+
+async def test_a_shim_that_is_killed_makes_its_container_unknown_once_that_is_gone(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "100")
+    verbose = json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])
+    shim = int((Path(verbose["shim"]).parent / "pid").read_text().split()[0])
+    os.kill(shim, signal.SIGKILL)
+    await pods.client.stop_container(container_id, 0)
+    status = await pods.exited(container_id)
+    assert (status.exit_code, status.reason) == (255, "Unknown")
+
+
+async def test_a_sandbox_whose_namespaces_vanished_is_not_ready(pods: Pods) -> None:
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config())
+    pin = pods.daemons.base / "run" / "runtimed" / "sandboxes" / sandbox_id / "ns" / "ipc"
+    pods.daemons.kill("runtimed")
+    linux.umount(str(pin))
+    pods.daemons.start("runtimed")
+    with anyio.fail_after(UNTIL_S):
+        while (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_READY:
+            await anyio.sleep(0.05)
