@@ -137,14 +137,6 @@ async def _anyway(undo: Callable[..., Awaitable[None]], *arguments: Any) -> None
             sys.stderr.write(f"  clean-up: {_said(exc)}\n")
 
 
-def _sweep(data: Path) -> None:
-    """Take away what the node mounted and wrote."""
-    if RUN_DIR.exists():
-        unmount_below(RUN_DIR)
-    for path in (RUN_DIR, data):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 async def _pod(cri: Cri, reference: str) -> str:
     with step(f"PullImage {reference}"):
         await cri.pull(reference)
