@@ -1,0 +1,59 @@
+"""The command as a process, without a node."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SLIPWAY = str(Path(sys.executable).parent / "slipway")
+
+
+def slipway(*words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [SLIPWAY, *words], capture_output=True, text=True, timeout=30, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        (("ps",), 1),
+        (("-o", "json", "ps"), 1),
+        (("pull", "x"), 1),
+        (("run", "x"), 125),
+        (("exec", "x", "y"), 125),
+    ],
+)
+def test_without_a_node_the_next_step_is_told(tmp_path: Path, words: tuple[str, ...], code: int) -> None:
+    done = slipway("--run-dir", str(tmp_path), *words)
+    assert done.returncode == code
+    assert done.stderr.splitlines() == [
+        f"slipway: no node answers in {tmp_path}: start one with `sudo ./dev up`, or give --run-dir"
+    ]
+
+
+def test_the_run_directory_may_come_from_the_environment(tmp_path: Path) -> None:
+    assert str(tmp_path) in slipway("status", SLIPWAY_RUN_DIR=str(tmp_path)).stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("events", "--filter", "colour=red"), "kind, verb, id, node"),
+        (("events", "--since", "soon"), "10m"),
+        (("exec", "x"), "no command"),
+    ],
+)
+def test_a_wrong_option_is_told_before_anything_is_asked(words: tuple[str, ...], told: str) -> None:
+    done = slipway("--run-dir", "/nonexistent", *words)
+    assert done.returncode != 0
+    assert told in done.stderr
+
+
+def test_help_needs_nothing_heavy() -> None:
+    script = "import sys, slipway.main; print([m for m in ('grpc', 'rich', 'nats') if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,51 @@
+"""Tables, messages and codes."""
+
+import unicodedata
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from common.errors import UnknownError
+from slipway import exitcode, render
+
+
+@given(st.text())
+def test_nothing_that_moves_the_cursor_is_printed(text: str) -> None:
+    assert not [c for c in render.clean(text) if unicodedata.category(c).startswith("C")]
+
+
+def test_a_hostile_name_stays_in_its_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(("NAME", "STATE"), [("a\x1b[2J\nb\u202e", "Running")])
+    out = capsys.readouterr().out
+    assert out.count("\n") == 2
+    assert "\x1b" not in out
+    assert "\u202e" not in out
+
+
+def test_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
+    render.table(("ID", "NAME"), [("1", "web"), ("12345", "x")])
+    assert capsys.readouterr().out == "ID     NAME\n1      web\n12345  x\n"
+
+
+@pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_040_000, "1.04 MB")])
+def test_sizes_are_in_powers_of_1000(count: int, text: str) -> None:
+    assert render.size(count) == text
+
+
+def test_an_error_is_one_line() -> None:
+    assert render.sentence("a\n  b\x1b[0m") == "a b?[0m"
+
+
+@pytest.mark.parametrize(
+    ("message", "code"),
+    [
+        ("exec: executable file `nosuch` not found in $PATH: No such file or directory", 127),
+        ('runc: exec: "/no": stat /no: no such file or directory', 127),
+        ("open executable: Permission denied", 126),
+        ("exec user process caused: exec format error", 126),
+        ("the cgroup is full", 125),
+    ],
+)
+def test_docker_codes_of_what_cannot_run(message: str, code: int) -> None:
+    assert exitcode.of_start(UnknownError(message)) == code
