@@ -8,7 +8,6 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
-from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
@@ -118,6 +117,8 @@ async def _drop_logs(run_dir: str, uid: str) -> None:
 
 async def inspect(arguments: Namespace) -> int:
     """Print all that is known of containers."""
+    from google.protobuf.json_format import MessageToDict
+
     documents = []
     async with node(arguments.run_dir) as on:
         for name in arguments.container:
