@@ -29,6 +29,21 @@ for n in range(runs + 3):
     subprocess.run(["crun", "delete", "-f", name], check=True)
 print(json.dumps(times[3:]))
 """
+EXEC = """
+import json, subprocess, sys, time
+bundle, runs = sys.argv[1], int(sys.argv[2])
+quiet = dict(check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+subprocess.run(["crun", "run", "--detach", "--bundle", bundle, "slipway-bench-exec"], **quiet)
+times = []
+try:
+    for n in range(runs + 3):
+        start = time.perf_counter()
+        subprocess.run(["crun", "exec", "slipway-bench-exec", "true"], **quiet)
+        times.append(1e3 * (time.perf_counter() - start))
+finally:
+    subprocess.run(["crun", "delete", "-f", "slipway-bench-exec"], check=True)
+print(json.dumps(times[3:]))
+"""
 """Runs where the hybrid cgroup hierarchy, which crun refuses, is out of sight."""
 
 
@@ -75,6 +90,29 @@ async def bundle_of(cri: Cri, image: str, run_dir: Path, into: Path) -> Path:
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
     return into
+
+
+async def exec_sync(cri: Cri, image: str) -> list[float]:
+    """Milliseconds of ExecSync of `true`."""
+    sandbox = cri.sandbox_config("bench-exec", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(sandbox_id, cri.container_config("c", image, ["sleep", "1000"]), sandbox)
+    await cri.start(container_id)
+    times = []
+    for _ in range(RUNS + 3):
+        start = time.perf_counter()
+        await cri.exec(container_id, ["true"])
+        times.append(1e3 * (time.perf_counter() - start))
+    await cri.stop(container_id)
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    return times[3:]
+
+
+def bare_exec(bundle: Path) -> list[float]:
+    """Milliseconds of `crun exec`."""
+    found: list[float] = json.loads(in_private_mounts(EXEC, str(bundle), str(RUNS)))
+    return found
 
 
 def bare_crun(bundle: Path) -> list[float]:

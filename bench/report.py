@@ -1,4 +1,4 @@
-"""`./dev bench [pods] [cni] [idle] [pull]`: ratios against the floor and a named peer, in one run; table and JSON."""
+"""`./dev bench [pods] [cni] [exec] [idle] [pull]`: ratios against the floor and a named peer, in one run; table and JSON."""
 
 import json
 import statistics
@@ -9,8 +9,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import anyio
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from bench import pods, pulls
 from devtools.cri import Cri, connect
@@ -65,7 +63,7 @@ async def measure(chosen: set[str]) -> list[Figure]:
 async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Path) -> list[Figure]:
     figures = []
     crun = 0.0
-    if chosen & {"pods", "cni"}:
+    if chosen & {"pods", "cni", "exec"}:
         bundle = await pods.bundle_of(cri, image, node.run_dir, base / "bundle")
         crun = statistics.median(pods.bare_crun(bundle))
     if "pods" in chosen:
@@ -77,6 +75,10 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
         figures.append(
             Figure("pod ready, CNI bridge", ready, "ms", "crun run + CNI ADD", crun + chain, "2 x")
         )
+    if "exec" in chosen:
+        bare = statistics.median(pods.bare_exec(bundle))
+        ready = statistics.median(await pods.exec_sync(cri, image))
+        figures.append(Figure("exec sync", ready, "ms", "crun exec", bare, "none set"))
     if "idle" in chosen:
         found = await pods.idle(cri, image, node.run_dir)
         figures.append(Figure("shim, PSS", found["shim_mib"], "MiB", "goal", 0.8, "1 x"))
@@ -89,7 +91,7 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
 
 def main() -> None:
     """Measure, print, keep."""
-    chosen = set(sys.argv[1:]) or {"pods", "cni", "idle", "pull"}
+    chosen = set(sys.argv[1:]) or {"pods", "cni", "exec", "idle", "pull"}
     figures = anyio.run(measure, chosen)
     print(f"{'':32} {'measured':>12} {'against':>22} {'floor':>10} {'ratio':>7}  goal")
     for f in figures:

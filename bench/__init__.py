@@ -1,0 +1,1 @@
+"""Measurements against floors and named peers; run by ./dev bench."""
