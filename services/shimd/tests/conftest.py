@@ -28,7 +28,9 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.zygote = ZygoteProcess(
-            shared=[str(root)], cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"]
+            scratch=str(root / "shimd/rehearsal"),
+            shared=[str(root)],
+            cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"],
         )
         self.service = ShimService(root / "shimd", self.zygote)
         self.service.prepare()

@@ -21,6 +21,7 @@ import msgpack
 
 from common.sys import linux
 from shimd.shim import main as shim
+from shimd.shim.rehearsal import rehearse
 
 CONTROL_FD = 3
 MAX_PACKET_BYTES = 128 << 10
@@ -30,7 +31,9 @@ _HYBRID = "/sys/fs/cgroup/unified"
 
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(8)
+_POOL_BYTES = 16384
 _is_zygote = True
+_plugs: list[list[bytes]] = []
 
 
 def main() -> None:
@@ -50,8 +53,11 @@ def main() -> None:
     except OSError as exc:
         _answer(control, request, error=f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc))
         return
-    _answer(control, request, pid=os.getpid())
-    gc.collect()
+    _rehearse(request["scratch"])
+    try:
+        _answer(control, request, pid=os.getpid())
+    except BrokenPipeError:
+        return  # the front is gone already
     gc.freeze()
     while True:
         packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
@@ -66,6 +72,25 @@ def main() -> None:
             _fork(control, request, fds, operation)
         for fd in fds:
             os.close(fd)
+
+
+def _rehearse(directory: str) -> None:
+    """Make as many pages as can be the same in all shims; a failure costs memory and nothing else."""
+    global _is_zygote, _plugs
+    _is_zygote = False
+    try:
+        shim.become_subreaper(on=1)
+        rehearse(directory)
+    except OSError as exc:
+        sys.stderr.write(f"zygote: rehearsal: {exc}\n")
+    finally:
+        signal.set_wakeup_fd(-1)
+        shim.become_subreaper(on=0)
+        _is_zygote = True
+    gc.disable()
+    gc.collect()
+    # Fill the holes that are left in the allocator's pools: else each small object of a shim takes one in a page of its own.
+    _plugs = [[bytes(size - 33) for _ in range(3 * _POOL_BYTES // size)] for size in range(48, 513, 16)]
 
 
 def _on_child(_number: int, _frame: object) -> None:

@@ -15,6 +15,7 @@ Handler = Callable[[int], None]
 ExitHandler = Callable[[int, int], None]
 """Called with the wait status and the time in ns at which the process was reaped."""
 _MAX_UNCLAIMED = 4096
+_UNKNOWN_STATUS = 255 << 8
 
 
 class Timer:
@@ -109,10 +110,27 @@ class Reaper:
     def watch(self, pid: int, handler: ExitHandler) -> None:
         """Call `handler` once when the child has ended, or soon when it has already."""
         found = self._unclaimed.pop(pid, None)
-        if found is None:
+        if found is not None:
+            self._loop.after(0, lambda: handler(*found))
+        elif _is_child(pid):
             self._handlers[pid] = handler
         else:
-            self._loop.after(0, lambda: handler(*found))
+            self._watch_stranger(pid, handler)
+
+    def _watch_stranger(self, pid: int, handler: ExitHandler) -> None:
+        """Not our child: its end can be seen, its status cannot."""
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            self._loop.after(0, lambda: handler(_UNKNOWN_STATUS, time.time_ns()))
+            return
+
+        def ended(_events: int) -> None:
+            self._loop.forget(pidfd)
+            os.close(pidfd)
+            handler(_UNKNOWN_STATUS, time.time_ns())
+
+        self._loop.watch(pidfd, IN, ended)
 
     def _woken(self, _events: int) -> None:
         try:
@@ -137,6 +155,14 @@ class Reaper:
                 self._unclaimed[pid] = (status, now)
         if not self.expecting:
             self._unclaimed.clear()
+
+
+def _is_child(pid: int) -> bool:
+    try:
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def exit_code(status: int) -> tuple[int, int]:

@@ -5,6 +5,7 @@ goes without files of the io module, enums and ctypes conversions. The front has
 """
 
 import ctypes
+import gc
 import os
 from typing import Any
 
@@ -30,8 +31,7 @@ def settle(directory: str, log: int) -> None:
         OSError: with the path, when the directory cannot be written.
     """
     os.setsid()
-    if _prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0):
-        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
+    become_subreaper(on=1)
     null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
     os.dup2(null, 0)
     os.dup2(null, 1)
@@ -40,6 +40,12 @@ def settle(directory: str, log: int) -> None:
     os.close(log)
     rename("slipway-shim")
     write_identity(f"{directory}/{PID_NAME}", os.getpid())
+
+
+def become_subreaper(*, on: int) -> None:
+    """Inherit the orphans of one's descendants, or do so no longer."""
+    if _prctl(_PR_SET_CHILD_SUBREAPER, on, 0, 0, 0):
+        raise OSError(ctypes.get_errno(), "cannot become a subreaper")
 
 
 def rename(name: str) -> None:
@@ -64,6 +70,7 @@ def write_identity(path: str, pid: int) -> None:
 
 def serve(directory: str, packed_spec: bytes, listener: int) -> None:
     """Run until `shutdown`."""
+    gc.enable()  # the zygote has no use for it; what it made is frozen
     loop = Loop()
     spec: dict[str, Any] = msgpack.unpackb(packed_spec)
     Server(loop, listener, Supervisor(loop, directory, spec))
