@@ -16,6 +16,8 @@ ExitHandler = Callable[[int, int], None]
 """Called with the wait status and the time in ns at which the process was reaped."""
 _MAX_UNCLAIMED = 4096
 _UNKNOWN_STATUS = 255 << 8
+_INHERIT_S = 1.0
+"""How long after its end a process may still become our child, and tell its status."""
 
 
 class Timer:
@@ -112,23 +114,32 @@ class Reaper:
         found = self._unclaimed.pop(pid, None)
         if found is not None:
             self._loop.after(0, lambda: handler(*found))
-        elif _is_child(pid):
-            self._handlers[pid] = handler
         else:
-            self._watch_stranger(pid, handler)
+            self._handlers[pid] = handler
+            if not _is_child(pid):
+                self._watch_stranger(pid, handler)
 
     def _watch_stranger(self, pid: int, handler: ExitHandler) -> None:
-        """Not our child: its end can be seen, its status cannot."""
+        """Not our child, or not yet: a runtime may leave a process of its own that ends a moment later.
+
+        The end of a stranger can be seen by its pidfd, its status cannot.
+        """
+
+        def give_up() -> None:
+            if self._handlers.get(pid) is handler:
+                del self._handlers[pid]
+                handler(_UNKNOWN_STATUS, time.time_ns())
+
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
-            self._loop.after(0, lambda: handler(_UNKNOWN_STATUS, time.time_ns()))
+            self._loop.after(_INHERIT_S, give_up)
             return
 
         def ended(_events: int) -> None:
             self._loop.forget(pidfd)
             os.close(pidfd)
-            handler(_UNKNOWN_STATUS, time.time_ns())
+            self._loop.after(_INHERIT_S, give_up)
 
         self._loop.watch(pidfd, IN, ended)
 
