@@ -1,26 +1,16 @@
 """Containers from end to end over gRPC: real Redis, NATS, snapshotd, shimd, shims and crun; and deaths of each."""
 
-import hashlib
-import io
 import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import tarfile
-import uuid
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.api.runtime.v1 import runtime_pb2 as pb
-from common.clients.runtimed import RuntimedClient
-from common.clients.snapshotd import SnapshotdClient
 from common.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -30,8 +20,7 @@ from common.errors import (
     UnknownError,
 )
 from common.sys import linux
-from common.sys.mounts import ensure_shared, unmount_below
-from tests.support.brokers import nats_server, redis_server
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
 
 pytestmark = [
     pytest.mark.anyio,
@@ -46,151 +35,16 @@ pytestmark = [
 UNTIL_S = 20
 
 
-@dataclass
-class Daemons:
-    """snapshotd, shimd and runtimed of one test module."""
-
-    base: Path
-    environment: dict[str, str]
-    processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
-
-    def start(self, name: str) -> None:
-        log = (self.base / f"{name}.log").open("ab")
-        program = str(Path(sys.executable).parent / name)
-        with log:
-            self.processes[name] = subprocess.Popen([program], env=self.environment, stderr=log)
-
-    def kill(self, name: str) -> None:
-        process = self.processes[name]
-        process.kill()
-        process.wait(10)
-
-    @property
-    def socket(self) -> str:
-        return str(self.base / "run" / "runtimed.sock")
-
-
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
-    base = Path(f"/run/slipway-test-{uuid.uuid4().hex[:8]}")
-    base.mkdir(mode=0o711)
-    ensure_shared(base)
-    (base / "cni").mkdir()
-    with redis_server(base / "redis") as redis, nats_server(base / "nats") as nats:
-        environment = dict(os.environ)
-        for name in ("snapshotd", "shimd", "runtimed"):
-            for key, value in {
-                "node": "testnode",
-                "run_dir": str(base / "run"),
-                "data_dir": str(base / "data"),
-                "redis_url": redis.url,
-                "nats_url": nats.url,
-            }.items():
-                environment[f"SLIPWAY_{name.upper()}_{key.upper()}"] = value
-        environment["SLIPWAY_RUNTIMED_CNI_CONF_DIR"] = str(base / "cni")
-        found = Daemons(base, environment)
-        try:
-            for name in ("snapshotd", "shimd", "runtimed"):
-                found.start(name)
-            yield found
-        finally:
-            for process in reversed(found.processes.values()):
-                process.send_signal(signal.SIGTERM)
-                process.wait(20)
-    unmount_below(base)
-    shutil.rmtree(base)
-
-
-def busybox_layer(path: Path) -> str:
-    with tarfile.open(path, "w") as tar:
-        for name in ("bin", "etc", "proc", "sys", "dev", "tmp", "vol"):
-            entry = tarfile.TarInfo(name)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            tar.addfile(entry)
-        tar.add("/bin/busybox", "bin/busybox")
-        for name in ("sh", "sleep", "echo", "cat", "id", "true", "hostname", "ps", "kill", "ls", "readlink"):
-            entry = tarfile.TarInfo(f"bin/{name}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-            tar.addfile(entry)
-        for name, text in (("etc/passwd", b"root:x:0:0:root:/:/bin/sh\n"), ("vol/seed", b"grown\n")):
-            entry = tarfile.TarInfo(name)
-            entry.size = len(text)
-            tar.addfile(entry, io.BytesIO(text))
-    return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
-
-
-class Pods:
-    """A kubelet's view: pods with names of their own."""
-
-    def __init__(self, daemons: Daemons, client: RuntimedClient, diff_id: str) -> None:
-        self.daemons = daemons
-        self.client = client
-        self.diff_id = diff_id
-
-    def sandbox_config(self, **options: int) -> cri.PodSandboxConfig:
-        name = uuid.uuid4().hex[:8]
-        config = cri.PodSandboxConfig(
-            metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="ns"),
-            log_directory=str(self.daemons.base / "logs" / name),
-        )
-        wanted = {"network": cri.NODE, "pid": cri.CONTAINER, **options}
-        config.linux.security_context.namespace_options.MergeFrom(cri.NamespaceOption(**wanted))
-        return config
-
-    def image(self, **config: object) -> pb.ResolvedImage:
-        body = json.dumps({"config": {"Env": ["PATH=/bin"], **config}}).encode()
-        return pb.ResolvedImage(id=self.diff_id, config=body, diff_ids=[self.diff_id], ref=self.diff_id)
-
-    def container_config(self, *command: str, name: str = "c", **fields: object) -> cri.ContainerConfig:
-        return cri.ContainerConfig(
-            metadata=cri.ContainerMetadata(name=name),
-            image=cri.ImageSpec(image="busybox"),
-            command=command,
-            log_path=f"{name}.log",
-            **fields,
-        )
-
-    async def running(self, *command: str, **fields: object) -> tuple[str, str, cri.PodSandboxConfig]:
-        config = self.sandbox_config()
-        sandbox_id = await self.client.run_sandbox(config)
-        container = self.container_config(*command, **fields)
-        container_id = await self.client.create_container(sandbox_id, container, config, self.image())
-        await self.client.start_container(container_id)
-        return sandbox_id, container_id, config
-
-    async def status(self, container_id: str) -> cri.ContainerStatus:
-        return (await self.client.container_status(container_id)).status
-
-    async def exited(self, container_id: str) -> cri.ContainerStatus:
-        with anyio.fail_after(UNTIL_S):
-            while (status := await self.status(container_id)).state != cri.CONTAINER_EXITED:
-                await anyio.sleep(0.02)
-        return status
+    with running_daemons() as found:
+        yield found
 
 
 @pytest.fixture
-async def pods(daemons: Daemons):
-    client = RuntimedClient(daemons.socket, 30)
-    snapshots = SnapshotdClient(str(daemons.base / "run" / "snapshotd.sock"), 30)
-    layer = daemons.base / "layer.tar"
-    diff_id = busybox_layer(layer)
-    await snapshots.apply_layer(
-        diff_id=diff_id,
-        blob_path=str(layer),
-        digest=diff_id,
-        media_type="application/vnd.oci.image.layer.v1.tar",
-        size_bytes=layer.stat().st_size,
-    )
-    yield Pods(daemons, client, diff_id)
-    for item in await client.list_sandboxes():
-        await client.remove_sandbox(item.id)
-    assert not await client.list_containers()
-    for name in ("bundles", "sandboxes"):
-        assert not list((daemons.base / "run" / "runtimed" / name).glob("*")), name
-    for name in ("containers", "sandboxes"):
-        assert not list((daemons.base / "data" / "runtimed" / name).glob("*")), name
-    await client.close()
-    await snapshots.close()
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    async with kubelet(daemons) as found:
+        yield found
 
 
 async def test_a_container_runs_logs_answers_and_ends_with_its_code(pods: Pods) -> None:

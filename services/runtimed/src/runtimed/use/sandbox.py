@@ -142,7 +142,11 @@ class Sandboxes:
         if record is None:
             return
         with life_span("runtimed.sandbox.stop", record):
-            await self._parts.operations.wait(f"sandbox {record.key}")
+            if record.state is SandboxState.CREATING:
+                await self._parts.operations.wait(f"sandbox {record.key}")
+                record = self._parts.sandboxes.store.find(sandbox_id)
+            if record is None:
+                return
             was_ready = record.state is SandboxState.READY
             record, _ = await self._parts.sandboxes.apply(sandbox_id, machine.StopAsked(cause=RPC))
             await self.tear_down(record)

@@ -1,0 +1,143 @@
+"""Set-ups that fail, that are cut off and that cannot be undone; with a CNI plugin that does as told."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import SlipwayError
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(not shutil.which("crun"), reason="needs crun"),
+]
+PLUGIN = """#!/bin/sh
+cat >/dev/null
+echo "$CNI_COMMAND $CNI_CONTAINERID" >>{base}/calls
+while [ -e {base}/hold-$CNI_COMMAND ]; do sleep 0.05; done
+if [ -e {base}/fail-$CNI_COMMAND ]; then
+  echo '{{"cniVersion":"0.4.0","code":100,"msg":"told to fail"}}'
+  exit 1
+fi
+case $CNI_COMMAND in
+VERSION) echo '{{"cniVersion":"0.4.0","supportedVersions":["0.4.0"]}}' ;;
+ADD) echo '{{"cniVersion":"0.4.0","interfaces":[{{"name":"eth0","sandbox":"x"}}],"ips":[{{"version":"4","address":"10.9.8.7/24"}}]}}' ;;
+esac
+"""
+UNTIL_S = 20
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[Daemons]:
+    with running_daemons() as found:
+        (found.base / "bin").mkdir()
+        plugin = found.base / "bin" / "obedient"
+        plugin.write_text(PLUGIN.format(base=found.base))
+        plugin.chmod(0o755)
+        conf = {"cniVersion": "0.4.0", "name": "test", "plugins": [{"type": "obedient"}]}
+        (found.base / "cni" / "10-test.conflist").write_text(json.dumps(conf))
+        yield found
+
+
+@pytest.fixture
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    (daemons.base / "calls").write_text("")
+    async with kubelet(daemons) as found:
+        yield found
+        for order in daemons.base.glob("*-???"):
+            order.unlink()
+
+
+def calls(pods: Pods) -> list[str]:
+    return [line.split()[0] for line in (pods.daemons.base / "calls").read_text().splitlines()]
+
+
+def order(pods: Pods, what: str) -> Path:
+    path = pods.daemons.base / what
+    path.touch()
+    return path
+
+
+async def test_a_pod_has_the_address_that_its_network_gave(pods: Pods) -> None:
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    assert (await pods.client.sandbox_status(sandbox_id)).status.network.ip == "10.9.8.7"
+    await pods.client.stop_sandbox(sandbox_id)
+    assert calls(pods) == ["ADD", "DEL"]
+
+
+async def test_a_failed_network_is_undone_and_leaves_nothing(pods: Pods) -> None:
+    order(pods, "fail-ADD")
+    with pytest.raises(SlipwayError, match="told to fail"):
+        await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    assert calls(pods)[:2] == ["ADD", "DEL"]
+    assert not await pods.client.list_sandboxes()
+
+
+async def test_what_cannot_be_undone_stays_listed_until_it_can(pods: Pods) -> None:
+    orders = [order(pods, "fail-ADD"), order(pods, "fail-DEL")]
+    config = pods.sandbox_config(network=cri.POD)
+    with pytest.raises(SlipwayError, match="told to fail"):
+        await pods.client.run_sandbox(config)
+    [item] = await pods.client.list_sandboxes()
+    assert item.state == cri.SANDBOX_NOTREADY
+    with pytest.raises(SlipwayError, match="network"):
+        await pods.client.stop_sandbox(item.id)
+    for path in orders:
+        path.unlink()
+    assert await pods.client.run_sandbox(config) != item.id
+    assert [i.state for i in await pods.client.list_sandboxes()] == [cri.SANDBOX_READY]
+
+
+async def test_a_caller_that_gives_up_finds_the_same_sandbox_later(pods: Pods) -> None:
+    hold = order(pods, "hold-ADD")
+    config = pods.sandbox_config(network=cri.POD)
+    with pytest.raises(SlipwayError):
+        request = cri.RunPodSandboxRequest(config=config)
+        await pods.client.stub.RunPodSandbox(request, timeout=0.5)
+    assert not await pods.client.list_sandboxes()
+    hold.unlink()
+    sandbox_id = await pods.client.run_sandbox(config)
+    assert [i.id for i in await pods.client.list_sandboxes()] == [sandbox_id]
+    assert calls(pods) == ["ADD"]
+
+
+async def test_a_set_up_that_a_crash_cut_off_is_finished_with_the_same_id(pods: Pods) -> None:
+    hold = order(pods, "hold-ADD")
+    config = pods.sandbox_config(network=cri.POD)
+    with anyio.fail_after(UNTIL_S):
+        async with anyio.create_task_group() as group:
+
+            async def first_try() -> None:
+                with pytest.raises(SlipwayError):
+                    await pods.client.run_sandbox(config)
+
+            group.start_soon(first_try)
+            while "ADD" not in calls(pods):
+                await anyio.sleep(0.02)
+            pods.daemons.kill("runtimed")
+    [directory] = (pods.daemons.base / "run" / "runtimed" / "sandboxes").iterdir()
+    hold.unlink()
+    pods.daemons.start("runtimed")
+    assert await pods.client.run_sandbox(config) == directory.name
+    assert (await pods.client.sandbox_status(directory.name)).status.network.ip == "10.9.8.7"
+
+
+async def test_a_release_that_failed_is_tried_again_by_the_next_stop(pods: Pods) -> None:
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    fail = order(pods, "fail-DEL")
+    with pytest.raises(SlipwayError, match="network"):
+        await pods.client.stop_sandbox(sandbox_id)
+    assert (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_NOTREADY
+    fail.unlink()
+    await pods.client.stop_sandbox(sandbox_id)
+    assert calls(pods) == ["ADD", "DEL", "DEL"]
