@@ -10,10 +10,10 @@ from common.clients.shimd import ShimdClient
 from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
+from common.records import RecordStore
 from common.records.redis import connect
 from common.settings import load, own_dirs, socket_path
 from common.sys.mounts import ensure_shared
-from runtimed.adapters.records import CopiedRecordStore
 from runtimed.adapters.shims import ProcessShims
 from runtimed.adapters.snapshots import SnapshotdSnapshots
 from runtimed.feed import Feed
@@ -48,11 +48,21 @@ async def _serve(life: Life, settings: Settings) -> None:
     cni = Cni(settings.cni_conf_dir, list(settings.cni_bin_dirs), str(data_dir / "cni"))
     await anyio.to_thread.run_sync(cni.load)
     facts = {"node": settings.node, "owner": DAEMON}
-    sandboxes = CopiedRecordStore(
-        redis, SandboxRecord, kind="sandbox", directory=data_dir / "sandboxes", **facts
+    sandboxes = RecordStore(
+        redis,
+        SandboxRecord,
+        kind="sandbox",
+        directory=data_dir / "sandboxes",
+        sync_copies=False,
+        **facts,
     )
-    containers = CopiedRecordStore(
-        redis, ContainerRecord, kind="container", directory=data_dir / "containers", **facts
+    containers = RecordStore(
+        redis,
+        ContainerRecord,
+        kind="container",
+        directory=data_dir / "containers",
+        sync_copies=False,
+        **facts,
     )
     parts = Parts(
         settings=settings,

@@ -6,6 +6,7 @@ index, add the events to the outbox. So an event exists if and only if its chang
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -52,15 +53,26 @@ class RecordStore(Generic[R]):
         kind: the kind of record, one word.
         directory: keep a copy of each record in `<directory>/<id>/record.msgpack`, and rebuild from there
             what Redis has lost.
+        sync_copies: force each copy to the disk. Without it a copy outlives any process, which is what a wiped
+            Redis needs; after a power cut Redis' own log is what there is. Two fsyncs are 5 ms on a busy disk.
     """
 
     def __init__(
-        self, redis: "Redis", cls: type[R], *, node: str, owner: str, kind: str, directory: Path | None = None
+        self,
+        redis: "Redis",
+        cls: type[R],
+        *,
+        node: str,
+        owner: str,
+        kind: str,
+        directory: Path | None = None,
+        sync_copies: bool = True,
     ) -> None:
         self._redis = redis
         self._cls = cls
         self._node, self._owner, self._kind = node, owner, kind
         self._directory = directory
+        self._sync_copies = sync_copies
         self._records: dict[str, R] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._script = redis.register_script(scripts.TRANSITION)
@@ -245,7 +257,8 @@ class RecordStore(Generic[R]):
     async def _copy(self, record: R) -> None:
         if self._directory:
             path = self._directory / record.id / RECORD_FILE
-            await anyio.to_thread.run_sync(replace_file, path, encoder.encode(record))
+            write = partial(replace_file, path, encoder.encode(record), sync=self._sync_copies)
+            await anyio.to_thread.run_sync(write)
 
     def _drop_copy(self, key: str) -> None:
         if self._directory:
