@@ -1,6 +1,5 @@
 """A zygote of our own with real crun, in directories of our own."""
 
-import contextlib
 import json
 import os
 import secrets
@@ -15,7 +14,6 @@ import anyio
 import pytest
 
 from common.clients.shim import ShimClient
-from common.sys import linux
 from shimd.adapters.zygote_process import ZygoteProcess
 from shimd.service import ShimService
 
@@ -29,7 +27,6 @@ class Node:
         self.root = root
         self.zygote = ZygoteProcess(
             scratch=str(root / "shimd/rehearsal"),
-            shared=[str(root)],
             cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"],
         )
         self.service = ShimService(root / "shimd", self.zygote)
@@ -141,8 +138,6 @@ async def node() -> AsyncIterator[Node]:
     finally:
         await node.kill_all()
         await node.zygote.close()
-        with contextlib.suppress(OSError):  # no zygote was started
-            linux.umount(str(root), linux.MNT_DETACH)
         shutil.rmtree(root)
         for parent in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*{root.name}*"):
             for folder, _, _ in os.walk(parent, topdown=False):

@@ -353,7 +353,7 @@ async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node):
 
 
 async def test_mounts_made_later_reach_the_container(node):
-    """The directories of the node are shared mounts: what is mounted there after the zygote's start is seen."""
+    """Also below a private mount: the runtime is called in the namespace that the services are in."""
     await node.zygote.request("bury", spec={"runtime": {"binary": "true"}, "container_id": "x"})
     bundle = node.root / "bundles/a/rootfs"
     shim = await node.spawn("a", "cat", "/tmp/file")

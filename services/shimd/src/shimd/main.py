@@ -19,7 +19,6 @@ def main() -> None:
         run_dir, _ = own_dirs(settings, "shimd")
         zygote = ZygoteProcess(
             scratch=str(run_dir / "rehearsal"),
-            shared=[settings.run_dir],
             cgroups=cgroup_directories(settings.shim_cgroup),
             timeout_s=settings.spawn_timeout_s,
         )

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 
 class Forker(Protocol):
-    """Forks shims and pause processes into the shims' mount namespace."""
+    """Forks shims and pause processes."""
 
     async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
         """Do one operation of the zygote's: spawn, pause or bury; the descriptors stay the caller's to close.

@@ -4,8 +4,7 @@ It is exec'ed by the front with a SOCK_SEQPACKET socket as its descriptor 3. Eac
 {id, op, ...}; each answer {id, ...} or {id, error}. The child answers for itself, so that a fork never makes the
 zygote wait. It ends when the front closes the socket; what it forked lives on.
 
-All shims share its mount namespace: a slave of the host's, without the unified cgroup hierarchy of a hybrid
-machine, for which crun has no use.
+All shims share its mount namespace, which is the front's.
 """
 
 import gc
@@ -21,13 +20,12 @@ import msgpack
 
 from common.sys import linux
 from shimd.shim import main as shim
+from shimd.shim import mountns
 from shimd.shim.rehearsal import rehearse
 
 CONTROL_FD = 3
 MAX_PACKET_BYTES = 128 << 10
 _FDS = struct.Struct("2i")
-_HYBRID = "/sys/fs/cgroup/unified"
-
 
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(8)
@@ -106,12 +104,6 @@ def _prepare(request: dict[str, Any]) -> None:
     os.umask(0o077)
     for directory in request["cgroups"]:
         _join(directory)
-    for directory in request["shared"]:
-        _share(directory)
-    linux.unshare(linux.CLONE_NEWNS)
-    linux.mount("none", "/", None, linux.MS_REC | linux.MS_SLAVE)
-    if _HYBRID in _mount_points():
-        linux.umount(_HYBRID, linux.MNT_DETACH)
 
 
 def _join(directory: str) -> None:
@@ -122,30 +114,6 @@ def _join(directory: str) -> None:
             procs.write(str(os.getpid()))
     except OSError as exc:
         sys.stderr.write(f"zygote: cgroup {directory}: {exc.strerror}\n")
-
-
-def _share(directory: str) -> None:
-    """Make a directory part of a shared mount: mounts made there later must reach the shims' namespace."""
-    os.makedirs(directory, 0o700, exist_ok=True)
-    path = os.path.realpath(directory)
-    mounts = _mount_points()
-    point = path
-    while point not in mounts:
-        point = os.path.dirname(point)
-    if not mounts[point]:
-        linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
-        linux.mount("none", path, None, linux.MS_SHARED)
-
-
-def _mount_points() -> dict[str, bool]:
-    """Mount points, and whether the topmost mount on each is shared."""
-    found = {}
-    with open("/proc/self/mountinfo") as mounts:
-        for line in mounts:
-            head = line.partition(" - ")[0].split()
-            point = head[4].encode().decode("unicode_escape") if "\\" in head[4] else head[4]
-            found[point] = any(field.startswith("shared:") for field in head[6:])
-    return found
 
 
 def _answer(control: socket.socket, request: dict[str, Any], **fields: Any) -> None:
@@ -241,7 +209,7 @@ def _bury(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
         argv += ["--root", runtime["root"]]
     argv += ["delete", "--force", request["spec"]["container_id"]]
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    pid = os.posix_spawnp(argv[0], argv, env, setsigdef=(signal.SIGPIPE, signal.SIGINT))
+    pid = mountns.spawn(argv, env, setsigdef=(signal.SIGPIPE, signal.SIGINT))
     _, status = os.waitpid(pid, 0)
     _answer(control, request, status=os.waitstatus_to_exitcode(status))
 

@@ -25,10 +25,8 @@ _RESTART_S = 1.0
 class ZygoteProcess:
     """One zygote at a time; requests run side by side."""
 
-    def __init__(
-        self, *, scratch: str, shared: list[str], cgroups: list[str], timeout_s: float = 10.0
-    ) -> None:
-        self._prepare = {"scratch": scratch, "shared": shared, "cgroups": cgroups}
+    def __init__(self, *, scratch: str, cgroups: list[str], timeout_s: float = 10.0) -> None:
+        self._prepare = {"scratch": scratch, "cgroups": cgroups}
         self._timeout_s = timeout_s
         self._lock = anyio.Lock()
         self._process: Process | None = None

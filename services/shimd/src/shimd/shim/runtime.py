@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import UnknownError
+from shimd.shim import mountns
 from shimd.shim.loop import IN, Loop, Reaper, Timer, exit_code
 
 CAPTURE_BYTES = 8 << 20
@@ -112,7 +113,7 @@ class Call:
         files = self._capture(stdin) if stdio is None else stdio
         try:
             actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(files)]
-            self.pid = os.posix_spawnp(argv[0], argv, env, file_actions=actions, setsigdef=_DEFAULT_SIGNALS)
+            self.pid = mountns.spawn(argv, env, file_actions=actions, setsigdef=_DEFAULT_SIGNALS)
         except OSError as exc:
             for fd in self._captures:
                 loop.forget(fd)
