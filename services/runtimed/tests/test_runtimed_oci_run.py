@@ -88,6 +88,7 @@ def configure(bundle: Path, parent: str, script: str, **fields: Any) -> dict[str
             shm_path="",
             seccomp_profile_root="",
             host_caps=capabilities.host_capabilities(),
+            never_made=(),
             handler="",
         )
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from runtimed.network import hostfiles
-from runtimed.oci import capabilities, cgroups, mounts, process, security, spec, stats, sysctls, users
+from runtimed.oci import capabilities, cgroups, process, security, spec, stats, sysctls, users
 
 CAPS = frozenset(capabilities.NAMES) - {"CAP_SYS_RESOURCE"}
 
@@ -51,6 +51,7 @@ def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fiel
         "shm_path": "/sb/shm",
         "seccomp_profile_root": "/var/lib/kubelet/seccomp",
         "host_caps": CAPS,
+        "never_made": ("/etc/absent",),
         "handler": "crun",
     }
     return spec.build(spec.SpecInput(**(base | fields)))
@@ -280,9 +281,15 @@ def test_requested_mounts_replace_defaults_and_parents_come_first(tmp_path: Path
     config = container(
         mounts=[
             {"container_path": "/data/deep/er", "host_path": "/tmp", "readonly": True},
-            {"container_path": "/data", "host_path": "/tmp", "propagation": 1, "mount_options": ["noexec"]},
+            {"container_path": "/data", "host_path": "/tmp", "mount_options": ["noexec"]},
             {"container_path": "/etc/hostname", "host_path": "/tmp"},
             {"container_path": "/ro", "host_path": "/tmp", "readonly": True, "recursive_read_only": True},
+            {
+                "container_path": "/file",
+                "host_path": "/etc/passwd",
+                "readonly": True,
+                "recursive_read_only": True,
+            },
         ]
     )
     found = build(config, tmp_path)
@@ -294,15 +301,10 @@ def test_requested_mounts_replace_defaults_and_parents_come_first(tmp_path: Path
     assert by_path["/etc/hostname"]["source"] == "/tmp"
     assert by_path["/etc/resolv.conf"]["source"] == "/sb/resolv.conf"
     assert by_path["/dev/shm"]["source"] == "/sb/shm"
-    assert by_path["/data"]["options"] == ["rbind", "rslave", "rw", "noexec"]
+    assert by_path["/data"]["options"] == ["rbind", "rprivate", "rw", "noexec"]
     assert by_path["/ro"]["options"] == ["rbind", "rprivate", "rro"]
-    assert found["linux"]["rootfsPropagation"] == "rslave"
-
-
-def test_missing_mount_sources_are_made_but_for_files(tmp_path: Path) -> None:
-    wanted = tmp_path / "a/b"
-    mounts.prepare_sources(container(mounts=[{"container_path": "/x", "host_path": str(wanted)}]))
-    assert wanted.is_dir()
+    assert by_path["/file"]["options"] == ["rbind", "rprivate", "ro"]
+    assert "rootfsPropagation" not in found["linux"]
 
 
 def test_volumes_stay_inside() -> None:

@@ -37,18 +37,19 @@ def ensure_shared(directory: Path) -> None:
     lock = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not _is_shared(path):
+        if "shared:" not in propagation_of(path):
             linux.mount(path, path, None, linux.MS_BIND | linux.MS_REC)
             linux.mount("none", path, None, linux.MS_SHARED)
     finally:
         os.close(lock)
 
 
-def _is_shared(path: str) -> bool:
+def propagation_of(path: str) -> str:
+    """Optional fields ("shared:N", "master:N") of the mount that a resolved path is on; "" for a private one."""
     around = [(p, o) for p, o in mount_points() if path == p or path.startswith(p.rstrip("/") + "/")]
     longest = max(around, key=lambda point: len(point[0]))
     last = [point for point in around if point[0] == longest[0]][-1]
-    return "shared:" in last[1]
+    return last[1]
 
 
 def unmount_below(directory: Path) -> list[str]:

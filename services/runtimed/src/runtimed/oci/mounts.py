@@ -1,18 +1,15 @@
 """`mounts` of an OCI configuration, and the volumes that an image declares."""
 
 import posixpath
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 from common.errors import InvalidArgumentError
+from runtimed.oci.sources import BIDIRECTIONAL, HOST_TO_CONTAINER, PRIVATE, Source
 
-PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = 0, 1, 2  # MountPropagation of CRI
 PROPAGATION = {PRIVATE: "rprivate", HOST_TO_CONTAINER: "rslave", BIDIRECTIONAL: "rshared"}
 MOUNT_OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
 MAX_VOLUMES = 256
-
-# A directory made in the place of these would break the node; they are files, never made.
-NEVER_MADE = frozenset({"/etc/hostname", "/etc/hosts", "/etc/resolv.conf"})
 
 Mount = dict[str, Any]
 
@@ -33,23 +30,27 @@ def contained(field: str, path: str) -> str:
 
 def build(
     container: Any,
+    sources: Sequence[Source],
     *,
     shm_path: str,
     resolv_conf: str,
     hostname_file: str,
 ) -> list[Mount]:
-    """Defaults and the request's mounts, which replace defaults at the same path; parents before children."""
+    """Defaults and the request's mounts, which replace defaults at the same path; parents before children.
+
+    `sources` says what each mount of the request mounts, in their order.
+    """
     context = container.linux.security_context
     found = {mount["destination"]: mount for mount in _defaults(writable_kernel=context.privileged)}
     found["/dev/shm"] = _bind("/dev/shm", shm_path or "/dev/shm", ["nosuid", "nodev", "noexec"])  # noqa: S108
     access = "ro" if context.readonly_rootfs else "rw"
-    for path, source in (("/etc/resolv.conf", resolv_conf), ("/etc/hostname", hostname_file)):
-        if source:
-            found[path] = _bind(path, source, ["rprivate", access])
-    for mount in container.mounts:
+    for path, file in (("/etc/resolv.conf", resolv_conf), ("/etc/hostname", hostname_file)):
+        if file:
+            found[path] = _bind(path, file, ["rprivate", access])
+    for mount, source in zip(container.mounts, sources, strict=True):
         path = contained("mounts.container_path", mount.container_path)
         found.pop(path, None)
-        found[path] = _requested(path, mount)
+        found[path] = _requested(path, mount, source)
     if "/sys" in {m.container_path.rstrip("/") for m in container.mounts}:
         found.pop("/sys/fs/cgroup", None)  # the mounted /sys brings its own
     # Stable: mounts of the same depth stay in the request's order.
@@ -77,10 +78,12 @@ def _bind(path: str, source: str, options: list[str]) -> Mount:
     return {"destination": path, "type": "bind", "source": source, "options": ["rbind", *options]}
 
 
-def _requested(path: str, mount: Any) -> Mount:
-    access = "rro" if mount.recursive_read_only else "ro" if mount.readonly else "rw"
+def _requested(path: str, mount: Any, source: Source) -> Mount:
+    # crun before 1.14.4 takes the target of a recursive option for a directory; below a file nothing is mounted
+    recursive = mount.recursive_read_only and source.is_directory
+    access = "rro" if recursive else "ro" if mount.readonly else "rw"
     options = [PROPAGATION[mount.propagation], access, *sorted(set(mount.mount_options))]
-    return _bind(path, mount.host_path, options)
+    return _bind(path, source.path, options)
 
 
 def check(mount: Any) -> None:
@@ -101,26 +104,6 @@ def check(mount: Any) -> None:
     unknown = set(mount.mount_options) - MOUNT_OPTIONS
     if unknown:
         raise InvalidArgumentError(f"mounts.mount_options: {min(unknown)!r} is unknown")
-
-
-def prepare_sources(container: Any) -> None:
-    """Make the host directories that a request mounts and that are missing, as hostPath without a type expects.
-
-    Blocking: a dead network filesystem may hang it.
-
-    Raises:
-        InvalidArgumentError: the path cannot be made, or is one that is never made.
-    """
-    for mount in container.mounts:
-        path = Path(mount.host_path)
-        try:
-            if path.exists():
-                continue
-            if str(path) in NEVER_MADE:
-                raise InvalidArgumentError(f"mounts.host_path: {path} is missing and never made")
-            path.mkdir(mode=0o755, parents=True, exist_ok=True)
-        except OSError as error:
-            raise InvalidArgumentError(f"mounts.host_path: {path}: {error.strerror}") from error
 
 
 def rootfs_propagation(container: Any) -> str:

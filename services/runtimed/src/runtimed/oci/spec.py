@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
-from runtimed.oci import cgroups, devices, mounts, process, security, sysctls
+from runtimed.oci import cgroups, devices, mounts, process, security, sources, sysctls
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.mounts import image_volumes
 from runtimed.oci.validate import validate_container, validate_sandbox
@@ -45,6 +45,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         resolv_conf, hostname_file: files to mount; "" for none.
         shm_path: the sandbox's /dev/shm; "" for the host's.
         host_caps: what this process may give, as CAP_ names.
+        never_made: mount sources that are refused when missing, rather than made.
     """
 
     container_id: str
@@ -61,6 +62,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     shm_path: str
     seccomp_profile_root: str
     host_caps: frozenset[str]
+    never_made: tuple[str, ...]
     handler: str
 
 
@@ -73,7 +75,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
         UnimplementedError: something that this node does not offer.
     """
     context = inp.container.linux.security_context
-    mounts.prepare_sources(inp.container)
+    mounted = sources.prepare(inp.container, inp.never_made)
     found = process.build(
         inp.container,
         inp.image_config,
@@ -93,6 +95,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
         "root": {"path": inp.rootfs, "readonly": context.readonly_rootfs},
         "mounts": mounts.build(
             inp.container,
+            mounted,
             shm_path=inp.shm_path,
             resolv_conf=inp.resolv_conf,
             hostname_file=inp.hostname_file,

@@ -130,6 +130,8 @@ def _check_mount(mount: Any) -> None:
         raise UnimplementedError(
             f"mounts.uidMappings: {mount.container_path!r}: idmapped mounts are not offered"
         )
+    if mount.selinux_relabel and security.has_selinux():
+        raise UnimplementedError(f"mounts.selinux_relabel: {mount.host_path!r}: relabelling is not offered")
     mounts.check(mount)
 
 

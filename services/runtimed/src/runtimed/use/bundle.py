@@ -96,6 +96,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             shm_path="" if sandbox.host_ipc else str(sandbox_dir / "shm"),
             seccomp_profile_root=parts.settings.seccomp_profile_root,
             host_caps=parts.host_caps,
+            never_made=parts.settings.absent_mount_sources_to_reject,
             handler=sandbox.handler,
         )
     )
