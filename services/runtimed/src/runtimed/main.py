@@ -21,6 +21,7 @@ from runtimed.machine import container, sandbox
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
 from runtimed.oci.capabilities import host_capabilities
+from runtimed.oci.features import HandlerFeatures
 from runtimed.operations import Operations
 from runtimed.reconcile import Reconciler
 from runtimed.record import ContainerRecord, SandboxRecord
@@ -78,6 +79,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         data_dir=data_dir,
         host_caps=host_capabilities(),
         cgroup_version=cgroups.detect(),
+        features=HandlerFeatures(settings.handlers),
     )
     service = Service(parts)
     reconciler = Reconciler(service)

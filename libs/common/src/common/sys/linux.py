@@ -4,6 +4,7 @@ Constants are from the kernel's uapi headers: linux/mount.h, linux/sched.h, linu
 """
 
 import ctypes
+import errno
 import os
 from typing import Any
 
@@ -162,6 +163,15 @@ def move_mount(fd: int, target: str) -> None:
 def mount_setattr(path: str, attr: MountAttr, flags: int = 0, dir_fd: int = AT_FDCWD) -> None:
     size = ctypes.c_size_t(ctypes.sizeof(attr))
     _syscall(_MOUNT_SETATTR, dir_fd, _bytes(path), flags, ctypes.byref(attr), size, path=path)
+
+
+def has_mount_setattr() -> bool:
+    """Whether the kernel knows mount_setattr (Linux 5.12)."""
+    try:
+        mount_setattr("", MountAttr(), dir_fd=-1)
+    except OSError as error:
+        return error.errno != errno.ENOSYS
+    return True
 
 
 def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:

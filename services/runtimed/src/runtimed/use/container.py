@@ -11,7 +11,7 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clock import now_ns
-from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
+from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, UnknownError
 from common.events.schema import ContainerRemoved
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
@@ -40,6 +40,7 @@ class Containers:
 
         Raises:
             InvalidArgumentError, UnimplementedError: a field's value.
+            UnknownError: the handler cannot mount recursively read-only.
             NotFoundError: the sandbox, or a layer.
             FailedPreconditionError: the sandbox is not ready.
             AlreadyExistsError: a container of this name and attempt has run already.
@@ -47,11 +48,21 @@ class Containers:
         request = wanted.request
         sandbox = selection.find(self._parts.sandboxes.store, "sandbox", request.pod_sandbox_id)
         validate_container(request.config, self._sandbox_config(sandbox, request))
+        await self._check_handler(sandbox.handler, request.config)
         meta = request.config.metadata
         key = f"{sandbox.id}_{meta.name}_{meta.attempt}"
         return await self._parts.operations.join(
             f"create {key}", partial(self._create, key, sandbox.id, wanted)
         )
+
+    async def _check_handler(self, handler: str, config: cri.ContainerConfig) -> None:
+        """Refuse what the sandbox's OCI runtime cannot do."""
+        wanted = [mount.container_path for mount in config.mounts if mount.recursive_read_only]
+        if wanted and not (await self._parts.features.of(handler)).recursive_read_only:
+            raise UnknownError(
+                f"RROUnsupported: mounts.recursive_read_only: {wanted[0]!r}: "
+                f"handler {handler!r} or this kernel cannot do it"
+            )
 
     def _sandbox_config(
         self, sandbox: SandboxRecord, request: cri.CreateContainerRequest

@@ -39,8 +39,9 @@ class Node:
             ]
         )
         for name in ("", *sorted(parts.settings.handlers)):
+            can = await parts.features.of(name or parts.settings.default_handler)
             handler = response.runtime_handlers.add(name=name)
-            handler.features.recursive_read_only_mounts = False
+            handler.features.recursive_read_only_mounts = can.recursive_read_only
             handler.features.user_namespaces = False
         response.features.supplemental_groups_policy = True
         response.features.mount_options = True

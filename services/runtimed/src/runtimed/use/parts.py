@@ -16,6 +16,7 @@ from common.observe.trace import remote_span, span, traceparent
 from runtimed import convert, selection
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
+from runtimed.oci.features import HandlerFeatures
 from runtimed.operations import Operations
 from runtimed.ports import Shims, Snapshots
 from runtimed.record import ContainerRecord, SandboxRecord
@@ -42,6 +43,7 @@ class Parts:
     data_dir: Path
     host_caps: frozenset[str]
     cgroup_version: int
+    features: HandlerFeatures
 
     def sandbox_dir(self, sandbox_id: str) -> Path:
         """Its pinned namespaces, /dev/shm, resolv.conf and hostname."""

@@ -1,0 +1,82 @@
+"""What the OCI runtimes of the handlers can do, asked of themselves (`features` of the OCI runtime specification)."""
+
+import re
+import shutil
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import msgspec
+
+from common.observe.log import get_logger
+from common.sys import linux
+from runtimed.settings import Handler
+
+ASK_S = 5.0
+RECURSIVE_READ_ONLY = "rro"
+_CRUN = re.compile(r"crun version (\d+)\.(\d+)")
+_CRUN_WITH_RRO = (1, 4)  # `crun features` came later, with 1.8.6
+
+_log = get_logger("runtimed")
+
+
+class Features(msgspec.Struct, frozen=True, rename="camel"):
+    """The answer of an OCI runtime, as far as it is used; empty for one that gives none."""
+
+    mount_options: list[str] = []
+
+    @property
+    def recursive_read_only(self) -> bool:
+        """Whether mounts can be read-only with all that is mounted below; by the kernel too (Linux 5.12)."""
+        return RECURSIVE_READ_ONLY in self.mount_options and linux.has_mount_setattr()
+
+
+class HandlerFeatures:
+    """Asks each runtime once for as long as its program stays the same."""
+
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+        self._known: dict[str, tuple[object, Features]] = {}
+
+    async def of(self, name: str) -> Features:
+        """The features of a handler's runtime; none when it does not say."""
+        handler = self._handlers[name]
+        program = shutil.which(handler.binary) or handler.binary
+        stamp = await anyio.to_thread.run_sync(_stamp, program)
+        known = self._known.get(name)
+        if known is None or known[0] != stamp:
+            found = await _ask([program, *handler.args])
+            known = self._known[name] = (stamp, found)
+        return known[1]
+
+
+def _stamp(program: str) -> object:
+    try:
+        status = Path(program).stat()
+    except OSError:
+        return None
+    return (status.st_mtime_ns, status.st_size, status.st_ino)
+
+
+async def _ask(command: list[str]) -> Features:
+    said = await _output([*command, "features"])
+    try:
+        return msgspec.json.decode(said, type=Features)
+    except msgspec.DecodeError:
+        version = _CRUN.match((await _output([*command, "--version"])).decode(errors="replace"))
+    if version and (int(version[1]), int(version[2])) >= _CRUN_WITH_RRO:
+        return Features(mount_options=[RECURSIVE_READ_ONLY])
+    return Features()
+
+
+async def _output(command: list[str]) -> bytes:
+    """What a command writes; nothing when it fails or hangs."""
+    try:
+        with anyio.fail_after(ASK_S):
+            done = await anyio.run_process(command, check=False, stderr=subprocess.DEVNULL)
+    except (OSError, TimeoutError) as error:
+        _log.warning("handler.silent", command=" ".join(command), reason=str(error))
+        return b""
+    return done.stdout
