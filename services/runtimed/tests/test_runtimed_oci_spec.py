@@ -422,7 +422,13 @@ def test_requests_that_never_work_are_refused_by_name() -> None:
     mount = {"container_path": "/a", "host_path": "/tmp"}
     refuse(container(mounts=[mount | {"recursive_read_only": True}]), "recursive_read_only")
     refuse(container(mounts=[mount | {"mount_options": ["suid"]}]), "mount_options: 'suid'")
-    refuse(container(mounts=[mount | {"image": {"image": "x"}}]), "mounts.image", UnimplementedError)
+    image = {"container_path": "/x", "image": {"image": "i"}, "readonly": True}
+    refuse(container(mounts=[image | {"host_path": "/y"}]), "mounts.host_path: '/y' beside mounts.image 'i'")
+    refuse(container(mounts=[image | {"readonly": False}]), "image 'i' can only be mounted read-only")
+    refuse(container(mounts=[image | {"propagation": 1}]), "image 'i' can only be mounted privately")
+    for path in ("/etc", "a/../b", "a\0b"):
+        refuse(container(mounts=[image | {"image_sub_path": path}]), "mounts.image_sub_path")
+    refuse(container(mounts=[mount | {"image_sub_path": "etc"}]), "needs mounts.image")
     refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI", UnimplementedError)
     mapping = {"userns_options": {"mode": 0}}
     refuse(secured(namespace_options=mapping), "user namespaces", UnimplementedError)

@@ -18,20 +18,20 @@ class Images:
         self._imaged = imaged
         self._snapshotd = snapshotd
 
-    async def resolve(self, reference: str) -> runtime_pb2.ResolvedImage:
-        """The image of a container.
+    async def resolve(self, reference: str, field: str = "config.image.image") -> runtime_pb2.ResolvedImage:
+        """The image that a field of a container's request names.
 
         Raises:
             InvalidArgumentError: no image is named.
             NotFoundError: it was not pulled.
         """
         if not reference:
-            message = "config.image.image: empty, want the reference or the id of an image"
+            message = f"{field}: empty, want the reference or the id of an image"
             raise InvalidArgumentError(message)
         try:
             image = await self._imaged.get(reference)
         except NotFoundError as exc:
-            message = f"config.image.image: {reference!r} is not on this node: pull it first"
+            message = f"{field}: {reference!r} is not on this node: pull it first"
             raise NotFoundError(message) from exc
         return runtime_pb2.ResolvedImage(
             id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id

@@ -94,7 +94,9 @@ class SnapshotUse(msgspec.Struct, frozen=True, kw_only=True):
 class Snapshots(Protocol):
     """Root filesystems."""
 
-    async def prepare(self, key: str, diff_ids: list[str], snapshotter: str) -> str:
+    async def prepare(
+        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool = False
+    ) -> str:
         """Make and mount one; returns its path. The same key again returns the same one.
 
         Raises:

@@ -24,7 +24,7 @@ from runtimed.machine import sandbox as sandboxes
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
-from runtimed.use import bundle, network
+from runtimed.use import bundle, imagemounts, network
 
 CAUSE = "reconcile"
 RETRY_S = 0.5
@@ -176,7 +176,7 @@ class Reconciler:
             if pause.sandbox_id not in pods:
                 await parts.shims.remove_pause(pause.sandbox_id)
                 await self._repaired(pause.sandbox_id, "a pause process without a sandbox was ended")
-        strays = set(await parts.snapshots.keys()) - known
+        strays = {key for key in await parts.snapshots.keys() if imagemounts.owner(key) not in known}
         for name in strays & self._strays:
             await self._guard(name, partial(self._remove_snapshot, name))
         self._strays = strays

@@ -109,7 +109,12 @@ def _create(runtimed: grpc.aio.Channel, images: Images) -> Any:
         request: api_pb2.CreateContainerRequest, context: Any
     ) -> api_pb2.CreateContainerResponse:
         image = await images.resolve(request.config.image.image)
-        wanted = runtime_pb2.CreateContainerRequest(request=request, image=image)
+        mounted: dict[str, runtime_pb2.ResolvedImage] = {}
+        for mount in request.config.mounts:
+            if name := mount.image.image:
+                mounted[name] = mounted.get(name) or await images.resolve(name, "config.mounts.image.image")
+                mount.image.image_ref = mounted[name].ref
+        wanted = runtime_pb2.CreateContainerRequest(request=request, image=image, mount_images=mounted)
         answer: api_pb2.CreateContainerResponse = await call(wanted, timeout=context.time_remaining())
         return answer
 

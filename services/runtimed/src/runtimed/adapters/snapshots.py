@@ -10,8 +10,10 @@ class SnapshotdSnapshots:
     def __init__(self, client: SnapshotdClient) -> None:
         self._client = client
 
-    async def prepare(self, key: str, diff_ids: list[str], snapshotter: str) -> str:
-        return (await self._client.prepare(key, diff_ids, snapshotter)).path
+    async def prepare(
+        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool = False
+    ) -> str:
+        return (await self._client.prepare(key, diff_ids, snapshotter, readonly=readonly)).path
 
     async def remove(self, key: str) -> None:
         await self._client.remove(key)

@@ -93,8 +93,12 @@ def check(mount: Any) -> None:
         InvalidArgumentError: with the field's name and value.
     """
     contained("mounts.container_path", mount.container_path)
-    if not mount.host_path.startswith("/") or "\x00" in mount.host_path:
+    if mount.image.image:
+        _check_image(mount)
+    elif not mount.host_path.startswith("/") or "\x00" in mount.host_path:
         raise InvalidArgumentError(f"mounts.host_path: {mount.host_path!r} is not absolute")
+    elif mount.image_sub_path:
+        raise InvalidArgumentError(f"mounts.image_sub_path: {mount.image_sub_path!r} needs mounts.image")
     if mount.propagation not in PROPAGATION:
         raise InvalidArgumentError(f"mounts.propagation: {mount.propagation} is unknown")
     if mount.recursive_read_only and not (mount.readonly and mount.propagation == PRIVATE):
@@ -104,6 +108,18 @@ def check(mount: Any) -> None:
     unknown = set(mount.mount_options) - MOUNT_OPTIONS
     if unknown:
         raise InvalidArgumentError(f"mounts.mount_options: {min(unknown)!r} is unknown")
+
+
+def _check_image(mount: Any) -> None:
+    image, sub_path = mount.image.image, mount.image_sub_path
+    if mount.host_path:
+        raise InvalidArgumentError(f"mounts.host_path: {mount.host_path!r} beside mounts.image {image!r}")
+    if not mount.readonly:
+        raise InvalidArgumentError(f"mounts.readonly: image {image!r} can only be mounted read-only")
+    if mount.propagation != PRIVATE:
+        raise InvalidArgumentError(f"mounts.propagation: image {image!r} can only be mounted privately")
+    if sub_path.startswith("/") or ".." in sub_path.split("/") or "\x00" in sub_path:
+        raise InvalidArgumentError(f"mounts.image_sub_path: {sub_path!r} is absolute or leads upwards")
 
 
 def rootfs_propagation(container: Any) -> str:

@@ -124,8 +124,6 @@ def _check_namespaces(options: Any) -> None:
 
 
 def _check_mount(mount: Any) -> None:
-    if mount.HasField("image") and mount.image.image:
-        raise UnimplementedError(f"mounts.image: {mount.image.image!r}: image volumes are not offered")
     if mount.uidMappings or mount.gidMappings:
         raise UnimplementedError(
             f"mounts.uidMappings: {mount.container_path!r}: idmapped mounts are not offered"

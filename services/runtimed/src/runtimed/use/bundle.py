@@ -17,7 +17,7 @@ from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoun
 from runtimed import signals
 from runtimed.oci import cgroups, spec
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
-from runtimed.use import network, volumes
+from runtimed.use import imagemounts, network, volumes
 from runtimed.use.parts import Parts
 
 CONFIG = "config.json"
@@ -25,12 +25,20 @@ MAX_IMAGE_CONFIG_BYTES = 8 << 20
 HOST_PATHS_S = 30.0
 
 
+@dataclass(frozen=True)
+class Roots:
+    """Mounted snapshots of a container: its root, and by their references the images that it mounts."""
+
+    own: str
+    images: dict[str, str]
+
+
 async def make(
     parts: Parts,
     record: ContainerRecord,
     sandbox: SandboxRecord,
     wanted: pb.CreateContainerRequest,
-    rootfs: str,
+    roots: Roots,
 ) -> dict[str, Any]:
     """Write the bundle; returns the fields of the record that are known by now."""
     image = _image_config(wanted.image.config)
@@ -39,7 +47,7 @@ async def make(
     namespaces = await _namespaces(parts, sandbox, request.config)
     stop_signal = _stop_signal(request.config, image)
     # a path on a dead network filesystem hangs its thread, not the service
-    found = _Findings(record, sandbox, request.config, given, image, namespaces, rootfs)
+    found = _Findings(record, sandbox, request.config, given, image, namespaces, roots)
     # a path on a dead network filesystem hangs its thread, not the service
     with anyio.move_on_after(HOST_PATHS_S) as scope:
         facts = await anyio.to_thread.run_sync(partial(_write, parts, found), abandon_on_cancel=True)
@@ -65,17 +73,20 @@ class _Findings:
     given: cri.PodSandboxConfig
     image: dict[str, Any]
     namespaces: dict[str, str]
-    rootfs: str
+    roots: Roots
 
 
 def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
-    record, sandbox, config, rootfs = found.record, found.sandbox, found.config, found.rootfs
+    record, sandbox, config, rootfs = found.record, found.sandbox, found.config, found.roots.own
     bundle = parts.bundle_dir(record.id)
     bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox_dir = parts.sandbox_dir(sandbox.id)
     held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, config, rootfs)
     mounted = cri.ContainerConfig()
     mounted.CopyFrom(config)
+    for mount in mounted.mounts:
+        if imagemounts.is_image(mount):
+            mount.host_path = imagemounts.locate(mount, found.roots.images[mount.image.image])
     mounted.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
     cgroup = cgroups.plan(
         parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version

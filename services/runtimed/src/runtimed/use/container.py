@@ -19,7 +19,7 @@ from runtimed import convert, selection
 from runtimed.machine import container as machine
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
-from runtimed.use import bundle
+from runtimed.use import bundle, imagemounts
 from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.task import Tasks
 from runtimed.use.undo import Undo
@@ -105,14 +105,15 @@ class Containers:
         undo.push("snapshot", partial(parts.snapshots.remove, record.id))
         undo.push("bundle", partial(bundle.remove, parts, record.id))
         steps: list[Callable[[], Awaitable[Any]]] = [
-            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter)
+            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter),
+            partial(imagemounts.prepare, parts.snapshots, record.id, wanted, snapshotter, undo),
         ]
         if not known:
             steps.append(partial(parts.containers.store.create, record))
         with life_span("runtimed.container.create", record):
             try:
-                rootfs, *_ = await together(*steps)
-                facts = await bundle.make(parts, record, sandbox, wanted, rootfs)
+                rootfs, images, *_ = await together(*steps)
+                facts = await bundle.make(parts, record, sandbox, wanted, bundle.Roots(rootfs, images))
                 done = machine.CreateDone(cause=RPC, at_ns=now_ns(), facts=facts)
                 await parts.containers.apply(record.id, done)
             except Exception:
@@ -148,9 +149,11 @@ class Containers:
             record, instructions = await parts.containers.apply(container_id, machine.RemoveAsked(cause=RPC))
             if machine.Clean() not in instructions:
                 raise FailedPreconditionError(f"container {container_id}: is {record.state}")
+            mounted = imagemounts.keys(container_id, convert.container_config(record))
             await together(
                 partial(parts.shims.remove, container_id),
                 partial(parts.snapshots.remove, container_id),
+                *[partial(parts.snapshots.remove, key) for key in mounted.values()],
                 partial(bundle.remove, parts, container_id),
             )
             await parts.containers.forget(

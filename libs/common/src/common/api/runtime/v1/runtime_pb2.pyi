@@ -61,21 +61,48 @@ Global___ResolvedImage: _TypeAlias = ResolvedImage  # noqa: Y015
 class CreateContainerRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class MountImagesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        @_builtins.property
+        def value(self) -> Global___ResolvedImage: ...
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: Global___ResolvedImage | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["value", b"value"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     REQUEST_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    MOUNT_IMAGES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def request(self) -> _api_pb2.CreateContainerRequest: ...
     @_builtins.property
     def image(self) -> Global___ResolvedImage: ...
+    @_builtins.property
+    def mount_images(self) -> _containers.MessageMap[_builtins.str, Global___ResolvedImage]:
+        """The images of the request's mounts, by the reference that each mount gives."""
+
     def __init__(
         self,
         *,
         request: _api_pb2.CreateContainerRequest | None = ...,
         image: Global___ResolvedImage | None = ...,
+        mount_images: _abc.Mapping[_builtins.str, Global___ResolvedImage] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "mount_images", b"mount_images", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
