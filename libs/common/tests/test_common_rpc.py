@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import anyio
 import grpc
 import pytest
 
@@ -73,3 +74,36 @@ async def test_a_plain_client_sees_the_grpc_code(served) -> None:
             await images_pb2_grpc.ImagesStub(plain).Get(images_pb2.GetRequest(), timeout=5)
     assert caught.value.code() is status.code_of(servicer.error)
     assert caught.value.details() == "image 'x' not found"
+
+
+async def test_a_service_that_is_away_is_unavailable_long_before_the_deadline(tmp_path: Path) -> None:
+    opened = channel.channel(str(tmp_path / "nobody.sock"), patience_s=0.3)
+    stub = images_pb2_grpc.ImagesStub(opened)
+    with anyio.fail_after(20), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
+        await stub.Get(images_pb2.GetRequest(), timeout=60)
+    with anyio.fail_after(20), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
+        async for _ in stub.Pull(images_pb2.PullRequest()):
+            pass
+    await opened.close()
+
+
+async def test_a_call_waits_for_a_service_that_comes(tmp_path: Path) -> None:
+    servicer = Servicer()
+    servicer.error = errors.NotFoundError("it came")
+    path = str(tmp_path / "late.sock")
+    opened = channel.channel(path)
+    said: list[str] = []
+
+    async def ask() -> None:
+        with pytest.raises(errors.NotFoundError) as caught:
+            await images_pb2_grpc.ImagesStub(opened).Get(images_pb2.GetRequest(), timeout=30)
+        said.append(caught.value.message)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(ask)
+        await anyio.wait_all_tasks_blocked()
+        running = server.make(lambda s: images_pb2_grpc.add_ImagesServicer_to_server(servicer, s), path)
+        await running.start()
+    assert said == ["it came"]
+    await opened.close()
+    await running.stop(0)

@@ -4,6 +4,7 @@ import json
 import stat
 from pathlib import Path
 
+import anyio
 import grpc
 import pytest
 
@@ -125,3 +126,9 @@ async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> 
     with pytest.raises(grpc.aio.AioRpcError) as error:
         await runtime.ListContainers(cri.ListContainersRequest(), timeout=0.5)
     assert error.value.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+async def test_an_absent_runtimed_is_unavailable_long_before_a_kubelets_deadline(runtime) -> None:
+    with anyio.fail_after(50), pytest.raises(grpc.aio.AioRpcError, match=r"runtimed\.sock") as error:
+        await runtime.ListContainers(cri.ListContainersRequest(), timeout=120)
+    assert error.value.code() == grpc.StatusCode.UNAVAILABLE

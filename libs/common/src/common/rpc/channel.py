@@ -3,20 +3,53 @@
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import anyio
 import grpc
 from opentelemetry import propagate
 from opentelemetry.trace import SpanKind
 
+from common.errors import UnavailableError
 from common.observe.trace import span
 from common.rpc import status
 from common.rpc.server import OPTIONS
 
+PATIENCE_S = 10.0
+"""How long a call waits for a service that is not there: longer than one that died takes to come back."""
 
-def channel(socket: str) -> grpc.aio.Channel:
-    """A channel to one service; calls wait for a service that is not up yet, within their deadline."""
+
+def channel(socket: str, *, patience_s: float = PATIENCE_S) -> grpc.aio.Channel:
+    """A channel to one service.
+
+    A call waits for a service that is not up yet, within its deadline and at most `patience_s`; then it raises
+    UnavailableError.
+    """
+    peer = _Peer(socket, patience_s)
     options = [*OPTIONS, ("grpc.default_authority", "localhost"), ("grpc.initial_reconnect_backoff_ms", 100)]
     options += [("grpc.max_reconnect_backoff_ms", 1000)]
-    return grpc.aio.insecure_channel(f"unix:{socket}", options=options, interceptors=[_Unary(), _Stream()])
+    interceptors = [_Unary(peer), _Stream(peer)]
+    peer.channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options, interceptors=interceptors)
+    return peer.channel
+
+
+class _Peer:
+    """The service at the other end."""
+
+    channel: grpc.aio.Channel
+
+    def __init__(self, socket: str, patience_s: float) -> None:
+        self._socket = socket
+        self._patience_s = patience_s
+
+    async def ready(self, deadline_s: float | None) -> None:
+        """Wait until it can be called; not beyond the call's own deadline, which is then the call's to tell."""
+        if self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
+            return
+        if deadline_s is not None and deadline_s <= self._patience_s:
+            return
+        with anyio.move_on_after(self._patience_s):
+            await self.channel.channel_ready()
+            return
+        raise UnavailableError(f"{self._socket}: nobody has answered for {self._patience_s:g} s")
 
 
 def _outgoing(details: Any) -> Any:
@@ -32,10 +65,14 @@ def _name(details: Any) -> str:
 
 
 class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
+    def __init__(self, peer: _Peer) -> None:
+        self._peer = peer
+
     async def intercept_unary_unary(
         self, continuation: Callable[[Any, Any], Awaitable[Any]], details: Any, request: Any
     ) -> Any:
         with span(_name(details), kind=SpanKind.CLIENT):
+            await self._peer.ready(details.timeout)
             try:
                 call = await continuation(_outgoing(details), request)
                 return await call
@@ -44,9 +81,13 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
 
 
 class _Stream(grpc.aio.UnaryStreamClientInterceptor):
+    def __init__(self, peer: _Peer) -> None:
+        self._peer = peer
+
     async def intercept_unary_stream(
         self, continuation: Callable[[Any, Any], Awaitable[Any]], details: Any, request: Any
     ) -> AsyncIterator[Any]:
+        await self._peer.ready(details.timeout)
         call = await continuation(_outgoing(details), request)
         return _items(call)
 
