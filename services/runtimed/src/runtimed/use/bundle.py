@@ -150,12 +150,11 @@ async def _namespaces(parts: Parts, sandbox: SandboxRecord, config: cri.Containe
 
 
 def _pid_mode(sandbox: SandboxRecord, config: cri.ContainerConfig) -> tuple[int, str]:
-    """The container's wish, else the sandbox's; a request that says nothing gets a namespace of its own."""
-    given = cri.PodSandboxConfig.FromString(sandbox.config)
-    for context in (config.linux.security_context, given.linux.security_context):
-        if context.HasField("namespace_options"):
-            return context.namespace_options.pid, context.namespace_options.target_id
-    return cri.CONTAINER, ""
+    """The container's wish, else the sandbox's; that of one that says nothing is POD, CRI's zero."""
+    own = config.linux.security_context
+    given = cri.PodSandboxConfig.FromString(sandbox.config).linux.security_context
+    options = (own if own.HasField("namespace_options") else given).namespace_options
+    return options.pid, options.target_id
 
 
 async def _pod_pid(parts: Parts, sandbox: SandboxRecord) -> str:

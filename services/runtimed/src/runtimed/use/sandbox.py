@@ -248,9 +248,8 @@ def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: 
 
 
 def wants_pause(config: cri.PodSandboxConfig) -> bool:
-    """Whether the pod shares a PID namespace: only when it says so, since a pause process costs a process."""
-    context = config.linux.security_context
-    return context.HasField("namespace_options") and context.namespace_options.pid == cri.POD
+    """Whether the pod shares a PID namespace, as one does that says nothing of it: POD is CRI's zero."""
+    return config.linux.security_context.namespace_options.pid == cri.POD
 
 
 def _remove_empty(directory: Path) -> None:
