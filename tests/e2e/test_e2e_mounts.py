@@ -146,7 +146,7 @@ async def test_recursive_read_only_has_its_conditions(cri, busybox, shared: Path
 async def test_features_are_told(cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     handlers = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}
-    assert handlers == {"": True, "crun": True, "runc": True}
+    assert handlers == {"": True, "crun": True, "runc": True, "runsc": False}
     assert status.features.mount_options
 
 

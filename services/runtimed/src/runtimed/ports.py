@@ -12,6 +12,7 @@ class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     binary: str
     args: list[str]
     root: str
+    sandboxed: bool
 
 
 class ShimPlan(msgspec.Struct, frozen=True, kw_only=True):

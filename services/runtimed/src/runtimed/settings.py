@@ -15,10 +15,24 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """--root of the OCI runtime; empty for RUN_DIR/runtimed/oci/<handler>."""
     snapshotter: str = ""
     """Empty for snapshotd's default."""
+    sandboxed: bool = False
+    """Its processes live in a kernel of their own and are reached by its command alone, which is runsc's."""
+    annotations: dict[str, str] = {}
+    """Annotations of every configuration that this runtime gets; they win over those of a request."""
 
 
 def _handlers() -> dict[str, Handler]:
-    return {"crun": Handler(binary="crun"), "runc": Handler(binary="runc")}
+    """runsc: each container is a sandbox of its own, and uses the pod's network as the others do."""
+    return {
+        "crun": Handler(binary="crun"),
+        "runc": Handler(binary="runc"),
+        "runsc": Handler(
+            binary="runsc",
+            args=["--network=host"],
+            sandboxed=True,
+            annotations={"io.kubernetes.cri.container-type": "sandbox"},
+        ),
+    }
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):

@@ -51,7 +51,12 @@ def _spec(request: pb.SpawnRequest) -> dict[str, Any]:
     return {
         "container_id": request.container_id,
         "bundle_path": request.bundle_path,
-        "runtime": {"binary": runtime.binary, "args": list(runtime.args), "root": runtime.root},
+        "runtime": {
+            "binary": runtime.binary,
+            "args": list(runtime.args),
+            "root": runtime.root,
+            "sandboxed": runtime.sandboxed,
+        },
         "log_path": request.log_path,
         "tty": request.tty,
         "stdin": request.stdin,

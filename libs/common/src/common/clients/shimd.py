@@ -44,6 +44,7 @@ class ShimdClient:
         record_dir: str,
         runtime_root: str = "",
         runtime_args: Sequence[str] = (),
+        sandboxed: bool = False,
         log_path: str = "",
         tty: bool = False,
         stdin: bool = False,
@@ -55,7 +56,9 @@ class ShimdClient:
         request = pb.SpawnRequest(
             container_id=container_id,
             bundle_path=bundle_path,
-            runtime=pb.OciRuntime(binary=runtime_binary, args=runtime_args, root=runtime_root),
+            runtime=pb.OciRuntime(
+                binary=runtime_binary, args=runtime_args, root=runtime_root, sandboxed=sandboxed
+            ),
             log_path=log_path,
             tty=tty,
             stdin=stdin,

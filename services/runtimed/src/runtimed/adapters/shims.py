@@ -32,6 +32,7 @@ class ProcessShims:
             runtime_binary=plan.runtime.binary,
             runtime_root=plan.runtime.root,
             runtime_args=plan.runtime.args,
+            sandboxed=plan.runtime.sandboxed,
             record_dir=plan.record_dir,
             log_path=plan.log_path,
             tty=plan.tty,

@@ -63,7 +63,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     seccomp_profile_root: str
     host_caps: frozenset[str]
     never_made: tuple[str, ...]
-    handler: str
+    handler_annotations: dict[str, str]
 
 
 def build(inp: SpecInput) -> dict[str, Any]:
@@ -165,6 +165,7 @@ def _annotations(inp: SpecInput) -> dict[str, str]:
         f"{prefix}.sandbox-namespace": metadata.namespace,
         f"{prefix}.sandbox-uid": metadata.uid,
         f"{prefix}.image-name": inp.container.image.user_specified_image or inp.container.image.image,
+        **inp.handler_annotations,
     }
 
 

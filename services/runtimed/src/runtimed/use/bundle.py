@@ -108,7 +108,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             seccomp_profile_root=parts.settings.seccomp_profile_root,
             host_caps=parts.host_caps,
             never_made=parts.settings.absent_mount_sources_to_reject,
-            handler=sandbox.handler,
+            handler_annotations=parts.handler(sandbox.handler)[1].annotations,
         )
     )
     (bundle / CONFIG).write_text(json.dumps(made))

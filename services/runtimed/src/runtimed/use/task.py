@@ -121,7 +121,10 @@ class Tasks:
             container_id=record.id,
             bundle_path=record.bundle_path,
             runtime=Runtime(
-                binary=handler.binary, args=args, root=handler.root or str(parts.run_dir / "oci" / name)
+                binary=handler.binary,
+                args=args,
+                root=handler.root or str(parts.run_dir / "oci" / name),
+                sandboxed=handler.sandboxed,
             ),
             log_path=record.log_path,
             tty=config.tty,

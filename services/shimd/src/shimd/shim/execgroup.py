@@ -8,9 +8,12 @@ by holding the exec's output pipes: in a PID namespace a daemon's parent is the 
 import os
 import signal
 
+from shimd.shim.runtime import Outcome, Runtime
+
 _ROOT = "/sys/fs/cgroup"
 _V1_CONTROLLERS = ("pids", "freezer", "devices")
 _ROUNDS = 8
+_KILL_S = 10.0
 
 
 class ExecGroup:
@@ -75,7 +78,37 @@ class ExecGroup:
         self._directory = ""
 
 
-def container_cgroup(init_pid: int) -> str:
+class SandboxedGroup:
+    """One exec in a kernel of its own: its child here waits for it, and ends with it.
+
+    The runtime's command knows the process and not its children; those of a runtime that offers no more go on.
+    """
+
+    def __init__(self, runtime: Runtime, container_id: str, pid: int, inner_pid: int) -> None:
+        self._runtime = runtime
+        self._args = ["kill", "--pid", str(inner_pid), container_id, str(int(signal.SIGKILL))]
+        self._pid = pid
+        self._asked = False
+
+    def kill(self) -> int:
+        """Have the process killed; the answer is the end of the exec."""
+        if not self._asked:
+            self._asked = True
+            self._runtime.call(self._args, self._killed, deadline_s=_KILL_S)
+        return 0
+
+    def _killed(self, outcome: Outcome) -> None:
+        if outcome.code:
+            try:
+                os.kill(self._pid, signal.SIGKILL)  # its caller must not wait for ever
+            except ProcessLookupError:
+                return
+
+    def release(self) -> None:
+        """Nothing is kept."""
+
+
+def container_cgroup(init_pid: int, v1_controllers: tuple[str, ...] = _V1_CONTROLLERS) -> str:
     """The directory of one cgroup that holds a container and nothing else; empty if there is none."""
     unified = os.path.exists(f"{_ROOT}/cgroup.controllers")
     try:
@@ -83,7 +116,7 @@ def container_cgroup(init_pid: int) -> str:
             paths, own = _paths(of_init.read()), _paths(of_self.read())
     except OSError:
         return ""
-    for controller in ("",) if unified else _V1_CONTROLLERS:
+    for controller in ("",) if unified else v1_controllers:
         path = paths.get(controller, "/")
         directory = f"{_ROOT}/{controller}{path}" if controller else f"{_ROOT}{path}"
         if path not in ("/", own.get(controller)) and os.path.isdir(directory):
@@ -164,6 +197,14 @@ def _write(path: str, text: str) -> None:
             os.close(fd)
     except OSError:
         pass  # the process is gone, or this kernel has no such file
+
+
+def thaw(init_pid: int) -> None:
+    """Let a paused container run, which no signal reaches otherwise."""
+    directory = container_cgroup(init_pid, ("freezer",))
+    for name, running in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
+        if os.path.exists(f"{directory}/{name}"):
+            _write(f"{directory}/{name}", running)
 
 
 def kill_all(directory: str, number: int, done: set[int]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from common.errors import DeadlineExceededError, SlipwayError, UnknownError
 from shimd.shim import runtime as oci
-from shimd.shim.execgroup import ExecGroup
+from shimd.shim.execgroup import ExecGroup, SandboxedGroup
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
 from shimd.shim.stdio import Stdio
 from shimd.shim.wire import Connection, Message
@@ -50,7 +50,7 @@ class Exec:
         self._number = number
         self._call: oci.Call | None = None
         self._log = ""
-        self._group: ExecGroup | None = None
+        self._group: ExecGroup | SandboxedGroup | None = None
         self._timer: Timer | None = None
         self.timed_out = False
         self.ended = False
@@ -76,6 +76,8 @@ class Exec:
             self._loop, f"{self._base}.sock", self._output, self._drained, tty=tty, stdin=stdin
         )
         args = ["exec", "--detach", "--process", f"{self._base}.json", "--pid-file", f"{self._base}.pid"]
+        if self._runtime.sandboxed:
+            args += ["--internal-pid-file", f"{self._base}.inner"]
         if tty:
             args += ["--console-socket", self.stdio.console_path]
         self._reaper.expecting += 1
@@ -100,13 +102,17 @@ class Exec:
         assert self.stdio is not None  # noqa: S101 - set by start
         try:
             self.pid = oci.read_pid(f"{self._base}.pid") if outcome.code == 0 else 0
+            inner_pid = oci.read_pid(f"{self._base}.inner") if self._runtime.sandboxed else 0
             self._tidy()
             if self.pid == 0:
                 self._failed(outcome)
                 return
             oci.forget_log(self._log)
             self.stdio.begin()
-            self._group = ExecGroup(self._init_pid, str(self._number), self.pid, self.stdio.pipes)
+            if inner_pid:
+                self._group = SandboxedGroup(self._runtime, self._container_id, self.pid, inner_pid)
+            else:
+                self._group = ExecGroup(self._init_pid, str(self._number), self.pid, self.stdio.pipes)
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
             if self.timed_out:
@@ -164,7 +170,7 @@ class Exec:
             self._group = None
 
     def _tidy(self) -> None:
-        for suffix in ("json", "pid"):
+        for suffix in ("json", "pid", "inner"):
             try:
                 os.unlink(f"{self._base}.{suffix}")
             except FileNotFoundError:

@@ -43,6 +43,8 @@ class Runtime:
         self._reaper = reaper
         self._directory = directory
         self.binary = str(config["binary"])
+        self.sandboxed = bool(config.get("sandboxed"))
+        """Its processes are in a kernel of their own, out of reach for the host's signals."""
         self._head = [self.binary, *config.get("args", ())]
         if config.get("root"):
             self._head += ["--root", config["root"]]

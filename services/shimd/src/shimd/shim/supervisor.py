@@ -23,7 +23,7 @@ from common.errors import (
 from shimd.shim import exits
 from shimd.shim import runtime as oci
 from shimd.shim.crilog import CriLog
-from shimd.shim.execgroup import container_cgroup, kill_all
+from shimd.shim.execgroup import container_cgroup, kill_all, thaw
 from shimd.shim.execs import DRAIN_S, MAX_EXECS, Exec
 from shimd.shim.loop import Loop, Reaper, exit_code
 from shimd.shim.oom import OomWatch
@@ -190,7 +190,8 @@ class Supervisor:
             "signal": number,
             "started_at_ns": self.started_at_ns,
             "finished_at_ns": self._finished_at_ns,
-            "oom_killed": bool(ooms) and number == signal.SIGKILL,
+            # a shell, too, ends so when its command was the one that was killed
+            "oom_killed": bool(ooms) and code == 128 + signal.SIGKILL,
             "log_bytes": self.log.written_bytes,
             "dropped_bytes": self.log.dropped_bytes,
         }
@@ -231,11 +232,11 @@ class Supervisor:
             raise InvalidArgumentError(f"signal {number}: no such signal")
         if self.state is not State.RUNNING:
             raise FailedPreconditionError(f"container {self.container_id}: is not running")
-        if os.path.basename(self.runtime.binary) not in ("crun", "runc", "youki"):
-            # The child may be a sandbox (runsc, kata): only the runtime reaches the process in it.
+        if self.runtime.sandboxed:
             args = ["kill", *(["--all"] if everything else []), self.container_id, str(number)]
             self.runtime.call(args, lambda outcome: done(_killed(outcome)), deadline_s=10)
             return
+        thaw(self.pid)
         os.kill(self.pid, number)  # our own child, not reaped yet: the pid is its own
         if everything:
             kill_all(container_cgroup(self.pid), number, {self.pid})

@@ -27,9 +27,12 @@ class OciRuntime(_message.Message):
     BINARY_FIELD_NUMBER: _builtins.int
     ARGS_FIELD_NUMBER: _builtins.int
     ROOT_FIELD_NUMBER: _builtins.int
+    SANDBOXED_FIELD_NUMBER: _builtins.int
     binary: _builtins.str
     root: _builtins.str
     """The --root directory."""
+    sandboxed: _builtins.bool
+    """The processes live in a kernel of their own: only the runtime's command reaches them."""
     @_builtins.property
     def args(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Arguments before the verb, such as --systemd-cgroup."""
@@ -40,10 +43,11 @@ class OciRuntime(_message.Message):
         binary: _builtins.str = ...,
         args: _abc.Iterable[_builtins.str] | None = ...,
         root: _builtins.str = ...,
+        sandboxed: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "binary", b"binary", "root", b"root"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["args", b"args", "binary", b"binary", "root", b"root", "sandboxed", b"sandboxed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,192 @@
+"""FEATURES 4.6: how containers are stopped, and what is told of their end."""
+
+import os
+import signal
+import time
+
+import anyio
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.e2e.test_e2e_pods import exited, pod
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+COUNTS_TERMS = "n=0; trap 'n=$((n+1)); echo term $n' TERM; echo begun; while :; do sleep 0.05; done"
+
+
+def limited(limit: int) -> cri_pb.LinuxContainerConfig:
+    resources = cri_pb.LinuxContainerResources(memory_limit_in_bytes=limit, memory_swap_limit_in_bytes=limit)
+    return cri_pb.LinuxContainerConfig(resources=resources)
+
+
+async def logged(node, name: str, text: str) -> None:
+    """Wait until a line of the container's log ends so."""
+    path = node.logs / name / "c.log"
+    with anyio.fail_after(20):
+        while not any(line.endswith(text) for line in path.read_text().splitlines()):
+            await anyio.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "reason"),
+    [
+        ("exit 0", 0, "Completed"),
+        ("exit 3", 3, "Error"),
+        ("exit 255", 255, "Error"),
+        ("kill -TERM $$", 143, "Error"),
+        ("kill -KILL $$", 137, "Error"),
+        ("kill -SEGV $$", 139, "Error"),
+    ],
+)
+async def test_an_exit_has_its_code_or_128_and_the_signal(
+    cri, busybox, script: str, code: int, reason: str
+) -> None:
+    command = ["sh", "-c", f"sh -c '{script}'; exit $?"]  # pid 1 itself is deaf to its own signals
+    _, container_id = await pod(cri, f"ends-{code}-{len(script)}", busybox, command)
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (code, reason)
+
+
+async def test_memory_beyond_the_limit_is_oomkilled_also_below_a_shell(cri, busybox) -> None:
+    """A shell ends with 137 when its command was killed; it is no signal to the init."""
+    script = "dd if=/dev/zero of=/dev/null bs=64M count=1; exit $?"
+    _, container_id = await pod(cri, "oom-shell", busybox, ["sh", "-c", script], linux=limited(16 << 20))
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (137, "OOMKilled")
+
+
+async def test_a_killed_child_of_a_container_that_goes_on_is_no_oomkilled(cri, busybox) -> None:
+    script = "dd if=/dev/zero of=/dev/null bs=64M count=1; echo child $?; exit 4"
+    _, container_id = await pod(cri, "oom-child", busybox, ["sh", "-c", script], linux=limited(16 << 20))
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (4, "Error")
+
+
+async def test_a_start_that_fails_is_128_starterror_with_the_runtimes_message(cri, busybox) -> None:
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("starterror", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(sandbox_id, cri.container_config("c", busybox, ["/nosuch"]), sandbox)
+    with pytest.raises(grpc.aio.AioRpcError, match="/nosuch"):
+        await cri.start(container_id)
+    status = await cri.status(container_id)
+    assert (status.state, status.exit_code, status.reason) == (cri_pb.CONTAINER_EXITED, 128, "StartError")
+    assert "/nosuch" in status.message
+    assert 0 < status.created_at <= status.started_at <= status.finished_at
+
+
+async def test_an_end_that_nobody_saw_is_255_unknown(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "unseen", busybox, ["sleep", "1000"])
+    request = cri_pb.ContainerStatusRequest(container_id=container_id, verbose=True)
+    shim = int((node.run_dir / "shimd" / "shims" / container_id / "pid").read_text().split()[0])
+    import json
+
+    pid = json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
+    os.kill(shim, signal.SIGKILL)
+    os.kill(pid, signal.SIGKILL)
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (255, "Unknown")
+
+
+async def test_the_signal_comes_once_then_the_kill_after_the_grace(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "grace", busybox, ["sh", "-c", COUNTS_TERMS])
+    await logged(node, "grace", "begun")
+    began = time.monotonic()
+    await cri.stop(container_id, 2)
+    assert 2 <= time.monotonic() - began < 10
+    status = await cri.status(container_id)
+    assert (status.state, status.exit_code) == (cri_pb.CONTAINER_EXITED, 137)
+    lines = (node.logs / "grace" / "c.log").read_text()
+    assert lines.count("term") == 1
+
+
+async def test_a_timeout_of_zero_kills_at_once_without_the_signal(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "atonce", busybox, ["sh", "-c", COUNTS_TERMS])
+    await logged(node, "atonce", "begun")
+    await cri.stop(container_id, 0)
+    assert (await cri.status(container_id)).exit_code == 137
+    assert "term" not in (node.logs / "atonce" / "c.log").read_text()
+
+
+async def test_stops_at_once_share_a_signal_and_the_shortest_grace(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "shared", busybox, ["sh", "-c", COUNTS_TERMS])
+    await logged(node, "shared", "begun")
+    began = time.monotonic()
+    async with anyio.create_task_group() as group:
+        group.start_soon(cri.stop, container_id, 60)
+        await logged(node, "shared", "term 1")
+        for timeout_s in (50, 1, 30):
+            group.start_soon(cri.stop, container_id, timeout_s)
+    assert time.monotonic() - began < 20
+    assert (await cri.status(container_id)).exit_code == 137
+    assert (node.logs / "shared" / "c.log").read_text().count("term") == 1
+
+
+async def test_a_stop_goes_on_after_its_callers_deadline(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "stop-late", busybox, ["sh", "-c", COUNTS_TERMS])
+    await logged(node, "stop-late", "begun")
+    request = cri_pb.StopContainerRequest(container_id=container_id, timeout=2)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.call(cri.runtime.StopContainer, request, timeout_s=0.3)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert (await exited(cri, container_id)).exit_code == 137
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_a_paused_container_is_thawed_to_be_stopped(cri, node, busybox, handler: str) -> None:
+    script = "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"
+    name = f"paused-{handler}"
+    for timeout_s, code in ((20, 7), (0, 137)):
+        sandbox_id, container_id = await pod(cri, name, busybox, ["sh", "-c", script], handler=handler)
+        await logged(node, name, "begun")
+        root = node.run_dir / "runtimed" / "oci" / handler
+        freezer = f"/sys/fs/cgroup/freezer/slipway/{container_id}/freezer.state"
+        if os.path.exists(freezer):
+            with open(freezer, "w") as state:
+                state.write("FROZEN")
+        else:
+            await anyio.run_process([handler, "--root", str(root), "pause", container_id])
+        with anyio.fail_after(15):
+            await cri.stop(container_id, timeout_s)
+        assert (await cri.status(container_id)).exit_code == code
+        await cri.remove_sandbox(sandbox_id)
+
+
+async def test_execs_die_with_the_container(cri, busybox) -> None:
+    _, container_id = await pod(cri, "execs-die", busybox, ["sleep", "1000"])
+    ended: list[grpc.StatusCode | int] = []
+
+    async def wait() -> None:
+        try:
+            ended.append(
+                (await cri.exec(container_id, ["sh", "-c", "echo up > /tmp/up; sleep 1000"])).exit_code
+            )
+        except grpc.aio.AioRpcError as exc:
+            ended.append(exc.code())
+
+    with anyio.fail_after(30):
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait)
+            while (await cri.exec(container_id, ["cat", "/tmp/up"])).exit_code:
+                await anyio.sleep(0.02)
+            await cri.stop(container_id, 0)
+    assert ended == [137]
+
+
+async def test_a_pod_that_says_nothing_of_namespaces_shares_pids_so_that_term_ends_its_containers(
+    cri, busybox
+) -> None:
+    """POD is CRI's zero: an init with the handlers of a plain program would be deaf to SIGTERM as pid 1."""
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("plain")
+    sandbox.linux.Clear()
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(
+        sandbox_id, cri.container_config("c", busybox, ["sleep", "1000"]), sandbox
+    )
+    await cri.start(container_id)
+    with anyio.fail_after(20):
+        await cri.stop(container_id, 60)
+    assert (await cri.status(container_id)).exit_code == 143

@@ -1,0 +1,85 @@
+"""Runtime handlers: crun, runc and runsc by name, side by side."""
+
+from pathlib import Path
+
+import anyio
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+HANDLERS = ("crun", "runc", "runsc")
+SCRIPT = "trap 'echo bye; exit 7' TERM; echo begun; while :; do sleep 0.1; done"
+
+
+def log_of(node, name: str) -> list[str]:
+    path: Path = node.logs / name / "c.log"
+    return [line.split(" ", 1)[1] for line in path.read_text().splitlines()] if path.exists() else []
+
+
+@pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
+async def test_a_pod_of_each_handler_runs_beside_the_others(cri, node, busybox, host_network: bool) -> None:
+    network = "host" if host_network else "cni"
+    made: dict[str, str] = {}
+
+    async def one(handler: str) -> None:
+        _, made[handler] = await pod(
+            cri,
+            f"{handler}-{network}",
+            busybox,
+            ["sh", "-c", SCRIPT],
+            handler=handler,
+            host_network=host_network,
+        )
+
+    async with anyio.create_task_group() as group:
+        for handler in HANDLERS:
+            group.start_soon(one, handler)
+    for handler in HANDLERS:
+        eventually(lambda h=handler: log_of(node, f"{h}-{network}") == ["stdout F begun"], what=handler)
+        answer = await cri.exec(made[handler], ["sh", "-c", "echo in; echo err >&2; exit 5"])
+        assert (answer.stdout, answer.stderr, answer.exit_code) == (b"in\n", b"err\n", 5), handler
+    kernels = {h: (await cri.exec(made[h], ["sh", "-c", "cat /proc/version"])).stdout for h in HANDLERS}
+    assert kernels["crun"] == kernels["runc"] != kernels["runsc"]
+    for handler in HANDLERS:
+        await cri.stop(made[handler], 30)
+        status = await exited(cri, made[handler])
+        assert (status.exit_code, status.reason) == (7, "Error"), handler
+        assert log_of(node, f"{handler}-{network}")[-1] == "stdout F bye"
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_an_exec_past_its_timeout_leaves_no_process(cri, busybox, handler: str) -> None:
+    _, container_id = await pod(cri, f"late-{handler}", busybox, ["sleep", "1000"], handler=handler)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.exec(container_id, ["sleep", "777"], timeout_s=1)
+    assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    listed = await cri.exec(container_id, ["ps"])
+    assert b"777" not in listed.stdout
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
+async def test_a_deaf_container_is_killed_and_leaves_nothing(cri, node, busybox, handler: str) -> None:
+    sandbox_id, container_id = await pod(
+        cri,
+        f"deaf-{handler}",
+        busybox,
+        ["sh", "-c", "trap '' TERM; while :; do sleep 0.1; done"],
+        handler=handler,
+    )
+    await cri.stop(container_id, 1)
+    assert (await cri.status(container_id)).exit_code == 137
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    assert not [name for names in node.leftovers().values() for name in names if container_id in name]
+
+
+async def test_features_are_told_of_each_handler_sorted_and_of_the_default(cri) -> None:
+    status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
+    features = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}
+    assert list(features) == ["", *HANDLERS]
+    assert features == {"": True, "crun": True, "runc": True, "runsc": False}
