@@ -89,6 +89,7 @@ def configure(bundle: Path, parent: str, script: str, **fields: Any) -> dict[str
             seccomp_profile_root="",
             host_caps=capabilities.host_capabilities(),
             never_made=(),
+            cdi_dirs=(),
             handler_annotations={},
         )
     )

@@ -52,6 +52,7 @@ def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fiel
         "seccomp_profile_root": "/var/lib/kubelet/seccomp",
         "host_caps": CAPS,
         "never_made": ("/etc/absent",),
+        "cdi_dirs": (),
         "handler": "crun",
     }
     return spec.build(spec.SpecInput(**(base | fields)))
@@ -429,7 +430,8 @@ def test_requests_that_never_work_are_refused_by_name() -> None:
     for path in ("/etc", "a/../b", "a\0b"):
         refuse(container(mounts=[image | {"image_sub_path": path}]), "mounts.image_sub_path")
     refuse(container(mounts=[mount | {"image_sub_path": "etc"}]), "needs mounts.image")
-    refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI", UnimplementedError)
+    refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI_devices: 'gpu' is not vendor/class=device")
+    refuse(container(annotations={"cdi.k8s.io/x": "v/c=a,v/c"}), "CDI_devices: 'v/c' is not")
     mapping = {"userns_options": {"mode": 0}}
     refuse(secured(namespace_options=mapping), "user namespaces", UnimplementedError)
 

@@ -51,6 +51,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Where localhost seccomp profiles with a relative name are."""
     absent_mount_sources_to_reject: tuple[str, ...] = ("/etc/hostname", "/etc/hosts", "/etc/resolv.conf")
     """A mount's missing source is made as a directory, but for these: they are files, and missing they break a node."""
+    cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
+    """Specifications of CDI devices, *.json and *.yaml; a later directory goes before an earlier."""
     shm_size_bytes: int = 64 << 20
     """Size of the shared memory (shm) of a sandbox."""
     reconcile_every_s: float = 60.0

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
-from runtimed.oci import cgroups, devices, mounts, process, security, sources, sysctls
+from runtimed.oci import cdi, cgroups, devices, mounts, process, security, sources, sysctls
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.mounts import image_volumes
 from runtimed.oci.validate import validate_container, validate_sandbox
@@ -46,6 +46,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         shm_path: the sandbox's /dev/shm; "" for the host's.
         host_caps: what this process may give, as CAP_ names.
         never_made: mount sources that are refused when missing, rather than made.
+        cdi_dirs: where CDI specifications are; a later directory goes before an earlier.
     """
 
     container_id: str
@@ -63,6 +64,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     seccomp_profile_root: str
     host_caps: frozenset[str]
     never_made: tuple[str, ...]
+    cdi_dirs: tuple[str, ...]
     handler_annotations: dict[str, str]
 
 
@@ -71,7 +73,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
 
     Raises:
         InvalidArgumentError: a field's value cannot work, with its name.
-        NotFoundError: a seccomp profile is not there.
+        NotFoundError: a seccomp profile or a CDI device is not there.
         UnimplementedError: something that this node does not offer.
     """
     context = inp.container.linux.security_context
@@ -105,6 +107,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
     }
     if mount_label:
         spec["linux"]["mountLabel"] = mount_label
+    cdi.apply(spec, cdi.requested(inp.container), inp.cdi_dirs)
     if inp.namespaces.get("uts") == "":
         spec["hostname"] = inp.hostname  # a pinned namespace has its name already
     return spec

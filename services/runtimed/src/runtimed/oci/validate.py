@@ -5,7 +5,7 @@ import re
 from typing import Any
 
 from common.errors import InvalidArgumentError, UnimplementedError
-from runtimed.oci import capabilities, cgroups, devices, mounts, process, security, sysctls, users
+from runtimed.oci import capabilities, cdi, cgroups, devices, mounts, process, security, sysctls, users
 
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3  # NamespaceMode of CRI
 MAX_PORT = 65535
@@ -68,8 +68,6 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
     """
     if config.HasField("windows"):
         raise UnimplementedError("windows: only Linux containers are offered")
-    if config.CDI_devices or any(key.startswith("cdi.k8s.io/") for key in config.annotations):
-        raise UnimplementedError("CDI_devices: CDI is not offered")
     if not config.HasField("metadata") or not config.metadata.name:
         raise InvalidArgumentError("metadata.name: is empty")
     if config.log_path and (config.log_path.startswith("/") or ".." in config.log_path.split("/")):
@@ -80,6 +78,7 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
         _check_mount(mount)
     for device in config.devices:
         devices.check(device)
+    cdi.requested(config)
     process.directory(config.working_dir, {})
     resources = config.linux.resources
     cgroups.resources(resources, cgroups.detect())
