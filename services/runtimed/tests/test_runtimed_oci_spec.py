@@ -53,7 +53,7 @@ def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fiel
         "host_caps": CAPS,
         "never_made": ("/etc/absent",),
         "cdi_dirs": (),
-        "handler": "crun",
+        "handler_annotations": {},
     }
     return spec.build(spec.SpecInput(**(base | fields)))
 
