@@ -157,3 +157,26 @@ async def test_an_unknown_cdi_device_is_refused_by_name(cri, busybox, cdi_kind: 
     assert caught.value.code() is CODE.NOT_FOUND
     assert f"CDI_devices: '{kind}=one' is in none of /etc/cdi, /var/run/cdi" in caught.value.details()
     assert str(path) in caught.value.details()
+
+
+@HANDLERS
+async def test_no_huge_pages_and_a_bounded_shm_on_any_machine(cri, busybox, handler: str) -> None:
+    """A kubelet limits each size that the machine has by 0, also where nothing counts them."""
+    sizes = [
+        int(path.name[len("hugepages-") : -len("kB")]) for path in Path("/sys/kernel/mm/hugepages").iterdir()
+    ]
+    names = [f"{kib >> 10}MB" if kib < 1 << 20 else f"{kib >> 20}GB" for kib in sizes if kib >> 10]
+    limits = [cri_pb.HugepageLimit(page_size=name) for name in names]
+    linux = cri_pb.LinuxContainerConfig(resources=cri_pb.LinuxContainerResources(hugepage_limits=limits))
+    container_id = await run(cri, f"huge-{handler}", busybox, handler, linux=linux)
+    assert await shell(cri, container_id, "df -k /dev/shm | awk 'END { print $2 }'") == (0, "65536\n")
+
+
+async def test_huge_pages_of_other_machines_are_refused(cri, busybox) -> None:
+    resources = cri_pb.LinuxContainerResources(
+        hugepage_limits=[cri_pb.HugepageLimit(page_size="3MB", limit=1)]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(cri, "huge-bad", busybox, linux=cri_pb.LinuxContainerConfig(resources=resources))
+    assert caught.value.code() is CODE.INVALID_ARGUMENT
+    assert caught.value.details() == "hugepage_limits: page_size '3MB': not of this machine"

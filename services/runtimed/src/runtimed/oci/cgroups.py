@@ -12,6 +12,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
+from runtimed.oci import hugepages
 
 ROOT = "/sys/fs/cgroup"
 V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids")
@@ -22,7 +23,6 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _UNIFIED_KEY = re.compile(r"[a-z0-9]+(\.[A-Za-z0-9_-]+)+")
 _NUMBER = re.compile(r"\d{1,10}")
-_PAGE_SIZE = re.compile(r"[1-9]\d*([KMG]B)")
 
 
 class CgroupPlan(msgspec.Struct, frozen=True):
@@ -112,7 +112,7 @@ def resources(res: Any, version: int) -> dict[str, Any]:
     memory = _memory(res)
     if version == 1 and "pids.max" in unified:
         found["pids"] = {"limit": _pids(unified.pop("pids.max"))}
-    pages = [_page_limit(limit) for limit in res.hugepage_limits]
+    pages = hugepages.limits(res.hugepage_limits, version)
     if cpu:
         found["cpu"] = cpu
     if memory:
@@ -181,9 +181,3 @@ def _pids(text: str) -> int:
     if text != "max" and not _NUMBER.fullmatch(text):
         raise InvalidArgumentError(f"unified: pids.max {text!r} is no number")
     return -1 if text == "max" else int(text)
-
-
-def _page_limit(limit: Any) -> dict[str, Any]:
-    if not _PAGE_SIZE.fullmatch(limit.page_size):
-        raise InvalidArgumentError(f"hugepage_limits: page_size {limit.page_size!r} is not like 2MB")
-    return {"pageSize": limit.page_size, "limit": limit.limit}
