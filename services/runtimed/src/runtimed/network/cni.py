@@ -108,6 +108,9 @@ class Cni:
         """
         await anyio.to_thread.run_sync(self.load)
         conf = self._current()
+        for name in _unserved(conf, attachment):
+            # not refused: some networks learn of these from the Kubernetes API
+            log.warning("cni.capability.absent", sandbox_id=attachment.sandbox_id, capability=name)
         await self._remember(Cached(attachment, conf), durable=False)
         result: dict[str, Any] | None = None
         try:
@@ -286,6 +289,17 @@ def _env(verb: str, attachment: Attachment) -> dict[str, str]:
         "CNI_IFNAME": attachment.interface,
         "CNI_ARGS": ";".join(f"{key}={value.replace(';', '')}" for key, value in pairs.items()),
     }
+
+
+def _unserved(conf: cniconf.NetworkConf, attachment: Attachment) -> list[str]:
+    """Capabilities that a sandbox needs and no plugin of the network declares."""
+    needed = {"portMappings": attachment.port_mappings, "bandwidth": attachment.bandwidth}
+    declared = [
+        plugin["capabilities"] for plugin in conf.plugins if isinstance(plugin.get("capabilities"), dict)
+    ]
+    return [
+        name for name, value in needed.items() if value and not any(d.get(name) is True for d in declared)
+    ]
 
 
 def _runtime_config(declared: Any, attachment: Attachment) -> dict[str, Any]:

@@ -5,6 +5,7 @@ import re
 from typing import Any
 
 from common.errors import InvalidArgumentError, UnimplementedError
+from runtimed.network import bandwidth, hostports
 from runtimed.oci import capabilities, cdi, cgroups, devices, mounts, process, security, sysctls, users
 
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3  # NamespaceMode of CRI
@@ -43,6 +44,8 @@ def validate_sandbox(config: Any) -> None:
                 raise InvalidArgumentError(
                     f"dns_config.{field}: {value!r} has a space or a control character"
                 )
+    hostports.wanted(config)
+    bandwidth.limits(dict(config.annotations))
     context = config.linux.security_context
     _check_namespaces(context.namespace_options)
     sysctls.check(dict(config.linux.sysctls), own_namespaces(config))

@@ -1,6 +1,5 @@
 """What a sandbox has on the machine: pinned namespaces, its files, /dev/shm, its wish for an interface."""
 
-import re
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -10,7 +9,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.sys import linux
-from runtimed.network import hostfiles, netns
+from runtimed.network import bandwidth, hostfiles, netns
 from runtimed.network.cni import Attachment
 from runtimed.oci import sysctls
 from runtimed.oci.validate import own_namespaces
@@ -18,8 +17,6 @@ from runtimed.record import SandboxRecord
 
 _OCI_TYPE = {"net": "network", "ipc": "ipc", "uts": "uts"}
 _PIN_KIND = {oci: kind for kind, oci in _OCI_TYPE.items()}
-_QUANTITY = re.compile(r"(\d+(?:\.\d+)?)([kMGT]i?)?")
-_UNITS = {"k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12, "ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 
 
 def prepare_directory(directory: Path, config: cri.PodSandboxConfig, hostname: str, shm_bytes: int) -> None:
@@ -109,7 +106,7 @@ def attachment(record: SandboxRecord, config: cri.PodSandboxConfig, netns_path: 
         }
         if config.HasField("dns_config")
         else {},
-        bandwidth=_bandwidth(record.annotations),
+        bandwidth=bandwidth.limits(record.annotations),
         labels=record.labels,
         annotations=record.annotations,
         cgroup_path=record.cgroup_parent,
@@ -123,14 +120,3 @@ def _port(mapping: cri.PortMapping) -> dict[str, Any]:
         "protocol": cri.Protocol.Name(mapping.protocol).lower(),
         "hostIP": mapping.host_ip,
     }
-
-
-def _bandwidth(annotations: dict[str, str]) -> dict[str, int]:
-    """Rates in bits a second from the pod's annotations; one that cannot be read is left out."""
-    found: dict[str, int] = {}
-    for direction in ("ingress", "egress"):
-        match = _QUANTITY.fullmatch(annotations.get(f"kubernetes.io/{direction}-bandwidth", ""))
-        if match:
-            rate = int(float(match[1]) * _UNITS.get(match[2] or "", 1))
-            found |= {f"{direction}Rate": rate, f"{direction}Burst": min(rate, 2**31 - 1)}
-    return found

@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
 from runtimed import convert, selection
 from runtimed.machine import sandbox as machine
+from runtimed.network.hostports import HostPorts
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import SandboxRecord, SandboxState
 from runtimed.use import network
@@ -35,6 +37,7 @@ class Sandboxes:
     def __init__(self, parts: Parts, containers: Containers) -> None:
         self._parts = parts
         self._containers = containers
+        self._ports = HostPorts()
 
     async def run(self, config: cri.PodSandboxConfig, handler: str) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
@@ -72,9 +75,16 @@ class Sandboxes:
             attempt=record.attempt,
             handler=record.handler,
         )
-        record = await self._parts.sandboxes.store.create(record, fact)
+        with self._ports.claim(record.id, config, self._with_ports()):
+            record = await self._parts.sandboxes.store.create(record, fact)
         await self.set_up(record, config)
         return record.id
+
+    def _with_ports(self) -> Iterator[tuple[str, bytes]]:
+        """Sandboxes that have their host ports; a stopped one has given them back, or is about to."""
+        for record in self._parts.sandboxes.store.all():
+            if record.state in (SandboxState.CREATING, SandboxState.READY):
+                yield f"{record.namespace}/{record.name} ({record.id})", record.config
 
     async def set_up(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> None:
         """Take a CREATING sandbox to READY; when a step fails, all before it is undone and the record goes.
