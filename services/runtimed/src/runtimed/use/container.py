@@ -110,6 +110,7 @@ class Containers:
         ]
         if not known:
             steps.append(partial(parts.containers.store.create, record))
+        parts.rouse_cgroups()  # its start follows
         with life_span("runtimed.container.create", record):
             try:
                 rootfs, images, *_ = await together(*steps)

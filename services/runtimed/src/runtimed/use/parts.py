@@ -3,10 +3,12 @@
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -16,6 +18,7 @@ from common.observe.trace import remote_span, span, traceparent
 from runtimed import convert, selection
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
+from runtimed.oci import cgroups
 from runtimed.oci.features import HandlerFeatures
 from runtimed.operations import Operations
 from runtimed.ports import Shims, Snapshots
@@ -72,6 +75,13 @@ class Parts:
     def containers_of(self, sandbox_id: str) -> list[ContainerRecord]:
         """All of a sandbox, also those being made."""
         return [record for record in self.containers.store.all() if record.sandbox_id == sandbox_id]
+
+    def rouse_cgroups(self) -> None:
+        """In the background, have the kernel ready for the container that is about to start."""
+        key = "rouse cgroups"
+        if not self.operations.running(key):
+            work = partial(anyio.to_thread.run_sync, cgroups.rouse)
+            self.group.start_soon(self.operations.join, key, work)
 
     def tell(self, kind: "cri.ContainerEventType.ValueType", object_id: str, sandbox_id: str) -> None:
         """Publish to the listeners of GetContainerEvents."""

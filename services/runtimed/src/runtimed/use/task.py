@@ -78,6 +78,7 @@ class Tasks:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
         asked = machine.StartAsked(cause=RPC)
         machine.decide(record, asked)  # refuse before anything is spawned
+        parts.rouse_cgroups()
         with life_span("runtimed.container.start", record):
             try:
                 plan = self._plan(record, sandbox.handler)
