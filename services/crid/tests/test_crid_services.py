@@ -116,10 +116,6 @@ async def test_what_is_not_offered_says_so(runtime) -> None:
         await runtime.CheckpointContainer(cri.CheckpointContainerRequest(), timeout=TIMEOUT_S)
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
     assert error.value.details() == "CheckpointContainer is not offered by this version of slipway"
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        stream = runtime.StreamPodSandboxMetrics(cri.StreamPodSandboxMetricsRequest(), timeout=TIMEOUT_S)
-        assert [message async for message in stream] == []
-    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
 
 
 async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> None:

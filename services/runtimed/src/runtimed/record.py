@@ -59,6 +59,10 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     pause_pid: int = 0
     error: str = ""
     """Why the set-up failed, when it did."""
+    overhead: bytes = b""
+    """CRI's LinuxContainerResources: what the pod costs beside its containers, as told last."""
+    resources: bytes = b""
+    """The same of the sum of its containers."""
     network_released: bool = False
     """CNI DEL went through."""
     traceparent: str = ""

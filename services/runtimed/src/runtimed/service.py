@@ -4,6 +4,7 @@ from runtimed.use.container import Containers
 from runtimed.use.exec import Execs
 from runtimed.use.execnews import ExecBook
 from runtimed.use.limits import Limits
+from runtimed.use.metrics import Metrics
 from runtimed.use.node import Node
 from runtimed.use.parts import Parts
 from runtimed.use.sandbox import Sandboxes
@@ -23,4 +24,5 @@ class Service:
         self.execs = Execs(parts, book)
         self.limits = Limits(parts)
         self.stats = Stats(parts)
+        self.metrics = Metrics(parts)
         self.node = Node(parts)

@@ -6,6 +6,7 @@ from typing import Any
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
+from runtimed.metrics import families
 from runtimed.service import Service
 
 
@@ -116,6 +117,22 @@ class RuntimeServicer(rpc.RuntimeServicer):
         self, request: cri.ListPodSandboxStatsRequest, context: Any
     ) -> cri.ListPodSandboxStatsResponse:
         return cri.ListPodSandboxStatsResponse(stats=await self._service.stats.sandboxes(request.filter))
+
+    async def ListMetricDescriptors(
+        self, request: cri.ListMetricDescriptorsRequest, context: Any
+    ) -> cri.ListMetricDescriptorsResponse:
+        return cri.ListMetricDescriptorsResponse(descriptors=families.descriptors())
+
+    async def ListPodSandboxMetrics(
+        self, request: cri.ListPodSandboxMetricsRequest, context: Any
+    ) -> cri.ListPodSandboxMetricsResponse:
+        return cri.ListPodSandboxMetricsResponse(pod_metrics=await self._service.metrics.pods())
+
+    async def UpdatePodSandboxResources(
+        self, request: cri.UpdatePodSandboxResourcesRequest, context: Any
+    ) -> cri.UpdatePodSandboxResourcesResponse:
+        await self._service.limits.update_pod(request)
+        return cri.UpdatePodSandboxResourcesResponse()
 
     async def GetContainerEvents(
         self, request: cri.GetEventsRequest, context: Any

@@ -106,6 +106,10 @@ class SandboxStopped(Event, frozen=True, kw_only=True, tag="sandbox.stopped.v1")
     reason: str = ""
 
 
+class SandboxUpdated(Event, frozen=True, kw_only=True, tag="sandbox.updated.v1"):
+    """A kubelet has given the pod's cgroup other limits."""
+
+
 class SandboxRemoved(Event, frozen=True, kw_only=True, tag="sandbox.removed.v1"):
     """A sandbox is gone."""
 

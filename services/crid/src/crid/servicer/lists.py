@@ -20,6 +20,7 @@ UNARY: dict[str, tuple[str, Any]] = {
     "StreamPodSandboxes": ("ListPodSandbox", cri.StreamPodSandboxesResponse),
     "StreamContainers": ("ListContainers", cri.StreamContainersResponse),
     "StreamContainerStats": ("ListContainerStats", cri.StreamContainerStatsResponse),
+    "StreamPodSandboxMetrics": ("ListPodSandboxMetrics", cri.StreamPodSandboxMetricsResponse),
     "StreamPodSandboxStats": ("ListPodSandboxStats", cri.StreamPodSandboxStatsResponse),
 }
 

@@ -23,13 +23,10 @@ FORWARDED = (
     *("StartContainer", "StopContainer", "RemoveContainer", "ListContainers", "ContainerStatus"),
     *("UpdateContainerResources", "ReopenContainerLog", "ExecSync"),
     *("ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"),
+    *("ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"),
     *("Status", "RuntimeConfig", "UpdateRuntimeConfig"),
 )
-ABSENT = (
-    *("Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod"),
-    *("ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"),
-)
-ABSENT_STREAMS = ("StreamPodSandboxMetrics",)
+ABSENT = (*("Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod"),)
 
 
 def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images) -> None:
@@ -38,7 +35,6 @@ def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images
         name: _forward(runtimed, name) for name in FORWARDED
     }
     handlers |= {name: _absent(name) for name in ABSENT}
-    handlers |= {name: _absent_stream(name) for name in ABSENT_STREAMS}
     handlers |= lists.handlers(runtimed)
     handlers["GetContainerEvents"] = _forward_stream(runtimed, "GetContainerEvents")
     handlers["Version"] = grpc.unary_unary_rpc_method_handler(
@@ -78,15 +74,6 @@ def _absent(name: str) -> Any:
         raise UnimplementedError(message)
 
     return grpc.unary_unary_rpc_method_handler(refuse)
-
-
-def _absent_stream(name: str) -> Any:
-    async def refuse(_request: bytes, _context: Any) -> AsyncIterator[bytes]:
-        message = f"{name} is not offered by this version of slipway"
-        raise UnimplementedError(message)
-        yield b""  # type: ignore[unreachable] # makes this a generator
-
-    return grpc.unary_stream_rpc_method_handler(refuse)
 
 
 async def _version(_request: api_pb2.VersionRequest, _context: Any) -> api_pb2.VersionResponse:

@@ -41,9 +41,13 @@ class InterfaceStats(msgspec.Struct, frozen=True):
 
     name: str
     rx_bytes: int
+    rx_packets: int
     rx_errors: int
+    rx_dropped: int
     tx_bytes: int
+    tx_packets: int
     tx_errors: int
+    tx_dropped: int
 
 
 async def pin(
@@ -132,7 +136,7 @@ def read_interfaces(netns_path: str) -> list[InterfaceStats]:
 def _interface(line: str) -> InterfaceStats:
     name, numbers = line.split(":", 1)
     fields = [int(number) for number in numbers.split()]
-    return InterfaceStats(name.strip(), fields[0], fields[2], fields[8], fields[10])
+    return InterfaceStats(name.strip(), *fields[0:4], *fields[8:12])
 
 
 async def _in_own_thread(work: Callable[[], T]) -> T:

@@ -4,6 +4,7 @@ shares→weight is converted here only: the OCI runtime gets `unified: {cpu.weig
 runtimes of different age convert differently (1024 → 39 or 100).
 """
 
+import bisect
 import math
 import re
 from pathlib import Path
@@ -39,6 +40,12 @@ class CgroupPlan(msgspec.Struct, frozen=True):
     version: int
     oci_path: str
     dirs: dict[str, str]
+
+    @property
+    def path(self) -> str:
+        """The cgroup as one path below every hierarchy."""
+        controller, directory = next(iter(self.dirs.items()))
+        return directory.removeprefix(ROOT).removeprefix(f"/{controller}" if controller else "")
 
 
 def detect() -> int:
@@ -114,6 +121,12 @@ def cpu_weight(shares: int) -> int:
         return 10000
     level = math.log2(bounded)
     return math.ceil(10 ** ((level * level + 125 * level) / 612 - 7 / 34))
+
+
+def cpu_shares(weight: int) -> int:
+    """The fewest cpu.shares that give this cpu.weight."""
+    every = range(MIN_SHARES, MAX_SHARES + 1)
+    return every[min(bisect.bisect_left(every, weight, key=cpu_weight), len(every) - 1)]
 
 
 def resources(res: Any, version: int) -> dict[str, Any]:

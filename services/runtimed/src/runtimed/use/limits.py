@@ -1,4 +1,4 @@
-"""Changes to a container that is there: its limits, its log file."""
+"""Changes to what is there: limits of a container, those of its pod, a log file."""
 
 import json
 
@@ -6,7 +6,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
-from common.events.schema import ContainerLogReopened, ContainerUpdated
+from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
 from runtimed import selection
 from runtimed.oci import cgroups
 from runtimed.record import ContainerState
@@ -41,6 +41,19 @@ class Limits:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}")
         fact = ContainerUpdated(id=record.id, sandbox_id=record.sandbox_id)
         await self._parts.containers.amend(record.id, fact, resources=merged.SerializeToString())
+
+    async def update_pod(self, request: cri.UpdatePodSandboxResourcesRequest) -> None:
+        """Remember what a kubelet has given the pod's cgroup. Nothing is applied, so no value is refused.
+
+        Raises:
+            NotFoundError: there is no such sandbox.
+        """
+        record = selection.find(self._parts.sandboxes.store, "sandbox", request.pod_sandbox_id)
+        known: dict[str, bytes] = {}
+        for field in ("overhead", "resources"):
+            if request.HasField(field):
+                known[field] = getattr(request, field).SerializeToString()
+        await self._parts.sandboxes.amend(record.id, SandboxUpdated(id=record.id), **known)
 
     async def reopen_log(self, name: str) -> None:
         """Write on in a new log file; returns when it is in use.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
@@ -252,6 +253,8 @@ def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: 
         host_ipc=options.ipc == cri.NODE,
         hostname=node_name if host_network else (config.hostname or meta.name)[:MAX_NAME_BYTES].rstrip("-."),
         cgroup_parent=config.linux.cgroup_parent,
+        overhead=config.linux.overhead.SerializeToString(),
+        resources=config.linux.resources.SerializeToString(),
         created_at_ns=now_ns(),
         traceparent=traceparent(),
     )
@@ -269,6 +272,13 @@ def _remove_empty(directory: Path) -> None:
         return
 
 
+def _resources(body: bytes) -> dict[str, object]:
+    found: dict[str, object] = MessageToDict(
+        cri.LinuxContainerResources.FromString(body), preserving_proto_field_name=True
+    )
+    return found
+
+
 def _facts(record: SandboxRecord) -> dict[str, object]:
     return {
         "pid": record.pause_pid,
@@ -277,6 +287,8 @@ def _facts(record: SandboxRecord) -> dict[str, object]:
         "namespaces": record.namespaces,
         "hostname": record.hostname,
         "cgroupParent": record.cgroup_parent,
+        "overhead": _resources(record.overhead),
+        "resources": _resources(record.resources),
         "cniResult": json.loads(record.cni_result or b"null"),
         "error": record.error,
         "revision": record.revision,

@@ -2,23 +2,22 @@
 
 from collections.abc import Iterable, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import anyio.to_thread
-import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
 from common.errors import SlipwayError
 from common.observe.log import get_logger
 from runtimed import convert, selection
-from runtimed.network import netns
+from runtimed.oci.cgroupfiles import PressureStats
 from runtimed.oci.cgroups import CgroupPlan
-from runtimed.oci.stats import CgroupStats, PressureStats, read_stats
+from runtimed.oci.stats import CgroupStats, read_stats
 from runtimed.ports import SnapshotUse
-from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
 from runtimed.use.parts import Parts, together
+from runtimed.use.podview import network_of, pod_plan, read_links
 
 if TYPE_CHECKING:
     from runtimed.network.netns import InterfaceStats
@@ -27,6 +26,13 @@ NS_PER_S = 1_000_000_000
 MIN_RATE_NS = NS_PER_S // 2
 """Two readings closer than this make no rate worth telling."""
 _log = get_logger("runtimed")
+
+
+class _Reading(NamedTuple):
+    """A container's message, and what has no place in it."""
+
+    stats: cri.ContainerStats
+    process_count: int
 
 
 class Stats:
@@ -40,7 +46,7 @@ class Stats:
     async def container(self, name: str) -> cri.ContainerStats:
         """One container."""
         record = selection.find(self._parts.containers.store, "container", name)
-        return (await self._read([record]))[0]
+        return (await self._read([record]))[0].stats
 
     async def containers(self, wanted: cri.ContainerStatsFilter) -> list[cri.ContainerStats]:
         """The containers that fit; those that do not run carry no CPU and memory."""
@@ -48,7 +54,7 @@ class Stats:
         found = selection.with_labels(found, wanted.label_selector)
         if wanted.pod_sandbox_id:
             found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
-        return await self._read(found)
+        return [each.stats for each in await self._read(found)]
 
     async def sandbox(self, name: str) -> cri.PodSandboxStats:
         """One sandbox."""
@@ -60,13 +66,16 @@ class Stats:
         found = selection.by_id(selection.listed(self._parts.sandboxes.store), wanted.id)
         return await self._sandboxes(selection.with_labels(found, wanted.label_selector))
 
-    async def _read(self, records: Sequence[ContainerRecord]) -> list[cri.ContainerStats]:
+    async def _read(self, records: Sequence[ContainerRecord]) -> list[_Reading]:
         plans = [r.cgroup if r.state is ContainerState.RUNNING else None for r in records]
         readings, (mountpoint, use) = await together(
             partial(anyio.to_thread.run_sync, _read_all, plans), partial(self._usage, [r.id for r in records])
         )
         return [
-            self._container(record, reading, mountpoint, use.get(record.id))
+            _Reading(
+                self._container(record, reading, mountpoint, use.get(record.id)),
+                reading.process_count if reading else 0,
+            )
             for record, reading in zip(records, readings, strict=True)
         ]
 
@@ -102,9 +111,7 @@ class Stats:
         stats.swap.swap_usage_bytes.value = reading.swap_usage_bytes
         if reading.swap_available_bytes is not None:
             stats.swap.swap_available_bytes.value = reading.swap_available_bytes
-        if reading.io_psi:
-            stats.io.timestamp = reading.timestamp_ns
-            _psi(stats.io.psi, reading.io_psi)
+        _io(stats.io, reading)
         return stats
 
     def _cpu(self, key: str, cpu: cri.CpuUsage, reading: CgroupStats) -> None:
@@ -124,19 +131,19 @@ class Stats:
     async def _sandboxes(self, records: Sequence[SandboxRecord]) -> list[cri.PodSandboxStats]:
         ids = {r.id for r in records}
         containers = [c for c in selection.listed(self._parts.containers.store) if c.sandbox_id in ids]
-        plans = [_pod_plan(r, containers) for r in records]
-        names = [r.namespaces.get("network", "") if r.state is SandboxState.READY else "" for r in records]
+        plans = [pod_plan(self._parts, r) for r in records]
+        names = [network_of(r) for r in records]
         each, pods, links = await together(
             partial(self._read, containers),
             partial(anyio.to_thread.run_sync, _read_all, plans),
-            partial(anyio.to_thread.run_sync, _read_links, names),
+            partial(anyio.to_thread.run_sync, read_links, names),
         )
         return [
             self._sandbox(
                 record,
                 pod,
                 interfaces,
-                [s for s, c in zip(each, containers, strict=True) if c.sandbox_id == record.id],
+                [found for found, c in zip(each, containers, strict=True) if c.sandbox_id == record.id],
             )
             for record, pod, interfaces in zip(records, pods, links, strict=True)
         ]
@@ -146,7 +153,7 @@ class Stats:
         record: SandboxRecord,
         pod: CgroupStats | None,
         interfaces: "Sequence[InterfaceStats]",
-        containers: list[cri.ContainerStats],
+        containers: "list[_Reading]",
     ) -> cri.PodSandboxStats:
         stats = cri.PodSandboxStats()
         stats.attributes.id = record.id
@@ -154,12 +161,13 @@ class Stats:
         stats.attributes.labels.update(record.labels)
         stats.attributes.annotations.update(record.annotations)
         linux = stats.linux
-        linux.containers.extend(containers)
+        linux.containers.extend(each.stats for each in containers)
         if pod is not None:
             self._cpu(record.id, linux.cpu, pod)
             _memory(linux.memory, pod)
             linux.process.timestamp = pod.timestamp_ns
             linux.process.process_count.value = pod.process_count
+            _io(linux.io, pod)
         else:
             _sum(linux, containers)
         _network(linux.network, interfaces)
@@ -178,28 +186,6 @@ def _read_all(plans: Iterable[CgroupPlan | None]) -> list[CgroupStats | None]:
     return [read_stats(plan) if plan else None for plan in plans]
 
 
-def _read_links(paths: Iterable[str]) -> "list[list[InterfaceStats]]":
-    found: list[list[InterfaceStats]] = []
-    for path in paths:
-        try:
-            found.append(list(netns.read_interfaces(path)) if path else [])
-        except (OSError, SlipwayError):
-            found.append([])  # the sandbox went away meanwhile
-    return found
-
-
-def _pod_plan(record: SandboxRecord, containers: Iterable[ContainerRecord]) -> CgroupPlan | None:
-    """The pod's own cgroup, when the kubelet gave it one: it is the parent of its containers' cgroups."""
-    if not record.cgroup_parent:
-        return None
-    plan = next((c.cgroup for c in containers if c.sandbox_id == record.id and c.cgroup), None)
-    if plan is None:
-        return None
-    return msgspec.structs.replace(
-        plan, dirs={name: str(Path(path).parent) for name, path in plan.dirs.items()}
-    )
-
-
 def _memory(memory: cri.MemoryUsage, reading: CgroupStats) -> None:
     memory.timestamp = reading.timestamp_ns
     memory.working_set_bytes.value = reading.working_set_bytes
@@ -213,23 +199,29 @@ def _memory(memory: cri.MemoryUsage, reading: CgroupStats) -> None:
         _psi(memory.psi, reading.memory_psi)
 
 
+def _io(usage: cri.IoUsage, reading: CgroupStats) -> None:
+    usage.timestamp = reading.timestamp_ns
+    if reading.io_psi:
+        _psi(usage.psi, reading.io_psi)
+
+
 def _psi(psi: cri.PsiStats, reading: PressureStats) -> None:
     for target, found in ((psi.Full, reading.full), (psi.Some, reading.some)):
         target.Total = found.total_us * 1000
         target.Avg10, target.Avg60, target.Avg300 = found.avg10, found.avg60, found.avg300
 
 
-def _sum(linux: cri.LinuxPodSandboxStats, containers: "Iterable[cri.ContainerStats]") -> None:
+def _sum(linux: cri.LinuxPodSandboxStats, containers: Iterable[_Reading]) -> None:
     """Without a cgroup of its own, a sandbox uses what its containers use."""
     at_ns = now_ns()
     linux.cpu.timestamp = linux.memory.timestamp = at_ns
-    running = [c for c in containers if c.HasField("cpu")]
+    running = [each.stats for each in containers if each.stats.HasField("cpu")]
     linux.cpu.usage_core_nano_seconds.value = sum(c.cpu.usage_core_nano_seconds.value for c in running)
     linux.cpu.usage_nano_cores.value = sum(c.cpu.usage_nano_cores.value for c in running)
     for name in ("working_set_bytes", "usage_bytes", "rss_bytes", "page_faults", "major_page_faults"):
         getattr(linux.memory, name).value = sum(getattr(c.memory, name).value for c in running)
     linux.process.timestamp = at_ns
-    linux.process.process_count.value = len(running)
+    linux.process.process_count.value = sum(each.process_count for each in containers)
 
 
 def _network(network: cri.NetworkUsage, interfaces: "Sequence[InterfaceStats]") -> None:

@@ -135,6 +135,21 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsResponse.FromString,
                 _registered_method=True)
+        self.ListMetricDescriptors = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/ListMetricDescriptors',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsResponse.FromString,
+                _registered_method=True)
+        self.ListPodSandboxMetrics = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/ListPodSandboxMetrics',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsResponse.FromString,
+                _registered_method=True)
+        self.UpdatePodSandboxResources = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/UpdatePodSandboxResources',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.FromString,
+                _registered_method=True)
         self.GetContainerEvents = channel.unary_stream(
                 '/slipway.runtime.v1.Runtime/GetContainerEvents',
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.GetEventsRequest.SerializeToString,
@@ -283,6 +298,24 @@ class RuntimeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMetricDescriptors(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPodSandboxMetrics(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UpdatePodSandboxResources(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContainerEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -409,6 +442,21 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.ListPodSandboxStats,
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsResponse.SerializeToString,
+            ),
+            'ListMetricDescriptors': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMetricDescriptors,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsResponse.SerializeToString,
+            ),
+            'ListPodSandboxMetrics': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPodSandboxMetrics,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsResponse.SerializeToString,
+            ),
+            'UpdatePodSandboxResources': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpdatePodSandboxResources,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.SerializeToString,
             ),
             'GetContainerEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.GetContainerEvents,
@@ -971,6 +1019,87 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/ListPodSandboxStats',
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxStatsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMetricDescriptors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/ListMetricDescriptors',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListMetricDescriptorsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPodSandboxMetrics(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/ListPodSandboxMetrics',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListPodSandboxMetricsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpdatePodSandboxResources(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/UpdatePodSandboxResources',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.FromString,
             options,
             channel_credentials,
             insecure,

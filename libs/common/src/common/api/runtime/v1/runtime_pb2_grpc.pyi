@@ -57,6 +57,9 @@ class RuntimeStub:
     ListContainerStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListContainerStatsRequest, _api_pb2.ListContainerStatsResponse]
     PodSandboxStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatsRequest, _api_pb2.PodSandboxStatsResponse]
     ListPodSandboxStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListPodSandboxStatsRequest, _api_pb2.ListPodSandboxStatsResponse]
+    ListMetricDescriptors: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListMetricDescriptorsRequest, _api_pb2.ListMetricDescriptorsResponse]
+    ListPodSandboxMetrics: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListPodSandboxMetricsRequest, _api_pb2.ListPodSandboxMetricsResponse]
+    UpdatePodSandboxResources: _grpc.UnaryUnaryMultiCallable[_api_pb2.UpdatePodSandboxResourcesRequest, _api_pb2.UpdatePodSandboxResourcesResponse]
     GetContainerEvents: _grpc.UnaryStreamMultiCallable[_api_pb2.GetEventsRequest, _api_pb2.ContainerEventResponse]
     Status: _grpc.UnaryUnaryMultiCallable[_api_pb2.StatusRequest, _api_pb2.StatusResponse]
     RuntimeConfig: _grpc.UnaryUnaryMultiCallable[_api_pb2.RuntimeConfigRequest, _api_pb2.RuntimeConfigResponse]
@@ -88,6 +91,9 @@ class RuntimeAsyncStub(RuntimeStub):
     ListContainerStats: _aio.UnaryUnaryMultiCallable[_api_pb2.ListContainerStatsRequest, _api_pb2.ListContainerStatsResponse]  # type: ignore[assignment]
     PodSandboxStats: _aio.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatsRequest, _api_pb2.PodSandboxStatsResponse]  # type: ignore[assignment]
     ListPodSandboxStats: _aio.UnaryUnaryMultiCallable[_api_pb2.ListPodSandboxStatsRequest, _api_pb2.ListPodSandboxStatsResponse]  # type: ignore[assignment]
+    ListMetricDescriptors: _aio.UnaryUnaryMultiCallable[_api_pb2.ListMetricDescriptorsRequest, _api_pb2.ListMetricDescriptorsResponse]  # type: ignore[assignment]
+    ListPodSandboxMetrics: _aio.UnaryUnaryMultiCallable[_api_pb2.ListPodSandboxMetricsRequest, _api_pb2.ListPodSandboxMetricsResponse]  # type: ignore[assignment]
+    UpdatePodSandboxResources: _aio.UnaryUnaryMultiCallable[_api_pb2.UpdatePodSandboxResourcesRequest, _api_pb2.UpdatePodSandboxResourcesResponse]  # type: ignore[assignment]
     GetContainerEvents: _aio.UnaryStreamMultiCallable[_api_pb2.GetEventsRequest, _api_pb2.ContainerEventResponse]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_api_pb2.StatusRequest, _api_pb2.StatusResponse]  # type: ignore[assignment]
     RuntimeConfig: _aio.UnaryUnaryMultiCallable[_api_pb2.RuntimeConfigRequest, _api_pb2.RuntimeConfigResponse]  # type: ignore[assignment]
@@ -236,6 +242,27 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.ListPodSandboxStatsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.ListPodSandboxStatsResponse, _abc.Awaitable[_api_pb2.ListPodSandboxStatsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListMetricDescriptors(
+        self,
+        request: _api_pb2.ListMetricDescriptorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.ListMetricDescriptorsResponse, _abc.Awaitable[_api_pb2.ListMetricDescriptorsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def ListPodSandboxMetrics(
+        self,
+        request: _api_pb2.ListPodSandboxMetricsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.ListPodSandboxMetricsResponse, _abc.Awaitable[_api_pb2.ListPodSandboxMetricsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def UpdatePodSandboxResources(
+        self,
+        request: _api_pb2.UpdatePodSandboxResourcesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.UpdatePodSandboxResourcesResponse, _abc.Awaitable[_api_pb2.UpdatePodSandboxResourcesResponse]]: ...
 
     @_abc_1.abstractmethod
     def GetContainerEvents(

@@ -1,0 +1,1 @@
+"""The cAdvisor metrics of CRI: what there is, and what the machine says."""

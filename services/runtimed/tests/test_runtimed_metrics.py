@@ -1,0 +1,74 @@
+"""What the metrics make of the files of a cgroup, and that every value belongs to a described metric."""
+
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtimed.metrics import cgroup, families, processes
+from runtimed.oci import cgroups
+
+FILES = {
+    "cpu.stat": "usage_usec 5500000\nuser_usec 4000000\nsystem_usec 1500000\nnr_periods 7\nnr_throttled 3\n"
+    "throttled_usec 2000000\n",
+    "cpu.max": "50000 100000\n",
+    "cpu.weight": "100\n",
+    "memory.stat": "anon 100\nfile 200\ninactive_file 50\nfile_mapped 20\nkernel 30\npgfault 9\npgmajfault 1\n",
+    "memory.current": "400\n",
+    "memory.peak": "500\n",
+    "memory.max": "max\n",
+    "memory.low": "0\n",
+    "memory.swap.current": "10\n",
+    "memory.swap.max": "max\n",
+    "memory.events": "low 0\nhigh 0\nmax 4\noom 1\noom_kill 2\n",
+    "io.stat": "259:9999 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0\n",
+    "cpu.pressure": "some avg10=0.00 avg60=0.00 avg300=0.00 total=3000000\n"
+    "full avg10=0.00 avg60=0.00 avg300=0.00 total=1000000\n",
+    "hugetlb.2MB.current": "2097152\n",
+    "cgroup.procs": "999999999\n",
+    "cgroup.threads": "999999999\n999999998\n",
+    "pids.max": "max\n",
+}
+
+
+def unified(directory: Path) -> cgroups.CgroupPlan:
+    for name, text in FILES.items():
+        (directory / name).write_text(text)
+    return cgroups.CgroupPlan(driver="cgroupfs", version=2, oci_path="/x", dirs={"": str(directory)})
+
+
+def test_a_unified_cgroup_tells_all_families(tmp_path: Path) -> None:
+    plan = unified(tmp_path)
+    found = [*cgroup.samples(plan), *processes.samples(plan, 999999999)]
+    assert all(len(s.labels) == len(families.BY_NAME[s.name].labels) for s in found)
+    values = {(s.name.removeprefix("container_"), *s.labels): s.value for s in found}
+    expected = {
+        ("cpu_usage_seconds_total", "total"): 5,
+        ("cpu_cfs_throttled_seconds_total",): 2,
+        ("spec_cpu_quota",): 50000,
+        ("spec_memory_limit_bytes",): 0,
+        ("memory_working_set_bytes",): 350,
+        ("memory_failures_total", "pgmajfault", "hierarchy"): 1,
+        ("oom_events_total",): 2,
+        ("blkio_device_usage_total", "259:9999", "259", "9999", "Write"): 20,
+        ("fs_writes_total", "259:9999"): 2,
+        ("pressure_cpu_waiting_seconds_total",): 3,
+        ("pressure_cpu_stalled_seconds_total",): 1,
+        ("hugetlb_usage_bytes", "2MB"): 2097152,
+        ("processes",): 1,
+        ("threads",): 2,
+        ("threads_max",): 0,
+    }
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_a_cgroup_that_is_gone_tells_nothing(tmp_path: Path) -> None:
+    plan = cgroups.CgroupPlan(driver="cgroupfs", version=2, oci_path="/x", dirs={"": str(tmp_path / "gone")})
+    assert not cgroup.samples(plan)
+    assert not processes.samples(plan, 1)
+
+
+@given(st.integers(2, 262144))
+def test_shares_come_back_from_their_weight(shares: int) -> None:
+    weight = cgroups.cpu_weight(shares)
+    assert cgroups.cpu_weight(cgroups.cpu_shares(weight)) == weight
