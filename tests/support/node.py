@@ -7,8 +7,8 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ class TestNode:
     run_dir: Path
     data_dir: Path
     bridge: str
+    otlp: str = ""
+    settings: dict[str, str] = field(default_factory=dict)
+    """Environment of its services."""
 
     @property
     def socket(self) -> str:
@@ -54,6 +57,21 @@ class TestNode:
     def pid(self, name: str) -> int:
         return int(self.state["pids"][name])
 
+    def reboot(self) -> None:
+        """What a reboot does to a node: every process ends at once, and what was mounted or in /run is gone."""
+        containers = _names(self.run_dir / "runtimed" / "bundles")
+        pids = {int(path.read_text().split()[0]) for path in self.run_dir.glob("shimd/*/*/pid")}
+        for name in containers:
+            for procs in CGROUPS.glob(f"**/{name}/cgroup.procs"):
+                pids |= {int(line) for line in procs.read_text().split()}
+        _command("down", self)
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        unmount_below(self.run_dir)
+        subprocess.run(["rm", "-rf", str(self.run_dir)], check=True, timeout=UP_S)
+        _command("up", self)
+
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run the slipway command against this node."""
         command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(self.run_dir), *arguments]
@@ -80,11 +98,12 @@ def _names(directory: Path) -> list[str]:
     return sorted(path.name for path in directory.iterdir()) if directory.is_dir() else []
 
 
-def _command(verb: str, node: TestNode, otlp: str) -> None:
+def _command(verb: str, node: TestNode) -> None:
     command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(node.run_dir)]
     command += ["--data-dir", str(node.data_dir), "--cni-dir", str(node.data_dir / "cni")]
-    command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", otlp]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False)
+    command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", node.otlp]
+    environment = os.environ | node.settings
+    done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False, env=environment)
     assert done.returncode == 0, f"slipway-node {verb}: {done.stderr}{_tails(node.run_dir)}"
 
 
@@ -95,20 +114,20 @@ def _tails(run_dir: Path) -> str:
 
 
 @contextmanager
-def running_node(data: Path, *, otlp: str = "") -> Iterator[TestNode]:
+def running_node(data: Path, *, otlp: str = "", settings: dict[str, str] | None = None) -> Iterator[TestNode]:
     """Bring a node up, and take it down with all that it mounted."""
     name = uuid.uuid4().hex[:6]
     number = int(name[:2], 16)
-    node = TestNode(Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}")
+    node = TestNode(Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {})
     bridge.write_conflist(
         node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
     )
     node.logs.mkdir(parents=True)
     try:
-        _command("up", node, otlp)
+        _command("up", node)
         yield node
     finally:
-        _command("down", node, otlp)
+        _command("down", node)
         unmount_below(node.run_dir)
         subprocess.run(["rm", "-rf", str(node.run_dir)], check=True, timeout=UP_S)
         bridge.remove(node.bridge)

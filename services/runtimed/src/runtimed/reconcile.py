@@ -155,6 +155,8 @@ class Reconciler:
         await self._service.sandboxes.set_up(record, convert.sandbox_config(record))
 
     def _broken(self, record: SandboxRecord, pauses: list[PauseState]) -> str:
+        if not self._parts.sandbox_dir(record.id).is_dir():
+            return "its directory is gone, as after a reboot"  # all that a pod on the node's namespaces has
         for kind, path in record.namespaces.items():
             if not network.is_pinned(path):
                 return f"its {kind} namespace is gone"

@@ -1,0 +1,198 @@
+"""FEATURES 4.1 and 4.2: connection, sizes, deadlines, codes, and what a kubelet checks of every answer."""
+
+import itertools
+import time
+from pathlib import Path
+
+import anyio
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import connect
+from devtools.ports import free_port
+from tests.e2e.test_e2e_pods import pod
+from tests.support.node import running_node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
+
+CODE = grpc.StatusCode
+SIXTEEN_MIB = 16 << 20
+UNKNOWN = "feedfacefeedface"
+
+
+async def code_of(call) -> grpc.StatusCode:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    return caught.value.code()
+
+
+async def test_version_has_all_four_fields(cri) -> None:
+    answer = await cri.call(cri.runtime.Version, cri_pb.VersionRequest(version="v1"))
+    assert (answer.version, answer.runtime_name, answer.runtime_api_version) == ("0.1.0", "slipway", "v1")
+    assert answer.runtime_version
+
+
+async def test_a_node_that_has_just_started_answers_what_a_kubelet_asks_first(shop, tmp_path: Path) -> None:
+    """Version and ImageFsInfo decide whether the kubelet comes up; used bytes and a mount point are looked into."""
+    with running_node(tmp_path) as node:
+        async with connect(node.socket, node.logs) as cri:
+            began = time.monotonic()
+            await cri.call(cri.runtime.Version, cri_pb.VersionRequest())
+            answer = await cri.call(cri.images.ImageFsInfo, cri_pb.ImageFsInfoRequest())
+            assert time.monotonic() - began < 2
+            for usage in (*answer.image_filesystems, *answer.container_filesystems):
+                assert usage.HasField("used_bytes")
+                assert usage.HasField("inodes_used")
+                assert Path(usage.fs_id.mountpoint).is_dir()
+                assert usage.timestamp > 0
+            assert len(answer.image_filesystems) == 1
+
+
+async def test_image_fs_info_answers_at_once_however_much_there_is(cri, busybox) -> None:
+    await cri.pull(busybox)
+    began = time.monotonic()
+    answer = await cri.call(cri.images.ImageFsInfo, cri_pb.ImageFsInfoRequest())
+    assert time.monotonic() - began < 1
+    assert answer.image_filesystems[0].used_bytes.value > 0
+
+
+async def test_messages_of_16_mib_go_both_ways(cri, busybox) -> None:
+    """In: a request just below the kubelet's cap. Out: an exec that writes 15 MiB, and a list of as much."""
+    _, container_id = await pod(cri, "big", busybox, ["sleep", "1000"])
+    command = ["sh", "-c", "head -c 15728640 /dev/zero"]
+    assert len((await cri.exec(container_id, command)).stdout) == 15 << 20
+    annotations = {f"k{i}": "x" * (1 << 20) for i in range(15)}
+    sandbox = cri.sandbox_config("big-list", host_network=True, annotations=annotations)
+    assert (15 << 20) < sandbox.ByteSize() < SIXTEEN_MIB
+    sandbox_id = await cri.run_sandbox(sandbox)
+    listed = await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())
+    assert next(dict(i.annotations) for i in listed.items if i.id == sandbox_id) == annotations
+
+
+async def test_unknown_ids_are_not_found_where_a_kubelet_takes_that_for_gone(cri) -> None:
+    calls = (
+        (cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=UNKNOWN)),
+        (cri.runtime.PodSandboxStats, cri_pb.PodSandboxStatsRequest(pod_sandbox_id=UNKNOWN)),
+        (cri.runtime.ContainerStatus, cri_pb.ContainerStatusRequest(container_id=UNKNOWN)),
+        (cri.runtime.ContainerStats, cri_pb.ContainerStatsRequest(container_id=UNKNOWN)),
+        (cri.runtime.StartContainer, cri_pb.StartContainerRequest(container_id=UNKNOWN)),
+        (cri.runtime.ExecSync, cri_pb.ExecSyncRequest(container_id=UNKNOWN, cmd=["true"])),
+        (cri.runtime.ReopenContainerLog, cri_pb.ReopenContainerLogRequest(container_id=UNKNOWN)),
+        (cri.runtime.UpdateContainerResources, cri_pb.UpdateContainerResourcesRequest(container_id=UNKNOWN)),
+    )
+    for method, request in calls:
+        assert await code_of(cri.call(method, request)) is CODE.NOT_FOUND, request
+
+
+async def test_stop_and_remove_of_unknown_ids_are_ok(cri) -> None:
+    await cri.call(cri.runtime.StopPodSandbox, cri_pb.StopPodSandboxRequest(pod_sandbox_id=UNKNOWN))
+    await cri.call(cri.runtime.RemovePodSandbox, cri_pb.RemovePodSandboxRequest(pod_sandbox_id=UNKNOWN))
+    await cri.stop(UNKNOWN, 10)
+    await cri.remove(UNKNOWN)
+    spec = cri_pb.ImageSpec(image="example.com/never/pulled:tag")
+    await cri.call(cri.images.RemoveImage, cri_pb.RemoveImageRequest(image=spec))
+    status = await cri.call(cri.images.ImageStatus, cri_pb.ImageStatusRequest(image=spec))
+    assert not status.HasField("image")
+
+
+async def test_an_exec_that_fails_is_no_deadline(cri, busybox) -> None:
+    """Probes: a timeout is a failure, any other error is unknown, an exit code is an answer."""
+    _, container_id = await pod(cri, "probe", busybox, ["sleep", "1000"])
+    missing = await code_of(cri.exec(container_id, ["/nosuch"], timeout_s=10))
+    assert missing is CODE.UNKNOWN
+    assert (await cri.exec(container_id, ["false"], timeout_s=10)).exit_code == 1
+    assert await code_of(cri.exec(container_id, ["sleep", "600"], timeout_s=1)) is CODE.DEADLINE_EXCEEDED
+    await cri.stop(container_id, 0)
+    assert await code_of(cri.exec(container_id, ["true"], timeout_s=10)) is CODE.FAILED_PRECONDITION
+
+
+async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri) -> None:
+    reference = f"127.0.0.1:{free_port()}/no/registry:here"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.pull(reference)
+    assert caught.value.code() is CODE.UNKNOWN
+    assert caught.value.details().startswith("RegistryUnavailable")
+
+
+async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri, busybox) -> None:
+    """A deadline of 5 ms, as a kubelet's of minutes on a slow disk: asked again until it is answered."""
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("impatient")
+    Path(sandbox.log_directory).mkdir(parents=True, exist_ok=True)
+    run = cri_pb.RunPodSandboxRequest(config=sandbox)
+    sandbox_id = (await insist(cri, cri.runtime.RunPodSandbox, run)).pod_sandbox_id
+    config = cri.container_config("c", busybox, ["sleep", "1000"])
+    request = cri_pb.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox)
+    container_id = (await insist(cri, cri.runtime.CreateContainer, request)).container_id
+    assert await cri.run_sandbox(sandbox) == sandbox_id
+    assert await cri.create(sandbox_id, config, sandbox) == container_id
+    pods = (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
+    containers = (await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers
+    assert [p.id for p in pods] == [sandbox_id]
+    assert [c.id for c in containers] == [container_id]
+
+
+async def insist(cri, method, request):
+    """Call with a short deadline until it is met; any other error fails."""
+    with anyio.fail_after(60):
+        for turn in itertools.count():
+            try:
+                return await cri.call(method, request, timeout_s=0.005 * (1 + turn // 50))
+            except grpc.aio.AioRpcError as exc:
+                assert exc.code() is CODE.DEADLINE_EXCEEDED, exc.details()
+
+
+async def test_a_sandbox_is_made_although_its_caller_has_left(cri) -> None:
+    sandbox = cri.sandbox_config("left-alone")
+    request = cri_pb.RunPodSandboxRequest(config=sandbox)
+    assert (
+        await code_of(cri.call(cri.runtime.RunPodSandbox, request, timeout_s=0.01)) is CODE.DEADLINE_EXCEEDED
+    )
+    with anyio.fail_after(20):
+        while not (
+            found := (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
+        ):
+            await anyio.sleep(0.02)
+    assert found[0].state == cri_pb.SANDBOX_READY
+    assert await cri.run_sandbox(sandbox) == found[0].id
+
+
+async def test_every_answer_has_what_a_kubelet_demands(cri, node, busybox) -> None:
+    image_id = await cri.pull(busybox)
+    sandbox_id, container_id = await pod(cri, "demands", busybox, ["sleep", "1000"], host_network=False)
+    request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
+    sandbox = (await cri.call(cri.runtime.PodSandboxStatus, request)).status
+    meta = sandbox.metadata
+    assert all((sandbox.id, meta.name, meta.namespace, meta.uid, sandbox.created_at, sandbox.network.ip))
+    status = await cri.status(container_id)
+    assert all((status.id, status.metadata.name, status.created_at, status.image.image, status.image_ref))
+    listed = (await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers[0]
+    images = (await cri.call(cri.images.ListImages, cri_pb.ListImagesRequest())).images
+    mine = next(image for image in images if image.id == image_id)
+    assert (listed.image_id, listed.image_ref, status.image_id) == (image_id, image_id, image_id)
+    assert mine.size > 0
+    conditions = (await cri.call(cri.runtime.Status, cri_pb.StatusRequest())).status.conditions
+    assert {"RuntimeReady": True, "NetworkReady": True}.items() <= {
+        c.type: c.status for c in conditions
+    }.items()
+
+
+async def test_times_are_nanoseconds_and_zero_until_there_is_one(cri, busybox) -> None:
+    await cri.pull(busybox)
+    before = time.time_ns()
+    sandbox = cri.sandbox_config("times", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(
+        sandbox_id, cri.container_config("c", busybox, ["sleep", "1000"]), sandbox
+    )
+    created = await cri.status(container_id)
+    assert before <= created.created_at <= time.time_ns()
+    assert (created.started_at, created.finished_at) == (0, 0)
+    await cri.start(container_id)
+    running = await cri.status(container_id)
+    assert running.created_at == created.created_at <= running.started_at <= time.time_ns()
+    assert running.finished_at == 0
+    await cri.stop(container_id, 0)
+    ended = await cri.status(container_id)
+    assert ended.started_at == running.started_at <= ended.finished_at <= time.time_ns()
