@@ -1,12 +1,9 @@
 """Pull and unpack of a large image, against Debian's containerd from the same registry in the same run."""
 
-import gzip
-import io
 import os
 import shutil
 import statistics
 import subprocess
-import tarfile
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,56 +11,9 @@ from pathlib import Path
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri, connect
-from devtools.registry import Layer, Registry, digest
 from tests.support.eventually import eventually
 
-CACHE = Path("/var/cache/slipway-dev")
-PACKAGES = "python3,perl,git,gcc"
-LAYERS = 4
 RUNS = 3
-
-
-def large_image(registry: Registry) -> str:
-    """Push a Debian root of some 340 MB and 26,000 files in four layers; made once, then cached."""
-    CACHE.mkdir(parents=True, exist_ok=True)
-    root = CACHE / "large.tar"
-    if not root.exists():
-        made = CACHE / "large.tar.new"
-        command = [
-            "mmdebstrap",
-            "--variant=apt",
-            f"--include={PACKAGES}",
-            "bookworm",
-            str(made),
-            "--format=tar",
-        ]
-        subprocess.run(command, check=True, capture_output=True, timeout=900)
-        made.rename(root)
-    return registry.push("bench/large", _split(root), {"Cmd": ["sh"]})
-
-
-def _split(root: Path) -> list[Layer]:
-    """The tree as four layers of like size; hard links stay with their targets."""
-    outputs = [io.BytesIO() for _ in range(LAYERS)]
-    with tarfile.open(root) as source:
-        total = sum(member.size for member in source)
-    tars = [tarfile.open(fileobj=o, mode="w", format=tarfile.PAX_FORMAT) for o in outputs]
-    where: dict[str, int] = {}
-    done = 0
-    with tarfile.open(root) as source:
-        for member in source:
-            number = min(LAYERS - 1, done * LAYERS // max(total, 1))
-            if member.islnk():
-                number = where.get(member.linkname, number)
-            if member.ischr() or member.isblk():
-                continue
-            where[member.name] = number
-            tars[number].addfile(member, source.extractfile(member) if member.isreg() else None)
-            done += member.size
-    for tar in tars:
-        tar.close()
-    raws = [o.getvalue() for o in outputs]
-    return [Layer(gzip.compress(raw, 6, mtime=0), digest(raw)) for raw in raws]
 
 
 @asynccontextmanager
