@@ -151,24 +151,21 @@ def test_this_process_is_alive_and_another_start_time_is_not() -> None:
 @pytest.mark.anyio
 async def test_a_slow_listener_is_cut_off_and_the_others_go_on() -> None:
     feed = Feed(2)
-    slow, quick = feed.listen(), feed.listen()
     heard = []
-    async with anyio.create_task_group() as group:
+    with feed.listen() as slow, feed.listen() as quick:
+        async with anyio.create_task_group() as group:
 
-        async def follow() -> None:
-            async for event in quick:
-                heard.append(event.container_id)
-                if len(heard) == 4:
-                    return
+            async def follow() -> None:
+                async for event in quick:
+                    heard.append(event.container_id)
+                    if len(heard) == 4:
+                        return
 
-        group.start_soon(follow)
-        group.start_soon(slow.__anext__)
-        await anyio.wait_all_tasks_blocked()
-        for name in "abcd":
-            feed.publish(cri.ContainerEventResponse(container_id=name))
-            await anyio.wait_all_tasks_blocked()
-    assert heard == list("abcd")
-    with pytest.raises(ResourceExhaustedError, match="behind"):
-        async for _ in slow:
-            pass
-    await quick.aclose()
+            group.start_soon(follow)
+            for name in "abcd":
+                feed.publish(cri.ContainerEventResponse(container_id=name))
+                await anyio.wait_all_tasks_blocked()
+        assert heard == list("abcd")
+        with pytest.raises(ResourceExhaustedError, match="behind"):
+            heard += [event.container_id async for event in slow]
+    assert not feed.heard

@@ -126,14 +126,13 @@ def container_status(record: ContainerRecord) -> cri.ContainerStatus:
 def event(
     kind: "cri.ContainerEventType.ValueType",
     object_id: str,
-    sandbox: SandboxRecord | None,
+    sandbox: SandboxRecord,
     containers: Iterable[ContainerRecord],
 ) -> cri.ContainerEventResponse:
     """An entry of GetContainerEvents, stamped now: after the change is visible."""
     response = cri.ContainerEventResponse(
         container_id=object_id, container_event_type=kind, created_at=now_ns()
     )
-    if sandbox:
-        response.pod_sandbox_status.CopyFrom(sandbox_status(sandbox))
+    response.pod_sandbox_status.CopyFrom(sandbox_status(sandbox))
     response.containers_statuses.extend(container_status(record) for record in containers)
     return response

@@ -1,10 +1,11 @@
 """GetContainerEvents: what happens, to whoever listens now; a slow listener is cut off, nobody waits for it."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import anyio
-from anyio.streams.memory import MemoryObjectSendStream
+from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStream
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import ResourceExhaustedError
@@ -41,22 +42,24 @@ class Feed:
                 self._listeners.discard(listener)
                 listener.sender.close()
 
-    async def listen(self) -> AsyncIterator[cri.ContainerEventResponse]:
-        """Events from now on.
-
-        Raises:
-            ResourceExhaustedError: the listener was too slow.
-        """
+    @contextmanager
+    def listen(self) -> Iterator[AsyncIterator[cri.ContainerEventResponse]]:
+        """Events from now on; the iteration ends with ResourceExhaustedError when the listener was too slow."""
         sender, receiver = anyio.create_memory_object_stream[cri.ContainerEventResponse](self._buffer)
         listener = _Listener(sender)
         self._listeners.add(listener)
         try:
-            async for event in receiver:
-                yield event
+            yield self._events(listener, receiver)
         finally:
             self._listeners.discard(listener)
             sender.close()
             receiver.close()
+
+    async def _events(
+        self, listener: _Listener, receiver: MemoryObjectReceiveStream[cri.ContainerEventResponse]
+    ) -> AsyncIterator[cri.ContainerEventResponse]:
+        async for event in receiver:
+            yield event
         if listener.behind:
             raise ResourceExhaustedError(
                 f"this reader was {self._buffer} events behind: list, then listen again"

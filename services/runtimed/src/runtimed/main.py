@@ -17,6 +17,7 @@ from common.sys.mounts import ensure_shared
 from runtimed.adapters.shims import ProcessShims
 from runtimed.adapters.snapshots import SnapshotdSnapshots
 from runtimed.feed import Feed
+from runtimed.lifenews import LifeNews
 from runtimed.machine import container, sandbox
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
@@ -81,6 +82,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         cgroup_version=cgroups.detect(),
         features=HandlerFeatures(settings.handlers),
     )
+    LifeNews(parts.feed, sandboxes, containers)
     service = Service(parts)
     reconciler = Reconciler(service)
     await reconciler.load()

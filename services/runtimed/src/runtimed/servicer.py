@@ -137,8 +137,10 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def GetContainerEvents(
         self, request: cri.GetEventsRequest, context: Any
     ) -> AsyncIterator[cri.ContainerEventResponse]:
-        async for event in self._service.parts.feed.listen():
-            yield event
+        with self._service.parts.feed.listen() as events:
+            await context.send_initial_metadata(())  # from here on nothing is missed
+            async for event in events:
+                yield event
 
     async def Status(self, request: cri.StatusRequest, context: Any) -> cri.StatusResponse:
         return await self._service.node.status(verbose=request.verbose)

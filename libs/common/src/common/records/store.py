@@ -5,7 +5,7 @@ index, add the events to the outbox. So an event exists if and only if its chang
 """
 
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -75,6 +75,7 @@ class RecordStore(Generic[R]):
         self._sync_copies = sync_copies
         self._records: dict[str, R] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._tell: list[Callable[[R, Sequence[Event]], None]] = []
         self._script = redis.register_script(scripts.TRANSITION)
         self._decoder = msgspec.msgpack.Decoder(cls)
 
@@ -98,6 +99,13 @@ class RecordStore(Generic[R]):
                 NodeRecordCorrupt(id=record_id, service=self._owner, error=f"unreadable {self._kind}")
             )
         return corrupt
+
+    def on_change(self, tell: Callable[[R, Sequence[Event]], None]) -> None:
+        """Call this after each change that has events, once it is visible: the record, and what it put in the outbox.
+
+        Of a record that is gone it is the last state. The calls come in the order of the changes.
+        """
+        self._tell.append(tell)
 
     def find(self, key: str) -> R | None:
         return self._records.get(key)
@@ -129,9 +137,11 @@ class RecordStore(Generic[R]):
                 message = f"{self._kind} {record.id!r} exists already"
                 raise AlreadyExistsError(message)
             made = msgspec.structs.replace(record, revision=1)
-            await self._write(made, None, events)
+            facts = _facts(made, events)
+            await self._write(made, None, facts)
             await self._copy(made)
             self._records[made.id] = made
+            self._changed(made, facts)
             return made
 
     async def update(self, key: str, fn: Callable[[R], R], *events: EventSource) -> R:
@@ -145,9 +155,11 @@ class RecordStore(Generic[R]):
         async with self._locks[key]:
             old = self.get(key)
             new = msgspec.structs.replace(fn(old), revision=old.revision + 1)
-            await self._write(new, old.revision, events)
+            facts = _facts(new, events)
+            await self._write(new, old.revision, facts)
             await self._copy(new)
             self._records[key] = new
+            self._changed(new, facts)
             return new
 
     async def delete(self, key: str, *events: EventSource) -> None:
@@ -158,9 +170,11 @@ class RecordStore(Generic[R]):
                 return
             if self._directory:
                 await anyio.to_thread.run_sync(self._drop_copy, key)
-            envelopes = self._envelopes(old, old.revision + 1, events)
+            facts = _facts(old, events)
+            envelopes = self._envelopes(old.revision + 1, facts)
             await self._transition(key, str(old.revision), "", b"", envelopes)
             self._records.pop(key, None)
+            self._changed(old, facts)
         self._locks.pop(key, None)
 
     async def emit(self, *events: Event) -> None:
@@ -170,8 +184,12 @@ class RecordStore(Generic[R]):
             envelope = self._envelope(event, 0, mark)
             await self._transition(mark, "", "", b"", [envelope])
 
-    async def _write(self, record: R, expected: int | None, events: tuple[EventSource, ...]) -> None:
-        envelopes = self._envelopes(record, record.revision, events)
+    def _changed(self, record: R, facts: Sequence[Event]) -> None:
+        for tell in self._tell if facts else ():
+            tell(record, facts)
+
+    async def _write(self, record: R, expected: int | None, facts: Sequence[Event]) -> None:
+        envelopes = self._envelopes(record.revision, facts)
         was = "" if expected is None else str(expected)
         await self._transition(record.id, was, str(record.revision), encoder.encode(record), envelopes)
 
@@ -196,11 +214,10 @@ class RecordStore(Generic[R]):
         message = f"{self._kind} {key!r}: another writer changed it"
         raise AbortedError(message)
 
-    def _envelopes(self, record: R, revision: int, events: tuple[EventSource, ...]) -> list[bytes]:
-        made = [event if isinstance(event, Event) else event(record) for event in events]
+    def _envelopes(self, revision: int, facts: Sequence[Event]) -> list[bytes]:
         return [
             self._envelope(event, revision, f"{event.id}:{revision}" + (f".{n}" if n else ""))
-            for n, event in enumerate(made)
+            for n, event in enumerate(facts)
         ]
 
     def _envelope(self, event: Event, revision: int, envelope_id: str) -> bytes:
@@ -263,3 +280,7 @@ class RecordStore(Generic[R]):
     def _drop_copy(self, key: str) -> None:
         if self._directory:
             (self._directory / key / RECORD_FILE).unlink(missing_ok=True)
+
+
+def _facts(record: Any, events: Sequence[EventSource]) -> list[Event]:
+    return [event if isinstance(event, Event) else event(record) for event in events]

@@ -62,7 +62,9 @@ def _forward_stream(runtimed: grpc.aio.Channel, name: str) -> Any:
     call: Any = runtimed.unary_stream(f"{BACKEND}/{name}")
 
     async def forward(request: bytes, context: Any) -> AsyncIterator[bytes]:
-        async for item in call(request, timeout=context.time_remaining()):
+        stream = call(request, timeout=context.time_remaining())
+        await context.send_initial_metadata(await stream.initial_metadata())
+        async for item in stream:
             yield item
 
     return grpc.unary_stream_rpc_method_handler(forward)

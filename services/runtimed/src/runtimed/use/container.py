@@ -124,7 +124,6 @@ class Containers:
                 await parts.containers.forget(record.id)
                 await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(record.id))
                 raise
-        parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.sandbox_id)
 
     async def end_now(self, container_id: str) -> None:
         """Let a set-up or start that goes on finish, then kill what runs; for the end of a sandbox."""
@@ -162,7 +161,6 @@ class Containers:
             )
             await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(container_id))
         self._tasks.forget(container_id)
-        parts.tell(cri.CONTAINER_DELETED_EVENT, container_id, record.sandbox_id)
 
     def status(self, name: str, *, verbose: bool) -> cri.ContainerStatusResponse:
         """One container."""

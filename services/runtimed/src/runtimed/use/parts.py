@@ -11,11 +11,9 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from common.api.cri.v1 import api_pb2 as cri
 from common.errors import NotFoundError
 from common.observe.log import get_logger
 from common.observe.trace import remote_span, span, traceparent
-from runtimed import convert, selection
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
@@ -82,12 +80,6 @@ class Parts:
         if not self.operations.running(key):
             work = partial(anyio.to_thread.run_sync, cgroups.rouse)
             self.group.start_soon(self.operations.join, key, work)
-
-    def tell(self, kind: "cri.ContainerEventType.ValueType", object_id: str, sandbox_id: str) -> None:
-        """Publish to the listeners of GetContainerEvents."""
-        if self.feed.heard:
-            fitting = [r for r in selection.listed(self.containers.store) if r.sandbox_id == sandbox_id]
-            self.feed.publish(convert.event(kind, object_id, self.sandboxes.store.find(sandbox_id), fitting))
 
 
 _TRACE_ID = slice(3, 35)

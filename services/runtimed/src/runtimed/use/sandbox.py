@@ -106,8 +106,6 @@ class Sandboxes:
             else:
                 await self._forget(record.id, SandboxFailed(id=record.id, error=error))
             raise
-        self._parts.tell(cri.CONTAINER_CREATED_EVENT, record.id, record.id)
-        self._parts.tell(cri.CONTAINER_STARTED_EVENT, record.id, record.id)
 
     async def _steps(
         self, record: SandboxRecord, config: cri.PodSandboxConfig, undo: Undo
@@ -158,11 +156,8 @@ class Sandboxes:
                 record = self._parts.sandboxes.store.find(sandbox_id)
             if record is None:
                 return
-            was_ready = record.state is SandboxState.READY
             record, _ = await self._parts.sandboxes.apply(sandbox_id, machine.StopAsked(cause=RPC))
             await self.tear_down(record)
-        if was_ready:
-            self._parts.tell(cri.CONTAINER_STOPPED_EVENT, sandbox_id, sandbox_id)
 
     async def tear_down(self, record: SandboxRecord) -> None:
         """Stop the containers and release all that the set-up made; each part is tried whatever fails."""
@@ -206,7 +201,6 @@ class Sandboxes:
             await together(*[partial(self._containers.remove, c.id) for c in containers])
             await self._parts.sandboxes.apply(sandbox_id, machine.RemoveAsked(cause=RPC))
             await self._forget(sandbox_id, SandboxRemoved(id=sandbox_id))
-        self._parts.tell(cri.CONTAINER_DELETED_EVENT, sandbox_id, sandbox_id)
 
     async def _forget(self, sandbox_id: str, fact: SandboxRemoved | SandboxFailed) -> None:
         await self._parts.sandboxes.forget(sandbox_id, fact)

@@ -108,7 +108,6 @@ class Tasks:
         )
         await parts.containers.apply(container_id, fact)
         self.watch(container_id)
-        parts.tell(cri.CONTAINER_STARTED_EVENT, container_id, record.sandbox_id)
 
     def _plan(self, record: ContainerRecord, handler_name: str) -> ShimPlan:
         parts = self._parts
@@ -142,7 +141,6 @@ class Tasks:
             return  # nothing was written: a retry may work
         fact = machine.StartFailed(cause=RPC, message=error.message, at_ns=now_ns())
         await self._parts.containers.apply(container_id, fact)
-        self._parts.tell(cri.CONTAINER_STOPPED_EVENT, container_id, record.sandbox_id)
         self._parts.group.start_soon(self._reap, container_id)
 
     def watch(self, container_id: str) -> None:
@@ -208,7 +206,6 @@ class Tasks:
             record_span(
                 "runtimed.container.exit", ended.finished_at_ns, now_ns(), facts, parent=ended.traceparent
             )
-            self._parts.tell(cri.CONTAINER_STOPPED_EVENT, container_id, written[0].sandbox_id)
             self._parts.group.start_soon(self._reap, container_id)
 
     async def _write_exit(self, container_id: str, fact: machine.ContainerEvent) -> machine.Outcome | None:
