@@ -75,6 +75,14 @@ def test_propagation_wants_a_mount_that_propagates(own_mount: Path) -> None:
         assert prepared(own_mount / "d", propagation=wanted).is_directory
 
 
+@pytest.mark.parametrize("name", ["dev", "proc", "sys"])
+def test_a_root_with_links_for_the_kernels_directories_is_refused(tmp_path: Path, name: str) -> None:
+    mounts.check_root(str(tmp_path))
+    (tmp_path / name).symlink_to("/tmp")
+    with pytest.raises(InvalidArgumentError, match=f"image: /{name} is a symbolic link"):
+        mounts.check_root(str(tmp_path))
+
+
 def test_the_root_propagates_as_much_as_the_most_open_mount() -> None:
     config = cri.ContainerConfig()
     assert mounts.rootfs_propagation(config) == ""

@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError
@@ -55,6 +56,19 @@ def build(
         found.pop("/sys/fs/cgroup", None)  # the mounted /sys brings its own
     # Stable: mounts of the same depth stay in the request's order.
     return sorted(found.values(), key=lambda mount: mount["destination"].count("/"))
+
+
+def check_root(rootfs: str) -> None:
+    """Refuse a root directory in which the kernel's filesystems would be mounted through a link. Blocking.
+
+    runc before 1.2.8 makes files on the node through such a link.
+
+    Raises:
+        InvalidArgumentError: naming the directory.
+    """
+    for name in ("dev", "proc", "sys"):
+        if (Path(rootfs) / name).is_symlink():
+            raise InvalidArgumentError(f"image: /{name} is a symbolic link")
 
 
 def _defaults(*, writable_kernel: bool) -> list[Mount]:

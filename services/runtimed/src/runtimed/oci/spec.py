@@ -77,6 +77,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
         UnimplementedError: something that this node does not offer.
     """
     context = inp.container.linux.security_context
+    mounts.check_root(inp.rootfs)
     mounted = sources.prepare(inp.container, inp.never_made)
     found = process.build(
         inp.container,
