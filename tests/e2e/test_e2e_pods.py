@@ -150,6 +150,27 @@ async def test_limits_are_applied_and_updated(cri, busybox) -> None:
     assert status.resources.linux.memory_limit_in_bytes == 128 << 20
 
 
+async def test_an_update_changes_the_oom_score_of_every_process(cri, busybox) -> None:
+    _, container_id = await pod(cri, "score", busybox, ["sh", "-c", "sleep 1000 & wait"])
+    wanted = cri_pb.LinuxContainerResources(oom_score_adj=777)
+    request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
+    await cri.call(cri.runtime.UpdateContainerResources, request)
+    command = ["sh", "-c", "cat /proc/1/oom_score_adj /proc/$(pidof sleep)/oom_score_adj"]
+    assert (await cri.exec(container_id, command)).stdout == b"777\n777\n"
+    assert (await cri.status(container_id)).resources.linux.oom_score_adj == 777
+
+
+async def test_an_update_with_what_means_nothing_here_is_refused_by_name(cri, busybox) -> None:
+    _, container_id = await pod(cri, "options", busybox, ["sleep", "1000"])
+    for fields, named in (
+        ({"windows": cri_pb.WindowsContainerResources(cpu_count=1)}, "windows"),
+        ({"annotations": {"example.com/x": "y"}}, "example.com/x"),
+    ):
+        request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, **fields)
+        with pytest.raises(grpc.aio.AioRpcError, match=named):
+            await cri.call(cri.runtime.UpdateContainerResources, request)
+
+
 async def test_too_much_memory_is_oom_killed(cri, busybox) -> None:
     resources = cri_pb.LinuxContainerResources(
         memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20

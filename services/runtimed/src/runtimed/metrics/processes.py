@@ -3,7 +3,7 @@
 import os
 
 from runtimed.metrics.families import Sample
-from runtimed.oci.cgroupfiles import read
+from runtimed.oci.cgroupfiles import read, tasks
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.stats import V2
 
@@ -13,10 +13,10 @@ MAX_PROCESSES = 1000
 
 def samples(plan: CgroupPlan, init_pid: int) -> list[Sample]:
     """Processes, threads, descriptors and limits of a container; nothing when its cgroup is gone."""
-    directory = plan.dirs.get("" if plan.version == V2 else "pids") or plan.dirs.get("memory", "")
+    directory = plan.task_dir
     try:
-        pids = _below(directory, "cgroup.procs")
-        threads = len(_below(directory, "cgroup.threads" if plan.version == V2 else "tasks"))
+        pids = tasks(directory, "cgroup.procs")
+        threads = len(tasks(directory, "cgroup.threads" if plan.version == V2 else "tasks"))
         most = read(f"{directory}/pids.max").strip()
     except OSError:
         return []
@@ -30,16 +30,6 @@ def samples(plan: CgroupPlan, init_pid: int) -> list[Sample]:
     ]
     limit = _open_files(init_pid)
     return found if limit is None else [*found, Sample("container_ulimits_soft", limit, ("max_open_files",))]
-
-
-def _below(directory: str, name: str) -> list[str]:
-    """Entries of a cgroup and of those below it: execs have cgroups of their own."""
-    found = read(f"{directory}/{name}").split()
-    with os.scandir(directory) as entries:
-        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    for path in below:
-        found += _below(path, name)
-    return found
 
 
 def _descriptors(pids: list[str]) -> tuple[int, int]:

@@ -49,6 +49,16 @@ def number(path: str, missing: int | None = None) -> int | None:
     return None if text == "max" else int(text)
 
 
+def tasks(directory: str, name: str = "cgroup.procs") -> list[str]:
+    """Processes or threads of a cgroup and of those below it: execs have cgroups of their own."""
+    found = read(f"{directory}/{name}").split()
+    with os.scandir(directory) as entries:
+        below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    for path in below:
+        found += tasks(path, name)
+    return found
+
+
 def pressure(path: str) -> PressureStats | None:
     try:
         lines = read(path).splitlines()

@@ -47,6 +47,11 @@ class CgroupPlan(msgspec.Struct, frozen=True):
         controller, directory = next(iter(self.dirs.items()))
         return directory.removeprefix(ROOT).removeprefix(f"/{controller}" if controller else "")
 
+    @property
+    def task_dir(self) -> str:
+        """Where its processes are listed."""
+        return self.dirs.get("") or self.dirs.get("pids") or self.dirs["memory"]
+
 
 def detect() -> int:
     """2 when /sys/fs/cgroup is the unified hierarchy, else 1 (hybrid counts as 1)."""

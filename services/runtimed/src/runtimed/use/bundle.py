@@ -214,11 +214,13 @@ def read_spec(bundle_path: str) -> dict[str, Any]:
     return found
 
 
-def replace_resources(bundle_path: str, resources: dict[str, Any]) -> None:
+def replace_limits(bundle_path: str, resources: dict[str, Any], oom_score_adj: int | None) -> None:
     """Give a container that was not started yet other limits. Blocking."""
     found = read_spec(bundle_path)
     devices = found["linux"].get("resources", {}).get("devices", [])
     found["linux"]["resources"] = {"devices": devices, **resources}
+    if oom_score_adj is not None:
+        found["process"]["oomScoreAdj"] = oom_score_adj
     path = Path(bundle_path) / CONFIG
     new = path.with_suffix(".new")
     new.write_text(json.dumps(found))

@@ -1,14 +1,16 @@
 """Changes to what is there: limits of a container, those of its pod, a log file."""
 
 import json
+from pathlib import Path
 
 import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import FailedPreconditionError
+from common.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, UnknownError
 from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
 from runtimed import selection
-from runtimed.oci import cgroups
+from runtimed.oci import cgroups, process
+from runtimed.oci.cgroupfiles import tasks
 from runtimed.record import ContainerState
 from runtimed.use import bundle
 from runtimed.use.parts import Parts
@@ -24,10 +26,15 @@ class Limits:
         """Apply new limits, all or none, and remember them.
 
         Raises:
-            InvalidArgumentError: a value.
+            InvalidArgumentError, UnimplementedError: a value, or a field that means nothing here.
             FailedPreconditionError: the container has ended.
             UnknownError: the kernel refused; the old limits hold.
         """
+        if request.HasField("windows"):
+            raise UnimplementedError("windows: only Linux containers are offered")
+        for option in request.annotations:
+            raise InvalidArgumentError(f"annotations: {option!r}: no option of an update is known")
+        score = process.oom_score_adj(request.linux.oom_score_adj, self._parts.host_caps)
         record = selection.find(self._parts.containers.store, "container", request.container_id)
         merged = cri.LinuxContainerResources.FromString(record.resources)
         _merge(merged, request.linux)
@@ -35,8 +42,15 @@ class Limits:
         if record.state is ContainerState.RUNNING:
             changed = cgroups.resources(request.linux, self._parts.cgroup_version)
             await self._parts.shims.update(record.socket_path, record.id, json.dumps(changed).encode())
+            if request.linux.oom_score_adj and record.cgroup:
+                await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
         elif record.state is ContainerState.CREATED:
-            await anyio.to_thread.run_sync(bundle.replace_resources, record.bundle_path, limits)
+            await anyio.to_thread.run_sync(
+                bundle.replace_limits,
+                record.bundle_path,
+                limits,
+                score if request.linux.oom_score_adj else None,
+            )
         else:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}")
         fact = ContainerUpdated(id=record.id, sandbox_id=record.sandbox_id)
@@ -67,6 +81,18 @@ class Limits:
         await self._parts.shims.reopen_log(record.socket_path)
         fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)
         await self._parts.containers.amend(record.id, fact)
+
+
+def _adjust(directory: str, score: int) -> None:
+    """Give every process of a cgroup this oom_score_adj, which no OCI runtime's update does. Blocking."""
+    try:
+        for pid in tasks(directory):
+            try:
+                Path(f"/proc/{pid}/oom_score_adj").write_text(f"{score}\n")
+            except (FileNotFoundError, ProcessLookupError):
+                continue  # it has ended
+    except OSError as exc:
+        raise UnknownError(f"oom_score_adj: {score}: {exc.strerror}") from exc
 
 
 def _merge(held: cri.LinuxContainerResources, change: cri.LinuxContainerResources) -> None:
