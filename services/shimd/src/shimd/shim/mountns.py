@@ -16,15 +16,27 @@ _HYBRID = b"/sys/fs/cgroup/unified"
 _CLONE_NEWNS = 0x00020000
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
+_UMASK = 0o022
 _libc = ctypes.CDLL(None, use_errno=True)  # without argtypes: these arguments fit an int or are bytes
 
 
 def spawn(argv: list[str], env: dict[str, str], **options: Any) -> int:
     """os.posix_spawnp in the namespace for OCI runtimes; the caller has one thread, and "/" for its directory after.
 
+    With the usual umask: what the runtime makes in a root filesystem, and what a container then makes, is
+    for others to enter and to read.
+
     Raises:
         OSError: it cannot be executed, or the namespace cannot be copied.
     """
+    own = os.umask(_UMASK)
+    try:
+        return _spawn(argv, env, **options)
+    finally:
+        os.umask(own)
+
+
+def _spawn(argv: list[str], env: dict[str, str], **options: Any) -> int:
     if not _hybrid():
         return os.posix_spawnp(argv[0], argv, env, **options)
     home = os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)
