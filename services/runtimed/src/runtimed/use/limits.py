@@ -1,17 +1,24 @@
 """Changes to what is there: limits of a container, those of its pod, a log file."""
 
 import json
+from contextlib import suppress
 from pathlib import Path
 
 import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import FailedPreconditionError, InvalidArgumentError, UnimplementedError, UnknownError
+from common.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SlipwayError,
+    UnimplementedError,
+    UnknownError,
+)
 from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
 from runtimed import selection
-from runtimed.oci import cgroups, process
+from runtimed.oci import cgroups, process, readback, stats
 from runtimed.oci.cgroupfiles import tasks
-from runtimed.record import ContainerState
+from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use import bundle
 from runtimed.use.parts import Parts
 
@@ -23,11 +30,11 @@ class Limits:
         self._parts = parts
 
     async def update(self, request: cri.UpdateContainerResourcesRequest) -> None:
-        """Apply new limits, all or none, and remember them.
+        """Apply new limits, all or none, and remember what the kernel made of them.
 
         Raises:
             InvalidArgumentError, UnimplementedError: a value, or a field that means nothing here.
-            FailedPreconditionError: the container has ended.
+            FailedPreconditionError: the container has ended, or uses more memory than the new limit.
             UnknownError: the kernel refused; the old limits hold.
         """
         if request.HasField("windows"):
@@ -40,10 +47,11 @@ class Limits:
         _merge(merged, request.linux)
         limits = cgroups.resources(merged, self._parts.cgroup_version)
         if record.state is ContainerState.RUNNING:
-            changed = cgroups.resources(request.linux, self._parts.cgroup_version)
-            await self._parts.shims.update(record.socket_path, record.id, json.dumps(changed).encode())
-            if request.linux.oom_score_adj and record.cgroup:
-                await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
+            await self._apply(record, request.linux)
+            if record.cgroup:
+                if request.linux.oom_score_adj:
+                    await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
+                merged = await anyio.to_thread.run_sync(readback.applied, merged, record.cgroup)
         elif record.state is ContainerState.CREATED:
             await anyio.to_thread.run_sync(
                 bundle.replace_limits,
@@ -69,6 +77,23 @@ class Limits:
                 known[field] = getattr(request, field).SerializeToString()
         await self._parts.sandboxes.amend(record.id, SandboxUpdated(id=record.id), **known)
 
+    async def _apply(self, record: ContainerRecord, change: cri.LinuxContainerResources) -> None:
+        used = await anyio.to_thread.run_sync(_memory_in_use, record)
+        if 0 < change.memory_limit_in_bytes < used:
+            raise FailedPreconditionError(
+                f"memory_limit_in_bytes: {change.memory_limit_in_bytes} is below the {used} bytes in use"
+            )
+        try:
+            await self._set(record, change)
+        except SlipwayError:  # a runtime sets one after the other, and stops at the first that is refused
+            with suppress(SlipwayError):
+                await self._set(record, cri.LinuxContainerResources.FromString(record.resources))
+            raise
+
+    async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
+        limits = cgroups.resources(values, self._parts.cgroup_version)
+        await self._parts.shims.update(record.socket_path, record.id, json.dumps(limits).encode())
+
     async def reopen_log(self, name: str) -> None:
         """Write on in a new log file; returns when it is in use.
 
@@ -93,6 +118,12 @@ def _adjust(directory: str, score: int) -> None:
                 continue  # it has ended
     except OSError as exc:
         raise UnknownError(f"oom_score_adj: {score}: {exc.strerror}") from exc
+
+
+def _memory_in_use(record: ContainerRecord) -> int:
+    """What cannot be reclaimed to get below a limit: cgroup v2 would kill for it, where v1 refuses."""
+    found = stats.read_stats(record.cgroup) if record.cgroup else None
+    return found.working_set_bytes if found else 0
 
 
 def _merge(held: cri.LinuxContainerResources, change: cri.LinuxContainerResources) -> None:

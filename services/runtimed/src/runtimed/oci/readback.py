@@ -1,0 +1,46 @@
+"""Limits as the kernel took them, in CRI's units: it rounds to pages, and a weight stands for many shares."""
+
+from bisect import bisect_left
+
+from common.api.cri.v1 import api_pb2 as cri
+from runtimed.oci.cgroupfiles import number, read
+from runtimed.oci.cgroups import MAX_SHARES, MIN_SHARES, CgroupPlan, cpu_weight
+
+V2 = 2
+
+
+def applied(asked: cri.LinuxContainerResources, plan: CgroupPlan) -> cri.LinuxContainerResources:
+    """What was asked, with the values that hold; as asked where the kernel has no file. Blocking."""
+    found = cri.LinuxContainerResources()
+    found.CopyFrom(asked)
+    try:
+        memory, cpu = _v2(plan.dirs[""], asked) if plan.version == V2 else _v1(plan.dirs)
+    except (OSError, KeyError):
+        return found
+    if asked.memory_limit_in_bytes > 0 and memory:
+        found.memory_limit_in_bytes = memory
+    for field, value in cpu.items():
+        if getattr(asked, field) and value:
+            setattr(found, field, value)
+    return found
+
+
+def _v1(dirs: dict[str, str]) -> tuple[int | None, dict[str, int | None]]:
+    return number(f"{dirs['memory']}/memory.limit_in_bytes"), {
+        "cpu_shares": number(f"{dirs['cpu']}/cpu.shares"),
+        "cpu_quota": number(f"{dirs['cpu']}/cpu.cfs_quota_us"),
+        "cpu_period": number(f"{dirs['cpu']}/cpu.cfs_period_us"),
+    }
+
+
+def _v2(directory: str, asked: cri.LinuxContainerResources) -> tuple[int | None, dict[str, int | None]]:
+    quota, period = read(f"{directory}/cpu.max").split()
+    weight = number(f"{directory}/cpu.weight") or 0
+    shares = asked.cpu_shares
+    if cpu_weight(shares) != weight:
+        shares = MIN_SHARES + bisect_left(range(MIN_SHARES, MAX_SHARES), weight, key=cpu_weight)
+    return number(f"{directory}/memory.max"), {
+        "cpu_shares": shares,
+        "cpu_quota": None if quota == "max" else int(quota),
+        "cpu_period": int(period),
+    }
