@@ -90,6 +90,7 @@ def configure(bundle: Path, parent: str, script: str, **fields: Any) -> dict[str
             host_caps=capabilities.host_capabilities(),
             never_made=(),
             cdi_dirs=(),
+            ulimits={"nofile": (77, 99)},
             handler_annotations={},
         )
     )
@@ -137,7 +138,7 @@ unshare -n true 2>&1; mount -t tmpfs x /tmp 2>&1; (echo x > /proc/sys/kernel/dom
 @pytest.mark.parametrize("runtime", ["crun", "runc"])
 def test_user_mounts_and_readonly_root_are_as_asked(bundle: Path, parent: str, runtime: str) -> None:
     shared = bundle / "shared"
-    script = "id; touch /x 2>&1; touch /data/y; touch /ro/z 2>&1; env; cat /proc/self/oom_score_adj"
+    script = "ulimit -Sn; ulimit -Hn; id; touch /x 2>&1; touch /data/y; touch /ro/z 2>&1; env; cat /proc/self/oom_score_adj"
     configure(
         bundle,
         parent,
@@ -164,7 +165,7 @@ def test_user_mounts_and_readonly_root_are_as_asked(bundle: Path, parent: str, r
     for name in ("data", "ro", "made/here"):
         (bundle / "rootfs" / name).mkdir(parents=True)
     out = run(bundle, runtime)
-    assert "uid=0(root) gid=55(www)" in out
+    assert out.startswith("77\n99\nuid=0(root) gid=55(www)")
     assert "/x: Read-only file system" in out
     assert "/ro/z: Read-only file system" in out
     assert (shared / "y").exists()

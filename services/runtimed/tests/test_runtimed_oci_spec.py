@@ -53,6 +53,7 @@ def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fiel
         "host_caps": CAPS,
         "never_made": ("/etc/absent",),
         "cdi_dirs": (),
+        "ulimits": {"nofile": (5, 6)},
         "handler_annotations": {},
     }
     return spec.build(spec.SpecInput(**(base | fields)))
@@ -66,6 +67,7 @@ def refuse(config: cri.ContainerConfig, words: str, error: type[Exception] = Inv
 def test_configuration_has_the_borders_of_the_request(tmp_path: Path) -> None:
     found = build(container(annotations={"a": "b", "run.oci.handler": "wasm"}), tmp_path)
     assert found["ociVersion"] == "1.0.2"
+    assert found["process"]["rlimits"] == [{"type": "RLIMIT_NOFILE", "soft": 5, "hard": 6}]
     assert found["root"] == {"path": str(tmp_path), "readonly": False}
     assert found["linux"]["cgroupsPath"] == "/kubepods/pod1/c1"
     assert {"type": "network", "path": "/ns/net"} in found["linux"]["namespaces"]

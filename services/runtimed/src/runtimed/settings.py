@@ -3,6 +3,7 @@
 import msgspec
 
 from common.settings import CommonSettings
+from runtimed.oci import rlimits
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,6 +54,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """A mount's missing source is made as a directory, but for these: they are files, and missing they break a node."""
     cdi_spec_dirs: tuple[str, ...] = ("/etc/cdi", "/var/run/cdi")
     """Specifications of CDI devices, *.json and *.yaml; a later directory goes before an earlier."""
+    default_ulimits: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
+    """Soft and hard limit of every container by name, as nofile = [1024, 524288]; -1 is unlimited. Else shimd's."""
     shm_size_bytes: int = 64 << 20
     """Size of the shared memory (shm) of a sandbox."""
     reconcile_every_s: float = 60.0
@@ -64,3 +67,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """How long a stop waits for the end after SIGKILL."""
     event_buffer: int = 1000
     """Events that one reader of GetContainerEvents may be behind before it is cut off."""
+
+    def __post_init__(self) -> None:
+        """Refuse what no container could start with."""
+        rlimits.check(self.default_ulimits)

@@ -5,7 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
-from runtimed.oci import cdi, cgroups, devices, mounts, process, security, sources, sysctls
+from runtimed.oci import cdi, cgroups, devices, mounts, process, rlimits, security, sources, sysctls
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.mounts import image_volumes
 from runtimed.oci.validate import validate_container, validate_sandbox
@@ -46,6 +46,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         shm_path: the sandbox's /dev/shm; "" for the host's.
         host_caps: what this process may give, as CAP_ names.
         never_made: mount sources that are refused when missing, rather than made.
+        ulimits: soft and hard limits by name.
         cdi_dirs: where CDI specifications are; a later directory goes before an earlier.
     """
 
@@ -65,6 +66,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     host_caps: frozenset[str]
     never_made: tuple[str, ...]
     cdi_dirs: tuple[str, ...]
+    ulimits: dict[str, tuple[int, int]]
     handler_annotations: dict[str, str]
 
 
@@ -88,6 +90,8 @@ def build(inp: SpecInput) -> dict[str, Any]:
     )
     profile = security.apparmor_profile(context)
     label, mount_label = security.selinux_labels(context)
+    if inp.ulimits:
+        found["rlimits"] = rlimits.build(inp.ulimits, inp.host_caps)
     if profile:
         found["apparmorProfile"] = profile
     if label:

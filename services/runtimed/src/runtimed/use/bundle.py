@@ -109,6 +109,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             host_caps=parts.host_caps,
             never_made=parts.settings.absent_mount_sources_to_reject,
             cdi_dirs=parts.settings.cdi_spec_dirs,
+            ulimits=parts.settings.default_ulimits,
             handler_annotations=parts.handler(sandbox.handler)[1].annotations,
         )
     )
