@@ -143,6 +143,16 @@ async def test_recursive_read_only_has_its_conditions(cri, busybox, shared: Path
     assert "mounts.recursive_read_only: '/v' needs readonly and private" in caught.value.details()
 
 
+async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_prefix(cri, busybox) -> None:
+    mount = cri_pb.Mount(container_path="/v", host_path="/tmp", readonly=True, recursive_read_only=True)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(cri, "rro-runsc", busybox, [mount], "runsc")
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert caught.value.details().startswith(
+        "RROUnsupported: mounts.recursive_read_only: '/v': handler 'runsc'"
+    )
+
+
 async def test_features_are_told(cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     handlers = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}

@@ -125,6 +125,14 @@ async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri, nod
     assert (await status(cri, second)).state == cri_pb.SANDBOX_READY
 
 
+async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri, node) -> None:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await sandbox(cri, "family", port(free_port(), host_ip="::1"))
+    assert caught.value.code() is CODE.INVALID_ARGUMENT
+    assert "port_mappings.host_ip: '::1'" in caught.value.details()
+    assert (node.leftovers()["sandboxes"], node.leftovers()["cni"]) == ([], [])
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

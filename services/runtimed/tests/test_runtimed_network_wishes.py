@@ -67,6 +67,13 @@ def test_no_port_and_the_nodes_own_network_claim_nothing() -> None:
         hostports.wanted(mapped(("", 80, 2), ("::1", 80, 2)))
 
 
+def test_a_mapping_wants_an_address_of_its_family() -> None:
+    hostports.check_families(mapped(("", 80, 0), ("10.0.0.1", 81, 0)), ["10.9.0.2"])
+    hostports.check_families(mapped(("::", 80, 0), ("10.0.0.1", 81, 0)), ["10.9.0.2", "fd00::2"])
+    with pytest.raises(InvalidArgumentError, match="host_ip: '::1': the pod has no address of this family"):
+        hostports.check_families(mapped(("::1", 80, 0)), ["10.9.0.2"])
+
+
 @pytest.mark.parametrize(
     ("text", "rate"),
     [("1M", 10**6), ("1.5k", 1500), ("2Ki", 2048), ("1e4", 10000), ("1000", 1000), ("1P", 10**15),

@@ -51,6 +51,20 @@ def wanted(config: cri.PodSandboxConfig) -> list[HostPort]:
     return found
 
 
+def check_families(config: cri.PodSandboxConfig, ips: Iterable[str]) -> None:
+    """Refuse a mapping from an address of a family in which the pod has none: nothing would be mapped.
+
+    Raises:
+        InvalidArgumentError: with the address.
+    """
+    there = {ipaddress.ip_address(ip).version for ip in ips}
+    for port in wanted(config):
+        if port.address and ipaddress.ip_address(port.address).version not in there:
+            raise InvalidArgumentError(
+                f"port_mappings.host_ip: {port.address!r}: the pod has no address of this family"
+            )
+
+
 class HostPorts:
     """Claims of sandboxes that have no record yet; those of the others are in their records."""
 

@@ -19,7 +19,7 @@ from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
 from runtimed import convert, selection
 from runtimed.machine import sandbox as machine
-from runtimed.network.hostports import HostPorts
+from runtimed.network import hostports
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import SandboxRecord, SandboxState
 from runtimed.use import network
@@ -38,7 +38,7 @@ class Sandboxes:
     def __init__(self, parts: Parts, containers: Containers) -> None:
         self._parts = parts
         self._containers = containers
-        self._ports = HostPorts()
+        self._ports = hostports.HostPorts()
 
     async def run(self, config: cri.PodSandboxConfig, handler: str) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
@@ -127,6 +127,7 @@ class Sandboxes:
             with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}):
                 result = await parts.cni.add(wish)
             ips, raw = result.ips, json.dumps(result.raw).encode()
+            hostports.check_families(config, ips)
         pause_pid = 0
         if wants_pause(config):
             undo.push("pause", partial(parts.shims.remove_pause, record.id))
