@@ -1,8 +1,14 @@
-"""Fixtures that every suite has."""
+"""Fixtures that every suite has, and the deadline of each test."""
 
+import inspect
 from collections.abc import AsyncIterator
 
 import pytest
+
+from tests.support.pace import patience, within
+
+GUARD = 3
+"""An async test that ignores its deadline this many times over blocks the loop: then pytest-timeout raises in it."""
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +20,28 @@ def anyio_backend() -> str:
 async def one_loop(anyio_backend: str) -> AsyncIterator[None]:  # noqa: ARG001 - what makes it async
     """One event loop for the whole run: gRPC's poller wakes the loop that it first saw."""
     yield  # noqa: PT022 - to return would give the loop back
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--no-skips", action="store_true", help="a skipped test is a failure of the run")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give each test its deadline: an async one is cancelled alone, any other interrupted by pytest-timeout."""
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        limit = patience(float(marker.args[0] if marker else config.getini("timeout")))
+        if isinstance(item, pytest.Function) and inspect.iscoroutinefunction(item.obj):
+            item.obj = within(limit, item.obj)
+            limit *= GUARD
+        item.add_marker(pytest.mark.timeout(limit), append=False)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if not session.config.getoption("--no-skips") or reporter is None:
+        return
+    skipped = len(reporter.stats.get("skipped", []))
+    if skipped and session.exitstatus == pytest.ExitCode.OK:
+        reporter.write_line(f"{skipped} tests were skipped", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

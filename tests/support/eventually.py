@@ -4,16 +4,18 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
+from tests.support.pace import patience
+
 T = TypeVar("T")
 
 
 def eventually(fn: Callable[[], T], *, within_s: float = 15.0, what: str = "the condition") -> T:
     """Call until the answer is true, and return it; fails when it is not within the time."""
-    deadline = time.monotonic() + within_s
+    deadline = time.monotonic() + patience(within_s)
     while time.monotonic() < deadline:
         found = fn()
         if found:
             return found
         time.sleep(0.02)
-    message = f"{what}: not within {within_s:.0f} s"
+    message = f"{what}: not within {patience(within_s):.0f} s"
     raise AssertionError(message)

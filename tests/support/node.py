@@ -14,8 +14,10 @@ from typing import Any
 
 from common.sys.mounts import mount_points, unmount_below
 from devtools import bridge
+from tests.support.pace import patience
 
-UP_S = 90
+UP_S = patience(90)
+SLIPWAY_S = patience(60)
 CGROUPS = Path("/sys/fs/cgroup")
 
 
@@ -75,7 +77,9 @@ class TestNode:
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run the slipway command against this node."""
         command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(self.run_dir), *arguments]
-        return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run(
+            command, input=stdin, capture_output=True, text=True, timeout=SLIPWAY_S, check=False
+        )
 
     def leftovers(self) -> dict[str, list[str]]:
         """What pods have left: mounts, pinned namespaces, cgroups, shims, bundles, snapshots, leases."""

@@ -1,0 +1,33 @@
+"""How patient tests are: one setting scales every deadline, for machines that are much slower than most."""
+
+import functools
+import os
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import anyio
+
+SLOWNESS = float(os.environ.get("SLIPWAY_TEST_SLOWNESS", "1"))
+"""How many times slower than a developer's machine this one is, as in an emulated guest."""
+
+
+def patience(seconds: float) -> float:
+    """A deadline in seconds, as this machine needs it."""
+    return seconds * SLOWNESS
+
+
+def within(seconds: float, test: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The same async test, cancelled at its deadline: that test alone fails, the event loop goes on."""
+
+    @functools.wraps(test)
+    async def limited(*args: Any, **kwargs: Any) -> None:
+        try:
+            with anyio.fail_after(seconds) as scope:
+                await test(*args, **kwargs)
+        except TimeoutError as exc:
+            if not scope.cancelled_caught:
+                raise
+            message = f"not done within {seconds:.0f} s"
+            raise AssertionError(message) from exc
+
+    return limited
