@@ -63,6 +63,17 @@ async def test_an_exec_past_its_timeout_leaves_no_process(cri, busybox, handler:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
+async def test_a_container_and_an_exec_have_terminals(cri, node, busybox, handler: str) -> None:
+    name = f"tty-{handler}"
+    _, container_id = await pod(
+        cri, name, busybox, ["sh", "-c", "test -t 1 && echo terminal; sleep 1000"], handler=handler, tty=True
+    )
+    eventually(lambda: log_of(node, name) == ["stdout F terminal"], what="the terminal's output")
+    done = node.slipway("exec", "-t", container_id, "sh", "-c", "test -t 0 && echo too; exit 3")
+    assert (done.stdout, done.returncode) == ("too\n", 3), done.stderr
+
+
+@pytest.mark.parametrize("handler", HANDLERS)
 async def test_a_deaf_container_is_killed_and_leaves_nothing(cri, node, busybox, handler: str) -> None:
     sandbox_id, container_id = await pod(
         cri,

@@ -46,7 +46,9 @@ class Stdio:
         self._drained = False
         self._timer: Timer | None = None
         self._listener: socket.socket | None = None
-        self.console_path = console_path if tty else ""
+        self._console_directory = -1
+        self.console_path = ""
+        """The socket for the runtime to send a terminal to; empty without one."""
         self._tty = tty
         self._pty = -1
         self.child: list[int] = []
@@ -54,6 +56,10 @@ class Stdio:
         """The output pipes as /proc/PID/fd names them; none with a terminal."""
         if tty:
             self._listener = wire.listen(console_path)
+            directory, name = os.path.split(console_path)
+            # a runtime's own dialling may know no way to a path longer than sun_path holds
+            self._console_directory = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            self.console_path = f"/proc/{os.getpid()}/fd/{self._console_directory}/{name}"
             self.child = [os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)] * 3
         else:
             self._make_pipes(stdin=stdin)
@@ -109,6 +115,7 @@ class Stdio:
             self._listener = None
             if os.path.lexists(self.console_path):
                 os.unlink(self.console_path)
+            os.close(self._console_directory)
 
     def abandon(self) -> bytes:
         """The process did not start: close all, and return what was written to stderr."""

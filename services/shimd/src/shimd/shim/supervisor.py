@@ -92,10 +92,9 @@ class Supervisor:
                 f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
             ) from exc
         spec = self._spec
-        console = f"{self._directory}/c.sock"
         self.stdio = Stdio(
             self._loop,
-            console,
+            f"{self._directory}/c.sock",
             self._output,
             self._drained,
             tty=bool(spec.get("tty")),
@@ -106,7 +105,7 @@ class Supervisor:
         pid_file = f"{self._directory}/init.pid"
         args = ["run", "--detach", "--pid-file", pid_file, "--bundle", spec["bundle_path"]]
         if self.stdio.console_path:
-            args += ["--console-socket", console]
+            args += ["--console-socket", self.stdio.console_path]
         self._reaper.expecting += 1
         try:
             self.runtime.call(
