@@ -34,7 +34,7 @@ async def test_fifty_shims_stay_below_their_budget(node):
         await client.close()
     weight, fork = statistics.median(map(pss_kib, pids)), statistics.median(times)
     print(f"PSS {weight} KiB, spawn {fork:.2f} ms")
-    assert weight <= 1400
+    assert weight <= 1320
     assert fork < 10
 
 
@@ -49,5 +49,5 @@ async def test_running_shims_stay_below_their_budget(node):
     pids = [found.pid for found in await node.service.list_shims()]
     weight = statistics.median(map(pss_kib, pids))
     print(f"PSS running {weight} KiB; start over the runtime's own {statistics.median(over):.2f} ms")
-    assert weight <= 2600
+    assert weight <= 2200
     assert statistics.median(over) < 20

@@ -209,7 +209,7 @@ def _bury(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
         argv += ["--root", runtime["root"]]
     argv += ["delete", "--force", request["spec"]["container_id"]]
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    pid = mountns.spawn(argv, env, setsigdef=(signal.SIGPIPE, signal.SIGINT))
+    pid = mountns.spawn(argv, env)
     _, status = os.waitpid(pid, 0)
     _answer(control, request, status=os.waitstatus_to_exitcode(status))
 

@@ -8,6 +8,7 @@ by holding the exec's output pipes: in a PID namespace a daemon's parent is the 
 import os
 import signal
 
+from shimd.shim.files import read
 from shimd.shim.runtime import Outcome, Runtime
 
 _ROOT = "/sys/fs/cgroup"
@@ -111,11 +112,7 @@ class SandboxedGroup:
 def container_cgroup(init_pid: int, v1_controllers: tuple[str, ...] = _V1_CONTROLLERS) -> str:
     """The directory of one cgroup that holds a container and nothing else; empty if there is none."""
     unified = os.path.exists(f"{_ROOT}/cgroup.controllers")
-    try:
-        with open(f"/proc/{init_pid}/cgroup") as of_init, open("/proc/self/cgroup") as of_self:
-            paths, own = _paths(of_init.read()), _paths(of_self.read())
-    except OSError:
-        return ""
+    paths, own = (_paths(read(f"/proc/{of}/cgroup").decode()) for of in (init_pid, "self"))
     for controller in ("",) if unified else v1_controllers:
         path = paths.get(controller, "/")
         directory = f"{_ROOT}/{controller}{path}" if controller else f"{_ROOT}{path}"
@@ -173,11 +170,7 @@ def _all_pids() -> list[int]:
 
 def _stat(pid: int) -> list[str]:
     """State, parent, process group and session of a process; empty if it is gone."""
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rpartition(")")[2].split()[:4]
-    except OSError:
-        return []
+    return read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()[:4]
 
 
 def _procs(directory: str) -> list[int]:

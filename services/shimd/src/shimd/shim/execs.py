@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from common.errors import DeadlineExceededError, SlipwayError, UnknownError
+from shimd.shim import exits
 from shimd.shim import runtime as oci
 from shimd.shim.execgroup import ExecGroup, SandboxedGroup
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
@@ -69,8 +70,7 @@ class Exec:
         Raises:
             SlipwayError: the runtime cannot be executed.
         """
-        with open(f"{self._base}.json", "wb") as file:
-            file.write(process)
+        exits.replace(f"{self._base}.json", process, durable=False)
         self._log = self._runtime.log_path()
         self.stdio = Stdio(
             self._loop, f"{self._base}.sock", self._output, self._drained, tty=tty, stdin=stdin

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 
+from shimd.shim.files import read
 from shimd.shim.loop import IN, PRI, Loop
 
 
@@ -67,12 +68,7 @@ class OomWatch:
 
     def _count(self) -> int:
         for name in ("memory.events", "memory.oom_control"):
-            try:
-                with open(f"{self._directory}/{name}") as events:
-                    for line in events:
-                        key, _, value = line.partition(" ")
-                        if key == "oom_kill":
-                            return int(value)
-            except OSError:
-                continue
+            _, found, count = read(f"{self._directory}/{name}").partition(b"oom_kill ")
+            if found:
+                return int(count.split(b"\n", 1)[0])
         return 0

@@ -9,13 +9,12 @@ from typing import Any
 
 from common.errors import UnknownError
 from shimd.shim import mountns
+from shimd.shim.files import read
 from shimd.shim.loop import IN, Loop, Reaper, Timer, exit_code
 
 CAPTURE_BYTES = 8 << 20
 _DRAIN_S = 1.0
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-# What the zygote ignores must not be ignored in what a shim starts.
-_DEFAULT_SIGNALS = (signal.SIGPIPE, signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class Outcome:
@@ -114,8 +113,7 @@ class Call:
         own = stdio is None
         files = self._capture(stdin) if stdio is None else stdio
         try:
-            actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in enumerate(files)]
-            self.pid = mountns.spawn(argv, env, file_actions=actions, setsigdef=_DEFAULT_SIGNALS)
+            self.pid = mountns.spawn(argv, env, files)
         except OSError as exc:
             for fd in self._captures:
                 loop.forget(fd)
@@ -208,12 +206,8 @@ def forget_log(log_path: str) -> None:
 
 
 def _read_log(path: str) -> bytes:
-    try:
-        with open(path, "rb") as log:
-            text = log.read(1 << 20)
-        os.unlink(path)
-    except OSError:
-        return b""
+    text = read(path, 1 << 20)
+    forget_log(path)
     return text
 
 
@@ -235,8 +229,5 @@ def _last_line(text: bytes) -> str:
 
 def read_pid(path: str) -> int:
     """The number in a pid file; 0 if there is none."""
-    try:
-        with open(path) as file:
-            return int(file.read().strip() or 0)
-    except (OSError, ValueError):
-        return 0
+    text = read(path).strip()
+    return int(text) if text.isdigit() else 0
