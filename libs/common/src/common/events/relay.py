@@ -14,6 +14,8 @@ from common.records.redis import entries
 
 BATCH = 256
 BLOCK_MS = 1000
+LINGER_S = 0.05
+"""How long entries are let gather: what a request causes goes out together, and after it rather than meanwhile."""
 MAX_WAIT_S = 5.0
 _log = get_logger("relay")
 
@@ -54,9 +56,14 @@ class OutboxRelay:
     async def _relay(self, bus: Bus) -> None:
         try:
             while True:
-                for entry_id, fields in await entries(self._redis, self._key, BATCH, BLOCK_MS):
+                if not await entries(self._redis, self._key, 1, BLOCK_MS):
+                    continue
+                await anyio.sleep(LINGER_S)
+                gathered = await entries(self._redis, self._key, BATCH, BLOCK_MS)
+                for _, fields in gathered:
                     await self._publish(bus, fields)
-                    await self._redis.xdel(self._key, entry_id)
+                if gathered:
+                    await self._redis.xdel(self._key, *[entry_id for entry_id, _ in gathered])
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await bus.close()
