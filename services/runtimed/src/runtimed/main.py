@@ -30,6 +30,7 @@ from runtimed.service import Service
 from runtimed.servicer import RuntimeServicer
 from runtimed.settings import Settings
 from runtimed.transitions import Transitions
+from runtimed.use.hostpaths import HostPaths
 from runtimed.use.parts import Parts
 
 DAEMON = "runtimed"
@@ -81,6 +82,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         host_caps=host_capabilities(),
         cgroup_version=cgroups.detect(),
         features=HandlerFeatures(settings.handlers),
+        hostpaths=HostPaths(),
     )
     LifeNews(parts.feed, sandboxes, containers)
     service = Service(parts)

@@ -23,6 +23,7 @@ from runtimed.ports import Shims, Snapshots
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.settings import Handler, Settings
 from runtimed.transitions import Transitions
+from runtimed.use.hostpaths import HostPaths
 
 _log = get_logger("runtimed")
 
@@ -45,6 +46,7 @@ class Parts:
     host_caps: frozenset[str]
     cgroup_version: int
     features: HandlerFeatures
+    hostpaths: HostPaths
 
     def sandbox_dir(self, sandbox_id: str) -> Path:
         """Its pinned namespaces, /dev/shm, resolv.conf and hostname."""
