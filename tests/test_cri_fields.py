@@ -25,9 +25,6 @@ REFUSED = {
     "ContainerConfig.windows": "only Linux containers are offered",
     "UpdateContainerResourcesRequest.windows": "only Linux containers are offered",
     "UpdateContainerResourcesRequest.annotations": "no option of an update is known",
-    "CheckpointContainerRequest.*": "is not offered by this version of slipway",
-    "CheckpointPodRequest.*": "is not offered by this version of slipway",
-    "RestorePodRequest.*": "is not offered by this version of slipway",
 }
 """What is refused, by a sentence of the code that refuses it."""
 

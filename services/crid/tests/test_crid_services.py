@@ -113,9 +113,9 @@ async def test_empty_references_are_refused(runtime, images) -> None:
 
 async def test_what_is_not_offered_says_so(runtime) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as error:
-        await runtime.CheckpointContainer(cri.CheckpointContainerRequest(), timeout=TIMEOUT_S)
+        await runtime.PortForward(cri.PortForwardRequest(), timeout=TIMEOUT_S)
     assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert error.value.details() == "CheckpointContainer is not offered by this version of slipway"
+    assert error.value.details() == "PortForward is not offered by this version of slipway"
 
 
 async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> None:

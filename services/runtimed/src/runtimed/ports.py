@@ -179,6 +179,14 @@ class Shims(Protocol):
             UnknownError: the OCI runtime's message.
         """
 
+    async def checkpoint(self, socket_path: str, container_id: str, directory: str, timeout_s: float) -> None:
+        """Dump a container's processes into a directory; they run on.
+
+        Raises:
+            UnknownError: the OCI runtime's message.
+            DeadlineExceededError: it was killed for its time.
+        """
+
     async def reopen_log(self, socket_path: str) -> None:
         """Returns when the new file is in use."""
 

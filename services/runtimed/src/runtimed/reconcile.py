@@ -104,6 +104,8 @@ class Reconciler:
                 await self._half_started(record, shim)
             case ContainerState.RUNNING | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
+                if first and await self._service.checkpoints.thaw_left(record):
+                    await self._repaired(record.id, "a container that a checkpoint held still runs on")
             case ContainerState.EXITED if shim is not None:
                 await self._parts.shims.remove(record.id)
             case ContainerState.REMOVING:

@@ -1,5 +1,6 @@
 """All use cases of runtimed, wired."""
 
+from runtimed.use.checkpoint import Checkpoints
 from runtimed.use.container import Containers
 from runtimed.use.exec import Execs
 from runtimed.use.execnews import ExecBook
@@ -24,5 +25,6 @@ class Service:
         self.execs = Execs(parts, book)
         self.limits = Limits(parts)
         self.stats = Stats(parts)
+        self.checkpoints = Checkpoints(parts)
         self.metrics = Metrics(parts)
         self.node = Node(parts)

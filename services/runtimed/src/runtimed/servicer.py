@@ -134,6 +134,21 @@ class RuntimeServicer(rpc.RuntimeServicer):
         await self._service.limits.update_pod(request)
         return cri.UpdatePodSandboxResourcesResponse()
 
+    async def CheckpointContainer(
+        self, request: cri.CheckpointContainerRequest, context: Any
+    ) -> cri.CheckpointContainerResponse:
+        await self._service.checkpoints.container(request)
+        return cri.CheckpointContainerResponse()
+
+    async def CheckpointPod(
+        self, request: cri.CheckpointPodRequest, context: Any
+    ) -> cri.CheckpointPodResponse:
+        await self._service.checkpoints.pod(request, context.time_remaining())
+        return cri.CheckpointPodResponse()
+
+    async def RestorePod(self, request: cri.RestorePodRequest, context: Any) -> cri.RestorePodResponse:
+        return await self._service.checkpoints.restore(request)
+
     async def GetContainerEvents(
         self, request: cri.GetEventsRequest, context: Any
     ) -> AsyncIterator[cri.ContainerEventResponse]:

@@ -65,6 +65,10 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """The most that an OCI runtime may take to start a container."""
     kill_wait_s: float = 30.0
     """How long a stop waits for the end after SIGKILL."""
+    criu_binary: str = "criu"
+    """Asked whether this machine can checkpoint."""
+    checkpoint_timeout_s: float = 120.0
+    """The most that CheckpointContainer may take when it names no time."""
     event_buffer: int = 1000
     """Events that one reader of GetContainerEvents may be behind before it is cut off."""
 

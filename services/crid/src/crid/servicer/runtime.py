@@ -24,9 +24,10 @@ FORWARDED = (
     *("UpdateContainerResources", "ReopenContainerLog", "ExecSync"),
     *("ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"),
     *("ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"),
+    *("CheckpointContainer", "CheckpointPod", "RestorePod"),
     *("Status", "RuntimeConfig", "UpdateRuntimeConfig"),
 )
-ABSENT = (*("Exec", "Attach", "PortForward", "CheckpointContainer", "CheckpointPod", "RestorePod"),)
+ABSENT = ("Exec", "Attach", "PortForward")
 
 
 def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images) -> None:

@@ -1,6 +1,6 @@
 """Shims: born by shimd, spoken to on their own sockets."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
@@ -112,14 +112,26 @@ class ProcessShims:
 
     async def update(self, socket_path: str, container_id: str, resources: bytes) -> None:
         args = ["update", "--resources", "-", container_id]
+        await self._runtime(socket_path, container_id, args, UPDATE_S, resources)
+
+    async def checkpoint(self, socket_path: str, container_id: str, directory: str, timeout_s: float) -> None:
+        args = ["checkpoint", "--image-path", directory, "--work-path", directory, "--leave-running"]
+        await self._runtime(socket_path, container_id, [*args, container_id], timeout_s)
+
+    async def _runtime(
+        self, socket_path: str, container_id: str, args: Sequence[str], timeout_s: float, stdin: bytes = b""
+    ) -> None:
+        """Call the OCI runtime; its message is the error."""
         result = await self._call(
-            socket_path, lambda shim: shim.runtime(args, stdin=resources, deadline_s=UPDATE_S)
+            socket_path, lambda shim: shim.runtime([*args], stdin=stdin, deadline_s=timeout_s)
         )
         if result.timed_out:
-            raise DeadlineExceededError(f"container {container_id}: the OCI runtime took over {UPDATE_S:g} s")
+            raise DeadlineExceededError(
+                f"container {container_id}: {args[0]}: the OCI runtime took over {timeout_s:g} s"
+            )
         if result.exit_code:
             said = result.stderr.decode(errors="replace").strip()[-500:]
-            raise UnknownError(f"container {container_id}: update: {said}")
+            raise UnknownError(f"container {container_id}: {args[0]}: {said}")
 
     async def reopen_log(self, socket_path: str) -> None:
         await self._call(socket_path, lambda shim: shim.reopen_log())

@@ -16,6 +16,8 @@ from runtimed.settings import Handler
 
 ASK_S = 5.0
 RECURSIVE_READ_ONLY = "rro"
+CHECKPOINT = ".checkpoint.enabled"
+"""End of the annotation's name; runtimes put their own before it."""
 _CRUN = re.compile(r"crun version (\d+)\.(\d+)")
 _CRUN_WITH_RRO = (1, 4)  # `crun features` came later, with 1.8.6
 
@@ -26,11 +28,17 @@ class Features(msgspec.Struct, frozen=True, rename="camel"):
     """The answer of an OCI runtime, as far as it is used; empty for one that gives none."""
 
     mount_options: list[str] = []
+    annotations: dict[str, str] = {}
 
     @property
     def recursive_read_only(self) -> bool:
         """Whether mounts can be read-only with all that is mounted below; by the kernel too (Linux 5.12)."""
         return RECURSIVE_READ_ONLY in self.mount_options and linux.has_mount_setattr()
+
+    @property
+    def checkpoint(self) -> bool:
+        """Whether it was built to dump and restore by CRIU."""
+        return any(key.endswith(CHECKPOINT) and value == "true" for key, value in self.annotations.items())
 
 
 class HandlerFeatures:
@@ -65,10 +73,16 @@ async def _ask(command: list[str]) -> Features:
     try:
         return msgspec.json.decode(said, type=Features)
     except msgspec.DecodeError:
-        version = _CRUN.match((await _output([*command, "--version"])).decode(errors="replace"))
-    if version and (int(version[1]), int(version[2])) >= _CRUN_WITH_RRO:
-        return Features(mount_options=[RECURSIVE_READ_ONLY])
-    return Features()
+        said = await _output([*command, "--version"])
+    text = said.decode(errors="replace")
+    version = _CRUN.match(text)
+    if version is None:
+        return Features()
+    old = (int(version[1]), int(version[2])) < _CRUN_WITH_RRO
+    return Features(
+        mount_options=[] if old else [RECURSIVE_READ_ONLY],
+        annotations={f"crun{CHECKPOINT}": "true"} if "+CRIU" in text else {},
+    )
 
 
 async def _output(command: list[str]) -> bytes:

@@ -150,6 +150,21 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.FromString,
                 _registered_method=True)
+        self.CheckpointContainer = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/CheckpointContainer',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerResponse.FromString,
+                _registered_method=True)
+        self.CheckpointPod = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/CheckpointPod',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodResponse.FromString,
+                _registered_method=True)
+        self.RestorePod = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/RestorePod',
+                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.FromString,
+                _registered_method=True)
         self.GetContainerEvents = channel.unary_stream(
                 '/slipway.runtime.v1.Runtime/GetContainerEvents',
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.GetEventsRequest.SerializeToString,
@@ -316,6 +331,24 @@ class RuntimeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def CheckpointContainer(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckpointPod(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RestorePod(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetContainerEvents(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -457,6 +490,21 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.UpdatePodSandboxResources,
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.SerializeToString,
+            ),
+            'CheckpointContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckpointContainer,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerResponse.SerializeToString,
+            ),
+            'CheckpointPod': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckpointPod,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodResponse.SerializeToString,
+            ),
+            'RestorePod': grpc.unary_unary_rpc_method_handler(
+                    servicer.RestorePod,
+                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.SerializeToString,
             ),
             'GetContainerEvents': grpc.unary_stream_rpc_method_handler(
                     servicer.GetContainerEvents,
@@ -1100,6 +1148,87 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/UpdatePodSandboxResources',
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.UpdatePodSandboxResourcesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckpointContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/CheckpointContainer',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointContainerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckpointPod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/CheckpointPod',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.CheckpointPodResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RestorePod(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/RestorePod',
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.FromString,
             options,
             channel_credentials,
             insecure,

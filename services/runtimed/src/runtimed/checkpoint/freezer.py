@@ -1,0 +1,65 @@
+"""Holding the processes of a container still, by the freezer of its cgroup; execs are below it and stop too."""
+
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from common.errors import DeadlineExceededError, FailedPreconditionError
+from runtimed.oci.cgroups import CgroupPlan
+
+FREEZE_S = 5.0
+POLL_S = 0.005
+
+
+async def freeze(plan: CgroupPlan) -> None:
+    """Returns when no process of it runs.
+
+    Raises:
+        FailedPreconditionError: this machine has no freezer, or the cgroup is gone.
+        DeadlineExceededError: a process cannot be frozen; it may be half frozen now.
+    """
+    await _write(plan, still=True)
+    try:
+        with anyio.fail_after(FREEZE_S):
+            while not await anyio.to_thread.run_sync(frozen, plan):  # noqa: ASYNC110 - v1 tells nobody
+                await anyio.sleep(POLL_S)
+    except TimeoutError as exc:
+        raise DeadlineExceededError(f"cgroup {plan.path}: not frozen within {FREEZE_S:.0f} s") from exc
+
+
+async def thaw(plan: CgroupPlan) -> None:
+    """Let it run again; nothing happens when it is gone or runs."""
+    try:
+        await _write(plan, still=False)
+    except FailedPreconditionError:
+        return
+
+
+def frozen(plan: CgroupPlan) -> bool:
+    """Whether every process of it is still. Blocking."""
+    try:
+        if plan.version == 1:
+            return _file(plan).read_text().strip() == "FROZEN"
+        return "frozen 1" in _file(plan).with_name("cgroup.events").read_text()
+    except OSError:
+        return False
+
+
+def _file(plan: CgroupPlan) -> Path:
+    if plan.version == 1:
+        return Path(plan.dirs.get("freezer", "/nonexistent")) / "freezer.state"
+    return Path(plan.dirs[""]) / "cgroup.freeze"
+
+
+async def _write(plan: CgroupPlan, *, still: bool) -> None:
+    words = ("THAWED", "FROZEN") if plan.version == 1 else ("0", "1")
+
+    def write() -> None:
+        with _file(plan).open("r+") as file:
+            file.write(words[still])
+
+    try:
+        await anyio.to_thread.run_sync(write)
+    except OSError as exc:
+        raise FailedPreconditionError(f"cgroup {plan.path}: cannot be frozen: {exc.strerror}") from exc

@@ -1,0 +1,177 @@
+"""Checkpoints over CRI: every rule of their arguments, and the truth about the machine."""
+
+import json
+import os
+import tarfile
+from pathlib import Path
+
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.e2e.test_e2e_pods import pod
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+CODE = grpc.StatusCode
+
+
+async def refused(method, request, timeout_s: float | None = 60) -> tuple[grpc.StatusCode, str]:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await method(request, timeout=timeout_s)
+    return caught.value.code(), caught.value.details()
+
+
+@pytest.mark.parametrize(
+    ("location", "timeout", "code", "named"),
+    [
+        ("", 0, CODE.INVALID_ARGUMENT, "location"),
+        ("relative.tar", 0, CODE.INVALID_ARGUMENT, "relative.tar"),
+        ("/tmp/../etc/x.tar", 0, CODE.INVALID_ARGUMENT, "leads upwards"),
+        ("/nonexistent/x.tar", 0, CODE.NOT_FOUND, "/nonexistent"),
+        ("/etc/passwd", 0, CODE.ALREADY_EXISTS, "/etc/passwd"),
+        ("/tmp/never.tar", -1, CODE.INVALID_ARGUMENT, "timeout"),
+    ],
+)
+async def test_where_a_checkpoint_may_go(
+    cri, busybox, location: str, timeout: int, code: grpc.StatusCode, named: str
+) -> None:
+    _, container_id = await pod(cri, "ckpt-where", busybox, ["sleep", "1000"])
+    request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=location, timeout=timeout)
+    found = await refused(cri.runtime.CheckpointContainer, request)
+    assert found[0] is code
+    assert named in found[1]
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc", "runsc"])
+async def test_a_machine_without_criu_says_what_is_missing(
+    cri, busybox, tmp_path: Path, handler: str
+) -> None:
+    sandbox_id, container_id = await pod(cri, f"ckpt-{handler}", busybox, ["sleep", "1000"], handler=handler)
+    request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar"))
+    whole = cri_pb.CheckpointPodRequest(
+        pod_sandbox_id=sandbox_id, output_path=str(tmp_path), container_ids=[container_id]
+    )
+    for method, wanted in ((cri.runtime.CheckpointContainer, request), (cri.runtime.CheckpointPod, whole)):
+        code, said = await refused(method, wanted)
+        assert code is CODE.FAILED_PRECONDITION
+        assert "criu" in said
+    assert not list(tmp_path.iterdir())
+    assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+
+
+async def test_a_container_that_does_not_run_has_nothing_to_dump(cri, busybox, tmp_path: Path) -> None:
+    _, container_id = await pod(cri, "ckpt-ended", busybox, ["sleep", "1000"])
+    await cri.stop(container_id)
+    request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar"))
+    code, said = await refused(cri.runtime.CheckpointContainer, request)
+    assert (code, "not running" in said) == (CODE.FAILED_PRECONDITION, True)
+
+
+async def test_a_pods_checkpoint_has_its_rules(cri, busybox, tmp_path: Path) -> None:
+    sandbox_id, one = await pod(cri, "ckpt-pod", busybox, ["sleep", "1000"])
+    sandbox = cri.sandbox_config("ckpt-pod", host_network=True)
+    two = await cri.create(sandbox_id, cri.container_config("d", busybox, ["sleep", "1000"]), sandbox)
+    await cri.start(two)
+    full, link = tmp_path / "full", tmp_path / "link"
+    (full / "x").mkdir(parents=True)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    link.symlink_to(empty)
+    good = {"pod_sandbox_id": sandbox_id, "output_path": str(empty), "container_ids": [one, two]}
+    for change, code, named in (
+        ({"output_path": "relative"}, CODE.INVALID_ARGUMENT, "relative"),
+        ({"output_path": str(tmp_path / "none")}, CODE.NOT_FOUND, "none"),
+        ({"output_path": str(full)}, CODE.FAILED_PRECONDITION, "not empty"),
+        ({"output_path": str(link)}, CODE.INVALID_ARGUMENT, "link"),
+        ({"output_path": "/etc/passwd"}, CODE.INVALID_ARGUMENT, "passwd"),
+        ({"options": {"fast": "yes"}}, CODE.INVALID_ARGUMENT, "fast"),
+        ({"container_ids": [one]}, CODE.INVALID_ARGUMENT, two),
+        ({"container_ids": [one, two, two]}, CODE.INVALID_ARGUMENT, "twice"),
+        ({"container_ids": [one, two, "beef"]}, CODE.INVALID_ARGUMENT, "beef"),
+        ({"container_ids": []}, CODE.INVALID_ARGUMENT, "missing"),
+        ({"pod_sandbox_id": "beef"}, CODE.NOT_FOUND, "beef"),
+    ):
+        found = await refused(cri.runtime.CheckpointPod, cri_pb.CheckpointPodRequest(**{**good, **change}))
+        assert found[0] is code, change
+        assert named in found[1]
+    found = await refused(cri.runtime.CheckpointPod, cri_pb.CheckpointPodRequest(**good), timeout_s=None)
+    assert (found[0], "deadline" in found[1]) == (CODE.INVALID_ARGUMENT, True)
+    assert not list(empty.iterdir())
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    """What a pod's checkpoint looks like, of one container named c."""
+    held = {"name": "c", "archive": "0.tar", "image_id": "sha256:0"}
+    manifest = {"pod": "p", "namespace": "default", "uid": "u", "containers": [held], "schema": 1}
+    (tmp_path / "pod.json").write_text(json.dumps(manifest))
+    with tarfile.open(tmp_path / "0.tar", "w") as tar:
+        tar.addfile(tarfile.TarInfo("config.dump"))
+    return tmp_path
+
+
+def restore_request(cri, path: Path | str, *names: str, **fields) -> cri_pb.RestorePodRequest:
+    configs = [cri.container_config(name, "img", ["true"]) for name in names]
+    config = cri.sandbox_config("restored", host_network=True)
+    return cri_pb.RestorePodRequest(
+        checkpoint_path=str(path), config=config, container_configs=configs, **fields
+    )
+
+
+async def test_a_restore_has_its_rules(cri, checkpoint: Path) -> None:
+    before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
+    for request, code, named in (
+        (restore_request(cri, "relative", "c"), CODE.INVALID_ARGUMENT, "relative"),
+        (restore_request(cri, "/nonexistent", "c"), CODE.NOT_FOUND, "/nonexistent"),
+        (restore_request(cri, checkpoint), CODE.INVALID_ARGUMENT, "'c'"),
+        (restore_request(cri, checkpoint, "c", "other"), CODE.INVALID_ARGUMENT, "other"),
+        (restore_request(cri, checkpoint, "c", "c"), CODE.INVALID_ARGUMENT, "twice"),
+        (restore_request(cri, checkpoint, "c", options={"o": "1"}), CODE.INVALID_ARGUMENT, "'o'"),
+        (restore_request(cri, checkpoint, "c", runtime_handler="nope"), CODE.NOT_FOUND, "nope"),
+        (restore_request(cri, checkpoint, "c"), CODE.FAILED_PRECONDITION, "criu"),
+    ):
+        found = await refused(cri.runtime.RestorePod, request)
+        assert found[0] is code, found
+        assert named in found[1]
+    assert {path.name: path.read_bytes() for path in checkpoint.iterdir()} == before
+    assert not (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
+
+
+def _link_member(tar: tarfile.TarFile) -> None:
+    member = tarfile.TarInfo("config.dump")
+    member.type, member.linkname = tarfile.SYMTYPE, "/etc/shadow"
+    tar.addfile(member)
+
+
+HOSTILE = {
+    "a link as a member": _link_member,
+    "a way upwards": lambda tar: tar.addfile(tarfile.TarInfo("checkpoint/../../../etc/cron.d/x")),
+    "an absolute name": lambda tar: tar.addfile(tarfile.TarInfo("/etc/passwd")),
+    "a name twice": lambda tar: [tar.addfile(tarfile.TarInfo("config.dump")) for _ in range(2)],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_a_hostile_archive_is_refused(cri, checkpoint: Path, case: str) -> None:
+    with tarfile.open(checkpoint / "0.tar", "w") as tar:
+        HOSTILE[case](tar)
+    code, said = await refused(cri.runtime.RestorePod, restore_request(cri, checkpoint, "c"))
+    assert (code, "0.tar" in said) == (CODE.INVALID_ARGUMENT, True)
+
+
+@pytest.mark.parametrize("name", ["pod.json", "0.tar"])
+@pytest.mark.parametrize("kind", ["link", "fifo", "garbage", "missing"])
+async def test_a_hostile_file_is_refused(cri, checkpoint: Path, name: str, kind: str) -> None:
+    """A checkpoint from elsewhere must not have a file of the host read (GHSA of containerd, 2026)."""
+    path = checkpoint / name
+    path.unlink()
+    if kind == "link":
+        path.symlink_to("/etc/shadow")
+    elif kind == "fifo":
+        os.mkfifo(path)
+    elif kind == "garbage":
+        path.write_bytes(b"\xff" * 2000)
+    code, said = await refused(cri.runtime.RestorePod, restore_request(cri, checkpoint, "c"))
+    assert (code, name in said) == (CODE.INVALID_ARGUMENT, True)
+    assert "root:" not in said
