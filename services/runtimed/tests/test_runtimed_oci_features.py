@@ -22,6 +22,24 @@ async def test_both_usual_runtimes_mount_recursively_read_only(name: str) -> Non
     assert (await found.of(name)).recursive_read_only
 
 
+@pytest.mark.parametrize(
+    ("linux", "expected"),
+    [
+        ('{"namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": true}}}', True),
+        ('{"namespaces": ["user"], "mountExtensions": {"idmap": {"enabled": false}}}', False),
+        ('{"namespaces": ["user"], "mountExtensions": {"idmap": {}}}', False),
+        ('{"namespaces": ["pid"], "mountExtensions": {"idmap": {"enabled": true}}}', False),
+        ('{"namespaces": ["user"]}', False),
+        ('{"namespaces": null, "mountExtensions": null}', False),
+    ],
+)
+async def test_user_namespaces_need_mounts_with_mapped_ids(
+    tmp_path: Path, linux: str, expected: bool
+) -> None:
+    found = await script(tmp_path / "rt", f"echo '{{\"linux\": {linux}}}'").of("own")
+    assert found.user_namespaces is expected
+
+
 async def test_a_runtime_is_believed_and_asked_again_when_it_changes(tmp_path: Path) -> None:
     program = tmp_path / "rt"
     features = script(program, """echo '{"mountOptions": ["ro", "rro"], "linux": {}}'""")

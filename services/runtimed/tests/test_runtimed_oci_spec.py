@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from common.errors import InvalidArgumentError, NotFoundError
 from runtimed.network import hostfiles
-from runtimed.oci import capabilities, cgroups, process, security, spec, stats, sysctls, users
+from runtimed.oci import capabilities, cgroups, idmaps, process, security, spec, stats, sysctls, users
 
 CAPS = frozenset(capabilities.NAMES) - {"CAP_SYS_RESOURCE"}
 
@@ -434,8 +434,33 @@ def test_requests_that_never_work_are_refused_by_name() -> None:
     refuse(container(mounts=[mount | {"image_sub_path": "etc"}]), "needs mounts.image")
     refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI_devices: 'gpu' is not vendor/class=device")
     refuse(container(annotations={"cdi.k8s.io/x": "v/c=a,v/c"}), "CDI_devices: 'v/c' is not")
-    mapping = {"userns_options": {"mode": 0}}
-    refuse(secured(namespace_options=mapping), "user namespaces", UnimplementedError)
+    mount |= {"uidMappings": [{"host_id": 9, "length": 5}], "gidMappings": [{"host_id": 9, "length": 5}]}
+    refuse(container(mounts=[mount]), "mounts.uidMappings: '/a': differ from the sandbox's")
+    refuse(secured(namespace_options={"userns_options": {"mode": 0}}), "uids: 0 mappings are given")
+
+
+def test_a_user_namespace_has_one_mapping_everywhere(tmp_path: Path) -> None:
+    mappings = [{"container_id": 0, "host_id": 70_000, "length": 65_536}]
+    options = {"userns_options": {"mode": 0, "uids": mappings, "gids": mappings}}
+    pod = sandbox(linux={"security_context": {"namespace_options": options}})
+    ids = idmaps.of_sandbox(pod)
+    assert ids
+    assert (ids.uids.to_host(0), ids.uids.to_host(65_535), ids.uids.to_host(65_536)) == (
+        70_000,
+        135_535,
+        65_534,
+    )
+    spec.validate_sandbox(pod)
+    spec.validate_container(container(), pod)
+    spec.validate_container(secured(namespace_options=options), pod)
+    with pytest.raises(InvalidArgumentError, match="differ from the sandbox's"):
+        spec.validate_container(secured(namespace_options=options), sandbox())
+    namespaces = {"user": "/ns/user", "network": "/ns/net", "pid": ""}
+    linux = build(container(), tmp_path, namespaces=namespaces, ids=ids)["linux"]
+    expected = [{"containerID": 0, "hostID": 70_000, "size": 65_536}]
+    assert linux["uidMappings"] == linux["gidMappings"] == expected
+    assert {"type": "user", "path": "/ns/user"} in linux["namespaces"]
+    assert "uidMappings" not in build(container(), tmp_path)["linux"]
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from common.errors import (
     ResourceExhaustedError,
 )
 from common.events.schema import envelope_decoder
+from common.sys.userns import IdMapping, IdMappings
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
@@ -50,6 +51,29 @@ def events(node: Any) -> list[tuple[str, str]]:
         entries: Any = connection.xrange("slipway:n1:snapshotd:outbox")
     found = [envelope_decoder.decode(fields[b"envelope"]).fields() for _, fields in entries]
     return [(event["type"].split(".", 1)[1].removesuffix(".v1"), event["id"]) for event in found]
+
+
+async def test_a_user_namespace_sees_its_own_ids(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    ids = IdMappings(IdMapping(0, 70_000, 65_536), IdMapping(0, 80_000, 65_536))
+    for name in ("overlayfs", "native"):
+        for readonly in (False, True):
+            made = await client.prepare(f"{name}-{readonly}", [layer], name, readonly=readonly, ids=ids)
+            for path in ("", "a"):
+                status = (snapshotd.seen(made.path) / path).stat()
+                assert (status.st_uid, status.st_gid) == (70_000, 80_000), (made, path)
+    assert await client.prepare("overlayfs-False", [layer], ids=ids)
+    with pytest.raises(AlreadyExistsError):
+        await client.prepare("overlayfs-False", [layer])
+    empty = await client.prepare("empty", [], ids=ids)
+    assert snapshotd.seen(empty.path).stat().st_uid == 70_000
+    # what maps ids is in the snapshots alone: the service has no mount more
+    assert snapshotd.mounts() == sorted(
+        ["empty", "native-False", "native-True", "overlayfs-False", "overlayfs-True"]
+    )
+    plain = await client.prepare("plain", [layer])
+    assert (snapshotd.seen(plain.path) / "a").stat().st_uid == 0
 
 
 async def test_prepare_is_idempotent_by_key(snapshotd: Any) -> None:

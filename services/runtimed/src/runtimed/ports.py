@@ -5,6 +5,8 @@ from typing import Protocol
 
 import msgspec
 
+from common.sys.userns import IdMappings
+
 
 class Runtime(msgspec.Struct, frozen=True, kw_only=True):
     """How to call an OCI runtime."""
@@ -96,7 +98,13 @@ class Snapshots(Protocol):
     """Root filesystems."""
 
     async def prepare(
-        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool = False
+        self,
+        key: str,
+        diff_ids: list[str],
+        snapshotter: str,
+        *,
+        readonly: bool = False,
+        ids: IdMappings | None = None,
     ) -> str:
         """Make and mount one; returns its path. The same key again returns the same one.
 
@@ -128,8 +136,11 @@ class Shims(Protocol):
             FailedPreconditionError: its container runs.
         """
 
-    async def spawn_pause(self, sandbox_id: str) -> int:
-        """Start the pid 1 of a sandbox's PID namespace; returns its pid. Idempotent."""
+    async def spawn_pause(self, sandbox_id: str, user_namespace: str) -> int:
+        """Start the pid 1 of a sandbox's PID namespace; returns its pid. Idempotent.
+
+        `user_namespace` is the path of the one that is to own it; "" for the node's.
+        """
 
     async def remove_pause(self, sandbox_id: str) -> None:
         """Idempotent."""

@@ -166,7 +166,11 @@ class Reconciler:
         return "its pause process has ended" if record.pause_pid and record.id not in alive else ""
 
     async def _resume(self, key: str, object_id: str, finish: Callable[[], Awaitable[None]]) -> None:
-        await self._parts.operations.join(key, finish)
+        async def work() -> str:
+            await finish()
+            return object_id  # a request that joins gets it
+
+        await self._parts.operations.join(key, work)
         await self._repaired(object_id, "a set-up that was cut off was finished")
 
     async def _orphans(self, shims: list[ShimState], pauses: list[PauseState]) -> None:

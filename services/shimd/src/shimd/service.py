@@ -132,14 +132,19 @@ class ShimService:
             _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
         await anyio.to_thread.run_sync(shutil.rmtree, directory, True)
 
-    async def spawn_pause(self, sandbox_id: str) -> Found:
-        """Fork pid 1 of a new PID namespace; the one that is there already, if it lives."""
+    async def spawn_pause(self, sandbox_id: str, user_namespace: str = "") -> Found:
+        """Fork pid 1 of a new PID namespace; the one that is there already, if it lives.
+
+        Args:
+            sandbox_id: whose.
+            user_namespace: path of the user namespace that is to own it; "" for the host's.
+        """
         directory = self._directory(self._pauses, "sandbox_id", sandbox_id)
         async with self._locked(f"pause {sandbox_id}"):
             found = await anyio.to_thread.run_sync(_look, directory)
             if found is not None and found.alive:
                 return found
-            answer = await self._forker.request("pause", directory=str(directory))
+            answer = await self._forker.request("pause", directory=str(directory), userns=user_namespace)
         return Found(id=sandbox_id, pid=answer["pid"], alive=True)
 
     async def remove_pause(self, sandbox_id: str) -> None:

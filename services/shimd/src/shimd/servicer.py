@@ -31,7 +31,7 @@ class Servicer(rpc.ShimsServicer):
         return pb.RemoveResponse()
 
     async def SpawnPause(self, request: pb.SpawnPauseRequest, context: "Context") -> pb.Pause:
-        return _pause(await self._service.spawn_pause(request.sandbox_id))
+        return _pause(await self._service.spawn_pause(request.sandbox_id, request.user_namespace))
 
     async def RemovePause(self, request: pb.RemovePauseRequest, context: "Context") -> pb.RemovePauseResponse:
         await self._service.remove_pause(request.sandbox_id)

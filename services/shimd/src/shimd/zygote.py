@@ -101,7 +101,7 @@ def _on_child(_number: int, _frame: object) -> None:
 
 
 def _prepare(request: dict[str, Any]) -> None:
-    os.umask(0o077)
+    os.umask(0o022)  # cgroups that the OCI runtime makes are read by users in containers, too
     for directory in request["cgroups"]:
         _join(directory)
 
@@ -166,6 +166,10 @@ def _pause(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Fork pid 1 of a new PID namespace; this process ends at once, and the pause lives on its own."""
     directory = request["directory"]
     os.makedirs(directory, 0o700, exist_ok=True)
+    if request["userns"]:
+        userns = os.open(request["userns"], os.O_RDONLY | os.O_CLOEXEC)
+        linux.setns(userns, linux.CLONE_NEWUSER)  # what is made now belongs to it
+        os.close(userns)
     linux.unshare(linux.CLONE_NEWPID)
     ready_read, ready_write = os.pipe2(os.O_CLOEXEC)
     pid = os.fork()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.digest import Digest
+from common.sys.userns import IdMappings
 from snapshotd.diff.finish import Unpacked
 from snapshotd.records import LayerRecord
 
@@ -43,14 +44,24 @@ class Unpacker(Protocol):
 class Snapshotter(Protocol):
     """One way to stack layers. Blocking: runs in a worker thread."""
 
-    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+    def prepare(
+        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+    ) -> tuple[int, int]:
         """Fill a snapshot's new directory; returns bytes and inodes that are not the snapshot's own writes.
 
         Raises:
             OSError: with the path.
         """
 
-    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
+    def mount(
+        self,
+        directory: Path,
+        target: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+    ) -> None:
         """Mount a prepared snapshot.
 
         Raises:

@@ -5,6 +5,7 @@ from typing import NewType
 import msgspec
 
 from common.records import Record
+from common.sys.userns import IdMappings
 
 SnapshotKey = NewType("SnapshotKey", str)
 OVERLAYFS = "overlayfs"
@@ -36,3 +37,5 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     created_at_ns: int
     base_bytes: int = 0
     base_inodes: int = 0
+    ids: IdMappings | None = None
+    """Of the user namespace that uses it."""

@@ -15,6 +15,7 @@ from common.clock import now_ns
 from common.events.schema import SnapshotPrepared, SnapshotRemoved
 from common.observe.trace import span
 from common.records import RecordStore
+from common.sys.userns import IdMappings
 from snapshotd.faults import disk_faults
 from snapshotd.layers import Layers
 from snapshotd.ports import Bin, Mounts, Snapshotter
@@ -57,9 +58,17 @@ class Snapshots:
         self.cache = UsageCache(usage_interval_s, self._writable_places)
 
     async def prepare(
-        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool
+        self,
+        key: str,
+        diff_ids: list[str],
+        snapshotter: str,
+        *,
+        readonly: bool,
+        ids: IdMappings | None = None,
     ) -> SnapshotRecord:
         """Make and mount a snapshot; the same call again returns the first one.
+
+        `ids` are those of the user namespace that will use it.
 
         Raises:
             AlreadyExistsError: the key has a snapshot made from something else.
@@ -77,21 +86,22 @@ class Snapshots:
         async with self._locks[key]:
             held = self._records.find(key)
             if held:
-                if (held.diff_ids, held.snapshotter, held.readonly) != (diff_ids, name, readonly):
+                wanted = (diff_ids, name, readonly, ids)
+                if (held.diff_ids, held.snapshotter, held.readonly, held.ids) != wanted:
                     message = f"snapshot {key!r} exists already, over other layers or of another kind"
                     raise errors.AlreadyExistsError(message)
                 return held
             stack = self._layers.stack(diff_ids)
-            ids = [layer.id for layer in stack]
-            self._layers.hold(ids)
+            layer_ids = [layer.id for layer in stack]
+            self._layers.hold(layer_ids)
             try:
                 with span(
-                    "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(ids)}
+                    "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(layer_ids)}
                 ):
-                    return await self._make(key, stack, name, readonly=readonly)
+                    return await self._make(key, stack, name, readonly=readonly, ids=ids)
             except BaseException:
                 with anyio.CancelScope(shield=True):
-                    await self._layers.release(ids)
+                    await self._layers.release(layer_ids)
                 raise
 
     def get(self, key: str) -> SnapshotRecord:
@@ -134,7 +144,9 @@ class Snapshots:
         """
         self._mount(record, self._places.snapshot(record.id), self._layers.stack(record.diff_ids))
 
-    async def _make(self, key: str, stack: list[LayerRecord], name: str, *, readonly: bool) -> SnapshotRecord:
+    async def _make(
+        self, key: str, stack: list[LayerRecord], name: str, *, readonly: bool, ids: IdMappings | None
+    ) -> SnapshotRecord:
         record = SnapshotRecord(
             id=key,
             layers=[layer.id for layer in stack],
@@ -143,6 +155,7 @@ class Snapshots:
             readonly=readonly,
             path=str(self._mounts.path(key)),
             created_at_ns=now_ns(),
+            ids=ids,
         )
         with disk_faults(f"snapshot {key!r}"):
             try:
@@ -160,7 +173,9 @@ class Snapshots:
         staging.mkdir(mode=0o700)
         target = self._places.snapshot(record.id)
         try:
-            base = self._snapshotters[record.snapshotter].prepare(staging, stack, readonly=record.readonly)
+            base = self._snapshotters[record.snapshotter].prepare(
+                staging, stack, readonly=record.readonly, ids=record.ids
+            )
             made = msgspec.structs.replace(record, base_bytes=base[0], base_inodes=base[1])
             write_copy(staging, made)
         finally:
@@ -171,7 +186,9 @@ class Snapshots:
 
     def _mount(self, record: SnapshotRecord, directory: Path, stack: list[LayerRecord]) -> None:
         snapshotter = self._snapshotters[record.snapshotter]
-        snapshotter.mount(directory, self._mounts.path(record.id), stack, readonly=record.readonly)
+        snapshotter.mount(
+            directory, self._mounts.path(record.id), stack, readonly=record.readonly, ids=record.ids
+        )
 
     def _writable_places(self) -> dict[str, tuple[Path, tuple[int, int]]]:
         return {

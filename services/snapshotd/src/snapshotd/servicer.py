@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
 from common.digest import Digest
+from common.sys.userns import IdMapping, IdMappings
 from snapshotd.layers import Blob, Layers
 from snapshotd.records import LayerRecord, SnapshotRecord
 from snapshotd.service import Snapshots
@@ -45,7 +46,11 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
 
     async def Prepare(self, request: pb.PrepareRequest, context: "Context") -> pb.Snapshot:
         record = await self._snapshots.prepare(
-            request.key, list(request.diff_ids), request.snapshotter, readonly=request.readonly
+            request.key,
+            list(request.diff_ids),
+            request.snapshotter,
+            readonly=request.readonly,
+            ids=_ids(request),
         )
         return _snapshot(record)
 
@@ -82,6 +87,16 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
             snapshot_inodes=use.used_inodes,
             at_ns=use.at_ns,
         )
+
+
+def _ids(request: pb.PrepareRequest) -> IdMappings | None:
+    if not request.HasField("ids"):
+        return None
+    uids, gids = request.ids.uids, request.ids.gids
+    return IdMappings(
+        IdMapping(uids.container_id, uids.host_id, uids.size),
+        IdMapping(gids.container_id, gids.host_id, gids.size),
+    )
 
 
 def _layer(record: LayerRecord) -> pb.Layer:

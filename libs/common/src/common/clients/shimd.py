@@ -85,8 +85,8 @@ class ShimdClient:
         """
         await self._stub.Remove(pb.RemoveRequest(container_id=container_id), timeout=self._timeout_s)
 
-    async def spawn_pause(self, sandbox_id: str) -> Pause:
-        request = pb.SpawnPauseRequest(sandbox_id=sandbox_id)
+    async def spawn_pause(self, sandbox_id: str, user_namespace: str = "") -> Pause:
+        request = pb.SpawnPauseRequest(sandbox_id=sandbox_id, user_namespace=user_namespace)
         return _pause(await self._stub.SpawnPause(request, timeout=self._timeout_s))
 
     async def remove_pause(self, sandbox_id: str) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
 from common.rpc.channel import channel
+from common.sys.userns import IdMappings
 
 APPLY_TIMEOUT_S = 2 * 3600.0
 """An unpacking ends by snapshotd's own bound; this only bounds a call that nobody looks after."""
@@ -50,10 +51,25 @@ class SnapshotdClient:
         return list((await self._stub.RemoveLayers(request, timeout=self._timeout_s)).kept)
 
     async def prepare(
-        self, key: str, diff_ids: Sequence[str], snapshotter: str = "", *, readonly: bool = False
+        self,
+        key: str,
+        diff_ids: Sequence[str],
+        snapshotter: str = "",
+        *,
+        readonly: bool = False,
+        ids: IdMappings | None = None,
     ) -> pb.Snapshot:
-        """Make and mount a snapshot over layers, bottom first; the same again returns the first one."""
+        """Make and mount a snapshot over layers, bottom first; the same again returns the first one.
+
+        `ids` are those of the user namespace that will use it.
+        """
         request = pb.PrepareRequest(key=key, diff_ids=diff_ids, snapshotter=snapshotter, readonly=readonly)
+        if ids:
+            request.ids.CopyFrom(
+                pb.IdMappings(
+                    uids=pb.IdMapping(**ids.uids._asdict()), gids=pb.IdMapping(**ids.gids._asdict())
+                )
+            )
         return await self._stub.Prepare(request, timeout=self._timeout_s)
 
     async def get(self, key: str) -> pb.Snapshot:

@@ -174,6 +174,18 @@ def has_mount_setattr() -> bool:
     return True
 
 
+def has_lowerdir_list() -> bool:
+    """Whether overlayfs takes its layers one by one (Linux 6.5)."""
+    fd = fsopen("overlay")
+    try:
+        fsconfig(fd, FSCONFIG_SET_STRING, "lowerdir+", "/")
+    except OSError:
+        return False
+    finally:
+        os.close(fd)
+    return True
+
+
 def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
     """Open a path that cannot lead out of `dir_fd`."""
     how = OpenHow(flags | os.O_CLOEXEC, mode, resolve)

@@ -59,8 +59,8 @@ class ProcessShims:
     async def remove(self, container_id: str) -> None:
         await self._client.remove(container_id)
 
-    async def spawn_pause(self, sandbox_id: str) -> int:
-        return (await self._client.spawn_pause(sandbox_id)).pid
+    async def spawn_pause(self, sandbox_id: str, user_namespace: str) -> int:
+        return (await self._client.spawn_pause(sandbox_id, user_namespace)).pid
 
     async def remove_pause(self, sandbox_id: str) -> None:
         await self._client.remove_pause(sandbox_id)

@@ -1,6 +1,7 @@
 """Root filesystems from snapshotd."""
 
 from common.clients.snapshotd import SnapshotdClient
+from common.sys.userns import IdMappings
 from runtimed.ports import SnapshotUse
 
 
@@ -11,9 +12,16 @@ class SnapshotdSnapshots:
         self._client = client
 
     async def prepare(
-        self, key: str, diff_ids: list[str], snapshotter: str, *, readonly: bool = False
+        self,
+        key: str,
+        diff_ids: list[str],
+        snapshotter: str,
+        *,
+        readonly: bool = False,
+        ids: IdMappings | None = None,
     ) -> str:
-        return (await self._client.prepare(key, diff_ids, snapshotter, readonly=readonly)).path
+        made = await self._client.prepare(key, diff_ids, snapshotter, readonly=readonly, ids=ids)
+        return made.path
 
     async def remove(self, key: str) -> None:
         await self._client.remove(key)

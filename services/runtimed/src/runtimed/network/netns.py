@@ -21,7 +21,8 @@ import anyio.to_thread
 import msgspec
 
 from common.errors import InvalidArgumentError, NotFoundError
-from common.sys import linux
+from common.sys import linux, userns
+from common.sys.userns import IdMappings
 from runtimed.oci import sysctls as rules
 
 T = TypeVar("T")
@@ -31,6 +32,7 @@ KINDS = {
     "ipc": (linux.CLONE_NEWIPC, "ipc"),
     "uts": (linux.CLONE_NEWUTS, "uts"),
 }
+USER = "user"
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # linux/sockios.h, linux/if.h
 NS_GET_NSTYPE = 0xB703  # linux/nsfs.h
 READ_DEADLINE_S = 5.0
@@ -51,7 +53,12 @@ class InterfaceStats(msgspec.Struct, frozen=True):
 
 
 async def pin(
-    directory: str, kinds: tuple[str, ...], *, sysctls: dict[str, str], hostname: str
+    directory: str,
+    kinds: tuple[str, ...],
+    *,
+    sysctls: dict[str, str],
+    hostname: str,
+    ids: IdMappings | None = None,
 ) -> dict[str, str]:
     """Make namespaces and pin each on <directory>/<kind>.
 
@@ -63,6 +70,7 @@ async def pin(
         kinds: of "net", "ipc" and "uts".
         sysctls: as CRI has them, all of the kinds' namespaces.
         hostname: "" leaves the host's.
+        ids: of a user namespace, "user", that is made as well and owns the others; None for none.
 
     Returns:
         The pinned path by kind.
@@ -75,7 +83,7 @@ async def pin(
     # A cancelled caller must not leave a thread that goes on mounting behind its clean-up.
     found: dict[str, str] = {}
     with anyio.CancelScope(shield=True):
-        found = await _in_own_thread(lambda: _pin(Path(directory), kinds, settings, hostname))
+        found = await _in_own_thread(lambda: _pin(Path(directory), kinds, settings, hostname, ids))
     return found  # noqa: RET504 - a cancel scope may swallow, says mypy
 
 
@@ -163,12 +171,32 @@ async def _in_own_thread(work: Callable[[], T]) -> T:
     return await future
 
 
-def _pin(directory: Path, kinds: tuple[str, ...], settings: dict[str, str], hostname: str) -> dict[str, str]:
+def _pin(
+    directory: Path, kinds: tuple[str, ...], settings: dict[str, str], hostname: str, ids: IdMappings | None
+) -> dict[str, str]:
     directory.mkdir(mode=0o711, parents=True, exist_ok=True)
     flags = 0
     for kind in kinds:
         flags |= KINDS[kind][0]
-    linux.unshare(flags)
+    if not ids:
+        linux.unshare(flags)
+        return _pin_own(directory, kinds, settings, hostname)
+    # a thread cannot change its user namespace: a process makes it with the others, and they are entered
+    with userns.held(ids, *kinds) as pid:
+        holder = os.pidfd_open(pid)
+        try:
+            linux.setns(holder, flags)
+        finally:
+            os.close(holder)
+        found = _pin_own(directory, kinds, settings, hostname)
+        found[USER] = _pin_one(directory / USER, f"/proc/{pid}/ns/user")
+    return found
+
+
+def _pin_own(
+    directory: Path, kinds: tuple[str, ...], settings: dict[str, str], hostname: str
+) -> dict[str, str]:
+    """Set up and pin the namespaces that this thread is in."""
     if "net" in kinds:
         _raise_loopback()
     if "uts" in kinds and hostname:
@@ -178,17 +206,17 @@ def _pin(directory: Path, kinds: tuple[str, ...], settings: dict[str, str], host
     found: dict[str, str] = {}
     try:
         for kind in kinds:
-            found[kind] = _pin_one(directory / kind, kind)
+            found[kind] = _pin_one(directory / kind, f"/proc/thread-self/ns/{kind}")
     except OSError:
         _unpin(directory)
         raise
     return found
 
 
-def _pin_one(target: Path, kind: str) -> str:
+def _pin_one(target: Path, namespace: str) -> str:
     _unmount(target)
     os.close(os.open(target, os.O_RDONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600))
-    linux.mount(f"/proc/thread-self/ns/{kind}", str(target), flags=linux.MS_BIND)
+    linux.mount(namespace, str(target), flags=linux.MS_BIND)
     return str(target)
 
 
@@ -211,7 +239,7 @@ def _write_sysctl(path: str, value: str) -> None:
 
 
 def _unpin(directory: Path) -> None:
-    for kind in KINDS:
+    for kind in (*KINDS, USER):
         _unmount(directory / kind)
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
             (directory / kind).unlink()

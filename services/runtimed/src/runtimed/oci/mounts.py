@@ -97,7 +97,15 @@ def _requested(path: str, mount: Any, source: Source) -> Mount:
     recursive = mount.recursive_read_only and source.is_directory
     access = "rro" if recursive else "ro" if mount.readonly else "rw"
     options = [PROPAGATION[mount.propagation], access, *sorted(set(mount.mount_options))]
-    return _bind(path, source.path, options)
+    found = _bind(path, source.path, options)
+    if mount.uidMappings:
+        found["uidMappings"] = [_mapping(mapping) for mapping in mount.uidMappings]
+        found["gidMappings"] = [_mapping(mapping) for mapping in mount.gidMappings]
+    return found
+
+
+def _mapping(wanted: Any) -> dict[str, int]:
+    return {"containerID": wanted.container_id, "hostID": wanted.host_id, "size": wanted.length}
 
 
 def check(mount: Any) -> None:

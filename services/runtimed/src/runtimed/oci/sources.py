@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from common.errors import InvalidArgumentError
 from common.sys.mounts import propagation_of
+from common.sys.userns import open_mapped
 
 PRIVATE, HOST_TO_CONTAINER, BIDIRECTIONAL = 0, 1, 2  # MountPropagation of CRI
 
@@ -21,17 +22,37 @@ class Source(NamedTuple):
     is_directory: bool
 
 
-def prepare(container: Any, never_made: Collection[str]) -> list[Source]:
+def prepare(container: Any, never_made: Collection[str], user_namespace: str = "") -> list[Source]:
     """What each mount of a request mounts, in their order. A missing directory is made, as `hostPath` expects.
 
     Args:
         container: CRI ContainerConfig; each of its mounts has a host path.
         never_made: paths in whose place a directory would break the node.
+        user_namespace: path of the one whose ids mounts with mappings get.
 
     Raises:
-        InvalidArgumentError: a path cannot be used, is one that is never made, or is not on a shared mount.
+        InvalidArgumentError: a path cannot be used, is one that is never made, is not on a shared mount, or
+            its filesystem cannot map ids.
     """
-    return [_prepare(mount, never_made) for mount in container.mounts]
+    found = [_prepare(mount, never_made) for mount in container.mounts]
+    for mount, source in zip(container.mounts, found, strict=True):
+        if mount.uidMappings:
+            _check_mappable(mount, source.path, user_namespace)
+    return found
+
+
+def _check_mappable(mount: Any, path: str, user_namespace: str) -> None:
+    """Try what the OCI runtime will do, since its own message would not name the mount."""
+    try:
+        userns = os.open(user_namespace, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.close(open_mapped(path, userns))
+        finally:
+            os.close(userns)
+    except OSError as error:
+        raise InvalidArgumentError(
+            f"mounts.uidMappings: {mount.container_path!r} of {mount.host_path!r}: {error.strerror}"
+        ) from error
 
 
 def _prepare(mount: Any, never_made: Collection[str]) -> Source:

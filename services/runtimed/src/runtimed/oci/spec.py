@@ -5,7 +5,19 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
-from runtimed.oci import cdi, cgroups, devices, mounts, process, rlimits, security, sources, sysctls
+from common.sys.userns import IdMappings
+from runtimed.oci import (
+    cdi,
+    cgroups,
+    devices,
+    idmaps,
+    mounts,
+    process,
+    rlimits,
+    security,
+    sources,
+    sysctls,
+)
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.mounts import image_volumes
 from runtimed.oci.validate import validate_container, validate_sandbox
@@ -41,6 +53,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         sandbox: CRI PodSandboxConfig.
         image_config: the OCI image configuration, whole.
         rootfs: absolute path of the root directory; /etc/passwd and /etc/group are read from it.
+        ids: what the sandbox's user namespace maps; None for the host's.
         namespaces: pinned path by OCI type; "" is a new private one; an absent type is the host's.
         resolv_conf, hostname_file: files to mount; "" for none.
         shm_path: the sandbox's /dev/shm; "" for the host's.
@@ -57,6 +70,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     image_config: dict[str, Any]
     rootfs: str
     namespaces: dict[str, str]
+    ids: IdMappings | None = None
     cgroup: CgroupPlan
     resolv_conf: str
     hostname: str
@@ -80,7 +94,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
     """
     context = inp.container.linux.security_context
     mounts.check_root(inp.rootfs)
-    mounted = sources.prepare(inp.container, inp.never_made)
+    mounted = sources.prepare(inp.container, inp.never_made, inp.namespaces.get("user", ""))
     found = process.build(
         inp.container,
         inp.image_config,
@@ -131,6 +145,9 @@ def _linux(inp: SpecInput, caps: frozenset[str]) -> dict[str, Any]:
         "maskedPaths": masked,
         "readonlyPaths": readonly,
     }
+    if inp.ids:
+        linux["uidMappings"] = idmaps.to_oci(inp.ids.uids)
+        linux["gidMappings"] = idmaps.to_oci(inp.ids.gids)
     private = {kind for kind, path in inp.namespaces.items() if not path}
     settings = sysctls.check(dict(inp.sandbox.linux.sysctls), inp.namespaces)
     own = {

@@ -6,7 +6,18 @@ from typing import Any
 
 from common.errors import InvalidArgumentError, UnimplementedError
 from runtimed.network import bandwidth, hostports
-from runtimed.oci import capabilities, cdi, cgroups, devices, mounts, process, security, sysctls, users
+from runtimed.oci import (
+    capabilities,
+    cdi,
+    cgroups,
+    devices,
+    idmaps,
+    mounts,
+    process,
+    security,
+    sysctls,
+    users,
+)
 
 POD, CONTAINER, NODE, TARGET = 0, 1, 2, 3  # NamespaceMode of CRI
 MAX_PORT = 65535
@@ -48,6 +59,7 @@ def validate_sandbox(config: Any) -> None:
     bandwidth.limits(dict(config.annotations))
     context = config.linux.security_context
     _check_namespaces(context.namespace_options)
+    idmaps.of_sandbox(config)
     sysctls.check(dict(config.linux.sysctls), own_namespaces(config))
     security.profile_of(context, "seccomp")
     security.apparmor_profile(context)
@@ -88,6 +100,7 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
     if not process.MIN_OOM <= resources.oom_score_adj <= process.MAX_OOM:
         raise InvalidArgumentError(f"oom_score_adj: {resources.oom_score_adj} is not within -1000..1000")
     _check_security(config.linux.security_context, sandbox_config)
+    idmaps.check_container(config, sandbox_config)
 
 
 def _check_security(context: Any, sandbox_config: Any) -> None:
@@ -114,8 +127,6 @@ def _check_security(context: Any, sandbox_config: Any) -> None:
 
 
 def _check_namespaces(options: Any) -> None:
-    if options.HasField("userns_options") and options.userns_options.mode != NODE:
-        raise UnimplementedError("namespace_options.userns_options: user namespaces are not offered")
     for field in ("network", "ipc"):
         if getattr(options, field) not in {POD, NODE}:
             raise InvalidArgumentError(
@@ -126,10 +137,6 @@ def _check_namespaces(options: Any) -> None:
 
 
 def _check_mount(mount: Any) -> None:
-    if mount.uidMappings or mount.gidMappings:
-        raise UnimplementedError(
-            f"mounts.uidMappings: {mount.container_path!r}: idmapped mounts are not offered"
-        )
     if mount.selinux_relabel and security.has_selinux():
         raise UnimplementedError(f"mounts.selinux_relabel: {mount.host_path!r}: relabelling is not offered")
     mounts.check(mount)

@@ -13,8 +13,8 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from runtimed import signals
-from runtimed.oci import cgroups, spec
+from runtimed import convert, signals
+from runtimed.oci import cgroups, idmaps, spec
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
 from runtimed.use import imagemounts, network, volumes
 from runtimed.use.parts import Parts
@@ -76,12 +76,14 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
     bundle = parts.bundle_dir(record.id)
     bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
     sandbox_dir = parts.sandbox_dir(sandbox.id)
-    held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, config, rootfs)
+    ids = idmaps.of_sandbox(convert.sandbox_config(sandbox))
+    held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, config, rootfs, ids)
     mounted = cri.ContainerConfig()
     mounted.CopyFrom(config)
     for mount in mounted.mounts:
         if imagemounts.is_image(mount):
             mount.host_path = imagemounts.locate(mount, found.roots.images[mount.image.image])
+            del mount.uidMappings[:], mount.gidMappings[:]  # the snapshot is mapped as a whole
     mounted.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
     cgroup = cgroups.plan(
         parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version
@@ -95,6 +97,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             image_config=found.image,
             rootfs=rootfs,
             namespaces=found.namespaces,
+            ids=ids,
             cgroup=cgroup,
             resolv_conf=str(sandbox_dir / "resolv.conf"),
             hostname=sandbox.hostname,
@@ -161,7 +164,7 @@ async def _pod_pid(parts: Parts, sandbox: SandboxRecord) -> str:
         return pinned
 
     async def share() -> str:
-        pid = await parts.shims.spawn_pause(sandbox.id)
+        pid = await parts.shims.spawn_pause(sandbox.id, sandbox.namespaces.get("user", ""))
         path = await network.pin_pid(parts.sandbox_dir(sandbox.id), pid)
         namespaces = parts.sandboxes.store.get(sandbox.id).namespaces | {"pid": path}
         await parts.sandboxes.amend(sandbox.id, pause_pid=pid, namespaces=namespaces)

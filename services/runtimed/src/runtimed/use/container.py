@@ -17,6 +17,7 @@ from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from runtimed import convert, selection
 from runtimed.machine import container as machine
+from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use import bundle, imagemounts
@@ -101,12 +102,13 @@ class Containers:
         parts = self._parts
         sandbox = parts.sandboxes.store.get(record.sandbox_id)
         snapshotter = parts.handler(sandbox.handler)[1].snapshotter
+        ids = idmaps.of_sandbox(convert.sandbox_config(sandbox))
         undo = Undo(parts.settings.cleanup_s)
         undo.push("snapshot", partial(parts.snapshots.remove, record.id))
         undo.push("bundle", partial(bundle.remove, parts, record.id))
         steps: list[Callable[[], Awaitable[Any]]] = [
-            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter),
-            partial(imagemounts.prepare, parts.snapshots, record.id, wanted, snapshotter, undo),
+            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter, ids=ids),
+            partial(imagemounts.prepare, parts.snapshots, record.id, wanted, snapshotter, ids, undo),
         ]
         if not known:
             steps.append(partial(parts.containers.store.create, record))

@@ -12,6 +12,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import NotFoundError, UnknownError
 from common.sys import linux
+from common.sys.userns import IdMappings
 from runtimed.ports import Snapshots
 from runtimed.use.undo import Undo
 
@@ -34,7 +35,12 @@ def owner(key: str) -> str:
 
 
 async def prepare(
-    snapshots: Snapshots, container_id: str, wanted: pb.CreateContainerRequest, snapshotter: str, undo: Undo
+    snapshots: Snapshots,
+    container_id: str,
+    wanted: pb.CreateContainerRequest,
+    snapshotter: str,
+    ids: IdMappings | None,
+    undo: Undo,
 ) -> dict[str, str]:
     """Mount the images that a request mounts; returns their root directories by image.
 
@@ -47,7 +53,7 @@ async def prepare(
             raise NotFoundError(f"mounts.image: {image!r} was not resolved")
         undo.push(f"image {image}", partial(snapshots.remove, key))
         layers = list(wanted.mount_images[image].diff_ids)
-        roots[image] = await snapshots.prepare(key, layers, snapshotter, readonly=True)
+        roots[image] = await snapshots.prepare(key, layers, snapshotter, readonly=True, ids=ids)
     return roots
 
 

@@ -1,5 +1,6 @@
 """What a sandbox has on the machine: pinned namespaces, its files, /dev/shm, its wish for an interface."""
 
+import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
@@ -11,11 +12,11 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.sys import linux
 from runtimed.network import bandwidth, hostfiles, netns
 from runtimed.network.cni import Attachment
-from runtimed.oci import sysctls
+from runtimed.oci import idmaps, sysctls
 from runtimed.oci.validate import own_namespaces
 from runtimed.record import SandboxRecord
 
-_OCI_TYPE = {"net": "network", "ipc": "ipc", "uts": "uts"}
+_OCI_TYPE = {"net": "network", "ipc": "ipc", "uts": "uts", "user": "user"}
 _PIN_KIND = {oci: kind for kind, oci in _OCI_TYPE.items()}
 
 
@@ -24,11 +25,18 @@ def prepare_directory(directory: Path, config: cri.PodSandboxConfig, hostname: s
     (directory / "ns").mkdir(mode=0o700, parents=True, exist_ok=True)
     hostfiles.write_resolv_conf(str(directory / "resolv.conf"), config.dns_config)
     hostfiles.write_hostname(str(directory / "hostname"), hostname)
+    ids = idmaps.of_sandbox(config)
+    root = (ids.uids.to_host(0), ids.gids.to_host(0)) if ids else (0, 0)
+    if ids:
+        for name in ("resolv.conf", "hostname"):
+            os.chown(directory / name, *root)
     if shm_bytes:
         shm = directory / "shm"
         shm.mkdir(exist_ok=True)
         flags = linux.MS_NOSUID | linux.MS_NODEV | linux.MS_NOEXEC
-        linux.mount("shm", str(shm), "tmpfs", flags, f"mode=1777,size={shm_bytes}")
+        linux.mount(
+            "shm", str(shm), "tmpfs", flags, f"mode=1777,size={shm_bytes},uid={root[0]},gid={root[1]}"
+        )
 
 
 async def remove_directory(directory: Path) -> None:
@@ -50,7 +58,9 @@ async def pin(directory: Path, record: SandboxRecord, config: cri.PodSandboxConf
     if not kinds:
         return {}
     checked = sysctls.check(dict(config.linux.sysctls), own_namespaces(config))
-    pinned = await netns.pin(str(directory / "ns"), kinds, sysctls=checked, hostname=record.hostname)
+    pinned = await netns.pin(
+        str(directory / "ns"), kinds, sysctls=checked, hostname=record.hostname, ids=idmaps.of_sandbox(config)
+    )
     return {_OCI_TYPE[kind]: path for kind, path in pinned.items()}
 
 

@@ -42,7 +42,7 @@ class Node:
             can = await parts.features.of(name or parts.settings.default_handler)
             handler = response.runtime_handlers.add(name=name)
             handler.features.recursive_read_only_mounts = can.recursive_read_only
-            handler.features.user_namespaces = False
+            handler.features.user_namespaces = can.user_namespaces
         response.features.supplemental_groups_policy = True
         response.features.mount_options = True
         if verbose:

@@ -13,13 +13,14 @@ from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
-from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError
+from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError, UnimplementedError
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
 from runtimed import convert, selection
 from runtimed.machine import sandbox as machine
 from runtimed.network import hostports
+from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import SandboxRecord, SandboxState
 from runtimed.use import network
@@ -49,10 +50,17 @@ class Sandboxes:
             AlreadyExistsError: a stopped sandbox has these names.
         """
         validate_sandbox(config)
-        self._parts.handler(handler)
+        await self._check_handler(self._parts.handler(handler)[0], config)
         meta = config.metadata
         key = f"{meta.namespace}_{meta.name}_{meta.uid}_{meta.attempt}"
         return await self._parts.operations.join(f"sandbox {key}", partial(self._run, key, config, handler))
+
+    async def _check_handler(self, handler: str, config: cri.PodSandboxConfig) -> None:
+        """Refuse what the OCI runtime cannot do."""
+        if idmaps.of_sandbox(config) and not (await self._parts.features.of(handler)).user_namespaces:
+            raise UnimplementedError(
+                f"namespace_options.userns_options: handler {handler!r} or this kernel cannot map ids"
+            )
 
     async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
@@ -131,7 +139,7 @@ class Sandboxes:
         pause_pid = 0
         if wants_pause(config):
             undo.push("pause", partial(parts.shims.remove_pause, record.id))
-            pause_pid = await parts.shims.spawn_pause(record.id)
+            pause_pid = await parts.shims.spawn_pause(record.id, namespaces.get("user", ""))
             undo.push("pid namespace", partial(network.unpin_pid, directory))
             namespaces["pid"] = await network.pin_pid(directory, pause_pid)
         return machine.SetupDone(

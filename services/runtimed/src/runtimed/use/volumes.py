@@ -9,16 +9,19 @@ from typing import Any
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
 from common.sys import linux
+from common.sys.userns import IdMappings
 from runtimed.oci.spec import image_volumes
 
 COPY_S = 300.0
 
 
-def make(directory: Path, image: dict[str, Any], config: cri.ContainerConfig, rootfs: str) -> dict[str, str]:
+def make(
+    directory: Path, image: dict[str, Any], config: cri.ContainerConfig, rootfs: str, ids: IdMappings | None
+) -> dict[str, str]:
     """Make the volumes that the request does not mount itself; returns host directory by container path.
 
     Blocking. What the image has at the path is copied with its owners and modes; the path is resolved inside
-    the root filesystem, wherever its symbolic links point (CVE-2022-23648).
+    the root filesystem, wherever its symbolic links point (CVE-2022-23648); there, ids are mapped already.
 
     Raises:
         FailedPreconditionError: the copy failed.
@@ -31,6 +34,8 @@ def make(directory: Path, image: dict[str, Any], config: cri.ContainerConfig, ro
         target = directory / str(index)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(mode=0o755, parents=True)
+        if ids:
+            os.chown(target, ids.uids.to_host(0), ids.gids.to_host(0))
         _fill(target, path, rootfs)
         made[path] = str(target)
     return made

@@ -31,6 +31,7 @@ class MountPoints:
         """
         ensure_shared(self._run_dir)
         self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.directory.parent.chmod(0o711)  # the root of a user namespace goes through it to its filesystem
 
     def path(self, key: str) -> Path:
         return self.directory / key

@@ -7,6 +7,9 @@ import stat
 from pathlib import Path
 
 from common.sys import linux
+from common.sys.userns import IdMappings, open_mapped, open_namespace
+from snapshotd.adapters.mapped import opened
+from snapshotd.adapters.mounts import attach
 from snapshotd.compose import attributes_of, dress, is_opaque
 from snapshotd.records import LayerRecord
 from snapshotd.usage import measure
@@ -26,7 +29,9 @@ class NativeSnapshotter:
     def __init__(self, layers: Path) -> None:
         self._layers = layers
 
-    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+    def prepare(
+        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+    ) -> tuple[int, int]:
         """Copy the composed layers; what the copy holds is not the snapshot's own."""
         root = directory / "root"
         root.mkdir(mode=0o755)
@@ -34,8 +39,25 @@ class NativeSnapshotter:
             _Copy(self._layers / layer.id / "fs", root, frozenset(layer.implied)).run()
         return measure(root)
 
-    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
+    def mount(
+        self,
+        directory: Path,
+        target: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+    ) -> None:
         """Bind the copy."""
+        if ids:
+            with (
+                opened(open_namespace(ids)) as userns,
+                opened(
+                    open_mapped(str(directory / "root"), userns, linux.MOUNT_ATTR_RDONLY if readonly else 0)
+                ) as view,
+            ):
+                attach(view, target)
+            return
         target.mkdir(mode=0o700, exist_ok=True)
         linux.mount(str(directory / "root"), str(target), flags=linux.MS_BIND)
         if readonly:

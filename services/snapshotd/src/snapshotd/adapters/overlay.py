@@ -11,7 +11,9 @@ from pathlib import Path
 
 from common import errors
 from common.sys import linux
+from common.sys.userns import IdMappings
 from snapshotd import compose
+from snapshotd.adapters.mapped import opened, over_mapped
 from snapshotd.adapters.mounts import attach
 from snapshotd.compose import Stratum
 from snapshotd.records import LayerRecord
@@ -33,7 +35,9 @@ class OverlaySnapshotter:
         self._layers = layers
         self._empty = empty
 
-    def prepare(self, directory: Path, layers: list[LayerRecord], *, readonly: bool) -> tuple[int, int]:
+    def prepare(
+        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+    ) -> tuple[int, int]:
         """Make the upper directory, and in it what implied directories look like."""
         if len(layers) > MAX_LAYERS:
             message = f"{len(layers)} layers: overlayfs takes {MAX_LAYERS} at most"
@@ -45,18 +49,43 @@ class OverlaySnapshotter:
         top.mkdir(mode=0o755)
         if not readonly:
             (directory / "work").mkdir(mode=0o700)
-        compose.make(top, _with_root(wanted, strata))
+        wanted = _with_root(wanted, strata)
+        if ids:
+            # nothing maps what is written above the layers, so it has the host's ids
+            os.chown(top, ids.uids.to_host(0), ids.gids.to_host(0))
+            wanted = {
+                path: look._replace(uid=ids.uids.to_host(look.uid), gid=ids.gids.to_host(look.gid))
+                for path, look in wanted.items()
+            }
+        compose.make(top, wanted)
         return 0, 0
 
-    def mount(self, directory: Path, target: Path, layers: list[LayerRecord], *, readonly: bool) -> None:
-        """Mount; tries the old way when the kernel has no lowerdir+."""
+    def mount(
+        self,
+        directory: Path,
+        target: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+    ) -> None:
+        """Mount; tries the old way when the kernel has no lowerdir+, but for mapped ids."""
         lowers = [str(stratum.root) for stratum in self._strata(layers)]
         # overlayfs wants a lower directory, and without an upper one two of them
         lowers = lowers or [str(self._empty)]
-        if readonly:
-            lowers.insert(0, str(directory / "top"))
+        tops = [str(directory / "top")] if readonly else []
+        if ids:
+
+            def make(views: list[str]) -> int:
+                return _make([*tops, *views], directory, readonly=readonly)
+
+            with opened(over_mapped(lowers, ids, self._empty, make)) as mount_fd:
+                attach(mount_fd, target)
+            return
+        lowers = [*tops, *lowers]
         try:
-            _mount_by_fd(lowers, directory, target, readonly=readonly)
+            with opened(_make(lowers, directory, readonly=readonly)) as mount_fd:
+                attach(mount_fd, target)
         except OSError as exc:
             if exc.errno not in (errno.EINVAL, errno.ENOSYS) or "lowerdir+" not in str(exc.filename):
                 raise
@@ -93,9 +122,9 @@ def _with_root(wanted: dict[str, compose.Attributes], strata: list[Stratum]) -> 
     return {"": root, **wanted} if root else wanted
 
 
-def _mount_by_fd(lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
-    fd = linux.fsopen("overlay")
-    try:
+def _make(lowers: list[str], directory: Path, *, readonly: bool) -> int:
+    """A detached mount of the stack."""
+    with opened(linux.fsopen("overlay")) as fd:
         try:
             linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "source", "overlay")
             for lower in lowers:
@@ -104,18 +133,12 @@ def _mount_by_fd(lowers: list[str], directory: Path, target: Path, *, readonly: 
                 linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "upperdir", f"{directory}/upper")
                 linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "workdir", f"{directory}/work")
             linux.fsconfig(fd, linux.FSCONFIG_CMD_CREATE)
-            mount_fd = linux.fsmount(fd, linux.MOUNT_ATTR_RDONLY if readonly else 0)
+            return linux.fsmount(fd, linux.MOUNT_ATTR_RDONLY if readonly else 0)
         except OSError as exc:
             said = _context_log(fd)
             if said and not exc.filename:
                 exc.filename = said
             raise
-    finally:
-        os.close(fd)
-    try:
-        attach(mount_fd, target)
-    finally:
-        os.close(mount_fd)
 
 
 def _set_lower(fd: int, lower: str) -> None:

@@ -164,6 +164,7 @@ class PrepareRequest(_message.Message):
     DIFF_IDS_FIELD_NUMBER: _builtins.int
     SNAPSHOTTER_FIELD_NUMBER: _builtins.int
     READONLY_FIELD_NUMBER: _builtins.int
+    IDS_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     snapshotter: _builtins.str
     """"overlayfs" or "native"; empty for the default."""
@@ -172,6 +173,10 @@ class PrepareRequest(_message.Message):
     def diff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Bottom layer first."""
 
+    @_builtins.property
+    def ids(self) -> Global___IdMappings:
+        """For a container in a user namespace: what the layers call 0 is the host's `host_id`. Absent for none."""
+
     def __init__(
         self,
         *,
@@ -179,14 +184,66 @@ class PrepareRequest(_message.Message):
         diff_ids: _abc.Iterable[_builtins.str] | None = ...,
         snapshotter: _builtins.str = ...,
         readonly: _builtins.bool = ...,
+        ids: Global___IdMappings | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_ids", b"diff_ids", "key", b"key", "readonly", b"readonly", "snapshotter", b"snapshotter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_ids", b"diff_ids", "ids", b"ids", "key", b"key", "readonly", b"readonly", "snapshotter", b"snapshotter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareRequest: _TypeAlias = PrepareRequest  # noqa: Y015
+
+@_typing.final
+class IdMapping(_message.Message):
+    """`size` ids from `container_id` on are those of the host from `host_id` on."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    HOST_ID_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    container_id: _builtins.int
+    host_id: _builtins.int
+    size: _builtins.int
+    def __init__(
+        self,
+        *,
+        container_id: _builtins.int = ...,
+        host_id: _builtins.int = ...,
+        size: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "host_id", b"host_id", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdMapping: _TypeAlias = IdMapping  # noqa: Y015
+
+@_typing.final
+class IdMappings(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UIDS_FIELD_NUMBER: _builtins.int
+    GIDS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def uids(self) -> Global___IdMapping: ...
+    @_builtins.property
+    def gids(self) -> Global___IdMapping: ...
+    def __init__(
+        self,
+        *,
+        uids: Global___IdMapping | None = ...,
+        gids: Global___IdMapping | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["gids", b"gids", "uids", b"uids"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gids", b"gids", "uids", b"uids"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IdMappings: _TypeAlias = IdMappings  # noqa: Y015
 
 @_typing.final
 class Snapshot(_message.Message):
