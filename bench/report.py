@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from bench import crowd, pods, pulls
+from bench import crowd, logs, pods, pulls
 from bench.image import large_image
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import TestNode, running_node
 
-GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "pull")
+GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -85,6 +85,11 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
         together, alone = await crowd.pods_per_second(cri, image)
         figures.append(
             Figure(f"{crowd.AT_ONCE} pods at once", together, "/s", "one by one", alone, "at least 1.2 x")
+        )
+    if "logs" in chosen:
+        ours, floor = await logs.throughput(cri, image, base)
+        figures.append(
+            Figure("log, lines of 100 bytes", ours, "MB/s", "cat to a file", floor, "at least 100 MB/s")
         )
     if "lists" in chosen:
         for call, took in (await crowd.lists(cri, image)).items():

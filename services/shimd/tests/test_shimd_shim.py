@@ -103,18 +103,30 @@ async def test_long_lines_are_split(node):
     assert [(tag, len(text)) for _, tag, text in lines] == [("P", 16384), ("P", 16384), ("F", 7232)]
 
 
-async def test_reopen_under_load_loses_no_line(node):
-    shim = await node.spawn("a", "sh", "-c", "i=0; while [ $i -lt 60000 ]; do echo $i; i=$((i+1)); done")
+async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node):
+    count = 800_000
+    script = f"awk 'BEGIN {{ for (i = 0; i < {count}; i++) printf \"%099d\\n\", i }}'"
+    shim = await node.spawn("a", "sh", "-c", script)
     await shim.start()
+    pid = (await node.service.list_shims())[0].pid
     log = node.log("a")
-    for number in range(5):
-        log.rename(log.with_suffix(f".{number}"))
+    files = [log.with_suffix(f".{number}") for number in range(1, 6)]
+    for number, file in enumerate(files, 1):
+        while (await shim.state())["log_bytes"] < number * 20_000_000:
+            pass  # 112 MB come in all
+        log.rename(file)
         await shim.reopen_log()
         assert log.exists()
     await exited(shim)
-    files = [log.with_suffix(f".{number}") for number in range(5)] + [log]
-    lines = [text for file in files for _, _, text in log_lines(file)]
-    assert lines == [str(number) for number in range(60000)]
+    stamps, lines = zip(
+        *(row.split(" stdout F ") for file in [*files, log] for row in file.read_text().splitlines()),
+        strict=True,
+    )
+    assert [int(line) for line in lines] == list(range(count))
+    assert list(stamps) == sorted(stamps)
+    assert all(file.stat().st_size for file in files)
+    peak = Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]
+    assert int(peak) < 32 << 10
     log.unlink()
     with pytest.raises(FailedPreconditionError):
         await shim.reopen_log()
