@@ -153,6 +153,14 @@ async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_pre
     )
 
 
+async def test_nothing_propagates_out_of_a_kernel_of_its_own(cri, busybox, shared: Path) -> None:
+    mount = cri_pb.Mount(container_path="/v", host_path=str(shared), propagation=BIDIRECTIONAL)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(cri, "both-runsc", busybox, [mount], "runsc")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "mounts.propagation: '/v'" in caught.value.details()
+
+
 async def test_features_are_told(cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     handlers = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}

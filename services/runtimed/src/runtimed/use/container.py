@@ -11,7 +11,13 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clock import now_ns
-from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError, UnknownError
+from common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    UnimplementedError,
+    UnknownError,
+)
 from common.events.schema import ContainerRemoved
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
@@ -63,6 +69,11 @@ class Containers:
             raise UnknownError(
                 f"RROUnsupported: mounts.recursive_read_only: {wanted[0]!r}: "
                 f"handler {handler!r} or this kernel cannot do it"
+            )
+        shared = [m.container_path for m in config.mounts if m.propagation == cri.PROPAGATION_BIDIRECTIONAL]
+        if shared and self._parts.handler(handler)[1].sandboxed:
+            raise UnimplementedError(
+                f"mounts.propagation: {shared[0]!r}: nothing propagates out of the kernel of handler {handler!r}"
             )
 
     def _sandbox_config(
