@@ -70,6 +70,7 @@ def running_daemons() -> Iterator[Daemons]:
                 environment[f"SLIPWAY_{name.upper()}_{key.upper()}"] = value
         environment["SLIPWAY_RUNTIMED_CNI_CONF_DIR"] = str(base / "cni")
         environment["SLIPWAY_RUNTIMED_CNI_BIN_DIRS"] = json.dumps([str(base / "bin")])
+        environment["SLIPWAY_RUNTIMED_CNI_CONF_TEMPLATE"] = str(base / "cni.template")
         environment["SLIPWAY_RUNTIMED_EVENT_BUFFER"] = "20"
         found = Daemons(base, environment)
         try:

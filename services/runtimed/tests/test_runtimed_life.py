@@ -258,3 +258,31 @@ async def test_a_sandbox_whose_namespaces_vanished_is_not_ready(pods: Pods) -> N
     with anyio.fail_after(UNTIL_S):
         while (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_READY:
             await anyio.sleep(0.05)
+
+
+async def test_a_pod_cidr_becomes_a_network_by_the_template_when_there_is_none(pods: Pods) -> None:
+    def update(cidr: str) -> cri.UpdateRuntimeConfigRequest:
+        network = cri.NetworkConfig(pod_cidr=cidr)
+        return cri.UpdateRuntimeConfigRequest(runtime_config=cri.RuntimeConfig(network_config=network))
+
+    template = pods.daemons.base / "cni.template"
+    made = pods.daemons.base / "cni" / "10-slipway.conflist"
+    template.write_text(
+        '{"cniVersion":"1.0.0","name":"pods","plugins":[{"type":"ptp","ipam":{"type":"host-local","ranges":['
+        '{{range $i, $r := .PodCIDRRanges}}{{if $i}},{{end}}[{"subnet":"{{$r}}"}]{{end}}]}}]}'
+    )
+    with pytest.raises(InvalidArgumentError, match=r"10\.1\.0\.0/99"):
+        await pods.client.stub.UpdateRuntimeConfig(update("10.1.0.0/99"))
+    assert not made.exists()
+    try:
+        await pods.client.stub.UpdateRuntimeConfig(update("10.1.0.0/24,fd00::/64"))
+        (plugin,) = json.loads(made.read_text())["plugins"]
+        assert plugin["ipam"]["ranges"] == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]
+        info = (await pods.client.status(verbose=True)).info
+        assert json.loads(info["cniconfig"])["name"] == "pods"
+        assert "ptp" in json.loads(info["lastCNILoadStatus"])  # its program is not there
+        template.write_text("{{.Nothing}}")
+        with pytest.raises(FailedPreconditionError, match="Nothing"):
+            await pods.client.stub.UpdateRuntimeConfig(update("10.1.0.0/24"))
+    finally:
+        made.unlink(missing_ok=True)

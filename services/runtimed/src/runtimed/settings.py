@@ -43,6 +43,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     default_handler: str = "crun"
     """What an empty runtime_handler means."""
     cni_conf_dir: str = "/etc/cni/net.d"
+    cni_conf_template: str = ""
+    """A file in which the ranges of a kubelet's pod CIDR are put; it becomes 10-slipway.conflist when there is no network."""
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
     cgroup_driver: str = "cgroupfs"
     """cgroupfs or systemd; the kubelet asks for it and does the same."""

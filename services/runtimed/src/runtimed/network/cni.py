@@ -90,6 +90,11 @@ class Cni:
                 self._why = ""
                 return
 
+    @property
+    def conf(self) -> cniconf.NetworkConf | None:
+        """The configuration in use."""
+        return self._conf
+
     def ready(self) -> tuple[bool, str]:
         """Whether sandboxes can get a network, and why not."""
         if self._conf is None:

@@ -1,18 +1,22 @@
 """The node as a whole: is it ready, what can it do."""
 
 import json
+import shutil
+from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import InvalidArgumentError, SlipwayError
+from common.errors import FailedPreconditionError, SlipwayError
 from common.sys.files import replace_file
+from runtimed.network import template
 from runtimed.use.parts import Parts
 
 PROBE_S = 2.0
 FRESH_S = 5.0
+TEMPLATED = "10-slipway.conflist"
 
 
 class Node:
@@ -46,13 +50,8 @@ class Node:
         response.features.supplemental_groups_policy = True
         response.features.mount_options = True
         if verbose:
-            response.info["config"] = msgspec.json.encode(parts.settings).decode()
-            response.info["counts"] = json.dumps(
-                {
-                    "sandboxes": len(parts.sandboxes.store.all()),
-                    "containers": len(parts.containers.store.all()),
-                }
-            )
+            for topic, text in self._info("" if network_ready else why).items():
+                response.info[topic] = text
         return response
 
     async def _runtime_problem(self) -> str:
@@ -82,13 +81,51 @@ class Node:
         return response
 
     async def update_config(self, request: cri.UpdateRuntimeConfigRequest) -> None:
-        """Keep the pod CIDR that the kubelet tells; CNI configurations bring their own ranges."""
+        """Keep the pod CIDR that the kubelet tells, and make a network of it if there is a template and no network yet.
+
+        Raises:
+            InvalidArgumentError: a range is none.
+            FailedPreconditionError: the template is wrong.
+        """
         cidr = request.runtime_config.network_config.pod_cidr
-        if any(ord(char) <= ord(" ") for char in cidr):
-            raise InvalidArgumentError(f"runtime_config.network_config.pod_cidr: {cidr!r}")
-        if cidr:
-            path = self._parts.data_dir / "pod-cidr"
-            await anyio.to_thread.run_sync(replace_file, path, f"{cidr}\n".encode())
+        if not cidr:
+            return
+        pods = template.ranges(cidr)
+        path = self._parts.data_dir / "pod-cidr"
+        await anyio.to_thread.run_sync(replace_file, path, f"{cidr}\n".encode())
+        await anyio.to_thread.run_sync(self._make_network, pods)
+
+    def _make_network(self, pods: list[str]) -> None:
+        cni, source = self._parts.cni, self._parts.settings.cni_conf_template
+        cni.load()
+        if not source or cni.ready()[0]:
+            return
+        try:
+            body = template.conflist(Path(source).read_text(), pods)
+            replace_file(cni.conf_dir / TEMPLATED, body)
+        except OSError as exc:
+            raise FailedPreconditionError(f"cni_conf_template: {exc.filename}: {exc.strerror}") from exc
+        cni.load()
+
+    def _info(self, network_problem: str) -> dict[str, str]:
+        """What an operator looks for with `crictl info`, as JSON by topic."""
+        parts = self._parts
+        handlers = {
+            name: {"program": shutil.which(handler.binary) or f"{handler.binary}: not found"}
+            for name, handler in sorted(parts.settings.handlers.items())
+        }
+        network = parts.cni.conf
+        facts = {
+            "config": msgspec.to_builtins(parts.settings),
+            "handlers": handlers,
+            "cniconfig": msgspec.to_builtins(network) if network else None,
+            "lastCNILoadStatus": network_problem or "OK",
+            "counts": {
+                "sandboxes": len(parts.sandboxes.store.all()),
+                "containers": len(parts.containers.store.all()),
+            },
+        }
+        return {topic: json.dumps(found) for topic, found in facts.items()}
 
 
 def _condition(kind: str, reason: str, problem: str) -> cri.RuntimeCondition:
