@@ -24,7 +24,7 @@ from runtimed.machine import sandbox as sandboxes
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
-from runtimed.use import bundle, imagemounts, network
+from runtimed.use import bundle, imagemounts, network, pause
 
 CAUSE = "reconcile"
 RETRY_S = 0.5
@@ -51,6 +51,8 @@ class Reconciler:
         for record in self._parts.containers.store.all():
             if record.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
                 self._service.tasks.watch(record.id)
+        for sandbox in self._parts.sandboxes.store.all():
+            pause.watch(self._parts, sandbox)
 
     async def _read(self, store: RecordStore[Any]) -> list[str]:
         while True:
@@ -163,7 +165,7 @@ class Reconciler:
             if not network.is_pinned(path):
                 return f"its {kind} namespace is gone"
         alive = {pause.sandbox_id for pause in pauses if pause.alive}
-        return "its pause process has ended" if record.pause_pid and record.id not in alive else ""
+        return pause.ENDED if record.pause_pid and record.id not in alive else ""
 
     async def _resume(self, key: str, object_id: str, finish: Callable[[], Awaitable[None]]) -> None:
         async def work() -> str:
@@ -180,10 +182,10 @@ class Reconciler:
         for shim in shims:
             if shim.container_id not in known:
                 await self._guard(shim.container_id, partial(self._remove_shim, shim))
-        for pause in pauses:
-            if pause.sandbox_id not in pods:
-                await parts.shims.remove_pause(pause.sandbox_id)
-                await self._repaired(pause.sandbox_id, "a pause process without a sandbox was ended")
+        for left in pauses:
+            if left.sandbox_id not in pods:
+                await parts.shims.remove_pause(left.sandbox_id)
+                await self._repaired(left.sandbox_id, "a pause process without a sandbox was ended")
         strays = {key for key in await parts.snapshots.keys() if imagemounts.owner(key) not in known}
         for name in strays & self._strays:
             await self._guard(name, partial(self._remove_snapshot, name))

@@ -16,7 +16,7 @@ from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoun
 from runtimed import convert, signals
 from runtimed.oci import cgroups, idmaps, spec
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
-from runtimed.use import imagemounts, network, volumes
+from runtimed.use import imagemounts, network, pause, volumes
 from runtimed.use.parts import Parts
 
 CONFIG = "config.json"
@@ -167,7 +167,7 @@ async def _pod_pid(parts: Parts, sandbox: SandboxRecord) -> str:
         pid = await parts.shims.spawn_pause(sandbox.id, sandbox.namespaces.get("user", ""))
         path = await network.pin_pid(parts.sandbox_dir(sandbox.id), pid)
         namespaces = parts.sandboxes.store.get(sandbox.id).namespaces | {"pid": path}
-        await parts.sandboxes.amend(sandbox.id, pause_pid=pid, namespaces=namespaces)
+        pause.watch(parts, await parts.sandboxes.amend(sandbox.id, pause_pid=pid, namespaces=namespaces))
         return path
 
     return await parts.operations.join(f"pause {sandbox.id}", share)

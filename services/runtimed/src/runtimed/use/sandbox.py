@@ -23,7 +23,7 @@ from runtimed.network import hostports
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import SandboxRecord, SandboxState
-from runtimed.use import network
+from runtimed.use import network, pause
 from runtimed.use.container import Containers
 from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.undo import Undo
@@ -104,7 +104,7 @@ class Sandboxes:
         undo = Undo(self._parts.settings.cleanup_s)
         try:
             done = await self._steps(record, config, undo)
-            await self._parts.sandboxes.apply(record.id, done)
+            ready, _ = await self._parts.sandboxes.apply(record.id, done)
         except Exception as exc:
             left = await undo.run()
             error = exc.message if isinstance(exc, SlipwayError) else str(exc) or type(exc).__name__
@@ -114,6 +114,7 @@ class Sandboxes:
             else:
                 await self._forget(record.id, SandboxFailed(id=record.id, error=error))
             raise
+        pause.watch(self._parts, ready)
 
     async def _steps(
         self, record: SandboxRecord, config: cri.PodSandboxConfig, undo: Undo
