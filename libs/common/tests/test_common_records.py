@@ -55,6 +55,20 @@ async def test_a_change_and_its_event_are_written_together(redis: RedisServer) -
     assert again.get("a") == changed
 
 
+async def test_changes_with_events_are_told_once_visible(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    told = []
+    store.on_change(
+        lambda record, facts: told.append((record.size, [f.verb for f in facts], store.find("a")))
+    )
+    made = await store.create(Thing(id="a", size=1), SandboxReady(id="a"))
+    grown = await store.update("a", lambda old: msgspec.structs.replace(old, size=2), SandboxReady(id="a"))
+    quiet = await store.update("a", lambda old: msgspec.structs.replace(old, size=3))
+    await store.delete("a", SandboxRemoved(id="a"))
+    assert quiet.size == 3
+    assert told == [(1, ["ready"], made), (2, ["ready"], grown), (3, ["removed"], None)]
+
+
 async def test_creating_twice_is_refused_and_leaves_one_event(redis: RedisServer) -> None:
     store = await store_at(redis)
     await store.create(Thing(id="a"), SandboxReady(id="a"))

@@ -141,3 +141,28 @@ async def test_a_release_that_failed_is_tried_again_by_the_next_stop(pods: Pods)
     fail.unlink()
     await pods.client.stop_sandbox(sandbox_id)
     assert calls(pods) == ["ADD", "DEL", "DEL"]
+
+
+async def test_a_network_whose_plugin_reports_trouble_is_not_ready(pods: Pods) -> None:
+    base = pods.daemons.base
+    newer, trouble = base / "cni" / "05-newer.conflist", base / "fail-STATUS"
+
+    async def network() -> tuple[bool, str]:
+        conditions = (await pods.client.status()).status.conditions
+        return next((c.status, c.message) for c in conditions if c.type == "NetworkReady")
+
+    conf = {"cniVersion": "1.1.0", "name": "newer", "plugins": [{"type": "obedient"}]}
+    try:
+        trouble.touch()
+        newer.write_text(json.dumps(conf))
+        ready, why = await network()
+        assert (ready, "told to fail" in why) == (False, True)
+        trouble.unlink()
+        newer.write_text(json.dumps(conf, indent=1))
+        assert await network() == (True, "")
+        before = (base / "calls").read_text().count("STATUS")
+        assert await network() == (True, "")
+        assert (base / "calls").read_text().count("STATUS") == before
+    finally:
+        newer.unlink()
+        trouble.unlink(missing_ok=True)

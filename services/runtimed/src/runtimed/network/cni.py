@@ -188,15 +188,17 @@ class Cni:
         conf = self._conf
         if conf is None or not conf.at_least(cniconf.STATUS_SINCE):
             return self.ready()
-        self._why = ""
+        why = ""
         try:
             with anyio.fail_after(STATUS_S):
                 for plugin in conf.plugins:
                     await self._run("STATUS", plugin, conf, None, None)
         except SlipwayError as error:
-            self._why = error.message
+            why = error.message
         except TimeoutError:
-            self._why = f"cni network {conf.name!r}: STATUS took over {STATUS_S:.0f} s"
+            why = f"cni network {conf.name!r}: STATUS took over {STATUS_S:.0f} s"
+        if conf is self._conf:
+            self._why = why
         return self.ready()
 
     def cached(self) -> list[Attachment]:

@@ -26,20 +26,19 @@ class Node:
         self._parts = parts
         self._probed_at = -FRESH_S
         self._problem = ""
+        self._asked_at = -FRESH_S
+        self._asked: object = None
 
     async def status(self, *, verbose: bool) -> cri.StatusResponse:
         """Both conditions, the handlers and the features."""
         parts = self._parts
-        await anyio.to_thread.run_sync(parts.cni.load)
-        network_ready, why = parts.cni.ready()
+        network_problem = await self._network_problem()
         problem = await self._runtime_problem()
         response = cri.StatusResponse()
         response.status.conditions.extend(
             [
                 _condition("RuntimeReady", "RuntimeNotReady", problem),
-                _condition(
-                    "NetworkReady", "NetworkPluginNotReady", "" if network_ready else why or "not ready"
-                ),
+                _condition("NetworkReady", "NetworkPluginNotReady", network_problem),
             ]
         )
         for name in ("", *sorted(parts.settings.handlers)):
@@ -50,9 +49,20 @@ class Node:
         response.features.supplemental_groups_policy = True
         response.features.mount_options = True
         if verbose:
-            for topic, text in self._info("" if network_ready else why).items():
+            for topic, text in self._info(network_problem).items():
                 response.info[topic] = text
         return response
+
+    async def _network_problem(self) -> str:
+        """Why pods get no network. Plugins are asked every 5 s at most, and at once when the configuration is new."""
+        cni = self._parts.cni
+        await anyio.to_thread.run_sync(cni.load)
+        now = anyio.current_time()
+        if cni.conf is not self._asked or now - self._asked_at >= FRESH_S:
+            self._asked, self._asked_at = cni.conf, now
+            await cni.status()
+        ready, why = cni.ready()
+        return "" if ready else why or "not ready"
 
     async def _runtime_problem(self) -> str:
         """Why containers cannot be started, from a probe at most 5 s old."""
