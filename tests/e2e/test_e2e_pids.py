@@ -101,6 +101,20 @@ async def test_the_nodes_processes_are_seen_by_who_asks(cri, busybox) -> None:
     ).exit_code
 
 
+async def test_a_target_that_ends_before_the_start_is_not_mistaken_for_another_process(
+    cri, node, busybox
+) -> None:
+    apart = await pod(cri, "pids-ended", busybox, CONTAINER)
+    one = await apart.run("one", ["sleep", "1111"], options(CONTAINER))
+    debug = await apart.create("debug", ["sleep", "4444"], options(TARGET, one))
+    await cri.stop(one)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await cri.start(debug)
+    assert (await cri.status(debug)).reason == "StartError"
+    await cri.remove_all()
+    assert not [path for path in node.leftovers()["mounts"] if debug in path]
+
+
 @HANDLERS
 async def test_a_debug_container_joins_the_one_that_it_targets(cri, busybox, handler: str) -> None:
     apart = await pod(cri, f"pids-target-{handler}", busybox, CONTAINER, handler)

@@ -13,7 +13,7 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from runtimed import convert, signals
+from runtimed import convert, processes, signals
 from runtimed.oci import cgroups, idmaps, spec
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
 from runtimed.use import imagemounts, network, pause, volumes
@@ -42,7 +42,7 @@ async def make(
     image = _image_config(wanted.image.config)
     request = wanted.request
     given = sandbox_config(sandbox, request)
-    namespaces = await _namespaces(parts, sandbox, request.config)
+    namespaces = await _namespaces(parts, record, sandbox, request.config)
     stop_signal = _stop_signal(request.config, image)
     mounted = [mount.host_path for mount in request.config.mounts if not imagemounts.is_image(mount)]
     await parts.hostpaths.check("mounts.host_path", mounted)
@@ -128,7 +128,9 @@ def _cgroup_parent(sandbox: SandboxRecord, given: cri.PodSandboxConfig) -> str:
     return given.linux.cgroup_parent or sandbox.cgroup_parent
 
 
-async def _namespaces(parts: Parts, sandbox: SandboxRecord, config: cri.ContainerConfig) -> dict[str, str]:
+async def _namespaces(
+    parts: Parts, record: ContainerRecord, sandbox: SandboxRecord, config: cri.ContainerConfig
+) -> dict[str, str]:
     """Path by OCI type, as SpecInput has it. Network, IPC and UTS are the sandbox's whatever a container says."""
     found = {kind: path for kind, path in sandbox.namespaces.items() if kind != "pid"}
     for kind, path in found.items():
@@ -140,13 +142,27 @@ async def _namespaces(parts: Parts, sandbox: SandboxRecord, config: cri.Containe
     elif mode == cri.CONTAINER:
         found["pid"] = ""
     elif mode == cri.TARGET:
-        other = parts.containers.store.find(target)
-        if other is None or other.sandbox_id != sandbox.id:
-            raise NotFoundError(f"namespace_options.target_id {target!r}: no container of this sandbox")
-        if other.state is not ContainerState.RUNNING:
-            raise FailedPreconditionError(f"namespace_options.target_id {target!r}: is {other.state}")
-        found["pid"] = f"/proc/{other.pid}/ns/pid"
+        found["pid"] = await _target_pid(parts, record, target)
     return found
+
+
+async def _target_pid(parts: Parts, record: ContainerRecord, target: str) -> str:
+    """Another container's PID namespace, pinned: until the start its number may come to mean another process."""
+    name = f"namespace_options.target_id {target!r}"
+    other = parts.containers.store.find(target)
+    if other is None or other.sandbox_id != record.sandbox_id:
+        raise NotFoundError(f"{name}: no container of this sandbox")
+    if other.state is not ContainerState.RUNNING:
+        raise FailedPreconditionError(f"{name}: is {other.state}")
+    directory = parts.bundle_dir(record.id)
+    await anyio.to_thread.run_sync(partial(directory.mkdir, mode=0o700, parents=True, exist_ok=True))
+    try:
+        pinned = await network.pin_pid(directory, other.pid)
+    except FileNotFoundError:
+        pinned = ""
+    if not pinned or not processes.alive(other.pid, other.pid_started_ticks):
+        raise FailedPreconditionError(f"{name}: has ended")
+    return pinned
 
 
 def _pid_mode(sandbox: SandboxRecord, config: cri.ContainerConfig) -> tuple[int, str]:
@@ -228,6 +244,7 @@ def replace_limits(bundle_path: str, resources: dict[str, Any], oom_score_adj: i
 
 async def remove(parts: Parts, container_id: str) -> None:
     """Remove a bundle; idempotent."""
+    await network.unpin_pid(parts.bundle_dir(container_id))
     await anyio.to_thread.run_sync(_remove_tree, parts.bundle_dir(container_id))
 
 

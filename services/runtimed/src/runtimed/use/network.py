@@ -68,10 +68,10 @@ async def unpin(directory: Path) -> None:
     await netns.unpin(str(directory / "ns"))
 
 
-async def pin_pid(directory: Path, pause_pid: int) -> str:
-    """Pin the PID namespace of a pause process, so that its number cannot come to mean another one's."""
+async def pin_pid(directory: Path, pid: int) -> str:
+    """Pin the PID namespace of a process, so that its number cannot come to mean another one's."""
     target = directory / "pid"
-    await anyio.to_thread.run_sync(_bind, f"/proc/{pause_pid}/ns/pid", target)
+    await anyio.to_thread.run_sync(_bind, f"/proc/{pid}/ns/pid", target)
     return str(target)
 
 
