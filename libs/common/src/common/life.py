@@ -1,5 +1,6 @@
 """The life of a service: logs and traces on, tasks in one group, ready, drained, gone."""
 
+import gc
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
@@ -49,6 +50,8 @@ class Life:
         server = rpc.make(register_all, socket)
         await server.start()
         await anyio.Path(socket).chmod(mode)
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a full collection need not look at it, for 10 ms and more
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("service.ready", daemon=self.daemon, socket=socket)
         try:
