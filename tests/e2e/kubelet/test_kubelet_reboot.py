@@ -13,49 +13,11 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import connect
 from tests.e2e.test_e2e_faults import recovered
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually
 from tests.support.node import running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
-
-PLUGIN = """#!/usr/bin/python3
-import json, os, pathlib, sys
-here = pathlib.Path(__file__).parent
-given = json.load(sys.stdin)
-with open(here / "calls", "a") as calls:
-    calls.write(json.dumps([os.environ["CNI_COMMAND"], os.environ["CNI_CONTAINERID"], bool(os.environ.get("CNI_NETNS"))]) + "\\n")
-if (here / ("fail-" + os.environ["CNI_COMMAND"])).exists():
-    print(json.dumps({"cniVersion": "0.4.0", "code": 11, "msg": "told to fail"}))
-    sys.exit(1)
-if os.environ["CNI_COMMAND"] == "ADD":
-    print(json.dumps(given["prevResult"]))
-"""
-
-
-class Plugin:
-    """A last plugin of the chain that writes down its calls, and fails when it is told to."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-        directory.mkdir()
-        program = directory / "told"
-        program.write_text(PLUGIN)
-        program.chmod(0o755)
-
-    @property
-    def settings(self) -> dict[str, str]:
-        directories = [str(self.directory), "/opt/cni/bin", "/usr/lib/cni"]
-        return {"SLIPWAY_RUNTIMED_CNI_BIN_DIRS": json.dumps(directories)}
-
-    def join(self, node) -> None:
-        path = next((node.data_dir / "cni").glob("*.conflist"))
-        document = json.loads(path.read_text())
-        document["plugins"].append({"type": "told"})
-        path.write_text(json.dumps(document))
-
-    def calls(self, sandbox_id: str) -> list[str]:
-        lines = [json.loads(line) for line in (self.directory / "calls").read_text().splitlines()]
-        return [command for command, container, _ in lines if container == sandbox_id]
 
 
 async def sandbox_status(cri, sandbox_id: str):
@@ -105,59 +67,6 @@ async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(
             )
             again, _ = await pod(cri, "reboot-cni", busybox, ["sleep", "1000"], host_network=False)
             assert (await sandbox_status(cri, again)).network.ip
-            await cri.remove_all()
-
-
-async def test_a_sandbox_that_cannot_be_undone_stays_notready_until_it_can(
-    shop, busybox, tmp_path: Path
-) -> None:
-    plugin = Plugin(tmp_path / "plugin")
-    with running_node(tmp_path, settings=plugin.settings) as node:
-        plugin.join(node)
-        async with connect(node.socket, node.logs) as cri:
-            fail_add, fail_del = (plugin.directory / f"fail-{verb}" for verb in ("ADD", "DEL"))
-            fail_add.touch()
-            config = cri.sandbox_config("undone")
-            with pytest.raises(grpc.aio.AioRpcError, match="told to fail"):
-                await cri.run_sandbox(config)
-            assert not (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
-            assert not node.leftovers()["sandboxes"]
-            fail_del.touch()
-            with pytest.raises(grpc.aio.AioRpcError, match="told to fail"):
-                await cri.run_sandbox(config)
-            listed = (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
-            assert [item.state for item in listed] == [cri_pb.SANDBOX_NOTREADY]
-            stuck = listed[0].id
-            with pytest.raises(grpc.aio.AioRpcError, match="told to fail"):
-                await cri.remove_sandbox(stuck)
-            fail_del.unlink()
-            before = plugin.calls(stuck)
-            await cri.remove_sandbox(stuck)
-            assert plugin.calls(stuck) == [*before, "DEL"]
-            assert not node.leftovers()["sandboxes"]
-            fail_add.unlink()
-            assert (await sandbox_status(cri, await cri.run_sandbox(config))).network.ip
-            await cri.remove_all()
-
-
-async def test_a_stop_tries_again_what_an_earlier_one_could_not_release(
-    shop, busybox, tmp_path: Path
-) -> None:
-    plugin = Plugin(tmp_path / "plugin")
-    with running_node(tmp_path, settings=plugin.settings) as node:
-        plugin.join(node)
-        async with connect(node.socket, node.logs) as cri:
-            sandbox_id, container_id = await pod(cri, "again", busybox, ["sleep", "1000"], host_network=False)
-            (plugin.directory / "fail-DEL").touch()
-            request = cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
-            with pytest.raises(grpc.aio.AioRpcError, match="told to fail"):
-                await cri.call(cri.runtime.StopPodSandbox, request)
-            assert (await cri.status(container_id)).state == cri_pb.CONTAINER_EXITED
-            assert (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_NOTREADY
-            (plugin.directory / "fail-DEL").unlink()
-            await cri.call(cri.runtime.StopPodSandbox, request)
-            await cri.call(cri.runtime.StopPodSandbox, request)
-            assert plugin.calls(sandbox_id) == ["ADD", "DEL", "DEL"]
             await cri.remove_all()
 
 
