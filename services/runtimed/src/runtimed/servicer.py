@@ -98,6 +98,11 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def PrepareAttach(self, request: pb.PrepareAttachRequest, context: Any) -> pb.ShimAddress:
         return self._service.execs.prepare_attach(request)
 
+    async def PreparePortForward(
+        self, request: pb.PreparePortForwardRequest, context: Any
+    ) -> pb.SandboxNetwork:
+        return pb.SandboxNetwork(netns_path=self._service.sandboxes.netns_path(request.pod_sandbox_id))
+
     async def ContainerStats(
         self, request: cri.ContainerStatsRequest, context: Any
     ) -> cri.ContainerStatsResponse:

@@ -4,7 +4,6 @@ A namespace is left by one thread only, so each piece of work gets a thread of i
 a thread of a pool would carry the sandbox's namespace into the next work.
 """
 
-import asyncio
 import contextlib
 import errno
 import fcntl
@@ -12,9 +11,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -22,10 +19,9 @@ import msgspec
 
 from common.errors import InvalidArgumentError, NotFoundError
 from common.sys import linux, userns
+from common.sys.threads import in_own_thread
 from common.sys.userns import IdMappings
 from runtimed.oci import sysctls as rules
-
-T = TypeVar("T")
 
 KINDS = {
     "net": (linux.CLONE_NEWNET, "network"),
@@ -83,7 +79,9 @@ async def pin(
     # A cancelled caller must not leave a thread that goes on mounting behind its clean-up.
     found: dict[str, str] = {}
     with anyio.CancelScope(shield=True):
-        found = await _in_own_thread(lambda: _pin(Path(directory), kinds, settings, hostname, ids))
+        found = await in_own_thread(
+            lambda: _pin(Path(directory), kinds, settings, hostname, ids), "netns-pin"
+        )
     return found  # noqa: RET504 - a cancel scope may swallow, says mypy
 
 
@@ -145,30 +143,6 @@ def _interface(line: str) -> InterfaceStats:
     name, numbers = line.split(":", 1)
     fields = [int(number) for number in numbers.split()]
     return InterfaceStats(name.strip(), *fields[0:4], *fields[8:12])
-
-
-async def _in_own_thread(work: Callable[[], T]) -> T:
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[T] = loop.create_future()
-
-    def settle(result: T | None, error: BaseException | None) -> None:
-        if future.done():
-            return
-        if error is None:
-            future.set_result(result)  # type: ignore[arg-type] # T when there is no error
-        else:
-            future.set_exception(error)
-
-    def body() -> None:
-        try:
-            result = work()
-        except BaseException as error:  # noqa: BLE001 - carried to the caller
-            loop.call_soon_threadsafe(settle, None, error)
-        else:
-            loop.call_soon_threadsafe(settle, result, None)
-
-    threading.Thread(target=body, name="netns-pin", daemon=True).start()
-    return await future
 
 
 def _pin(

@@ -59,8 +59,13 @@ class Execs:
     def prepare_attach(self, request: pb.PrepareAttachRequest) -> pb.ShimAddress:
         """Where to stream a container's stdio."""
         record = self._running(request.container_id)
-        tty = cri.ContainerConfig.FromString(record.config).tty
-        return pb.ShimAddress(socket_path=record.socket_path, container_id=record.id, tty=tty)
+        config = cri.ContainerConfig.FromString(record.config)
+        return pb.ShimAddress(
+            socket_path=record.socket_path,
+            container_id=record.id,
+            tty=config.tty,
+            stdin_once=config.stdin_once,
+        )
 
     def _running(self, name: str) -> ContainerRecord:
         record = selection.find(self._parts.containers.store, "container", name)

@@ -216,6 +216,18 @@ class Sandboxes:
         await self._parts.sandboxes.forget(sandbox_id, fact)
         await anyio.to_thread.run_sync(_remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
 
+    def netns_path(self, name: str) -> str:
+        """Where a sandbox's network namespace is pinned; "" for the host's.
+
+        Raises:
+            NotFoundError: there is no such sandbox.
+            FailedPreconditionError: it is not ready.
+        """
+        record = selection.find(self._parts.sandboxes.store, "sandbox", name)
+        if record.state is not SandboxState.READY:
+            raise FailedPreconditionError(f"sandbox {record.id}: is {record.state}, not ready")
+        return record.namespaces.get("network", "")
+
     def status(self, name: str, *, verbose: bool) -> cri.PodSandboxStatusResponse:
         """One sandbox."""
         record = selection.find(self._parts.sandboxes.store, "sandbox", name)

@@ -165,12 +165,15 @@ class ShimAddress(_message.Message):
     PROCESS_FIELD_NUMBER: _builtins.int
     EXEC_ID_FIELD_NUMBER: _builtins.int
     TTY_FIELD_NUMBER: _builtins.int
+    STDIN_ONCE_FIELD_NUMBER: _builtins.int
     socket_path: _builtins.str
     container_id: _builtins.str
     process: _builtins.bytes
     """The OCI process.json that the shim runs; empty for an attach."""
     exec_id: _builtins.str
     tty: _builtins.bool
+    stdin_once: _builtins.bool
+    """Of an attach: the end of the first client's input is the end of the container's."""
     def __init__(
         self,
         *,
@@ -179,11 +182,51 @@ class ShimAddress(_message.Message):
         process: _builtins.bytes = ...,
         exec_id: _builtins.str = ...,
         tty: _builtins.bool = ...,
+        stdin_once: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "exec_id", b"exec_id", "process", b"process", "socket_path", b"socket_path", "tty", b"tty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id", "exec_id", b"exec_id", "process", b"process", "socket_path", b"socket_path", "stdin_once", b"stdin_once", "tty", b"tty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ShimAddress: _TypeAlias = ShimAddress  # noqa: Y015
+
+@_typing.final
+class PreparePortForwardRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_SANDBOX_ID_FIELD_NUMBER: _builtins.int
+    pod_sandbox_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        pod_sandbox_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pod_sandbox_id", b"pod_sandbox_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PreparePortForwardRequest: _TypeAlias = PreparePortForwardRequest  # noqa: Y015
+
+@_typing.final
+class SandboxNetwork(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NETNS_PATH_FIELD_NUMBER: _builtins.int
+    netns_path: _builtins.str
+    """The pinned network namespace; empty for the host's."""
+    def __init__(
+        self,
+        *,
+        netns_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["netns_path", b"netns_path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SandboxNetwork: _TypeAlias = SandboxNetwork  # noqa: Y015

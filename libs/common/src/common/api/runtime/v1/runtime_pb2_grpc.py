@@ -115,6 +115,11 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PrepareAttachRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ShimAddress.FromString,
                 _registered_method=True)
+        self.PreparePortForward = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/PreparePortForward',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PreparePortForwardRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SandboxNetwork.FromString,
+                _registered_method=True)
         self.ContainerStats = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/ContainerStats',
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ContainerStatsRequest.SerializeToString,
@@ -289,6 +294,13 @@ class RuntimeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def PreparePortForward(self, request, context):
+        """Where the ports of a sandbox are: the caller dials there itself.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ContainerStats(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -455,6 +467,11 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.PrepareAttach,
                     request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PrepareAttachRequest.FromString,
                     response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ShimAddress.SerializeToString,
+            ),
+            'PreparePortForward': grpc.unary_unary_rpc_method_handler(
+                    servicer.PreparePortForward,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PreparePortForwardRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SandboxNetwork.SerializeToString,
             ),
             'ContainerStats': grpc.unary_unary_rpc_method_handler(
                     servicer.ContainerStats,
@@ -959,6 +976,33 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/PrepareAttach',
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PrepareAttachRequest.SerializeToString,
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ShimAddress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PreparePortForward(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/PreparePortForward',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PreparePortForwardRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SandboxNetwork.FromString,
             options,
             channel_credentials,
             insecure,

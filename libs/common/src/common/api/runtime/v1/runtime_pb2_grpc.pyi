@@ -53,6 +53,8 @@ class RuntimeStub:
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]
     """Where to stream a container's stdio."""
+    PreparePortForward: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PreparePortForwardRequest, _runtime_pb2.SandboxNetwork]
+    """Where the ports of a sandbox are: the caller dials there itself."""
     ContainerStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.ContainerStatsRequest, _api_pb2.ContainerStatsResponse]
     ListContainerStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.ListContainerStatsRequest, _api_pb2.ListContainerStatsResponse]
     PodSandboxStats: _grpc.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatsRequest, _api_pb2.PodSandboxStatsResponse]
@@ -90,6 +92,8 @@ class RuntimeAsyncStub(RuntimeStub):
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]  # type: ignore[assignment]
     """Where to stream a container's stdio."""
+    PreparePortForward: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PreparePortForwardRequest, _runtime_pb2.SandboxNetwork]  # type: ignore[assignment]
+    """Where the ports of a sandbox are: the caller dials there itself."""
     ContainerStats: _aio.UnaryUnaryMultiCallable[_api_pb2.ContainerStatsRequest, _api_pb2.ContainerStatsResponse]  # type: ignore[assignment]
     ListContainerStats: _aio.UnaryUnaryMultiCallable[_api_pb2.ListContainerStatsRequest, _api_pb2.ListContainerStatsResponse]  # type: ignore[assignment]
     PodSandboxStats: _aio.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatsRequest, _api_pb2.PodSandboxStatsResponse]  # type: ignore[assignment]
@@ -220,6 +224,14 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.ShimAddress, _abc.Awaitable[_runtime_pb2.ShimAddress]]:
         """Where to stream a container's stdio."""
+
+    @_abc_1.abstractmethod
+    def PreparePortForward(
+        self,
+        request: _runtime_pb2.PreparePortForwardRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.SandboxNetwork, _abc.Awaitable[_runtime_pb2.SandboxNetwork]]:
+        """Where the ports of a sandbox are: the caller dials there itself."""
 
     @_abc_1.abstractmethod
     def ContainerStats(
