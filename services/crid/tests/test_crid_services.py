@@ -111,11 +111,20 @@ async def test_empty_references_are_refused(runtime, images) -> None:
         assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_what_is_not_offered_says_so(runtime) -> None:
-    with pytest.raises(grpc.aio.AioRpcError) as error:
-        await runtime.PortForward(cri.PortForwardRequest(), timeout=TIMEOUT_S)
-    assert error.value.code() == grpc.StatusCode.UNIMPLEMENTED
-    assert error.value.details() == "PortForward is not offered by this version of slipway"
+async def test_streams_that_cannot_work_are_refused_by_name(runtime) -> None:
+    calls = (
+        (lambda: runtime.Exec(cri.ExecRequest(cmd=["x"]), timeout=TIMEOUT_S), "none is asked for"),
+        (lambda: runtime.Exec(cri.ExecRequest(stdout=True), timeout=TIMEOUT_S), "cmd: is empty"),
+        (
+            lambda: runtime.Attach(cri.AttachRequest(tty=True, stderr=True), timeout=TIMEOUT_S),
+            "tty and stderr",
+        ),
+        (lambda: runtime.PortForward(cri.PortForwardRequest(port=[70000]), timeout=TIMEOUT_S), "70000"),
+    )
+    for call, words in calls:
+        with pytest.raises(grpc.aio.AioRpcError, match=words) as error:
+            await call()
+        assert error.value.code() == grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> None:

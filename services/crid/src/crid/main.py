@@ -5,6 +5,7 @@ from contextlib import AsyncExitStack
 
 import grpc
 
+from common.api.runtime.v1.runtime_pb2_grpc import RuntimeStub
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.life import Life, run
@@ -12,7 +13,9 @@ from common.rpc.channel import channel
 from common.settings import load, socket_path
 from crid.images import Images
 from crid.servicer import image, runtime
+from crid.servicer.streaming import Streams
 from crid.settings import Settings
+from crid.streaming.server import listen
 
 
 def main() -> None:
@@ -28,9 +31,13 @@ def main() -> None:
             runtimed = channel(socket_path(settings, "runtimed"))
             stack.push_async_callback(runtimed.close)
             images = Images(imaged, snapshotd)
+            backend = RuntimeStub(runtimed)
+            streaming = await listen(settings, backend)
+            life.start(streaming.serve)
+            streams = Streams(backend, streaming)
 
             def register(server: grpc.aio.Server) -> None:
-                runtime.register(server, runtimed, images)
+                runtime.register(server, runtimed, images, streams)
                 image.register(server, images)
 
             await life.serve(register, socket_path(settings, "crid"), settings.socket_mode)

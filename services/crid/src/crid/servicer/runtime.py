@@ -1,7 +1,7 @@
 """runtime.v1.RuntimeService.
 
 Most calls have the same messages in slipway.runtime.v1, so their bytes go to runtimed and back as they are,
-undecoded. The rest is decoded here: what needs an image, and what is not offered.
+undecoded. The rest is decoded here: what needs an image, and what is answered with a URL.
 """
 
 from collections.abc import AsyncIterator
@@ -11,10 +11,10 @@ import grpc
 
 from common.api.cri.v1 import api_pb2
 from common.api.runtime.v1 import runtime_pb2
-from common.errors import UnimplementedError
 from crid.images import Images
 from crid.servicer import lists
 from crid.servicer.lists import BACKEND
+from crid.servicer.streaming import Streams
 from crid.version import RUNTIME_API_VERSION, RUNTIME_NAME, RUNTIME_VERSION, VERSION
 
 SERVICE = "runtime.v1.RuntimeService"
@@ -27,15 +27,13 @@ FORWARDED = (
     *("CheckpointContainer", "CheckpointPod", "RestorePod"),
     *("Status", "RuntimeConfig", "UpdateRuntimeConfig"),
 )
-ABSENT = ("Exec", "Attach", "PortForward")
 
 
-def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images) -> None:
+def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images, streams: Streams) -> None:
     """Answer RuntimeService on a server."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         name: _forward(runtimed, name) for name in FORWARDED
     }
-    handlers |= {name: _absent(name) for name in ABSENT}
     handlers |= lists.handlers(runtimed)
     handlers["GetContainerEvents"] = _forward_stream(runtimed, "GetContainerEvents")
     handlers["Version"] = grpc.unary_unary_rpc_method_handler(
@@ -46,6 +44,16 @@ def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images
         api_pb2.CreateContainerRequest.FromString,
         api_pb2.CreateContainerResponse.SerializeToString,
     )
+    for name, answer in (
+        ("Exec", streams.exec),
+        ("Attach", streams.attach),
+        ("PortForward", streams.port_forward),
+    ):
+        handlers[name] = grpc.unary_unary_rpc_method_handler(
+            answer,
+            getattr(api_pb2, f"{name}Request").FromString,
+            getattr(api_pb2, f"{name}Response").SerializeToString,
+        )
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
 
 
@@ -69,14 +77,6 @@ def _forward_stream(runtimed: grpc.aio.Channel, name: str) -> Any:
             yield item
 
     return grpc.unary_stream_rpc_method_handler(forward)
-
-
-def _absent(name: str) -> Any:
-    async def refuse(_request: bytes, _context: Any) -> bytes:
-        message = f"{name} is not offered by this version of slipway"
-        raise UnimplementedError(message)
-
-    return grpc.unary_unary_rpc_method_handler(refuse)
 
 
 async def _version(_request: api_pb2.VersionRequest, _context: Any) -> api_pb2.VersionResponse:

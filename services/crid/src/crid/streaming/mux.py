@@ -1,0 +1,154 @@
+"""Streams over one SPDY/3.1 connection, seen from the server.
+
+What arrives is held back by TCP and by the window of each stream, which a reader opens as it reads. The windows of the
+client are not waited for: Kubernetes' clients never open them, and TCP holds us back as well.
+"""
+
+from collections.abc import Callable
+
+import anyio
+
+from common.observe.log import get_logger
+from crid.streaming import spdy
+from crid.streaming.inbox import Inbox
+from crid.streaming.wire import ClientGoneError, Pipe
+
+MAX_STREAMS = 1024
+_GRANT_BYTES = 32 << 10
+_log = get_logger("streaming")
+
+
+class SpdyStream:
+    """One stream that the client opened."""
+
+    def __init__(self, connection: "SpdyConnection", stream_id: int, headers: dict[str, str]) -> None:
+        self.id = stream_id
+        self.headers = headers
+        self.inbox = Inbox()
+        self._connection = connection
+        self._read = 0
+        self.finished = False
+        """Our half is closed."""
+        self.remote_finished = False
+
+    async def receive(self) -> bytes | None:
+        """The next bytes; None when the client has closed its half.
+
+        Raises:
+            ClientGoneError: it reset the stream.
+        """
+        piece = await self.inbox.get()
+        if piece is not None:
+            self._read += len(piece)
+            if self._read >= _GRANT_BYTES and not self.remote_finished:
+                grant, self._read = self._read, 0
+                await self._connection.send(spdy.window_update(self.id, grant))
+        return piece
+
+    async def send(self, data: bytes) -> None:
+        """Raises ClientGoneError when the connection, or the stream, is gone."""
+        if self.finished:
+            raise ClientGoneError("the stream is closed")
+        await self._connection.send(spdy.data(self.id, data))
+
+    async def finish(self, last: bytes = b"") -> None:
+        """Send the last bytes and close our half; idempotent."""
+        if not self.finished:
+            self.finished = True
+            await self._connection.send(spdy.data(self.id, last, fin=True))
+            self._connection.forget_if_done(self)
+
+
+class SpdyConnection:
+    """Reads frames for all streams, and writes for them in turn."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._reader = spdy.Reader()
+        self._writer = spdy.Writer()
+        self._writing = anyio.Lock()
+        self._streams: dict[int, SpdyStream] = {}
+        self._last_id = 0
+        self._dropping = False
+
+    async def send(self, frame: bytes) -> None:
+        """Send a frame that has no headers."""
+        await self._pipe.send(frame)
+
+    async def run(self, accept: Callable[[SpdyStream], bool]) -> None:
+        """Read until the client closes or says what is no SPDY; `accept` gets each new stream, False refuses it."""
+        try:
+            while data := await self._pipe.receive():
+                for frame in self._reader.feed(data):
+                    await self._handle(frame, accept)
+        except spdy.FrameError as exc:
+            _log.info("spdy.malformed", error=str(exc))
+            await self._farewell()
+        except ClientGoneError:
+            pass
+        finally:
+            for stream in tuple(self._streams.values()):
+                stream.inbox.fail()
+
+    def drop(self) -> None:
+        """Whatever still comes is read and forgotten."""
+        self._dropping = True
+        for stream in self._streams.values():
+            stream.inbox.drop()
+
+    def forget_if_done(self, stream: SpdyStream) -> None:
+        if stream.finished and stream.remote_finished:
+            self._streams.pop(stream.id, None)
+
+    async def _farewell(self) -> None:
+        try:
+            await self._pipe.send(spdy.goaway(self._last_id))
+        except ClientGoneError:
+            return
+
+    async def _handle(self, frame: spdy.Frame, accept: Callable[[SpdyStream], bool]) -> None:
+        match frame:
+            case spdy.Data():
+                await self._data(frame)
+            case spdy.SynStream():
+                await self._open(frame, accept)
+            case spdy.Headers(stream_id=stream_id, fin=True):
+                self._remote_end(stream_id)
+            case spdy.RstStream(stream_id=stream_id):
+                stream = self._streams.pop(stream_id, None)
+                if stream is not None:
+                    stream.finished = stream.remote_finished = True
+                    stream.inbox.fail()
+            case spdy.Ping(ping_id=ping_id):
+                await self.send(spdy.ping(ping_id))
+            case _:
+                pass  # GOAWAY: the client closes next; replies and windows mean nothing to a server
+
+    async def _data(self, frame: spdy.Data) -> None:
+        stream = self._streams.get(frame.stream_id)
+        if stream is None:
+            return  # of a stream that was reset or refused meanwhile
+        await stream.inbox.put(frame.data)
+        if frame.fin:
+            self._remote_end(frame.stream_id)
+
+    def _remote_end(self, stream_id: int) -> None:
+        stream = self._streams.get(stream_id)
+        if stream is not None:
+            stream.remote_finished = True
+            stream.inbox.end()
+            self.forget_if_done(stream)
+
+    async def _open(self, frame: spdy.SynStream, accept: Callable[[SpdyStream], bool]) -> None:
+        if frame.stream_id <= self._last_id or frame.stream_id % 2 == 0:
+            raise spdy.FrameError(f"stream {frame.stream_id} is opened after {self._last_id}")
+        self._last_id = frame.stream_id
+        stream = SpdyStream(self, frame.stream_id, frame.headers)
+        if self._dropping or len(self._streams) >= MAX_STREAMS or not accept(stream):
+            await self.send(spdy.rst_stream(frame.stream_id, spdy.REFUSED_STREAM))
+            return
+        self._streams[stream.id] = stream
+        async with self._writing:
+            await self.send(self._writer.syn_reply(frame.stream_id, {}))
+        if frame.fin:
+            self._remote_end(frame.stream_id)

@@ -1,0 +1,250 @@
+"""SPDY/3.1 frames: bytes in, frames out, and back; no I/O.
+
+Only what Kubernetes' clients use: streams with headers, data, resets, pings, windows and the farewell. Settings and
+unknown control frames are skipped, as the specification wants. Data frames are handed on in the pieces in which they
+arrive, so a reader holds no more than one piece.
+"""
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from crid.streaming.spdydict import DICTIONARY
+
+MAX_CONTROL_BYTES = 64 << 10
+MAX_DATA_BYTES = (1 << 24) - 1
+VERSION = 3
+FIN = 1
+UNIDIRECTIONAL = 2
+PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL, STREAM_IN_USE = 1, 2, 3, 5, 8
+_SYN_STREAM, _SYN_REPLY, _RST_STREAM, _PING, _GOAWAY, _HEADERS, _WINDOW_UPDATE = 1, 2, 3, 6, 7, 8, 9
+_HEAD = struct.Struct(">II")
+_STREAM_MASK = 0x7FFFFFFF
+
+
+class FrameError(Exception):
+    """Bytes that are no SPDY/3.1; the connection cannot go on."""
+
+
+@dataclass(frozen=True, slots=True)
+class SynStream:
+    """A stream begins."""
+
+    stream_id: int
+    headers: dict[str, str]
+    fin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SynReply:
+    """The peer accepts a stream."""
+
+    stream_id: int
+    headers: dict[str, str]
+    fin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """More headers of a stream."""
+
+    stream_id: int
+    headers: dict[str, str]
+    fin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Data:
+    """A piece of a stream; `fin` when it was the last of all."""
+
+    stream_id: int
+    data: bytes
+    fin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RstStream:
+    """A stream ends at once, both ways."""
+
+    stream_id: int
+    status: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ping:
+    """To be sent back as it is."""
+
+    ping_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class GoAway:
+    """No stream after this one is answered."""
+
+    last_stream_id: int
+
+
+@dataclass(frozen=True, slots=True)
+class WindowUpdate:
+    """So many bytes more may be sent."""
+
+    stream_id: int
+    delta: int
+
+
+Frame = SynStream | SynReply | Headers | Data | RstStream | Ping | GoAway | WindowUpdate
+
+
+class Reader:
+    """Cuts bytes into frames. Header blocks share one compression, so a reader serves one connection."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+        self._inflate = zlib.decompressobj(zdict=DICTIONARY)
+        self._data_left = 0
+        self._data_stream = 0
+        self._data_fin = False
+
+    def feed(self, data: bytes) -> list[Frame]:
+        """The frames, or pieces of data frames, that these bytes complete.
+
+        Raises:
+            FrameError: they are no SPDY/3.1.
+        """
+        self._buffer += data
+        frames: list[Frame] = []
+        while self._step(frames):
+            pass
+        return frames
+
+    def _step(self, frames: list[Frame]) -> bool:
+        if self._data_left:
+            return self._piece(frames)
+        if len(self._buffer) < _HEAD.size:
+            return False
+        first, second = _HEAD.unpack_from(self._buffer)
+        flags, size = second >> 24, second & MAX_DATA_BYTES
+        if not first >> 31:
+            del self._buffer[: _HEAD.size]
+            self._data_stream, self._data_fin, self._data_left = first, bool(flags & FIN), size
+            if size == 0:
+                frames.append(Data(first, b"", self._data_fin))
+            return True
+        version, kind = first >> 16 & 0x7FFF, first & 0xFFFF
+        if version != VERSION:
+            raise FrameError(f"a control frame of version {version}, not {VERSION}")
+        if size > MAX_CONTROL_BYTES:
+            raise FrameError(f"a control frame of {size} bytes, more than {MAX_CONTROL_BYTES}")
+        if len(self._buffer) < _HEAD.size + size:
+            return False
+        body = self._take(_HEAD.size, size)
+        try:
+            frame = self._control(kind, flags, body)
+        except (struct.error, zlib.error, UnicodeDecodeError) as exc:
+            raise FrameError(f"a control frame of type {kind} that cannot be read: {exc}") from exc
+        if frame is not None:
+            frames.append(frame)
+        return True
+
+    def _piece(self, frames: list[Frame]) -> bool:
+        if not self._buffer:
+            return False
+        piece = self._take(0, min(self._data_left, len(self._buffer)))
+        self._data_left -= len(piece)
+        frames.append(Data(self._data_stream, piece, self._data_fin and not self._data_left))
+        return True
+
+    def _take(self, start: int, size: int) -> bytes:
+        with memoryview(self._buffer) as view:
+            piece = bytes(view[start : start + size])
+        del self._buffer[: start + size]
+        return piece
+
+    def _control(self, kind: int, flags: int, body: bytes) -> Frame | None:
+        words = struct.unpack_from(f">{len(body) // 4}I", body)
+        stream_id = words[0] & _STREAM_MASK if words else 0
+        fin = bool(flags & FIN)
+        frame: Frame | None = None
+        try:
+            if kind == _SYN_STREAM:
+                frame = SynStream(stream_id, self._headers(body[10:]), fin)
+            elif kind == _SYN_REPLY:
+                frame = SynReply(stream_id, self._headers(body[4:]), fin)
+            elif kind == _HEADERS:
+                frame = Headers(stream_id, self._headers(body[4:]), fin)
+            elif kind == _RST_STREAM:
+                frame = RstStream(stream_id, words[1])
+            elif kind == _PING:
+                frame = Ping(words[0])
+            elif kind == _GOAWAY:
+                frame = GoAway(words[0] & _STREAM_MASK)
+            elif kind == _WINDOW_UPDATE:
+                frame = WindowUpdate(stream_id, words[1] & _STREAM_MASK)
+        except IndexError as exc:
+            raise FrameError(f"a control frame of type {kind} with {len(body)} bytes only") from exc
+        return frame
+
+    def _headers(self, block: bytes) -> dict[str, str]:
+        plain = self._inflate.decompress(block, MAX_CONTROL_BYTES)
+        if self._inflate.unconsumed_tail:
+            raise FrameError(f"headers of more than {MAX_CONTROL_BYTES} bytes")
+        at, headers = 4, dict[str, str]()
+        for _ in range(struct.unpack_from(">I", plain)[0]):
+            name, at = _text(plain, at)
+            headers[name.lower()], at = _text(plain, at)
+        return headers
+
+
+def _text(plain: bytes, at: int) -> tuple[str, int]:
+    size = struct.unpack_from(">I", plain, at)[0]
+    end = at + 4 + size
+    if end > len(plain):
+        raise FrameError("headers that end in the middle")
+    return plain[at + 4 : end].decode("latin-1"), end
+
+
+class Writer:
+    """Makes the bytes of frames. They must be sent in the order of the calls: headers share one compression."""
+
+    def __init__(self) -> None:
+        self._deflate = zlib.compressobj(zdict=DICTIONARY)
+
+    def syn_stream(self, stream_id: int, headers: Mapping[str, str], *, fin: bool = False) -> bytes:
+        body = struct.pack(">IIH", stream_id, 0, 0) + self._headers(headers)
+        return _control(_SYN_STREAM, body, FIN if fin else 0)
+
+    def syn_reply(self, stream_id: int, headers: Mapping[str, str]) -> bytes:
+        return _control(_SYN_REPLY, struct.pack(">I", stream_id) + self._headers(headers))
+
+    def _headers(self, headers: Mapping[str, str]) -> bytes:
+        plain = struct.pack(">I", len(headers))
+        for name, value in headers.items():
+            for text in (name.lower().encode("latin-1"), value.encode("latin-1")):
+                plain += struct.pack(">I", len(text)) + text
+        return self._deflate.compress(plain) + self._deflate.flush(zlib.Z_SYNC_FLUSH)
+
+
+def data(stream_id: int, payload: bytes, *, fin: bool = False) -> bytes:
+    """A data frame of at most MAX_DATA_BYTES."""
+    return _HEAD.pack(stream_id, (FIN << 24 if fin else 0) | len(payload)) + payload
+
+
+def rst_stream(stream_id: int, status: int) -> bytes:
+    return _control(_RST_STREAM, struct.pack(">II", stream_id, status))
+
+
+def ping(ping_id: int) -> bytes:
+    return _control(_PING, struct.pack(">I", ping_id))
+
+
+def goaway(last_stream_id: int) -> bytes:
+    return _control(_GOAWAY, struct.pack(">II", last_stream_id, 0))
+
+
+def window_update(stream_id: int, delta: int) -> bytes:
+    return _control(_WINDOW_UPDATE, struct.pack(">II", stream_id, delta))
+
+
+def _control(kind: int, body: bytes, flags: int = 0) -> bytes:
+    return _HEAD.pack(1 << 31 | VERSION << 16 | kind, flags << 24 | len(body)) + body
