@@ -30,6 +30,7 @@ _FDS = struct.Struct("2i")
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(8)
 _POOL_BYTES = 16384
+_PAUSE_OOM_SCORE = "-998"
 _is_zygote = True
 _plugs: list[list[bytes]] = []
 
@@ -192,6 +193,7 @@ def _be_pause(ready: int) -> None:
             signal.signal(number, signal.SIG_DFL)
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # the kernel reaps
         shim.rename("slipway-pause")
+        _spare_from_oom()
         null = os.open("/dev/null", os.O_RDWR)
         for target in range(3):
             os.dup2(null, target)
@@ -203,6 +205,15 @@ def _be_pause(ready: int) -> None:
             pass
     finally:
         os._exit(0)
+
+
+def _spare_from_oom() -> None:
+    """A pod's pause is the last of it to be killed for memory; as far as this node may lower a score."""
+    try:
+        with open("/proc/self/oom_score_adj", "w") as score:
+            score.write(_PAUSE_OOM_SCORE)
+    except PermissionError:
+        pass  # without CAP_SYS_RESOURCE
 
 
 def _bury(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
