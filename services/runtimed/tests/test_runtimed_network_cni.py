@@ -3,12 +3,14 @@
 import asyncio
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import anyio
 import pytest
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
@@ -166,6 +168,15 @@ echo $$ > {tmp_path}/started; sleep 300"""
         await task
     assert not Path(f"/proc/{pid}").exists()
     assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
+
+
+@pytest.mark.anyio
+async def test_answer_does_not_wait_for_what_a_plugin_leaves_running(tmp_path: Path) -> None:
+    script = f"cat > /dev/null; sleep 60 & echo $! > {tmp_path}/daemon; echo '{{}}'"
+    cni = fake(tmp_path, script)
+    with anyio.fail_after(20):
+        await cni.add(attachment())
+    os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)
 
 
 @pytest.mark.anyio

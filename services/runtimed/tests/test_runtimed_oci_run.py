@@ -217,3 +217,9 @@ def test_statistics_are_those_of_the_cgroup(parent: str) -> None:
         for directory in plan.dirs.values():
             Path(directory).rmdir()
     assert stats.read_stats(plan) is None
+
+
+def test_rousing_moves_nobody() -> None:
+    before = Path("/proc/self/cgroup").read_text()
+    cgroups.rouse()
+    assert Path("/proc/self/cgroup").read_text() == before
