@@ -32,7 +32,7 @@ async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
             sequence.setdefault(envelope.source, []).append(envelope.seq)
             kind, verb, _ = fields["type"].split(".")
             told.setdefault((kind, fields["id"]), []).append(verb)
-            if fields["type"].startswith("sandbox.removed"):
+            if (kind, fields["id"], verb) == ("sandbox", sandbox_id, "removed"):
                 break
     assert told["container", container_id] == ["created", "started", "stop_requested", "exited", "removed"]
     assert told["sandbox", sandbox_id] == ["created", "ready", "stopped", "removed"]
