@@ -2,6 +2,8 @@
 
 import json
 import os
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -10,10 +12,12 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
+from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 CODE = grpc.StatusCode
+MISSING = "checkpoints do not work on this machine: "
 
 
 async def refused(method, request, timeout_s: float | None = 60) -> tuple[grpc.StatusCode, str]:
@@ -43,21 +47,66 @@ async def test_where_a_checkpoint_may_go(
     assert named in found[1]
 
 
+def can_dump(handler: str) -> bool:
+    """Whether this machine has what a dump by this handler needs."""
+    criu = shutil.which("criu")
+    built = {"runc": True, "crun": b"+CRIU" in subprocess.check_output(["crun", "--version"])}
+    if criu is None or not built.get(handler):
+        return False
+    return subprocess.run([criu, "check"], capture_output=True, check=False).returncode == 0
+
+
 @pytest.mark.parametrize("handler", ["crun", "runc", "runsc"])
-async def test_a_machine_without_criu_says_what_is_missing(
+async def test_checkpoints_are_whole_or_the_answer_says_what_is_missing(
     cri, busybox, tmp_path: Path, handler: str
 ) -> None:
-    sandbox_id, container_id = await pod(cri, f"ckpt-{handler}", busybox, ["sleep", "1000"], handler=handler)
-    request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar"))
-    whole = cri_pb.CheckpointPodRequest(
-        pod_sandbox_id=sandbox_id, output_path=str(tmp_path), container_ids=[container_id]
+    script = "echo changed > /written; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
+    sandbox_id, container_id = await pod(
+        cri, f"ckpt-{handler}", busybox, ["sh", "-c", script], handler=handler
     )
-    for method, wanted in ((cri.runtime.CheckpointContainer, request), (cri.runtime.CheckpointPod, whole)):
-        code, said = await refused(method, wanted)
-        assert code is CODE.FAILED_PRECONDITION
-        assert "criu" in said
-    assert not list(tmp_path.iterdir())
+    output = tmp_path / "pod"
+    output.mkdir()
+    calls = (
+        (
+            cri.runtime.CheckpointContainer,
+            cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar")),
+        ),
+        (
+            cri.runtime.CheckpointPod,
+            cri_pb.CheckpointPodRequest(
+                pod_sandbox_id=sandbox_id, output_path=str(output), container_ids=[container_id]
+            ),
+        ),
+    )
+    log = Path((await cri.status(container_id)).log_path)
+    if can_dump(handler):
+        eventually(lambda: b"1" in log.read_bytes(), what="the first line")
+        for method, request in calls:
+            await cri.call(method, request)
+        for path in (tmp_path / "c.tar", output / "0.tar"):
+            _check_archive(path)
+        (held,) = json.loads((output / "pod.json").read_text())["containers"]
+        assert (held["name"], held["archive"]) == ("c", "0.tar")
+    else:
+        for method, request in calls:
+            code, said = await refused(method, request)
+            assert code is CODE.FAILED_PRECONDITION
+            assert said.startswith(MISSING)
+        assert list(tmp_path.rglob("*")) == [output]
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+    size = log.stat().st_size
+    eventually(lambda: log.stat().st_size > size, what="the container to run on")
+
+
+def _check_archive(path: Path) -> None:
+    assert path.stat().st_mode & 0o777 == 0o600
+    with tarfile.open(path) as tar:
+        names = [member.name for member in tar if member.isreg()]
+        assert len(names) == len(tar.getmembers())
+        assert {"config.dump", "spec.dump", "status.dump", "checkpoint/inventory.img"} <= set(names)
+        with tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar")) as diff:
+            assert diff.extractfile("written").read() == b"changed\n"
+        assert b"stdout F 1\n" in tar.extractfile("container.log").read()
 
 
 async def test_a_container_that_does_not_run_has_nothing_to_dump(cri, busybox, tmp_path: Path) -> None:
@@ -129,7 +178,7 @@ async def test_a_restore_has_its_rules(cri, checkpoint: Path) -> None:
         (restore_request(cri, checkpoint, "c", "c"), CODE.INVALID_ARGUMENT, "twice"),
         (restore_request(cri, checkpoint, "c", options={"o": "1"}), CODE.INVALID_ARGUMENT, "'o'"),
         (restore_request(cri, checkpoint, "c", runtime_handler="nope"), CODE.NOT_FOUND, "nope"),
-        (restore_request(cri, checkpoint, "c"), CODE.FAILED_PRECONDITION, "criu"),
+        (restore_request(cri, checkpoint, "c"), CODE.FAILED_PRECONDITION, MISSING),
     ):
         found = await refused(cri.runtime.RestorePod, request)
         assert found[0] is code, found

@@ -1,7 +1,7 @@
 """Holding containers still, and what is left when a dump fails, with real cgroups and real runc.
 
-This machine's CRIU may be missing or unable, so what is under test is all around a dump, and that one that fails
-leaves nothing. The node is told that CRIU is there; runc finds out that it is not.
+What is under test is all around a dump, and that one that fails leaves nothing: the service is told that CRIU is
+there, and runc does not find it. Dumps that succeed are in tests/e2e.
 """
 
 import json
@@ -35,13 +35,14 @@ TICKS = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
 TICKER = "import time\nwhile True: print(flush=True); time.sleep(0.02)"
 PARENT = f"/slipway-test-{uuid.uuid4().hex[:8]}"
 STATES = f"/sys/fs/cgroup/freezer{PARENT}/*/freezer.state /sys/fs/cgroup{PARENT}/*/cgroup.events"
-# Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there.
+# Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there; then a PATH without CRIU.
 WATCHER = """#!/bin/sh
 case "$*" in *checkpoint*)
   cat {states} >> {base}/states 2>/dev/null
-  while [ -e {base}/hold ]; do sleep 0.02; done ;;
+  while [ -e {base}/hold ]; do sleep 0.02; done
+  PATH=/nonexistent exec {runc} "$@" ;;
 esac
-exec runc "$@"
+exec {runc} "$@"
 """
 
 
@@ -49,7 +50,7 @@ exec runc "$@"
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("watcher")
     program = base / "watched-runc"
-    program.write_text(WATCHER.format(states=STATES, base=base))
+    program.write_text(WATCHER.format(states=STATES, base=base, runc=shutil.which("runc")))
     program.chmod(0o755)
     settings = {
         "SLIPWAY_RUNTIMED_HANDLERS": json.dumps({"runc": {"binary": str(program)}}),

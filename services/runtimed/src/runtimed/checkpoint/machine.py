@@ -10,6 +10,8 @@ from runtimed.oci.features import Features
 from runtimed.settings import Handler
 
 CHECK_S = 20.0
+RUNTIME_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where the OCI runtimes look for CRIU: the PATH that shims give them."""
 PACKAGE = "install the package criu"
 
 
@@ -26,7 +28,7 @@ async def require(name: str, handler: Handler, features: Features, criu: str) ->
         )
     elif not features.checkpoint:
         missing.append(f"the OCI runtime of handler {name!r} cannot checkpoint")
-    program = shutil.which(criu)
+    program = shutil.which(criu, path=RUNTIME_PATH)
     if program is None:
         missing.append(f"CRIU ({criu}) is not installed: {PACKAGE}")
     elif said := await _check(program):
