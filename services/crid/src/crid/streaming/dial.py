@@ -38,7 +38,7 @@ async def dial(netns_path: str, port: int) -> SocketStream:
             return await SocketStream.from_socket(handle)
         except OSError as exc:
             handle.close()
-            reasons.append(f"{host}: {exc.strerror or f'no answer in {DIAL_S:g} s'}")
+            reasons.append(f"{host}: {os.strerror(exc.errno) if exc.errno else f'no answer in {DIAL_S:g} s'}")
         except BaseException:
             handle.close()
             raise

@@ -1,6 +1,7 @@
 """Accepts the clients of the streaming URLs, and gives each to its conversation."""
 
 import ipaddress
+import math
 import ssl
 from contextlib import suppress
 from typing import Any
@@ -64,6 +65,12 @@ class StreamingServer:
                 await self._talk(Wire(stream))
         except ClientGoneError:
             return
+        except anyio.get_cancelled_exc_class():
+            if anyio.current_effective_deadline() == -math.inf:
+                raise
+            # A gRPC call that is cancelled raises a cancellation of its own, which no scope takes for its own:
+            # it would end the task group, and with it the server.
+            _log.debug("stream.cancelled")
         except Exception:  # noqa: BLE001 - the border: one client's trouble is not another's
             _log.exception("stream.bug")
         finally:

@@ -1,0 +1,371 @@
+"""Exec, attach and port-forward as a kubelet's clients see them: CRI for the URL, HTTP for the rest."""
+
+import hashlib
+import json
+import os
+import socket
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.e2e.test_e2e_pods import pod
+from tests.support.eventually import eventually
+from tests.support.streaming import RefusedError, Spdy, WebSocket
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
+BIG_BYTES = int(os.environ.get("SLIPWAY_STREAM_BYTES") or 24 << 20)
+V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
+TUNNEL = "SPDY/3.1+portforward.k8s.io"
+EXIT_CAUSE = ("NonZeroExitCode", "3")
+
+
+async def exec_url(cri, container_id: str, cmd: list[str], **fields) -> str:
+    fields.setdefault("stdout", True)
+    request = cri_pb.ExecRequest(container_id=container_id, cmd=cmd, **fields)
+    return (await cri.call(cri.runtime.Exec, request)).url
+
+
+async def attach_url(cri, container_id: str, **fields) -> str:
+    request = cri_pb.AttachRequest(container_id=container_id, stdout=True, **fields)
+    return (await cri.call(cri.runtime.Attach, request)).url
+
+
+async def forward_url(cri, sandbox_id: str, *ports: int) -> str:
+    request = cri_pb.PortForwardRequest(pod_sandbox_id=sandbox_id, port=ports)
+    return (await cri.call(cri.runtime.PortForward, request)).url
+
+
+def spdy_exec(url: str, *names: str, stdin: bytes = b"", version: str = V4) -> dict[str, bytes]:
+    """Open the streams, send the input and its end, and read all to the end."""
+    with Spdy(url, version) as client:
+        for name in names:
+            client.open(name)
+        if "stdin" in names:
+            client.write(client.ids["stdin"], stdin, fin=True)
+        read = [name for name in names if name not in ("stdin", "resize")]
+        found = client.collect(*(client.ids[name] for name in read))
+        return {name: found[client.ids[name]] for name in read}
+
+
+def cause(status: bytes) -> tuple[str, str]:
+    shown = json.loads(status)
+    return shown["reason"], shown["details"]["causes"][0]["message"]
+
+
+in_thread = anyio.to_thread.run_sync
+
+
+async def test_spdy_exec_has_both_outputs_and_the_exit_code(cri, busybox) -> None:
+    _, container_id = await pod(cri, "s-exec", busybox, ["sleep", "1000"])
+    command = ["sh", "-c", "cat; echo err >&2; exit 3"]
+    url = await exec_url(cri, container_id, command, stdin=True, stderr=True)
+    names = ("error", "stdin", "stdout", "stderr")
+    found = await in_thread(lambda: spdy_exec(url, *names, stdin=b"hello"))
+    assert (found["stdout"], found["stderr"]) == (b"hello", b"err\n")
+    assert cause(found["error"]) == EXIT_CAUSE
+    for version, told in (("v3.channel.k8s.io", b""), (V4, b"Success")):
+        url = await exec_url(cri, container_id, ["true"])
+        quiet = await in_thread(lambda u=url, v=version: spdy_exec(u, "error", "stdout", version=v))
+        assert quiet["stdout"] == b""
+        assert told in quiet["error"]
+        assert bool(quiet["error"]) is bool(told)
+    url = await exec_url(cri, container_id, ["no-such-program"])
+    failed = json.loads((await in_thread(lambda: spdy_exec(url, "error", "stdout")))["error"])
+    assert (failed["status"], failed["reason"]) == ("Failure", "InternalError")
+    assert "no-such-program" in failed["message"]
+
+
+@pytest.mark.parametrize("protocol", [V5, "v4.base64.channel.k8s.io"])
+async def test_websocket_exec_closes_stdin_and_has_the_exit_code(cri, busybox, protocol: str) -> None:
+    _, container_id = await pod(cri, "w-exec", busybox, ["sleep", "1000"])
+    command = ["sh", "-c", "read line; echo got $line; cat; echo err >&2; exit 3"]
+    if protocol != V5:
+        command[2] = command[2].replace("cat;", "")
+    url = await exec_url(cri, container_id, command, stdin=True, stderr=True)
+
+    def talk() -> tuple[dict[int, bytes], int]:
+        with WebSocket(url, "unknown.k8s.io", protocol) as client:
+            assert client.headers["sec-websocket-protocol"] == protocol
+            if protocol == V5:
+                client.write(b"\x00a\nrest")
+                client.write(b"\xff\x00")
+            else:
+                client.write("0YQo=")
+            return client.collect(), client.close_code
+
+    found, code = await in_thread(talk)
+    assert found[1] == (b"got a\nrest" if protocol == V5 else b"got a\n")
+    assert found[2] == b"err\n"
+    assert cause(found[3]) == EXIT_CAUSE
+    assert code == 1000
+
+
+@pytest.mark.parametrize("kind", ["spdy", "websocket"])
+async def test_a_terminal_is_resized(cri, busybox, kind: str) -> None:
+    _, container_id = await pod(cri, "tty", busybox, ["sleep", "1000"])
+    command = ["sh", "-c", "tty; until [ $(stty size | tr -d ' ') = 3397 ]; do sleep 0.02; done; stty size"]
+    url = await exec_url(cri, container_id, command, stdin=True, tty=True)
+    size = b'{"Width":97,"Height":33}\n'
+
+    def talk() -> bytes:
+        if kind == "websocket":
+            with WebSocket(url, V5) as client:
+                client.write(b"\x04" + size)
+                return client.collect()[1]
+        with Spdy(url, V4) as client:
+            for name in ("error", "stdin", "stdout", "resize"):
+                client.open(name)
+            client.write(client.ids["resize"], size[:9])
+            client.write(client.ids["resize"], size[9:])
+            return client.collect(client.ids["stdout"])[client.ids["stdout"]]
+
+    shown = await in_thread(talk)
+    assert b"/dev/pts/" in shown
+    assert shown.endswith(b"33 97\r\n")
+
+
+async def test_a_client_that_goes_ends_its_exec(cri, busybox) -> None:
+    _, container_id = await pod(cri, "gone", busybox, ["sleep", "1000"])
+    url = await exec_url(cri, container_id, ["sh", "-c", "echo up; exec sleep 4321"])
+
+    def talk() -> None:
+        with WebSocket(url, V5) as client:
+            assert client.read()
+
+    await in_thread(talk)
+    with anyio.fail_after(20):
+        while b"4321" in (await cri.exec(container_id, ["ps"])).stdout:
+            await anyio.sleep(0.05)
+
+
+async def test_attach_detaches_and_leaves_stdin_open(cri, busybox) -> None:
+    _, container_id = await pod(cri, "attach", busybox, ["cat"], stdin=True)
+
+    def talk(url: str, word: bytes) -> bytes:
+        with Spdy(url, V4) as client:
+            for name in ("error", "stdin", "stdout"):
+                client.open(name)
+            client.write(client.ids["stdin"], word, fin=True)
+            found = b""
+            while word not in found:
+                found += b"".join(piece for stream, piece in client.read() if stream == client.ids["stdout"])
+            return found
+
+    for word in (b"one\n", b"two\n"):
+        url = await attach_url(cri, container_id, stdin=True)
+        assert await in_thread(talk, url, word) == word
+    assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+
+
+async def test_the_end_of_an_attachment_is_the_end_of_stdin_once(cri, busybox) -> None:
+    _, container_id = await pod(cri, "once", busybox, ["cat"], stdin=True, stdin_once=True)
+    url = await attach_url(cri, container_id, stdin=True)
+    found = await in_thread(lambda: spdy_exec(url, "error", "stdin", "stdout", stdin=b"all\n"))
+    assert found["stdout"] == b"all\n"
+    assert json.loads(found["error"])["status"] == "Success"
+
+
+@pytest.mark.parametrize("host_network", [False, True], ids=["pod", "host"])
+@pytest.mark.parametrize("kind", ["spdy", "tunnel", "channels"])
+async def test_a_port_is_forwarded(cri, busybox, host_network: bool, kind: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    serve = ["nc", "-ll", "-p", str(port), "-e", "sh", "-c", "read word; echo got $word"]
+    sandbox_id, _ = await pod(cri, f"pf-{kind}", busybox, serve, host_network=host_network)
+    wanted = b"got word\n"
+
+    def once(url: str) -> bytes:
+        if kind == "channels":
+            with WebSocket(url, V4) as client:
+                client.write(b"\x00" + port.to_bytes(2, "little") + b"word\n")
+                found = client.collect()
+                assert found[1][:2] == port.to_bytes(2, "little")
+                return found[0][2:]
+        with forwarding(url, kind) as client:
+            data, error = connect(client, port)
+            client.write(data, b"word\n", fin=True)
+            found = client.collect(data, error)
+            return found[data] if not found[error] else b""
+
+    with anyio.fail_after(20):
+        while (got := await in_thread(once, await forward_url(cri, sandbox_id, port))) != wanted:
+            assert got == b""  # nc does not listen yet
+            await anyio.sleep(0.05)
+
+
+def forwarding(url: str, kind: str) -> Spdy:
+    return Spdy(url, "portforward.k8s.io", tunnel=TUNNEL if kind == "tunnel" else "")
+
+
+def connect(client: Spdy, port: int, number: int = 0) -> tuple[int, int]:
+    fields = {"port": str(port), "requestid": str(number)}
+    return client.open("data", **fields), client.open("error", **fields)
+
+
+async def test_a_closed_port_is_told_on_the_error_stream_and_others_go_on(cri, busybox) -> None:
+    sandbox_id, _ = await pod(cri, "pf-closed", busybox, ["sleep", "1000"], host_network=False)
+    url = await forward_url(cri, sandbox_id)
+
+    def talk() -> list[bytes]:
+        with forwarding(url, "spdy") as client:
+            errors = [connect(client, 9, number)[1] for number in range(3)]
+            found = client.collect(*errors)
+            return [found[error] for error in errors]
+
+    for told in await in_thread(talk):
+        assert b"port 9" in told
+        assert b"127.0.0.1: Connection refused" in told
+        assert b"::1: " in told
+
+
+async def test_a_url_is_good_once_and_for_its_kind_only(cri, busybox) -> None:
+    _, container_id = await pod(cri, "tokens", busybox, ["sleep", "1000"])
+    url = await exec_url(cri, container_id, ["true"])
+    await in_thread(lambda: spdy_exec(url, "error", "stdout"))
+    other = (await exec_url(cri, container_id, ["true"])).replace("/exec/", "/attach/")
+    for wrong in (url, other, url.rpartition("/")[0] + "/nothing", url.replace("/exec/", "/")):
+        with pytest.raises(RefusedError, match="unknown, was used before") as refusal:
+            await in_thread(lambda w=wrong: Spdy(w, V4))
+        assert refusal.value.status == 404
+
+
+async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri, busybox) -> None:
+    _, container_id = await pod(cri, "protocols", busybox, ["sleep", "1000"])
+    for client, offer in ((Spdy, "v9.channel.k8s.io"), (WebSocket, "v9.channel.k8s.io")):
+        url = await exec_url(cri, container_id, ["true"])
+        with pytest.raises(RefusedError, match=r"offers v9\.channel.*supported are v.\.channel") as refusal:
+            await in_thread(lambda c=client, o=offer, u=url: c(u, o))
+        assert refusal.value.status == 403
+    url = await exec_url(cri, container_id, ["true"])
+    with pytest.raises(RefusedError, match=r"upgrade h2c: .*SPDY/3\.1") as refusal:
+        await in_thread(lambda: Spdy(url, V4, upgrade="h2c"))
+    assert refusal.value.status == 400
+
+
+async def test_malformed_frames_close_their_connection_only(cri, busybox) -> None:
+    _, container_id = await pod(cri, "malformed", busybox, ["sleep", "1000"])
+    good = await exec_url(cri, container_id, ["cat"], stdin=True)
+    for client in (Spdy, WebSocket) * 5:  # each comes at another moment of the exec's preparation
+        bad = await exec_url(cri, container_id, ["cat"], stdin=True)
+
+        def break_it(c=client, u=bad) -> None:
+            with c(u, V4) as opened:
+                (opened.link if c is Spdy else opened).send(b"\xff" * 64)
+                while opened.receive():
+                    pass
+
+        await in_thread(break_it)
+    found = await in_thread(lambda: spdy_exec(good, "error", "stdin", "stdout", stdin=b"still"))
+    assert found["stdout"] == b"still"
+
+
+async def test_what_does_not_run_has_no_url(cri, busybox) -> None:
+    _, container_id = await pod(cri, "over", busybox, ["true"])
+    with anyio.fail_after(15):
+        while (await cri.status(container_id)).state != cri_pb.CONTAINER_EXITED:
+            await anyio.sleep(0.02)
+    for name, code in (
+        (container_id, grpc.StatusCode.FAILED_PRECONDITION),
+        ("nothing", grpc.StatusCode.NOT_FOUND),
+    ):
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await exec_url(cri, name, ["true"])
+        assert refused.value.code() is code
+    with pytest.raises(grpc.aio.AioRpcError) as refused:
+        await forward_url(cri, "nothing", 80)
+    assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+
+
+def rss_mib(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 // 1024
+
+
+def pump(write, read, size: int, block: bytes) -> tuple[str, str]:
+    """Send blocks from a thread while this one reads; digests of what went and of what came."""
+    import threading
+
+    sent, came = hashlib.sha256(), hashlib.sha256()
+
+    def feed() -> None:
+        for _ in range(size // len(block)):
+            sent.update(block)
+            write(block)
+
+    thread = threading.Thread(target=feed)
+    thread.start()
+    left = size
+    while left > 0:
+        for piece in read():
+            came.update(piece)
+            left -= len(piece)
+    thread.join()
+    return sent.hexdigest(), came.hexdigest()
+
+
+@pytest.mark.parametrize("kind", ["spdy", "websocket"])
+async def test_much_goes_through_cat_without_loss_or_growth(cri, node, busybox, kind: str) -> None:
+    _, container_id = await pod(cri, "big", busybox, ["sleep", "1000"])
+    url = await exec_url(cri, container_id, ["cat"], stdin=True)
+    block = os.urandom(32 << 10)
+
+    def talk() -> tuple[str, str]:
+        if kind == "websocket":
+            with WebSocket(url, V5) as client:
+                return pump(
+                    lambda b: client.write(b"\x00" + b),
+                    lambda: [m[1:] for m in client.read() if m[0] == 1],
+                    BIG_BYTES,
+                    block,
+                )
+        with Spdy(url, V4) as client:
+            for name in ("error", "stdin", "stdout"):
+                client.open(name)
+            stdin, stdout = client.ids["stdin"], client.ids["stdout"]
+            return pump(
+                lambda b: client.write(stdin, b),
+                lambda: [p for s, p in client.read() if s == stdout],
+                BIG_BYTES,
+                block,
+            )
+
+    before = rss_mib(node.pid("crid"))
+    sent, came = await in_thread(talk)
+    assert sent == came
+    assert rss_mib(node.pid("crid")) - before < 24
+
+
+async def test_a_client_that_does_not_read_holds_back_its_own_exec_only(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "slow", busybox, ["sleep", "1000"])
+    flood = await exec_url(cri, container_id, ["sh", "-c", "cat /dev/zero"])
+    before = rss_mib(node.pid("crid"))
+    client = await in_thread(lambda: WebSocket(flood, V5))
+    try:
+        for _ in range(5):
+            url = await exec_url(cri, container_id, ["head", "-c", "1000000", "/dev/zero"])
+            found = await in_thread(lambda u=url: spdy_exec(u, "error", "stdout"))
+            assert len(found["stdout"]) == 1_000_000
+        assert rss_mib(node.pid("crid")) - before < 24
+    finally:
+        client.close()
+
+
+async def test_attaching_again_and_again_leaves_no_descriptor(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "leaks", busybox, ["cat"], stdin=True)
+    descriptors = Path(f"/proc/{node.pid('crid')}/fd")
+
+    async def many(count: int) -> None:
+        for number in range(count):
+            url = await attach_url(cri, container_id, stdin=True)
+            opener = (lambda u=url: Spdy(u, V4)) if number % 2 else (lambda u=url: WebSocket(u, V5))
+            client = await in_thread(opener)
+            client.close()
+
+    url = await exec_url(cri, container_id, ["true"])
+    await in_thread(lambda: spdy_exec(url, "error", "stdout"))
+    before = len(list(descriptors.iterdir()))
+    await many(200)
+    eventually(lambda: len(list(descriptors.iterdir())) <= before, what="all descriptors to be closed")
