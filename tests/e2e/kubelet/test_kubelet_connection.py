@@ -106,6 +106,16 @@ async def test_an_exec_that_fails_is_no_deadline(cri, busybox) -> None:
     assert await code_of(cri.exec(container_id, ["true"], timeout_s=10)) is CODE.FAILED_PRECONDITION
 
 
+async def test_a_command_whose_caller_has_left_is_ended(cri, busybox) -> None:
+    """One without a timeout would live on with nobody to wait for it."""
+    _, container_id = await pod(cri, "left-exec", busybox, ["sleep", "1000"])
+    request = cri_pb.ExecSyncRequest(container_id=container_id, cmd=["sh", "-c", "sleep 777 & sleep 777"])
+    assert await code_of(cri.call(cri.runtime.ExecSync, request, timeout_s=1)) is CODE.DEADLINE_EXCEEDED
+    with anyio.fail_after(20):
+        while b"777" in (await cri.exec(container_id, ["ps"])).stdout:
+            await anyio.sleep(0.05)
+
+
 async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri) -> None:
     reference = f"127.0.0.1:{free_port()}/no/registry:here"
     with pytest.raises(grpc.aio.AioRpcError) as caught:

@@ -102,10 +102,11 @@ class ProcessShims:
     async def exec_sync(
         self, socket_path: str, exec_id: str, process: bytes, timeout_s: float
     ) -> ExecOutcome:
-        result = await self._call(
-            socket_path,
-            lambda shim: shim.exec(exec_id, process, timeout_s=timeout_s, traceparent=traceparent()),
-        )
+        client = await ShimClient.connect(socket_path)
+        try:
+            result = await client.exec(exec_id, process, timeout_s=timeout_s, traceparent=traceparent())
+        finally:
+            await client.close()  # which ends the command, when the caller left before its end
         if result.timed_out:
             raise DeadlineExceededError(f"the command was killed after {timeout_s:g} s")
         return ExecOutcome(exit_code=result.exit_code, stdout=result.stdout, stderr=result.stderr)

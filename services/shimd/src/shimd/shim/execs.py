@@ -96,7 +96,7 @@ class Exec:
             self._tidy()
             raise
         if timeout_s:
-            self._timer = self._loop.after(timeout_s, self._expire)
+            self._timer = self._loop.after(timeout_s, self.give_up)
 
     def _called(self, outcome: oci.Outcome) -> None:
         assert self.stdio is not None  # noqa: S101 - set by start
@@ -133,7 +133,8 @@ class Exec:
     def _output(self, stream: int, data: bytes) -> None:
         self.on_output(stream, data)
 
-    def _expire(self) -> None:
+    def give_up(self) -> None:
+        """End it with all of its descendants: its time is over, or nobody waits for it any more."""
         self.timed_out = True
         if self.pid:
             self.kill()

@@ -34,6 +34,8 @@ class Server:
         self._listener.setblocking(False)
         self._supervisor = supervisor
         self._connections: set[Connection] = set()
+        self._askers: dict[str, Connection] = {}
+        """Who waits for the answer of an exec, by its id."""
         self._subscribers: set[Connection] = set()
         self._attached: set[Connection] = set()
         self._leaving: list[Callable[[], None]] = []
@@ -67,7 +69,14 @@ class Server:
             return
         connection = Connection(self._loop, sock, self._request)
         self._connections.add(connection)
-        connection.on_close = lambda: self._connections.discard(connection)
+        connection.on_close = lambda: self._left(connection)
+
+    def _left(self, connection: Connection) -> None:
+        """A client went: what it alone waits for is ended."""
+        self._connections.discard(connection)
+        for exec_id, asker in list(self._askers.items()):
+            if asker is connection and exec_id in self._supervisor.execs:
+                self._supervisor.execs[exec_id].give_up()
 
     def _request(self, connection: Connection, message: Message) -> None:
         request_id = message.get("id")
@@ -114,6 +123,7 @@ class Server:
 
         def failed(error: SlipwayError) -> None:
             self._supervisor.execs.pop(made.exec_id, None)
+            self._askers.pop(made.exec_id, None)
             later(error)
 
         made.on_fail = failed
@@ -130,6 +140,7 @@ class Server:
 
         def ended() -> None:
             self._supervisor.execs.pop(made.exec_id, None)
+            self._askers.pop(made.exec_id, None)
             told_end()
             facts = {"exit_code": made.code, "timed_out": made.timed_out, "at_ns": time.time_ns()}
             self._tell({"event": "exec_exit", "exec_id": made.exec_id, **facts})
@@ -142,6 +153,7 @@ class Server:
         made = self._new_exec(connection, message)
         Capture(made, self._later(connection, message))
         self._begin(made, message, tty=False, stdin=False, timeout_s=float(message.get("timeout_s", 0)))
+        self._askers[made.exec_id] = connection
 
     def _exec_stream(self, connection: Connection, message: Message) -> None:
         made = self._new_exec(connection, message)
