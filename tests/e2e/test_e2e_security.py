@@ -19,6 +19,7 @@ CODE = grpc.StatusCode
 HANDLERS = pytest.mark.parametrize("handler", ["crun", "runc"])
 Context = cri_pb.LinuxContainerSecurityContext
 Profile = cri_pb.SecurityProfile
+SERVICES = ("imaged", "snapshotd", "runtimed", "shimd")
 STATUS = ["cat", "/proc/self/status"]
 PASSWD = b"root:x:0:0::/:/bin/sh\nweb:x:1000:1000::/:/bin/sh\n"
 GROUP = b"root:x:0:\nweb:x:1000:\nextra:x:50000:web\n"
@@ -174,6 +175,9 @@ async def test_no_new_privileges_read_only_root_and_hidden_paths(cri, busybox, h
         failed = await cri.exec(container_id, ["sh", "-c", f"echo x > {path}"])
         assert failed.exit_code
         assert words in failed.stderr
+    hidden = await cri.exec(container_id, ["sh", "-c", "cat /bin/vi; ls -A /etc; /bin/vi"])
+    assert (hidden.exit_code, hidden.stdout) == (126, b"")
+    assert b"Permission denied" in hidden.stderr
     plain = await run(cri, f"open-{handler}", busybox, Context(), handler)
     assert (await facts(cri, plain))["NoNewPrivs"] == "0"
     assert not (await cri.exec(plain, ["touch", "/x"])).exit_code
@@ -339,3 +343,21 @@ async def test_sysctls_are_the_pods_and_never_a_shared_namespaces(cri, busybox) 
     await cri.start(container_id)
     paths = ["/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/kernel/shm_rmid_forced"]
     assert (await cri.exec(container_id, ["cat", *paths])).stdout.split() == [b"5", b"1"]
+
+
+async def test_what_the_node_keeps_is_for_root_alone(cri, node, busybox) -> None:
+    """CVE-2024-25621: directories let nobody list them, sockets and records let nobody open them."""
+    await run(cri, "audit", busybox, Context())
+    kept = [node.run_dir, *(node.data_dir / name for name in SERVICES)]
+    for path in kept:
+        mode = path.stat().st_mode
+        if path.is_dir():
+            assert not mode & 0o066, path
+            if (
+                mode & 0o001 and path.name != "mounts"
+            ):  # below are root filesystems, with an image's own modes
+                kept.extend(path.iterdir())
+        elif path.is_socket():
+            assert not mode & 0o007, path
+        else:
+            assert not mode & 0o022, path

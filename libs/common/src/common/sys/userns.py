@@ -54,8 +54,10 @@ def held(ids: IdMappings, *others: str) -> Iterator[int]:
         assert process.stderr  # noqa: S101
         try:
             process.stdin.write(b"\n")
+            answer = select.poll()  # select(2) knows no descriptor beyond 1023
+            answer.register(process.stdout, select.POLLIN)
             # what comes back went through the namespaces
-            ready, _, _ = select.select([process.stdout], [], [], MADE_S)
+            ready = answer.poll(MADE_S * 1000)
             if not ready or not process.stdout.read(1):
                 said = process.stderr.read(500).decode(errors="replace").strip() if ready else "no answer"
                 raise OSError(0, f"cannot make a user namespace: {said}")
