@@ -16,11 +16,6 @@ from common.api.cri.v1 import api_pb2 as cri
 ROOT = Path(__file__).parent.parent
 
 REFUSED = {
-    "NamespaceOption.userns_options": "user namespaces are not offered",
-    "UserNamespace.*": "user namespaces are not offered",
-    "IDMapping.*": "idmapped mounts are not offered",
-    "Mount.uidMappings": "idmapped mounts are not offered",
-    "Mount.gidMappings": "idmapped mounts are not offered",
     "PodSandboxConfig.windows": "only Linux sandboxes are offered",
     "ContainerConfig.windows": "only Linux containers are offered",
     "UpdateContainerResourcesRequest.windows": "only Linux containers are offered",
