@@ -45,7 +45,7 @@ class Layout:
     def log_file(self, name: str) -> Path:
         return Path(self.run_dir, "log", f"{name}.log")
 
-    def state(self, supervisor: int, pids: dict[str, int]) -> str:
+    def state(self, supervisor: int, pids: dict[str, int], failures: dict[str, int]) -> str:
         """The text of node.json."""
         facts = asdict(self) | {
             "cri_socket": self.cri_socket,
@@ -53,6 +53,7 @@ class Layout:
             "nats_url": self.nats_url,
             "supervisor": supervisor,
             "pids": pids,
+            "failures": failures,
         }
         return json.dumps(facts, indent=2) + "\n"
 

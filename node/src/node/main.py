@@ -24,6 +24,9 @@ from node.supervisor import PROCESSES, Supervisor, start_detached
 READY_S = 60.0
 DOWN_S = 90.0
 HEALTH_S = 2.0
+HOPELESS = 3
+"""A process that died this often since `up` will not answer."""
+LAST_BYTES = 4096
 
 
 def main() -> None:
@@ -86,7 +89,12 @@ def _up(arguments: argparse.Namespace) -> None:
         Path(layout.data_dir, "nats-port").write_text(str(layout.nats_port))
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
         child = start_detached(layout)
-        state = _wait_ready(arguments.run_dir, child)
+        try:
+            state = _wait_ready(arguments.run_dir, child)
+        except SlipwayError:
+            child.terminate()
+            child.wait(DOWN_S)
+            raise
     _print_up(state)
 
 
@@ -140,12 +148,41 @@ def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]") -> dict[str, Any
         if child.poll() is not None:
             message = f"the supervisor ended at once: see {run_dir}/log/supervisor.log"
             raise FailedPreconditionError(message)
-        waiting = [name for name in waiting if not _healthy(run_dir, name)]
         state = _running(run_dir)
-        if not waiting and state:
+        _check_failures(run_dir, state)
+        if waiting and _healthy(run_dir, waiting[0]):
+            waiting.pop(0)
+        elif not waiting and state:
             return state
     message = f"{', '.join(waiting)} not ready after {READY_S:.0f} s: see {run_dir}/log/{waiting[0]}.log"
     raise DeadlineExceededError(message)
+
+
+def _check_failures(run_dir: str, state: dict[str, Any] | None) -> None:
+    """Give up on a node one of whose processes dies again and again.
+
+    Raises:
+        FailedPreconditionError: with the last line that the process wrote, and where the rest is.
+    """
+    for name, count in (state or {}).get("failures", {}).items():
+        if count >= HOPELESS:
+            path = Path(run_dir, "log", f"{name}.log")
+            message = f"{name} died {count} times: {_last_words(path)}: see {path}"
+            raise FailedPreconditionError(message)
+
+
+def _last_words(path: Path) -> str:
+    """The last line of a log, or what it says when it is one of ours."""
+    lines = path.read_bytes()[-LAST_BYTES:].decode(errors="replace").strip().splitlines() or [
+        "it wrote nothing"
+    ]
+    try:
+        record = json.loads(lines[-1])
+    except ValueError:
+        return lines[-1]
+    return (
+        str(record.get("error") or record.get("event", lines[-1])) if isinstance(record, dict) else lines[-1]
+    )
 
 
 def _healthy(run_dir: str, name: str) -> bool:

@@ -36,6 +36,7 @@ class Supervisor:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._processes: dict[str, Process] = {}
+        self._failures: dict[str, int] = {}
         self._stopping = anyio.Event()
 
     async def run(self) -> None:
@@ -76,14 +77,14 @@ class Supervisor:
                 return
 
     async def _keep(self, name: str) -> None:
-        failures = 0
         while not self._stopping.is_set():
             started = anyio.current_time()
             process = await self._start(name)
             code = await process.wait()
             if self._stopping.is_set():
                 return
-            failures = 0 if anyio.current_time() - started > STEADY_S else failures + 1
+            steady = anyio.current_time() - started > STEADY_S
+            failures = self._failures[name] = 0 if steady else self._failures.get(name, 0) + 1
             _log.warning("process.died", process=name, code=code, failures=failures)
             await anyio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
 
@@ -100,7 +101,9 @@ class Supervisor:
             )
         self._processes[name] = process
         pids = {known: p.pid for known, p in self._processes.items()}
-        replace_file(self._layout.state_file, self._layout.state(os.getpid(), pids).encode(), 0o644)
+        replace_file(
+            self._layout.state_file, self._layout.state(os.getpid(), pids, self._failures).encode(), 0o644
+        )
         return process
 
     async def _stop(self, group: TaskGroup) -> None:
