@@ -103,9 +103,3 @@ async def test_a_command_that_is_not_there_is_a_start_error(cri, busybox) -> Non
         await cri.start(container_id)
     status = await cri.status(container_id)
     assert (status.state, status.exit_code, status.reason) == (cri_pb.CONTAINER_EXITED, 128, "StartError")
-
-
-async def test_what_is_not_offered_says_so(cri) -> None:
-    with pytest.raises(grpc.aio.AioRpcError, match="PortForward") as caught:
-        await cri.call(cri.runtime.PortForward, cri_pb.PortForwardRequest(pod_sandbox_id="x", port=[1]))
-    assert caught.value.code() is CODE.UNIMPLEMENTED
