@@ -83,9 +83,10 @@ class _Protocol(asyncio.Protocol):
                 return
             if len(self._buffer) < 4 + size:
                 return
-            body = bytes(self._buffer[4 : 4 + size])
+            with memoryview(self._buffer) as view, view[4 : 4 + size] as body:
+                message = msgpack.unpackb(body)
             del self._buffer[: 4 + size]
-            self.on_frame(msgpack.unpackb(body), size)
+            self.on_frame(message, size)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.lost = True
