@@ -70,12 +70,14 @@ class ShimService:
         if not spec["runtime"]["binary"]:
             raise InvalidArgumentError("runtime.binary: is empty")
         async with self._locked(f"shim {directory.name}"):
-            found = await anyio.to_thread.run_sync(_look, directory)
-            if found is not None and found.alive:
-                return found
-            if directory.exists():
+            try:
+                answer = await self._fork(directory, msgpack.packb(spec))
+            except FileExistsError:
+                found = await anyio.to_thread.run_sync(_look, directory)
+                if found is not None and found.alive:
+                    return found
                 await self._bury(directory)
-            answer = await self._fork(directory, msgpack.packb(spec))
+                answer = await self._fork(directory, msgpack.packb(spec))
         return Found(id=directory.name, pid=answer["pid"], alive=True)
 
     async def _fork(self, directory: Path, spec: bytes) -> dict[str, Any]:
