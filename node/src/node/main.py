@@ -56,6 +56,9 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--node", default=socket.gethostname())
         verb.add_argument("--otlp", default="", metavar="URL", help="send traces there, as http://HOST:PORT")
         verb.add_argument("--nats-port", type=int, default=0, help="0 takes a free one")
+        verb.add_argument(
+            "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
+        )
         verb.set_defaults(run=function)
     return parser
 
@@ -90,7 +93,7 @@ def _up(arguments: argparse.Namespace) -> None:
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
         child = start_detached(layout)
         try:
-            state = _wait_ready(arguments.run_dir, child)
+            state = _wait_ready(arguments.run_dir, child, arguments.ready_s)
         except SlipwayError:
             child.terminate()
             child.wait(DOWN_S)
@@ -141,8 +144,8 @@ def _running(run_dir: str) -> dict[str, Any] | None:
     return state if run_dir.encode() in command.split(b"\0") else None
 
 
-def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]") -> dict[str, Any]:
-    deadline = time.monotonic() + READY_S
+def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]", ready_s: float) -> dict[str, Any]:
+    deadline = time.monotonic() + ready_s
     waiting: list[str] = list(SERVICES)
     while time.monotonic() < deadline:
         if child.poll() is not None:
@@ -154,7 +157,7 @@ def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]") -> dict[str, Any
             waiting.pop(0)
         elif not waiting and state:
             return state
-    message = f"{', '.join(waiting)} not ready after {READY_S:.0f} s: see {run_dir}/log/{waiting[0]}.log"
+    message = f"{', '.join(waiting)} not ready after {ready_s:.0f} s: see {run_dir}/log/{waiting[0]}.log"
     raise DeadlineExceededError(message)
 
 

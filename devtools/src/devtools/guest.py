@@ -1,0 +1,182 @@
+"""`./dev guest COMMAND…`: run a command in an emulated Debian with systemd and pure cgroup v2, on this checkout.
+
+The machine has no network. Its root image is made once and cached; the checkout and its venv are a second disk,
+at the same path as here. Changes to either end with the machine.
+"""
+
+import argparse
+import hashlib
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+CACHE = Path("/var/cache/slipway-guest")
+SUITE = "bookworm"
+SYSTEM = ("systemd-sysv", "dbus", "udev", "kmod", "linux-image-cloud-amd64")
+SLOWNESS = 10
+"""Emulation is about this many times slower than the machine that emulates."""
+MEMORY = "4G"
+ROOT_SIZE, SPARE_BYTES = "6G", 2 << 30
+UNIT = """[Unit]
+Description=The command of this boot
+After=multi-user.target
+[Service]
+ExecStart=/bin/sh /usr/local/lib/guest-command
+StandardOutput=null
+[Install]
+WantedBy=multi-user.target
+"""
+COMMAND = """exec >/dev/virtio-ports/output 2>&1 </dev/null
+bash -c "$(tr -d '\\0' </dev/disk/by-id/virtio-command)"
+echo $? >/dev/virtio-ports/status
+systemctl poweroff
+"""
+
+
+def main() -> None:
+    """Boot, run the command, and end with its status."""
+    parser = argparse.ArgumentParser(prog="./dev guest", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--packages", default="", help="Debian packages of the image, comma separated")
+    parser.add_argument("--timeout-s", type=int, default=3600)
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    arguments = parser.parse_args()
+    if not arguments.command:
+        parser.error("say what to run, as in: ./dev guest uname -a")
+    image = root_image((*SYSTEM, *filter(None, arguments.packages.split(","))))
+    try:
+        sys.exit(run(image, arguments.command, arguments.timeout_s))
+    except (OSError, subprocess.SubprocessError) as exc:
+        sys.exit(f"guest: {exc}")
+
+
+def root_image(packages: tuple[str, ...]) -> Path:
+    """The folder with `root.img`, `vmlinuz` and `initrd` of a machine with these packages; made when missing."""
+    recipe = "\n".join((SUITE, *sorted(packages), ROOT_SIZE, UNIT, COMMAND))
+    image = CACHE / hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    if image.is_dir():
+        return image
+    sys.stderr.write(f"making the image of the guest in {CACHE} (once)\n")
+    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=CACHE) as made:
+        root, ready = Path(made, "root"), Path(made, "ready")
+        ready.mkdir()
+        _call(
+            "mmdebstrap", "--quiet", "--variant=minbase", f"--include={','.join(packages)}", SUITE, str(root)
+        )
+        (root / "usr/local/lib/guest-command").write_text(COMMAND)
+        (root / "etc/systemd/system/guest-command.service").write_text(UNIT)
+        _call("systemctl", f"--root={root}", "enable", "--quiet", "guest-command.service")
+        for name in ("redis-server", "docker-registry"):  # tests and nodes start their own
+            if (root / f"lib/systemd/system/{name}.service").exists():
+                _call("systemctl", f"--root={root}", "mask", "--quiet", name)
+        for name in ("vmlinuz", "initrd.img"):
+            shutil.copy(root / name, ready / name)
+        _disk(ready / "root.img", root, ROOT_SIZE)
+        ready.rename(image)
+    return image
+
+
+def run(image: Path, command: list[str], timeout_s: int) -> int:
+    """Boot, run the command with its output on ours; its exit status, 1 when the machine ended without one.
+
+    Raises:
+        subprocess.TimeoutExpired: it was not done in time; the machine is gone.
+    """
+    with tempfile.TemporaryDirectory(prefix="slipway-guest-") as made, _checkout() as checkout:
+        place = Path(made)
+        (place / "status").touch()
+        _disk(place / "checkout.img", checkout, str(_size(checkout) + SPARE_BYTES >> 10) + "k")
+        (place / "command").write_text(_script(command))
+        os.truncate(place / "command", 64 << 10)
+        subprocess.run(_qemu(image, place), timeout=timeout_s, check=True, stdin=subprocess.DEVNULL)
+        status = (place / "status").read_text().strip()
+        if not status:
+            sys.stderr.write("".join((place / "console").read_text(errors="replace").splitlines(True)[-20:]))
+        return int(status or 1)
+
+
+def _script(command: list[str]) -> str:
+    here = shlex.quote(str(Path.cwd()))
+    return (
+        f"mkdir -p {here} && mount LABEL=checkout {here} && cd {here} || exit 1\n"
+        f"export HOME=/root PATH=$PATH:/usr/sbin:/sbin SLIPWAY_TEST_SLOWNESS={SLOWNESS}\n"
+        f"{shlex.join(command)}\n"
+    )
+
+
+def _qemu(image: Path, place: Path) -> list[str]:
+    disks = {"root": image / "root.img", "checkout": place / "checkout.img", "command": place / "command"}
+    command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY]
+    command += [
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-nic",
+        "none",
+        "-no-reboot",
+        "-snapshot",
+    ]
+    command += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
+    command += ["-append", "root=LABEL=root rw console=ttyS0 quiet panic=-1"]
+    command += [
+        "-serial",
+        f"file:{place}/console",
+        "-device",
+        "virtio-rng-pci",
+        "-device",
+        "virtio-serial-pci",
+    ]
+    for name, path in disks.items():
+        command += ["-drive", f"id={name},file={path},format=raw,if=none,cache=unsafe"]
+        command += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
+    command += [
+        "-chardev",
+        "file,id=output,path=/dev/stdout,append=on",
+        "-device",
+        "virtserialport,chardev=output,name=output",
+    ]
+    command += ["-chardev", f"file,id=status,path={place}/status"]
+    return [*command, "-device", "virtserialport,chardev=status,name=status"]
+
+
+@contextmanager
+def _checkout() -> Iterator[Path]:
+    """A copy of the files that git knows or would add, and of the venv."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        check=True,
+    )
+    with tempfile.TemporaryDirectory(prefix="slipway-guest-") as made:
+        present = [name for name in listed.stdout.split(b"\0") if name and os.path.lexists(name)]
+        subprocess.run(
+            ["xargs", "-0", "cp", "-a", "--parents", "-t", made], input=b"\0".join(present), check=True
+        )
+        _call("cp", "-a", ".venv", made)
+        yield Path(made)
+
+
+def _size(directory: Path) -> int:
+    return int(subprocess.run(["du", "-sb", directory], capture_output=True, check=True).stdout.split()[0])
+
+
+def _disk(path: Path, content: Path, size: str) -> None:
+    label = "root" if content.name == "root" else "checkout"
+    _call(
+        "mke2fs", "-q", "-t", "ext4", "-L", label, "-d", str(content), "-O", "^has_journal", str(path), size
+    )
+
+
+def _call(*command: str) -> None:
+    subprocess.run(command, check=True)
+
+
+if __name__ == "__main__":
+    main()
