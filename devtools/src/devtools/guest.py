@@ -168,6 +168,7 @@ def _size(directory: Path) -> int:
 
 
 def _disk(path: Path, content: Path, size: str) -> None:
+    path.touch()  # mke2fs would tell that it made the file
     label = "root" if content.name == "root" else "checkout"
     _call(
         "mke2fs", "-q", "-t", "ext4", "-L", label, "-d", str(content), "-O", "^has_journal", str(path), size
