@@ -355,8 +355,14 @@ async def test_pause_is_pid_one_and_takes_its_namespace_along(node):
 
 
 async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node):
-    shim = await node.spawn("a", "sleep", "1000")
+    shim = await node.spawn("a", "sh", "-c", "echo up; exec sleep 1000")
     started = await shim.start()
+    attached = await shim.attach()
+    if not node.log(
+        "a"
+    ).read_text():  # before its exec, init has the runtime's own descriptors, all close-on-exec
+        await text_of(attached, b"up")
+    await attached.close()
     assert sorted(os.listdir(f"/proc/{started.pid}/fd")) == ["0", "1", "2"]
     pid = (await node.service.list_shims())[0].pid
     assert os.getsid(pid) == pid
