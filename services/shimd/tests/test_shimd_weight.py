@@ -49,5 +49,5 @@ async def test_running_shims_stay_below_their_budget(node):
     pids = [found.pid for found in await node.service.list_shims()]
     weight = statistics.median(map(pss_kib, pids))
     print(f"PSS running {weight} KiB; start over the runtime's own {statistics.median(over):.2f} ms")
-    assert weight <= 2200
+    assert weight <= 2150
     assert statistics.median(over) < 20

@@ -29,10 +29,13 @@ _FDS = struct.Struct("2i")
 
 _CLOEXEC = int(socket.MSG_CMSG_CLOEXEC)
 _ANCILLARY_BYTES = socket.CMSG_SPACE(8)
-_POOL_BYTES = 16384
 _PAUSE_OOM_SCORE = "-998"
+# CPython's Objects/obmalloc.c, POOL_SIZE and POOL_OVERHEAD
+_POOL_BYTES = 16384
+_POOL_HEAD_BYTES = 48
+_MAX_PLUGS = 65536
 _is_zygote = True
-_plugs: list[list[bytes]] = []
+_plugs: list[object] = []
 
 
 def main() -> None:
@@ -88,8 +91,18 @@ def _rehearse(directory: str) -> None:
         _is_zygote = True
     gc.disable()
     gc.collect()
-    # Fill the holes that are left in the allocator's pools: else each small object of a shim takes one in a page of its own.
-    _plugs = [[bytes(size - 33) for _ in range(3 * _POOL_BYTES // size)] for size in range(48, 513, 16)]
+    _plugs = _plug()
+
+
+def _plug() -> list[object]:
+    """Fill the holes that are left in the allocator's pools: else small objects of a shim take one each in many pages."""
+    kept: list[object] = []
+    for size in range(16, 513, 16):
+        for _ in range(_MAX_PLUGS):
+            kept.append(object() if size == 16 else 1.5 * len(kept) if size == 32 else bytes(size - 33))
+            if id(kept[-1]) % _POOL_BYTES == _POOL_HEAD_BYTES:
+                break  # the first block of a new pool
+    return kept
 
 
 def _on_child(_number: int, _frame: object) -> None:
