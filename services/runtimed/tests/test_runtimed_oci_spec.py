@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import InvalidArgumentError, NotFoundError
+from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from runtimed.network import hostfiles
 from runtimed.oci import capabilities, cgroups, idmaps, process, security, spec, stats, sysctls, users
 
@@ -455,6 +455,8 @@ def test_a_user_namespace_has_one_mapping_everywhere(tmp_path: Path) -> None:
     spec.validate_container(secured(namespace_options=options), pod)
     with pytest.raises(InvalidArgumentError, match="differ from the sandbox's"):
         spec.validate_container(secured(namespace_options=options), sandbox())
+    with pytest.raises(UnimplementedError, match=r"namespace_options\.pid: NODE"):
+        spec.validate_container(secured(namespace_options={"pid": 2}), pod)
     namespaces = {"user": "/ns/user", "network": "/ns/net", "pid": ""}
     linux = build(container(), tmp_path, namespaces=namespaces, ids=ids)["linux"]
     expected = [{"containerID": 0, "hostID": 70_000, "size": 65_536}]

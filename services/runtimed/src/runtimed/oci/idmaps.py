@@ -34,11 +34,14 @@ def check_container(config: Any, sandbox_config: Any) -> None:
 
     Raises:
         InvalidArgumentError: with the field's name.
+        UnimplementedError: it is to share the node's PID namespace all the same.
     """
     wanted = of_sandbox(sandbox_config)
     options = config.linux.security_context.namespace_options
     if options.HasField("userns_options") and _of_options(options) != wanted:
         raise InvalidArgumentError(f"{_FIELD}: differ from the sandbox's")
+    if wanted and options.pid == NODE:
+        raise UnimplementedError(f"namespace_options.pid: NODE is not offered in a pod with {_FIELD}")
     for mount in config.mounts:
         if mount.uidMappings or mount.gidMappings:
             name = f"mounts.{{}}: of {mount.container_path!r}"
