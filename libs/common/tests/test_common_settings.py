@@ -58,3 +58,25 @@ def test_print_config_shows_every_value(capsys: pytest.CaptureFixture[str]) -> N
         load(Settings, "daemon", ["--print-config"])
     assert stopped.value.code == 0
     assert json.loads(capsys.readouterr().out)["limit"] == 3
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("redis://node:p@ss:w@db:6379/0", "redis://***@db:6379/0"),
+        ("rediss://:secret@db", "rediss://***@db"),
+        ("unix:///run/redis.sock?db=1&password=secret&x=y", "unix:///run/redis.sock?db=1&password=***&x=y"),
+        ("nats://token@a:4222,nats://u:p@b:4222", "nats://***@a:4222,nats://***@b:4222"),
+        ("nats://a:4222/path@2", "nats://a:4222/path@2"),
+    ],
+)
+def test_what_is_shown_has_no_passwords(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_DAEMON_NATS_URL", url)
+    monkeypatch.setenv("SLIPWAY_DAEMON_HANDLERS", json.dumps({"proxy": url}))
+    with pytest.raises(SystemExit):
+        load(Settings, "daemon", ["--print-config"])
+    found = json.loads(capsys.readouterr().out)
+    assert (found["nats_url"], found["handlers"]) == (said, {"proxy": said})
+    assert load(Settings, "daemon", []).nats_url == url

@@ -65,7 +65,7 @@ def running_daemons() -> Iterator[Daemons]:
                 "run_dir": str(base / "run"),
                 "data_dir": str(base / "data"),
                 "redis_url": redis.url,
-                "nats_url": nats.url,
+                "nats_url": nats.url.replace("://", "://node:secret@"),  # a broker without users lets any in
             }.items():
                 environment[f"SLIPWAY_{name.upper()}_{key.upper()}"] = value
         environment["SLIPWAY_RUNTIMED_CNI_CONF_DIR"] = str(base / "cni")

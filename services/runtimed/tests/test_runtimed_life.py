@@ -279,6 +279,7 @@ async def test_a_pod_cidr_becomes_a_network_by_the_template_when_there_is_none(p
         (plugin,) = json.loads(made.read_text())["plugins"]
         assert plugin["ipam"]["ranges"] == [[{"subnet": "10.1.0.0/24"}], [{"subnet": "fd00::/64"}]]
         info = (await pods.client.status(verbose=True)).info
+        assert json.loads(info["config"])["nats_url"].startswith("nats://***@127.0.0.1:")
         assert json.loads(info["cniconfig"])["name"] == "pods"
         assert "ptp" in json.loads(info["lastCNILoadStatus"])  # its program is not there
         template.write_text("{{.Nothing}}")

@@ -4,6 +4,7 @@ An unknown key or a value of the wrong type refuses to start, and says where it 
 """
 
 import os
+import re
 import socket
 import sys
 import tomllib
@@ -30,6 +31,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
 
 
 T = TypeVar("T", bound=CommonSettings)
+_USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
+"""Also the password that redis-py takes from the query of a unix:// URL."""
 
 
 def socket_path(settings: CommonSettings, daemon: str) -> str:
@@ -68,9 +71,22 @@ def load(cls: type[T], daemon: str, argv: list[str]) -> T:
             _refuse(f"{daemon}: {sources[key]}: unknown setting {key!r}; known are {', '.join(fields)}")
     settings = _convert(cls, daemon, values, sources)
     if show:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(settings)) + b"\n")
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(shown(settings))) + b"\n")
         raise SystemExit(0)
     return settings
+
+
+def shown(settings: CommonSettings) -> Any:
+    """Settings as they may be shown to people: builtins, without the user names and passwords in URLs."""
+    return _without_secrets(msgspec.to_builtins(settings))
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, str):
+        return _USER_INFO.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
+    if isinstance(value, dict):
+        return {key: _without_secrets(item) for key, item in value.items()}
+    return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:

@@ -10,6 +10,7 @@ import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError, SlipwayError
+from common.settings import shown
 from common.sys.files import replace_file
 from runtimed.network import template
 from runtimed.use.parts import Parts
@@ -126,7 +127,7 @@ class Node:
         }
         network = parts.cni.conf
         facts = {
-            "config": msgspec.to_builtins(parts.settings),
+            "config": shown(parts.settings),
             "handlers": handlers,
             "cniconfig": msgspec.to_builtins(network) if network else None,
             "lastCNILoadStatus": network_problem or "OK",
