@@ -5,71 +5,103 @@ import os
 import re
 import shutil
 import statistics
-import subprocess
 import time
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench import bare
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri
 
-RUNS = 30
+RUNS = 60
+WARM = 3
 IDLE_PODS = 50
 SERVICES = ("imaged", "snapshotd", "runtimed", "shimd", "crid")
-BARE = """
-import json, subprocess, sys, time
-bundle, runs = sys.argv[1], int(sys.argv[2])
-times = []
-for n in range(runs + 3):
-    name = f"slipway-bench-{n}"
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Milliseconds of ours and of the floor, measured in turn."""
+
+    ours: list[float]
+    floor: list[float]
+
+
+async def pod_ready(cri: Cri, image: str, bundle: Path) -> Pairs:
+    """A pod with the host's network, and a bare `crun run`."""
+    with bare.crun(bundle) as crun:
+
+        def floor(name: str) -> float:
+            took = crun.run(name)
+            crun.delete(name)
+            return took
+
+        return await _in_turn(partial(_pod, cri, image, host_network=True), floor)
+
+
+async def pod_ready_cni(cri: Cri, image: str, bundle: Path, conflist: Path) -> Pairs:
+    """A pod with a network of its own, and a bare `crun run` and the chain's ADD one after the other."""
+    with bare.crun(bundle) as crun, bare.chain(conflist) as chain:
+
+        def floor(name: str) -> float:
+            took = chain.add(name) + crun.run(name)
+            crun.delete(name)
+            chain.delete(name)
+            return took
+
+        return await _in_turn(partial(_pod, cri, image, host_network=False), floor)
+
+
+async def exec_sync(cri: Cri, image: str, bundle: Path) -> Pairs:
+    """ExecSync of `true`, and a bare `crun exec`."""
+    sandbox = cri.sandbox_config("bench-exec", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(sandbox_id, cri.container_config("c", image, ["sleep", "1000"]), sandbox)
+    await cri.start(container_id)
+
+    async def ours(_name: str) -> float:
+        start = time.perf_counter()
+        await cri.exec(container_id, ["true"])
+        return 1e3 * (time.perf_counter() - start)
+
+    with bare.crun(bundle) as crun:
+        crun.run("slipway-bench-exec")
+        try:
+            pairs = await _in_turn(ours, lambda _name: crun.exec("slipway-bench-exec"))
+        finally:
+            crun.delete("slipway-bench-exec")
+    await cri.remove_sandbox(sandbox_id)
+    return pairs
+
+
+async def _in_turn(ours: Callable[[str], Awaitable[float]], floor: Callable[[str], float]) -> Pairs:
+    """One of ours, one of the floor, and so on, each after the same rest."""
+    pairs = Pairs([], [])
+    for number in range(WARM + RUNS):
+        time.sleep(bare.REST_S)
+        pairs.ours.append(await ours(f"bench-{number}"))
+        time.sleep(bare.REST_S)
+        pairs.floor.append(floor(f"slipway-bench-{number}"))
+    return Pairs(pairs.ours[WARM:], pairs.floor[WARM:])
+
+
+async def _pod(cri: Cri, image: str, name: str, *, host_network: bool) -> float:
+    """Milliseconds of RunPodSandbox + CreateContainer + StartContainer; the pod is removed afterwards."""
+    sandbox = cri.sandbox_config(name, host_network=host_network)
+    config = cri.container_config("c", image, ["sleep", "1000"])
+    Path(sandbox.log_directory).mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    subprocess.run(["crun", "run", "--detach", "--bundle", bundle, name], check=True, stdin=subprocess.DEVNULL,
-                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    times.append(1e3 * (time.perf_counter() - start))
-    subprocess.run(["crun", "delete", "-f", name], check=True)
-print(json.dumps(times[3:]))
-"""
-EXEC = """
-import json, subprocess, sys, time
-bundle, runs = sys.argv[1], int(sys.argv[2])
-quiet = dict(check=True, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-subprocess.run(["crun", "run", "--detach", "--bundle", bundle, "slipway-bench-exec"], **quiet)
-times = []
-try:
-    for n in range(runs + 3):
-        start = time.perf_counter()
-        subprocess.run(["crun", "exec", "slipway-bench-exec", "true"], **quiet)
-        times.append(1e3 * (time.perf_counter() - start))
-finally:
-    subprocess.run(["crun", "delete", "-f", "slipway-bench-exec"], check=True)
-print(json.dumps(times[3:]))
-"""
-"""Runs where the hybrid cgroup hierarchy, which crun refuses, is out of sight."""
-
-
-def in_private_mounts(python: str, *arguments: str) -> str:
-    """Run a script in a mount namespace without /sys/fs/cgroup/unified."""
-    shell = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec python3 -c "$0" "$@"'
-    command = ["unshare", "--mount", "sh", "-c", shell, python, *arguments]
-    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=300).stdout
-
-
-async def pod_ready(cri: Cri, image: str, *, host_network: bool, tag: str) -> list[float]:
-    """Milliseconds of RunPodSandbox + CreateContainer + StartContainer, each pod removed afterwards."""
-    times = []
-    for number in range(RUNS + 3):
-        sandbox = cri.sandbox_config(f"bench-{tag}-{number}", host_network=host_network)
-        config = cri.container_config("c", image, ["sleep", "1000"])
-        Path(sandbox.log_directory).mkdir(parents=True, exist_ok=True)
-        start = time.perf_counter()
-        sandbox_id = await cri.run_sandbox(sandbox)
-        container_id = await cri.create(sandbox_id, config, sandbox)
-        await cri.start(container_id)
-        times.append(1e3 * (time.perf_counter() - start))
-        await cri.stop(container_id)
-        await cri.remove(container_id)
-        await cri.remove_sandbox(sandbox_id)
-    return times[3:]
+    sandbox_id = await cri.run_sandbox(sandbox)
+    container_id = await cri.create(sandbox_id, config, sandbox)
+    await cri.start(container_id)
+    took = 1e3 * (time.perf_counter() - start)
+    await cri.stop(container_id)
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    return took
 
 
 async def bundle_of(cri: Cri, image: str, run_dir: Path, into: Path) -> Path:
@@ -90,73 +122,6 @@ async def bundle_of(cri: Cri, image: str, run_dir: Path, into: Path) -> Path:
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
     return into
-
-
-async def exec_sync(cri: Cri, image: str) -> list[float]:
-    """Milliseconds of ExecSync of `true`."""
-    sandbox = cri.sandbox_config("bench-exec", host_network=True)
-    sandbox_id = await cri.run_sandbox(sandbox)
-    container_id = await cri.create(sandbox_id, cri.container_config("c", image, ["sleep", "1000"]), sandbox)
-    await cri.start(container_id)
-    times = []
-    for _ in range(RUNS + 3):
-        start = time.perf_counter()
-        await cri.exec(container_id, ["true"])
-        times.append(1e3 * (time.perf_counter() - start))
-    await cri.stop(container_id)
-    await cri.remove(container_id)
-    await cri.remove_sandbox(sandbox_id)
-    return times[3:]
-
-
-def bare_exec(bundle: Path) -> list[float]:
-    """Milliseconds of `crun exec`."""
-    found: list[float] = json.loads(in_private_mounts(EXEC, str(bundle), str(RUNS)))
-    return found
-
-
-def bare_crun(bundle: Path) -> list[float]:
-    """Milliseconds of `crun run --detach`."""
-    found: list[float] = json.loads(in_private_mounts(BARE, str(bundle), str(RUNS)))
-    return found
-
-
-def bare_cni(conflist: Path) -> list[float]:
-    """Milliseconds of the CNI chain's ADD, called as libcni would, in a network namespace of its own."""
-    document = json.loads(conflist.read_text())
-    times = []
-    subprocess.run(["ip", "netns", "add", "slipway-bench"], check=True)
-    try:
-        for number in range(RUNS):
-            elapsed = 0.0
-            environment = {
-                "CNI_CONTAINERID": f"bench{number}",
-                "CNI_NETNS": "/var/run/netns/slipway-bench",
-                "CNI_IFNAME": "eth0",
-                "CNI_PATH": "/usr/lib/cni",
-                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            }
-            for verb in ("ADD", "DEL"):
-                result: Any = None
-                plugins = document["plugins"] if verb == "ADD" else document["plugins"][::-1]
-                for plugin in plugins:
-                    settings = {"cniVersion": document["cniVersion"], "name": document["name"], **plugin}
-                    settings |= {"prevResult": result} if result else {}
-                    start = time.perf_counter()
-                    done = subprocess.run(
-                        [f"/usr/lib/cni/{plugin['type']}"],
-                        input=json.dumps(settings),
-                        env=environment | {"CNI_COMMAND": verb},
-                        capture_output=True,
-                        text=True,
-                        check=True,
-                    )
-                    elapsed += (time.perf_counter() - start) if verb == "ADD" else 0
-                    result = json.loads(done.stdout) if verb == "ADD" else None
-            times.append(1e3 * elapsed)
-    finally:
-        subprocess.run(["ip", "netns", "delete", "slipway-bench"], check=True)
-    return times
 
 
 def pss_kib(pid: int) -> int:
