@@ -179,6 +179,16 @@ class Layers:
                 async with self._locks[record.id]:
                     await self._drop(record)
 
+    async def unpack_diff(self, blob: Blob, target: Path) -> Unpacked:
+        """Unpack what becomes no layer into a new directory in a new one, which the caller removes.
+
+        Raises:
+            SlipwayError: as `apply`.
+            OSError: with the path.
+        """
+        async with self._limiter:
+            return await self._lay_out(f"diff {blob.digest}", blob, target)
+
     async def _wanted_again(self, held: LayerRecord) -> LayerRecord:
         async with self._locks[held.id]:
             if held.orphaned and self._records.find(held.id):
@@ -216,28 +226,15 @@ class Layers:
         start = time.monotonic()
         name = f"layer {blob.digest or blob.diff_id}"
         directory = self._places.layers / f"{NEW_PREFIX}{blob.diff_id.hex}-{secrets.token_hex(4)}"
-        job = UnpackJob(
-            name=name,
-            blob=blob.path,
-            target=directory / "fs",
-            media_type=blob.media_type,
-            diff_id=blob.diff_id,
-            max_entries=self._bounds.max_entries,
-            max_bytes=self._bounds.max_bytes,
-        )
         with disk_faults(f"{name}: cannot be unpacked into {self._places.layers}"):
             try:
-                await anyio.to_thread.run_sync(_make, job.target)
-                unpacked = await self._unpacker.unpack(job)
-                await anyio.to_thread.run_sync(finish, job.target, unpacked)
+                unpacked = await self._lay_out(name, blob, directory / "fs")
                 await self._sync.sync()
                 await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self._trash.throw(directory)
                 raise
-            finally:
-                self._group.start_soon(self._warm)
         record = await self._record(blob, unpacked, start)
         _log.info(
             "layer.unpacked",
@@ -246,6 +243,24 @@ class Layers:
             compression=unpacked.compression,
         )
         return record
+
+    async def _lay_out(self, name: str, blob: Blob, target: Path) -> Unpacked:
+        job = UnpackJob(
+            name=name,
+            blob=blob.path,
+            target=target,
+            media_type=blob.media_type,
+            diff_id=blob.diff_id,
+            max_entries=self._bounds.max_entries,
+            max_bytes=self._bounds.max_bytes,
+        )
+        try:
+            await anyio.to_thread.run_sync(_make, target)
+            unpacked = await self._unpacker.unpack(job)
+            await anyio.to_thread.run_sync(finish, target, unpacked)
+        finally:
+            self._group.start_soon(self._warm)
+        return unpacked
 
     async def _warm(self) -> None:
         with _logged("unpack.helper_not_ready"):

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from common.digest import Digest
 from common.sys.userns import IdMappings
+from snapshotd.compose import Stratum
 from snapshotd.diff.finish import Unpacked
 from snapshotd.records import LayerRecord
 
@@ -48,6 +49,13 @@ class Snapshotter(Protocol):
         self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
     ) -> tuple[int, int]:
         """Fill a snapshot's new directory; returns bytes and inodes that are not the snapshot's own writes.
+
+        Raises:
+            OSError: with the path.
+        """
+
+    def lay(self, directory: Path, diff: Stratum) -> None:
+        """Put an unpacked diff into a prepared snapshot that is not mounted; takes the diff's directory.
 
         Raises:
             OSError: with the path.

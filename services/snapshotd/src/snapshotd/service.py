@@ -3,7 +3,8 @@
 import re
 import secrets
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -16,8 +17,9 @@ from common.events.schema import SnapshotPrepared, SnapshotRemoved
 from common.observe.trace import span
 from common.records import RecordStore
 from common.sys.userns import IdMappings
+from snapshotd.compose import Stratum
 from snapshotd.faults import disk_faults
-from snapshotd.layers import Layers
+from snapshotd.layers import Blob, Layers
 from snapshotd.ports import Bin, Mounts, Snapshotter
 from snapshotd.records import LayerRecord, SnapshotRecord
 from snapshotd.store import NEW_PREFIX, Places, write_copy
@@ -65,14 +67,16 @@ class Snapshots:
         *,
         readonly: bool,
         ids: IdMappings | None = None,
+        diff: Blob | None = None,
     ) -> SnapshotRecord:
         """Make and mount a snapshot; the same call again returns the first one.
 
-        `ids` are those of the user namespace that will use it.
+        `ids` are those of the user namespace that will use it, `diff` is what it begins with above the layers.
 
         Raises:
             AlreadyExistsError: the key has a snapshot made from something else.
-            InvalidArgumentError: the key or the snapshotter cannot be.
+            InvalidArgumentError: the key or the snapshotter cannot be, or an entry of the diff is never to be unpacked.
+            DataLossError: the diff has another digest.
             NotFoundError: a layer is not here.
             ResourceExhaustedError: the disk is full.
         """
@@ -83,6 +87,10 @@ class Snapshots:
         if name not in self._snapshotters:
             message = f"snapshotter {name!r}: known are {', '.join(sorted(self._snapshotters))}"
             raise errors.InvalidArgumentError(message)
+        if diff and (readonly or ids):
+            raise errors.InvalidArgumentError(
+                f"snapshot {key!r}: a diff takes one that is writable, of ids that are not mapped"
+            )
         async with self._locks[key]:
             held = self._records.find(key)
             if held:
@@ -98,7 +106,8 @@ class Snapshots:
                 with span(
                     "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(layer_ids)}
                 ):
-                    return await self._make(key, stack, name, readonly=readonly, ids=ids)
+                    async with self._laid_out(key, diff) as laid:
+                        return await self._make(key, stack, name, readonly=readonly, ids=ids, laid=laid)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self._layers.release(layer_ids)
@@ -144,8 +153,30 @@ class Snapshots:
         """
         self._mount(record, self._places.snapshot(record.id), self._layers.stack(record.diff_ids))
 
+    @asynccontextmanager
+    async def _laid_out(self, key: str, diff: Blob | None) -> AsyncIterator[Stratum | None]:
+        """The diff, unpacked for as long as the block runs."""
+        if diff is None:
+            yield None
+            return
+        directory = self._places.snapshots / f"{NEW_PREFIX}{key}-{secrets.token_hex(4)}"
+        try:
+            with disk_faults(f"snapshot {key!r}"):
+                unpacked = await self._layers.unpack_diff(diff, directory / "fs")
+            yield Stratum(directory / "fs", frozenset(unpacked.implied))
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._trash.throw(directory)
+
     async def _make(
-        self, key: str, stack: list[LayerRecord], name: str, *, readonly: bool, ids: IdMappings | None
+        self,
+        key: str,
+        stack: list[LayerRecord],
+        name: str,
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+        laid: Stratum | None,
     ) -> SnapshotRecord:
         record = SnapshotRecord(
             id=key,
@@ -159,7 +190,7 @@ class Snapshots:
         )
         with disk_faults(f"snapshot {key!r}"):
             try:
-                made = await anyio.to_thread.run_sync(self._build, record, stack)
+                made = await anyio.to_thread.run_sync(self._build, record, stack, laid)
                 return await self._records.create(made, _prepared)
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -167,7 +198,9 @@ class Snapshots:
                     await self._trash.throw(self._places.snapshot(key))
                 raise
 
-    def _build(self, record: SnapshotRecord, stack: list[LayerRecord]) -> SnapshotRecord:
+    def _build(
+        self, record: SnapshotRecord, stack: list[LayerRecord], laid: Stratum | None
+    ) -> SnapshotRecord:
         """All that is done on disk and in the kernel, in one go in a thread."""
         staging = self._places.snapshots / f"{NEW_PREFIX}{record.id}-{secrets.token_hex(4)}"
         staging.mkdir(mode=0o700)
@@ -176,6 +209,8 @@ class Snapshots:
             base = self._snapshotters[record.snapshotter].prepare(
                 staging, stack, readonly=record.readonly, ids=record.ids
             )
+            if laid:
+                self._snapshotters[record.snapshotter].lay(staging, laid)
             made = msgspec.structs.replace(record, base_bytes=base[0], base_inodes=base[1])
             write_copy(staging, made)
         finally:

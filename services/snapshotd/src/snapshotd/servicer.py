@@ -51,6 +51,7 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
             request.snapshotter,
             readonly=request.readonly,
             ids=_ids(request),
+            diff=_diff(request),
         )
         return _snapshot(record)
 
@@ -97,6 +98,13 @@ def _ids(request: pb.PrepareRequest) -> IdMappings | None:
         IdMapping(uids.container_id, uids.host_id, uids.size),
         IdMapping(gids.container_id, gids.host_id, gids.size),
     )
+
+
+def _diff(request: pb.PrepareRequest) -> Blob | None:
+    if not request.HasField("diff"):
+        return None
+    given = request.diff
+    return Blob(Digest.parse(given.digest), given.digest, given.path, media_type="")
 
 
 def _layer(record: LayerRecord) -> pb.Layer:

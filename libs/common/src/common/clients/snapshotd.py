@@ -58,12 +58,15 @@ class SnapshotdClient:
         *,
         readonly: bool = False,
         ids: IdMappings | None = None,
+        diff: pb.Diff | None = None,
     ) -> pb.Snapshot:
         """Make and mount a snapshot over layers, bottom first; the same again returns the first one.
 
-        `ids` are those of the user namespace that will use it.
+        `ids` are those of the user namespace that will use it, `diff` is what it begins with above the layers.
         """
-        request = pb.PrepareRequest(key=key, diff_ids=diff_ids, snapshotter=snapshotter, readonly=readonly)
+        request = pb.PrepareRequest(
+            key=key, diff_ids=diff_ids, snapshotter=snapshotter, readonly=readonly, diff=diff
+        )
         if ids:
             request.ids.CopyFrom(
                 pb.IdMappings(

@@ -10,7 +10,7 @@ from common.sys import linux
 from common.sys.userns import IdMappings, open_mapped, open_namespace
 from snapshotd.adapters.mapped import opened
 from snapshotd.adapters.mounts import attach
-from snapshotd.compose import attributes_of, dress, is_opaque
+from snapshotd.compose import Stratum, attributes_of, dress, is_opaque
 from snapshotd.records import LayerRecord
 from snapshotd.usage import measure
 
@@ -38,6 +38,10 @@ class NativeSnapshotter:
         for layer in layers:
             _Copy(self._layers / layer.id / "fs", root, frozenset(layer.implied)).run()
         return measure(root)
+
+    def lay(self, directory: Path, diff: Stratum) -> None:
+        """Copy it over the copy of the layers."""
+        _Copy(diff.root, self.writable(directory), diff.implied).run()
 
     def mount(
         self,

@@ -6,6 +6,7 @@ had to fit into one page).
 
 import errno
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -59,6 +60,14 @@ class OverlaySnapshotter:
             }
         compose.make(top, wanted)
         return 0, 0
+
+    def lay(self, directory: Path, diff: Stratum) -> None:
+        """The diff is the upper directory; for a root that it does not describe, that of the layers counts."""
+        upper = self.writable(directory)
+        if "" in diff.implied:
+            compose.dress(diff.root, compose.attributes_of(upper))
+        shutil.rmtree(upper)
+        diff.root.rename(upper)
 
     def mount(
         self,

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'common/api/snapshots/v1/snapshots.proto\x12\x14slipway.snapshots.v1\"o\n\x11\x41pplyLayerRequest\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tblob_path\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"<\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06inodes\x18\x03 \x01(\x04\"%\n\x11ListLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"A\n\x12ListLayersResponse\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.slipway.snapshots.v1.Layer\"\'\n\x13RemoveLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"$\n\x14RemoveLayersResponse\x12\x0c\n\x04kept\x18\x01 \x03(\t\"\x85\x01\n\x0ePrepareRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12-\n\x03ids\x18\x05 \x01(\x0b\x32 .slipway.snapshots.v1.IdMappings\"@\n\tIdMapping\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\r\x12\x0f\n\x07host_id\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\"j\n\nIdMappings\x12-\n\x04uids\x18\x01 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\x12-\n\x04gids\x18\x02 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\"u\n\x08Snapshot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x03\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.slipway.snapshots.v1.Snapshot\"\x1c\n\rRemoveRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\x1c\n\x0cUsageRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"T\n\rSnapshotUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\"X\n\rUsageResponse\x12\x33\n\x06usages\x18\x01 \x03(\x0b\x32#.slipway.snapshots.v1.SnapshotUsage\x12\x12\n\nmountpoint\x18\x02 \x01(\t\"\x0f\n\rFsInfoRequest\"\x8f\x01\n\x0e\x46sInfoResponse\x12\x12\n\nmountpoint\x18\x01 \x01(\t\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clayer_inodes\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fsnapshot_inodes\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\x32\x8c\x06\n\tSnapshots\x12R\n\nApplyLayer\x12\'.slipway.snapshots.v1.ApplyLayerRequest\x1a\x1b.slipway.snapshots.v1.Layer\x12_\n\nListLayers\x12\'.slipway.snapshots.v1.ListLayersRequest\x1a(.slipway.snapshots.v1.ListLayersResponse\x12\x65\n\x0cRemoveLayers\x12).slipway.snapshots.v1.RemoveLayersRequest\x1a*.slipway.snapshots.v1.RemoveLayersResponse\x12O\n\x07Prepare\x12$.slipway.snapshots.v1.PrepareRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12G\n\x03Get\x12 .slipway.snapshots.v1.GetRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12M\n\x04List\x12!.slipway.snapshots.v1.ListRequest\x1a\".slipway.snapshots.v1.ListResponse\x12S\n\x06Remove\x12#.slipway.snapshots.v1.RemoveRequest\x1a$.slipway.snapshots.v1.RemoveResponse\x12P\n\x05Usage\x12\".slipway.snapshots.v1.UsageRequest\x1a#.slipway.snapshots.v1.UsageResponse\x12S\n\x06\x46sInfo\x12#.slipway.snapshots.v1.FsInfoRequest\x1a$.slipway.snapshots.v1.FsInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'common/api/snapshots/v1/snapshots.proto\x12\x14slipway.snapshots.v1\"o\n\x11\x41pplyLayerRequest\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tblob_path\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"<\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06inodes\x18\x03 \x01(\x04\"%\n\x11ListLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"A\n\x12ListLayersResponse\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.slipway.snapshots.v1.Layer\"\'\n\x13RemoveLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"$\n\x14RemoveLayersResponse\x12\x0c\n\x04kept\x18\x01 \x03(\t\"\xaf\x01\n\x0ePrepareRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12-\n\x03ids\x18\x05 \x01(\x0b\x32 .slipway.snapshots.v1.IdMappings\x12(\n\x04\x64iff\x18\x06 \x01(\x0b\x32\x1a.slipway.snapshots.v1.Diff\"$\n\x04\x44iff\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"@\n\tIdMapping\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\r\x12\x0f\n\x07host_id\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\"j\n\nIdMappings\x12-\n\x04uids\x18\x01 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\x12-\n\x04gids\x18\x02 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\"u\n\x08Snapshot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x03\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.slipway.snapshots.v1.Snapshot\"\x1c\n\rRemoveRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\x1c\n\x0cUsageRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"T\n\rSnapshotUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\"X\n\rUsageResponse\x12\x33\n\x06usages\x18\x01 \x03(\x0b\x32#.slipway.snapshots.v1.SnapshotUsage\x12\x12\n\nmountpoint\x18\x02 \x01(\t\"\x0f\n\rFsInfoRequest\"\x8f\x01\n\x0e\x46sInfoResponse\x12\x12\n\nmountpoint\x18\x01 \x01(\t\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clayer_inodes\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fsnapshot_inodes\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03\x32\x8c\x06\n\tSnapshots\x12R\n\nApplyLayer\x12\'.slipway.snapshots.v1.ApplyLayerRequest\x1a\x1b.slipway.snapshots.v1.Layer\x12_\n\nListLayers\x12\'.slipway.snapshots.v1.ListLayersRequest\x1a(.slipway.snapshots.v1.ListLayersResponse\x12\x65\n\x0cRemoveLayers\x12).slipway.snapshots.v1.RemoveLayersRequest\x1a*.slipway.snapshots.v1.RemoveLayersResponse\x12O\n\x07Prepare\x12$.slipway.snapshots.v1.PrepareRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12G\n\x03Get\x12 .slipway.snapshots.v1.GetRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12M\n\x04List\x12!.slipway.snapshots.v1.ListRequest\x1a\".slipway.snapshots.v1.ListResponse\x12S\n\x06Remove\x12#.slipway.snapshots.v1.RemoveRequest\x1a$.slipway.snapshots.v1.RemoveResponse\x12P\n\x05Usage\x12\".slipway.snapshots.v1.UsageRequest\x1a#.slipway.snapshots.v1.UsageResponse\x12S\n\x06\x46sInfo\x12#.slipway.snapshots.v1.FsInfoRequest\x1a$.slipway.snapshots.v1.FsInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -44,33 +44,35 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_REMOVELAYERSRESPONSE']._serialized_start=387
   _globals['_REMOVELAYERSRESPONSE']._serialized_end=423
   _globals['_PREPAREREQUEST']._serialized_start=426
-  _globals['_PREPAREREQUEST']._serialized_end=559
-  _globals['_IDMAPPING']._serialized_start=561
-  _globals['_IDMAPPING']._serialized_end=625
-  _globals['_IDMAPPINGS']._serialized_start=627
-  _globals['_IDMAPPINGS']._serialized_end=733
-  _globals['_SNAPSHOT']._serialized_start=735
-  _globals['_SNAPSHOT']._serialized_end=852
-  _globals['_GETREQUEST']._serialized_start=854
-  _globals['_GETREQUEST']._serialized_end=879
-  _globals['_LISTREQUEST']._serialized_start=881
-  _globals['_LISTREQUEST']._serialized_end=894
-  _globals['_LISTRESPONSE']._serialized_start=896
-  _globals['_LISTRESPONSE']._serialized_end=961
-  _globals['_REMOVEREQUEST']._serialized_start=963
-  _globals['_REMOVEREQUEST']._serialized_end=991
-  _globals['_REMOVERESPONSE']._serialized_start=993
-  _globals['_REMOVERESPONSE']._serialized_end=1009
-  _globals['_USAGEREQUEST']._serialized_start=1011
-  _globals['_USAGEREQUEST']._serialized_end=1039
-  _globals['_SNAPSHOTUSAGE']._serialized_start=1041
-  _globals['_SNAPSHOTUSAGE']._serialized_end=1125
-  _globals['_USAGERESPONSE']._serialized_start=1127
-  _globals['_USAGERESPONSE']._serialized_end=1215
-  _globals['_FSINFOREQUEST']._serialized_start=1217
-  _globals['_FSINFOREQUEST']._serialized_end=1232
-  _globals['_FSINFORESPONSE']._serialized_start=1235
-  _globals['_FSINFORESPONSE']._serialized_end=1378
-  _globals['_SNAPSHOTS']._serialized_start=1381
-  _globals['_SNAPSHOTS']._serialized_end=2161
+  _globals['_PREPAREREQUEST']._serialized_end=601
+  _globals['_DIFF']._serialized_start=603
+  _globals['_DIFF']._serialized_end=639
+  _globals['_IDMAPPING']._serialized_start=641
+  _globals['_IDMAPPING']._serialized_end=705
+  _globals['_IDMAPPINGS']._serialized_start=707
+  _globals['_IDMAPPINGS']._serialized_end=813
+  _globals['_SNAPSHOT']._serialized_start=815
+  _globals['_SNAPSHOT']._serialized_end=932
+  _globals['_GETREQUEST']._serialized_start=934
+  _globals['_GETREQUEST']._serialized_end=959
+  _globals['_LISTREQUEST']._serialized_start=961
+  _globals['_LISTREQUEST']._serialized_end=974
+  _globals['_LISTRESPONSE']._serialized_start=976
+  _globals['_LISTRESPONSE']._serialized_end=1041
+  _globals['_REMOVEREQUEST']._serialized_start=1043
+  _globals['_REMOVEREQUEST']._serialized_end=1071
+  _globals['_REMOVERESPONSE']._serialized_start=1073
+  _globals['_REMOVERESPONSE']._serialized_end=1089
+  _globals['_USAGEREQUEST']._serialized_start=1091
+  _globals['_USAGEREQUEST']._serialized_end=1119
+  _globals['_SNAPSHOTUSAGE']._serialized_start=1121
+  _globals['_SNAPSHOTUSAGE']._serialized_end=1205
+  _globals['_USAGERESPONSE']._serialized_start=1207
+  _globals['_USAGERESPONSE']._serialized_end=1295
+  _globals['_FSINFOREQUEST']._serialized_start=1297
+  _globals['_FSINFOREQUEST']._serialized_end=1312
+  _globals['_FSINFORESPONSE']._serialized_start=1315
+  _globals['_FSINFORESPONSE']._serialized_end=1458
+  _globals['_SNAPSHOTS']._serialized_start=1461
+  _globals['_SNAPSHOTS']._serialized_end=2241
 # @@protoc_insertion_point(module_scope)

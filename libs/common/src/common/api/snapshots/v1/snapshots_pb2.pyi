@@ -165,6 +165,7 @@ class PrepareRequest(_message.Message):
     SNAPSHOTTER_FIELD_NUMBER: _builtins.int
     READONLY_FIELD_NUMBER: _builtins.int
     IDS_FIELD_NUMBER: _builtins.int
+    DIFF_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     snapshotter: _builtins.str
     """"overlayfs" or "native"; empty for the default."""
@@ -177,6 +178,10 @@ class PrepareRequest(_message.Message):
     def ids(self) -> Global___IdMappings:
         """For a container in a user namespace: what the layers call 0 is the host's `host_id`. Absent for none."""
 
+    @_builtins.property
+    def diff(self) -> Global___Diff:
+        """What the snapshot's own writable directory begins with; "the same" does not look at it."""
+
     def __init__(
         self,
         *,
@@ -185,14 +190,40 @@ class PrepareRequest(_message.Message):
         snapshotter: _builtins.str = ...,
         readonly: _builtins.bool = ...,
         ids: Global___IdMappings | None = ...,
+        diff: Global___Diff | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["ids", b"ids"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["diff", b"diff", "ids", b"ids"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_ids", b"diff_ids", "ids", b"ids", "key", b"key", "readonly", b"readonly", "snapshotter", b"snapshotter"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff", b"diff", "diff_ids", b"diff_ids", "ids", b"ids", "key", b"key", "readonly", b"readonly", "snapshotter", b"snapshotter"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PrepareRequest: _TypeAlias = PrepareRequest  # noqa: Y015
+
+@_typing.final
+class Diff(_message.Message):
+    """The tar of a writable directory, as a layer's: with whiteouts of either form."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    """A file that snapshotd can read."""
+    digest: _builtins.str
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Diff: _TypeAlias = Diff  # noqa: Y015
 
 @_typing.final
 class IdMapping(_message.Message):

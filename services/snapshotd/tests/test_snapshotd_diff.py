@@ -1,0 +1,142 @@
+"""Snapshots that begin with a diff of their own: what a container wrote elsewhere, friendly and hostile."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from common.api.snapshots.v1 import snapshots_pb2 as pb
+from common.errors import DataLossError, InvalidArgumentError, NotFoundError
+from common.sys.userns import IdMapping, IdMappings
+from services.snapshotd.tests.test_snapshotd_layers import (
+    BASE,
+    REST,
+    SNAPSHOTTERS,
+    E,
+    apply,
+    digest_of,
+    tar,
+    tree,
+)
+
+pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
+DIFF = [
+    E("d", "./", mode=0o711),
+    E("d", "etc/", mode=0o700, uid=5),
+    E("f", "etc/a", b"mine", mode=0o4755),
+    E("c", "etc/b"),
+    E("d", "etc/d/"),
+    E("f", "etc/d/.wh..wh..opq"),
+    E("f", "etc/d/z", b"new"),
+    E("c", "etc/null", device=(1, 3)),
+]
+
+
+def diff_of(node: Any, content: bytes) -> pb.Diff:
+    path = node.directory / "rootfs-diff.tar"
+    path.write_bytes(content)
+    return pb.Diff(path=str(path), digest=digest_of(content))
+
+
+def snapshots_of(node: Any) -> list[str]:
+    return [path.name for path in (node.data / "snapshotd/snapshots").iterdir()]
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+async def test_a_diff_lies_above_the_layers_and_is_the_snapshots_own(
+    snapshotd: Any, snapshotter: str
+) -> None:
+    snapshotd.stop()
+    snapshotd.start(usage_interval_s="0")
+    layer = await apply(snapshotd, tar(BASE))
+    client = snapshotd.client()
+    big = E("f", "etc/big", os.urandom(2 << 20))
+    diff = diff_of(snapshotd, tar([*DIFF, big]))
+    made = await client.prepare("c1", [layer], snapshotter, diff=diff)
+    assert await client.prepare("c1", [layer], snapshotter, diff=diff) == made
+    root = Path(snapshotd.seen(made.path))
+    (root / "etc/big").unlink()
+    gone = ("etc/b", "etc/d/x", "etc/d/y")
+    wanted = {name: text for name, text in REST.items() if name not in gone}
+    assert tree(root) == wanted | {"etc/a": "mine", "etc/d/z": "new", "etc/null": "char"}
+    status = (root / "etc").stat()
+    assert (status.st_mode & 0o7777, status.st_uid) == (0o700, 5)
+    assert (root / "etc/a").stat().st_mode & 0o7777 == 0o4755
+    assert root.stat().st_mode & 0o7777 == 0o711
+    assert snapshots_of(snapshotd) == ["c1"]
+    assert len(await client.list_layers()) == 1
+    await client.remove("c1")
+    again = await client.prepare("c2", [layer], snapshotter)
+    assert tree(Path(snapshotd.seen(again.path))) == REST
+    await client.close()
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+async def test_usage_counts_a_diff(snapshotd: Any, snapshotter: str) -> None:
+    layer = await apply(snapshotd, tar(BASE))
+    client = snapshotd.client()
+    diff = diff_of(snapshotd, tar([E("f", "big", os.urandom(2 << 20))]))
+    await client.prepare("c1", [layer], snapshotter, diff=diff)
+    (usage,) = (await client.usage(["c1"])).usages
+    assert usage.used_bytes >= 2 << 20
+    await client.close()
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+async def test_a_diff_that_says_nothing_of_the_root_leaves_it_as_the_layers_made_it(
+    snapshotd: Any, snapshotter: str
+) -> None:
+    layer = await apply(snapshotd, tar([E("d", "./", mode=0o1751, uid=3), E("f", "a", b"a")]))
+    client = snapshotd.client()
+    diff = diff_of(snapshotd, tar([E("f", "written", b"x")]))
+    made = await client.prepare("c1", [layer], snapshotter, diff=diff)
+    status = Path(snapshotd.seen(made.path)).stat()
+    assert (status.st_mode & 0o7777, status.st_uid) == (0o1751, 3)
+    await client.close()
+
+
+HOSTILE = {
+    "a way upwards": [E("f", "../../../escaped", b"x")],
+    "a hard link to what is not in it": [E("h", "x", target="etc/a")],
+    "a file as a directory": [E("f", "x", b"x"), E("f", "x/y", b"y")],
+}
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+async def test_a_hostile_diff_leaves_nothing(snapshotd: Any, case: str) -> None:
+    layer = await apply(snapshotd, tar(BASE))
+    client = snapshotd.client()
+    with pytest.raises(InvalidArgumentError, match="diff"):
+        await client.prepare("c1", [layer], diff=diff_of(snapshotd, tar(HOSTILE[case])))
+    assert (snapshots_of(snapshotd), snapshotd.mounts()) == ([], [])
+    with pytest.raises(NotFoundError):
+        await client.get("c1")
+    await client.close()
+
+
+async def test_a_diffs_links_do_not_lead_out(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    outside = snapshotd.directory / "outside"
+    outside.mkdir()
+    diff = diff_of(snapshotd, tar([E("l", "out", target=str(outside)), E("f", "out/x", b"x")]))
+    made = await client.prepare("c1", [], diff=diff)
+    assert not list(outside.iterdir())
+    assert Path(snapshotd.seen(f"{made.path}{outside}/x")).read_bytes() == b"x"
+    await client.close()
+
+
+async def test_a_diff_must_have_its_digest_and_a_fitting_snapshot(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    diff = diff_of(snapshotd, tar(DIFF))
+    with pytest.raises(DataLossError, match="digest"):
+        await client.prepare("c1", [], diff=pb.Diff(path=diff.path, digest=digest_of(b"other")))
+    with pytest.raises(InvalidArgumentError, match="digest"):
+        await client.prepare("c1", [], diff=pb.Diff(path=diff.path, digest="latest"))
+    with pytest.raises(InvalidArgumentError, match="writable"):
+        await client.prepare("c1", [], readonly=True, diff=diff)
+    ids = IdMappings(IdMapping(0, 70_000, 65_536), IdMapping(0, 70_000, 65_536))
+    with pytest.raises(InvalidArgumentError, match="mapped"):
+        await client.prepare("c1", [], ids=ids, diff=diff)
+    assert (snapshots_of(snapshotd), snapshotd.mounts()) == ([], [])
+    await client.close()
