@@ -84,6 +84,17 @@ async def test_start_failure_is_one_clear_sentence_and_leaves_nothing(node):
     assert not (node.root / "records/a").exists()
 
 
+async def test_a_restore_that_fails_says_so_and_starts_nothing(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    with pytest.raises(UnknownError):
+        await shim.restore("/nonexistent")
+    assert (await shim.state())["state"] == "failed"
+    with pytest.raises(FailedPreconditionError):
+        await shim.start()
+    await node.service.remove("a")
+    assert not node.log("a").read_text()
+
+
 async def test_very_short_containers_lose_no_exit(node):
     async def one(number: int) -> None:
         shim = await node.spawn(f"c{number}", "sh", "-c", f"exit {number}")

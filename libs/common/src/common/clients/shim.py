@@ -147,6 +147,15 @@ def _raise(error: Message) -> None:
     raise cls(str(error.get("message", "")))
 
 
+def _started(reply: Message) -> Started:
+    return Started(
+        pid=reply["pid"],
+        started_at_ns=reply["started_at_ns"],
+        runtime_begin_ns=reply["runtime_begin_ns"],
+        runtime_end_ns=reply["runtime_end_ns"],
+    )
+
+
 class ShimClient:
     """One shim's orders; made by `connect`."""
 
@@ -181,13 +190,12 @@ class ShimClient:
             FailedPreconditionError: it was started before.
         """
         fields = {"traceparent": traceparent, "deadline_s": timeout_s}
-        reply = await self._call("start", timeout_s + CALL_S, **fields)
-        return Started(
-            pid=reply["pid"],
-            started_at_ns=reply["started_at_ns"],
-            runtime_begin_ns=reply["runtime_begin_ns"],
-            runtime_end_ns=reply["runtime_end_ns"],
-        )
+        return _started(await self._call("start", timeout_s + CALL_S, **fields))
+
+    async def restore(self, images: str, *, traceparent: str = "", timeout_s: float = 120) -> Started:
+        """Run the container from a dump's directory; raises as `start` does."""
+        fields = {"images": images, "traceparent": traceparent, "deadline_s": timeout_s}
+        return _started(await self._call("restore", timeout_s + CALL_S, **fields))
 
     async def state(self) -> Message:
         """container_id, state, pid, started_at_ns, exit (the record, or None), execs, log and dropped bytes."""

@@ -44,6 +44,7 @@ class Server:
         supervisor.on_cleaned = self._leave_if_asked
         self._operations: dict[str, Callable[[Connection, Message], Facts | None]] = {
             "start": self._start,
+            "restore": self._restore,
             "state": lambda _connection, _message: self._supervisor.facts(),
             "kill": self._kill,
             "exec": self._exec,
@@ -108,9 +109,14 @@ class Server:
 
         return done
 
-    def _start(self, connection: Connection, message: Message) -> None:
+    def _start(self, connection: Connection, message: Message, images: str = "") -> None:
         deadline_s = float(message.get("deadline_s", 0))
-        self._supervisor.start(self._later(connection, message), message.get("traceparent", ""), deadline_s)
+        self._supervisor.start(
+            self._later(connection, message), message.get("traceparent", ""), deadline_s, images
+        )
+
+    def _restore(self, connection: Connection, message: Message) -> None:
+        self._start(connection, message, str(message["images"]))
 
     def _kill(self, connection: Connection, message: Message) -> None:
         done = self._later(connection, message)

@@ -77,8 +77,10 @@ class Supervisor:
         self.on_output: Callable[[int, bytes], None] = lambda _stream, _data: None
         self.on_cleaned: Callable[[], None] = lambda: None
 
-    def start(self, done: Done, traceparent: str, deadline_s: float) -> None:
+    def start(self, done: Done, traceparent: str, deadline_s: float, images: str = "") -> None:
         """Run the container; the reply says when the runtime began and ended, for the caller's span.
+
+        With `images`, the directory of a dump, its processes go on where they were.
 
         Raises:
             SlipwayError: it was started before, or its runtime or log file is not usable.
@@ -103,7 +105,8 @@ class Supervisor:
         self._oom = OomWatch(self._loop, spec.get("memory_cgroup_path", ""), self._oom_killed)
         self._start_log = self.runtime.log_path()
         pid_file = f"{self._directory}/init.pid"
-        args = ["run", "--detach", "--pid-file", pid_file, "--bundle", spec["bundle_path"]]
+        verb = ["restore", "--image-path", images, "--work-path", images] if images else ["run"]
+        args = [*verb, "--detach", "--pid-file", pid_file, "--bundle", spec["bundle_path"]]
         if self.stdio.console_path:
             args += ["--console-socket", self.stdio.console_path]
         self._reaper.expecting += 1
