@@ -161,11 +161,15 @@ async def test_a_second_checkpoint_of_a_pod_is_refused_and_a_dead_service_thaws_
         await grows(log)
 
 
-async def test_a_failed_dump_of_a_container_leaves_no_file(pods: Pods, watched: Path, tmp_path: Path) -> None:
+async def test_a_container_is_still_while_it_is_dumped_and_a_failed_dump_leaves_no_file(
+    pods: Pods, watched: Path, tmp_path: Path
+) -> None:
     _, ids, logs = await two(pods)
     request = cri.CheckpointContainerRequest(container_id=ids[0], location=str(tmp_path / "c.tar"))
     with pytest.raises(UnknownError, match="checkpoint"):
         await pods.client.stub.CheckpointContainer(request, timeout=30)
+    states = (watched / "states").read_text()
+    assert states.count("FROZEN") + states.count("frozen 1") == 1
     assert not list(tmp_path.iterdir())
     await grows(logs[0])
 

@@ -94,6 +94,13 @@ class SnapshotUse(msgspec.Struct, frozen=True, kw_only=True):
     at_ns: int
 
 
+class Diff(msgspec.Struct, frozen=True):
+    """A tar of what a container wrote to its root filesystem elsewhere."""
+
+    path: str
+    digest: str
+
+
 class Snapshots(Protocol):
     """Root filesystems."""
 
@@ -105,11 +112,13 @@ class Snapshots(Protocol):
         *,
         readonly: bool = False,
         ids: IdMappings | None = None,
+        diff: Diff | None = None,
     ) -> str:
         """Make and mount one; returns its path. The same key again returns the same one.
 
         Raises:
             NotFoundError: a layer is not there.
+            InvalidArgumentError: something in the diff is never to be unpacked.
         """
 
     async def remove(self, key: str) -> None:
@@ -151,6 +160,9 @@ class Shims(Protocol):
         Raises:
             SlipwayError: the OCI runtime's message; nothing runs.
         """
+
+    async def restore(self, socket_path: str, directory: str, timeout_s: float) -> InitStarted:
+        """As `start`, with the processes of a dump's directory."""
 
     async def init_of(self, socket_path: str) -> tuple[int, int]:
         """Pid and start time of the running init; zeros when none runs.

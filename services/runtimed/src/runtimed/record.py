@@ -90,6 +90,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     image: str = ""
     image_id: str = ""
     image_ref: str = ""
+    from_checkpoint: bool = False
+    """Its start continues the dump that is beside its record."""
     request: bytes = b""
     """The whole request while CREATING, so that a restarted runtimed can finish it."""
     created_at_ns: int = 0

@@ -8,6 +8,7 @@ from runtimed.use.limits import Limits
 from runtimed.use.metrics import Metrics
 from runtimed.use.node import Node
 from runtimed.use.parts import Parts
+from runtimed.use.restore import Restores
 from runtimed.use.sandbox import Sandboxes
 from runtimed.use.stats import Stats
 from runtimed.use.task import Tasks
@@ -26,5 +27,6 @@ class Service:
         self.limits = Limits(parts)
         self.stats = Stats(parts)
         self.checkpoints = Checkpoints(parts)
+        self.restores = Restores(parts, self.sandboxes, self.containers)
         self.metrics = Metrics(parts)
         self.node = Node(parts)

@@ -151,8 +151,8 @@ class RuntimeServicer(rpc.RuntimeServicer):
         await self._service.checkpoints.pod(request, context.time_remaining())
         return cri.CheckpointPodResponse()
 
-    async def RestorePod(self, request: cri.RestorePodRequest, context: Any) -> cri.RestorePodResponse:
-        return await self._service.checkpoints.restore(request)
+    async def RestorePod(self, request: pb.RestorePodRequest, context: Any) -> cri.RestorePodResponse:
+        return await self._service.restores.pod(request)
 
     async def GetContainerEvents(
         self, request: cri.GetEventsRequest, context: Any

@@ -24,7 +24,7 @@ FORWARDED = (
     *("UpdateContainerResources", "ReopenContainerLog", "ExecSync"),
     *("ContainerStats", "ListContainerStats", "PodSandboxStats", "ListPodSandboxStats"),
     *("ListMetricDescriptors", "ListPodSandboxMetrics", "UpdatePodSandboxResources"),
-    *("CheckpointContainer", "CheckpointPod", "RestorePod"),
+    *("CheckpointContainer", "CheckpointPod"),
     *("Status", "RuntimeConfig", "UpdateRuntimeConfig"),
 )
 
@@ -43,6 +43,11 @@ def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images
         _create(runtimed, images),
         api_pb2.CreateContainerRequest.FromString,
         api_pb2.CreateContainerResponse.SerializeToString,
+    )
+    handlers["RestorePod"] = grpc.unary_unary_rpc_method_handler(
+        _restore(runtimed, images),
+        api_pb2.RestorePodRequest.FromString,
+        api_pb2.RestorePodResponse.SerializeToString,
     )
     for name, answer in (
         ("Exec", streams.exec),
@@ -98,14 +103,42 @@ def _create(runtimed: grpc.aio.Channel, images: Images) -> Any:
     async def create(
         request: api_pb2.CreateContainerRequest, context: Any
     ) -> api_pb2.CreateContainerResponse:
-        image = await images.resolve(request.config.image.image)
-        mounted: dict[str, runtime_pb2.ResolvedImage] = {}
-        for mount in request.config.mounts:
-            if name := mount.image.image:
-                mounted[name] = mounted.get(name) or await images.resolve(name, "config.mounts.image.image")
-                mount.image.image_ref = mounted[name].ref
-        wanted = runtime_pb2.CreateContainerRequest(request=request, image=image, mount_images=mounted)
+        wanted = await _resolved(request, images)
         answer: api_pb2.CreateContainerResponse = await call(wanted, timeout=context.time_remaining())
         return answer
 
     return create
+
+
+def _restore(runtimed: grpc.aio.Channel, images: Images) -> Any:
+    call: Any = runtimed.unary_unary(
+        f"{BACKEND}/RestorePod",
+        runtime_pb2.RestorePodRequest.SerializeToString,
+        api_pb2.RestorePodResponse.FromString,
+    )
+
+    async def restore(request: api_pb2.RestorePodRequest, context: Any) -> api_pb2.RestorePodResponse:
+        containers = [
+            await _resolved(
+                api_pb2.CreateContainerRequest(config=config, sandbox_config=request.config), images
+            )
+            for config in request.container_configs
+        ]
+        wanted = runtime_pb2.RestorePodRequest(request=request, containers=containers)
+        answer: api_pb2.RestorePodResponse = await call(wanted, timeout=context.time_remaining())
+        return answer
+
+    return restore
+
+
+async def _resolved(
+    request: api_pb2.CreateContainerRequest, images: Images
+) -> runtime_pb2.CreateContainerRequest:
+    """A container's request with its images; notes in it which ones they are."""
+    image = await images.resolve(request.config.image.image)
+    mounted: dict[str, runtime_pb2.ResolvedImage] = {}
+    for mount in request.config.mounts:
+        if name := mount.image.image:
+            mounted[name] = mounted.get(name) or await images.resolve(name, "config.mounts.image.image")
+            mount.image.image_ref = mounted[name].ref
+    return runtime_pb2.CreateContainerRequest(request=request, image=image, mount_images=mounted)

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from common.clients.shim import ShimClient
+from common.clients.shim import ShimClient, Started
 from common.clients.shimd import ShimdClient
 from common.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError, UnknownError
 from common.observe.trace import traceparent
@@ -66,9 +66,17 @@ class ProcessShims:
         await self._client.remove_pause(sandbox_id)
 
     async def start(self, socket_path: str, timeout_s: float) -> InitStarted:
-        started = await self._call(
+        return await self._begin(
             socket_path, lambda shim: shim.start(traceparent=traceparent(), timeout_s=timeout_s)
         )
+
+    async def restore(self, socket_path: str, directory: str, timeout_s: float) -> InitStarted:
+        return await self._begin(
+            socket_path, lambda shim: shim.restore(directory, traceparent=traceparent(), timeout_s=timeout_s)
+        )
+
+    async def _begin(self, socket_path: str, act: Callable[[ShimClient], Awaitable[Started]]) -> InitStarted:
+        started = await self._call(socket_path, act)
         return InitStarted(
             pid=started.pid,
             at_ns=started.started_at_ns,

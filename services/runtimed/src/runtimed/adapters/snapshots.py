@@ -1,8 +1,9 @@
 """Root filesystems from snapshotd."""
 
+from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.clients.snapshotd import SnapshotdClient
 from common.sys.userns import IdMappings
-from runtimed.ports import SnapshotUse
+from runtimed.ports import Diff, SnapshotUse
 
 
 class SnapshotdSnapshots:
@@ -19,8 +20,10 @@ class SnapshotdSnapshots:
         *,
         readonly: bool = False,
         ids: IdMappings | None = None,
+        diff: Diff | None = None,
     ) -> str:
-        made = await self._client.prepare(key, diff_ids, snapshotter, readonly=readonly, ids=ids)
+        given = pb.Diff(path=diff.path, digest=diff.digest) if diff else None
+        made = await self._client.prepare(key, diff_ids, snapshotter, readonly=readonly, ids=ids, diff=given)
         return made.path
 
     async def remove(self, key: str) -> None:

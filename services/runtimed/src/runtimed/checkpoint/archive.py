@@ -4,25 +4,33 @@ A container's archive is a tar of regular files: config.dump, spec.dump, status.
 and container.log. A pod's checkpoint is a directory of such archives and pod.json, which names them.
 """
 
+import errno
+import hashlib
 import os
 import re
 import stat
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import IO
 
 import msgspec
 
-from common.errors import InvalidArgumentError
+from common.errors import FailedPreconditionError, InvalidArgumentError
 
 MANIFEST = "pod.json"
+IMAGES = "checkpoint"
+DIFF = "rootfs-diff.tar"
 MAX_MANIFEST_BYTES = 1 << 20
 MAX_MEMBERS = 100_000
 _MEMBER = re.compile(
     r"(config|spec|status)\.dump|rootfs-diff\.tar|container\.log|checkpoint/[A-Za-z0-9][A-Za-z0-9._+-]*"
 )
+_BLOCK_BYTES = 1 << 20
+_OPAQUE = "trusted.overlay.opaque"
+_UNTELLABLE = {"trusted.overlay.redirect", "trusted.overlay.metacopy"}
 _ARCHIVE = re.compile(r"\d{1,4}\.tar")
 
 
@@ -67,10 +75,24 @@ def write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> 
 
 
 def write_diff(path: Path, upper: Path) -> None:
-    """Write what a container changed below its root, whiteouts as overlayfs has them."""
+    """Write what a container changed in its root: whiteouts as overlayfs has them, opaque directories as layers do.
+
+    Raises:
+        FailedPreconditionError: overlayfs keeps something of it that a tar cannot tell.
+    """
     with _create(path) as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
-        for entry in sorted(upper.iterdir()):
-            tar.add(entry, arcname=entry.name)
+        waiting = [upper]
+        while waiting:
+            entry = waiting.pop()
+            name = str(entry.relative_to(upper))
+            xattrs = {key: os.getxattr(entry, key, follow_symlinks=False) for key in _xattrs(entry)}
+            if kept := _UNTELLABLE & xattrs.keys():
+                raise FailedPreconditionError(f"{entry}: has {kept.pop()}, which no tar can tell")
+            tar.add(entry, arcname=name, recursive=False, filter=partial(_with_xattrs, xattrs))
+            if xattrs.get(_OPAQUE) == b"y":
+                tar.addfile(tarfile.TarInfo(f"{name}/.wh..wh..opq"))
+            if stat.S_ISDIR(entry.lstat().st_mode):
+                waiting += sorted(entry.iterdir(), reverse=True)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:
@@ -101,8 +123,34 @@ def read_pod(directory: Path) -> Manifest:
     for held in found.containers:
         if not _ARCHIVE.fullmatch(held.archive):
             raise InvalidArgumentError(f"checkpoint_path: {MANIFEST}: {held.archive!r} is no archive's name")
-        _check(directory / held.archive)
+        _check(directory / held.archive, lambda _tar, _member: None)
     return found
+
+
+def unpack(path: Path, target: Path) -> str:
+    """Write an archive's dump and diff into an empty directory; returns the diff's digest.
+
+    Raises:
+        InvalidArgumentError: it is no container's archive.
+        OSError: with the path.
+    """
+    digest = hashlib.sha256()
+    (target / IMAGES).mkdir(mode=0o700)
+
+    def take(tar: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+        body = tar.extractfile(member)
+        if body is None or (member.name != DIFF and not member.name.startswith(f"{IMAGES}/")):
+            return
+        with _create(target / member.name) as out:
+            while block := body.read(_BLOCK_BYTES):
+                out.write(block)
+                if member.name == DIFF:
+                    digest.update(block)
+
+    _check(path, take)
+    if not (target / DIFF).exists():
+        raise InvalidArgumentError(f"checkpoint_path: {path.name}: has no {DIFF}")
+    return f"sha256:{digest.hexdigest()}"
 
 
 def remove_all(directory: Path) -> None:
@@ -111,13 +159,15 @@ def remove_all(directory: Path) -> None:
         entry.unlink()
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, take: Callable[[tarfile.TarFile, tarfile.TarInfo], None]) -> None:
+    """Go through an archive, and hand out each member that is as it must be."""
     seen: set[str] = set()
     with _open(path) as file:
         try:
             with tarfile.open(fileobj=file, mode="r:") as tar:
                 for member in tar:
-                    if not member.isreg() or not _MEMBER.fullmatch(member.name) or member.name in seen:
+                    plain = member.isreg() and not member.issparse() and member.size >= 0
+                    if not plain or not _MEMBER.fullmatch(member.name) or member.name in seen:
                         raise InvalidArgumentError(
                             f"checkpoint_path: {path.name}: {member.name!r} is no file of a checkpoint"
                         )
@@ -129,6 +179,7 @@ def _check(path: Path) -> None:
                         raise InvalidArgumentError(
                             f"checkpoint_path: {path.name}: is cut off or has too many files"
                         )
+                    take(tar, member)
         except tarfile.TarError as exc:
             raise InvalidArgumentError(f"checkpoint_path: {path.name}: {exc}") from exc
 
@@ -167,3 +218,22 @@ def _add_file(tar: tarfile.TarFile, name: str, source: Path) -> None:
         member = tarfile.TarInfo(name)
         member.size, member.mode, member.mtime = found.st_size, 0o600, int(found.st_mtime)
         tar.addfile(member, file)
+
+
+def _xattrs(path: Path) -> list[str]:
+    try:
+        return os.listxattr(path, follow_symlinks=False)
+    except OSError as exc:
+        if exc.errno == errno.ENOTSUP:
+            return []
+        raise
+
+
+def _with_xattrs(xattrs: Mapping[str, bytes], member: tarfile.TarInfo) -> tarfile.TarInfo:
+    """As libarchive reads them; those of overlayfs are told in other ways."""
+    member.pax_headers = {
+        f"SCHILY.xattr.{name}": value.decode(errors="surrogateescape")
+        for name, value in xattrs.items()
+        if not name.startswith("trusted.")
+    }
+    return member

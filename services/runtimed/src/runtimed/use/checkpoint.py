@@ -17,12 +17,10 @@ from common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
     InvalidArgumentError,
-    UnimplementedError,
     UnknownError,
 )
 from runtimed import convert, selection
 from runtimed.checkpoint import archive, freezer, machine, rules
-from runtimed.oci.validate import validate_container, validate_sandbox
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use.bundle import CONFIG
 from runtimed.use.parts import Parts, together
@@ -31,6 +29,17 @@ MARK = "frozen"
 MARGIN_S = 0.5
 """What is kept of a pod's deadline for letting all run on and for the answer."""
 _UPPER = re.compile(r"(?:^|[, ])upperdir=([^,\s]+)")
+
+
+async def require(parts: Parts, name: str) -> None:
+    """Refuse what a handler or this machine cannot do.
+
+    Raises:
+        FailedPreconditionError: all that is missing, in one sentence.
+    """
+    handler = parts.handler(name)[1]
+    features = await parts.features.of(name)
+    await machine.require(name, handler, features, parts.settings.criu_binary)
 
 
 class Checkpoints:
@@ -55,11 +64,15 @@ class Checkpoints:
         if record.state is not ContainerState.RUNNING:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
         await anyio.to_thread.run_sync(rules.new_file, "location", location, abandon_on_cancel=True)
-        await self._require(sandbox.handler)
+        await require(self._parts, sandbox.handler)
         timeout_s = float(request.timeout) or self._parts.settings.checkpoint_timeout_s
 
         async def dump() -> None:
-            async with _within(timeout_s), _gone_on_failure(partial(location.unlink, missing_ok=True)):
+            async with (
+                _within(timeout_s),
+                _gone_on_failure(partial(location.unlink, missing_ok=True)),
+                self._still([record]),  # what it writes meanwhile would not fit what it remembers
+            ):
                 await self._dump(record, location)
 
         await self._alone(record.sandbox_id, dump)
@@ -86,7 +99,7 @@ class Checkpoints:
         ]
         rules.exactly_running(request.container_ids, [record.id for record in running])
         await anyio.to_thread.run_sync(rules.empty_directory, "output_path", output, abandon_on_cancel=True)
-        await self._require(sandbox.handler)
+        await require(self._parts, sandbox.handler)
         limit_s = max(0.0, deadline_s - MARGIN_S)
 
         async def dump() -> None:
@@ -98,29 +111,6 @@ class Checkpoints:
 
         await self._alone(sandbox.id, dump)
 
-    async def restore(self, request: cri.RestorePodRequest) -> cri.RestorePodResponse:
-        """Judge a restore's request and the checkpoint, which is not changed; then say what is missing.
-
-        Raises:
-            InvalidArgumentError, NotFoundError: an argument, or a file of the checkpoint.
-            FailedPreconditionError: the machine lacks something.
-            UnimplementedError: it lacks nothing.
-        """
-        rules.no_options(request.options)
-        directory = rules.absolute("checkpoint_path", request.checkpoint_path)
-        validate_sandbox(request.config)
-        name, _ = self._parts.handler(request.runtime_handler)
-        for config in request.container_configs:
-            validate_container(config, request.config)
-        await anyio.to_thread.run_sync(rules.directory, "checkpoint_path", directory, abandon_on_cancel=True)
-        held = await anyio.to_thread.run_sync(archive.read_pod, directory, abandon_on_cancel=True)
-        rules.same_names(
-            [config.metadata.name for config in request.container_configs],
-            [container.name for container in held.containers],
-        )
-        await self._require(name)
-        raise UnimplementedError("RestorePod: restoring is not offered by this version of slipway")
-
     async def thaw_left(self, record: ContainerRecord) -> bool:
         """Let run what an earlier life of the service held still; whether there was something."""
         mark = self._parts.record_dir(record.id) / MARK
@@ -129,11 +119,6 @@ class Checkpoints:
         await freezer.thaw(record.cgroup)
         await anyio.to_thread.run_sync(partial(mark.unlink, missing_ok=True))
         return True
-
-    async def _require(self, name: str) -> None:
-        handler = self._parts.handler(name)[1]
-        features = await self._parts.features.of(name)
-        await machine.require(name, handler, features, self._parts.settings.criu_binary)
 
     async def _alone(self, sandbox_id: str, work: Callable[[], Awaitable[None]]) -> None:
         key = f"checkpoint {sandbox_id}"
@@ -159,7 +144,7 @@ class Checkpoints:
         record_dir = self._parts.record_dir(record.id)
         work = Path(await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix="dump-", dir=record_dir)))
         try:
-            images = work / "checkpoint"
+            images = work / archive.IMAGES
             images.mkdir(mode=0o700)
             left_s = anyio.current_effective_deadline() - anyio.current_time()
             await self._parts.shims.checkpoint(record.socket_path, record.id, str(images), left_s)
@@ -171,14 +156,14 @@ class Checkpoints:
 
 def _write(record: ContainerRecord, work: Path, target: Path) -> None:
     """One container's archive of what the OCI runtime dumped and what we know. Blocking."""
-    diff = work / "rootfs-diff.tar"
+    diff = work / archive.DIFF
     archive.write_diff(diff, _upper(record))
     texts = {
         "config.dump": MessageToJson(convert.container_config(record)).encode(),
         "spec.dump": (Path(record.bundle_path) / CONFIG).read_bytes(),
         "status.dump": MessageToJson(convert.container_status(record)).encode(),
     }
-    files = {"checkpoint": work / "checkpoint", "rootfs-diff.tar": diff}
+    files = {archive.IMAGES: work / archive.IMAGES, archive.DIFF: diff}
     if record.log_path:
         files["container.log"] = Path(record.log_path)
     try:

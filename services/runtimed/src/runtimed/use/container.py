@@ -4,6 +4,7 @@ import json
 import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import anyio.to_thread
@@ -21,12 +22,13 @@ from common.errors import (
 from common.events.schema import ContainerRemoved
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
+from common.sys.userns import IdMappings
 from runtimed import convert, selection
 from runtimed.machine import container as machine
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
-from runtimed.use import bundle, imagemounts
+from runtimed.use import bundle, dump, imagemounts
 from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.task import Tasks
 from runtimed.use.undo import Undo
@@ -118,7 +120,7 @@ class Containers:
         undo.push("snapshot", partial(parts.snapshots.remove, record.id))
         undo.push("bundle", partial(bundle.remove, parts, record.id))
         steps: list[Callable[[], Awaitable[Any]]] = [
-            partial(parts.snapshots.prepare, record.id, list(wanted.image.diff_ids), snapshotter, ids=ids),
+            partial(self._root, record, wanted, snapshotter, ids),
             partial(imagemounts.prepare, parts.snapshots, record.id, wanted, snapshotter, ids, undo),
         ]
         if not known:
@@ -137,6 +139,19 @@ class Containers:
                 await parts.containers.forget(record.id)
                 await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(record.id))
                 raise
+
+    async def _root(
+        self,
+        record: ContainerRecord,
+        wanted: pb.CreateContainerRequest,
+        snapshotter: str,
+        ids: IdMappings | None,
+    ) -> str:
+        diff = None
+        if record.from_checkpoint:
+            diff = await dump.unpack(self._parts.record_dir(record.id), Path(wanted.checkpoint))
+        layers = list(wanted.image.diff_ids)
+        return await self._parts.snapshots.prepare(record.id, layers, snapshotter, ids=ids, diff=diff)
 
     async def end_now(self, container_id: str) -> None:
         """Let a set-up or start that goes on finish, then kill what runs; for the end of a sandbox."""
@@ -211,6 +226,7 @@ def new_record(key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerReque
         image=config.image.user_specified_image or config.image.image,
         image_id=wanted.image.id,
         image_ref=wanted.image.ref or wanted.image.id,
+        from_checkpoint=bool(wanted.checkpoint),
         request=wanted.SerializeToString(),
         resources=config.linux.resources.SerializeToString(),
         created_at_ns=now_ns(),

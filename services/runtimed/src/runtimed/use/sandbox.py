@@ -51,8 +51,7 @@ class Sandboxes:
         """
         validate_sandbox(config)
         await self._check_handler(self._parts.handler(handler)[0], config)
-        meta = config.metadata
-        key = f"{meta.namespace}_{meta.name}_{meta.uid}_{meta.attempt}"
+        key = key_of(config)
         return await self._parts.operations.join(f"sandbox {key}", partial(self._run, key, config, handler))
 
     async def _check_handler(self, handler: str, config: cri.PodSandboxConfig) -> None:
@@ -245,6 +244,12 @@ class Sandboxes:
         if wanted.HasField("state"):
             found = [r for r in found if convert.sandbox_state(r) == wanted.state.state]
         return [convert.sandbox_item(record) for record in found]
+
+
+def key_of(config: cri.PodSandboxConfig) -> str:
+    """What a retry has in common with the first request."""
+    meta = config.metadata
+    return f"{meta.namespace}_{meta.name}_{meta.uid}_{meta.attempt}"
 
 
 def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: str) -> SandboxRecord:

@@ -23,8 +23,9 @@ from common.observe.log import get_logger
 from common.observe.trace import record_span
 from runtimed import processes, selection, signals
 from runtimed.machine import container as machine
-from runtimed.ports import ExecNews, InitExit, Runtime, ShimPlan
+from runtimed.ports import ExecNews, InitExit, InitStarted, Runtime, ShimPlan
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
+from runtimed.use import dump
 from runtimed.use.execnews import ExecBook
 from runtimed.use.parts import Parts, life_span, together
 
@@ -88,7 +89,7 @@ class Tasks:
                 _, shim = await together(
                     partial(parts.containers.apply, container_id, asked), partial(parts.shims.spawn, plan)
                 )
-                started = await parts.shims.start(shim.socket_path, parts.settings.start_timeout_s)
+                started = await self._run(record, shim.socket_path)
             except SlipwayError as exc:
                 await self._not_started(container_id, exc)
                 raise
@@ -108,6 +109,15 @@ class Tasks:
         )
         await parts.containers.apply(container_id, fact)
         self.watch(container_id)
+        if record.from_checkpoint:
+            await dump.remove(parts.record_dir(container_id))
+
+    async def _run(self, record: ContainerRecord, socket_path: str) -> InitStarted:
+        parts, limit_s = self._parts, self._parts.settings.start_timeout_s
+        if record.from_checkpoint:
+            images = dump.images(parts.record_dir(record.id))
+            return await parts.shims.restore(socket_path, str(images), limit_s)
+        return await parts.shims.start(socket_path, limit_s)
 
     def _plan(self, record: ContainerRecord, handler_name: str) -> ShimPlan:
         parts = self._parts

@@ -85,6 +85,9 @@ class CreateContainerRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     MOUNT_IMAGES_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_FIELD_NUMBER: _builtins.int
+    checkpoint: _builtins.str
+    """The archive of a checkpoint to go on from; runtimed's own, from RestorePod."""
     @_builtins.property
     def request(self) -> _api_pb2.CreateContainerRequest: ...
     @_builtins.property
@@ -99,14 +102,41 @@ class CreateContainerRequest(_message.Message):
         request: _api_pb2.CreateContainerRequest | None = ...,
         image: Global___ResolvedImage | None = ...,
         mount_images: _abc.Mapping[_builtins.str, Global___ResolvedImage] | None = ...,
+        checkpoint: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "mount_images", b"mount_images", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "image", b"image", "mount_images", b"mount_images", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateContainerRequest: _TypeAlias = CreateContainerRequest  # noqa: Y015
+
+@_typing.final
+class RestorePodRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> _api_pb2.RestorePodRequest: ...
+    @_builtins.property
+    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___CreateContainerRequest]:
+        """What makes the containers of the request, in its order; without the sandbox's id, which is not known yet."""
+
+    def __init__(
+        self,
+        *,
+        request: _api_pb2.RestorePodRequest | None = ...,
+        containers: _abc.Iterable[Global___CreateContainerRequest] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RestorePodRequest: _TypeAlias = RestorePodRequest  # noqa: Y015
 
 @_typing.final
 class PrepareExecRequest(_message.Message):

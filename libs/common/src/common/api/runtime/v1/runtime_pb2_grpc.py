@@ -167,7 +167,7 @@ class RuntimeStub:
                 _registered_method=True)
         self.RestorePod = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/RestorePod',
-                request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.SerializeToString,
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RestorePodRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.FromString,
                 _registered_method=True)
         self.GetContainerEvents = channel.unary_stream(
@@ -520,7 +520,7 @@ def add_RuntimeServicer_to_server(servicer, server):
             ),
             'RestorePod': grpc.unary_unary_rpc_method_handler(
                     servicer.RestorePod,
-                    request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.FromString,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RestorePodRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.SerializeToString,
             ),
             'GetContainerEvents': grpc.unary_stream_rpc_method_handler(
@@ -1271,7 +1271,7 @@ class Runtime:
             request,
             target,
             '/slipway.runtime.v1.Runtime/RestorePod',
-            common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RestorePodRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.RestorePodResponse.FromString,
             options,
             channel_credentials,

@@ -64,7 +64,7 @@ class RuntimeStub:
     UpdatePodSandboxResources: _grpc.UnaryUnaryMultiCallable[_api_pb2.UpdatePodSandboxResourcesRequest, _api_pb2.UpdatePodSandboxResourcesResponse]
     CheckpointContainer: _grpc.UnaryUnaryMultiCallable[_api_pb2.CheckpointContainerRequest, _api_pb2.CheckpointContainerResponse]
     CheckpointPod: _grpc.UnaryUnaryMultiCallable[_api_pb2.CheckpointPodRequest, _api_pb2.CheckpointPodResponse]
-    RestorePod: _grpc.UnaryUnaryMultiCallable[_api_pb2.RestorePodRequest, _api_pb2.RestorePodResponse]
+    RestorePod: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.RestorePodRequest, _api_pb2.RestorePodResponse]
     GetContainerEvents: _grpc.UnaryStreamMultiCallable[_api_pb2.GetEventsRequest, _api_pb2.ContainerEventResponse]
     Status: _grpc.UnaryUnaryMultiCallable[_api_pb2.StatusRequest, _api_pb2.StatusResponse]
     RuntimeConfig: _grpc.UnaryUnaryMultiCallable[_api_pb2.RuntimeConfigRequest, _api_pb2.RuntimeConfigResponse]
@@ -103,7 +103,7 @@ class RuntimeAsyncStub(RuntimeStub):
     UpdatePodSandboxResources: _aio.UnaryUnaryMultiCallable[_api_pb2.UpdatePodSandboxResourcesRequest, _api_pb2.UpdatePodSandboxResourcesResponse]  # type: ignore[assignment]
     CheckpointContainer: _aio.UnaryUnaryMultiCallable[_api_pb2.CheckpointContainerRequest, _api_pb2.CheckpointContainerResponse]  # type: ignore[assignment]
     CheckpointPod: _aio.UnaryUnaryMultiCallable[_api_pb2.CheckpointPodRequest, _api_pb2.CheckpointPodResponse]  # type: ignore[assignment]
-    RestorePod: _aio.UnaryUnaryMultiCallable[_api_pb2.RestorePodRequest, _api_pb2.RestorePodResponse]  # type: ignore[assignment]
+    RestorePod: _aio.UnaryUnaryMultiCallable[_runtime_pb2.RestorePodRequest, _api_pb2.RestorePodResponse]  # type: ignore[assignment]
     GetContainerEvents: _aio.UnaryStreamMultiCallable[_api_pb2.GetEventsRequest, _api_pb2.ContainerEventResponse]  # type: ignore[assignment]
     Status: _aio.UnaryUnaryMultiCallable[_api_pb2.StatusRequest, _api_pb2.StatusResponse]  # type: ignore[assignment]
     RuntimeConfig: _aio.UnaryUnaryMultiCallable[_api_pb2.RuntimeConfigRequest, _api_pb2.RuntimeConfigResponse]  # type: ignore[assignment]
@@ -299,7 +299,7 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
     def RestorePod(
         self,
-        request: _api_pb2.RestorePodRequest,
+        request: _runtime_pb2.RestorePodRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.RestorePodResponse, _abc.Awaitable[_api_pb2.RestorePodResponse]]: ...
 
