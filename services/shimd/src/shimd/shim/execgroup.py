@@ -7,6 +7,7 @@ by holding the exec's output pipes: in a PID namespace a daemon's parent is the 
 
 import os
 import signal
+from collections.abc import Iterable
 
 from shimd.shim.files import read
 from shimd.shim.runtime import Outcome, Runtime
@@ -25,15 +26,16 @@ class ExecGroup:
         self._pipes = pipes
         self._parent = container_cgroup(init_pid)
         self._directory = ""
-        self._leads_session = _stat(pid)[3:4] == [str(pid)]
-        if self._parent:
+        stat = _stat(pid)
+        self._leads_session = stat[3:4] == [str(pid)]
+        if self._parent and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
             try:
                 directory = f"{self._parent}/exec-{exec_id}"
                 os.mkdir(directory, 0o755)
                 self._directory = directory
             except OSError:
                 return
-            self._move({pid} | descendants({pid}))
+            self._move({pid} | descendants({pid}, tree_procs(self._parent)))
 
     def _move(self, pids: set[int]) -> None:
         for pid in pids:
@@ -64,7 +66,9 @@ class ExecGroup:
             roots.add(self._pid)
         if self._parent and self._pipes:
             roots |= {pid for pid in tree_procs(self._parent) if _holds(pid, self._pipes)}
-        return {pid for pid in roots | descendants(roots) if _stat(pid)[:1] not in ([], ["Z"], ["X"])}
+        return {
+            pid for pid in roots | descendants(roots, _all_pids()) if _stat(pid)[:1] not in ([], ["Z"], ["X"])
+        }
 
     def release(self) -> None:
         """The exec has ended: what it left running goes back to the container."""
@@ -130,10 +134,10 @@ def _paths(text: str) -> dict[str, str]:
     return found
 
 
-def descendants(roots: set[int]) -> set[int]:
-    """Children of children, from one pass over /proc."""
+def descendants(roots: set[int], among: Iterable[int]) -> set[int]:
+    """Children of children, from one pass over the processes they may be among."""
     children: dict[int, list[int]] = {}
-    for pid in _all_pids():
+    for pid in among:
         stat = _stat(pid)
         if stat:
             children.setdefault(int(stat[1]), []).append(pid)
