@@ -35,6 +35,7 @@ class Execs:
         if request.timeout < 0:
             raise InvalidArgumentError(f"timeout: {request.timeout} is negative")
         record = self._running(request.container_id)
+        self._parts.rouse_cgroups()
         process = await self._process(record, list(request.cmd), tty=False)
         exec_id = self._new_id(record, list(request.cmd), tty=False)
         with life_span("runtimed.exec.sync", record):
