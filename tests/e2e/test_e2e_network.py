@@ -14,7 +14,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
-from devtools.registry import free_port
+from devtools.ports import free_port
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from devtools.ports import free_port, wait_for_port
+from common.sys.ports import held_port
+from devtools.ports import wait_for_port
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -153,20 +154,19 @@ def push_busybox(registry: Registry) -> str:
 def registry(data: Path) -> Iterator[Registry]:
     """Run a registry with its blobs in `data`."""
     data.mkdir(parents=True, exist_ok=True)
-    port = free_port()
-    settings = {
-        "version": "0.1",
-        "log": {"level": "error", "accesslog": {"disabled": True}},
-        "storage": {"filesystem": {"rootdirectory": str(data)}},
-        "http": {"addr": f"127.0.0.1:{port}"},
-    }
-    path = data / "config.yml"
-    path.write_text(json.dumps(settings))
-    with (data / "registry.log").open("ab") as log:
+    with held_port() as port, (data / "registry.log").open("ab") as log:
+        settings = {
+            "version": "0.1",
+            "log": {"level": "error", "accesslog": {"disabled": True}},
+            "storage": {"filesystem": {"rootdirectory": str(data)}},
+            "http": {"addr": f"127.0.0.1:{port}"},
+        }
+        path = data / "config.yml"
+        path.write_text(json.dumps(settings))
         process = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)
-    try:
-        wait_for_port(port)
-        yield Registry(f"127.0.0.1:{port}", process)
-    finally:
-        process.terminate()
-        process.wait(STOP_S)
+        try:
+            wait_for_port(port)
+            yield Registry(f"127.0.0.1:{port}", process)
+        finally:
+            process.terminate()
+            process.wait(STOP_S)

@@ -24,6 +24,7 @@ class Layout:
     node: str
     otlp_endpoint: str
     nats_port: int
+    """0 until the supervisor has one."""
 
     @property
     def state_file(self) -> Path:
@@ -41,6 +42,11 @@ class Layout:
     @property
     def nats_url(self) -> str:
         return f"nats://127.0.0.1:{self.nats_port}"
+
+    @property
+    def nats_port_file(self) -> Path:
+        """What NATS had last, for those that know it."""
+        return Path(self.data_dir, "nats-port")
 
     def log_file(self, name: str) -> Path:
         return Path(self.run_dir, "log", f"{name}.log")

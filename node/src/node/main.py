@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--cni-dir", default="/etc/cni/net.d")
         verb.add_argument("--node", default=socket.gethostname())
         verb.add_argument("--otlp", default="", metavar="URL", help="send traces there, as http://HOST:PORT")
-        verb.add_argument("--nats-port", type=int, default=0, help="0 takes a free one")
+        verb.add_argument("--nats-port", type=int, default=0, help="0 takes the last one, or a free one")
         verb.add_argument(
             "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
         )
@@ -64,10 +64,6 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
-    port_file = Path(arguments.data_dir, "nats-port")
-    port = arguments.nats_port or (int(port_file.read_text()) if port_file.exists() else 0)
-    if not port or not (_running(arguments.run_dir) or _is_free(port)):
-        port = _free_port()
     return Layout(
         run_dir=arguments.run_dir,
         data_dir=arguments.data_dir,
@@ -75,7 +71,7 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         cni_dir=arguments.cni_dir,
         node=arguments.node,
         otlp_endpoint=arguments.otlp,
-        nats_port=port,
+        nats_port=arguments.nats_port,
     )
 
 
@@ -89,7 +85,6 @@ def _up(arguments: argparse.Namespace) -> None:
     if not state:
         layout = _layout(arguments)
         Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
-        Path(layout.data_dir, "nats-port").write_text(str(layout.nats_port))
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
         child = start_detached(layout)
         try:
@@ -210,18 +205,3 @@ def _print_up(state: dict[str, Any]) -> None:
         f"          crictl --runtime-endpoint unix://{sock} info\n"
         f"  kubelet --container-runtime-endpoint=unix://{sock}\n"
     )
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -20,6 +21,7 @@ from common.errors import AlreadyExistsError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
+from common.sys.ports import held_port
 from node.layout import SERVICES, Layout
 
 PROCESSES = ("redis", "nats", *SERVICES)
@@ -47,11 +49,14 @@ class Supervisor:
         """
         lock = self._prepare()
         try:
-            async with anyio.create_task_group() as group:
-                for name in PROCESSES:
-                    group.start_soon(self._keep, name)
-                await self._wait_for_signal()
-                await self._stop(group)
+            with held_port(_last_port(self._layout)) as port:
+                self._layout = replace(self._layout, nats_port=port)
+                self._layout.nats_port_file.write_text(str(port))
+                async with anyio.create_task_group() as group:
+                    for name in PROCESSES:
+                        group.start_soon(self._keep, name)
+                    await self._wait_for_signal()
+                    await self._stop(group)
         finally:
             self._layout.state_file.unlink(missing_ok=True)
             os.close(lock)
@@ -122,6 +127,12 @@ class Supervisor:
                     process.kill()
                 await process.wait()
         group.cancel_scope.cancel()
+
+
+def _last_port(layout: Layout) -> int:
+    if layout.nats_port or not layout.nats_port_file.exists():
+        return layout.nats_port
+    return int(layout.nats_port_file.read_text())
 
 
 def _end_leftovers(layout: Layout) -> None:
