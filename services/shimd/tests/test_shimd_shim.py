@@ -166,6 +166,14 @@ async def test_exec_does_not_wait_for_who_inherited_its_output(node):
     assert result.stdout == b"done\n"
 
 
+async def test_a_timeout_of_ages_does_not_end_the_shim(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    for timeout_s in (86400.0 * 30, float(2**63 - 1)):
+        result = await shim.exec(f"e{timeout_s}", process_json("true"), timeout_s=timeout_s)
+        assert result.exit_code == 0
+
+
 async def test_exec_timeout_kills_every_descendant(node):
     shim = await node.spawn("a", "sleep", "1000")
     started = await shim.start()

@@ -16,6 +16,8 @@ ExitHandler = Callable[[int, int], None]
 """Called with the wait status and the time in ns at which the process was reaped."""
 _MAX_UNCLAIMED = 4096
 _UNKNOWN_STATUS = 255 << 8
+_LONGEST_WAIT_S = 86400.0
+"""epoll takes no more than 24 days at once; a timer may be further away."""
 _INHERIT_S = 1.0
 """How long after its end a process may still become our child, and tell its status."""
 
@@ -74,7 +76,9 @@ class Loop:
     def _timeout(self) -> float:
         while self._timers and self._timers[0].call is None:
             heapq.heappop(self._timers)
-        return max(0.0, self._timers[0].when - time.monotonic()) if self._timers else -1
+        if not self._timers:
+            return -1
+        return min(max(0.0, self._timers[0].when - time.monotonic()), _LONGEST_WAIT_S)
 
     def _run_timers(self) -> None:
         now = time.monotonic()
