@@ -48,6 +48,16 @@ async def test_each_error_arrives_as_itself(served, cls: type[errors.SlipwayErro
     assert type(caught.value) is cls
 
 
+@pytest.mark.parametrize("letter", ["x", "ü", "\n", "\ud800"])
+async def test_a_message_of_any_size_keeps_its_ends_and_its_class(served, letter: str) -> None:
+    servicer, stub, _ = served
+    servicer.error = errors.NotFoundError(f"field: {letter * 65536}: not found")
+    with pytest.raises(errors.NotFoundError) as caught:
+        await stub.Get(images_pb2.GetRequest(), timeout=5)
+    assert caught.value.message.startswith("field: ")
+    assert caught.value.message.endswith(": not found")
+
+
 async def test_an_error_in_a_stream_arrives_after_its_items(served) -> None:
     servicer, stub, _ = served
     servicer.error = errors.DataLossError("digest")

@@ -143,4 +143,4 @@ class _Call:
     async def abort(self) -> None:
         error = self._error or errors.InternalError("internal error")
         trailers = ((status.REASON_KEY, error.reason),)
-        await self._context.abort(status.code_of(error), error.message, trailers)
+        await self._context.abort(status.code_of(error), status.details_of(error), trailers)
