@@ -22,7 +22,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.runtimed import RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.sys.mounts import ensure_shared, unmount_below
-from tests.support.brokers import nats_server, redis_server
+from tests.support.brokers import RedisServer, nats_server, redis_server
 
 UNTIL_S = 20
 
@@ -33,6 +33,7 @@ class Daemons:
 
     base: Path
     environment: dict[str, str]
+    redis: RedisServer
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
@@ -72,7 +73,7 @@ def running_daemons() -> Iterator[Daemons]:
         environment["SLIPWAY_RUNTIMED_CNI_BIN_DIRS"] = json.dumps([str(base / "bin")])
         environment["SLIPWAY_RUNTIMED_CNI_CONF_TEMPLATE"] = str(base / "cni.template")
         environment["SLIPWAY_RUNTIMED_EVENT_BUFFER"] = "20"
-        found = Daemons(base, environment)
+        found = Daemons(base, environment, redis)
         try:
             for name in ("snapshotd", "shimd", "runtimed"):
                 found.start(name)

@@ -10,7 +10,7 @@ import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import SlipwayError
+from common.errors import SlipwayError, UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
 
 pytestmark = [
@@ -80,6 +80,18 @@ async def test_a_failed_network_is_undone_and_leaves_nothing(pods: Pods) -> None
     with pytest.raises(SlipwayError, match="told to fail"):
         await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
     assert calls(pods)[:2] == ["ADD", "DEL"]
+    assert not await pods.client.list_sandboxes()
+
+
+async def test_a_sandbox_whose_record_cannot_be_written_leaves_nothing(pods: Pods) -> None:
+    pods.daemons.redis.kill()
+    try:
+        with pytest.raises(UnavailableError, match="Redis"):
+            await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+        assert not list((pods.daemons.base / "run" / "runtimed" / "sandboxes").iterdir())
+        assert calls(pods) == []
+    finally:
+        pods.daemons.redis.start()
     assert not await pods.client.list_sandboxes()
 
 

@@ -3,9 +3,10 @@
 import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -84,8 +85,7 @@ class Sandboxes:
             handler=record.handler,
         )
         with self._ports.claim(record.id, config, self._with_ports()):
-            record = await self._parts.sandboxes.store.create(record, fact)
-        await self.set_up(record, config)
+            await self.set_up(record, config, fact)
         return record.id
 
     def _with_ports(self) -> Iterator[tuple[str, bytes]]:
@@ -94,20 +94,27 @@ class Sandboxes:
             if record.state in (SandboxState.CREATING, SandboxState.READY):
                 yield f"{record.namespace}/{record.name} ({record.id})", record.config
 
-    async def set_up(self, record: SandboxRecord, config: cri.PodSandboxConfig) -> None:
+    async def set_up(
+        self, record: SandboxRecord, config: cri.PodSandboxConfig, fact: SandboxCreated | None = None
+    ) -> None:
         """Take a CREATING sandbox to READY; when a step fails, all before it is undone and the record goes.
 
         What cannot be undone stays listed NOTREADY. When the service is stopped meanwhile the record stays
         CREATING, and the next start finishes it.
+
+        Args:
+            record: its record, CREATING.
+            config: what it is to be.
+            fact: to be stored with the record; None when that is stored already.
         """
         undo = Undo(self._parts.settings.cleanup_s)
         try:
-            done = await self._steps(record, config, undo)
+            done = await self._steps(record, config, undo, fact)
             ready, _ = await self._parts.sandboxes.apply(record.id, done)
         except Exception as exc:
             left = await undo.run()
             error = exc.message if isinstance(exc, SlipwayError) else str(exc) or type(exc).__name__
-            if left:
+            if left and self._parts.sandboxes.store.find(record.id):
                 text = f"{error}; not undone: {', '.join(left)}"
                 await self._parts.sandboxes.apply(record.id, machine.SetupFailed(cause=RPC, error=text))
             else:
@@ -116,17 +123,17 @@ class Sandboxes:
         pause.watch(self._parts, ready)
 
     async def _steps(
-        self, record: SandboxRecord, config: cri.PodSandboxConfig, undo: Undo
+        self, record: SandboxRecord, config: cri.PodSandboxConfig, undo: Undo, fact: SandboxCreated | None
     ) -> machine.SetupDone:
         parts = self._parts
         directory = parts.sandbox_dir(record.id)
         undo.push("directory", partial(network.remove_directory, directory))
-        await anyio.to_thread.run_sync(
-            network.prepare_directory, directory, config, record.hostname, self._shm_bytes(record)
-        )
         undo.push("namespaces", partial(network.unpin, directory))
-        with span("runtimed.namespaces.pin"):
-            namespaces = await network.pin(directory, record, config)
+        steps: list[Callable[[], Awaitable[Any]]] = [partial(self._ground, directory, record, config)]
+        if fact is not None:
+            # what is made without a record is found by its name; what other programs are told to make is not
+            steps.append(partial(parts.sandboxes.store.create, record, fact))
+        namespaces, *_ = await together(*steps)
         ips: list[str] = []
         raw = b""
         if not record.host_network:
@@ -146,8 +153,15 @@ class Sandboxes:
             cause=RPC, at_ns=now_ns(), ips=ips, cni_result=raw, namespaces=namespaces, pause_pid=pause_pid
         )
 
-    def _shm_bytes(self, record: SandboxRecord) -> int:
-        return 0 if record.host_ipc else self._parts.settings.shm_size_bytes
+    async def _ground(
+        self, directory: Path, record: SandboxRecord, config: cri.PodSandboxConfig
+    ) -> dict[str, str]:
+        shm_bytes = 0 if record.host_ipc else self._parts.settings.shm_size_bytes
+        await anyio.to_thread.run_sync(
+            network.prepare_directory, directory, config, record.hostname, shm_bytes
+        )
+        with span("runtimed.namespaces.pin"):
+            return await network.pin(directory, record, config)
 
     async def stop(self, name: str) -> None:
         """End all containers and release the network; idempotent, also for a sandbox that is gone."""
