@@ -6,8 +6,10 @@ import json
 import anyio
 import pytest
 
+from common.api.images.v1 import images_pb2 as pb
 from common.errors import (
     DataLossError,
+    InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
@@ -18,6 +20,7 @@ from imaged.adapters.content_local import LocalContent
 from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
+from imaged.servicer import credentials
 
 pytestmark = pytest.mark.anyio
 NOBODY = Credentials()
@@ -240,6 +243,12 @@ async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> N
         await layer.fetch(Credentials("user", "hunter2"))
     assert "hunter2" not in caught.value.message
     assert "hunter2" not in repr(Credentials("user", "hunter2"))
+
+
+@pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a\0", "☃"])
+def test_a_token_that_fits_no_header_is_refused(token: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="registry_token"):
+        credentials(pb.Auth(registry_token=token))
 
 
 async def test_registry_token_is_sent_as_it_is(layer, bad_registry, tools) -> None:

@@ -88,8 +88,10 @@ def credentials(auth: pb.Auth) -> Credentials:
     """CRI's AuthConfig; `auth` stands for user name and password.
 
     Raises:
-        InvalidArgumentError: `auth` is not base64 of user:password. The value is not told.
+        InvalidArgumentError: `auth` is not base64 of user:password, or a token fits no header. No value is told.
     """
+    if not (auth.registry_token.isascii() and auth.registry_token.isprintable()):
+        raise InvalidArgumentError("auth.registry_token has other than printable ASCII characters")
     username, password = auth.username, auth.password
     if auth.auth and not username:
         try:

@@ -185,7 +185,7 @@ class Login:
             raise PermissionDeniedError(
                 f"registry {self._host}: token service {parts.netloc} sent no token"
             ) from exc
-        if not token or "\n" in token or "\r" in token:
+        if not token or not (token.isascii() and token.isprintable()):
             raise PermissionDeniedError(f"registry {self._host}: token service {parts.netloc} sent no token")
         return token, max(life_s, DEFAULT_LIFE_S)
 
