@@ -4,7 +4,7 @@ import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import NotFoundError, ResourceExhaustedError
+from common.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from runtimed import processes, selection, signals
 from runtimed.feed import Feed
 from runtimed.operations import Operations
@@ -133,6 +133,12 @@ def test_every_signal_of_cri_has_a_number_and_comes_back(value: int) -> None:
     number = signals.from_cri(value)
     assert number is not None
     assert signals.from_cri(signals.to_cri(number)) == number
+
+
+@pytest.mark.parametrize("value", [-1, 66, 9999])
+def test_a_signal_that_cri_does_not_have_is_refused(value: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"stop_signal: {value}"):
+        signals.from_cri(value)
 
 
 def test_labels_must_all_fit() -> None:

@@ -377,6 +377,7 @@ def test_limits_are_converted_once() -> None:
         10000,
         10000,
     ]
+    assert "cpu" not in cgroups.resources(cri.LinuxContainerResources(cpu_quota=-1), 1)
     with pytest.raises(InvalidArgumentError, match="cpuset_cpus"):
         cgroups.resources(cri.LinuxContainerResources(cpuset_cpus="0;1"), 2)
 
@@ -421,6 +422,7 @@ def test_requests_that_never_work_are_refused_by_name() -> None:
     refuse(container(envs=[{"key": "", "value": b"x"}]), "envs")
     refuse(container(envs=[{"key": "A", "value": b"\xff"}]), "'A' is not UTF-8")
     refuse(container(log_path="../x"), "log_path")
+    refuse(container(log_path="a\0b"), "log_path")
     refuse(container(mounts=[{"container_path": "/a/../b", "host_path": "/tmp"}]), "container_path")
     mount = {"container_path": "/a", "host_path": "/tmp"}
     refuse(container(mounts=[mount | {"recursive_read_only": True}]), "recursive_read_only")
@@ -474,6 +476,9 @@ def test_a_user_namespace_has_one_mapping_everywhere(tmp_path: Path) -> None:
         ({"port_mappings": [{"host_port": 1, "container_port": 1, "host_ip": "x"}]}, "host_ip"),
         ({"dns_config": {"servers": ["1.1.1.1\nnameserver 2.2.2.2"]}}, "dns_config.servers"),
         ({"log_directory": "relative"}, "log_directory"),
+        ({"log_directory": "/a\0b"}, "log_directory"),
+        ({"linux": {"cgroup_parent": "/a\nb"}}, "cgroup_parent"),
+        ({"linux": {"cgroup_parent": "/a\0b"}}, "cgroup_parent"),
     ],
 )
 def test_sandboxes_that_never_work_are_refused(fields: dict[str, Any], words: str) -> None:

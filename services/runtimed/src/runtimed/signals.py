@@ -3,6 +3,7 @@
 import signal
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.errors import InvalidArgumentError
 
 DEFAULT = int(signal.SIGTERM)
 # glibc keeps the first two real-time signals for itself; container tools count from 34 as the kubelet does.
@@ -25,9 +26,15 @@ def number(name: str) -> int | None:
 
 
 def from_cri(value: int) -> int | None:
-    """The number of a CRI Signal; None for the default."""
+    """The number of a CRI Signal; None for the default.
+
+    Raises:
+        InvalidArgumentError: CRI has no such signal.
+    """
     if not value:
         return None
+    if value not in cri.Signal.values():
+        raise InvalidArgumentError(f"stop_signal: {value} is no signal of CRI")
     name = cri.Signal.Name(cri.Signal.ValueType(value)).removeprefix("SIGNAL_")
     return number(name.replace("PLUS", "+").replace("MINUS", "-"))
 

@@ -166,7 +166,7 @@ def _cpu(res: Any, version: int, unified: dict[str, str]) -> dict[str, Any]:
         cpu["shares"] = min(max(res.cpu_shares, MIN_SHARES), MAX_SHARES)
     elif res.cpu_shares:
         unified.setdefault("cpu.weight", str(cpu_weight(res.cpu_shares)))
-    if res.cpu_quota:
+    if res.cpu_quota > 0:  # below is "no limit", which a new cgroup has, and crun cannot write
         cpu["quota"] = res.cpu_quota
     if res.cpu_period:
         cpu["period"] = res.cpu_period

@@ -41,12 +41,8 @@ def validate_sandbox(config: Any) -> None:
         raise InvalidArgumentError(
             f"hostname: {config.hostname!r} is no host name of at most {MAX_HOSTNAME} bytes"
         )
-    if config.log_directory and (
-        not config.log_directory.startswith("/") or ".." in config.log_directory.split("/")
-    ):
-        raise InvalidArgumentError(
-            f"log_directory: {config.log_directory!r} is not absolute or leads upwards"
-        )
+    if config.log_directory:
+        mounts.contained("log_directory", config.log_directory)
     for mapping in config.port_mappings:
         _check_port(mapping)
     for field in ("servers", "searches", "options"):
@@ -63,8 +59,9 @@ def validate_sandbox(config: Any) -> None:
     sysctls.check(dict(config.linux.sysctls), own_namespaces(config))
     security.profile_of(context, "seccomp")
     security.apparmor_profile(context)
-    if any(part == ".." for part in config.linux.cgroup_parent.split("/")):
-        raise InvalidArgumentError(f"linux.cgroup_parent: {config.linux.cgroup_parent!r} leads upwards")
+    parent = config.linux.cgroup_parent
+    if ".." in parent.split("/") or "\0" in parent or "\n" in parent:
+        raise InvalidArgumentError(f"linux.cgroup_parent: {parent!r} leads upwards or names no cgroup")
 
 
 def own_namespaces(config: Any) -> tuple[str, ...]:
@@ -85,8 +82,9 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
         raise UnimplementedError("windows: only Linux containers are offered")
     if not config.HasField("metadata") or not config.metadata.name:
         raise InvalidArgumentError("metadata.name: is empty")
-    if config.log_path and (config.log_path.startswith("/") or ".." in config.log_path.split("/")):
-        raise InvalidArgumentError(f"log_path: {config.log_path!r} leads out of the log directory")
+    log_path = config.log_path
+    if log_path.startswith("/") or ".." in log_path.split("/") or "\0" in log_path:
+        raise InvalidArgumentError(f"log_path: {log_path!r} leads out of the log directory or names no file")
     for item in config.envs:
         process.check_variable(item.key, item.value)
     for mount in config.mounts:

@@ -92,6 +92,8 @@ class Limits:
 
     async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
         limits = cgroups.resources(values, self._parts.cgroup_version)
+        if values.cpu_quota < 0:
+            limits.setdefault("cpu", {})["quota"] = -1
         await self._parts.shims.update(record.socket_path, record.id, json.dumps(limits).encode())
 
     async def reopen_log(self, name: str) -> None:
