@@ -158,6 +158,21 @@ async def test_exec_captures_output_and_code(node):
     assert node.log("a").read_bytes() == b""
 
 
+async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
+    await (await node.spawn("a", "sleep", "1000")).start()
+    served = []
+
+    async def ask() -> None:
+        async with await ShimClient.connect(node.service.socket_path("a")) as shim:
+            served.append((await shim.state())["state"])
+
+    with anyio.fail_after(20):
+        async with anyio.create_task_group() as group:
+            for _ in range(120):
+                group.start_soon(ask)
+    assert served == ["running"] * 120
+
+
 async def test_exec_does_not_wait_for_who_inherited_its_output(node):
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()

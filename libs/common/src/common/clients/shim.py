@@ -4,6 +4,7 @@ A ShimClient's requests share a connection and run side by side; every stream an
 """
 
 import asyncio
+import errno
 import os
 import socket
 import struct
@@ -21,6 +22,7 @@ from common.errors import BY_REASON, DataLossError, DeadlineExceededError, Unava
 VERSION = 1
 MAX_FRAME_BYTES = 20 << 20
 CONNECT_S = 5.0
+RETRY_S = 0.01
 CALL_S = 30.0
 _HEAD = struct.Struct(">I")
 _QUEUED_BYTES = 1 << 20
@@ -125,7 +127,12 @@ async def _open(path: str) -> _Protocol:
         directory = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY)
         loop = asyncio.get_running_loop()
         with anyio.fail_after(CONNECT_S):
-            await loop.sock_connect(sock, f"/proc/self/fd/{directory}/{Path(path).name}")
+            address = f"/proc/self/fd/{directory}/{Path(path).name}"
+            # Its queue may be full. asyncio's own connect would go on as if a Unix socket connected later.
+            while (error := sock.connect_ex(address)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing tells of room
+                await anyio.sleep(RETRY_S)
+            if error:
+                raise OSError(error, os.strerror(error))
             _, protocol = await loop.create_unix_connection(_Protocol, sock=sock)
     except TimeoutError as exc:
         sock.close()
