@@ -1,5 +1,6 @@
 """The command as a process, without a node."""
 
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -49,6 +50,23 @@ def test_a_wrong_option_is_told_before_anything_is_asked(words: tuple[str, ...],
     done = slipway("--run-dir", "/nonexistent", *words)
     assert done.returncode != 0
     assert told in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words", [("run",), ("run", "--nosuch", "x"), ("exec",), ("walk",), ("-o", "xml", "ps")]
+)
+def test_wrong_words_have_dockers_code_and_the_next_step(words: tuple[str, ...]) -> None:
+    done = slipway(*words)
+    assert done.returncode == 125
+    assert "--help" in done.stderr.splitlines()[-1]
+
+
+def test_events_of_a_nats_that_does_not_answer_are_an_error() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        url = f"nats://127.0.0.1:{taken.getsockname()[1]}"
+        done = slipway("events", "--nats", url, "--until-now")
+    assert (done.returncode, url in done.stderr) == (1, True)
 
 
 def test_help_needs_nothing_heavy() -> None:

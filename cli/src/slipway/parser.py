@@ -2,6 +2,10 @@
 
 import argparse
 import os
+import sys
+from typing import NoReturn
+
+from slipway.exitcode import DAEMON
 
 DESCRIPTION = "Images and containers of a Slipway node."
 EXAMPLES = """examples:
@@ -13,9 +17,17 @@ EXAMPLES = """examples:
 """
 
 
+class Parser(argparse.ArgumentParser):
+    """Wrong words end as docker's do: a lower code could be one of the command that `run` or `exec` was to run."""
+
+    def error(self, message: str) -> NoReturn:
+        self.print_usage(sys.stderr)
+        self.exit(DAEMON, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+
 def build() -> argparse.ArgumentParser:
     """All commands; each sets `run` to the module and function that does it."""
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = Parser(
         prog="slipway",
         description=DESCRIPTION,
         epilog=EXAMPLES,

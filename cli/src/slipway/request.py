@@ -21,6 +21,8 @@ LOG_NAME = "0.log"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
 _UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
 _CPU_PERIOD_US = 100_000
+_MAX_CPUS = 8192
+_MAX_BYTES = 2**63 - 1
 _PROTOCOLS = {"tcp": cri.TCP, "udp": cri.UDP, "sctp": cri.SCTP}
 _PROPAGATION = {
     "rprivate": cri.PROPAGATION_PRIVATE,
@@ -86,6 +88,9 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
     resources = config.linux.resources
     if options.memory:
         resources.memory_limit_in_bytes = _bytes(options.memory)
+    if not 0 <= options.cpus <= _MAX_CPUS:
+        message = f"--cpus {options.cpus:g}: want a number of processors, such as 1.5; 0 is no limit"
+        raise InvalidArgumentError(message)
     if options.cpus:
         resources.cpu_period = _CPU_PERIOD_US
         resources.cpu_quota = int(options.cpus * _CPU_PERIOD_US)
@@ -109,7 +114,7 @@ def _secure(security: cri.LinuxContainerSecurityContext, options: Namespace) -> 
         security.run_as_username = user
     if group:
         if not _is_id(group):
-            message = f"--user {options.user!r}: the group has to be a number"
+            message = f"--user {options.user!r}: the group has to be a number, {MAX_UID} at most"
             raise InvalidArgumentError(message)
         security.run_as_group.value = int(group)
 
@@ -165,8 +170,9 @@ def _port(text: str) -> cri.PortMapping:
 
 
 def _bytes(text: str) -> int:
-    match = re.fullmatch(r"(\d+)([bkmg]?)", text.lower())
-    if not match:
-        message = f"--memory {text!r}: want a number and b, k, m or g, such as 256m"
+    match = re.fullmatch(r"([0-9]{1,19})([bkmg]?)", text.lower())
+    count = int(match[1]) * _UNITS[match[2]] if match else 0
+    if not 0 < count <= _MAX_BYTES:
+        message = f"--memory {text!r}: want a number above 0 and b, k, m or g, such as 256m"
         raise InvalidArgumentError(message)
-    return int(match[1]) * _UNITS[match[2]]
+    return count

@@ -25,7 +25,7 @@ QUIET_S = 1.0
 
 async def events(arguments: Namespace) -> int:
     """Follow events, from a time on."""
-    from common.events.bus import follow
+    from common.events.bus import Bus, follow
 
     started_ns = time.time_ns()
     since_ns = 0 if arguments.until_now else None
@@ -34,6 +34,8 @@ async def events(arguments: Namespace) -> int:
     chosen = dict(_filter(text) for text in arguments.filter)
     wanted = await _object_id(arguments.run_dir, chosen.pop("object_id", ""))
     url = arguments.nats or nats_url(arguments.run_dir)
+    if arguments.until_now:  # its end is a moment's silence, which one that does not answer keeps too
+        await (await Bus.connect(url, attempts=8)).close()
     found = cast("AsyncGenerator[Envelope, None]", follow(url, since_ns=since_ns, **chosen))
     async with aclosing(found) as stream:
         while (envelope := await _next(stream, bounded=arguments.until_now)) is not None:
