@@ -25,6 +25,7 @@ from crid.streaming.wire import ClientGoneError, Wire
 
 HEAD_S = 10.0
 MAX_CLIENTS = 1000
+ACCEPT_AGAIN_S = 0.2
 _KINDS: dict[str, type[Wish]] = {
     "exec": cri.ExecRequest,
     "attach": cri.AttachRequest,
@@ -56,7 +57,13 @@ class StreamingServer:
     async def serve(self) -> None:
         """Serve until cancelled."""
         async with self._listener, anyio.create_task_group() as group:
-            await self._listener.serve(self._client, group)
+            while True:
+                try:
+                    await self._listener.serve(self._client, group)
+                except* OSError as errors:
+                    # Out of descriptors, say: who is served stays served, and who waits is accepted later.
+                    _log.warning("stream.accept", error=str(errors.exceptions[0]))
+                await anyio.sleep(ACCEPT_AGAIN_S)
 
     async def _client(self, stream: ByteStream) -> None:
         self._clients += 1
@@ -79,12 +86,12 @@ class StreamingServer:
     async def _talk(self, wire: Wire) -> None:
         exchange = Exchange(wire)
         try:
+            if self._clients > MAX_CLIENTS:
+                raise RefusedError(503, f"{MAX_CLIENTS} clients are being served; try again later")
             with anyio.move_on_after(HEAD_S) as reading:
                 whole = await exchange.read()
             if reading.cancelled_caught or not whole:
                 return
-            if self._clients > MAX_CLIENTS:
-                raise RefusedError(503, f"{MAX_CLIENTS} clients are being served; try again later")
             wish = self._wish(exchange.path)
             agreed = negotiate(exchange, forwards=isinstance(wish, cri.PortForwardRequest))
             netns_path = await self._netns_path(wish)
