@@ -196,8 +196,8 @@ def _image_config(body: bytes) -> dict[str, Any]:
         found = json.loads(body or b"{}")
     except ValueError as exc:
         raise InvalidArgumentError(f"image.config: is no JSON: {exc}") from exc
-    if not isinstance(found, dict):
-        raise InvalidArgumentError("image.config: is no JSON object")
+    if not isinstance(found, dict) or not isinstance(found.get("config") or {}, dict):
+        raise InvalidArgumentError("image.config: it or its config is no JSON object")
     return found
 
 
