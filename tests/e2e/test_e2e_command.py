@@ -1,6 +1,9 @@
 """The slipway command, as a person types it."""
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +61,15 @@ def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
     assert node.slipway("run", "--rm", busybox, "/etc/passwd").returncode == 126
     unknown = node.slipway("run", "--rm", f"{shop.address}/no/such:image")
     assert (unknown.returncode, "no/such:image" in unknown.stderr) == (125, True)
+
+
+def test_a_full_disk_under_its_output_is_one_sentence(node) -> None:
+    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "ps"]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False
+        )
+    assert (done.returncode, done.stderr) == (1, "slipway: No space left on device\n")
 
 
 def test_status_says_that_the_node_is_ready(node) -> None:

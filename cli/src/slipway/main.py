@@ -31,11 +31,17 @@ def main() -> None:
             # Whoever read us has left; Python's own flush at exit must not fail on it again.
             sys.stdout = None
             sys.exit(0)
+        failed = exitcode.DAEMON if module in ("run", "execute") else EXIT_FAILED
+        if isinstance(error, OSError):
+            sys.stdout = None  # as above, when it is full
+            where = f"{error.filename}: " if error.filename else ""
+            sys.stderr.write(f"slipway: {render.sentence(where + str(error.strerror or error))}\n")
+            sys.exit(failed)
         if not isinstance(error, SlipwayError):
             raise
         where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
         sys.stderr.write(f"slipway: {render.sentence(error.message)}{where}\n")
-        sys.exit(exitcode.DAEMON if module in ("run", "execute") else EXIT_FAILED)
+        sys.exit(failed)
 
 
 def _first(error: BaseException) -> BaseException:
