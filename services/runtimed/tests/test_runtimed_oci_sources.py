@@ -1,6 +1,7 @@
 """Host paths of mounts: followed, made, refused; and what propagates."""
 
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,6 +48,15 @@ def test_a_symbolic_link_is_followed_and_the_target_is_mounted(tmp_path: Path) -
     (tmp_path / "link").symlink_to("file")
     (tmp_path / "up").symlink_to(tmp_path)
     assert prepared(tmp_path / "up/link") == (str(tmp_path / "file"), False)
+
+
+def test_a_link_of_proc_that_cannot_be_read_is_refused_by_name() -> None:
+    with subprocess.Popen(["/bin/true"]) as child:
+        os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # an ended process has no exe
+        with pytest.raises(
+            InvalidArgumentError, match=rf"mounts.host_path: '/proc/{child.pid}/exe': No such"
+        ):
+            prepared(f"/proc/{child.pid}/exe")
 
 
 def test_odd_sources_are_refused_by_name(tmp_path: Path) -> None:

@@ -57,8 +57,8 @@ def _check_mappable(mount: Any, path: str, user_namespace: str) -> None:
 
 def _prepare(mount: Any, never_made: Collection[str]) -> Source:
     given = Path(mount.host_path)
-    path = Path(os.path.realpath(given))
     try:
+        path = Path(os.path.realpath(given))
         if not path.exists():
             if given.is_symlink():
                 raise InvalidArgumentError(f"mounts.host_path: {str(given)!r} is a symbolic link to nothing")
