@@ -80,4 +80,4 @@ def test_forwarded_calls_have_the_same_messages_on_both_sides() -> None:
 def test_every_rpc_of_cri_is_answered() -> None:
     front = set(cri.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name)
     answered = {*runtime.FORWARDED, *UNARY, "Exec", "Attach", "PortForward"}
-    assert front == answered | {"GetContainerEvents", "Version", "CreateContainer"}
+    assert front == answered | {"GetContainerEvents", "Version", "CreateContainer", "RestorePod"}
