@@ -148,6 +148,12 @@ def _tree(root: int) -> list[int]:
     return found
 
 
+def _workers(shim: int) -> list[int]:
+    """The processes that a shim has only while it has something to do."""
+    children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
+    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "slipway-shim\n"]
+
+
 async def idle(cri: Cri, image: str, run_dir: Path) -> dict[str, Any]:
     """With 50 idle pods: PSS of the shims and the services, and the time of ListContainerStats."""
     for number in range(IDLE_PODS):
@@ -159,7 +165,7 @@ async def idle(cri: Cri, image: str, run_dir: Path) -> dict[str, Any]:
         await cri.start(container_id)
     shims = sorted((run_dir / "shimd" / "shims").iterdir())
     shim_pids = [int((path / "pid").read_text().split()[0]) for path in shims]
-    shim_kib = [pss_kib(pid) for pid in shim_pids]
+    shim_kib = [sum(map(pss_kib, [pid, *_workers(pid)])) for pid in shim_pids]
     state = json.loads((run_dir / "node.json").read_text())
     services = sum(
         pss_kib(pid) for name in SERVICES for pid in _tree(state["pids"][name]) if pid not in shim_pids

@@ -128,6 +128,33 @@ async def exited(client: ShimClient) -> dict[str, Any]:
     raise AssertionError("the shim went without an exit event")
 
 
+def workers(shim: int) -> list[int]:
+    """The processes that a shim has for its work, besides the one that stays."""
+    children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
+    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "slipway-shim\n"]
+
+
+async def workers_left(*shims: int) -> list[int]:
+    """Wait until these shims have nothing to do, and are one process each; returns who had work until then."""
+    left = [worker for shim in shims for worker in workers(shim)]
+    with anyio.fail_after(20):
+        for pid in left:
+            await gone(pid)
+    return left
+
+
+async def gone(pid: int) -> None:
+    """Wait for the end of a process."""
+    try:
+        pidfd = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        await anyio.wait_readable(pidfd)
+    finally:
+        os.close(pidfd)
+
+
 @pytest.fixture
 async def node() -> AsyncIterator[Node]:
     root = Path(f"/run/slipway-test-shimd-{secrets.token_hex(4)}")

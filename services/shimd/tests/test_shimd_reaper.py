@@ -11,7 +11,7 @@ import os, signal, sys
 signal.signal(signal.SIGCHLD, lambda *_: None)
 from shimd.shim.loop import Loop, Reaper, exit_code
 loop = Loop()
-reaper = Reaper(loop)
+reaper = Reaper(loop, None)
 seen = []
 def ended(status, at_ns):
     seen.append(exit_code(status))

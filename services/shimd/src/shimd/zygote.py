@@ -1,14 +1,16 @@
 """The zygote: a small process of one thread that forks shims and pause processes, and does nothing else.
 
 It is exec'ed by the front with a SOCK_SEQPACKET socket as its descriptor 3. Each packet is a msgpack map
-{id, op, ...}; each answer {id, ...} or {id, error}. The child answers for itself, so that a fork never makes the
-zygote wait. It ends when the front closes the socket; what it forked lives on.
+{id, op, ...}; each answer {id, ...} or {id, error}. A child that is ready before the request takes it and answers, so
+that no request waits for a fork. The zygote ends when the front closes the socket; what it forked lives on.
 
 All shims share its mount namespace, which is the front's.
 """
 
+import _socket
 import gc
 import os
+import select
 import signal
 import socket
 import struct
@@ -19,8 +21,8 @@ from typing import Any
 import msgpack
 
 from common.sys import linux
+from shimd.shim import keeper, mountns
 from shimd.shim import main as shim
-from shimd.shim import mountns
 from shimd.shim.rehearsal import rehearse
 
 CONTROL_FD = 3
@@ -34,6 +36,8 @@ _PAUSE_OOM_SCORE = "-998"
 _POOL_BYTES = 16384
 _POOL_HEAD_BYTES = 48
 _MAX_PLUGS = 65536
+_TAKEN, _GONE = b"t", b"g"
+"""What a shim says to the zygote: it has a request, or the front has closed the socket."""
 _is_zygote = True
 _plugs: list[object] = []
 
@@ -61,19 +65,8 @@ def main() -> None:
     except BrokenPipeError:
         return  # the front is gone already
     gc.freeze()
-    while True:
-        packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
-        if not packet:
-            return
-        fds = _FDS.unpack(ancillary[0][2]) if ancillary else ()
-        request = msgpack.unpackb(packet)
-        operation = _OPERATIONS.get(request.get("op", ""))
-        if operation is None:
-            _answer(control, request, error=f"operation {request.get('op')!r}: unknown")
-        else:
-            _fork(control, request, fds, operation)
-        for fd in fds:
-            os.close(fd)
+    while _fork(control):
+        pass
 
 
 def _rehearse(directory: str) -> None:
@@ -115,6 +108,8 @@ def _on_child(_number: int, _frame: object) -> None:
 
 
 def _prepare(request: dict[str, Any]) -> None:
+    shim.rename("slipway-shim")  # here, and not in each shim, of which it would cost pages; so is this:
+    os.dup2(0, 1)
     os.umask(0o022)  # cgroups that the OCI runtime makes are read by users in containers, too
     for directory in request["cgroups"]:
         _join(directory)
@@ -135,30 +130,61 @@ def _answer(control: socket.socket, request: dict[str, Any], **fields: Any) -> N
 
 
 Fds = tuple[int, ...]
-Operation = Callable[[socket.socket, dict[str, Any], Fds], None]
+Operation = Callable[[socket.socket, _socket.socket, dict[str, Any], Fds], None]
 
 
-def _fork(control: socket.socket, request: dict[str, Any], fds: Fds, operation: Operation) -> None:
+def _fork(control: socket.socket) -> bool:
+    """Have a shim ready, until it has a request; False when the front has gone.
+
+    What the zygote writes between two forks is a page of its own for each shim: so all is left to the child.
+    """
     global _is_zygote
-    try:
-        pid = os.fork()
-    except OSError as exc:
-        _answer(control, request, error=f"fork: {exc.strerror}")
+    taken_read, taken_write = os.pipe2(os.O_CLOEXEC)
+    pid = os.fork()
+    if pid == 0:
+        _is_zygote = False
+        try:
+            os.close(taken_read)
+            keeper.keep([control.fileno(), taken_write], _work)
+        finally:
+            os._exit(0)  # it must never return into the zygote's loop
+    os.close(taken_write)
+    taken = os.read(taken_read, 1)
+    os.close(taken_read)
+    return taken != _GONE
+
+
+def _work(parent: _socket.socket, fds: list[int]) -> None:
+    """Be a worker of a shim: its first, who takes a request, or one who takes up what another has left."""
+    if len(fds) != 2:
+        shim.resume(parent, fds)
         return
-    if pid:
+    control, taken = socket.socket(fileno=fds[0]), fds[1]
+    poll = select.poll()
+    poll.register(control, select.POLLIN)
+    poll.register(taken, 0)
+    if any(fd == taken for fd, _ in poll.poll()):
+        return  # the zygote has died
+    packet, ancillary, _, _ = control.recvmsg(MAX_PACKET_BYTES, _ANCILLARY_BYTES, _CLOEXEC)
+    os.write(taken, _TAKEN if packet else _GONE)
+    os.close(taken)
+    if packet:
+        _perform(control, parent, packet, _FDS.unpack(ancillary[0][2]) if ancillary else ())
+
+
+def _perform(control: socket.socket, parent: _socket.socket, packet: bytes, fds: Fds) -> None:
+    request = msgpack.unpackb(packet)
+    operation = _OPERATIONS.get(request.get("op", ""))
+    if operation is None:
+        _answer(control, request, error=f"operation {request.get('op')!r}: unknown")
         return
-    _is_zygote = False
-    status = 1
     try:
-        operation(control, request, fds)
-        status = 0
+        operation(control, parent, request, fds)
     except OSError as exc:
         _report(control, request, f"{exc.strerror or exc}: {exc.filename}" if exc.filename else str(exc))
-    except BaseException as exc:  # noqa: BLE001 - a child must never return into the zygote's loop
+    except Exception as exc:  # noqa: BLE001 - the front gets an answer
         sys.excepthook(*sys.exc_info())
         _report(control, request, repr(exc))
-    finally:
-        os._exit(status)
 
 
 def _report(control: socket.socket, request: dict[str, Any], error: str) -> None:
@@ -168,15 +194,16 @@ def _report(control: socket.socket, request: dict[str, Any], error: str) -> None
         pass  # answered and closed before, or the front is gone
 
 
-def _spawn(control: socket.socket, request: dict[str, Any], fds: Fds) -> None:
+def _spawn(control: socket.socket, parent: _socket.socket, request: dict[str, Any], fds: Fds) -> None:
     listener, log = fds
-    shim.settle(request["directory"], log)
-    _answer(control, request, pid=os.getpid())
+    directory = request["directory"]
+    shim.write_identity(f"{directory}/{shim.PID_NAME}", os.getppid())
+    _answer(control, request, pid=os.getppid())
     control.close()
-    shim.serve(request["directory"], request["spec"], listener)
+    shim.serve(parent, directory, request["spec"], listener, log)
 
 
-def _pause(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
+def _pause(control: socket.socket, _parent: _socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Fork pid 1 of a new PID namespace; this process ends at once, and the pause lives on its own."""
     directory = request["directory"]
     os.makedirs(directory, 0o700, exist_ok=True)
@@ -229,7 +256,7 @@ def _spare_from_oom() -> None:
         pass  # without CAP_SYS_RESOURCE
 
 
-def _bury(control: socket.socket, request: dict[str, Any], _fds: Fds) -> None:
+def _bury(control: socket.socket, _parent: _socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Delete the container of a shim that died: kills what runs and removes what the runtime keeps."""
     runtime = request["spec"]["runtime"]
     argv = [runtime["binary"], *runtime.get("args", ())]

@@ -8,6 +8,8 @@ expect. A full disk costs log lines, never the container: they are counted as dr
 import os
 import time
 
+from shimd.shim.handover import Facts, Get, Put
+
 FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 MODE = 0o640
 DEFAULT_LINE_BYTES = 16384
@@ -40,6 +42,20 @@ class CriLog:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
+
+    def hand_over(self, put: Put) -> Facts:
+        return {
+            "fd": put(self._fd, 0),
+            "carry": [self._carry[1], self._carry[2]],
+            "written": self.written_bytes,
+            "dropped": self.dropped_bytes,
+        }
+
+    def take_over(self, facts: Facts, get: Get) -> None:
+        self._fd = get(facts["fd"])
+        self._carry[1], self._carry[2] = facts["carry"]
+        self.written_bytes = facts["written"]
+        self.dropped_bytes = facts["dropped"]
 
     def write(self, stream: int, chunk: bytes) -> None:
         """Log a chunk of stream 1 or 2; what follows its last newline waits for the rest of the line."""

@@ -72,9 +72,8 @@ class Exec:
         """
         exits.replace(f"{self._base}.json", process, durable=False)
         self._log = self._runtime.log_path()
-        self.stdio = Stdio(
-            self._loop, f"{self._base}.sock", self._output, self._drained, tty=tty, stdin=stdin
-        )
+        self.stdio = Stdio(self._loop, self._output, self._drained)
+        self.stdio.open(f"{self._base}.sock", tty=tty, stdin=stdin)
         args = ["exec", "--detach", "--process", f"{self._base}.json", "--pid-file", f"{self._base}.pid"]
         if self._runtime.sandboxed:
             args += ["--internal-pid-file", f"{self._base}.inner"]

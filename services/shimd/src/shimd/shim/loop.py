@@ -1,5 +1,6 @@
 """The shim's only loop: epoll, timers, and the reaping of every child."""
 
+import _socket
 import heapq
 import os
 import select
@@ -8,9 +9,13 @@ import sys
 import time
 from collections.abc import Callable
 
+from shimd.shim.files import read
+from shimd.shim.keeper import ACKNOWLEDGED, REPORT
+
 IN = select.EPOLLIN
 OUT = select.EPOLLOUT
 PRI = select.EPOLLPRI
+_IDLE_S = 1.0
 Handler = Callable[[int], None]
 ExitHandler = Callable[[int, int], None]
 """Called with the wait status and the time in ns at which the process was reaped."""
@@ -46,6 +51,8 @@ class Loop:
         self._handlers: dict[int, Handler] = {}
         self._timers: list[Timer] = []
         self.stopped = False
+        self.on_idle: Callable[[], None] = lambda: None
+        """Called when nothing has happened for a while, and no timer waits."""
 
     def watch(self, fd: int, events: int, handler: Handler) -> None:
         """Call `handler` with the events of a descriptor; again to change either."""
@@ -67,17 +74,20 @@ class Loop:
 
     def run(self) -> None:
         while not self.stopped:
-            for fd, events in self._poll.poll(self._timeout(), 64):
+            ready = self._poll.poll(self._timeout(), 64)
+            for fd, events in ready:
                 handler = self._handlers.get(fd)
                 if handler is not None:
                     _guard(handler, events)
+            if not ready and not self._timers:
+                _guard(self.on_idle)
             self._run_timers()
 
     def _timeout(self) -> float:
         while self._timers and self._timers[0].call is None:
             heapq.heappop(self._timers)
         if not self._timers:
-            return -1
+            return _IDLE_S
         return min(max(0.0, self._timers[0].when - time.monotonic()), _LONGEST_WAIT_S)
 
     def _run_timers(self) -> None:
@@ -96,14 +106,15 @@ def _guard(call: Callable[..., None], *args: int) -> None:
 
 
 class Reaper:
-    """Waits for every child of the shim, those inherited as subreaper too.
+    """Waits for every child of the worker itself, and hears from the keeper of its children, the orphans among them.
 
     A child is reaped in one place only, so that a pid stays ours until its handler was called. The status
     of a process that nobody watches yet is kept while `expecting` is above 0: a runtime's detached child may
     end before the runtime has told its pid.
     """
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, keeper: _socket.socket | None) -> None:
+        self._keeper = keeper
         self._handlers: dict[int, ExitHandler] = {}
         self._unclaimed: dict[int, tuple[int, int]] = {}
         self.expecting = 0
@@ -111,6 +122,8 @@ class Reaper:
         # The zygote has set a handler for SIGCHLD, without which there is no wake-up.
         signal.set_wakeup_fd(write_fd, warn_on_full_buffer=False)
         loop.watch(self._read_fd, IN, self._woken)
+        if keeper is not None:
+            loop.watch(keeper.fileno(), IN, self._told)
         self._loop = loop
 
     def watch(self, pid: int, handler: ExitHandler) -> None:
@@ -120,8 +133,19 @@ class Reaper:
             self._loop.after(0, lambda: handler(*found))
         else:
             self._handlers[pid] = handler
-            if not _is_child(pid):
+            if not self._is_ours(pid):
                 self._watch_stranger(pid, handler)
+
+    def waits_only_for(self, pids: set[int]) -> bool:
+        """No end is waited for but these, of which the keeper will tell whoever comes after this worker."""
+        return self._handlers.keys() == pids and all(map(self._is_ours, pids))
+
+    def _is_ours(self, pid: int) -> bool:
+        """A child of the keeper, whose every child is reported, or of this process."""
+        parent = read(f"/proc/{pid}/stat").rpartition(b")")[2].split()[1:2]
+        return parent == [b"%d" % os.getpid()] or (
+            self._keeper is not None and parent == [b"%d" % os.getppid()]
+        )
 
     def _watch_stranger(self, pid: int, handler: ExitHandler) -> None:
         """Not our child, or not yet: a runtime may leave a process of its own that ends a moment later.
@@ -162,22 +186,25 @@ class Reaper:
                 break
             if pid == 0:
                 break
-            now = time.time_ns()
-            handler = self._handlers.pop(pid, None)
-            if handler is not None:
-                _guard(handler, status, now)
-            elif self.expecting and len(self._unclaimed) < _MAX_UNCLAIMED:
-                self._unclaimed[pid] = (status, now)
+            self._ended(pid, status, time.time_ns())
         if not self.expecting:
             self._unclaimed.clear()
 
+    def _told(self, _events: int) -> None:
+        assert self._keeper is not None  # noqa: S101 - nobody else tells
+        report = self._keeper.recv(REPORT.size)
+        if not report:
+            self._loop.stopped = True  # a shim ends as one
+            return
+        self._ended(*REPORT.unpack(report))
+        self._keeper.send(ACKNOWLEDGED)
 
-def _is_child(pid: int) -> bool:
-    try:
-        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
+    def _ended(self, pid: int, status: int, at_ns: int) -> None:
+        handler = self._handlers.pop(pid, None)
+        if handler is not None:
+            _guard(handler, status, at_ns)
+        elif self.expecting and len(self._unclaimed) < _MAX_UNCLAIMED:
+            self._unclaimed[pid] = (status, at_ns)
 
 
 def exit_code(status: int) -> tuple[int, int]:

@@ -1,17 +1,18 @@
-"""A shim's life after the fork: its own session, its stdio, its loop.
+"""A shim's life after the fork: its own session, its stdio, its keeper, and the loop of a worker.
 
 What runs here is paid for in every shim, in pages that are no longer shared: so it calls the kernel through os and
 goes without files of the io module, enums and ctypes conversions. The front has made the directory and the sockets.
 """
 
+import _socket
 import ctypes
 import gc
 import os
-from typing import Any
 
 import msgpack
 
-from shimd.shim.loop import Loop
+from shimd.shim import handover
+from shimd.shim.loop import IN, Loop
 from shimd.shim.server import Server
 from shimd.shim.supervisor import Supervisor
 
@@ -22,24 +23,6 @@ PID_NAME = "pid"
 _PR_SET_CHILD_SUBREAPER = 36
 _prctl = ctypes.CDLL(None, use_errno=True).prctl  # without argtypes: these arguments fit an int
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
-
-
-def settle(directory: str, log: int) -> None:
-    """Leave the zygote's session and stdio, and say in the directory who this is.
-
-    Raises:
-        OSError: with the path, when the directory cannot be written.
-    """
-    os.setsid()
-    become_subreaper(on=1)
-    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-    os.dup2(null, 0)
-    os.dup2(null, 1)
-    os.dup2(log, 2)
-    os.close(null)
-    os.close(log)
-    rename("slipway-shim")
-    write_identity(f"{directory}/{PID_NAME}", os.getpid())
 
 
 def become_subreaper(*, on: int) -> None:
@@ -68,10 +51,43 @@ def write_identity(path: str, pid: int) -> None:
     os.close(fd)
 
 
-def serve(directory: str, packed_spec: bytes, listener: int) -> None:
-    """Run until `shutdown`."""
-    gc.enable()  # the zygote has no use for it; what it made is frozen
-    loop = Loop()
-    spec: dict[str, Any] = msgpack.unpackb(packed_spec)
-    Server(loop, listener, Supervisor(loop, directory, spec))
-    loop.run()
+def serve(parent: _socket.socket, directory: str, spec: bytes, listener: int, log: int) -> None:
+    """Be the first worker of a shim, until there is nothing to do or `shutdown`."""
+    _Worker(parent, directory, spec, listener, log).run()
+
+
+def resume(parent: _socket.socket, fds: list[int]) -> None:
+    """Be the next worker, likewise."""
+    facts, get = handover.take(fds)
+    worker = _Worker(parent, facts["directory"], facts["spec"], get(facts["listener"]), get(facts["stderr"]))
+    worker.server.take_over(facts, get)
+    worker.run()
+
+
+class _Worker:
+    def __init__(self, parent: _socket.socket, directory: str, spec: bytes, listener: int, log: int) -> None:
+        gc.enable()  # the zygote has no use for it; what it made is frozen
+        os.dup2(log, 2)
+        os.close(log)
+        self._parent, self._directory, self._spec, self._listener = parent, directory, spec, listener
+        self._loop = Loop()
+        self.server = Server(
+            self._loop, listener, Supervisor(self._loop, directory, msgpack.unpackb(spec), parent)
+        )
+        self._loop.on_idle = self._rest
+
+    def run(self) -> None:
+        self._loop.run()
+
+    def _rest(self) -> None:
+        if self.server.is_idle and handover.leave(self._parent, self._describe):
+            self._loop.stopped = True
+
+    def _describe(self, put: handover.Put) -> handover.Facts:
+        return {
+            "directory": self._directory,
+            "spec": self._spec,
+            "listener": put(self._listener, IN),
+            "stderr": put(2, 0),
+            **self.server.hand_over(put),
+        }

@@ -4,7 +4,10 @@ import os
 from collections.abc import Callable
 
 from shimd.shim.files import read
+from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, PRI, Loop
+
+_READ_BYTES = 4096
 
 
 class OomWatch:
@@ -27,11 +30,29 @@ class OomWatch:
         try:
             if os.path.exists(f"{self._directory}/memory.events"):
                 self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
+                os.pread(self._fd, _READ_BYTES, 0)  # the file is ready until it has been read
                 self._loop.watch(self._fd, PRI, self._changed)
             else:
                 self._open_v1()
         except OSError:
             self.close()
+
+    def hand_over(self, put: Put) -> Facts:
+        """The events come by the eventfd (version 1) or by the open file (version 2)."""
+        return {
+            "fd": put(self._fd, 0 if self._event_fd >= 0 else PRI),
+            "event_fd": put(self._event_fd, IN),
+            "baseline": self._baseline,
+            "last": self._last,
+        }
+
+    def take_over(self, facts: Facts, get: Get) -> None:
+        self._baseline, self._last = facts["baseline"], facts["last"]
+        self._fd, self._event_fd = get(facts["fd"]), get(facts["event_fd"])
+        if self._event_fd >= 0:
+            self._loop.watch(self._event_fd, IN, self._changed)
+        elif self._fd >= 0:
+            self._loop.watch(self._fd, PRI, self._changed)
 
     def _open_v1(self) -> None:
         self._fd = os.open(f"{self._directory}/memory.oom_control", os.O_RDONLY | os.O_CLOEXEC)
@@ -44,11 +65,16 @@ class OomWatch:
         self._loop.watch(self._event_fd, IN, self._changed)
 
     def _changed(self, _events: int) -> None:
-        if self._event_fd >= 0:
-            try:
+        try:
+            if self._event_fd >= 0:
                 os.read(self._event_fd, 8)
-            except BlockingIOError:
-                return
+            else:
+                os.pread(self._fd, _READ_BYTES, 0)
+        except BlockingIOError:
+            return
+        except OSError:
+            self.close()  # the cgroup has gone
+            return
         before = self._last
         if self.delta() and self._last > before:
             self._on_oom()

@@ -9,9 +9,10 @@ import gc
 import os
 
 from shimd.shim import wire
+from shimd.shim.handover import Facts
 from shimd.shim.loop import Loop
 from shimd.shim.server import Server
-from shimd.shim.supervisor import Facts, Supervisor
+from shimd.shim.supervisor import Supervisor
 
 _ROUNDS = 10
 _LIMIT_S = 2.0

@@ -47,7 +47,8 @@ class Runtime:
         self._head = [self.binary, *config.get("args", ())]
         if config.get("root"):
             self._head += ["--root", config["root"]]
-        self._calls = 0
+        self.calls = 0
+        """How many log files were named."""
 
     def call(
         self,
@@ -84,8 +85,8 @@ class Runtime:
 
     def log_path(self) -> str:
         """A file name for the runtime's own messages, apart from the container's stderr."""
-        self._calls += 1
-        return f"{self._directory}/runtime-{self._calls}.log"
+        self.calls += 1
+        return f"{self._directory}/runtime-{self.calls}.log"
 
 
 class Call:

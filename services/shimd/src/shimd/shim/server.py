@@ -16,8 +16,9 @@ from common.errors import (
 from shimd.shim import runtime as oci
 from shimd.shim import wire
 from shimd.shim.execs import Capture, Exec, Stream, feed
+from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, Loop
-from shimd.shim.supervisor import Facts, State, Supervisor
+from shimd.shim.supervisor import State, Supervisor
 from shimd.shim.wire import Connection, Message
 
 _SLOW_BYTES = 1 << 20
@@ -68,9 +69,32 @@ class Server:
         if len(self._connections) >= _MAX_CONNECTIONS or not wire.allowed_peer(sock):
             sock.close()
             return
+        self._welcome(sock)
+
+    def _welcome(self, sock: _socket.socket) -> Connection:
         connection = Connection(self._loop, sock, self._request)
         self._connections.add(connection)
         connection.on_close = lambda: self._left(connection)
+        return connection
+
+    @property
+    def is_idle(self) -> bool:
+        """Nobody is being served."""
+        at_rest = all(connection.is_idle for connection in self._connections)
+        return at_rest and not self._attached and not self._leaving and self._supervisor.is_idle
+
+    def hand_over(self, put: Put) -> Facts:
+        """What another server needs to go on, for the same clients."""
+        clients = [(client.hand_over(put), client in self._subscribers) for client in self._connections]
+        return {"clients": clients, **self._supervisor.hand_over(put)}
+
+    def take_over(self, facts: Facts, get: Get) -> None:
+        for place, subscribed in facts["clients"]:
+            sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, get(place))
+            connection = self._welcome(sock)
+            if subscribed:
+                self._follow(connection)
+        self._supervisor.take_over(facts, get)
 
     def _left(self, connection: Connection) -> None:
         """A client went: what it alone waits for is ended."""
@@ -224,18 +248,21 @@ class Server:
         self._supervisor.reopen_log()
         return {}
 
-    def _subscribe(self, connection: Connection, message: Message) -> None:
+    def _follow(self, connection: Connection) -> None:
         def gone() -> None:
             self._connections.discard(connection)
             self._subscribers.discard(connection)
 
         connection.on_close = gone
+        self._subscribers.add(connection)
+
+    def _subscribe(self, connection: Connection, message: Message) -> None:
         connection.send({"id": message.get("id"), "ok": True})
         if self._supervisor.started_at_ns:
             connection.send(self._supervisor.started_event())
         if self._supervisor.record is not None:
             connection.send({"event": "exit", **self._supervisor.record})
-        self._subscribers.add(connection)
+        self._follow(connection)
 
     def _tell(self, event: Facts) -> None:
         for connection in tuple(self._subscribers):

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 
 from shimd.shim import wire
+from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, OUT, Loop, Timer
 
 STDIN_BOUND_BYTES = 256 << 10
@@ -18,7 +19,7 @@ _F_SETPIPE_SZ = 1031
 
 
 class Stdio:
-    """Made before the process starts; `begin` once it has, `drain` once it has ended.
+    """`open` before the process starts; `begin` once it has, `drain` once it has ended.
 
     `on_output(stream, data)` gets what the process writes, `on_drained()` comes exactly once.
     """
@@ -26,12 +27,8 @@ class Stdio:
     def __init__(
         self,
         loop: Loop,
-        console_path: str,
         on_output: Callable[[int, bytes], None],
         on_drained: Callable[[], None],
-        *,
-        tty: bool,
-        stdin: bool,
     ) -> None:
         self._loop = loop
         self._on_output = on_output
@@ -49,11 +46,15 @@ class Stdio:
         self._console_directory = -1
         self.console_path = ""
         """The socket for the runtime to send a terminal to; empty without one."""
-        self._tty = tty
+        self._tty = False
         self._pty = -1
         self.child: list[int] = []
         self.pipes: frozenset[str] = frozenset()
         """The output pipes as /proc/PID/fd names them; none with a terminal."""
+
+    def open(self, console_path: str, *, tty: bool, stdin: bool) -> None:
+        """Make what the process is to be given: pipes, or a socket for the runtime to send a terminal to."""
+        self._tty = tty
         if tty:
             self._listener = wire.listen(console_path)
             directory, name = os.path.split(console_path)
@@ -93,6 +94,30 @@ class Stdio:
             self._take_console(self._listener)
         if not self._paused:
             self._watch_outputs()
+
+    @property
+    def is_idle(self) -> bool:
+        """No input waits, and no output for somebody slow."""
+        return not self._paused and not self._stdin
+
+    def hand_over(self, put: Put) -> Facts:
+        """For a process that runs."""
+        return {
+            "outputs": [(put(fd, IN), stream) for fd, stream in self._outputs.items() if fd != self._pty],
+            "pty": put(self._pty, IN if self._pty in self._outputs else 0),
+            "pty_open": self._pty in self._outputs,
+            "stdin": put(self._stdin_fd, 0),
+            "tty": self._tty,
+        }
+
+    def take_over(self, facts: Facts, get: Get) -> None:
+        self._tty = facts["tty"]
+        self._outputs = {get(place): stream for place, stream in facts["outputs"]}
+        self._pty = get(facts["pty"])
+        if facts["pty_open"]:
+            self._outputs[self._pty] = 1
+        self._stdin_fd = get(facts["stdin"])
+        self._watch_outputs()
 
     def _take_console(self, listener: socket.socket) -> None:
         # The runtime has ended, so its connection and the descriptor in it are queued already.

@@ -5,13 +5,13 @@ created ── start ──> starting ──> running ── init ends ──> d
                         └──> failed
 """
 
+import _socket
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 from common.errors import (
     FailedPreconditionError,
@@ -25,6 +25,7 @@ from shimd.shim import runtime as oci
 from shimd.shim.crilog import CriLog
 from shimd.shim.execgroup import container_cgroup, kill_all, thaw
 from shimd.shim.execs import DRAIN_S, MAX_EXECS, Exec
+from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import Loop, Reaper, exit_code
 from shimd.shim.oom import OomWatch
 from shimd.shim.stdio import Stdio
@@ -33,7 +34,6 @@ START_S = 120.0
 _DELETE_S = 30.0
 _DELETE_TRIES = 5
 _DELETE_AGAIN_S = 0.5
-Facts = dict[str, Any]
 Done = Callable[[Facts | SlipwayError], None]
 
 
@@ -51,13 +51,13 @@ class State(StrEnum):
 class Supervisor:
     """Owns the container's processes, output and exit record; the server speaks for it."""
 
-    def __init__(self, loop: Loop, directory: str, spec: Facts) -> None:
+    def __init__(self, loop: Loop, directory: str, spec: Facts, keeper: _socket.socket | None = None) -> None:
         self._loop = loop
         self._directory = directory
         self._spec = spec
         self.container_id = str(spec["container_id"])
         self.stdin_once = bool(spec.get("stdin_once"))
-        self._reaper = Reaper(loop)
+        self._reaper = Reaper(loop, keeper)
         self.runtime = oci.Runtime(loop, self._reaper, directory, spec["runtime"])
         self.log = CriLog(spec.get("log_path", ""), spec.get("max_line_bytes", 0))
         self.state = State.CREATED
@@ -94,14 +94,8 @@ class Supervisor:
                 f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
             ) from exc
         spec = self._spec
-        self.stdio = Stdio(
-            self._loop,
-            f"{self._directory}/c.sock",
-            self._output,
-            self._drained,
-            tty=bool(spec.get("tty")),
-            stdin=bool(spec.get("stdin")),
-        )
+        self.stdio = Stdio(self._loop, self._output, self._drained)
+        self.stdio.open(f"{self._directory}/c.sock", tty=bool(spec.get("tty")), stdin=bool(spec.get("stdin")))
         self._oom = OomWatch(self._loop, spec.get("memory_cgroup_path", ""), self._oom_killed)
         self._start_log = self.runtime.log_path()
         pid_file = f"{self._directory}/init.pid"
@@ -295,6 +289,47 @@ class Supervisor:
             raise UnknownError(
                 f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
             ) from exc
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing goes on but the container itself, and nothing of it is held here."""
+        if self.state is State.RUNNING:
+            at_rest = self.stdio is not None and self.stdio.is_idle and not self.execs
+            return at_rest and self._reaper.waits_only_for({self.pid})
+        return not self.busy and self._reaper.waits_only_for(set())
+
+    def hand_over(self, put: Put) -> Facts:
+        """What another needs to go on from here, while this one is idle."""
+        running = self.state is State.RUNNING
+        return {
+            "state": str(self.state),
+            "pid": self.pid,
+            "started_at_ns": self.started_at_ns,
+            "record": self.record,
+            "exec_number": self._exec_number,
+            "calls": self.runtime.calls,
+            "cleaned": self.cleaned,
+            "log": self.log.hand_over(put),
+            "stdio": self.stdio.hand_over(put) if running and self.stdio is not None else None,
+            "oom": self._oom.hand_over(put) if running and self._oom is not None else None,
+        }
+
+    def take_over(self, facts: Facts, get: Get) -> None:
+        """Go on where another has stopped."""
+        self.state = State(facts["state"])
+        self.pid = facts["pid"]
+        self.started_at_ns = facts["started_at_ns"]
+        self.record = facts["record"]
+        self._exec_number = facts["exec_number"]
+        self.runtime.calls = facts["calls"]
+        self.cleaned = facts["cleaned"]
+        self.log.take_over(facts["log"], get)
+        if self.state is State.RUNNING:
+            self.stdio = Stdio(self._loop, self._output, self._drained)
+            self.stdio.take_over(facts["stdio"], get)
+            self._oom = OomWatch(self._loop, self._spec.get("memory_cgroup_path", ""), self._oom_killed)
+            self._oom.take_over(facts["oom"], get)
+            self._reaper.watch(self.pid, self._ended)
 
     @property
     def busy(self) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgpack
 
+from shimd.shim.handover import Put
 from shimd.shim.loop import IN, OUT, Loop
 
 VERSION = 1
@@ -59,11 +60,31 @@ class Connection:
         if self.pending == len(frame):
             self._flush()
 
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is half sent or half received."""
+        return not self._out and not self._in and self._reading and not self._ending
+
+    def hand_over(self, put: Put) -> int:
+        return put(self._fd, IN)
+
     def end(self) -> None:
-        """Close once all is sent; what the peer still sends is ignored."""
+        """Send no more once all is sent, and close when the peer does; what it still sends is ignored.
+
+        To close with something unread would take from the peer what it has not read yet.
+        """
         self._ending = True
         if not self._out:
+            self._finish()
+
+    def _finish(self) -> None:
+        try:
+            self._sock.shutdown(_socket.SHUT_WR)
+        except OSError:
             self.close()
+            return
+        self._reading = True
+        self._rewatch()
 
     def close(self) -> None:
         """Close now; idempotent. Calls `on_close` once."""
@@ -144,7 +165,7 @@ class Connection:
             return
         self._rewatch()
         if not self._out and self._ending:
-            self.close()
+            self._finish()
         elif self.on_room is not None:
             self.on_room()
 
