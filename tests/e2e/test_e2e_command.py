@@ -56,6 +56,25 @@ def test_a_detached_container_lives_a_whole_life(node, busybox) -> None:
     assert "container.removed.v1" in kinds
 
 
+def test_processes_are_listed_signalled_and_waited_for(node, busybox) -> None:
+    script = "trap 'exit 7' USR1; while :; do sleep 0.1; done"
+    assert node.slipway("run", "-d", "--name", "job", busybox, "sh", "-c", script).returncode == 0
+    listed = json.loads(node.slipway("top", "-o", "json", "job").stdout)
+    assert "trap" in listed[0]["command"]
+    assert {row["command"].split()[0] for row in listed} <= {"sh", "sleep"}
+    assert "COMMAND" in node.slipway("top", "job").stdout
+    wrong = node.slipway("kill", "-s", "NOSUCH", "job")
+    assert (wrong.returncode, "NOSUCH" in wrong.stderr) == (1, True)
+    sent = node.slipway("kill", "--signal", "SIGUSR1", "job")
+    assert (sent.returncode, sent.stdout) == (0, "job\n")
+    waited = node.slipway("wait", "job")
+    assert (waited.returncode, waited.stdout) == (0, "7\n")
+    for verb in ("kill", "top"):
+        ended = node.slipway(verb, "job")
+        assert (ended.returncode, "does not run" in ended.stderr) == (1, True)
+    assert node.slipway("rm", "job").returncode == 0
+
+
 def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
     assert node.slipway("run", "--rm", busybox, "/no/such/command").returncode == 127
     assert node.slipway("run", "--rm", busybox, "/etc/passwd").returncode == 126

@@ -39,6 +39,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     _images(verbs)
     _containers(verbs)
+    _processes(verbs)
     _run(verbs)
     _observe(verbs)
     return parser
@@ -90,6 +91,17 @@ def _containers(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
     logs.add_argument("-t", "--timestamps", action="store_true")
     logs.add_argument("container")
+
+
+def _processes(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    wait = _verb(verbs, "wait", "wait until containers end, and print their exit codes", "processes:wait")
+    wait.add_argument("container", nargs="+")
+    kill = _verb(verbs, "kill", "send a signal to containers", "processes:kill")
+    kill.add_argument("-s", "--signal", default="KILL", help="name or number (%(default)s)")
+    kill.add_argument("container", nargs="+")
+    top = _verb(verbs, "top", "the processes of a container", "processes:top")
+    _output(top)
+    top.add_argument("container")
 
 
 def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:

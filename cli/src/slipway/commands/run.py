@@ -124,7 +124,7 @@ async def _attached(on: Node, arguments: Namespace, container_id: str) -> int:
                 code = await _follow_log(on, shim, container_id, feeds=stdin)
     if code == streams.DETACHED:
         return code
-    return await _final_code(on, container_id, code)
+    return await final_code(on, container_id, code)
 
 
 async def _log(on: Node, container_id: str) -> logfile.LogFile:
@@ -183,11 +183,11 @@ async def _watch_end(
     except SlipwayError:
         pass  # the shim is gone; runtimed knows
     if not codes:
-        codes.append(await _final_code(on, container_id, None))
+        codes.append(await final_code(on, container_id, None))
     ended.set()
 
 
-async def _final_code(on: Node, container_id: str, known: int | None) -> int:
+async def final_code(on: Node, container_id: str, known: int | None) -> int:
     """The exit code, once runtimed has it too, so that `ps` after us shows the end."""
     request_ = cri.ContainerStatusRequest(container_id=container_id)
     with anyio.move_on_after(SETTLE_S if known is not None else None):
