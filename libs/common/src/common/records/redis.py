@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from common.errors import UnavailableError
@@ -55,10 +55,12 @@ async def run(script: Any, keys: list[str], args: list[str | bytes]) -> int:
     """Run the transition script.
 
     Raises:
-        UnavailableError: Redis is away.
+        UnavailableError: Redis is away, or its disk is full.
     """
     try:
         return int(await script(keys=keys, args=args))
+    except ResponseError as exc:
+        raise UnavailableError(f"the record store (Redis) refuses: {exc}") from exc
     except (RedisError, OSError) as exc:
         message = f"the record store (Redis) does not answer: {exc}"
         raise UnavailableError(message) from exc

@@ -1,5 +1,6 @@
 """A gRPC server on a Unix socket: trace, log, errors and peer check in one interceptor."""
 
+import errno
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import suppress
@@ -21,6 +22,7 @@ OPTIONS = [
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
 ]
+_FULL = (errno.ENOSPC, errno.EDQUOT)
 _QUIET = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream")
 _log = logs.get_logger("rpc")
 
@@ -137,6 +139,11 @@ class _Call:
         self._current.set_attribute("error", error.message)
 
     def broken(self, exc: Exception) -> None:
+        """An exception that no servicer foresaw: a bug, but for a disk that is full, which any write can meet."""
+        if isinstance(exc, OSError) and exc.errno in _FULL:
+            where = f": {exc.filename}" if exc.filename else ""
+            self.failed(errors.ResourceExhaustedError(f"{self._method}: {exc.strerror}{where}"))
+            return
         _log.exception("rpc.bug", rpc=self._method)
         self.failed(errors.InternalError(f"internal error: {type(exc).__name__}"))
 

@@ -1,0 +1,136 @@
+"""A full disk: what needs room is refused by name and leaves nothing; what runs goes on."""
+
+import os
+import subprocess
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+import anyio
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools import registry
+from devtools.cri import connect
+from tests.e2e.test_e2e_pods import pod
+from tests.support.eventually import eventually
+from tests.support.node import running_node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
+MIB = 1 << 20
+LAYER_MIB = 24
+
+
+@pytest.fixture(scope="module")
+def small(shop, tmp_path_factory: pytest.TempPathFactory):
+    """A node whose data and pod logs are on a filesystem of 192 MiB."""
+    data = tmp_path_factory.mktemp("small")
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m", "slipway-test", data], check=True, timeout=20)
+    try:
+        with running_node(data) as running:
+            yield running
+    finally:
+        subprocess.run(["umount", data], check=True, timeout=20)
+
+
+@pytest.fixture
+async def cri(small):
+    async with connect(small.socket, small.logs) as client:
+        yield client
+        await accepted(client.remove_all)
+
+
+async def accepted(call) -> None:
+    """Make a call until it is no more UNAVAILABLE: Redis tries a disk that was full once a second."""
+    with anyio.fail_after(20):
+        while True:
+            try:
+                return await call()
+            except grpc.aio.AioRpcError as exc:
+                if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+                    raise
+            await anyio.sleep(0.1)
+
+
+@pytest.fixture
+def fill(small):
+    """Fills the node's disk and then frees some bytes of it; emptied at the end."""
+    filler = small.data_dir / "filler"
+
+    def leave(free: int) -> Path:
+        with filler.open("wb", buffering=0) as file, suppress(OSError):  # others write at the same time
+            while True:
+                file.write(bytes(MIB))
+        os.truncate(filler, filler.stat().st_size - free)
+        return filler
+
+    yield leave
+    filler.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def big(shop) -> str:
+    """An image whose one layer is as big packed as unpacked."""
+    layer = registry.layer([registry.file("big", os.urandom(LAYER_MIB * MIB))])
+    return shop.push("demo/big", [layer], {"Cmd": ["/big"]})
+
+
+@pytest.mark.parametrize("free_mib", [LAYER_MIB // 2, LAYER_MIB * 3 // 2], ids=["download", "unpack"])
+async def test_a_pull_to_a_full_disk_leaves_nothing(cri, small, busybox, big, fill, free_mib: int) -> None:
+    _, other = await pod(cri, f"bystander-{free_mib}", busybox, ["sleep", "600"])
+    before = small.leftovers()
+    filler = fill(free_mib * MIB)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.pull(big)
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
+    assert str(small.data_dir) in caught.value.details()
+    assert (await cri.status(other)).state == cri_pb.CONTAINER_RUNNING
+    assert small.leftovers() == before
+    images = (await cri.call(cri.images.ListImages, cri_pb.ListImagesRequest())).images
+    assert not [image for image in images if big in image.repo_tags]
+    filler.unlink()
+    await cri.pull(big)
+    await cri.call(cri.images.RemoveImage, cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=big)))
+
+
+async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(cri, small, busybox, fill) -> None:
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("full", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    before = small.leftovers()
+    config = cri.container_config("c", busybox, ["true"])
+    filler = fill(0)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.create(sandbox_id, config, sandbox)
+    if (
+        caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    ):  # the record comes first, or Redis had no need to write
+        assert "(Redis) refuses" in caught.value.details()
+    else:
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
+    assert "No space left on device" in caught.value.details()
+    filler.unlink()
+    assert small.leftovers() == before
+    await accepted(partial(cri.create, sandbox_id, config, sandbox))
+    assert len((await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers) == 1
+
+
+async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybox, fill) -> None:
+    script = "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/dev/shm/n; done"
+    _, container_id = await pod(cri, "chatty", busybox, ["sh", "-c", script])
+    log = small.logs / "chatty" / "c.log"
+    eventually(lambda: log.stat().st_size > 0, within_s=10, what="a first line")
+    filler = fill(0)
+
+    async def count() -> int:
+        return int((await cri.exec(container_id, ["cat", "/dev/shm/n"])).stdout or 0)
+
+    first = await count()
+    with anyio.fail_after(20):
+        while await count() < first + 20000:  # more than a pipe and its shim can hold
+            await anyio.sleep(0.05)
+    stuck = log.stat().st_size
+    filler.unlink()
+    eventually(lambda: log.stat().st_size > stuck, within_s=20, what="lines after the disk has room")
+    assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
