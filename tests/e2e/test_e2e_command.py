@@ -75,6 +75,23 @@ def test_processes_are_listed_signalled_and_waited_for(node, busybox) -> None:
     assert node.slipway("rm", "job").returncode == 0
 
 
+def test_a_pod_is_listed_inspected_stopped_and_removed(node, busybox) -> None:
+    assert node.slipway("run", "-d", "--name", "whole", busybox, "sleep", "1000").returncode == 0
+    assert "whole" in node.slipway("pods", "ps").stdout
+    pod = json.loads(node.slipway("pods", "inspect", "whole").stdout)[0]["status"]
+    assert (pod["metadata"]["name"], pod["state"]) == ("whole", "SANDBOX_READY")
+    refused = node.slipway("pods", "rm", "whole")
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
+    stopped = node.slipway("pods", "stop", "whole")
+    assert (stopped.returncode, stopped.stdout) == (0, "whole\n")
+    assert "NotReady" in node.slipway("pods").stdout
+    assert node.slipway("pods", "rm", pod["id"][:12]).returncode == 0
+    assert json.loads(node.slipway("pods", "ps", "-o", "json").stdout) == []
+    assert json.loads(node.slipway("ps", "-a", "-o", "json").stdout) == []
+    gone = node.slipway("pods", "stop", "whole")
+    assert (gone.returncode, "no pod 'whole'" in gone.stderr) == (1, True)
+
+
 def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
     assert node.slipway("run", "--rm", busybox, "/no/such/command").returncode == 127
     assert node.slipway("run", "--rm", busybox, "/etc/passwd").returncode == 126

@@ -2,7 +2,7 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -41,16 +41,28 @@ class Node:
         from common.api.cri.v1 import api_pb2 as cri
 
         found = (await self.runtime.ListContainers(cri.ListContainersRequest(), timeout=TIMEOUT_S)).containers
-        hits = [c for c in found if name in (c.id, c.metadata.name)] or [
-            c for c in found if c.id.startswith(name)
-        ]
-        if not hits:
-            message = f"no container {name!r}: `slipway ps -a` lists them"
-            raise NotFoundError(message)
-        if len(hits) > 1:
-            message = f"{name!r} is the start of {len(hits)} ids: give more of it"
-            raise InvalidArgumentError(message)
-        return hits[0]
+        return _only(found, name, "container", "slipway ps -a")
+
+    async def pod(self, name: str) -> Any:
+        """The sandbox of this name, id or unambiguous id prefix; raises as `container` does."""
+        from common.api.cri.v1 import api_pb2 as cri
+
+        found = (await self.runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=TIMEOUT_S)).items
+        return _only(found, name, "pod", "slipway pods")
+
+
+def _only(found: Iterable[Any], name: str, kind: str, lister: str) -> Any:
+    items = list(found)
+    hits = [c for c in items if name in (c.id, c.metadata.name)] or [
+        c for c in items if c.id.startswith(name)
+    ]
+    if not hits:
+        message = f"no {kind} {name!r}: `{lister}` lists them"
+        raise NotFoundError(message)
+    if len(hits) > 1:
+        message = f"{name!r} means {len(hits)} {kind}s: give more of the id"
+        raise InvalidArgumentError(message)
+    return hits[0]
 
 
 @asynccontextmanager

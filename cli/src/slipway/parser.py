@@ -39,6 +39,7 @@ def build() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     _images(verbs)
     _containers(verbs)
+    _pods(verbs)
     _processes(verbs)
     _run(verbs)
     _observe(verbs)
@@ -74,7 +75,6 @@ def _containers(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     ps = _verb(verbs, "ps", "list containers", "containers:ps")
     ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
     _output(ps)
-    _output(_verb(verbs, "pods", "list sandboxes", "containers:pods"))
     stop = _verb(verbs, "stop", "stop containers", "containers:stop")
     stop.add_argument("-t", "--time", type=int, default=10, help="seconds until SIGKILL (%(default)s)")
     stop.add_argument("container", nargs="+")
@@ -91,6 +91,19 @@ def _containers(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
     logs.add_argument("-t", "--timestamps", action="store_true")
     logs.add_argument("container")
+
+
+def _pods(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    pods = _verb(verbs, "pods", "list pods, or inspect, stop and remove them", "pods:ps")
+    _output(pods)
+    inner = pods.add_subparsers(metavar="COMMAND")
+    _output(_verb(inner, "ps", "list pods, as without a command", "pods:ps"))
+    inspect = _verb(inner, "inspect", "all that is known of pods, as JSON", "pods:inspect")
+    stop = _verb(inner, "stop", "stop pods, with all their containers", "pods:stop")
+    rm = _verb(inner, "rm", "remove pods, with all their containers", "pods:rm")
+    rm.add_argument("-f", "--force", action="store_true", help="ready ones too")
+    for verb in (inspect, stop, rm):
+        verb.add_argument("pod", nargs="+", help="name, id or the beginning of one")
 
 
 def _processes(verbs: "Verbs[argparse.ArgumentParser]") -> None:

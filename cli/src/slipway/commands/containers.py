@@ -1,4 +1,4 @@
-"""ps, pods, stop, rm, inspect, stats."""
+"""ps, stop, rm, inspect, stats."""
 
 import re
 import shutil
@@ -42,27 +42,6 @@ async def ps(arguments: Namespace) -> int:
             name, pod = container.metadata.name, container.pod_sandbox_id[:12]
             rows.append((container.id[:12], name, state, render.age(container.created_at), image, pod))
     render.table(("ID", "NAME", "STATE", "CREATED", "IMAGE", "POD"), rows)
-    return 0
-
-
-async def pods(arguments: Namespace) -> int:
-    """List sandboxes."""
-    async with node(arguments.run_dir) as on:
-        found = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=TIMEOUT_S)).items
-    if arguments.output == "json":
-        render.messages(found)
-        return 0
-    rows = [
-        (
-            pod.id[:12],
-            pod.metadata.namespace,
-            pod.metadata.name,
-            "Ready" if pod.state == cri.SANDBOX_READY else "NotReady",
-            render.age(pod.created_at),
-        )
-        for pod in sorted(found, key=lambda p: -p.created_at)
-    ]
-    render.table(("ID", "NAMESPACE", "NAME", "STATE", "CREATED"), rows)
     return 0
 
 
