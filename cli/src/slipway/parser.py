@@ -160,3 +160,10 @@ def _observe(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     events.add_argument("--nats", default="", help="another NATS than the node's")
     _output(events)
     _output(_verb(verbs, "status", "conditions and handlers of the node", "observe:status"))
+    completion = _verb(
+        verbs,
+        "completion",
+        'completion for a shell: eval "$(slipway completion bash)"',
+        "completion:completion",
+    )
+    completion.add_argument("shell", choices=("bash",))
