@@ -8,13 +8,26 @@ import pytest
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
-from common.events.bus import follow
+from common.errors import UnavailableError
+from common.events.bus import Bus, follow
+from common.settings import without_secrets
 from devtools.cri import connect
 from devtools.otlp import receiver
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.node import running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+async def test_events_want_the_token_of_the_node(node) -> None:
+    """A container on the host's network reaches loopback; it must neither read events nor forge them."""
+    address = node.state["nats_url"].partition("@")[2]
+    for url in (f"nats://{address}", f"nats://wrong@{address}"):
+        with pytest.raises(UnavailableError) as refused:
+            await Bus.connect(url, attempts=1)
+        assert without_secrets(url) in refused.value.message
+    kept = (node.run_dir / "node.json", node.data_dir / "nats-token", node.data_dir / "nats.conf")
+    assert [path.stat().st_mode & 0o777 for path in kept] == [0o600] * 3
 
 
 async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:

@@ -31,7 +31,8 @@ On the command line: `slipway events --since 1h`. In Python:
 import asyncio, nats, msgpack
 
 async def main() -> None:
-    client = await nats.connect("nats://127.0.0.1:4222")
+    token = open("/var/lib/slipway/nats-token").read()  # the address: `slipway-node up` prints it
+    client = await nats.connect("nats://127.0.0.1:4222", token=token)
     events = await client.jetstream().subscribe("slipway.v1.*.container.*.exited", durable="my-dashboard")
     async for message in events.messages:
         event = msgpack.unpackb(message.data)["event"]

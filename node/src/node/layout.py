@@ -41,7 +41,18 @@ class Layout:
 
     @property
     def nats_url(self) -> str:
-        return f"nats://127.0.0.1:{self.nats_port}"
+        """With the node's token, which a local process needs to be root to know; NATS listens on loopback."""
+        return f"nats://{self.nats_token_file.read_text()}@127.0.0.1:{self.nats_port}"
+
+    @property
+    def nats_token_file(self) -> Path:
+        """Made once for a node, mode 0600, so that those who follow its events may keep it."""
+        return Path(self.data_dir, "nats-token")
+
+    @property
+    def nats_config_file(self) -> Path:
+        """The token for NATS itself, whose command line all can read."""
+        return Path(self.data_dir, "nats.conf")
 
     @property
     def nats_port_file(self) -> Path:
@@ -94,6 +105,7 @@ class Layout:
         if name == "nats":
             return [
                 program("nats-server"),
+                *("--config", str(self.nats_config_file)),
                 *("--addr", "127.0.0.1", "--port", str(self.nats_port)),
                 *("--jetstream", "--store_dir", f"{self.data_dir}/nats"),
             ]

@@ -18,6 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.errors import DeadlineExceededError, FailedPreconditionError, SlipwayError
 from common.observe import log
+from common.settings import without_secrets
 from node.layout import SERVICES, Layout, program
 from node.supervisor import PROCESSES, Supervisor, start_detached
 
@@ -199,7 +200,7 @@ def _healthy(run_dir: str, name: str) -> bool:
 def _print_up(state: dict[str, Any]) -> None:
     sock = state["cri_socket"]
     sys.stdout.write(
-        f"node is up\n  CRI     unix://{sock}\n  NATS    {state['nats_url']}\n"
+        f"node is up\n  CRI     unix://{sock}\n  NATS    {without_secrets(state['nats_url'])}, token in {state['data_dir']}/nats-token\n"
         f"  logs    {state['run_dir']}/log\n"
         f"  try     slipway --run-dir {state['run_dir']} status\n"
         f"          crictl --runtime-endpoint unix://{sock} info\n"

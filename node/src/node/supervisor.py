@@ -6,6 +6,7 @@ Containers are not its children: they live on under their shims when the node st
 import fcntl
 import json
 import os
+import secrets
 import select
 import signal
 import subprocess
@@ -74,6 +75,7 @@ class Supervisor:
             message = f"a node runs already in {layout.run_dir}"
             raise AlreadyExistsError(message) from exc
         _end_leftovers(layout)
+        _guard_nats(layout)
         return lock
 
     async def _wait_for_signal(self) -> None:
@@ -106,9 +108,7 @@ class Supervisor:
             )
         self._processes[name] = process
         pids = {known: p.pid for known, p in self._processes.items()}
-        replace_file(
-            self._layout.state_file, self._layout.state(os.getpid(), pids, self._failures).encode(), 0o644
-        )
+        replace_file(self._layout.state_file, self._layout.state(os.getpid(), pids, self._failures).encode())
         return process
 
     async def _stop(self, group: TaskGroup) -> None:
@@ -133,6 +133,14 @@ def _last_port(layout: Layout) -> int:
     if layout.nats_port or not layout.nats_port_file.exists():
         return layout.nats_port
     return int(layout.nats_port_file.read_text())
+
+
+def _guard_nats(layout: Layout) -> None:
+    """Have NATS ask for a token: a container on the host's network reaches loopback too."""
+    if not layout.nats_token_file.exists():
+        replace_file(layout.nats_token_file, secrets.token_hex(24).encode())
+    token = layout.nats_token_file.read_text()
+    replace_file(layout.nats_config_file, f'authorization {{ token: "{token}" }}\n'.encode())
 
 
 def _end_leftovers(layout: Layout) -> None:

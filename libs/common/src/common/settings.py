@@ -78,15 +78,20 @@ def load(cls: type[T], daemon: str, argv: list[str]) -> T:
 
 def shown(settings: CommonSettings) -> Any:
     """Settings as they may be shown to people: builtins, without the user names and passwords in URLs."""
-    return _without_secrets(msgspec.to_builtins(settings))
+    return _shown(msgspec.to_builtins(settings))
 
 
-def _without_secrets(value: Any) -> Any:
+def without_secrets(url: str) -> str:
+    """A URL as it may be shown to people: without user name, password and token."""
+    return _USER_INFO.sub(lambda found: "***@" if found[0].endswith("@") else "***", url)
+
+
+def _shown(value: Any) -> Any:
     if isinstance(value, str):
-        return _USER_INFO.sub(lambda found: "***@" if found[0].endswith("@") else "***", value)
+        return without_secrets(value)
     if isinstance(value, dict):
-        return {key: _without_secrets(item) for key, item in value.items()}
-    return [_without_secrets(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: _shown(item) for key, item in value.items()}
+    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:

@@ -14,6 +14,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
+from common.settings import without_secrets
 
 DEDUPE_S = 600.0
 """For how long JetStream recognises a repeated message id."""
@@ -46,7 +47,7 @@ class Bus:
                 error_cb=_quiet,
             )
         except (OSError, nats.errors.Error) as exc:
-            message = f"NATS at {url} does not answer: {exc}"
+            message = f"NATS at {without_secrets(url)} does not answer: {exc}"
             raise UnavailableError(message) from exc
         return cls(client)
 
