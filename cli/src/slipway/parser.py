@@ -13,6 +13,9 @@ EXAMPLES = """examples:
   slipway run --rm -it busybox sh              a shell in a new container
   slipway run -d --name web -p 8080:80 nginx   in the background, with a port
   slipway logs -f web                          follow its output
+  slipway top web                              the processes in it
+  slipway kill -s HUP web                      a signal to its first process
+  slipway pods stop web                        its pod, with all that runs in it
   slipway events --since 10m                   what happened on this node
 """
 
