@@ -1,6 +1,10 @@
-"""SIGKILL for any one service while pods run: no container, log line, exit code or event is lost."""
+"""SIGKILL for any one service, or NATS that hangs, while pods run: no container, log line, exit code or event is lost."""
 
+import os
+import signal
 import time
+from contextlib import contextmanager
+from functools import partial
 
 import anyio
 import grpc
@@ -26,6 +30,22 @@ async def recovered(cri, container_id: str):
             await anyio.sleep(0.05)
 
 
+LIFE = ["container.created", "container.started", "container.exited"]
+
+
+async def events(node, container_id: str, since_ns: int) -> list[str]:
+    """The types of a container's events up to its exit."""
+    seen: list[str] = []
+    with anyio.fail_after(60):
+        async for envelope in follow(
+            node.state["nats_url"], kind="container", object_id=container_id, since_ns=since_ns
+        ):
+            seen.append(envelope.fields()["type"].rpartition(".")[0])
+            if seen[-1] == "container.exited":
+                break
+    return seen
+
+
 @pytest.mark.parametrize("victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "redis", "nats"])
 async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -> None:
     since_ns = time.time_ns()
@@ -39,15 +59,7 @@ async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -
     assert (status.exit_code, status.reason) == (9, "Error")
     lines = (node.logs / f"kill-{victim}" / "c.log").read_text().splitlines()
     assert [line.split(" ", 3)[3] for line in lines] == [f"line {i}" for i in range(count)]
-    seen = []
-    with anyio.fail_after(60):
-        async for envelope in follow(
-            node.state["nats_url"], kind="container", object_id=container_id, since_ns=since_ns
-        ):
-            seen.append(envelope.fields()["type"].rpartition(".")[0])
-            if seen[-1] == "container.exited":
-                break
-    assert seen == ["container.created", "container.started", "container.exited"]
+    assert await events(node, container_id, since_ns) == LIFE
     sandbox_id = (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items[0].id
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
@@ -60,3 +72,42 @@ async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri, node, busybox) ->
     eventually(lambda: node.pid("runtimed") != died, within_s=30, what="a new runtimed")
     await recovered(cri, container_id)
     assert (await exited(cri, container_id)).exit_code == 42
+
+
+@contextmanager
+def frozen(node, name: str):
+    """SIGSTOP for one process of the node."""
+    handle = os.pidfd_open(node.pid(name))
+    signal.pidfd_send_signal(handle, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        signal.pidfd_send_signal(handle, signal.SIGCONT)
+        os.close(handle)
+
+
+async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None:
+    since_ns = time.time_ns()
+    name, count = "hang-nats", 40
+    script = f"i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 9"
+    sandbox_id, container_id = await pod(cri, name, busybox, ["sh", "-c", script])
+    log = node.logs / name / "c.log"
+    with frozen(node, "nats"):
+        await anyio.to_thread.run_sync(
+            partial(
+                eventually,
+                lambda: len(log.read_text().splitlines()) == count,
+                within_s=30,
+                what="all lines while it hangs",
+            )
+        )
+        sandbox = cri.sandbox_config(name, host_network=True)
+        with anyio.fail_after(60):
+            await cri.create(sandbox_id, cri.container_config("d", busybox, ["true"]), sandbox)
+    await recovered(cri, container_id)
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (9, "Error")
+    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == [
+        f"line {i}" for i in range(count)
+    ]
+    assert await events(node, container_id, since_ns) == LIFE
