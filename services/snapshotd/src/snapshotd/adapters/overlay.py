@@ -1,13 +1,15 @@
 """Snapshots by overlayfs: the layers below, a writable directory above.
 
-Options go by fsconfig, one layer a call, so that their length knows no bound (Linux 6.5; before, all of them
-had to fit into one page).
+Options go by fsconfig, one layer a call, so that their length knows no bound. Kernels without that option take
+all options in one page: there layers are named by descriptors, whose paths are short.
 """
 
 import errno
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import ExitStack
+from functools import cached_property
 from pathlib import Path
 
 from common import errors
@@ -78,7 +80,7 @@ class OverlaySnapshotter:
         readonly: bool,
         ids: IdMappings | None,
     ) -> None:
-        """Mount; tries the old way when the kernel has no lowerdir+, but for mapped ids."""
+        """Mount; in the old way when the kernel has no lowerdir+, but for mapped ids."""
         lowers = [str(stratum.root) for stratum in self._strata(layers)]
         # overlayfs wants a lower directory, and without an upper one two of them
         lowers = lowers or [str(self._empty)]
@@ -92,13 +94,30 @@ class OverlaySnapshotter:
                 attach(mount_fd, target)
             return
         lowers = [*tops, *lowers]
-        try:
-            with opened(_make(lowers, directory, readonly=readonly)) as mount_fd:
-                attach(mount_fd, target)
-        except OSError as exc:
-            if exc.errno not in (errno.EINVAL, errno.ENOSYS) or "lowerdir+" not in str(exc.filename):
-                raise
-            self._mount_by_data(lowers, directory, target, readonly=readonly)
+        if not self.one_by_one:
+            _mount_by_data(lowers, directory, target, readonly=readonly)
+            return
+        with opened(_make(lowers, directory, readonly=readonly)) as mount_fd:
+            attach(mount_fd, target)
+
+    @cached_property
+    def one_by_one(self) -> bool:
+        """Whether this kernel takes one layer a call.
+
+        Where overlayfs does not parse options itself, fsconfig takes any key, and only the mount fails.
+        """
+        with opened(linux.fsopen("overlay")) as fd:
+            try:
+                _set_lower(fd, str(self._empty))
+            except OSError as exc:
+                if exc.errno != errno.EINVAL:
+                    raise
+                return False
+            try:
+                linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "no-such-option", "1")
+            except OSError:
+                return True
+            return False
 
     def writable(self, directory: Path) -> Path:
         """The upper directory; a read-only snapshot has none."""
@@ -115,8 +134,14 @@ class OverlaySnapshotter:
                 break  # overlayfs does not look at this mark on a layer's root
         return strata
 
-    def _mount_by_data(self, lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
-        data = f"lowerdir={':'.join(lowers)}"
+
+def _mount_by_data(lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
+    with ExitStack() as fds:
+        short: list[str] = []
+        for lower in lowers:
+            fd = fds.enter_context(opened(os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
+            short.append(f"/proc/self/fd/{fd}")
+        data = f"lowerdir={':'.join(short)}"
         if not readonly:
             data += f",upperdir={directory}/upper,workdir={directory}/work"
         if len(data) >= _PAGE_BYTES:
