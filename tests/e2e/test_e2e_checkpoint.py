@@ -111,7 +111,7 @@ def _check_archive(path: Path) -> None:
 
 
 COUNT = "rm /bin/tac; echo mine > /bin/mine; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
-WRITE = "i=0; while :; do i=$((i+1)); echo $i > /count; sleep 0.05; done"
+WRITE = "i=0; while :; do i=$((i+1)); echo $i > /new; mv /new /count; sleep 0.05; done"
 
 
 def last(log: Path) -> int:
