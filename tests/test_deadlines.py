@@ -21,7 +21,7 @@ async def shared():
         group.cancel_scope.cancel()
 
 
-@pytest.mark.timeout(0.2)
+@pytest.mark.timeout(2)
 async def test_hangs(shared):
     await anyio.sleep_forever()
 
@@ -48,7 +48,7 @@ def run(tmp_path: Path, suite: str, *options: str) -> "subprocess.CompletedProce
 def test_a_deadline_fails_its_own_test_alone(tmp_path):
     done = run(tmp_path, SUITE)
     assert "1 failed, 2 passed" in done.stdout, done.stdout
-    assert "test_hangs - AssertionError: not done within 0 s" in done.stdout
+    assert "test_hangs - AssertionError: not done within 2 s" in done.stdout
 
 
 @pytest.mark.parametrize(("options", "status"), [((), 0), (("--no-skips",), 1)])

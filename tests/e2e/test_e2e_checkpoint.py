@@ -120,6 +120,7 @@ def last(log: Path) -> int:
     return int(lines[-1][3]) if lines else 0
 
 
+@pytest.mark.beyond_debian
 @pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
 async def test_a_pod_goes_on_from_its_checkpoint(
     cri, node, busybox, tmp_path: Path, host_network: bool

@@ -142,7 +142,7 @@ async def test_a_second_checkpoint_of_a_pod_is_refused_and_a_dead_service_thaws_
     async with anyio.create_task_group() as group:
 
         async def first() -> None:
-            with pytest.raises(Exception, match=r"runtimed\.sock|Socket closed"):
+            with pytest.raises(Exception, match=r"runtimed\.sock|Socket closed|reset by peer"):
                 await pods.client.stub.CheckpointPod(pod_request(sandbox_id, ids, tmp_path), timeout=60)
 
         group.start_soon(first)
