@@ -11,6 +11,7 @@ import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.clients.shimd import ShimdClient
 from common.errors import (
     AlreadyExistsError,
     DeadlineExceededError,
@@ -105,6 +106,18 @@ async def test_start_twice_is_refused_and_stop_and_remove_are_idempotent(pods: P
         await pods.client.remove_sandbox(sandbox_id)
     with pytest.raises(NotFoundError):
         await pods.client.sandbox_status(sandbox_id)
+
+
+async def test_a_pause_that_the_record_does_not_know_ends_with_its_sandbox(pods: Pods) -> None:
+    """As when runtimed is killed between the fork of a pause and the record of it."""
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config())
+    shimd = ShimdClient(str(pods.daemons.base / "run" / "shimd.sock"))
+    try:
+        assert (await shimd.spawn_pause(sandbox_id)).alive
+        await pods.client.stop_sandbox(sandbox_id)
+        assert sandbox_id not in {pause.sandbox_id for pause in await shimd.list_pauses()}
+    finally:
+        await shimd.close()
 
 
 async def test_a_command_that_is_not_there_is_a_start_error(pods: Pods) -> None:

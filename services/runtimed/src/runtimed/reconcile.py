@@ -81,20 +81,25 @@ class Reconciler:
         Args:
             first: no request came before, so a record that is being made was left by an earlier life.
         """
+        pods, records = self._parts.sandboxes.store.all(), self._parts.containers.store.all()
         shims, pauses = await self._parts.shims.list()
         by_id = {shim.container_id: shim for shim in shims}
-        for sandbox in self._parts.sandboxes.store.all():
-            await self._guard(sandbox.id, partial(self._sandbox, sandbox, pauses, first=first))
-        for record in self._parts.containers.store.all():
-            await self._guard(record.id, partial(self._container, record, by_id.get(record.id), first=first))
+        for pod in pods:
+            if self._parts.sandboxes.store.find(pod.id) is pod:
+                await self._guard(pod.id, partial(self._sandbox, pod, pauses, first=first))
+        for record in records:
+            # one that moved since may have a shim that the list has not: it waits for the next round
+            if self._parts.containers.store.find(record.id) is record:
+                shim = by_id.get(record.id)
+                await self._guard(record.id, partial(self._container, record, shim, first=first))
         await self._orphans(shims, pauses)
         self._service.stats.forget_gone()
 
     async def _guard(self, name: str, mend: Callable[[], Awaitable[None]]) -> None:
         try:
             await mend()
-        except SlipwayError as exc:
-            _log.warning("reconcile.skipped", id=name, error=exc.message)
+        except (SlipwayError, OSError) as exc:
+            _log.warning("reconcile.skipped", id=name, error=str(exc))
 
     async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
         match record.state:
@@ -184,28 +189,37 @@ class Reconciler:
                 await self._guard(shim.container_id, partial(self._remove_shim, shim))
         for left in pauses:
             if left.sandbox_id not in pods:
-                await parts.shims.remove_pause(left.sandbox_id)
-                await self._repaired(left.sandbox_id, "a pause process without a sandbox was ended")
+                await self._guard(left.sandbox_id, partial(self._remove_pause, left.sandbox_id))
         strays = {key for key in await parts.snapshots.keys() if imagemounts.owner(key) not in known}
         for name in strays & self._strays:
             await self._guard(name, partial(self._remove_snapshot, name))
         self._strays = strays
         for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "bundles"):
             if name not in known:
-                await bundle.remove(parts, name)
-                await self._repaired(name, "a bundle without a container was removed")
+                await self._guard(name, partial(self._remove_bundle, name))
         for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "sandboxes"):
             if name not in pods:
-                directory = parts.sandbox_dir(name)
-                await network.unpin(directory)
-                await network.unpin_pid(directory)
-                await network.remove_directory(directory)
-                await self._repaired(name, "namespaces without a sandbox were removed")
+                await self._guard(name, partial(self._remove_namespaces, name))
 
     async def _remove_shim(self, shim: ShimState) -> None:
         """A shim whose container has no record; one whose container runs is left for a person to look at."""
         await self._parts.shims.remove(shim.container_id)
         await self._repaired(shim.container_id, "a shim without a container was ended")
+
+    async def _remove_pause(self, sandbox_id: str) -> None:
+        await self._parts.shims.remove_pause(sandbox_id)
+        await self._repaired(sandbox_id, "a pause process without a sandbox was ended")
+
+    async def _remove_bundle(self, container_id: str) -> None:
+        await bundle.remove(self._parts, container_id)
+        await self._repaired(container_id, "a bundle without a container was removed")
+
+    async def _remove_namespaces(self, sandbox_id: str) -> None:
+        directory = self._parts.sandbox_dir(sandbox_id)
+        await network.unpin(directory)
+        await network.unpin_pid(directory)
+        await network.remove_directory(directory)
+        await self._repaired(sandbox_id, "namespaces without a sandbox were removed")
 
     async def _remove_snapshot(self, key: str) -> None:
         await self._parts.snapshots.remove(key)

@@ -194,8 +194,6 @@ class Sandboxes:
             undo.push("network", partial(self._release, record))
         undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
         undo.push("pid namespace", partial(network.unpin_pid, directory))
-        if not record.pause_pid:
-            undo.drop("pause")
         left = await undo.run()
         if left:
             raise FailedPreconditionError(f"sandbox {record.id}: not released: {', '.join(left)}")

@@ -24,10 +24,6 @@ class Undo:
     def push(self, name: str, undo: Step) -> None:
         self._steps.append((name, undo))
 
-    def drop(self, name: str) -> None:
-        """Forget a step that was not tried."""
-        self._steps = [step for step in self._steps if step[0] != name]
-
     async def run(self) -> list[str]:
         """Undo all, even while being cancelled; returns what could not be undone, with the reason."""
         left: list[str] = []
