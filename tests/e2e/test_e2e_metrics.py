@@ -34,6 +34,9 @@ async def test_every_described_metric_comes_with_its_labels(cri, busybox, node) 
     sandbox_id, container_id = await pod(
         cri, "metered", busybox, ["sh", "-c", script], host_network=False, linux=limits()
     )
+    with anyio.fail_after(20):  # the shell has forked, and become a sleep
+        while len((await cri.exec(container_id, ["pidof", "sleep"])).stdout.split()) < 2:
+            pass
     described = await cri.call(cri.runtime.ListMetricDescriptors, cri_pb.ListMetricDescriptorsRequest())
     keys = {found.name: list(found.label_keys) for found in described.descriptors}
     assert len(keys) == len(described.descriptors) >= 56
