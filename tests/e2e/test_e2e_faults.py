@@ -1,4 +1,4 @@
-"""SIGKILL for any one service, or NATS that hangs, while pods run: no container, log line, exit code or event is lost."""
+"""SIGKILL for any one service, or NATS or Redis that hangs, while pods run: no container, log line, exit code or event is lost."""
 
 import os
 import signal
@@ -12,6 +12,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
+from common.records.redis import ANSWER_S
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually
 
@@ -111,3 +112,36 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
         f"line {i}" for i in range(count)
     ]
     assert await events(node, container_id, since_ns) == LIFE
+
+
+async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kept(cri, node, busybox) -> None:
+    name = "hang-redis"
+    sandbox_id, ending = await pod(cri, name, busybox, ["sh", "-c", "sleep 2; exit 9"])
+    sandbox = cri.sandbox_config(name, host_network=True)
+    staying = await cri.create(sandbox_id, cri.container_config("s", busybox, ["sleep", "1000"]), sandbox)
+    await cri.start(staying)
+    wanted = cri.container_config("late", busybox, ["true"])
+    with frozen(node, "redis"):
+        for call in (lambda: cri.create(sandbox_id, wanted, sandbox), lambda: cri.stop(staying, 0)):
+            with (
+                pytest.raises(grpc.aio.AioRpcError, match="Redis") as caught,
+                anyio.fail_after(3 * ANSWER_S + 10),
+            ):
+                await call()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (await cri.status(staying)).state == cri_pb.CONTAINER_RUNNING
+    assert ((await exited(cri, ending)).exit_code, (await cri.status(ending)).finished_at > 0) == (9, True)
+    late = await cri.create(sandbox_id, wanted, sandbox)
+    assert await cri.create(sandbox_id, wanted, sandbox) == late
+    await cri.stop(staying, 0)
+    assert (await cri.status(staying)).exit_code == 137
+    died = node.kill("runtimed")  # what it reads of Redis has nothing that was refused
+    eventually(lambda: node.pid("runtimed") != died, within_s=30, what="a new runtimed")
+    await recovered(cri, late)
+    listed = await cri.call(
+        cri.runtime.ListContainers,
+        cri_pb.ListContainersRequest(filter=cri_pb.ContainerFilter(pod_sandbox_id=sandbox_id)),
+    )
+    assert {c.id for c in listed.containers} == {ending, staying, late}
+    await cri.start(late)
+    assert (await exited(cri, late)).exit_code == 0

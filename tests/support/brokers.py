@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -29,6 +30,15 @@ class RedisServer:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait(STOP_S)
+
+    @contextmanager
+    def frozen(self) -> Iterator[None]:
+        """SIGSTOP: it takes connections and commands, and answers none until the end."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def start(self) -> None:
         """Start (again), with the data that is there."""

@@ -1,5 +1,6 @@
 """Records, outbox and relay on real Redis and NATS."""
 
+from collections.abc import Awaitable
 from pathlib import Path
 
 import anyio
@@ -12,7 +13,7 @@ from common.events.relay import OutboxRelay
 from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
 from common.records import Record, RecordStore
 from common.records.keys import outbox_key, record_key
-from common.records.redis import connect
+from common.records.redis import ANSWER_S, connect
 from tests.support.brokers import NatsServer, RedisServer, nats_server, redis_server
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -93,6 +94,23 @@ async def test_redis_away_changes_nothing_and_says_unavailable(redis: RedisServe
     assert store.get("a").size == 1
     redis.start()
     assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=3))).size == 3
+
+
+async def test_a_frozen_redis_is_unavailable_in_time_and_does_nothing_of_it_later(redis: RedisServer) -> None:
+    store = await store_at(redis)
+    await store.create(Thing(id="a", size=1))
+    with redis.frozen(), anyio.fail_after(ANSWER_S + 2):
+        async with anyio.create_task_group() as group:
+            group.start_soon(_refused, store.update("a", lambda old: msgspec.structs.replace(old, size=2)))
+            group.start_soon(_refused, store.create(Thing(id="b"), SandboxReady(id="b")))
+    assert await (await connect(redis.url)).xlen(outbox_key("n1", "runtimed")) == 0
+    assert [(t.id, t.size) for t in (await store_at(redis)).all()] == [("a", 1)]
+    assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=3))).revision == 2
+
+
+async def _refused(work: Awaitable[object]) -> None:
+    with pytest.raises(UnavailableError, match="Redis"):
+        await work
 
 
 async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_path: Path) -> None:

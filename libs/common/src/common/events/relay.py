@@ -2,7 +2,6 @@
 
 import anyio
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from common.errors import UnavailableError
 from common.events import subjects
@@ -10,7 +9,7 @@ from common.events.bus import Bus
 from common.events.schema import encoder, envelope_decoder
 from common.observe.log import get_logger
 from common.records.keys import outbox_key
-from common.records.redis import entries
+from common.records.redis import drop, entries
 
 BATCH = 256
 BLOCK_MS = 1000
@@ -46,7 +45,7 @@ class OutboxRelay:
                 await bus.ensure_stream()
                 wait_s = 0.1
                 await self._relay(bus)
-            except (UnavailableError, RedisError, OSError, TimeoutError) as exc:
+            except (UnavailableError, OSError) as exc:
                 _log.warning("relay.waiting", owner=self._owner, error=str(exc) or type(exc).__name__)
             except Exception:  # noqa: BLE001 - the border: events wait in the outbox, whatever the broker said
                 _log.exception("relay.failed", owner=self._owner)
@@ -63,7 +62,7 @@ class OutboxRelay:
                 for _, fields in gathered:
                     await self._publish(bus, fields)
                 if gathered:
-                    await self._redis.xdel(self._key, *[entry_id for entry_id, _ in gathered])
+                    await drop(self._redis, self._key, [entry_id for entry_id, _ in gathered])
         finally:
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await bus.close()

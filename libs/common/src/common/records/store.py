@@ -14,10 +14,9 @@ import anyio
 import anyio.to_thread
 import msgspec
 from redis.asyncio import Redis
-from redis.exceptions import RedisError
 
 from common.clock import now_ns
-from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
+from common.errors import AbortedError, AlreadyExistsError, NotFoundError
 from common.events.schema import Envelope, Event, NodeRecordCorrupt, encoder
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
@@ -234,16 +233,12 @@ class RecordStore(Generic[R]):
         )
 
     async def _read_redis(self, corrupt: list[str]) -> dict[str, R]:
-        try:
-            index = keys.index_key(self._node, self._owner, self._kind)
-            ids = [bytes(m).decode() for m in await scripts.members(self._redis, index)]
-            bodies = [
-                await scripts.body(self._redis, keys.record_key(self._node, self._owner, self._kind, i))
-                for i in ids
-            ]
-        except (RedisError, OSError) as exc:
-            message = f"the record store (Redis) does not answer: {exc}"
-            raise UnavailableError(message) from exc
+        index = keys.index_key(self._node, self._owner, self._kind)
+        ids = [bytes(m).decode() for m in await scripts.members(self._redis, index)]
+        bodies = [
+            await scripts.body(self._redis, keys.record_key(self._node, self._owner, self._kind, i))
+            for i in ids
+        ]
         found: dict[str, R] = {}
         for record_id, body in zip(ids, bodies, strict=True):
             record = self._decode(record_id, body or b"", corrupt)
