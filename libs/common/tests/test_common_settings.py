@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from common.settings import CommonSettings, load
+from common.settings import CommonSettings, Count, load
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
-    limit: int = 3
+    limit: Count = 3
     handlers: dict[str, str] = {}
 
 
@@ -29,6 +29,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ('limit = "many"', "limit"),
         ("limit = ", "d.toml"),
         ("[limit]", "limit"),
+        ("limit = 0", "limit = 0: Expected `int` >= 1"),
+        ('log_level = "loud"', "log_level = 'loud': want one of 'debug', 'error', 'info', 'warning'"),
     ],
 )
 def test_a_wrong_file_is_refused_with_file_and_key(

@@ -9,9 +9,14 @@ import socket
 import sys
 import tomllib
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
 import msgspec
+
+Seconds = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1)]
+Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
+"""0 is any free port."""
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -24,10 +29,13 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str = "/var/lib/slipway"
     """Blobs, layers, records and all else that must outlive a reboot."""
     redis_url: str = "unix:///run/slipway/redis.sock"
+    """Where the state is held: unix://, redis:// or rediss://."""
     nats_url: str = "nats://127.0.0.1:4222"
+    """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
     otlp_endpoint: str = ""
     """Where traces go, as http://HOST:PORT (OTLP over gRPC); empty for nowhere."""
-    log_level: str = "info"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """The least that is written to stderr, as JSON lines."""
 
 
 T = TypeVar("T", bound=CommonSettings)
@@ -78,7 +86,7 @@ def load(cls: type[T], daemon: str, argv: list[str]) -> T:
 
 def shown(settings: CommonSettings) -> Any:
     """Settings as they may be shown to people: builtins, without the user names and passwords in URLs."""
-    return _shown(msgspec.to_builtins(settings))
+    return shown_value(msgspec.to_builtins(settings))
 
 
 def without_secrets(url: str) -> str:
@@ -86,12 +94,13 @@ def without_secrets(url: str) -> str:
     return _USER_INFO.sub(lambda found: "***@" if found[0].endswith("@") else "***", url)
 
 
-def _shown(value: Any) -> Any:
+def shown_value(value: Any) -> Any:
+    """One value as it may be shown to people; see `shown`."""
     if isinstance(value, str):
         return without_secrets(value)
     if isinstance(value, dict):
-        return {key: _shown(item) for key, item in value.items()}
-    return [_shown(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: shown_value(item) for key, item in value.items()}
+    return [shown_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:
@@ -132,8 +141,19 @@ def _convert(cls: type[T], daemon: str, values: dict[str, Any], sources: dict[st
     try:
         return msgspec.convert(values, cls, strict=False)
     except (msgspec.ValidationError, ValueError) as exc:
-        where = next((f"{sources[k]}: {k} = {values[k]!r}: " for k in values if f"$.{k}" in str(exc)), "")
-        _refuse(f"{daemon}: {where}{exc}")
+        key = next((k for k in values if re.search(rf"\$\.{k}\b", str(exc))), "")
+        if not key:
+            _refuse(f"{daemon}: {exc}")
+        allowed = allowed_values(cls, key)
+        told = f"want one of {', '.join(map(repr, allowed))}" if allowed else str(exc)
+        _refuse(f"{daemon}: {sources[key]}: {key} = {shown_value(values[key])!r}: {told}")
+
+
+def allowed_values(cls: type[CommonSettings], key: str) -> list[Any]:
+    """The values that a setting may have, where they are counted; else none."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(cls)}
+    kind = msgspec.inspect.type_info(fields[key])
+    return sorted(kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else []
 
 
 def _refuse(message: str) -> NoReturn:

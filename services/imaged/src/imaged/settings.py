@@ -1,6 +1,6 @@
 """Settings of imaged."""
 
-from common.settings import CommonSettings
+from common.settings import CommonSettings, Count, Seconds
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -8,16 +8,17 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
 
     certs_dir: str = "/etc/slipway/certs.d"
     """Where hosts.toml files are, as containerd lays them out."""
-    max_downloads: int = 6
+    max_downloads: Count = 6
     """Blobs that are fetched at once, over all pulls."""
-    connect_timeout_s: float = 30.0
-    stall_timeout_s: float = 60.0
+    connect_timeout_s: Seconds = 30.0
+    """How long a registry may take to accept a connection."""
+    stall_timeout_s: Seconds = 60.0
     """A connection that brings no byte for this long is cut and resumed elsewhere or again."""
-    retry_wait_s: float = 0.2
+    retry_wait_s: Seconds = 0.2
     """First wait after a failed try; each further one is three times as long."""
-    max_retry_after_s: float = 20.0
+    max_retry_after_s: Seconds = 20.0
     """The longest that a registry's Retry-After is followed."""
-    partial_max_age_s: float = 86_400.0
+    partial_max_age_s: Seconds = 86_400.0
     """Unfinished and unreferenced blobs older than this are removed."""
     pinned_images: tuple[str, ...] = ()
     """Globs over repo tags and digests of images that a kubelet must not collect."""

@@ -1,8 +1,10 @@
 """Settings of runtimed."""
 
+from typing import Literal
+
 import msgspec
 
-from common.settings import CommonSettings
+from common.settings import CommonSettings, Count, Seconds
 from runtimed.oci import rlimits
 
 
@@ -40,15 +42,18 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """What an operator may choose; every duration is in seconds."""
 
     handlers: dict[str, Handler] = msgspec.field(default_factory=_handlers)
+    """OCI runtimes by the names that a RuntimeClass gives them; this table replaces the default one."""
     default_handler: str = "crun"
     """What an empty runtime_handler means."""
     cni_conf_dir: str = "/etc/cni/net.d"
+    """Where *.conflist files are; the first by name is the pods' network."""
     cni_conf_template: str = ""
     """A file in which the ranges of a kubelet's pod CIDR are put; it becomes 10-slipway.conflist when there is no network."""
     cni_bin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
-    cgroup_driver: str = "cgroupfs"
-    """cgroupfs or systemd; the kubelet asks for it and does the same."""
-    max_line_bytes: int = 16_384
+    """Where CNI plugins are looked for, in this order."""
+    cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
+    """Who makes the cgroups; the kubelet asks for it and does the same."""
+    max_line_bytes: Count = 16_384
     """A line of output longer than this is split in the log."""
     seccomp_profile_root: str = "/var/lib/kubelet/seccomp"
     """Where localhost seccomp profiles with a relative name are."""
@@ -58,22 +63,27 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Specifications of CDI devices, *.json and *.yaml; a later directory goes before an earlier."""
     default_ulimits: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
     """Soft and hard limit of every container by name, as nofile = [1024, 524288]; -1 is unlimited. Else shimd's."""
-    shm_size_bytes: int = 64 << 20
+    shm_size_bytes: Count = 64 << 20
     """Size of the shared memory (shm) of a sandbox."""
-    reconcile_every_s: float = 60.0
-    cleanup_s: float = 60.0
+    reconcile_every_s: Seconds = 60.0
+    """How often records, shims, cgroups, mounts and networks are compared, and mended."""
+    cleanup_s: Seconds = 60.0
     """The most that undoing a failed set-up may take."""
-    start_timeout_s: float = 120.0
+    start_timeout_s: Seconds = 120.0
     """The most that an OCI runtime may take to start a container."""
-    kill_wait_s: float = 30.0
+    kill_wait_s: Seconds = 30.0
     """How long a stop waits for the end after SIGKILL."""
     criu_binary: str = "criu"
     """Asked whether this machine can checkpoint."""
-    checkpoint_timeout_s: float = 120.0
+    checkpoint_timeout_s: Seconds = 120.0
     """The most that CheckpointContainer may take when it names no time."""
-    event_buffer: int = 1000
+    event_buffer: Count = 1000
     """Events that one reader of GetContainerEvents may be behind before it is cut off."""
 
     def __post_init__(self) -> None:
         """Refuse what no container could start with."""
         rlimits.check(self.default_ulimits)
+        if self.default_handler not in self.handlers:
+            raise ValueError(
+                f"default_handler {self.default_handler!r} is none of {', '.join(self.handlers)}"
+            )

@@ -1,6 +1,6 @@
 """Settings of shimd."""
 
-from common.settings import CommonSettings
+from common.settings import CommonSettings, Seconds
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -8,5 +8,5 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
 
     shim_cgroup: str = "slipway-shims"
     """The cgroup of all shims, under each hierarchy's root; empty leaves them in the service's own."""
-    spawn_timeout_s: float = 10.0
+    spawn_timeout_s: Seconds = 10.0
     """How long a fork may take until its shim answers."""

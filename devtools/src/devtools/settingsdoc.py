@@ -1,0 +1,102 @@
+"""Writes docs/settings.md from the settings modules of the services; `--check` fails when the file has drifted."""
+
+import ast
+import importlib
+import inspect
+import json
+import sys
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from common.settings import CommonSettings, allowed_values
+
+DOC = Path(__file__).parents[3] / "docs" / "settings.md"
+SERVICES = Path(__file__).parents[3] / "services"
+HEAD = """# Settings
+
+Generated from `services/*/src/*/settings.py` by `./dev protos`; do not edit.
+
+A service takes its defaults, then the TOML file that `--config FILE` names, then the environment:
+`SLIPWAY_<SERVICE>_<SETTING>` in capitals, lists and tables as JSON. What is wrong refuses to start, and names the file or the
+variable, the setting, the value and what is allowed. `SERVICE --print-config` shows what holds, without passwords.
+
+```toml
+# /etc/slipway/runtimed.toml
+default_handler = "runc"
+cgroup_driver = "systemd"
+default_ulimits = { nofile = [1024, 524288] }
+```
+
+```sh
+SLIPWAY_RUNTIMED_CGROUP_DRIVER=systemd .venv/bin/runtimed --print-config
+```
+"""
+
+
+def render() -> str:
+    """The whole document."""
+    parts = [HEAD, _table("Every service", CommonSettings, set())]
+    common = {field.name for field in msgspec.structs.fields(CommonSettings)}
+    for path in sorted(SERVICES.glob("*/src/*/settings.py")):
+        service = path.parent.name
+        settings = importlib.import_module(f"{service}.settings").Settings
+        parts.append(_table(service, settings, common))
+    return "".join(parts)
+
+
+def _table(title: str, cls: type[CommonSettings], without: set[str]) -> str:
+    words = _words(cls)
+    rows = [
+        f"| `{field.name}` | {_default(field)} | {words[field.name]}{_choice(cls, field.name)} |\n"
+        for field in msgspec.structs.fields(cls)
+        if field.name not in without
+    ]
+    return f"\n## {title}\n\n| setting | default | what it is |\n|---|---|---|\n" + "".join(rows)
+
+
+def _words(cls: type[CommonSettings]) -> dict[str, str]:
+    """What stands below each field of a settings class.
+
+    Raises:
+        SystemExit: a setting has no words.
+    """
+    found: dict[str, str] = {}
+    for base in reversed(cls.__mro__[: cls.__mro__.index(CommonSettings) + 1]):
+        body = cast("ast.ClassDef", ast.parse(inspect.getsource(base)).body[0]).body
+        for field, below in zip(body, [*body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
+                if not text:
+                    sys.exit(f"{cls.__module__}: setting {field.target.id} says nothing of itself")
+                found[field.target.id] = " ".join(text.split()).replace("|", r"\|")
+    return found
+
+
+def _default(field: Any) -> str:
+    if field.name == "node":
+        return "the host's name"
+    value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+    if field.name.endswith("_mode"):
+        return f"`0o{value:o}`"
+    text = json.dumps(msgspec.to_builtins(value))
+    return f"`{text}`" if len(text) < 80 else f"its names are {', '.join(f'`{name}`' for name in value)}"
+
+
+def _choice(cls: type[CommonSettings], key: str) -> str:
+    values = allowed_values(cls, key)
+    return f" One of {', '.join(f'`{value}`' for value in values)}." if values else ""
+
+
+def main() -> None:
+    """Write the document, or check it."""
+    text = render()
+    if "--check" not in sys.argv:
+        DOC.write_text(text)
+    elif not DOC.exists() or DOC.read_text() != text:
+        sys.exit("docs/settings.md has drifted from the settings: run ./dev protos")
+
+
+if __name__ == "__main__":
+    main()
