@@ -21,6 +21,26 @@ def test_an_image_comes_is_listed_and_goes(node, shop, busybox) -> None:
     assert (gone.returncode, busybox in gone.stderr) == (1, True)
 
 
+def test_names_of_an_image_are_given_and_taken(node, busybox) -> None:
+    assert node.slipway("pull", busybox).returncode == 0
+    assert node.slipway("tag", busybox, "box:mine").returncode == 0
+    facts = json.loads(node.slipway("image", "inspect", "box:mine").stdout)[0]
+    assert set(facts["RepoTags"]) == {busybox, "docker.io/library/box:mine"}
+    steps = json.loads(node.slipway("history", "-o", "json", "box:mine").stdout)
+    assert steps[-1]["id"] == facts["Id"]
+    assert [step["diff_id"] for step in steps if step["diff_id"]] == facts["RootFS"]["Layers"][::-1]
+    assert all(step["size_bytes"] > 0 for step in steps if step["diff_id"])
+    assert "CREATED BY" in node.slipway("image", "history", "box:mine").stdout
+    assert node.slipway("run", "-d", "--name", "user", "box:mine", "sleep", "1000").returncode == 0
+    assert node.slipway("rmi", "box:mine").stdout == "Untagged: docker.io/library/box:mine\n"
+    used = node.slipway("rmi", busybox)
+    assert (used.returncode, "a container uses it" in used.stderr) == (1, True)
+    assert node.slipway("pods", "rm", "-f", "user").returncode == 0
+    untagged = node.slipway("untag", busybox)
+    assert f"Untagged: {busybox}\n" in untagged.stdout
+    assert node.slipway("rmi", facts["Id"]).stdout == f"Deleted: {facts['Id']}\n"
+
+
 def test_run_prints_the_output_and_exits_with_the_code(node, busybox) -> None:
     done = node.slipway(
         "run", "--rm", "--network", "host", busybox, "sh", "-c", "echo out; echo err >&2; exit 4"

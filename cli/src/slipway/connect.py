@@ -16,7 +16,9 @@ from common.errors import (
 )
 
 if TYPE_CHECKING:
+    from common.clients.imaged import ImagedClient
     from common.clients.shim import ShimClient
+    from common.clients.snapshotd import SnapshotdClient
 
 TIMEOUT_S = 120.0
 OWNER = "io.slipway.cli"
@@ -82,6 +84,38 @@ async def node(run_dir: str) -> AsyncIterator[Node]:
         yield Node(run_dir, rpc.RuntimeServiceStub(opened), rpc.ImageServiceStub(opened))
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def imaged(run_dir: str) -> AsyncIterator["ImagedClient"]:
+    """A client of imaged.
+
+    Raises:
+        FailedPreconditionError: no node runs there.
+    """
+    from common.clients.imaged import ImagedClient
+
+    path = f"{run_dir}/imaged.sock"
+    probe(run_dir, path)
+    client = ImagedClient(path)
+    try:
+        yield client
+    finally:
+        await client.close()
+
+
+@asynccontextmanager
+async def snapshotd(run_dir: str) -> AsyncIterator["SnapshotdClient"]:
+    """A client of snapshotd; raises as `imaged` does."""
+    from common.clients.snapshotd import SnapshotdClient
+
+    path = f"{run_dir}/snapshotd.sock"
+    probe(run_dir, path)
+    client = SnapshotdClient(path)
+    try:
+        yield client
+    finally:
+        await client.close()
 
 
 @asynccontextmanager

@@ -1,4 +1,4 @@
-"""A real registry, images to push, and a stand-in registry that misbehaves."""
+"""A real registry, images to push, a stand-in registry that misbehaves, and the image service over memory layers."""
 
 import gzip
 import hashlib
@@ -10,19 +10,28 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import anyio
 import pytest
 import urllib3
 import zstandard
 
+from common.errors import DataLossError, UnavailableError
+from common.events.schema import Event, envelope_decoder
+from common.records import RecordStore
+from common.records.keys import outbox_key
+from common.records.redis import connect
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
 from imaged.manifest import local_platform
+from imaged.ports import Credentials
+from imaged.record import ImageRecord
+from imaged.service import Images
 
 OCI = "application/vnd.oci.image."
 DOCKER = "application/vnd.docker."
@@ -243,6 +252,10 @@ class Tools:
     reply = staticmethod(reply)
     bad_registry = BadRegistry
 
+    @staticmethod
+    def stack(diff_ids: list[str]) -> "Stack":
+        return Stack(diff_ids)
+
 
 @pytest.fixture(scope="session")
 def tools() -> Tools:
@@ -277,3 +290,90 @@ def redis_url() -> Iterator[str]:
         yield f"unix://{path}"
         server.kill()
         server.wait()
+
+
+NOBODY = Credentials()
+
+
+@dataclass
+class Layer:
+    diff_id: str
+
+
+@dataclass
+class Stack:
+    """A snapshot."""
+
+    diff_ids: list[str]
+
+
+class MemoryLayers:
+    """The Layers port in memory: decompresses and checks the diff ID, as snapshotd does."""
+
+    def __init__(self, digest_of) -> None:
+        self._digest_of = digest_of
+        self.held: set[str] = set()
+        self.applied: list[str] = []
+        self.snapshots: list[Stack] = []
+        self.away = False
+        self.gate = anyio.Event()
+        self.gate.set()
+
+    async def apply_layer(self, *, diff_id, digest, blob_path, media_type, size_bytes) -> Layer:
+        await self.gate.wait()
+        if self.away:
+            raise UnavailableError("snapshotd is away")
+        body = Path(blob_path).read_bytes()
+        assert len(body) == size_bytes
+        if media_type.endswith("gzip"):
+            body = gzip.decompress(body)
+        elif media_type.endswith("zstd"):
+            body = zstandard.decompress(body)
+        if self._digest_of(body) != diff_id:
+            raise DataLossError(f"layer {digest} does not have the diff ID {diff_id}")
+        self.held.add(diff_id)
+        self.applied.append(diff_id)
+        return Layer(diff_id)
+
+    async def list_layers(self, diff_ids=()) -> list[Layer]:
+        return [Layer(d) for d in sorted(self.held) if not diff_ids or d in diff_ids]
+
+    async def list(self) -> "list[Stack]":
+        return self.snapshots
+
+    async def remove_layers(self, diff_ids) -> None:
+        self.held -= set(diff_ids)
+
+
+@dataclass
+class Node:
+    images: Images
+    layers: MemoryLayers
+    content: LocalContent
+    records: RecordStore[ImageRecord]
+    redis: object
+
+    async def pull(self, text: str, credentials: Credentials = NOBODY) -> ImageRecord:
+        last = [progress async for progress in self.images.pull(text, credentials)][-1]
+        assert last.image is not None
+        return last.image
+
+    async def events(self) -> list[Event]:
+        entries = await self.redis.xrange(outbox_key("n", "imaged"))
+        return [envelope_decoder.decode(f[b"envelope"]).decoded() for _, f in entries]
+
+
+@pytest.fixture
+async def node(redis_url: str, content, registry, tools, tmp_path) -> AsyncIterator[Node]:
+    redis = await connect(redis_url)
+    await redis.flushall()
+    records = RecordStore(
+        redis, ImageRecord, node="n", owner="imaged", kind="image", directory=tmp_path / "imaged" / "images"
+    )
+    await records.load()
+    layers = MemoryLayers(tools.sha256)
+    async with anyio.create_task_group() as group:
+        images = Images(records, content, registry, layers, task_group=group, pinned=("*/pause:*",))
+        yield Node(images, layers, content, records, redis)
+        group.cancel_scope.cancel()
+    await redis.aclose()

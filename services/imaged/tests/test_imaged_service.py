@@ -1,14 +1,10 @@
 """The image service on a real Redis and a real registry; layers are unpacked in memory."""
 
-import gzip
 import json
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
 import pytest
-import zstandard
 
 from common.errors import (
     DataLossError,
@@ -18,91 +14,11 @@ from common.errors import (
     SlipwayError,
     UnavailableError,
 )
-from common.events.schema import Event, envelope_decoder
-from common.records import RecordStore
-from common.records.keys import outbox_key
-from common.records.redis import connect
 from imaged import reconcile
-from imaged.adapters.content_local import LocalContent
 from imaged.ports import Credentials
-from imaged.record import ImageRecord
-from imaged.service import Images
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
-
-
-@dataclass
-class Layer:
-    diff_id: str
-
-
-class MemoryLayers:
-    """The Layers port in memory: decompresses and checks the diff ID, as snapshotd does."""
-
-    def __init__(self, digest_of) -> None:
-        self._digest_of = digest_of
-        self.held: set[str] = set()
-        self.applied: list[str] = []
-        self.away = False
-        self.gate = anyio.Event()
-        self.gate.set()
-
-    async def apply_layer(self, *, diff_id, digest, blob_path, media_type, size_bytes) -> Layer:
-        await self.gate.wait()
-        if self.away:
-            raise UnavailableError("snapshotd is away")
-        body = Path(blob_path).read_bytes()
-        assert len(body) == size_bytes
-        if media_type.endswith("gzip"):
-            body = gzip.decompress(body)
-        elif media_type.endswith("zstd"):
-            body = zstandard.decompress(body)
-        if self._digest_of(body) != diff_id:
-            raise DataLossError(f"layer {digest} does not have the diff ID {diff_id}")
-        self.held.add(diff_id)
-        self.applied.append(diff_id)
-        return Layer(diff_id)
-
-    async def list_layers(self, diff_ids=()) -> list[Layer]:
-        return [Layer(d) for d in sorted(self.held) if not diff_ids or d in diff_ids]
-
-    async def remove_layers(self, diff_ids) -> None:
-        self.held -= set(diff_ids)
-
-
-@dataclass
-class Node:
-    images: Images
-    layers: MemoryLayers
-    content: LocalContent
-    records: RecordStore[ImageRecord]
-    redis: object
-
-    async def pull(self, text: str, credentials: Credentials = NOBODY) -> ImageRecord:
-        last = [progress async for progress in self.images.pull(text, credentials)][-1]
-        assert last.image is not None
-        return last.image
-
-    async def events(self) -> list[Event]:
-        entries = await self.redis.xrange(outbox_key("n", "imaged"))
-        return [envelope_decoder.decode(f[b"envelope"]).decoded() for _, f in entries]
-
-
-@pytest.fixture
-async def node(redis_url: str, content, registry, tools, tmp_path) -> AsyncIterator[Node]:
-    redis = await connect(redis_url)
-    await redis.flushall()
-    records = RecordStore(
-        redis, ImageRecord, node="n", owner="imaged", kind="image", directory=tmp_path / "imaged" / "images"
-    )
-    await records.load()
-    layers = MemoryLayers(tools.sha256)
-    async with anyio.create_task_group() as group:
-        images = Images(records, content, registry, layers, task_group=group, pinned=("*/pause:*",))
-        yield Node(images, layers, content, records, redis)
-        group.cancel_scope.cancel()
-    await redis.aclose()
 
 
 def two_layers(tools, name: str = "a"):
@@ -113,7 +29,7 @@ def two_layers(tools, name: str = "a"):
     ("compression", "docker"), [("gzip", False), ("zstd", False), ("none", False), ("gzip", True)]
 )
 async def test_image_is_pulled_and_found_by_all_its_names(
-    node: Node, real_registry, tools, compression, docker
+    node, real_registry, tools, compression, docker
 ) -> None:
     made = tools.image_of(two_layers(tools), compression=compression, docker=docker)
     name = real_registry.push(f"types/{compression}{docker}".lower(), "v1", made)
@@ -125,13 +41,13 @@ async def test_image_is_pulled_and_found_by_all_its_names(
     assert record.size_bytes == sum(len(b) for b in made.blobs.values())
     assert node.layers.held == set(made.diff_ids)
     for text in (name, record.repo_digests[0], record.id, record.id[7:], record.id[7:19], record.id[:15]):
-        assert node.images.find(text) == record
+        assert node.images.catalog.find(text) == record
     assert node.images.usage()[0] == record.size_bytes + len(made.manifest)
     assert [type(e).__name__ for e in await node.events()] == ["PullStarted", "ImagePulled"]
 
 
 @pytest.mark.parametrize("docker", [False, True])
-async def test_index_leads_to_the_image_of_this_platform(node: Node, real_registry, tools, docker) -> None:
+async def test_index_leads_to_the_image_of_this_platform(node, real_registry, tools, docker) -> None:
     mine = tools.image_of(two_layers(tools), docker=docker)
     other = tools.image_of(two_layers(tools, "b"), docker=docker)
     here = {"os": "linux", "architecture": node.images._platform.architecture}
@@ -150,7 +66,7 @@ async def test_index_leads_to_the_image_of_this_platform(node: Node, real_regist
     assert by_digest == record
 
 
-async def test_present_tag_is_resolved_and_nothing_is_fetched(node: Node, bad_registry, tools) -> None:
+async def test_present_tag_is_resolved_and_nothing_is_fetched(node, bad_registry, tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     first = await node.pull(f"{bad_registry.host}/app:v1")
@@ -160,18 +76,18 @@ async def test_present_tag_is_resolved_and_nothing_is_fetched(node: Node, bad_re
     assert len(bad_registry.requests) == 1
 
 
-async def test_tag_moves_to_the_new_image(node: Node, real_registry, tools) -> None:
+async def test_tag_moves_to_the_new_image(node, real_registry, tools) -> None:
     old = await node.pull(real_registry.push("moving", "v1", tools.image_of(two_layers(tools, "old"))))
     new = await node.pull(real_registry.push("moving", "v1", tools.image_of(two_layers(tools, "new"))))
     assert old.id != new.id
-    assert node.images.find(old.repo_tags[0]).id == new.id
-    left = node.images.find(old.id)
+    assert node.images.catalog.find(old.repo_tags[0]).id == new.id
+    left = node.images.catalog.find(old.id)
     assert (left.repo_tags, left.repo_digests) == ((), old.repo_digests)
     # the base layer was unpacked once
     assert node.layers.applied.count(new.diff_ids[0]) == 1
 
 
-async def test_removal_leaves_what_others_need(node: Node, real_registry, tools) -> None:
+async def test_removal_leaves_what_others_need(node, real_registry, tools) -> None:
     one = await node.pull(real_registry.push("rm", "one", tools.image_of(two_layers(tools, "one"))))
     two = await node.pull(real_registry.push("rm", "two", tools.image_of(two_layers(tools, "two"))))
     await node.images.remove(one.repo_tags[0])
@@ -179,13 +95,13 @@ async def test_removal_leaves_what_others_need(node: Node, real_registry, tools)
     assert node.layers.held == set(two.diff_ids)
     assert set(node.content.all()) == two.blobs
     with pytest.raises(NotFoundError):
-        node.images.find(one.id)
+        node.images.catalog.find(one.id)
     await node.images.remove(two.id[:20])
     assert (node.content.all(), node.images.usage(), node.layers.held) == ([], (0, 0), set())
     assert type((await node.events())[-1]).__name__ == "ImageRemoved"
 
 
-async def test_callers_share_a_pull_and_may_leave_it(node: Node, bad_registry, tools) -> None:
+async def test_callers_share_a_pull_and_may_leave_it(node, bad_registry, tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     name = f"{bad_registry.host}/app:v1"
@@ -207,7 +123,7 @@ async def test_callers_share_a_pull_and_may_leave_it(node: Node, bad_registry, t
     assert len([r for r in bad_registry.requests if "/blobs/" in r[1]]) == 3
 
 
-async def test_same_blob_of_two_pulls_is_fetched_once(node: Node, bad_registry, tools) -> None:
+async def test_same_blob_of_two_pulls_is_fetched_once(node, bad_registry, tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     async with anyio.create_task_group() as group:
@@ -215,10 +131,10 @@ async def test_same_blob_of_two_pulls_is_fetched_once(node: Node, bad_registry, 
             group.start_soon(node.pull, f"{bad_registry.host}/{repository}:v1")
     blobs = [r[1].rpartition("/")[2] for r in bad_registry.requests if "/blobs/" in r[1]]
     assert sorted(blobs) == sorted(set(blobs))
-    assert len(node.images.find(made.config_digest).repo_tags) == 2
+    assert len(node.images.catalog.find(made.config_digest).repo_tags) == 2
 
 
-async def test_progress_is_told(node: Node, bad_registry, tools) -> None:
+async def test_progress_is_told(node, bad_registry, tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     node.layers.gate = anyio.Event()
@@ -231,7 +147,7 @@ async def test_progress_is_told(node: Node, bad_registry, tools) -> None:
     assert ["unpacking", "unpacking"] in states
 
 
-async def test_wrong_diff_id_leaves_no_image_and_no_blob(node: Node, real_registry, tools) -> None:
+async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, tools) -> None:
     bad = tools.image_of(two_layers(tools), rootfs={"type": "layers", "diff_ids": ["sha256:" + "0" * 64] * 2})
     with pytest.raises(DataLossError, match="does not have the diff ID"):
         await node.pull(real_registry.push("bad/diff", "v1", bad))
@@ -239,7 +155,7 @@ async def test_wrong_diff_id_leaves_no_image_and_no_blob(node: Node, real_regist
     assert type((await node.events())[-1]).__name__ == "PullFailed"
 
 
-async def test_failed_unpack_is_taken_up_without_a_download(node: Node, bad_registry, tools) -> None:
+async def test_failed_unpack_is_taken_up_without_a_download(node, bad_registry, tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     node.layers.away = True
@@ -252,7 +168,7 @@ async def test_failed_unpack_is_taken_up_without_a_download(node: Node, bad_regi
     assert node.layers.held == set(made.diff_ids)
 
 
-async def test_failures_name_the_image(node: Node, bad_registry, tools, real_registry) -> None:
+async def test_failures_name_the_image(node, bad_registry, tools, real_registry) -> None:
     with pytest.raises(NotFoundError, match="no/such:v1"):
         await node.pull(f"{real_registry.host}/no/such:v1")
     bad_registry.answer = lambda h: tools.reply(h, 403)
@@ -267,7 +183,7 @@ async def test_failures_name_the_image(node: Node, bad_registry, tools, real_reg
     assert all("hunter2" not in str(e) for e in await node.events())
 
 
-async def test_image_with_a_lost_config_is_dropped_at_start(node: Node, real_registry, tools) -> None:
+async def test_image_with_a_lost_config_is_dropped_at_start(node, real_registry, tools) -> None:
     kept = await node.pull(real_registry.push("repair", "kept", tools.image_of(two_layers(tools, "kept"))))
     lost = await node.pull(real_registry.push("repair", "lost", tools.image_of(two_layers(tools, "lost"))))
     Path(node.content.path(lost.id)).unlink()
@@ -275,13 +191,13 @@ async def test_image_with_a_lost_config_is_dropped_at_start(node: Node, real_reg
     assert await reconcile.repair(node.records, node.content) == [lost.id]
     assert [r.id for r in node.records.all()] == [kept.id]
     assert type((await node.events())[-1]).__name__ == "NodeRepaired"
-    assert await node.images.collect_layers() == [lost.diff_ids[1]]
+    assert await node.images.leases.collect_layers() == [lost.diff_ids[1]]
 
 
-async def test_pinned_images_follow_the_globs(node: Node, real_registry, tools) -> None:
+async def test_pinned_images_follow_the_globs(node, real_registry, tools) -> None:
     pause = await node.pull(real_registry.push("k8s/pause", "3", tools.image_of(two_layers(tools, "p"))))
     other = await node.pull(real_registry.push("k8s/other", "3", tools.image_of(two_layers(tools, "o"))))
     assert node.images.is_pinned(pause)
     assert not node.images.is_pinned(other)
-    assert len(node.images.select()) == 2
-    assert node.images.select("nothing") == []
+    assert len(node.images.catalog.select()) == 2
+    assert node.images.catalog.select("nothing") == []

@@ -1,4 +1,4 @@
-"""pull, images, rmi."""
+"""pull, images, rmi, tag, untag."""
 
 import sys
 from argparse import Namespace
@@ -6,10 +6,9 @@ from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
-from common.clients.imaged import ImagedClient
-from common.errors import FailedPreconditionError
+from common.errors import FailedPreconditionError, NotFoundError
 from slipway import render
-from slipway.connect import TIMEOUT_S, node, probe
+from slipway.connect import TIMEOUT_S, imaged, node
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",
@@ -33,18 +32,15 @@ async def pull(arguments: Namespace) -> int:
 
 async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
-    path = f"{run_dir}/imaged.sock"
-    probe(run_dir, path)
-    client = ImagedClient(path)
     bars = _Bars()
     try:
-        async for progress in client.pull(reference, auth):
-            bars.show(progress)
-            if progress.HasField("image"):
-                return progress.image
+        async with imaged(run_dir) as client:
+            async for progress in client.pull(reference, auth):
+                bars.show(progress)
+                if progress.HasField("image"):
+                    return progress.image
     finally:
         bars.close()
-        await client.close()
     message = f"the pull of {reference} ended without an image"
     raise FailedPreconditionError(message)
 
@@ -98,16 +94,38 @@ async def images(arguments: Namespace) -> int:
 
 
 async def rmi(arguments: Namespace) -> int:
-    """Remove images."""
-    async with node(arguments.run_dir) as on:
+    """Take names away, and images with their last one; goes on after one that cannot go."""
+    failed = False
+    async with imaged(arguments.run_dir) as client:
         for reference in arguments.reference:
-            spec = cri.ImageSpec(image=reference)
-            found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=TIMEOUT_S)
-            if not found.HasField("image"):
-                sys.stderr.write(
-                    f"slipway: no image {render.clean(reference)!r}: `slipway images` lists them\n"
-                )
-                return 1
-            await on.images.RemoveImage(cri.RemoveImageRequest(image=spec), timeout=TIMEOUT_S)
-            sys.stdout.write(f"{found.image.id}\n")
+            try:
+                done = await client.untag(reference, force=arguments.force)
+            except NotFoundError:
+                failed = True
+                told = f"no image {render.clean(reference)!r}: `slipway images` lists them"
+                sys.stderr.write(f"slipway: {told}\n")
+                continue
+            except FailedPreconditionError as exc:
+                failed = True
+                sys.stderr.write(f"slipway: {render.sentence(exc.message)} (-f)\n")
+                continue
+            sys.stdout.writelines(f"Untagged: {render.clean(name)}\n" for name in done.untagged)
+            if done.removed_id:
+                sys.stdout.write(f"Deleted: {done.removed_id}\n")
+    return 1 if failed else 0
+
+
+async def tag(arguments: Namespace) -> int:
+    """Give an image one more name."""
+    async with imaged(arguments.run_dir) as client:
+        await client.tag(arguments.source, arguments.target)
+    return 0
+
+
+async def untag(arguments: Namespace) -> int:
+    """Take names away from images that stay."""
+    async with imaged(arguments.run_dir) as client:
+        for reference in arguments.reference:
+            done = await client.untag(reference, keep_image=True)
+            sys.stdout.writelines(f"Untagged: {render.clean(name)}\n" for name in done.untagged)
     return 0

@@ -140,8 +140,18 @@ class Held(Protocol):
     def diff_id(self) -> str: ...
 
 
+class Stack(Protocol):
+    """A snapshot, as the layers that it stands on."""
+
+    @property
+    def diff_ids(self) -> Sequence[str]: ...
+
+
 class Layers(Protocol):
     """Unpacked layers: snapshotd."""
+
+    async def list(self) -> Iterable[Stack]:
+        """All snapshots."""
 
     async def apply_layer(
         self, *, diff_id: str, digest: str, blob_path: str, media_type: str, size_bytes: int

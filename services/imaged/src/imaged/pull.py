@@ -17,6 +17,7 @@ from common.digest import Digest
 from common.errors import AbortedError, DataLossError, InvalidArgumentError, SlipwayError
 from common.observe.trace import span
 from imaged import manifest as documents
+from imaged.leases import Needs
 from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Ingest, Layers, Partial, Repository
 from imaged.record import ImageRecord, LayerRecord
@@ -46,14 +47,6 @@ class LayerStatus:
         if self.state is LayerState.DONE or self.state is LayerState.UNPACKING:
             return self.size_bytes
         return self.partial.offset if self.partial else 0
-
-
-@dataclass(slots=True)
-class Needs:
-    """Blobs and layers that a running pull counts on, so that a removal leaves them alone."""
-
-    digests: set[str] = field(default_factory=set)
-    diff_ids: set[str] = field(default_factory=set)
 
 
 @dataclass(slots=True)
@@ -259,7 +252,6 @@ class Operation:
 
     reference: Reference
     done: anyio.Event = field(default_factory=anyio.Event)
-    needs: Needs = field(default_factory=Needs)
     statuses: list[LayerStatus] = field(default_factory=list)
     record: ImageRecord | None = None
     error: SlipwayError | None = None

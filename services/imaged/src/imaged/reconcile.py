@@ -38,8 +38,8 @@ async def sweep_for_ever(images: Images, content: LocalContent, max_age_s: float
     """Remove old unfinished and unreferenced blobs and orphaned layers, now and every hour."""
     while True:
         try:
-            gone = await content.sweep(images.needed()[0], max_age_s)
-            layers = await images.collect_layers()
+            gone = await content.sweep(images.leases.needed().digests, max_age_s)
+            layers = await images.leases.collect_layers()
             if gone or layers:
                 _log.info("content.swept", blobs=len(gone), layers=len(layers))
         except SlipwayError as exc:

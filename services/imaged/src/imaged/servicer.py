@@ -41,11 +41,18 @@ class ImagesServicer(rpc.ImagesServicer):
             yield await self._progress(progress)
 
     async def Get(self, request: pb.GetRequest, context: "Context") -> pb.Image:
-        return await self._image(self._images.find(request.reference))
+        return await self._image(self._images.catalog.find(request.reference))
 
     async def List(self, request: pb.ListRequest, context: "Context") -> pb.ListResponse:
-        found = self._images.select(request.reference)
+        found = self._images.catalog.select(request.reference)
         return pb.ListResponse(images=[await self._image(record) for record in found])
+
+    async def Tag(self, request: pb.TagRequest, context: "Context") -> pb.Image:
+        return await self._image(await self._images.catalog.tag(request.source, request.target))
+
+    async def Untag(self, request: pb.UntagRequest, context: "Context") -> pb.UntagResponse:
+        found = await self._images.untag(request.reference, force=request.force, keep_last=request.keep_image)
+        return pb.UntagResponse(untagged=found.names, removed_id=found.image.id if found.image else "")
 
     async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
         await self._images.remove(request.reference)
@@ -81,6 +88,10 @@ class ImagesServicer(rpc.ImagesServicer):
             manifest_digest=record.manifest_digest,
             pinned=self._images.is_pinned(record),
             pulled_at_ns=record.pulled_at_ns,
+            layers=[
+                pb.LayerBlob(digest=layer.digest, size_bytes=layer.size_bytes, media_type=layer.media_type)
+                for layer in record.layers
+            ],
         )
 
 

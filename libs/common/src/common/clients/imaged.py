@@ -69,6 +69,17 @@ class ImagedClient:
         """Remove an image with all its names; idempotent."""
         await self._stub.Remove(pb.RemoveRequest(reference=reference), timeout=self._timeout_s)
 
+    async def tag(self, source: str, target: str) -> pb.Image:
+        """Give an image one more name, which leaves the image that had it."""
+        return await self._stub.Tag(pb.TagRequest(source=source, target=target), timeout=self._timeout_s)
+
+    async def untag(
+        self, reference: str, *, force: bool = False, keep_image: bool = False
+    ) -> pb.UntagResponse:
+        """Take a name away, and the image with its last one; FailedPreconditionError when it needs `force`."""
+        request = pb.UntagRequest(reference=reference, force=force, keep_image=keep_image)
+        return await self._stub.Untag(request, timeout=self._timeout_s)
+
     async def usage(self) -> pb.UsageResponse:
         """Space that blobs take."""
         return await self._stub.Usage(pb.UsageRequest(), timeout=self._timeout_s)

@@ -48,6 +48,18 @@ class ImagePulled(Event, frozen=True, kw_only=True, tag="image.pulled.v1"):
     duration_ms: int = 0
 
 
+class ImageTagged(Event, frozen=True, kw_only=True, tag="image.tagged.v1"):
+    """An image has one more name; another image that had it has it no more."""
+
+    reference: str
+
+
+class ImageUntagged(Event, frozen=True, kw_only=True, tag="image.untagged.v1"):
+    """An image has lost names, and stays."""
+
+    references: list[str]
+
+
 class ImageRemoved(Event, frozen=True, kw_only=True, tag="image.removed.v1"):
     """An image and its names are gone."""
 

@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!common/api/images/v1/images.proto\x12\x11slipway.images.v1\"\x80\x01\n\x04\x41uth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"G\n\x0bPullRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"x\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.slipway.images.v1.LayerState\"|\n\x0cPullProgress\x12\x11\n\treference\x18\x01 \x01(\t\x12\x30\n\x06layers\x18\x02 \x03(\x0b\x32 .slipway.images.v1.LayerProgress\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x18.slipway.images.v1.Image\"\xb1\x01\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\x0c\x12\x10\n\x08\x64iff_ids\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x14\n\x0cpulled_at_ns\x18\t \x01(\x03\"\x1f\n\nGetRequest\x12\x11\n\treference\x18\x01 \x01(\t\" \n\x0bListRequest\x12\x11\n\treference\x18\x01 \x01(\t\"8\n\x0cListResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.slipway.images.v1.Image\"\"\n\rRemoveRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\x0e\n\x0cUsageRequest\"[\n\rUsageResponse\x12\x12\n\nused_bytes\x18\x01 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x02 \x01(\x04\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03*\x8d\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LAYER_STATE_WAITING\x10\x01\x12\x18\n\x14LAYER_STATE_FETCHING\x10\x02\x12\x19\n\x15LAYER_STATE_UNPACKING\x10\x03\x12\x14\n\x10LAYER_STATE_DONE\x10\x04\x32\xf7\x02\n\x06Images\x12I\n\x04Pull\x12\x1e.slipway.images.v1.PullRequest\x1a\x1f.slipway.images.v1.PullProgress0\x01\x12>\n\x03Get\x12\x1d.slipway.images.v1.GetRequest\x1a\x18.slipway.images.v1.Image\x12G\n\x04List\x12\x1e.slipway.images.v1.ListRequest\x1a\x1f.slipway.images.v1.ListResponse\x12M\n\x06Remove\x12 .slipway.images.v1.RemoveRequest\x1a!.slipway.images.v1.RemoveResponse\x12J\n\x05Usage\x12\x1f.slipway.images.v1.UsageRequest\x1a .slipway.images.v1.UsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!common/api/images/v1/images.proto\x12\x11slipway.images.v1\"\x80\x01\n\x04\x41uth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"G\n\x0bPullRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"x\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.slipway.images.v1.LayerState\"|\n\x0cPullProgress\x12\x11\n\treference\x18\x01 \x01(\t\x12\x30\n\x06layers\x18\x02 \x03(\x0b\x32 .slipway.images.v1.LayerProgress\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x18.slipway.images.v1.Image\"\xdf\x01\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\x0c\x12\x10\n\x08\x64iff_ids\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x14\n\x0cpulled_at_ns\x18\t \x01(\x03\x12,\n\x06layers\x18\n \x03(\x0b\x32\x1c.slipway.images.v1.LayerBlob\"C\n\tLayerBlob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nmedia_type\x18\x03 \x01(\t\"\x1f\n\nGetRequest\x12\x11\n\treference\x18\x01 \x01(\t\" \n\x0bListRequest\x12\x11\n\treference\x18\x01 \x01(\t\"8\n\x0cListResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.slipway.images.v1.Image\"\"\n\rRemoveRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\",\n\nTagRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"D\n\x0cUntagRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x12\n\nkeep_image\x18\x03 \x01(\x08\"5\n\rUntagResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x12\n\nremoved_id\x18\x02 \x01(\t\"\x0e\n\x0cUsageRequest\"[\n\rUsageResponse\x12\x12\n\nused_bytes\x18\x01 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x02 \x01(\x04\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03*\x8d\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LAYER_STATE_WAITING\x10\x01\x12\x18\n\x14LAYER_STATE_FETCHING\x10\x02\x12\x19\n\x15LAYER_STATE_UNPACKING\x10\x03\x12\x14\n\x10LAYER_STATE_DONE\x10\x04\x32\x83\x04\n\x06Images\x12I\n\x04Pull\x12\x1e.slipway.images.v1.PullRequest\x1a\x1f.slipway.images.v1.PullProgress0\x01\x12>\n\x03Get\x12\x1d.slipway.images.v1.GetRequest\x1a\x18.slipway.images.v1.Image\x12G\n\x04List\x12\x1e.slipway.images.v1.ListRequest\x1a\x1f.slipway.images.v1.ListResponse\x12M\n\x06Remove\x12 .slipway.images.v1.RemoveRequest\x1a!.slipway.images.v1.RemoveResponse\x12>\n\x03Tag\x12\x1d.slipway.images.v1.TagRequest\x1a\x18.slipway.images.v1.Image\x12J\n\x05Untag\x12\x1f.slipway.images.v1.UntagRequest\x1a .slipway.images.v1.UntagResponse\x12J\n\x05Usage\x12\x1f.slipway.images.v1.UsageRequest\x1a .slipway.images.v1.UsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'common.api.images.v1.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYERSTATE']._serialized_start=977
-  _globals['_LAYERSTATE']._serialized_end=1118
+  _globals['_LAYERSTATE']._serialized_start=1263
+  _globals['_LAYERSTATE']._serialized_end=1404
   _globals['_AUTH']._serialized_start=57
   _globals['_AUTH']._serialized_end=185
   _globals['_PULLREQUEST']._serialized_start=187
@@ -42,21 +42,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_PULLPROGRESS']._serialized_start=382
   _globals['_PULLPROGRESS']._serialized_end=506
   _globals['_IMAGE']._serialized_start=509
-  _globals['_IMAGE']._serialized_end=686
-  _globals['_GETREQUEST']._serialized_start=688
-  _globals['_GETREQUEST']._serialized_end=719
-  _globals['_LISTREQUEST']._serialized_start=721
-  _globals['_LISTREQUEST']._serialized_end=753
-  _globals['_LISTRESPONSE']._serialized_start=755
-  _globals['_LISTRESPONSE']._serialized_end=811
-  _globals['_REMOVEREQUEST']._serialized_start=813
-  _globals['_REMOVEREQUEST']._serialized_end=847
-  _globals['_REMOVERESPONSE']._serialized_start=849
-  _globals['_REMOVERESPONSE']._serialized_end=865
-  _globals['_USAGEREQUEST']._serialized_start=867
-  _globals['_USAGEREQUEST']._serialized_end=881
-  _globals['_USAGERESPONSE']._serialized_start=883
-  _globals['_USAGERESPONSE']._serialized_end=974
-  _globals['_IMAGES']._serialized_start=1121
-  _globals['_IMAGES']._serialized_end=1496
+  _globals['_IMAGE']._serialized_end=732
+  _globals['_LAYERBLOB']._serialized_start=734
+  _globals['_LAYERBLOB']._serialized_end=801
+  _globals['_GETREQUEST']._serialized_start=803
+  _globals['_GETREQUEST']._serialized_end=834
+  _globals['_LISTREQUEST']._serialized_start=836
+  _globals['_LISTREQUEST']._serialized_end=868
+  _globals['_LISTRESPONSE']._serialized_start=870
+  _globals['_LISTRESPONSE']._serialized_end=926
+  _globals['_REMOVEREQUEST']._serialized_start=928
+  _globals['_REMOVEREQUEST']._serialized_end=962
+  _globals['_REMOVERESPONSE']._serialized_start=964
+  _globals['_REMOVERESPONSE']._serialized_end=980
+  _globals['_TAGREQUEST']._serialized_start=982
+  _globals['_TAGREQUEST']._serialized_end=1026
+  _globals['_UNTAGREQUEST']._serialized_start=1028
+  _globals['_UNTAGREQUEST']._serialized_end=1096
+  _globals['_UNTAGRESPONSE']._serialized_start=1098
+  _globals['_UNTAGRESPONSE']._serialized_end=1151
+  _globals['_USAGEREQUEST']._serialized_start=1153
+  _globals['_USAGEREQUEST']._serialized_end=1167
+  _globals['_USAGERESPONSE']._serialized_start=1169
+  _globals['_USAGERESPONSE']._serialized_end=1260
+  _globals['_IMAGES']._serialized_start=1407
+  _globals['_IMAGES']._serialized_end=1922
 # @@protoc_insertion_point(module_scope)

@@ -171,6 +171,7 @@ class Image(_message.Message):
     MANIFEST_DIGEST_FIELD_NUMBER: _builtins.int
     PINNED_FIELD_NUMBER: _builtins.int
     PULLED_AT_NS_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
@@ -188,6 +189,10 @@ class Image(_message.Message):
     def diff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Bottom layer first."""
 
+    @_builtins.property
+    def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerBlob]:
+        """Bottom layer first, as `diff_ids`."""
+
     def __init__(
         self,
         *,
@@ -200,14 +205,42 @@ class Image(_message.Message):
         manifest_digest: _builtins.str = ...,
         pinned: _builtins.bool = ...,
         pulled_at_ns: _builtins.int = ...,
+        layers: _abc.Iterable[Global___LayerBlob] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "diff_ids", b"diff_ids", "id", b"id", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class LayerBlob(_message.Message):
+    """A layer as the registry has it."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    size_bytes: _builtins.int
+    media_type: _builtins.str
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        media_type: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "media_type", b"media_type", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LayerBlob: _TypeAlias = LayerBlob  # noqa: Y015
 
 @_typing.final
 class GetRequest(_message.Message):
@@ -301,6 +334,82 @@ class RemoveResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RemoveResponse: _TypeAlias = RemoveResponse  # noqa: Y015
+
+@_typing.final
+class TagRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    """An image by any name."""
+    target: _builtins.str
+    """A name with a tag, or without one for `latest`."""
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___TagRequest: _TypeAlias = TagRequest  # noqa: Y015
+
+@_typing.final
+class UntagRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    FORCE_FIELD_NUMBER: _builtins.int
+    KEEP_IMAGE_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """A name takes that name; an id takes the image with all its names."""
+    force: _builtins.bool
+    """Also an image that a container uses, or one named by several repositories and asked for by id."""
+    keep_image: _builtins.bool
+    """The image stays, without a name."""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        force: _builtins.bool = ...,
+        keep_image: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["force", b"force", "keep_image", b"keep_image", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntagRequest: _TypeAlias = UntagRequest  # noqa: Y015
+
+@_typing.final
+class UntagResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    UNTAGGED_FIELD_NUMBER: _builtins.int
+    REMOVED_ID_FIELD_NUMBER: _builtins.int
+    removed_id: _builtins.str
+    """The image, when it went."""
+    @_builtins.property
+    def untagged(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        untagged: _abc.Iterable[_builtins.str] | None = ...,
+        removed_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["removed_id", b"removed_id", "untagged", b"untagged"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UntagResponse: _TypeAlias = UntagResponse  # noqa: Y015
 
 @_typing.final
 class UsageRequest(_message.Message):

@@ -54,6 +54,16 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.Tag = channel.unary_unary(
+                '/slipway.images.v1.Images/Tag',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+                _registered_method=True)
+        self.Untag = channel.unary_unary(
+                '/slipway.images.v1.Images/Untag',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.images.v1.Images/Usage',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UsageRequest.SerializeToString,
@@ -93,6 +103,21 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Tag(self, request, context):
+        """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Untag(self, request, context):
+        """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
+        FAILED_PRECONDITION when it needs `force`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """Space that blobs take; answered from memory.
         """
@@ -122,6 +147,16 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveResponse.SerializeToString,
+            ),
+            'Tag': grpc.unary_unary_rpc_method_handler(
+                    servicer.Tag,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
+            ),
+            'Untag': grpc.unary_unary_rpc_method_handler(
+                    servicer.Untag,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -237,6 +272,60 @@ class Images:
             '/slipway.images.v1.Images/Remove',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Tag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/Tag',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Untag(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/Untag',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.FromString,
             options,
             channel_credentials,
             insecure,

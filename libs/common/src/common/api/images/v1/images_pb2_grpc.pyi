@@ -41,6 +41,12 @@ class ImagesStub:
     """Every image, one row per id."""
     Remove: _grpc.UnaryUnaryMultiCallable[_images_pb2.RemoveRequest, _images_pb2.RemoveResponse]
     """Removes all names of the image. Idempotent."""
+    Tag: _grpc.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]
+    """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+    Untag: _grpc.UnaryUnaryMultiCallable[_images_pb2.UntagRequest, _images_pb2.UntagResponse]
+    """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
+    FAILED_PRECONDITION when it needs `force`.
+    """
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
     """Space that blobs take; answered from memory."""
 
@@ -57,6 +63,12 @@ class ImagesAsyncStub(ImagesStub):
     """Every image, one row per id."""
     Remove: _aio.UnaryUnaryMultiCallable[_images_pb2.RemoveRequest, _images_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes all names of the image. Idempotent."""
+    Tag: _aio.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]  # type: ignore[assignment]
+    """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+    Untag: _aio.UnaryUnaryMultiCallable[_images_pb2.UntagRequest, _images_pb2.UntagResponse]  # type: ignore[assignment]
+    """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
+    FAILED_PRECONDITION when it needs `force`.
+    """
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
     """Space that blobs take; answered from memory."""
 
@@ -94,6 +106,24 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.RemoveResponse, _abc.Awaitable[_images_pb2.RemoveResponse]]:
         """Removes all names of the image. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def Tag(
+        self,
+        request: _images_pb2.TagRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
+        """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+
+    @_abc_1.abstractmethod
+    def Untag(
+        self,
+        request: _images_pb2.UntagRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.UntagResponse, _abc.Awaitable[_images_pb2.UntagResponse]]:
+        """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
+        FAILED_PRECONDITION when it needs `force`.
+        """
 
     @_abc_1.abstractmethod
     def Usage(

@@ -1,0 +1,90 @@
+"""What must stay: blobs and layers of images, and of work that is under way. What nobody needs goes."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import anyio
+
+from common.errors import SlipwayError
+from common.observe.log import get_logger
+from imaged.catalog import Catalog
+from imaged.ports import Content, Layers
+from imaged.record import ImageRecord
+
+_log = get_logger("imaged")
+
+
+@dataclass(slots=True, eq=False)
+class Needs:
+    """Blobs and layers that running work counts on, so that a removal leaves them alone."""
+
+    digests: set[str] = field(default_factory=set)
+    diff_ids: set[str] = field(default_factory=set)
+
+    def add(self, record: ImageRecord) -> None:
+        self.digests |= record.blobs
+        self.diff_ids |= set(record.diff_ids)
+
+
+class Leases:
+    """Counts who needs what, and removes the rest.
+
+    Args:
+        catalog: what images need.
+        content: blobs.
+        layers: unpacked layers.
+    """
+
+    def __init__(self, catalog: Catalog, content: Content, layers: Layers) -> None:
+        self._catalog = catalog
+        self._content = content
+        self._layers = layers
+        self._held: list[Needs] = []
+        self.lock = anyio.Lock()
+        """Held while layers are looked up to be counted on, and while they are removed."""
+
+    @contextmanager
+    def hold(self) -> Iterator[Needs]:
+        """A lease for as long as the block runs; it grows by what the block adds to it."""
+        needs = Needs()
+        self._held.append(needs)
+        try:
+            yield needs
+        finally:
+            self._held.remove(needs)
+
+    def needed(self) -> Needs:
+        """What an image or running work needs."""
+        all_of_it = Needs()
+        for record in self._catalog.all():
+            all_of_it.add(record)
+        for needs in self._held:
+            all_of_it.digests |= needs.digests
+            all_of_it.diff_ids |= needs.diff_ids
+        return all_of_it
+
+    async def in_use(self) -> set[tuple[str, ...]]:
+        """The stacks of layers, by diff ID, that snapshots stand on."""
+        return {tuple(snapshot.diff_ids) for snapshot in await self._layers.list()}
+
+    async def collect(self, digests: set[str], diff_ids: set[str]) -> None:
+        """Remove those of these that nobody needs. What cannot be removed now, the sweep removes."""
+        async with self.lock:
+            needed = self.needed()
+            orphans = sorted(diff_ids - needed.diff_ids)
+            await self._content.delete(digests - needed.digests)
+            try:
+                if orphans:
+                    await self._layers.remove_layers(orphans)
+            except SlipwayError as exc:
+                _log.warning("layers.left", layers=len(orphans), error=exc.message)
+
+    async def collect_layers(self) -> list[str]:
+        """Remove all layers that nobody needs, such as those of pulls that failed; returns their diff IDs."""
+        async with self.lock:
+            held = [layer.diff_id for layer in await self._layers.list_layers()]
+            orphans = sorted(set(held) - self.needed().diff_ids)
+            if orphans:
+                await self._layers.remove_layers(orphans)
+            return orphans
