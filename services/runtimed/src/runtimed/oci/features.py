@@ -75,7 +75,7 @@ class Features(msgspec.Struct, frozen=True, rename="camel"):
 @functools.cache
 def _kernel_maps_ids() -> bool:
     """User namespaces, and overlayfs over mapped layers. Blocking, once."""
-    if not linux.has_lowerdir_list():
+    if not linux.has_mapped_layers():
         return False
     try:
         with userns.held(IdMappings(IdMapping(0, 1, 1), IdMapping(0, 1, 1))):

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from common.sys import linux
 from common.sys.userns import IdMappings, open_mapped, open_namespace
-from snapshotd.adapters.mapped import opened
 from snapshotd.adapters.mounts import attach
+from snapshotd.adapters.views import opened
 from snapshotd.compose import Stratum, attributes_of, dress, is_opaque
 from snapshotd.records import LayerRecord
 from snapshotd.usage import measure

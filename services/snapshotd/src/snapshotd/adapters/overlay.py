@@ -1,14 +1,13 @@
 """Snapshots by overlayfs: the layers below, a writable directory above.
 
 Options go by fsconfig, one layer a call, so that their length knows no bound. Kernels without that option take
-all options in one page: there layers are named by descriptors, whose paths are short.
+all options in one page: there layers have views with short names.
 """
 
 import errno
 import os
 import shutil
 from collections.abc import Sequence
-from contextlib import ExitStack
 from functools import cached_property
 from pathlib import Path
 
@@ -16,14 +15,13 @@ from common import errors
 from common.sys import linux
 from common.sys.userns import IdMappings
 from snapshotd import compose
-from snapshotd.adapters.mapped import opened, over_mapped
 from snapshotd.adapters.mounts import attach
+from snapshotd.adapters.views import opened, over_views
 from snapshotd.compose import Stratum
 from snapshotd.records import LayerRecord
 
 MAX_LAYERS = 490
 """OVL_MAX_STACK is 500 (fs/overlayfs/params.h); some are kept for directories of ours."""
-_PAGE_BYTES = 4096
 
 
 class OverlaySnapshotter:
@@ -80,24 +78,18 @@ class OverlaySnapshotter:
         readonly: bool,
         ids: IdMappings | None,
     ) -> None:
-        """Mount; in the old way when the kernel has no lowerdir+, but for mapped ids."""
+        """Mount; in the old way when the kernel has no lowerdir+."""
         lowers = [str(stratum.root) for stratum in self._strata(layers)]
         # overlayfs wants a lower directory, and without an upper one two of them
         lowers = lowers or [str(self._empty)]
         tops = [str(directory / "top")] if readonly else []
-        if ids:
 
-            def make(views: list[str]) -> int:
-                return _make([*tops, *views], directory, readonly=readonly)
+        def make(lowers: list[str]) -> int:
+            how = _make if self.one_by_one else _make_by_data
+            return how([*tops, *lowers], directory, readonly=readonly)
 
-            with opened(over_mapped(lowers, ids, self._empty, make)) as mount_fd:
-                attach(mount_fd, target)
-            return
-        lowers = [*tops, *lowers]
-        if not self.one_by_one:
-            _mount_by_data(lowers, directory, target, readonly=readonly)
-            return
-        with opened(_make(lowers, directory, readonly=readonly)) as mount_fd:
+        views = ids is not None or not self.one_by_one
+        with opened(over_views(lowers, ids, self._empty, make) if views else make(lowers)) as mount_fd:
             attach(mount_fd, target)
 
     @cached_property
@@ -135,22 +127,6 @@ class OverlaySnapshotter:
         return strata
 
 
-def _mount_by_data(lowers: list[str], directory: Path, target: Path, *, readonly: bool) -> None:
-    with ExitStack() as fds:
-        short: list[str] = []
-        for lower in lowers:
-            fd = fds.enter_context(opened(os.open(lower, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)))
-            short.append(f"/proc/self/fd/{fd}")
-        data = f"lowerdir={':'.join(short)}"
-        if not readonly:
-            data += f",upperdir={directory}/upper,workdir={directory}/work"
-        if len(data) >= _PAGE_BYTES:
-            message = f"{len(lowers)} layers: this kernel takes mount options of one page only"
-            raise errors.InvalidArgumentError(message)
-        target.mkdir(mode=0o700, exist_ok=True)
-        linux.mount("overlay", str(target), "overlay", linux.MS_RDONLY if readonly else 0, data)
-
-
 def _with_root(wanted: dict[str, compose.Attributes], strata: list[Stratum]) -> dict[str, compose.Attributes]:
     root, _ = compose.stated(strata, "")
     return {"": root, **wanted} if root else wanted
@@ -173,6 +149,16 @@ def _make(lowers: list[str], directory: Path, *, readonly: bool) -> int:
             if said and not exc.filename:
                 exc.filename = said
             raise
+
+
+def _make_by_data(lowers: list[str], directory: Path, *, readonly: bool) -> int:
+    """As `_make`; works in a directory and a mount namespace that go afterwards."""
+    data = f"lowerdir={':'.join(lowers)}"
+    if not readonly:
+        data += f",upperdir={directory}/upper,workdir={directory}/work"
+    Path("merged").mkdir()
+    linux.mount("overlay", "merged", "overlay", linux.MS_RDONLY if readonly else 0, data)
+    return linux.open_tree("merged")
 
 
 def _set_lower(fd: int, lower: str) -> None:
