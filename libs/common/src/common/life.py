@@ -1,5 +1,6 @@
 """The life of a service: logs and traces on, tasks in one group, ready, drained, gone."""
 
+import faulthandler
 import gc
 import signal
 import sys
@@ -14,8 +15,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from common.errors import SlipwayError
 from common.observe import log as logs
 from common.observe import trace
+from common.rpc import handed
 from common.rpc import server as rpc
-from common.settings import CommonSettings
+from common.settings import CommonSettings, load
+from common.sys import systemd
 
 DRAIN_S = 5.0
 """How long running calls may go on after SIGTERM."""
@@ -47,16 +50,23 @@ class Life:
             register(server)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
 
-        server = rpc.make(register_all, socket)
+        waiting = systemd.listener(socket)
+        own = f"{socket}.own" if waiting else socket
+        server = rpc.make(register_all, own)
         await server.start()
-        await anyio.Path(socket).chmod(mode)
+        await anyio.Path(own).chmod(mode)
         gc.collect()
         gc.freeze()  # what is loaded stays: a full collection need not look at it, for 10 ms and more
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         _log.info("service.ready", daemon=self.daemon, socket=socket)
+        if waiting:
+            self.start(handed.relay, waiting, own, self.stopping, name="relay of connections")
+        self.start(_show_life, name="watchdog")
+        systemd.ready()
         try:
             await self.stopping.wait()
         finally:
+            systemd.stopping()
             with anyio.CancelScope(shield=True), anyio.move_on_after(DRAIN_S + 1):
                 await servicer.enter_graceful_shutdown()
                 await server.stop(DRAIN_S)
@@ -64,10 +74,11 @@ class Life:
 
 def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[None]]) -> None:
     """Run a service until it is told to stop; leaves the process with 0, or 1 after an error."""
+    faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stands still
     logs.setup(settings.log_level)
     trace.setup(daemon, settings.node, settings.otlp_endpoint)
     try:
-        anyio.run(_live, daemon, main)
+        anyio.run(_live, daemon, settings, main)
     except* SlipwayError as group:
         for exc in group.exceptions:
             _log.error("service.failed", daemon=daemon, error=str(exc))
@@ -76,16 +87,42 @@ def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[
         trace.shutdown()
 
 
-async def _live(daemon: str, main: Callable[[Life], Awaitable[None]]) -> None:
+async def _live(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[None]]) -> None:
     async with anyio.create_task_group() as group:
         life = Life(daemon, group)
-        group.start_soon(_watch_signals, life)
+        group.start_soon(_watch_signals, life, settings)
         await main(life)
         group.cancel_scope.cancel()
 
 
-async def _watch_signals(life: Life) -> None:
-    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+async def _watch_signals(life: Life, settings: CommonSettings) -> None:
+    with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async for number in signals:
+            if number == signal.SIGHUP:
+                systemd.reloading()
+                _reload(life.daemon, settings)
+                systemd.ready()
+                continue
             _log.info("service.stopping", daemon=life.daemon, signal=signal.Signals(number).name)
             life.stopping.set()
+
+
+def _reload(daemon: str, settings: CommonSettings) -> None:
+    """Read the settings again: the level of the log counts at once, and what else is new is named in it."""
+    try:
+        found = load(type(settings), daemon, sys.argv[1:])
+    except SystemExit:  # said why, on stderr
+        _log.error("settings.refused", daemon=daemon)
+        return
+    logs.setup(found.log_level)
+    differ = [name for name in settings.__struct_fields__ if getattr(found, name) != getattr(settings, name)]
+    restart = [name for name in differ if name != "log_level"]
+    _log.info("settings.read", daemon=daemon, log_level=found.log_level, need_restart=restart)
+
+
+async def _show_life() -> None:
+    """Tell the service manager that the event loop goes round, as often as it wants to hear."""
+    limit_s = systemd.watchdog_s()
+    while limit_s:
+        systemd.alive()
+        await anyio.sleep(limit_s / 2)

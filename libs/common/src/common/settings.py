@@ -57,16 +57,17 @@ def own_dirs(settings: CommonSettings, daemon: str) -> tuple[Path, Path]:
 
 
 def load(cls: type[T], daemon: str, argv: list[str]) -> T:
-    """Read the settings; `--config FILE`, `--print-config` and `--help` are understood.
+    """Read the settings; `--config FILE`, `--print-config` and `--help` are understood. Of files, the last wins.
 
     A setting that is wrong ends the process with status 2 and one sentence on stderr.
     """
-    path, show = _arguments(daemon, argv)
+    paths, show = _arguments(daemon, argv)
     values: dict[str, Any] = {}
     sources: dict[str, str] = {}
-    if path:
-        values = _read_toml(path)
-        sources = dict.fromkeys(values, path)
+    for path in paths:
+        found = _read_toml(path)
+        values |= found
+        sources |= dict.fromkeys(found, path)
     prefix = f"SLIPWAY_{daemon.upper()}_"
     fields = {field.name: field for field in msgspec.structs.fields(cls)}
     for name, text in os.environ.items():
@@ -103,13 +104,14 @@ def shown_value(value: Any) -> Any:
     return [shown_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:
-    usage = f"usage: {daemon} [--config FILE] [--print-config]"
-    path, show = "", False
+def _arguments(daemon: str, argv: list[str]) -> tuple[list[str], bool]:
+    usage = f"usage: {daemon} [--config FILE]... [--print-config]"
+    paths: list[str] = []
+    show = False
     rest = iter(argv)
     for argument in rest:
         if argument == "--config":
-            path = next(rest, "") or _refuse(f"{daemon}: --config wants a file\n{usage}")
+            paths.append(next(rest, "") or _refuse(f"{daemon}: --config wants a file\n{usage}"))
         elif argument == "--print-config":
             show = True
         elif argument in ("-h", "--help"):
@@ -117,7 +119,7 @@ def _arguments(daemon: str, argv: list[str]) -> tuple[str, bool]:
             raise SystemExit(0)
         else:
             _refuse(f"{daemon}: unknown argument {argument!r}\n{usage}")
-    return path, show
+    return paths, show
 
 
 def _read_toml(path: str) -> dict[str, Any]:
