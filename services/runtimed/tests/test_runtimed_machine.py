@@ -17,6 +17,7 @@ CONTAINER_EVENTS = {
     "Started": container.Started(cause="t", pid=9, pid_started_ticks=1, at_ns=10, socket_path="/s"),
     "StartFailed": container.StartFailed(cause="t", message="no such file", at_ns=10),
     "Exited": container.Exited(cause="t", exit_code=3, signal=0, oom_killed=False, at_ns=20),
+    "Silent": container.Silent(cause="t"),
     "Lost": container.Lost(cause="t", at_ns=20),
     "RemoveAsked": container.RemoveAsked(cause="t"),
 }
@@ -28,19 +29,38 @@ CONTAINER_TABLE = {
         "Started": C.RUNNING,
         "StartFailed": C.EXITED,
         "Exited": C.EXITED,
+        "Silent": C.UNKNOWN,
         "Lost": C.EXITED,
         "RemoveAsked": C.STARTING,
     },
-    C.RUNNING: {"Started": C.RUNNING, "Exited": C.EXITED, "Lost": C.EXITED, "RemoveAsked": C.RUNNING},
+    C.RUNNING: {
+        "Started": C.RUNNING,
+        "Exited": C.EXITED,
+        "Silent": C.UNKNOWN,
+        "Lost": C.EXITED,
+        "RemoveAsked": C.RUNNING,
+    },
     C.EXITED: {
         "Started": C.EXITED,
         "StartFailed": C.EXITED,
         "Exited": C.EXITED,
+        "Silent": C.EXITED,
         "Lost": C.EXITED,
         "RemoveAsked": C.REMOVING,
     },
-    C.REMOVING: {"Exited": C.REMOVING, "Lost": C.REMOVING, "RemoveAsked": C.REMOVING},
-    C.UNKNOWN: {"Exited": C.EXITED, "Lost": C.EXITED, "RemoveAsked": C.UNKNOWN},
+    C.REMOVING: {
+        "Exited": C.REMOVING,
+        "Silent": C.REMOVING,
+        "Lost": C.REMOVING,
+        "RemoveAsked": C.REMOVING,
+    },
+    C.UNKNOWN: {
+        "Started": C.RUNNING,
+        "Exited": C.EXITED,
+        "Silent": C.UNKNOWN,
+        "Lost": C.EXITED,
+        "RemoveAsked": C.UNKNOWN,
+    },
 }
 SANDBOX_EVENTS = {
     "SetupDone": sandbox.SetupDone(

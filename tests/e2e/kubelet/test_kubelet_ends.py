@@ -1,14 +1,19 @@
 """FEATURES 4.6: how containers are stopped, and what is told of their end."""
 
+import json
 import os
 import signal
 import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import anyio
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from runtimed import processes
+from tests.e2e.test_e2e_faults import events
 from tests.e2e.test_e2e_pods import exited, pod
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -79,15 +84,84 @@ async def test_a_start_that_fails_is_128_starterror_with_the_runtimes_message(cr
 
 async def test_an_end_that_nobody_saw_is_255_unknown(cri, node, busybox) -> None:
     _, container_id = await pod(cri, "unseen", busybox, ["sleep", "1000"])
-    request = cri_pb.ContainerStatusRequest(container_id=container_id, verbose=True)
     shim = int((node.run_dir / "shimd" / "shims" / container_id / "pid").read_text().split()[0])
-    import json
-
-    pid = json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
+    pid = await init_pid(cri, container_id)
     os.kill(shim, signal.SIGKILL)
     os.kill(pid, signal.SIGKILL)
     status = await exited(cri, container_id)
     assert (status.exit_code, status.reason) == (255, "Unknown")
+
+
+async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(cri, node, busybox) -> None:
+    since_ns = time.time_ns()
+    _, container_id = await pod(cri, "silent", busybox, ["sleep", "1000"])
+    with silent_shim(node, container_id):
+        os.kill(await init_pid(cri, container_id), signal.SIGKILL)
+        await unknown(cri, container_id)
+    status = await exited(cri, container_id)
+    assert (status.exit_code, status.reason) == (137, "Error")
+    seen = await events(node, container_id, since_ns)
+    assert seen == ["container.created", "container.started", "container.unknown", "container.exited"]
+
+
+async def test_an_unknown_container_is_stopped_and_removed(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "silent-stop", busybox, ["sleep", "1000"])
+    with silent_shim(node, container_id):
+        os.kill(await init_pid(cri, container_id), signal.SIGKILL)
+        await unknown(cri, container_id)
+        await cri.stop(container_id, 30)
+        status = await cri.status(container_id)
+        assert (status.exit_code, status.reason) == (255, "Unknown")
+    await cri.remove(container_id)
+    assert not (node.run_dir / "shimd" / "shims" / container_id).exists()
+
+
+async def test_a_container_whose_shim_hangs_can_be_stopped(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "hung-stop", busybox, ["sleep", "1000"])
+    init = await init_pid(cri, container_id)
+    with silent_shim(node, container_id):
+        assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+        await cri.stop(container_id, 0)
+        assert (await cri.status(container_id)).state == cri_pb.CONTAINER_EXITED
+        assert not processes.started_ticks(init)
+
+
+async def init_pid(cri, container_id: str) -> int:
+    request = cri_pb.ContainerStatusRequest(container_id=container_id, verbose=True)
+    return json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
+
+
+def _stopped(pid: int) -> int:
+    handle = os.pidfd_open(pid)
+    signal.pidfd_send_signal(handle, signal.SIGSTOP)
+    return handle
+
+
+@contextmanager
+def silent_shim(node, container_id: str):
+    """A shim that hangs, keeper and worker, until the end or until somebody kills it."""
+    keeper = int((node.run_dir / "shimd/shims" / container_id / "pid").read_text().split()[0])
+    handles = [_stopped(keeper)]
+    program = Path(f"/proc/{keeper}/exe").readlink()
+    for child in Path(f"/proc/{keeper}/task/{keeper}/children").read_text().split():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended
+            if Path(f"/proc/{child}/exe").readlink() == program:
+                handles.append(_stopped(int(child)))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            with suppress(ProcessLookupError):
+                signal.pidfd_send_signal(handle, signal.SIGCONT)
+            os.close(handle)
+
+
+async def unknown(cri, container_id: str) -> None:
+    with anyio.fail_after(30):
+        while (await cri.status(container_id)).state != cri_pb.CONTAINER_UNKNOWN:
+            await anyio.sleep(0.05)
+    listed = await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())
+    assert [c.state for c in listed.containers if c.id == container_id] == [cri_pb.CONTAINER_UNKNOWN]
 
 
 async def test_the_signal_comes_once_then_the_kill_after_the_grace(cri, node, busybox) -> None:

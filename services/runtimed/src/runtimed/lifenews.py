@@ -25,7 +25,7 @@ KINDS: "dict[type[schema.Event], tuple[cri.ContainerEventType.ValueType, ...]]" 
     schema.ContainerExited: (STOPPED,),
     schema.ContainerRemoved: (DELETED,),
 }
-"""Events that are not here change nothing that a kubelet looks at."""
+"""Events that are not here change nothing that a kubelet looks at; for ContainerUnknown CRI has no kind, it is listed."""
 
 
 class LifeNews:

@@ -138,8 +138,8 @@ class Shims(Protocol):
 
     async def list(self) -> tuple[list[ShimState], list[PauseState]]: ...
 
-    async def remove(self, container_id: str) -> None:
-        """End a shim whose container does not run. Idempotent.
+    async def remove(self, container_id: str, *, force: bool = False) -> None:
+        """End a shim whose container does not run, or by force it and its container. Idempotent.
 
         Raises:
             FailedPreconditionError: its container runs.

@@ -4,6 +4,8 @@ import os
 import signal as signals
 from pathlib import Path
 
+import anyio
+
 _START_TIME = 19
 """Index of starttime (field 22 of proc(5)) after the command's closing parenthesis."""
 _STATE = 0
@@ -21,6 +23,19 @@ def started_ticks(pid: int) -> int:
 def alive(pid: int, ticks: int) -> bool:
     """Whether this very process runs."""
     return pid > 0 and started_ticks(pid) == ticks != 0
+
+
+async def ended(pid: int, ticks: int) -> None:
+    """Wait until this very process has ended."""
+    try:
+        fd = os.pidfd_open(pid)
+    except OSError:
+        return
+    try:
+        if alive(pid, ticks):
+            await anyio.wait_readable(fd)
+    finally:
+        os.close(fd)
 
 
 def send(pid: int, ticks: int, number: int) -> bool:

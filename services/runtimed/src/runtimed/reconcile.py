@@ -14,7 +14,7 @@ import anyio
 import anyio.to_thread
 
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import SlipwayError, UnavailableError
+from common.errors import DeadlineExceededError, SlipwayError, UnavailableError
 from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
 from common.records import RecordStore
@@ -49,7 +49,7 @@ class Reconciler:
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
         for record in self._parts.containers.store.all():
-            if record.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+            if record.pid and record.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
                 self._service.tasks.watch(record.id)
         for sandbox in self._parts.sandboxes.store.all():
             pause.watch(self._parts, sandbox)
@@ -109,6 +109,8 @@ class Reconciler:
                 await self._resume(f"create {record.key}", record.id, finish)
             case ContainerState.STARTING if not self._parts.operations.running(f"start {record.id}"):
                 await self._half_started(record, shim)
+            case ContainerState.UNKNOWN if not record.pid:
+                await self._half_started(record, shim)
             case ContainerState.RUNNING | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
                 if first and await self._service.checkpoints.thaw_left(record):
@@ -130,7 +132,11 @@ class Reconciler:
             return
         pid = 0
         if shim is not None and shim.alive:
-            pid, at_ns = await self._parts.shims.init_of(shim.socket_path)
+            try:
+                pid, at_ns = await self._parts.shims.init_of(shim.socket_path)
+            except (UnavailableError, DeadlineExceededError):
+                await self._parts.containers.apply(record.id, containers.Silent(cause=CAUSE))
+                return
             if pid:
                 fact = containers.Started(
                     cause=CAUSE,

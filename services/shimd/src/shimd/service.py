@@ -94,12 +94,15 @@ class ShimService:
     async def list_pauses(self) -> list[Found]:
         return await anyio.to_thread.run_sync(_scan, self._pauses)
 
-    async def remove(self, container_id: str) -> None:
-        """End a shim and remove its directory; of a shim that died, delete the container as well."""
+    async def remove(self, container_id: str, *, force: bool = False) -> None:
+        """End a shim and remove its directory; of a shim that died or is killed, delete the container as well."""
         directory = self._directory(self._shims, "container_id", container_id)
         async with self._locked(f"shim {container_id}"):
             found = await anyio.to_thread.run_sync(_look, directory)
-            if found is not None and found.alive:
+            if found is not None and found.alive and force:
+                await _kill(found.pid, f"shim {container_id}")
+                await self._bury(directory)
+            elif found is not None and found.alive:
                 await self._end(container_id, found.pid)
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
             elif directory.exists():

@@ -27,7 +27,7 @@ class Servicer(rpc.ShimsServicer):
         return pb.ListResponse(shims=shims, pauses=pauses)
 
     async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
-        await self._service.remove(request.container_id)
+        await self._service.remove(request.container_id, force=request.force)
         return pb.RemoveResponse()
 
     async def SpawnPause(self, request: pb.SpawnPauseRequest, context: "Context") -> pb.Pause:

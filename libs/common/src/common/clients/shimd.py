@@ -77,13 +77,14 @@ class ShimdClient:
         answer = await self._stub.List(pb.ListRequest(), timeout=self._timeout_s)
         return [_pause(pause) for pause in answer.pauses]
 
-    async def remove(self, container_id: str) -> None:
-        """End a shim whose container does not run. Idempotent.
+    async def remove(self, container_id: str, *, force: bool = False) -> None:
+        """End a shim whose container does not run, or by force it and its container. Idempotent.
 
         Raises:
             FailedPreconditionError: the container runs.
         """
-        await self._stub.Remove(pb.RemoveRequest(container_id=container_id), timeout=self._timeout_s)
+        request = pb.RemoveRequest(container_id=container_id, force=force)
+        await self._stub.Remove(request, timeout=self._timeout_s)
 
     async def spawn_pause(self, sandbox_id: str, user_namespace: str = "") -> Pause:
         request = pb.SpawnPauseRequest(sandbox_id=sandbox_id, user_namespace=user_namespace)

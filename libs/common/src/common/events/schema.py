@@ -160,6 +160,12 @@ class ContainerExited(Event, frozen=True, kw_only=True, tag="container.exited.v1
     finished_at_ns: int = 0
 
 
+class ContainerUnknown(Event, frozen=True, kw_only=True, tag="container.unknown.v1"):
+    """Whether a container's init runs is not known: its shim lives and does not tell."""
+
+    sandbox_id: str
+
+
 class ContainerOomKilled(Event, frozen=True, kw_only=True, tag="container.oom_killed.v1"):
     """The kernel killed a process of the container for want of memory."""
 

@@ -56,8 +56,8 @@ class ProcessShims:
         ]
         return shims, pauses
 
-    async def remove(self, container_id: str) -> None:
-        await self._client.remove(container_id)
+    async def remove(self, container_id: str, *, force: bool = False) -> None:
+        await self._client.remove(container_id, force=force)
 
     async def spawn_pause(self, sandbox_id: str, user_namespace: str) -> int:
         return (await self._client.spawn_pause(sandbox_id, user_namespace)).pid

@@ -7,9 +7,10 @@
                                │                     │  StartFailed (128), Exited, Lost           ▲ │
                                │                     └──────────────────────────────────────────┘ │
                                └──────────────── RemoveAsked ──────────────▶ REMOVING ◀───────────┘
-    UNKNOWN: the record tells too little; Exited and Lost lead to EXITED          └──▶ (no record)
+    STARTING, RUNNING ──Silent──▶ UNKNOWN ──Started──▶ RUNNING                    └──▶ (no record)
+                                     └──Exited, Lost──▶ EXITED
 
-CREATING is not listed, STARTING is listed as CREATED, REMOVING as EXITED. An exit is taken once: a second one
+UNKNOWN: its shim lives and does not tell whether the init does. CREATING is not listed, STARTING is listed as CREATED, REMOVING as EXITED. An exit is taken once: a second one
 changes nothing and says nothing.
 """
 
@@ -26,6 +27,7 @@ from common.events.schema import (
     ContainerOomKilled,
     ContainerStarted,
     ContainerStartFailed,
+    ContainerUnknown,
     Event,
 )
 from runtimed.record import ContainerRecord
@@ -84,6 +86,13 @@ class Exited:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Silent:
+    """Its init has ended, or was about to start, and its shim lives and does not tell."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lost:
     """Its init is gone and nobody knows how."""
 
@@ -98,7 +107,7 @@ class RemoveAsked:
     cause: str
 
 
-ContainerEvent = CreateDone | StartAsked | Started | StartFailed | Exited | Lost | RemoveAsked
+ContainerEvent = CreateDone | StartAsked | Started | StartFailed | Exited | Silent | Lost | RemoveAsked
 
 
 @dataclass(frozen=True)
@@ -195,6 +204,11 @@ def _exited(record: ContainerRecord, event: Exited) -> Outcome:
     return changed, (*oom, *rest)
 
 
+def _silent(record: ContainerRecord, _event: Silent) -> Outcome:
+    fact = ContainerUnknown(id=record.id, sandbox_id=record.sandbox_id)
+    return _replace(record, state=S.UNKNOWN), (Publish(fact),)
+
+
 def _lost(record: ContainerRecord, event: Lost) -> Outcome:
     unknown = Exited(cause=event.cause, exit_code=LOST_CODE, signal=0, oom_killed=False, at_ns=event.at_ns)
     return _ended(record, "Unknown", unknown)
@@ -248,21 +262,27 @@ TABLE: dict[tuple[S, type[ContainerEvent]], Callable[[ContainerRecord, Any], Out
     (S.STARTING, Started): _started,
     (S.STARTING, StartFailed): _start_failed,
     (S.STARTING, Exited): _exited,
+    (S.STARTING, Silent): _silent,
     (S.STARTING, Lost): _lost,
     (S.STARTING, RemoveAsked): _kill,
     (S.RUNNING, Started): _stay,
     (S.RUNNING, Exited): _exited,
+    (S.RUNNING, Silent): _silent,
     (S.RUNNING, Lost): _lost,
     (S.RUNNING, RemoveAsked): _kill,
     (S.EXITED, Started): _stay,
     (S.EXITED, StartFailed): _stay,
     (S.EXITED, Exited): _stay,
+    (S.EXITED, Silent): _stay,
     (S.EXITED, Lost): _stay,
     (S.EXITED, RemoveAsked): _remove,
     (S.REMOVING, Exited): _stay,
+    (S.REMOVING, Silent): _stay,
     (S.REMOVING, Lost): _stay,
     (S.REMOVING, RemoveAsked): _remove_again,
+    (S.UNKNOWN, Started): _started,
     (S.UNKNOWN, Exited): _exited,
+    (S.UNKNOWN, Silent): _stay,
     (S.UNKNOWN, Lost): _lost,
     (S.UNKNOWN, RemoveAsked): _kill,
 }

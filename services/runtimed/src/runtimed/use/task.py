@@ -36,6 +36,10 @@ SIGKILL = 9
 AGAIN_S = 0.25
 GRACE_S = 2.0
 """How long a shim that went away may be missing before its container is called lost."""
+SILENT_S = 5.0
+"""How long a shim may take to tell of an end: draining the output takes it up to 2 s."""
+SIGNAL_S = 5.0
+"""How long a shim may take to pass a signal on, before it is sent past it."""
 KILL_AGAIN_S = 2.0
 ENDED = (ContainerState.EXITED, ContainerState.REMOVING)
 
@@ -149,6 +153,11 @@ class Tasks:
         record = self._parts.containers.store.find(container_id)
         if record is None or record.state is not ContainerState.STARTING:
             return  # nothing was written: a retry may work
+        if isinstance(error, UnavailableError | DeadlineExceededError) and await self._is_silent(
+            container_id
+        ):
+            await self._parts.containers.apply(container_id, machine.Silent(cause=RPC))
+            return
         fact = machine.StartFailed(cause=RPC, message=error.message, at_ns=now_ns())
         await self._parts.containers.apply(container_id, fact)
         self._parts.group.start_soon(self._reap, container_id)
@@ -163,13 +172,14 @@ class Tasks:
         missing_s = 0.0
         try:
             while (record := self._parts.containers.store.find(container_id)) and record.state not in ENDED:
-                found = await self._next_exit(record)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._doubt, record)
+                    found = await self._next_exit(record)
+                    group.cancel_scope.cancel()
                 if found is None and not processes.alive(record.pid, record.pid_started_ticks):
-                    if missing_s >= GRACE_S:
-                        await self.settle(container_id, None)
-                        return
                     missing_s += AGAIN_S
-                if found is not None:
+                lost = missing_s > GRACE_S and not await self._has_shim(container_id)
+                if found is not None or lost:
                     await self.settle(container_id, found)
                     return
                 await anyio.sleep(AGAIN_S)
@@ -177,6 +187,31 @@ class Tasks:
             _log.exception("watch.failed", container_id=container_id)
         finally:
             self._watched.discard(container_id)
+
+    async def _doubt(self, record: ContainerRecord) -> None:
+        """Once the init has ended, the shim has some time to tell; then its state is not known."""
+        await processes.ended(record.pid, record.pid_started_ticks)
+        await anyio.sleep(SILENT_S)
+        if await self._has_shim(record.id):
+            await self._write_end(record.id, machine.Silent(cause=SHIM))
+
+    async def _has_shim(self, container_id: str) -> bool:
+        try:
+            shims, _ = await self._parts.shims.list()
+        except SlipwayError:
+            return True  # it can come back, for all that is known
+        return any(shim.container_id == container_id and shim.alive for shim in shims)
+
+    async def _is_silent(self, container_id: str) -> bool:
+        """Whether a shim lives, and does not say if its init does."""
+        shims, _ = await self._parts.shims.list()
+        for shim in shims:
+            if shim.container_id == container_id and shim.alive:
+                try:
+                    await self._parts.shims.init_of(shim.socket_path)
+                except (UnavailableError, DeadlineExceededError):
+                    return True
+        return False
 
     async def _next_exit(self, record: ContainerRecord) -> InitExit | None:
         try:
@@ -206,7 +241,7 @@ class Tasks:
                 at_ns=found.finished_at_ns,
                 started_at_ns=found.started_at_ns,
             )
-        written = await self._write_exit(container_id, fact)
+        written = await self._write_end(container_id, fact)
         if written is not None and machine.Reap() in written[1]:
             ended = written[0]
             facts: dict[str, str | int] = {
@@ -218,7 +253,7 @@ class Tasks:
             )
             self._parts.group.start_soon(self._reap, container_id)
 
-    async def _write_exit(self, container_id: str, fact: machine.ContainerEvent) -> machine.Outcome | None:
+    async def _write_end(self, container_id: str, fact: machine.ContainerEvent) -> machine.Outcome | None:
         while True:
             try:
                 return await self._parts.containers.apply(container_id, fact)
@@ -269,7 +304,7 @@ class Tasks:
                     timeout_s=max(0, timeout_s),
                 )
                 await parts.containers.amend(container_id, fact)
-                if stop.kill_at > anyio.current_time():
+                if stop.kill_at > anyio.current_time() and record.state is not ContainerState.UNKNOWN:
                     await self._signal(record, record.stop_signal, everyone=False)
                     if await self._ended_before_kill(container_id, stop):
                         return
@@ -299,18 +334,29 @@ class Tasks:
     async def _kill(self, record: ContainerRecord) -> None:
         give_up_at = anyio.current_time() + self._parts.settings.kill_wait_s
         while anyio.current_time() < give_up_at:
+            known = self._parts.containers.store.find(record.id)
+            if known is not None and known.state is ContainerState.UNKNOWN:
+                await self._end_unknown(record.id)
+                return
             await self._signal(record, SIGKILL, everyone=True)
             if await self._ended(record.id, KILL_AGAIN_S):
                 return
         where = await anyio.to_thread.run_sync(_blocked_in, record.pid)
         raise DeadlineExceededError(f"container {record.id}: lives on after SIGKILL{where}")
 
+    async def _end_unknown(self, container_id: str) -> None:
+        """Nobody tells whether it runs: end it with its shim, and take what that has left of an exit."""
+        await self._parts.shims.remove(container_id, force=True)
+        where = str(self._parts.record_dir(container_id))
+        await self.settle(container_id, await anyio.to_thread.run_sync(self._parts.shims.read_exit, where))
+
     async def _signal(self, record: ContainerRecord, number: int, *, everyone: bool) -> None:
         try:
-            await self._parts.shims.kill(record.socket_path, number, everyone=everyone)
+            with anyio.fail_after(SIGNAL_S):
+                await self._parts.shims.kill(record.socket_path, number, everyone=everyone)
         except FailedPreconditionError:
             return  # it has ended; the watch hears of it
-        except (UnavailableError, DeadlineExceededError):
+        except (UnavailableError, DeadlineExceededError, TimeoutError):
             processes.send(record.pid, record.pid_started_ticks, number)
 
     def forget(self, container_id: str) -> None:

@@ -80,7 +80,7 @@ class ShimsServicer:
 
     def Remove(self, request, context):
         """Ends a shim whose container has exited or never started, and removes its directory. Idempotent.
-        FAILED_PRECONDITION while its container runs.
+        FAILED_PRECONDITION while its container runs, unless forced.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,7 +37,7 @@ class ShimsStub:
     """Every shim with a directory, alive or dead."""
     Remove: _grpc.UnaryUnaryMultiCallable[_shims_pb2.RemoveRequest, _shims_pb2.RemoveResponse]
     """Ends a shim whose container has exited or never started, and removes its directory. Idempotent.
-    FAILED_PRECONDITION while its container runs.
+    FAILED_PRECONDITION while its container runs, unless forced.
     """
     SpawnPause: _grpc.UnaryUnaryMultiCallable[_shims_pb2.SpawnPauseRequest, _shims_pb2.Pause]
     """Starts the pause process that is pid 1 of a new PID namespace and reaps its orphans."""
@@ -53,7 +53,7 @@ class ShimsAsyncStub(ShimsStub):
     """Every shim with a directory, alive or dead."""
     Remove: _aio.UnaryUnaryMultiCallable[_shims_pb2.RemoveRequest, _shims_pb2.RemoveResponse]  # type: ignore[assignment]
     """Ends a shim whose container has exited or never started, and removes its directory. Idempotent.
-    FAILED_PRECONDITION while its container runs.
+    FAILED_PRECONDITION while its container runs, unless forced.
     """
     SpawnPause: _aio.UnaryUnaryMultiCallable[_shims_pb2.SpawnPauseRequest, _shims_pb2.Pause]  # type: ignore[assignment]
     """Starts the pause process that is pid 1 of a new PID namespace and reaps its orphans."""
@@ -84,7 +84,7 @@ class ShimsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_shims_pb2.RemoveResponse, _abc.Awaitable[_shims_pb2.RemoveResponse]]:
         """Ends a shim whose container has exited or never started, and removes its directory. Idempotent.
-        FAILED_PRECONDITION while its container runs.
+        FAILED_PRECONDITION while its container runs, unless forced.
         """
 
     @_abc_1.abstractmethod
