@@ -26,7 +26,7 @@ class Node:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.zygote = ZygoteProcess(
-            scratch=str(root / "shimd/rehearsal"),
+            run_dir=root / "shimd",
             cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"],
         )
         self.service = ShimService(root / "shimd", self.zygote)

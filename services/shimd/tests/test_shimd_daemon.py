@@ -13,22 +13,22 @@ import pytest
 
 from common.clients.shim import ShimClient
 from common.clients.shimd import ShimdClient
-from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.errors import FailedPreconditionError, InvalidArgumentError, UnknownError
 
-from .conftest import exited
+from .conftest import exited, process_json
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 
 @asynccontextmanager
-async def daemon(root) -> AsyncIterator[tuple[asyncio.subprocess.Process, ShimdClient]]:
+async def daemon(root, *wrapper: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, ShimdClient]]:
     env = {
         "PATH": os.environ["PATH"],
         "SLIPWAY_SHIMD_RUN_DIR": str(root),
         "SLIPWAY_SHIMD_DATA_DIR": str(root / "data"),
         "SLIPWAY_SHIMD_SHIM_CGROUP": "",
     }
-    process = await asyncio.create_subprocess_exec(sys.executable, "-m", "shimd", env=env)
+    process = await asyncio.create_subprocess_exec(*wrapper, sys.executable, "-m", "shimd", env=env)
     client = ShimdClient(str(root / "shimd.sock"))
     try:
         yield process, client
@@ -90,4 +90,34 @@ async def test_a_dead_zygote_is_replaced(node):
             await anyio.wait_readable(pidfd)
         os.close(pidfd)
         assert (await shimd.spawn_pause("s")).alive
+        await shimd.remove_pause("s")
+
+
+async def test_the_runtime_is_called_where_shimd_is_now(node):
+    """As in a container whose image brings the runtime: the next shimd has another image, and the first is gone."""
+    image = node.root / "image"
+    image.mkdir()
+    script = f'mount -t tmpfs image {image} && cp /usr/bin/crun {image} && exec "$@"'
+    container = ("unshare", "--mount", "--propagation=slave", "sh", "-c", script, "sh")
+    async with daemon(node.root, *container) as (_, shimd):
+        shim = await shimd.spawn(
+            "a",
+            bundle_path=str(node.bundle("a", ["sleep", "1000"])),
+            runtime_binary=f"{image}/crun",
+            runtime_root=str(node.root / "crun"),
+            record_dir=str(node.root / "records/a"),
+        )
+        client = await ShimClient.connect(shim.socket_path)
+        await client.start()
+    gone = ["nsenter", f"--mount=/proc/{shim.pid}/ns/mnt", "umount", "--lazy", str(image)]
+    assert (await anyio.run_process(gone)).returncode == 0
+    with pytest.raises(UnknownError, match="No such file"):
+        await client.exec("1", process_json("true"), timeout_s=10)
+    async with daemon(node.root, *container) as (_, shimd):
+        await shimd.spawn_pause("s")  # its zygote is there
+        assert (await client.exec("2", process_json("true"), timeout_s=10)).exit_code == 0
+        await client.kill(signal.SIGKILL)
+        assert (await exited(client))["signal"] == signal.SIGKILL
+        await client.close()
+        await shimd.remove("a")
         await shimd.remove_pause("s")

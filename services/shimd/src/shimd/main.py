@@ -18,7 +18,7 @@ def main() -> None:
     async def serve(life: Life) -> None:
         run_dir, _ = own_dirs(settings, "shimd")
         zygote = ZygoteProcess(
-            scratch=str(run_dir / "rehearsal"),
+            run_dir=run_dir,
             cgroups=cgroup_directories(settings.shim_cgroup),
             timeout_s=settings.spawn_timeout_s,
         )

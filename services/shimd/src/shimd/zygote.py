@@ -4,7 +4,7 @@ It is exec'ed by the front with a SOCK_SEQPACKET socket as its descriptor 3. Eac
 {id, op, ...}; each answer {id, ...} or {id, error}. A child that is ready before the request takes it and answers, so
 that no request waits for a fork. The zygote ends when the front closes the socket; what it forked lives on.
 
-All shims share its mount namespace, which is the front's.
+It is in the front's mount namespace. Its shims begin there, and call the OCI runtime in that of the zygote of the day.
 """
 
 import _socket
@@ -23,6 +23,7 @@ import msgpack
 from common.sys import linux
 from shimd.shim import keeper, mountns
 from shimd.shim import main as shim
+from shimd.shim.files import read
 from shimd.shim.rehearsal import rehearse
 
 CONTROL_FD = 3
@@ -113,16 +114,31 @@ def _prepare(request: dict[str, Any]) -> None:
     os.umask(0o022)  # cgroups that the OCI runtime makes are read by users in containers, too
     for directory in request["cgroups"]:
         _join(directory)
+    mountns.home = request["home"]
+    shim.write_identity(mountns.home, os.getpid())
 
 
 def _join(directory: str) -> None:
     """Enter a cgroup that is not the service's, so that the end or the limits of the service mean nothing here."""
     try:
-        os.makedirs(directory, 0o755, exist_ok=True)
+        _make_cgroup(directory)
         with open(f"{directory}/cgroup.procs", "w") as procs:
             procs.write(str(os.getpid()))
     except OSError as exc:
         sys.stderr.write(f"zygote: cgroup {directory}: {exc.strerror}\n")
+
+
+def _make_cgroup(directory: str) -> None:
+    """Make a cgroup; a cpuset of version 1 admits nobody before it has the processors and memories of its parent."""
+    if os.path.exists(directory):
+        return
+    parent = os.path.dirname(directory)
+    _make_cgroup(parent)
+    os.mkdir(directory, 0o755)
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if inherited := read(f"{parent}/{name}"):
+            with open(f"{directory}/{name}", "wb") as file:
+                file.write(inherited)
 
 
 def _answer(control: socket.socket, request: dict[str, Any], **fields: Any) -> None:

@@ -25,8 +25,12 @@ _RESTART_S = 1.0
 class ZygoteProcess:
     """One zygote at a time; requests run side by side."""
 
-    def __init__(self, *, scratch: str, cgroups: list[str], timeout_s: float = 10.0) -> None:
-        self._prepare = {"scratch": scratch, "cgroups": cgroups}
+    def __init__(self, *, run_dir: Path, cgroups: list[str], timeout_s: float = 10.0) -> None:
+        self._prepare = {
+            "scratch": str(run_dir / "rehearsal"),
+            "home": str(run_dir / "zygote"),
+            "cgroups": cgroups,
+        }
         self._timeout_s = timeout_s
         self._lock = anyio.Lock()
         self._process: Process | None = None
@@ -174,10 +178,7 @@ class ZygoteProcess:
 
 
 def cgroup_directories(name: str, root: str = "/sys/fs/cgroup") -> list[str]:
-    """The directories of one cgroup in every hierarchy that this machine has; none for an empty name.
-
-    cpuset is left out: a new cpuset admits nobody until it has been given processors.
-    """
+    """The directories of one cgroup in every hierarchy that this machine has; none for an empty name."""
     if not name:
         return []
     if os.path.exists(f"{root}/cgroup.controllers"):
@@ -186,5 +187,5 @@ def cgroup_directories(name: str, root: str = "/sys/fs/cgroup") -> list[str]:
         entry for entry in os.listdir(root) if os.path.exists(f"{root}/{entry}/cgroup.procs")
     )
     # cpu and cpu,cpuacct may be two names of one hierarchy.
-    found = {os.path.realpath(f"{root}/{entry}"): None for entry in hierarchies if entry != "cpuset"}
+    found = {os.path.realpath(f"{root}/{entry}"): None for entry in hierarchies}
     return [f"{directory}/{name}" for directory in found]

@@ -15,3 +15,9 @@ def read(path: str, limit: int = 65536) -> bytes:
         return b""  # a process or a cgroup that has gone meanwhile
     finally:
         os.close(fd)
+
+
+def start_time(pid: str) -> bytes:
+    """Field 22 of /proc/PID/stat, which with the pid names a process for as long as the machine is up; empty without one."""
+    stat = read(f"/proc/{pid}/stat", 1024)
+    return stat[stat.rfind(b")") + 2 :].split(b" ", 20)[19] if stat else b""

@@ -12,6 +12,7 @@ import os
 import msgpack
 
 from shimd.shim import handover
+from shimd.shim.files import start_time
 from shimd.shim.loop import IN, Loop
 from shimd.shim.server import Server
 from shimd.shim.supervisor import Supervisor
@@ -39,15 +40,9 @@ def rename(name: str) -> None:
 
 
 def write_identity(path: str, pid: int) -> None:
-    """A pid file that also holds the start time: a pid alone may come to mean another process.
-
-    The start time is field 22 of /proc/PID/stat; both together name a process for as long as the machine is up.
-    """
-    fd = os.open(f"/proc/{pid}/stat", os.O_RDONLY | os.O_CLOEXEC)
-    stat = os.read(fd, 1024)
-    os.close(fd)
+    """A pid file that also holds the start time: a pid alone may come to mean another process."""
     fd = os.open(path, _WRITE, 0o600)
-    os.write(fd, b"%d %s\n" % (pid, stat[stat.rfind(b")") + 2 :].split(b" ", 20)[19]))
+    os.write(fd, b"%d %s\n" % (pid, start_time(str(pid))))
     os.close(fd)
 
 

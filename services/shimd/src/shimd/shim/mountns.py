@@ -1,7 +1,8 @@
 """The mount namespace that an OCI runtime is called in.
 
-It is the one of the services: what is mounted there at that moment is what a container can be given, and what a
-container mounts in a shared volume shows there. On a machine with a hybrid cgroup layout it is a copy of it, made
+It is that of shimd as it is now, which may be another than the shim was born in: a shim outlives the container image
+that brought it, and the runtime's program in it. What is mounted there at that moment is what a container can be
+given, and what a container mounts in a shared volume shows there. On a machine with a hybrid cgroup layout it is a copy of it, made
 for the call and gone with it, without the unified hierarchy, beside which crun refuses to work. The shared mounts of
 a copy are peers of the originals, so that mounts go both ways through them all the same.
 """
@@ -12,6 +13,8 @@ import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
+from shimd.shim.files import read, start_time
+
 _CGROUPS = b"/sys/fs/cgroup"
 _HYBRID = b"/sys/fs/cgroup/unified"
 # linux/sched.h, linux/mount.h
@@ -20,6 +23,8 @@ _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _UMASK = 0o022
 _libc = ctypes.CDLL(None, use_errno=True)  # without argtypes: these arguments fit an int or are bytes
+home = ""
+"""Path of the file that names the present zygote by pid and start time; the zygote sets it."""
 
 
 def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = ()) -> int:
@@ -55,6 +60,7 @@ def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: in
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
         os.umask(_UMASK)
+        _enter_home()
         if _hybrid():
             _check(_libc.unshare(_CLONE_NEWNS))
             # The removal must stay in the copy: unmounts go to the peers of the mount above.
@@ -65,6 +71,20 @@ def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: in
         os.write(say_fd, b"%d" % (exc.errno or 0))
     finally:
         os._exit(127)
+
+
+def _enter_home() -> None:
+    """Go where shimd is now; stay while nobody is there."""
+    try:
+        pid, start = read(home).split()
+        there = os.open(b"/proc/%s/ns/mnt" % pid, os.O_RDONLY | os.O_CLOEXEC)
+        # In this order: a pid that has come to mean another process since would be one of a container, perhaps.
+        if start_time(pid.decode()) != start:
+            return
+    except (OSError, ValueError):
+        return
+    if not os.path.sameopenfile(there, os.open("/proc/self/ns/mnt", os.O_RDONLY | os.O_CLOEXEC)):
+        _check(_libc.setns(there, _CLONE_NEWNS))
 
 
 def _hybrid() -> bool:
