@@ -73,6 +73,8 @@ def running_daemons() -> Iterator[Daemons]:
         environment["SLIPWAY_RUNTIMED_CNI_BIN_DIRS"] = json.dumps([str(base / "bin")])
         environment["SLIPWAY_RUNTIMED_CNI_CONF_TEMPLATE"] = str(base / "cni.template")
         environment["SLIPWAY_RUNTIMED_EVENT_BUFFER"] = "20"
+        environment["SLIPWAY_RUNTIMED_BOOT_ID_PATH"] = str(base / "boot_id")
+        (base / "boot_id").write_text("first\n")
         found = Daemons(base, environment, redis)
         try:
             for name in ("snapshotd", "shimd", "runtimed"):

@@ -273,6 +273,20 @@ async def test_a_sandbox_whose_namespaces_vanished_is_not_ready(pods: Pods) -> N
             await anyio.sleep(0.05)
 
 
+async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_there(pods: Pods) -> None:
+    config = pods.sandbox_config(network=cri.NODE, ipc=cri.NODE)
+    sandbox_id = await pods.client.run_sandbox(config)
+    pods.daemons.kill("runtimed")
+    (pods.daemons.base / "boot_id").write_text("second\n")
+    pods.daemons.start("runtimed")
+    with anyio.fail_after(UNTIL_S):
+        while (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_READY:
+            await anyio.sleep(0.05)
+    config.metadata.attempt += 1
+    again = await pods.client.run_sandbox(config)
+    assert (await pods.client.sandbox_status(again)).status.state == cri.SANDBOX_READY
+
+
 async def test_a_pod_cidr_becomes_a_network_by_the_template_when_there_is_none(pods: Pods) -> None:
     def update(cidr: str) -> cri.UpdateRuntimeConfigRequest:
         network = cri.NetworkConfig(pod_cidr=cidr)

@@ -64,7 +64,7 @@ CONTAINER_TABLE = {
 }
 SANDBOX_EVENTS = {
     "SetupDone": sandbox.SetupDone(
-        cause="t", at_ns=5, ips=["10.0.0.2"], cni_result=b"{}", namespaces={}, pause_pid=0
+        cause="t", at_ns=5, boot_id="b", ips=["10.0.0.2"], cni_result=b"{}", namespaces={}, pause_pid=0
     ),
     "SetupFailed": sandbox.SetupFailed(cause="t", error="no"),
     "StopAsked": sandbox.StopAsked(cause="t"),

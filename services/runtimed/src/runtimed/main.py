@@ -79,6 +79,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         group=life.task_group,
         run_dir=run_dir,
         data_dir=data_dir,
+        boot_id=(await anyio.Path(settings.boot_id_path).read_text()).strip(),
         host_caps=host_capabilities(),
         cgroup_version=cgroups.detect(),
         features=HandlerFeatures(settings.handlers),

@@ -170,8 +170,10 @@ class Reconciler:
         await self._service.sandboxes.set_up(record, convert.sandbox_config(record))
 
     def _broken(self, record: SandboxRecord, pauses: list[PauseState]) -> str:
+        if record.boot_id not in ("", self._parts.boot_id):  # an older version told none
+            return "the machine was booted again"
         if not self._parts.sandbox_dir(record.id).is_dir():
-            return "its directory is gone, as after a reboot"  # all that a pod on the node's namespaces has
+            return "its directory is gone"  # all that a pod on the node's namespaces has
         for kind, path in record.namespaces.items():
             if not network.is_pinned(path):
                 return f"its {kind} namespace is gone"

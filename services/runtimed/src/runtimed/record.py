@@ -52,6 +52,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     cgroup_parent: str = ""
     created_at_ns: int = 0
     ready_at_ns: int = 0
+    boot_id: str = ""
+    """The boot of the machine in which it became READY: nothing of it is left in a later one."""
     ips: list[str] = msgspec.field(default_factory=list)
     cni_result: bytes = b""
     namespaces: dict[str, str] = msgspec.field(default_factory=dict)

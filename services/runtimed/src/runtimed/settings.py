@@ -65,6 +65,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Soft and hard limit of every container by name, as nofile = [1024, 524288]; -1 is unlimited. Else shimd's."""
     shm_size_bytes: Count = 64 << 20
     """Size of the shared memory (shm) of a sandbox."""
+    boot_id_path: str = "/proc/sys/kernel/random/boot_id"
+    """What this file holds is another with each boot of the machine; then no sandbox of before is ready."""
     reconcile_every_s: Seconds = 60.0
     """How often records, shims, cgroups, mounts and networks are compared, and mended."""
     cleanup_s: Seconds = 60.0

@@ -33,6 +33,7 @@ class SetupDone:
 
     cause: str
     at_ns: int
+    boot_id: str
     ips: list[str]
     cni_result: bytes
     namespaces: dict[str, str]
@@ -102,6 +103,7 @@ def _ready(record: SandboxRecord, event: SetupDone) -> Outcome:
         record,
         state=S.READY,
         ready_at_ns=event.at_ns,
+        boot_id=event.boot_id,
         ips=event.ips,
         cni_result=event.cni_result,
         namespaces=event.namespaces,

@@ -43,6 +43,8 @@ class Parts:
     group: TaskGroup
     run_dir: Path
     data_dir: Path
+    boot_id: str
+    """Of this machine's present boot."""
     host_caps: frozenset[str]
     cgroup_version: int
     features: HandlerFeatures

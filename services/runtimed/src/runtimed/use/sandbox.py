@@ -150,7 +150,13 @@ class Sandboxes:
             undo.push("pid namespace", partial(network.unpin_pid, directory))
             namespaces["pid"] = await network.pin_pid(directory, pause_pid)
         return machine.SetupDone(
-            cause=RPC, at_ns=now_ns(), ips=ips, cni_result=raw, namespaces=namespaces, pause_pid=pause_pid
+            cause=RPC,
+            at_ns=now_ns(),
+            boot_id=parts.boot_id,
+            ips=ips,
+            cni_result=raw,
+            namespaces=namespaces,
+            pause_pid=pause_pid,
         )
 
     async def _ground(
