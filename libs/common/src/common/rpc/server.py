@@ -15,13 +15,8 @@ from common import errors
 from common.observe import log as logs
 from common.observe.trace import span
 from common.rpc import status
+from common.rpc.plain import OPTIONS
 
-MAX_MESSAGE_BYTES = 64 << 20
-"""Above the kubelet's 16 MiB, so that no list is cut."""
-OPTIONS = [
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-]
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _QUIET = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream")
 _log = logs.get_logger("rpc")
