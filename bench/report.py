@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from bench import bare, crowd, logs, pods, pulls
+from bench import bare, command, crowd, logs, pods, pulls
 from bench.image import large_image
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import TestNode, running_node
 
-GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull")
+GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -80,6 +80,9 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
     if "lists" in chosen:
         for call, took in (await crowd.lists(cri, image)).items():
             figures.append(Figure(f"{call}, {crowd.CONTAINERS}", took, "ms", "goal", 5, "1 x"))
+    if "ps" in chosen:
+        took = await command.ps(cri, image, node.run_dir)
+        figures.append(Figure("slipway ps, start to end", took, "ms", "goal", 150, "1 x"))
     if "idle" in chosen:
         found = await pods.idle(cri, image, node.run_dir)
         figures.append(Figure("shim, PSS", found["shim_mib"], "MiB", "goal", 0.8, "1 x"))

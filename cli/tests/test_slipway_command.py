@@ -1,11 +1,15 @@
 """The command as a process, without a node."""
 
+import argparse
+import importlib
 import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from slipway import parser
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
@@ -69,9 +73,41 @@ def test_events_of_a_nats_that_does_not_answer_are_an_error() -> None:
     assert (done.returncode, url in done.stderr) == (1, True)
 
 
-def test_help_needs_nothing_heavy() -> None:
-    script = "import sys, slipway.main; print([m for m in ('grpc', 'rich', 'nats') if m in sys.modules])"
+def _loaded(script: str) -> set[str]:
+    script += "; import sys; print(*sys.modules)"
     done = subprocess.run(
         [sys.executable, "-c", script], capture_output=True, text=True, timeout=30, check=True
     )
-    assert done.stdout.strip() == "[]"
+    return set(done.stdout.split())
+
+
+def test_help_needs_nothing_heavy() -> None:
+    loaded = _loaded("import slipway.main, slipway.parser; slipway.parser.build()")
+    assert "argparse" in loaded
+    assert not loaded & {"grpc", "rich", "nats", "anyio", "asyncio", "google.protobuf", "msgspec"}
+
+
+def test_a_list_needs_grpc_and_little_else() -> None:
+    loaded = _loaded("import slipway.main, slipway.parser, slipway.commands.lists, common.rpc.plain")
+    assert "grpc" in loaded
+    assert not loaded & {
+        *("anyio", "rich", "nats", "opentelemetry", "msgspec", "msgpack", "google.protobuf.json_format"),
+        *("common.api.cri.v1.api_pb2_grpc", "slipway.commands.run", "slipway.runverbs", "slipway.imageverbs"),
+    }
+
+
+def test_each_group_adds_the_commands_that_it_is_known_for() -> None:
+    for module, names in parser.GROUPS.items():
+        verbs = argparse.ArgumentParser().add_subparsers()
+        importlib.import_module(f"slipway.{module}").add(verbs)
+        assert set(verbs.choices) == set(names)
+
+
+@pytest.mark.parametrize(
+    ("words", "all_of_them"),
+    [((), True), (("--run-dir", "ps", "walk"), True), (("-o", "json", "ps", "run"), False)],
+)
+def test_only_the_group_of_the_command_is_built(words: tuple[str, ...], all_of_them: bool) -> None:
+    usage = parser.build(words).format_help()
+    assert "list containers" in usage
+    assert ("remove names of images" in usage) == all_of_them

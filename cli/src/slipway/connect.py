@@ -4,6 +4,7 @@ import json
 import socket
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,29 @@ OWNER = "io.slipway.cli"
 """Label of sandboxes that the command line made, one for each container."""
 
 
+class Stub:
+    """The methods of a gRPC service, each made when it is first called; the generated stubs make all at once.
+
+    A call without a deadline of its own has TIMEOUT_S.
+    """
+
+    def __init__(self, channel: Any, service: Any) -> None:
+        self._channel = channel
+        self._service = service
+
+    def __getattr__(self, name: str) -> Any:
+        from google.protobuf.message_factory import GetMessageClass
+
+        method = self._service.methods_by_name[name]
+        make = self._channel.unary_stream if method.server_streaming else self._channel.unary_unary
+        call = make(
+            f"/{self._service.full_name}/{name}",
+            request_serializer=GetMessageClass(method.input_type).SerializeToString,
+            response_deserializer=GetMessageClass(method.output_type).FromString,
+        )
+        return call if method.server_streaming else partial(call, timeout=TIMEOUT_S)
+
+
 class Node:
     """One node's CRI, by its run directory."""
 
@@ -42,14 +66,14 @@ class Node:
         """
         from common.api.cri.v1 import api_pb2 as cri
 
-        found = (await self.runtime.ListContainers(cri.ListContainersRequest(), timeout=TIMEOUT_S)).containers
+        found = (await self.runtime.ListContainers(cri.ListContainersRequest())).containers
         return _only(found, name, "container", "slipway ps -a")
 
     async def pod(self, name: str) -> Any:
         """The sandbox of this name, id or unambiguous id prefix; raises as `container` does."""
         from common.api.cri.v1 import api_pb2 as cri
 
-        found = (await self.runtime.ListPodSandbox(cri.ListPodSandboxRequest(), timeout=TIMEOUT_S)).items
+        found = (await self.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
         return _only(found, name, "pod", "slipway pods")
 
 
@@ -68,22 +92,30 @@ def _only(found: Iterable[Any], name: str, kind: str, lister: str) -> Any:
 
 
 @asynccontextmanager
+async def _channel(run_dir: str, service: str) -> AsyncIterator[Any]:
+    from common.rpc.plain import plain_channel
+
+    path = f"{run_dir}/{service}.sock"
+    probe(run_dir, path)
+    opened = plain_channel(path)
+    try:
+        yield opened
+    finally:
+        await opened.close()
+
+
+@asynccontextmanager
 async def node(run_dir: str) -> AsyncIterator[Node]:
     """Connect to a node.
 
     Raises:
         FailedPreconditionError: no node runs there.
     """
-    from common.api.cri.v1 import api_pb2_grpc as rpc
-    from common.rpc.channel import channel
+    from common.api.cri.v1 import api_pb2 as cri
 
-    path = f"{run_dir}/crid.sock"
-    probe(run_dir, path)
-    opened = channel(path)
-    try:
-        yield Node(run_dir, rpc.RuntimeServiceStub(opened), rpc.ImageServiceStub(opened))
-    finally:
-        await opened.close()
+    services = cri.DESCRIPTOR.services_by_name
+    async with _channel(run_dir, "crid") as opened:
+        yield Node(run_dir, Stub(opened, services["RuntimeService"]), Stub(opened, services["ImageService"]))
 
 
 @asynccontextmanager
@@ -120,17 +152,11 @@ async def snapshotd(run_dir: str) -> AsyncIterator["SnapshotdClient"]:
 
 @asynccontextmanager
 async def runtimed(run_dir: str) -> AsyncIterator[Any]:
-    """A stub of runtimed, for where to stream."""
-    from common.api.runtime.v1 import runtime_pb2_grpc as rpc
-    from common.rpc.channel import channel
+    """A stub of runtimed: what is not in CRI, and where to stream."""
+    from common.api.runtime.v1 import runtime_pb2 as pb
 
-    path = f"{run_dir}/runtimed.sock"
-    probe(run_dir, path)
-    opened = channel(path)
-    try:
-        yield rpc.RuntimeStub(opened)
-    finally:
-        await opened.close()
+    async with _channel(run_dir, "runtimed") as opened:
+        yield Stub(opened, pb.DESCRIPTOR.services_by_name["Runtime"])
 
 
 @asynccontextmanager
@@ -143,7 +169,7 @@ async def shim_of(run_dir: str, container_id: str) -> AsyncIterator["ShimClient 
     try:
         async with runtimed(run_dir) as backend:
             wanted = pb.PrepareAttachRequest(container_id=container_id)
-            address = await backend.PrepareAttach(wanted, timeout=TIMEOUT_S)
+            address = await backend.PrepareAttach(wanted)
         shim = await ShimClient.connect(address.socket_path)
     except (FailedPreconditionError, NotFoundError, UnavailableError):
         shim = None

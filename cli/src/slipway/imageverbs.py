@@ -8,7 +8,7 @@ from slipway.verbs import Verbs, add_output, add_verb
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
 
 
-def add_images(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """All verbs of images."""
     image = add_verb(verbs, "image", "list images, or work with them", "images:images")
     add_output(image)

@@ -1,12 +1,11 @@
 """Entry point: find the command, run it, turn an error into one sentence and docker's exit code."""
 
-import importlib
+import gc
+import os
 import sys
+from argparse import Namespace
+from typing import NoReturn
 
-import anyio
-
-from common.errors import SlipwayError
-from slipway import exitcode, render
 from slipway.parser import build
 
 EXIT_FAILED = 1
@@ -16,35 +15,67 @@ SERVER_SIDE = ("InternalError", "UnavailableError", "DeadlineExceededError", "Da
 
 def main() -> None:
     """Run one command."""
-    arguments = build().parse_args()
-    module, _, function = arguments.run.partition(":")
+    gc.disable()  # what the imports make stays to the end: looking through it again and again finds nothing
+    arguments = build(sys.argv[1:]).parse_args()
     try:
-        command = getattr(importlib.import_module(f"slipway.commands.{module}"), function)
-        code = anyio.run(command, arguments)
+        code = _run(arguments)
         sys.stdout.flush()
-        sys.exit(code)
     except KeyboardInterrupt:
-        sys.exit(exitcode.INTERRUPTED)
+        from slipway.exitcode import INTERRUPTED
+
+        code = INTERRUPTED
     except BaseException as exc:
-        error = _first(exc)
-        if isinstance(error, BrokenPipeError):
-            # Whoever read us has left; Python's own flush at exit must not fail on it again.
-            sys.stdout = None
-            sys.exit(0)
-        failed = exitcode.DAEMON if module in ("run", "execute") else EXIT_FAILED
-        if isinstance(error, OSError):
-            sys.stdout = None  # as above, when it is full
-            where = f"{error.filename}: " if error.filename else ""
-            sys.stderr.write(f"slipway: {render.sentence(where + str(error.strerror or error))}\n")
-            sys.exit(failed)
-        if not isinstance(error, SlipwayError):
+        told = _told(exc, arguments)
+        if told is None:
             raise
-        where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
-        sys.stderr.write(f"slipway: {render.sentence(error.message)}{where}\n")
-        sys.exit(failed)
+        code = told
+    _leave(code)
+
+
+def _run(arguments: Namespace) -> int:
+    import asyncio
+    import importlib
+
+    module, _, function = arguments.run.partition(":")
+    command = getattr(importlib.import_module(f"slipway.commands.{module}"), function)
+    gc.freeze()
+    gc.enable()
+    code: int = asyncio.run(command(arguments))
+    return code
+
+
+def _told(exc: BaseException, arguments: Namespace) -> int | None:
+    """Say in one sentence what went wrong; None for what is no error of ours."""
+    from common.errors import SlipwayError
+    from slipway import exitcode, render
+
+    error = _first(exc)
+    if isinstance(error, BrokenPipeError):
+        # Whoever read us has left; nothing more can be flushed to it.
+        sys.stdout = None
+        return 0
+    failed = exitcode.DAEMON if arguments.run.startswith(("run:", "execute:")) else EXIT_FAILED
+    if isinstance(error, OSError):
+        sys.stdout = None  # as above, when it is full
+        where = f"{error.filename}: " if error.filename else ""
+        sys.stderr.write(f"slipway: {render.sentence(where + str(error.strerror or error))}\n")
+        return failed
+    if not isinstance(error, SlipwayError):
+        return None
+    where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
+    sys.stderr.write(f"slipway: {render.sentence(error.message)}{where}\n")
+    return failed
 
 
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
+
+
+def _leave(code: int) -> NoReturn:
+    """End at once: to take gRPC and a thousand modules apart again would take longer than a call."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            stream.flush()
+    os._exit(code)

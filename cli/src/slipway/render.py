@@ -1,6 +1,6 @@
 """Tables on a terminal, JSON when asked; nothing hostile reaches the terminal."""
 
-import json
+import os
 import sys
 import time
 import unicodedata
@@ -9,12 +9,28 @@ from typing import Any
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
-COLOURS = {"Running": "green", "Ready": "green", "Created": "cyan", "Exited": "yellow", "NotReady": "yellow"}
+_GREEN, _YELLOW, _CYAN, _BOLD = "\033[32m", "\033[33m", "\033[36m", "\033[1m"
+_PLAIN = "\033[0m"
+COLOURS = {
+    "Running": _GREEN,
+    "Ready": _GREEN,
+    "Created": _CYAN,
+    "Paused": _CYAN,
+    "Exited": _YELLOW,
+    "NotReady": _YELLOW,
+}
 
 
 def clean(text: object) -> str:
-    """Text without control characters, so that a name cannot move the cursor."""
-    return "".join(c if unicodedata.category(c)[0] != "C" else "?" for c in str(text))
+    """Text without control characters and line breaks, so that a name cannot move the cursor."""
+    plain = str(text)
+    if plain.isascii() and plain.isprintable():
+        return plain
+    return "".join("?" if _moves(c) else c for c in plain)
+
+
+def _moves(character: str) -> bool:
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
 
 
 def sentence(text: str) -> str:
@@ -39,27 +55,41 @@ def age(at_ns: int) -> str:
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a table; coloured states on a terminal, plain columns when piped."""
-    cells = [[clean(cell) for cell in row] for row in rows]
-    if not sys.stdout.isatty():
-        widths = [max(len(r[i]) for r in [list(headings), *cells]) for i in range(len(headings))]
-        for row in [list(headings), *cells]:
-            sys.stdout.write("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() + "\n")
-        return
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
+    """Print a table; on a terminal the headings are bold and states coloured."""
+    cells = [list(headings), *([clean(cell) for cell in row] for row in rows)]
+    widths = [max(_width(row[i]) for row in cells) for i in range(len(headings))]
+    colours = coloured()
+    for number, row in enumerate(cells):
+        padded = [
+            _cell(text, width, bold=not number, colours=colours)
+            for text, width in zip(row, widths, strict=True)
+        ]
+        sys.stdout.write("  ".join(padded).rstrip() + "\n")
 
-    made = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in headings:
-        made.add_column(heading, no_wrap=True)
-    for row in cells:
-        made.add_row(*(Text(cell, style=COLOURS.get(cell.split(" ")[0], "")) for cell in row))
-    Console().print(made)
+
+def coloured() -> bool:
+    """Whether our output may have colours: a terminal, and nobody who wants none."""
+    return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # noqa: TID251 - https://no-color.org
+
+
+def _cell(text: str, width: int, *, bold: bool, colours: bool) -> str:
+    padding = " " * (width - _width(text))
+    look = _BOLD if bold else COLOURS.get(text.partition(" ")[0], "")
+    return f"{look}{text}{_PLAIN}{padding}" if look and colours else text + padding
+
+
+def _width(text: str) -> int:
+    """The columns it takes on a terminal."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(c) in ("W", "F") for c in text)
+    return len(text) + wide - sum(bool(unicodedata.combining(c)) for c in text)
 
 
 def document(value: Any) -> None:
-    """Print JSON."""
+    """Print JSON; all that is not ASCII is escaped, and so harmless."""
+    import json
+
     sys.stdout.write(json.dumps(value, indent=2, default=str) + "\n")
 
 

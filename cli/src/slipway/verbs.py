@@ -6,14 +6,41 @@ Verbs = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name
 
 
 def add_verb(
-    verbs: "Verbs[argparse.ArgumentParser]", name: str, text: str, where: str
+    verbs: "Verbs[argparse.ArgumentParser]", name: str, text: str, where: str, examples: str = ""
 ) -> argparse.ArgumentParser:
-    """Add a command; `where` is the module and function that does it."""
-    verb = verbs.add_parser(name, help=text, description=text)
+    """Add a command.
+
+    Args:
+        verbs: what to add it to.
+        name: its word.
+        text: what it does, in a line.
+        where: the module and function that does it.
+        examples: lines of a command and what it is for, with two spaces between.
+    """
+    verb = verbs.add_parser(
+        name,
+        help=text,
+        description=text[:1].upper() + text[1:] + ".",
+        epilog=f"examples:\n{_aligned(examples)}" if examples else None,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     verb.set_defaults(run=where)
     return verb
 
 
 def add_output(verb: argparse.ArgumentParser) -> None:
     """The option for a table or JSON, also after the command's name."""
-    verb.add_argument("-o", "--output", choices=("table", "json"), default=argparse.SUPPRESS)
+    verb.add_argument(
+        "-o",
+        "--output",
+        "--format",
+        choices=("table", "json"),
+        default=argparse.SUPPRESS,
+        help="a table, or JSON for programs",
+    )
+
+
+def _aligned(examples: str) -> str:
+    pairs = [line.strip().partition("  ")[::2] for line in examples.strip().splitlines()]
+    width = max(len(command) for command, _ in pairs) + 2
+    return "".join(f"  {command:<{width}} {text.strip()}".rstrip() + "\n" for command, text in pairs)

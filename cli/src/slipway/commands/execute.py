@@ -8,7 +8,7 @@ from common.clients.shim import ShimClient
 from common.errors import InvalidArgumentError, SlipwayError, UnavailableError, UnknownError
 from common.observe.trace import traceparent
 from slipway import exitcode, render, streams, terminal
-from slipway.connect import TIMEOUT_S, node, runtimed
+from slipway.connect import node, runtimed
 
 
 async def execute(arguments: Namespace) -> int:
@@ -22,7 +22,7 @@ async def execute(arguments: Namespace) -> int:
         wanted = pb.PrepareExecRequest(
             container_id=found.id, cmd=arguments.command, tty=arguments.tty, stdin=arguments.interactive
         )
-        address = await backend.PrepareExec(wanted, timeout=TIMEOUT_S)
+        address = await backend.PrepareExec(wanted)
     async with await ShimClient.connect(address.socket_path) as shim:
         try:
             stream = await shim.exec_stream(

@@ -8,7 +8,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError, NotFoundError
 from slipway import render
-from slipway.connect import TIMEOUT_S, imaged, node
+from slipway.connect import imaged, node
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",
@@ -80,7 +80,7 @@ class _Bars:
 async def images(arguments: Namespace) -> int:
     """List images."""
     async with node(arguments.run_dir) as on:
-        found = (await on.images.ListImages(cri.ListImagesRequest(), timeout=TIMEOUT_S)).images
+        found = (await on.images.ListImages(cri.ListImagesRequest())).images
     if arguments.output == "json":
         render.messages(found)
         return 0

@@ -9,7 +9,7 @@ import anyio
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import NotFoundError
 from slipway import logfile
-from slipway.connect import TIMEOUT_S, Node, node
+from slipway.connect import Node, node
 
 POLL_S = 0.1
 
@@ -50,5 +50,5 @@ async def _follow(on: Node, container_id: str, log: logfile.LogFile, *, timestam
 
 async def _status(on: Node, container_id: str) -> cri.ContainerStatus:
     request = cri.ContainerStatusRequest(container_id=container_id)
-    answer: cri.ContainerStatusResponse = await on.runtime.ContainerStatus(request, timeout=TIMEOUT_S)
+    answer: cri.ContainerStatusResponse = await on.runtime.ContainerStatus(request)
     return answer.status

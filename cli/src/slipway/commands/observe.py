@@ -13,7 +13,7 @@ import anyio
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, SlipwayError
 from slipway import render
-from slipway.connect import TIMEOUT_S, nats_url, node
+from slipway.connect import nats_url, node
 
 if TYPE_CHECKING:
     from common.events.schema import Envelope
@@ -105,8 +105,8 @@ def _show(envelope: "Envelope", output: str) -> None:
 async def status(arguments: Namespace) -> int:
     """Show the node's conditions and handlers."""
     async with node(arguments.run_dir) as on:
-        version = await on.runtime.Version(cri.VersionRequest(), timeout=TIMEOUT_S)
-        found = await on.runtime.Status(cri.StatusRequest(), timeout=TIMEOUT_S)
+        version = await on.runtime.Version(cri.VersionRequest())
+        found = await on.runtime.Status(cri.StatusRequest())
     if arguments.output == "json":
         render.messages([version, found])
         return 0

@@ -7,12 +7,11 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 
-import anyio.to_thread
-
 from common.errors import FailedPreconditionError, InvalidArgumentError
 from slipway import render
-from slipway.commands.run import final_code
-from slipway.connect import node, shim_of
+from slipway.connect import Node, node, shim_of
+from slipway.each import each
+from slipway.waiting import final_code
 
 
 async def wait(arguments: Namespace) -> int:
@@ -20,7 +19,7 @@ async def wait(arguments: Namespace) -> int:
     async with node(arguments.run_dir) as on:
         ids = [(await on.container(name)).id for name in arguments.container]
         for container_id in ids:
-            code = await final_code(on, container_id, None)
+            code = await final_code(on, container_id)
             sys.stdout.write(f"{code}\n")
             sys.stdout.flush()
     return 0
@@ -29,15 +28,15 @@ async def wait(arguments: Namespace) -> int:
 async def kill(arguments: Namespace) -> int:
     """Send a signal to the first process of containers."""
     number = signal_number(arguments.signal)
-    async with node(arguments.run_dir) as on:
-        for name in arguments.container:
-            found = await on.container(name)
-            async with shim_of(arguments.run_dir, found.id) as shim:
-                if shim is None:
-                    raise _not_running(name)
-                await shim.kill(number)
-            sys.stdout.write(f"{render.clean(name)}\n")
-    return 0
+
+    async def act(on: Node, name: str) -> None:
+        found = await on.container(name)
+        async with shim_of(arguments.run_dir, found.id) as shim:
+            if shim is None:
+                raise _not_running(name)
+            await shim.kill(number)
+
+    return await each(arguments.run_dir, arguments.container, act)
 
 
 def signal_number(text: str) -> int:
@@ -60,7 +59,7 @@ async def top(arguments: Namespace) -> int:
     """List the processes in a container's cgroup, with the node's process ids."""
     async with node(arguments.run_dir) as on:
         container_id = (await on.container(arguments.container)).id
-    found = await anyio.to_thread.run_sync(_processes, container_id)
+    found = _processes(container_id)
     if not found:
         raise _not_running(arguments.container)
     headings = ("UID", "PID", "PPID", "STATE", "RSS", "TIME", "COMMAND")

@@ -19,14 +19,13 @@ from common.errors import (
     UnavailableError,
 )
 from slipway import exitcode, logfile, render, request, streams, terminal
-from slipway.commands.containers import remove, remove_pod
 from slipway.commands.images import fetch
 from slipway.connect import TIMEOUT_S, Node, log_root, node, shim_of
+from slipway.removal import remove, remove_pod
+from slipway.waiting import final_code
 
 POLL_S = 0.03
 """How soon output is shown; its end is told by the shim."""
-SETTLE_S = 5.0
-"""For how long after the end runtimed may take to know of it."""
 PATIENCE = 3
 """Signals that a container may ignore before it is killed."""
 FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
@@ -61,7 +60,7 @@ async def run(arguments: Namespace) -> int:
 
 
 async def _refuse_taken(on: Node, name: str) -> None:
-    found = (await on.runtime.ListContainers(cri.ListContainersRequest(), timeout=TIMEOUT_S)).containers
+    found = (await on.runtime.ListContainers(cri.ListContainersRequest())).containers
     if any(c.metadata.name == name for c in found):
         message = f"a container {name!r} exists: choose another --name, or `slipway rm {name}` first"
         raise AlreadyExistsError(message)
@@ -69,7 +68,7 @@ async def _refuse_taken(on: Node, name: str) -> None:
 
 async def _image(on: Node, arguments: Namespace) -> str:
     spec = cri.ImageSpec(image=arguments.image)
-    found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec), timeout=TIMEOUT_S)
+    found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec))
     if found.HasField("image"):
         return str(found.image.id)
     return (await fetch(arguments.run_dir, arguments.image)).id
@@ -83,13 +82,13 @@ async def _create(
     sandbox_id = ""
     try:
         wanted = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
-        sandbox_id = (await on.runtime.RunPodSandbox(wanted, timeout=TIMEOUT_S)).pod_sandbox_id
+        sandbox_id = (await on.runtime.RunPodSandbox(wanted)).pod_sandbox_id
         create = cri.CreateContainerRequest(
             pod_sandbox_id=sandbox_id,
             config=request.container(arguments, name, image_id),
             sandbox_config=config,
         )
-        container_id = (await on.runtime.CreateContainer(create, timeout=TIMEOUT_S)).container_id
+        container_id = (await on.runtime.CreateContainer(create)).container_id
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
             await remove_pod(on, sandbox_id, config.metadata.uid)
@@ -101,7 +100,7 @@ async def _start(on: Node, container_id: str) -> int:
     """Start it; 0, or docker's code for why it cannot run."""
     try:
         start = cri.StartContainerRequest(container_id=container_id)
-        await on.runtime.StartContainer(start, timeout=TIMEOUT_S)
+        await on.runtime.StartContainer(start)
     except SlipwayError as exc:
         sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
         return exitcode.of_start(exc)
@@ -129,7 +128,7 @@ async def _attached(on: Node, arguments: Namespace, container_id: str) -> int:
 
 async def _log(on: Node, container_id: str) -> logfile.LogFile:
     status = cri.ContainerStatusRequest(container_id=container_id)
-    return logfile.LogFile((await on.runtime.ContainerStatus(status, timeout=TIMEOUT_S)).status.log_path)
+    return logfile.LogFile((await on.runtime.ContainerStatus(status)).status.log_path)
 
 
 async def _attach(shim: ShimClient | None, *, stdin: bool) -> ShimStream | None:
@@ -183,20 +182,8 @@ async def _watch_end(
     except SlipwayError:
         pass  # the shim is gone; runtimed knows
     if not codes:
-        codes.append(await final_code(on, container_id, None))
+        codes.append(await final_code(on, container_id))
     ended.set()
-
-
-async def final_code(on: Node, container_id: str, known: int | None) -> int:
-    """The exit code, once runtimed has it too, so that `ps` after us shows the end."""
-    request_ = cri.ContainerStatusRequest(container_id=container_id)
-    with anyio.move_on_after(SETTLE_S if known is not None else None):
-        while True:
-            status = (await on.runtime.ContainerStatus(request_, timeout=TIMEOUT_S)).status
-            if status.state in (cri.CONTAINER_EXITED, cri.CONTAINER_UNKNOWN):
-                return int(status.exit_code)
-            await anyio.sleep(POLL_S)
-    return known if known is not None else exitcode.DAEMON
 
 
 async def _forward_signals(
@@ -214,6 +201,6 @@ async def _forward_signals(
                         continue
                 if count >= PATIENCE:
                     stop = cri.StopContainerRequest(container_id=container_id, timeout=0)
-                    await on.runtime.StopContainer(stop, timeout=TIMEOUT_S)
+                    await on.runtime.StopContainer(stop)
             except SlipwayError:
                 continue  # it has ended meanwhile

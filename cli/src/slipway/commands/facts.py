@@ -1,0 +1,40 @@
+"""inspect: all that is known of containers and pods, as JSON."""
+
+from argparse import Namespace
+
+from google.protobuf.json_format import MessageToDict
+
+from common.api.cri.v1 import api_pb2 as cri
+from slipway import render
+from slipway.connect import node
+
+
+async def containers(arguments: Namespace) -> int:
+    """Print all that is known of containers."""
+    documents = []
+    async with node(arguments.run_dir) as on:
+        for name in arguments.container:
+            found = await on.container(name)
+            request = cri.ContainerStatusRequest(container_id=found.id, verbose=True)
+            answer = await on.runtime.ContainerStatus(request)
+            documents.append(MessageToDict(answer, preserving_proto_field_name=True))
+    render.document(documents)
+    return 0
+
+
+async def pods(arguments: Namespace) -> int:
+    """Print all that is known of pods."""
+    documents = []
+    async with node(arguments.run_dir) as on:
+        for name in arguments.pod:
+            found = await on.pod(name)
+            request = cri.PodSandboxStatusRequest(pod_sandbox_id=found.id, verbose=True)
+            answer = await on.runtime.PodSandboxStatus(request)
+            # A ready sandbox's state is the enum's zero, which would be left out.
+            documents.append(
+                MessageToDict(
+                    answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+                )
+            )
+    render.document(documents)
+    return 0

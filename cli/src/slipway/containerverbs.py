@@ -1,0 +1,99 @@
+"""The command line's words for containers that are there."""
+
+import argparse
+
+from slipway.verbs import Verbs, add_output, add_verb
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """All verbs of containers."""
+    _lists(verbs)
+    _life(verbs)
+    _output(verbs)
+    _processes(verbs)
+
+
+def add_containers(verb: argparse.ArgumentParser) -> None:
+    """The containers that a verb is about."""
+    verb.add_argument("container", nargs="+", help="name, id or the beginning of one")
+
+
+def add_container(verb: argparse.ArgumentParser) -> None:
+    """The container that a verb is about."""
+    verb.add_argument("container", help="name, id or the beginning of one")
+
+
+def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway ps  those that run
+        slipway ps -a  those that have ended too, with their codes
+        slipway ps -a --format json | jq -r '.[].id'  for programs"""
+    ps = add_verb(verbs, "ps", "list containers", "lists:containers", examples)
+    ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
+    add_output(ps)
+    examples = """
+        slipway inspect web  state, exit code, mounts, OCI configuration
+        slipway inspect web | jq '.[0].status.mounts'  a part of it"""
+    inspect = add_verb(
+        verbs, "inspect", "all that is known of containers, as JSON", "facts:containers", examples
+    )
+    add_containers(inspect)
+    examples = """
+        slipway stats  each second, until Ctrl-C
+        slipway stats --no-stream  once"""
+    stats = add_verb(
+        verbs, "stats", "CPU, memory and disk of the running containers", "stats:stats", examples
+    )
+    stats.add_argument("--no-stream", action="store_true", help="once, not each second")
+    add_output(stats)
+
+
+def _life(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway stop web  its stop signal, and SIGKILL after 10 s
+        slipway stop -t 0 web db  SIGKILL at once, to both"""
+    stop = add_verb(verbs, "stop", "stop containers", "containers:stop", examples)
+    stop.add_argument(
+        "-t", "--time", type=int, default=10, metavar="SECONDS", help="until SIGKILL (%(default)s)"
+    )
+    add_containers(stop)
+    examples = """
+        slipway rm web  one that has ended
+        slipway rm -f web  also when it runs"""
+    rm = add_verb(
+        verbs, "rm", "remove containers, with the pods that `run` made for them", "containers:rm", examples
+    )
+    rm.add_argument("-f", "--force", action="store_true", help="running ones too")
+    add_containers(rm)
+
+
+def _output(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway logs web  all that it wrote
+        slipway logs -f --tail 10 web  the last lines, and what comes
+        slipway logs -t web | grep error  with the time of each line"""
+    logs = add_verb(verbs, "logs", "print a container's output", "logs:logs", examples)
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
+    logs.add_argument("-t", "--timestamps", action="store_true", help="the time of each line before it")
+    add_container(logs)
+
+
+def _processes(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway wait job  print its exit code when it has ended
+        slipway wait one two  in this order"""
+    wait = add_verb(
+        verbs, "wait", "wait until containers end, and print their exit codes", "processes:wait", examples
+    )
+    add_containers(wait)
+    examples = """
+        slipway kill web  SIGKILL
+        slipway kill -s HUP web  to its first process"""
+    kill = add_verb(verbs, "kill", "send a signal to containers", "processes:kill", examples)
+    kill.add_argument("-s", "--signal", default="KILL", help="name or number (%(default)s)")
+    add_containers(kill)
+    examples = "slipway top web  with the node's process ids"
+    top = add_verb(verbs, "top", "the processes of a container", "processes:top", examples)
+    add_output(top)
+    add_container(top)

@@ -1,0 +1,35 @@
+"""The command line's words for the node itself."""
+
+import argparse
+
+from slipway.verbs import Verbs, add_output, add_verb
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """`events`, `status`, `completion`."""
+    examples = """
+        slipway events  what happens from now on
+        slipway events --since 10m --filter kind=container  what happened to containers, and goes on
+        slipway events --until-now --filter id=web --format json  one container's, and end"""
+    events = add_verb(verbs, "events", "follow the lifecycle events of this node", "observe:events", examples)
+    events.add_argument("--since", default="", metavar="10m", help="begin that long ago (s, m, h, d)")
+    events.add_argument("--until-now", action="store_true", help="end with what there is, do not follow")
+    events.add_argument(
+        "--filter",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="kind=container, verb=exited, id=..., node=...",
+    )
+    events.add_argument("--nats", default="", help="another NATS than the node's")
+    add_output(events)
+    examples = "slipway status && echo ready  its exit code is 1 when a condition is not met"
+    add_output(add_verb(verbs, "status", "conditions and handlers of the node", "observe:status", examples))
+    completion = add_verb(
+        verbs,
+        "completion",
+        "completion for a shell",
+        "completion:completion",
+        'eval "$(slipway completion bash)"  in ~/.bashrc',
+    )
+    completion.add_argument("shell", choices=("bash",))

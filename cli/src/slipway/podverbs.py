@@ -1,0 +1,44 @@
+"""The command line's words for pods."""
+
+import argparse
+
+from slipway.verbs import Verbs, add_output, add_verb
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """`pods`, and the verbs below it."""
+    examples = """
+        slipway pods  list them
+        slipway pods inspect web  one, as JSON
+        slipway pods rm -f web  with all that runs in it"""
+    pods = add_verb(verbs, "pods", "list pods, or work with them", "lists:pods", examples)
+    add_output(pods)
+    inner = pods.add_subparsers(metavar="COMMAND")
+    ps = add_verb(
+        inner, "ps", "list pods, as without a command", "lists:pods", "slipway pods ps -o json  for programs"
+    )
+    add_output(ps)
+    inspect = add_verb(
+        inner,
+        "inspect",
+        "all that is known of pods, as JSON",
+        "facts:pods",
+        "slipway pods inspect web | jq -r '.[0].status.network.ip'  its address",
+    )
+    stop = add_verb(
+        inner,
+        "stop",
+        "stop pods, with all their containers",
+        "pods:stop",
+        "slipway pods stop web  it can be removed then",
+    )
+    rm = add_verb(
+        inner,
+        "rm",
+        "remove pods, with all their containers",
+        "pods:rm",
+        "slipway pods rm -f web  also when it runs",
+    )
+    rm.add_argument("-f", "--force", action="store_true", help="ready ones too")
+    for verb in (inspect, stop, rm):
+        verb.add_argument("pod", nargs="+", help="name, id or the beginning of one")
