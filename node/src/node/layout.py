@@ -25,6 +25,8 @@ class Layout:
     otlp_endpoint: str
     nats_port: int
     """0 until the supervisor has one."""
+    metrics_port: int = 0
+    """The first of the loopback ports on which the services show their metrics, in their start order; 0 for none."""
 
     @property
     def state_file(self) -> Path:
@@ -84,6 +86,8 @@ class Layout:
             "nats_url": self.nats_url,
             "otlp_endpoint": self.otlp_endpoint,
         }
+        if self.metrics_port:
+            values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
         values |= {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}.get(
             daemon, {}
         )

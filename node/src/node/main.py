@@ -58,6 +58,12 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--otlp", default="", metavar="URL", help="send traces there, as http://HOST:PORT")
         verb.add_argument("--nats-port", type=int, default=0, help="0 takes the last one, or a free one")
         verb.add_argument(
+            "--metrics-port",
+            type=int,
+            default=9471,
+            help="the first of the loopback ports for Prometheus; 0 for none (%(default)s)",
+        )
+        verb.add_argument(
             "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
         )
         verb.set_defaults(run=function)
@@ -73,6 +79,7 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         node=arguments.node,
         otlp_endpoint=arguments.otlp,
         nats_port=arguments.nats_port,
+        metrics_port=arguments.metrics_port,
     )
 
 

@@ -14,10 +14,10 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from common.errors import SlipwayError
 from common.observe import log as logs
-from common.observe import trace
+from common.observe import metrics, scrape, trace
 from common.rpc import handed
 from common.rpc import server as rpc
-from common.settings import CommonSettings, load
+from common.settings import CommonSettings, load, metrics_path
 from common.sys import systemd
 
 DRAIN_S = 5.0
@@ -28,8 +28,9 @@ _log = logs.get_logger("life")
 class Life:
     """What a service's main has: the task group of its long tasks, and `serve`."""
 
-    def __init__(self, daemon: str, task_group: TaskGroup) -> None:
+    def __init__(self, daemon: str, settings: CommonSettings, task_group: TaskGroup) -> None:
         self.daemon = daemon
+        self._settings = settings
         self.task_group = task_group
         self.stopping = anyio.Event()
         """Set by SIGTERM or SIGINT."""
@@ -58,6 +59,9 @@ class Life:
         gc.collect()
         gc.freeze()  # what is loaded stays: a full collection need not look at it, for 10 ms and more
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
+        shown = metrics_path(self._settings, self.daemon)
+        await anyio.Path(shown).parent.mkdir(mode=0o700, exist_ok=True)
+        self.start(scrape.serve, shown, self._settings.metrics_address, name="metrics")
         _log.info("service.ready", daemon=self.daemon, socket=socket)
         if waiting:
             self.start(handed.relay, waiting, own, self.stopping, name="relay of connections")
@@ -77,6 +81,7 @@ def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stands still
     logs.setup(settings.log_level)
     trace.setup(daemon, settings.node, settings.otlp_endpoint)
+    metrics.setup(daemon)
     try:
         anyio.run(_live, daemon, settings, main)
     except* SlipwayError as group:
@@ -89,7 +94,7 @@ def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[
 
 async def _live(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[None]]) -> None:
     async with anyio.create_task_group() as group:
-        life = Life(daemon, group)
+        life = Life(daemon, settings, group)
         group.start_soon(_watch_signals, life, settings)
         await main(life)
         group.cancel_scope.cancel()

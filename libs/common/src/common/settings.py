@@ -17,6 +17,9 @@ Seconds = Annotated[float, msgspec.Meta(gt=0)]
 Count = Annotated[int, msgspec.Meta(ge=1)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 """0 is any free port."""
+_PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
+Address = Annotated[str, msgspec.Meta(pattern=f"^(|[^:]+:{_PORT}|\\[.+\\]:{_PORT})$")]
+"""HOST:PORT, an IPv6 address in brackets; empty for none."""
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,6 +37,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
     otlp_endpoint: str = ""
     """Where traces go, as http://HOST:PORT (OTLP over gRPC); empty for nowhere."""
+    metrics_address: Address = ""
+    """Where Prometheus scrapes /metrics, as HOST:PORT; RUN_DIR/metrics/SERVICE.sock answers too. Empty for that alone."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is written to stderr, as JSON lines."""
 
@@ -46,6 +51,11 @@ _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 def socket_path(settings: CommonSettings, daemon: str) -> str:
     """The socket on which a daemon of this node answers."""
     return f"{settings.run_dir}/{daemon}.sock"
+
+
+def metrics_path(settings: CommonSettings, daemon: str) -> str:
+    """The socket on which a daemon shows its metrics."""
+    return f"{settings.run_dir}/metrics/{daemon}.sock"
 
 
 def own_dirs(settings: CommonSettings, daemon: str) -> tuple[Path, Path]:

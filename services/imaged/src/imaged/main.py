@@ -12,7 +12,7 @@ from common.life import Life, run
 from common.records import RecordStore
 from common.records.redis import connect
 from common.settings import load, own_dirs, socket_path
-from imaged import reconcile
+from imaged import meters, reconcile
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
@@ -51,6 +51,8 @@ async def serve(settings: Settings, life: Life) -> None:
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
     )
+    meters.IMAGES.set_function(lambda: len(records.all()))
+    meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
     life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
 

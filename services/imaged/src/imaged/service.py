@@ -15,7 +15,7 @@ from common.events.schema import ImagePulled, PullFailed, PullStarted
 from common.observe.log import get_logger
 from common.observe.trace import span
 from common.records import RecordStore
-from imaged import pull
+from imaged import meters, pull
 from imaged.catalog import Catalog, Untagged
 from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
@@ -173,6 +173,9 @@ class Images:
         finally:
             self._operations.pop((str(reference), credentials), None)
             operation.done.set()
+            meters.RUNNING.dec()
+            meters.PULLS.labels("pulled" if operation.record else "failed").inc()
+            meters.PULL_SECONDS.observe(time.monotonic() - start)
         if operation.error is not None:
             _log.warning("image.pull_failed", reference=str(reference), error=operation.error.message)
             try:

@@ -9,6 +9,7 @@ from anyio.streams.memory import MemoryObjectReceiveStream, MemoryObjectSendStre
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import ResourceExhaustedError
+from runtimed import meters
 
 
 @dataclass(eq=False)
@@ -39,6 +40,7 @@ class Feed:
                 listener.sender.send_nowait(event)
             except anyio.WouldBlock:
                 listener.behind = True
+                meters.READERS_CUT.inc()
                 self._listeners.discard(listener)
                 listener.sender.close()
 

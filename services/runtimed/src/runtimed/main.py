@@ -19,6 +19,7 @@ from runtimed.adapters.snapshots import SnapshotdSnapshots
 from runtimed.feed import Feed
 from runtimed.lifenews import LifeNews
 from runtimed.machine import container, sandbox
+from runtimed.meters import Meter
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
 from runtimed.oci.capabilities import host_capabilities
@@ -86,6 +87,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         hostpaths=HostPaths(),
     )
     LifeNews(parts.feed, sandboxes, containers)
+    Meter(sandboxes, containers)
     service = Service(parts)
     reconciler = Reconciler(service)
     await reconciler.load()

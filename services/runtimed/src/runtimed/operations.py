@@ -4,6 +4,7 @@ An operation runs in the service's own task group, so neither the deadline nor t
 ends it.
 """
 
+import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -12,6 +13,7 @@ import anyio
 from anyio.abc import TaskGroup
 
 from common.errors import UnavailableError
+from runtimed import meters
 
 T = TypeVar("T")
 
@@ -52,11 +54,21 @@ class Operations:
 
     async def _run(self, key: str, operation: _Operation, work: Callable[[], Awaitable[Any]]) -> None:
         operation.error = UnavailableError(f"{key}: the service is stopping")
+        kind, start = _kind(key), time.monotonic()
         try:
-            operation.answer = await work()
+            with meters.OPERATIONS.labels(kind).track_inprogress():
+                operation.answer = await work()
             operation.error = None
         except Exception as exc:  # noqa: BLE001 - the border: the callers get it, the service goes on
             operation.error = exc
         finally:
             del self._running[key]
+            result = "failed" if operation.error else "ok"
+            meters.OPERATION_SECONDS.labels(kind, result).observe(time.monotonic() - start)
             operation.done.set()
+
+
+def _kind(key: str) -> str:
+    """The key without the name of its object, which comes last and may have blanks."""
+    verb, _, rest = key.partition(" ")
+    return f"{verb} sandbox" if rest.startswith("sandbox ") else verb

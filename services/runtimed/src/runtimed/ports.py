@@ -66,6 +66,9 @@ class InitExit(msgspec.Struct, frozen=True, kw_only=True):
     oom_killed: bool = False
     started_at_ns: int = 0
     finished_at_ns: int = 0
+    log_bytes: int = 0
+    dropped_bytes: int = 0
+    """Of its output; the log could not be written."""
 
 
 class ExecNews(msgspec.Struct, frozen=True, kw_only=True):

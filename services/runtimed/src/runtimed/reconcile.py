@@ -18,7 +18,7 @@ from common.errors import DeadlineExceededError, SlipwayError, UnavailableError
 from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
 from common.records import RecordStore
-from runtimed import convert, processes
+from runtimed import convert, meters, processes
 from runtimed.machine import container as containers
 from runtimed.machine import sandbox as sandboxes
 from runtimed.ports import PauseState, ShimState
@@ -234,6 +234,7 @@ class Reconciler:
         await self._repaired(key, "a snapshot without a container was removed")
 
     async def _repaired(self, object_id: str, what: str) -> None:
+        meters.REPAIRS.inc()
         _log.warning("node.repaired", id=object_id, what=what)
         await self._parts.containers.store.emit(NodeRepaired(id=object_id, service="runtimed", what=what))
 

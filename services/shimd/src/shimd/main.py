@@ -4,6 +4,7 @@ import sys
 
 from common.api.shims.v1 import shims_pb2_grpc as rpc
 from common.life import Life, run
+from common.observe import metrics
 from common.settings import load, own_dirs, socket_path
 from shimd.adapters.zygote_process import ZygoteProcess, cgroup_directories
 from shimd.service import ShimService
@@ -24,6 +25,7 @@ def main() -> None:
         )
         service = ShimService(run_dir, zygote)
         service.prepare()
+        metrics.measure(service.measure)
         life.start(zygote.run, name="zygote")
         try:
             await life.serve(

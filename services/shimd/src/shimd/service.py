@@ -26,6 +26,7 @@ from common.errors import (
     UnavailableError,
 )
 from common.observe.log import get_logger
+from shimd import meters
 from shimd.ports import Forker
 from shimd.shim import wire
 from shimd.shim.main import LISTENER_NAME, LOG_NAME, PID_NAME, SPEC_NAME
@@ -71,7 +72,8 @@ class ShimService:
             raise InvalidArgumentError("runtime.binary: is empty")
         async with self._locked(f"shim {directory.name}"):
             try:
-                answer = await self._fork(directory, msgpack.packb(spec))
+                with meters.SPAWN_SECONDS.time():
+                    answer = await self._fork(directory, msgpack.packb(spec))
             except FileExistsError:
                 found = await anyio.to_thread.run_sync(_look, directory)
                 if found is not None and found.alive:
@@ -90,6 +92,13 @@ class ShimService:
 
     async def list_shims(self) -> list[Found]:
         return await anyio.to_thread.run_sync(_scan, self._shims)
+
+    async def measure(self) -> None:
+        """Count the shims."""
+        found = await self.list_shims()
+        alive = sum(shim.alive for shim in found)
+        meters.SHIMS.labels("true").set(alive)
+        meters.SHIMS.labels("false").set(len(found) - alive)
 
     async def list_pauses(self) -> list[Found]:
         return await anyio.to_thread.run_sync(_scan, self._pauses)
@@ -129,6 +138,7 @@ class ShimService:
 
     async def _bury(self, directory: Path) -> None:
         """Clean up after a shim that died: what its container still runs has lost its output."""
+        meters.BURIED.inc()
         _log.warning("shim.buried", container_id=directory.name)
         try:
             spec = msgpack.unpackb(await anyio.Path(directory / SPEC_NAME).read_bytes())

@@ -21,6 +21,7 @@ from common.observe.log import get_logger
 from common.observe.trace import context_of, span, traceparent
 from common.records import RecordStore
 from common.sys.files import sync_directory
+from snapshotd import meters
 from snapshotd.diff.finish import Unpacked, finish
 from snapshotd.disk import DiskSync
 from snapshotd.faults import disk_faults
@@ -218,6 +219,7 @@ class Layers:
                 this.error = errors.UnavailableError(f"layer {blob.diff_id}: snapshotd is stopping")
             del self._running[blob.diff_id.hex]
             this.done.set()
+            meters.UNPACKS.labels("unpacked" if this.record else "failed").inc()
 
     async def _unpack(self, blob: Blob) -> LayerRecord:
         held = self._records.find(blob.diff_id.hex)
@@ -236,6 +238,8 @@ class Layers:
                     await self._trash.throw(directory)
                 raise
         record = await self._record(blob, unpacked, start)
+        meters.UNPACK_SECONDS.observe(time.monotonic() - start)
+        meters.UNPACKED_BYTES.inc(record.size_bytes)
         _log.info(
             "layer.unpacked",
             diff_id=record.diff_id,

@@ -11,6 +11,7 @@ from common.life import Life, run
 from common.records import RecordStore
 from common.records.redis import connect
 from common.settings import load, own_dirs, socket_path
+from snapshotd import meters
 from snapshotd.adapters.helper import HelperPool
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.native import NativeSnapshotter
@@ -74,6 +75,8 @@ async def serve(settings: Settings, life: Life) -> None:
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url
     )
+    meters.LAYERS.set_function(lambda: len(layer_records.all()))
+    meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
     life.start(relay.run, name="relay")
     life.start(snapshots.cache.run, name="usage")
 

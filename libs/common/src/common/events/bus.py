@@ -51,6 +51,10 @@ class Bus:
             raise UnavailableError(message) from exc
         return cls(client)
 
+    @property
+    def connected(self) -> bool:
+        return bool(self._client.is_connected)
+
     async def ensure_stream(self) -> None:
         """Make the stream if it is not there."""
         config = StreamConfig(

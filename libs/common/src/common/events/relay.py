@@ -3,20 +3,28 @@
 import anyio
 from redis.asyncio import Redis
 
+from common.clock import now_ns
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.bus import Bus
 from common.events.schema import encoder, envelope_decoder
+from common.observe import metrics
 from common.observe.log import get_logger
 from common.records.keys import outbox_key
-from common.records.redis import drop, entries
+from common.records.redis import backlog, drop, entries
 
 BATCH = 256
 BLOCK_MS = 1000
 LINGER_S = 0.05
 """How long entries are let gather: what a request causes goes out together, and after it rather than meanwhile."""
 MAX_WAIT_S = 5.0
+NS_PER_MS = 1_000_000
 _log = get_logger("relay")
+_REDIS = metrics.gauge("redis_up", "Whether Redis answers (1) or not (0).", ["service"])
+_NATS = metrics.gauge("nats_up", "Whether the relay is connected to NATS (1) or not (0).", ["service"])
+_WAITING = metrics.gauge("outbox_entries", "Events that wait to be relayed to NATS.", ["service"])
+_LAG = metrics.gauge("outbox_lag_seconds", "Age of the oldest event that waits to be relayed.", ["service"])
+_RELAYED = metrics.counter("events_relayed_total", "Events that NATS has acknowledged.", ["service"])
 
 
 class OutboxRelay:
@@ -35,9 +43,11 @@ class OutboxRelay:
         self._owner = owner
         self._url = nats_url
         self._key = outbox_key(node, owner)
+        self._bus: Bus | None = None
 
     async def run(self) -> None:
         """Relay for ever, through any outage of Redis or NATS."""
+        metrics.measure(self._measure)
         wait_s = 0.1
         while True:
             try:
@@ -53,6 +63,7 @@ class OutboxRelay:
             wait_s = min(wait_s * 2, MAX_WAIT_S)
 
     async def _relay(self, bus: Bus) -> None:
+        self._bus = bus
         try:
             while True:
                 if not await entries(self._redis, self._key, 1, BLOCK_MS):
@@ -64,8 +75,18 @@ class OutboxRelay:
                 if gathered:
                     await drop(self._redis, self._key, [entry_id for entry_id, _ in gathered])
         finally:
+            self._bus = None
             with anyio.CancelScope(shield=True), anyio.move_on_after(2):
                 await bus.close()
+
+    async def _measure(self) -> None:
+        _NATS.labels(self._owner).set(self._bus is not None and self._bus.connected)
+        _REDIS.labels(self._owner).set(0)
+        count, oldest_ms = await backlog(self._redis, self._key)
+        _REDIS.labels(self._owner).set(1)
+        _WAITING.labels(self._owner).set(count)
+        lag_s = max(0, now_ns() // NS_PER_MS - oldest_ms) / 1000 if count else 0
+        _LAG.labels(self._owner).set(lag_s)
 
     async def _publish(self, bus: Bus, fields: dict[bytes, bytes]) -> None:
         envelope = envelope_decoder.decode(fields[b"envelope"])
@@ -77,3 +98,4 @@ class OutboxRelay:
             seq=int(fields[b"seq"]),
         )
         await bus.publish(subject, encoder.encode(sequenced), envelope.id, envelope.traceparent)
+        _RELAYED.labels(self._owner).inc()

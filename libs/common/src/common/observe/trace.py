@@ -4,7 +4,8 @@ Context crosses processes as W3C traceparent: in gRPC metadata, NATS headers and
 OCI runtimes and CNI plugins.
 """
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
 from opentelemetry import propagate, trace
@@ -14,6 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 Attributes = Mapping[str, str | int | float | bool]
 _tracer = trace.get_tracer("slipway")
 _shutdown: list[object] = []
+step_ended: list[Callable[[str, float], None]] = []
+"""To be told of each step that ended, by name and seconds, whether or not spans are exported."""
 
 
 def setup(service: str, node: str, endpoint: str) -> None:
@@ -63,6 +66,7 @@ def span(
     parent: Context | None = None,
 ) -> Iterator[Span]:
     """A span around a step of the current task; an exception marks it as failed."""
+    start = time.monotonic()
     with _tracer.start_as_current_span(
         name, context=parent, kind=kind, attributes=attributes, set_status_on_exception=False
     ) as current:
@@ -71,6 +75,9 @@ def span(
         except Exception as exc:
             current.set_status(Status(StatusCode.ERROR, str(exc)))
             raise
+        finally:
+            if kind is SpanKind.INTERNAL:
+                _ended(name, time.monotonic() - start)
 
 
 @contextmanager
@@ -86,3 +93,9 @@ def record_span(
     """A span that was measured elsewhere; a child of `parent`, or of the current span."""
     made = _tracer.start_span(name, context=context_of(parent), attributes=attributes, start_time=start_ns)
     made.end(end_time=end_ns)
+    _ended(name, (end_ns - start_ns) / 1e9)
+
+
+def _ended(name: str, seconds: float) -> None:
+    for tell in step_ended:
+        tell(name, seconds)

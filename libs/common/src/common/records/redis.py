@@ -110,3 +110,10 @@ async def entries(
 async def drop(redis: "Redis", stream: str, entry_ids: list[bytes]) -> None:
     """Delete entries of a stream."""
     await answer(redis.xdel(stream, *entry_ids))
+
+
+async def backlog(redis: "Redis", stream: str) -> tuple[int, int]:
+    """How many entries a stream has, and the Unix time of the oldest in ms (0: it is empty)."""
+    count: Any = await answer(redis.xlen(stream))
+    oldest: Any = await answer(redis.xrange(stream, count=1))
+    return int(count), int(bytes(oldest[0][0]).partition(b"-")[0]) if oldest else 0

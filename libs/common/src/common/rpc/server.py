@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from common import errors
 from common.observe import log as logs
 from common.observe.trace import span
-from common.rpc import status
+from common.rpc import meter, status
 from common.rpc.plain import OPTIONS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -57,7 +57,7 @@ def _unary(handler: Any, method: str) -> Any:
     )
 
     async def call(request: Any, context: Any) -> Any:
-        with _Call(method, context) as this:
+        with _Call(method, context, unary=True) as this:
             try:
                 return await inner(request, context)
             except errors.SlipwayError as exc:
@@ -79,7 +79,7 @@ def _streaming(handler: Any, method: str) -> Any:
     )
 
     async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        this = _Call(method, context)
+        this = _Call(method, context, unary=False)
         with this:
             try:
                 async for item in inner(request, context):
@@ -97,7 +97,8 @@ def _streaming(handler: Any, method: str) -> Any:
 class _Call:
     """One call: its span, its line in the log, and how it failed."""
 
-    def __init__(self, method: str, context: Any) -> None:
+    def __init__(self, method: str, context: Any, *, unary: bool) -> None:
+        self._unary = unary
         self._method = method.rpartition(".")[2] if "." in method else method
         self._context = context
         self._error: errors.SlipwayError | None = None
@@ -115,14 +116,12 @@ class _Call:
 
     def __exit__(self, *exc: object) -> None:
         self._span.__exit__(None, None, None)
-        facts: dict[str, object] = {
-            "rpc": self._method,
-            "ms": round((time.monotonic() - self._start) * 1e3, 1),
-        }
+        took_s = time.monotonic() - self._start
+        facts: dict[str, object] = {"rpc": self._method, "ms": round(took_s * 1e3, 1)}
+        code = status.error_code_name(self._error) if self._error else meter.CANCELLED if exc[0] else ""
+        meter.count(self._method, took_s, code, unary=self._unary)
         if self._error:
-            _log.info(
-                "rpc.failed", **facts, error=self._error.message, code=status.error_code_name(self._error)
-            )
+            _log.info("rpc.failed", **facts, error=self._error.message, code=code)
         elif self._quiet:
             _log.debug("rpc.done", **facts)
         else:

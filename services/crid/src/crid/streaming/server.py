@@ -14,6 +14,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, SlipwayError, UnavailableError
 from common.observe.log import get_logger
+from crid import meters
 from crid.settings import Settings
 from crid.streaming import portforward, remote
 from crid.streaming.channels import Channels, SpdyChannels, WebSocketChannels
@@ -51,8 +52,7 @@ class StreamingServer:
         Raises:
             ResourceExhaustedError: too many are outstanding.
         """
-        kind = next(kind for kind, cls in _KINDS.items() if isinstance(wish, cls))
-        return f"{self._base_url}/{kind}/{self._tokens.issue(wish)}"
+        return f"{self._base_url}/{_kind(wish)}/{self._tokens.issue(wish)}"
 
     async def serve(self) -> None:
         """Serve until cancelled."""
@@ -96,10 +96,15 @@ class StreamingServer:
             agreed = negotiate(exchange, forwards=isinstance(wish, cri.PortForwardRequest))
             netns_path = await self._netns_path(wish)
         except RefusedError as refusal:
+            meters.REFUSED.labels(refusal.status).inc()
             _log.info("stream.refused", status=refusal.status, error=str(refusal))
             await exchange.refuse(refusal)
             return
         await exchange.switch(agreed.protocol)
+        with meters.served(_kind(wish)):
+            await self._serve(wire, wish, agreed, netns_path)
+
+    async def _serve(self, wire: Wire, wish: Wish, agreed: Agreed, netns_path: str) -> None:
         async with anyio.create_task_group() as group:
             group.start_soon(wire.watch, self._settings.stream_idle_timeout_s, group.cancel_scope)
             if isinstance(wish, cri.PortForwardRequest):
@@ -136,6 +141,10 @@ class StreamingServer:
             await portforward.serve_spdy(Tunnel(WebSocket(wire)), netns_path, creation_s)
         else:
             await portforward.serve_websocket(WebSocket(wire), netns_path, list(wish.port))
+
+
+def _kind(wish: Wish) -> str:
+    return next(kind for kind, cls in _KINDS.items() if isinstance(wish, cls))
 
 
 def _channels(wire: Wire, wish: cri.ExecRequest | cri.AttachRequest, agreed: Agreed) -> Channels:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.digest import Digest
 from common.errors import DataLossError, ResourceExhaustedError, SlipwayError, UnavailableError
+from imaged import meters
 
 CHUNK_BYTES = 1 << 20
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -47,6 +48,7 @@ class PartialFile:
             raise disk_error(exc, self._path) from exc
         self._hash.update(chunk)
         self.offset += len(chunk)
+        meters.FETCHED.inc(len(chunk))
 
     def restart(self) -> None:
         self._cut(0)

@@ -196,4 +196,6 @@ def _exit(facts: dict[str, Any]) -> InitExit:
         oom_killed=bool(facts["oom_killed"]),
         started_at_ns=int(facts["started_at_ns"]),
         finished_at_ns=int(facts["finished_at_ns"]),
+        log_bytes=int(facts["log_bytes"]),
+        dropped_bytes=int(facts["dropped_bytes"]),
     )

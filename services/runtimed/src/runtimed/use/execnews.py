@@ -7,6 +7,7 @@ from common.errors import SlipwayError
 from common.events.schema import ExecExited, ExecStarted
 from common.observe.log import get_logger
 from common.records import RecordStore
+from runtimed import meters
 from runtimed.ports import ExecNews
 from runtimed.record import ContainerRecord
 
@@ -50,6 +51,7 @@ class ExecBook:
                 timed_out=news.timed_out,
                 duration_ms=took_ms,
             )
+            meters.EXECS.labels("timed_out" if news.timed_out else "failed" if news.exit_code else "ok").inc()
         else:
             entry.began_ns = news.at_ns
             fact = ExecStarted(

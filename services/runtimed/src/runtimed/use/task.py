@@ -21,7 +21,7 @@ from common.errors import (
 from common.events.schema import ContainerStopRequested
 from common.observe.log import get_logger
 from common.observe.trace import record_span
-from runtimed import processes, selection, signals
+from runtimed import meters, processes, selection, signals
 from runtimed.machine import container as machine
 from runtimed.ports import ExecNews, InitExit, InitStarted, Runtime, ShimPlan
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
@@ -243,6 +243,9 @@ class Tasks:
             )
         written = await self._write_end(container_id, fact)
         if written is not None and machine.Reap() in written[1]:
+            if found is not None:
+                meters.LOG_BYTES.inc(found.log_bytes)
+                meters.LOG_DROPPED.inc(found.dropped_bytes)
             ended = written[0]
             facts: dict[str, str | int] = {
                 "slipway.object.id": container_id,

@@ -1,0 +1,73 @@
+"""What a service counts is shown over HTTP, and a port that is taken costs nothing."""
+
+import socket
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from common.errors import UnavailableError
+from common.observe import metrics, scrape
+from tests.support.prometheus import get, parse
+
+pytestmark = pytest.mark.anyio
+COUNTED = metrics.counter("test_things_total", "Things of this test.", ["kind"])
+ASKED = metrics.gauge("test_asked", "What is asked for at each scrape.")
+
+
+async def _get(path: Path, target: str = "/metrics") -> tuple[int, str]:
+    for _ in range(500):
+        if path.exists():
+            break
+        await anyio.sleep(0.01)
+    return await anyio.to_thread.run_sync(get, path, target)
+
+
+async def test_counts_are_shown_and_other_paths_are_not(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    COUNTED.labels("a").inc(3)
+
+    async def ask() -> None:
+        ASKED.set(7)
+
+    async def fail() -> None:
+        raise UnavailableError("the thing that is asked is away")
+
+    metrics.measure(ask)
+    metrics.measure(fail)
+    async with anyio.create_task_group() as group:
+        group.start_soon(scrape.serve, str(path), "")
+        status, body = await _get(path)
+        other, _ = await _get(path, "/")
+        group.cancel_scope.cancel()
+    assert (status, other) == (200, 404)
+    samples = parse(body)
+    assert samples["slipway_test_things_total", '{kind="a"}'] == 3
+    assert samples["slipway_test_asked", ""] == 7
+    assert "# HELP slipway_test_things_total Things of this test." in body
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+async def test_a_taken_port_leaves_the_socket_answering(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        async with anyio.create_task_group() as group:
+            group.start_soon(scrape.serve, str(path), f"127.0.0.1:{taken.getsockname()[1]}")
+            assert (await _get(path))[0] == 200
+            group.cancel_scope.cancel()
+
+
+async def test_a_client_that_speaks_no_http_costs_the_others_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    async with anyio.create_task_group() as group:
+        group.start_soon(scrape.serve, str(path), "")
+        assert (await _get(path))[0] == 200
+        with socket.socket(socket.AF_UNIX) as silent, socket.socket(socket.AF_UNIX) as wrong:
+            silent.connect(str(path))
+            wrong.connect(str(path))
+            wrong.sendall(b"\x16\x03\x01 no http\r\n\r\n" + b"x" * 100_000)
+            assert (await _get(path))[0] == 200
+        group.cancel_scope.cancel()

@@ -1,0 +1,12 @@
+"""What imaged counts for Prometheus."""
+
+from common.observe import metrics
+
+PULLS = metrics.counter("imaged_pulls_total", "Pulls that ended, as pulled or failed.", ["result"])
+PULL_SECONDS = metrics.histogram(
+    "imaged_pull_duration_seconds", "How long pulls took, unpacking included.", buckets=metrics.LONG_S
+)
+RUNNING = metrics.gauge("imaged_pulls_running", "Pulls that go on now.")
+FETCHED = metrics.counter("imaged_fetched_bytes_total", "Bytes of blobs that came from registries.")
+IMAGES = metrics.gauge("imaged_images", "Images that are here.")
+BLOB_BYTES = metrics.gauge("imaged_blobs_bytes", "Space that blobs take.")

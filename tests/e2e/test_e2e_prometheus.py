@@ -1,0 +1,83 @@
+"""Each service shows metrics, and every one that the dashboard and the alert rules name is among them."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.eventually import eventually
+from tests.support.prometheus import Samples, get, scrape
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
+DEPLOY = Path(__file__).parents[2] / "deploy"
+SERVICES = ("crid", "imaged", "snapshotd", "runtimed", "shimd")
+NAME = re.compile(r"\b(?:slipway|process)_[a-z_]+\b")
+
+
+def _expressions() -> list[str]:
+    dashboard = json.loads((DEPLOY / "grafana/slipway.json").read_text())
+    shown = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
+    rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    return shown + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
+
+
+def _all(run_dir: Path) -> Samples:
+    found: Samples = {}
+    for service in SERVICES:
+        found |= scrape(run_dir, service)
+    return found
+
+
+async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, cri, busybox) -> None:
+    before = _all(node.run_dir)
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config("metered", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    config = cri.container_config("main", busybox, ["sleep", "1000"])
+    container_id = await cri.create(sandbox_id, config, sandbox)
+    await cri.start(container_id)
+    await cri.exec(container_id, ["true"])
+    now = _all(node.run_dir)
+
+    def grown(name: str, labels: str = "") -> float:
+        return now.get((name, labels), 0) - before.get((name, labels), 0)
+
+    assert grown("slipway_imaged_pulls_total", '{result="pulled"}') == 1
+    assert now["slipway_imaged_fetched_bytes_total", ""] > 100_000
+    assert now["slipway_snapshotd_unpacked_bytes_total", ""] > 100_000
+    assert grown("slipway_runtimed_operation_duration_seconds_count", '{operation="start",result="ok"}') == 1
+    assert grown("slipway_step_duration_seconds_count", '{step="runtimed.oci.run"}') == 1
+    started = '{method="RuntimeService/StartContainer",service="crid"}'
+    assert grown("slipway_rpc_duration_seconds_count", started) == 1
+    assert now["slipway_runtimed_containers", '{state="running"}'] == 1
+    assert now["slipway_shimd_shims", '{alive="true"}'] == 1
+    assert now["slipway_redis_up", '{service="runtimed"}'] == 1
+    eventually(
+        lambda: ("slipway_runtimed_execs_total", '{result="ok"}') in scrape(node.run_dir, "runtimed"),
+        what="the exec is counted",
+    )
+    eventually(
+        lambda: scrape(node.run_dir, "runtimed")["slipway_outbox_entries", '{service="runtimed"}'] == 0,
+        what="all events are relayed",
+    )
+
+    await cri.stop(container_id)
+    with pytest.raises(Exception, match="not found"):
+        await cri.status("nosuch")
+    assert scrape(node.run_dir, "runtimed")["slipway_runtimed_container_exits_total", '{reason="Error"}'] > 0
+    missing = '{code="NOT_FOUND",method="RuntimeService/ContainerStatus",service="crid"}'
+    assert scrape(node.run_dir, "crid")["slipway_rpc_errors_total", missing] > 0
+
+    declared = {line.split()[2] for line in _help(node.run_dir)}
+    known = {name for name, _ in _all(node.run_dir)} | declared
+    named = {name for expression in _expressions() for name in NAME.findall(expression)}
+    assert len(named) > 30
+    assert sorted(named - known) == []
+
+
+def _help(run_dir: Path) -> list[str]:
+    """A metric with labels has no sample until it is counted, but it is declared."""
+    bodies = [get(run_dir / "metrics" / f"{service}.sock")[1] for service in SERVICES]
+    return [line for body in bodies for line in body.splitlines() if line.startswith("# TYPE")]
