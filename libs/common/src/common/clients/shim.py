@@ -117,6 +117,10 @@ class _Protocol(asyncio.Protocol):
         if self.transport is not None:
             self.transport.abort() if self.lost else self.transport.close()
 
+    def abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abort()
+
 
 async def _open(path: str) -> _Protocol:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -413,4 +417,9 @@ class ShimStream:
         await self._protocol.send({"resize": [width, height]})
 
     async def close(self) -> None:
+        """Close once all input is sent, however long the process does not read it."""
         self._protocol.close()
+
+    def abort(self) -> None:
+        """Close now, and forget input that was not sent: it would keep an exec alive that does not read."""
+        self._protocol.abort()

@@ -119,7 +119,7 @@ class SpdyConnection:
                 if stream is not None:
                     stream.finished = stream.remote_finished = True
                     stream.inbox.fail()
-            case spdy.Ping(ping_id=ping_id):
+            case spdy.Ping(ping_id=ping_id) if ping_id % 2:  # one of an even id is the answer to ours
                 await self.send(spdy.ping(ping_id))
             case _:
                 pass  # GOAWAY: the client closes next; replies and windows mean nothing to a server

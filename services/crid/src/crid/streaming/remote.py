@@ -61,7 +61,10 @@ async def _converse(channels: Channels, wish: Wish, runtimed: Any) -> bytes:
             address = await _prepare(wish, runtimed)
             shim = await stack.enter_async_context(await ShimClient.connect(address.socket_path))
             stream = await _open(shim, wish, address)
-            stack.push_async_callback(stream.close)
+            if isinstance(wish, cri.ExecRequest):
+                stack.callback(stream.abort)
+            else:
+                stack.push_async_callback(stream.close)
             code = await _carry(channels, stream, wish, closes_stdin=_closes_stdin(wish, address))
     except SlipwayError as exc:
         _log.info("stream.failed", container_id=wish.container_id, error=exc.message)

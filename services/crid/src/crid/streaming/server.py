@@ -16,7 +16,7 @@ from common.errors import InvalidArgumentError, SlipwayError, UnavailableError
 from common.observe.log import get_logger
 from crid import meters
 from crid.settings import Settings
-from crid.streaming import portforward, remote
+from crid.streaming import portforward, remote, spdy, websocket
 from crid.streaming.channels import Channels, SpdyChannels, WebSocketChannels
 from crid.streaming.http import Exchange, RefusedError
 from crid.streaming.negotiate import TUNNEL, Agreed, negotiate
@@ -105,8 +105,9 @@ class StreamingServer:
             await self._serve(wire, wish, agreed, netns_path)
 
     async def _serve(self, wire: Wire, wish: Wish, agreed: Agreed, netns_path: str) -> None:
+        ping = websocket.PING if agreed.websocket else spdy.PING
         async with anyio.create_task_group() as group:
-            group.start_soon(wire.watch, self._settings.stream_idle_timeout_s, group.cancel_scope)
+            group.start_soon(wire.watch, self._settings.stream_idle_timeout_s, ping, group.cancel_scope)
             if isinstance(wish, cri.PortForwardRequest):
                 await self._forward(wire, wish, agreed, netns_path)
             else:

@@ -248,3 +248,7 @@ def window_update(stream_id: int, delta: int) -> bytes:
 
 def _control(kind: int, body: bytes, flags: int = 0) -> bytes:
     return _HEAD.pack(1 << 31 | VERSION << 16 | kind, flags << 24 | len(body)) + body
+
+
+PING = ping(2)
+"""A ping of the server's, whose ids are even; a client sends it back."""

@@ -10,6 +10,8 @@ from crid.streaming.wire import ClientGoneError, Wire
 
 Message = BytesMessage | TextMessage
 NORMAL, PROTOCOL_ERROR, TOO_BIG = 1000, 1002, 1009
+PING = b"\x89\x00"
+"""A ping of the server's, which may come between any two frames of a connection; the pong is of no interest."""
 
 
 class WebSocket:
