@@ -178,8 +178,7 @@ async def test_the_end_of_an_attachment_is_the_end_of_stdin_once(cri, busybox) -
 @pytest.mark.parametrize("host_network", [False, True], ids=["pod", "host"])
 @pytest.mark.parametrize("kind", ["spdy", "tunnel", "channels"])
 async def test_a_port_is_forwarded(cri, busybox, host_network: bool, kind: str) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
+    port = free_port()
     serve = ["nc", "-ll", "-p", str(port), "-e", "sh", "-c", "read word; echo got $word"]
     sandbox_id, _ = await pod(cri, f"pf-{kind}", busybox, serve, host_network=host_network)
     wanted = b"got word\n"
@@ -201,6 +200,12 @@ async def test_a_port_is_forwarded(cri, busybox, host_network: bool, kind: str) 
         while (got := await in_thread(once, await forward_url(cri, sandbox_id, port))) != wanted:
             assert got == b""  # nc does not listen yet
             await anyio.sleep(0.05)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port: int = free.getsockname()[1]
+        return port
 
 
 def forwarding(url: str, kind: str) -> Spdy:

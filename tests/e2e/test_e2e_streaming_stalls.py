@@ -1,15 +1,29 @@
 """Streams on which one side stops reading: who goes is noticed, and who reads is not held up."""
 
+from collections import Counter
+
 import anyio
 import pytest
 
+from crid.streaming import spdy
 from tests.e2e.test_e2e_pods import pod
-from tests.e2e.test_e2e_streaming import V4, V5, exec_url, in_thread
+from tests.e2e.test_e2e_streaming import (
+    V4,
+    V5,
+    connect,
+    exec_url,
+    forward_url,
+    forwarding,
+    free_port,
+    in_thread,
+    rss_mib,
+)
 from tests.support.pace import patience
 from tests.support.streaming import Spdy, WebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 GONE_S = 10.0
+FAST_BYTES = 16 << 20
 
 
 def fill_stdin(url: str, kind: str) -> None:
@@ -43,3 +57,48 @@ async def test_a_client_that_goes_behind_unread_input_ends_its_exec(cri, busybox
     with anyio.fail_after(patience(GONE_S)):
         while b"4321" in (await cri.exec(container_id, ["ps"])).stdout:
             await anyio.sleep(0.05)
+
+
+def read_until(client: Spdy, came: Counter[int], stream: int, size: int) -> None:
+    while came[stream] < size:
+        for number, piece in client.read():
+            came[number] += len(piece)
+
+
+def read_one_of_two(client: Spdy, port: int) -> Counter[int]:
+    """Take much from one connection and nothing from another: its window stays as it was, and then opens a little."""
+    (slow, _), (fast, _) = connect(client, port, 1), connect(client, port, 2)
+    came: Counter[int] = Counter()
+    read_until(client, came, slow, spdy.INITIAL_WINDOW_BYTES)
+    read_until(client, came, fast, 1)
+    granted = 0
+    while granted < FAST_BYTES:
+        client.send(spdy.window_update(fast, came[fast] - granted))
+        granted = came[fast]
+        read_until(client, came, fast, granted + 1)
+    assert came[slow] == spdy.INITIAL_WINDOW_BYTES
+    client.send(spdy.window_update(slow, 1000))
+    read_until(client, came, slow, spdy.INITIAL_WINDOW_BYTES + 1000)
+    return came
+
+
+@pytest.mark.parametrize("kind", ["spdy", "tunnel"])
+async def test_a_port_whose_client_does_not_read_holds_up_no_other(cri, node, busybox, kind: str) -> None:
+    port = free_port()
+    flood = ["nc", "-ll", "-p", str(port), "-e", "cat", "/dev/zero"]
+    sandbox_id, container_id = await pod(cri, f"windows-{kind}", busybox, flood)
+    listens = ["grep", "-q", f":{port:04X} ", "/proc/net/tcp6"]
+    with anyio.fail_after(patience(GONE_S)):
+        while (await cri.exec(container_id, listens)).exit_code:
+            await anyio.sleep(0.05)
+    url = await forward_url(cri, sandbox_id)
+    before = rss_mib(node.pid("crid"))
+
+    def talk() -> Counter[int]:
+        with forwarding(url, kind) as client:
+            client.send(spdy.initial_window(spdy.INITIAL_WINDOW_BYTES))
+            return read_one_of_two(client, port)
+
+    came = await in_thread(talk)
+    assert max(came.values()) >= FAST_BYTES
+    assert rss_mib(node.pid("crid")) - before < 24

@@ -98,11 +98,13 @@ def test_a_bomb_of_headers_is_refused() -> None:
 def test_small_frames_come_back() -> None:
     reader = spdy.Reader()
     raw = spdy.rst_stream(3, 5) + spdy.ping(7) + spdy.goaway(9) + spdy.window_update(1, 4096)
+    raw += spdy.initial_window(1 << 20)
     assert reader.feed(raw) == [
         spdy.RstStream(3, 5),
         spdy.Ping(7),
         spdy.GoAway(9),
         spdy.WindowUpdate(1, 4096),
+        spdy.InitialWindow(1 << 20),
     ]
 
 

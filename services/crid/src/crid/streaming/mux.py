@@ -1,7 +1,8 @@
 """Streams over one SPDY/3.1 connection, seen from the server.
 
-What arrives is held back by TCP and by the window of each stream, which a reader opens as it reads. The windows of the
-client are not waited for: Kubernetes' clients never open them, and TCP holds us back as well.
+What arrives is held back by TCP and by the window of each stream, which a reader opens as it reads. What is sent waits
+for the windows of the client from its first word about any of them on: Kubernetes' own clients never open one, and to
+wait for them would be for ever. Those hold us back by TCP, all streams of a connection at once.
 """
 
 from collections.abc import Callable
@@ -27,6 +28,8 @@ class SpdyStream:
         self.inbox = Inbox()
         self._connection = connection
         self._read = 0
+        self._window = connection.initial_window
+        self._opened = anyio.Event()
         self.finished = False
         """Our half is closed."""
         self.remote_finished = False
@@ -46,10 +49,33 @@ class SpdyStream:
         return piece
 
     async def send(self, data: bytes) -> None:
-        """Raises ClientGoneError when the connection, or the stream, is gone."""
-        if self.finished:
-            raise ClientGoneError("the stream is closed")
-        await self._connection.send(spdy.data(self.id, data))
+        """Send all of it, and wait while the client's window is full.
+
+        Raises:
+            ClientGoneError: the connection, or the stream, is gone.
+        """
+        rest = memoryview(data)
+        while rest:
+            while self._connection.has_windows and self._window <= 0 and not self.finished:
+                await self._opened.wait()
+            if self.finished:
+                raise ClientGoneError("the stream is closed")
+            piece = rest[: self._window] if self._connection.has_windows else rest
+            rest = rest[len(piece) :]
+            self._window -= len(piece)
+            await self._connection.send(spdy.data(self.id, bytes(piece)))
+
+    def widen(self, delta: int) -> None:
+        """So many bytes more, or fewer, may be sent."""
+        self._window += delta
+        self._opened.set()
+        self._opened = anyio.Event()
+
+    def cut(self) -> None:
+        """The client reset it, or has gone: neither side says more."""
+        self.finished = self.remote_finished = True
+        self.inbox.fail()
+        self.widen(0)
 
     async def finish(self, last: bytes = b"") -> None:
         """Send the last bytes and close our half; idempotent."""
@@ -70,6 +96,9 @@ class SpdyConnection:
         self._streams: dict[int, SpdyStream] = {}
         self._last_id = 0
         self._dropping = False
+        self.initial_window = spdy.INITIAL_WINDOW_BYTES
+        self.has_windows = False
+        """Whether the client has shown that it tells of its windows."""
 
     async def send(self, frame: bytes) -> None:
         """Send a frame that has no headers."""
@@ -88,7 +117,7 @@ class SpdyConnection:
             pass
         finally:
             for stream in tuple(self._streams.values()):
-                stream.inbox.fail()
+                stream.cut()
 
     def drop(self) -> None:
         """Whatever still comes is read and forgotten."""
@@ -117,12 +146,22 @@ class SpdyConnection:
             case spdy.RstStream(stream_id=stream_id):
                 stream = self._streams.pop(stream_id, None)
                 if stream is not None:
-                    stream.finished = stream.remote_finished = True
-                    stream.inbox.fail()
+                    stream.cut()
             case spdy.Ping(ping_id=ping_id) if ping_id % 2:  # one of an even id is the answer to ours
                 await self.send(spdy.ping(ping_id))
+            case spdy.WindowUpdate() | spdy.InitialWindow():
+                self._widen(frame)
             case _:
-                pass  # GOAWAY: the client closes next; replies and windows mean nothing to a server
+                pass  # GOAWAY: the client closes next; replies mean nothing to a server
+
+    def _widen(self, frame: spdy.WindowUpdate | spdy.InitialWindow) -> None:
+        self.has_windows = True
+        if isinstance(frame, spdy.InitialWindow):
+            delta, self.initial_window = frame.size - self.initial_window, frame.size
+            for stream in self._streams.values():
+                stream.widen(delta)
+        elif frame.stream_id in self._streams:
+            self._streams[frame.stream_id].widen(frame.delta)
 
     async def _data(self, frame: spdy.Data) -> None:
         stream = self._streams.get(frame.stream_id)

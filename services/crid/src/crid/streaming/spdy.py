@@ -1,7 +1,7 @@
 """SPDY/3.1 frames: bytes in, frames out, and back; no I/O.
 
-Only what Kubernetes' clients use: streams with headers, data, resets, pings, windows and the farewell. Settings and
-unknown control frames are skipped, as the specification wants. Data frames are handed on in the pieces in which they
+Streams with headers, data, resets, pings, windows and the farewell; of the settings the size of windows. Unknown
+control frames are skipped, as the specification wants. Data frames are handed on in the pieces in which they
 arrive, so a reader holds no more than one piece.
 """
 
@@ -18,7 +18,10 @@ VERSION = 3
 FIN = 1
 UNIDIRECTIONAL = 2
 PROTOCOL_ERROR, INVALID_STREAM, REFUSED_STREAM, CANCEL, STREAM_IN_USE = 1, 2, 3, 5, 8
-_SYN_STREAM, _SYN_REPLY, _RST_STREAM, _PING, _GOAWAY, _HEADERS, _WINDOW_UPDATE = 1, 2, 3, 6, 7, 8, 9
+INITIAL_WINDOW_BYTES = 64 << 10
+_SYN_STREAM, _SYN_REPLY, _RST_STREAM, _SETTINGS = 1, 2, 3, 4
+_PING, _GOAWAY, _HEADERS, _WINDOW_UPDATE = 6, 7, 8, 9
+_SETTING_WINDOW = 7
 _HEAD = struct.Struct(">II")
 _STREAM_MASK = 0x7FFFFFFF
 
@@ -93,7 +96,14 @@ class WindowUpdate:
     delta: int
 
 
-Frame = SynStream | SynReply | Headers | Data | RstStream | Ping | GoAway | WindowUpdate
+@dataclass(frozen=True, slots=True)
+class InitialWindow:
+    """So many bytes of each stream may be sent before the first update: of the settings the one that matters."""
+
+    size: int
+
+
+Frame = SynStream | SynReply | Headers | Data | RstStream | Ping | GoAway | WindowUpdate | InitialWindow
 
 
 class Reader:
@@ -163,27 +173,17 @@ class Reader:
 
     def _control(self, kind: int, flags: int, body: bytes) -> Frame | None:
         words = struct.unpack_from(f">{len(body) // 4}I", body)
-        stream_id = words[0] & _STREAM_MASK if words else 0
         fin = bool(flags & FIN)
-        frame: Frame | None = None
         try:
             if kind == _SYN_STREAM:
-                frame = SynStream(stream_id, self._headers(body[10:]), fin)
-            elif kind == _SYN_REPLY:
-                frame = SynReply(stream_id, self._headers(body[4:]), fin)
-            elif kind == _HEADERS:
-                frame = Headers(stream_id, self._headers(body[4:]), fin)
-            elif kind == _RST_STREAM:
-                frame = RstStream(stream_id, words[1])
-            elif kind == _PING:
-                frame = Ping(words[0])
-            elif kind == _GOAWAY:
-                frame = GoAway(words[0] & _STREAM_MASK)
-            elif kind == _WINDOW_UPDATE:
-                frame = WindowUpdate(stream_id, words[1] & _STREAM_MASK)
+                return SynStream(words[0] & _STREAM_MASK, self._headers(body[10:]), fin)
+            if kind == _SYN_REPLY:
+                return SynReply(words[0] & _STREAM_MASK, self._headers(body[4:]), fin)
+            if kind == _HEADERS:
+                return Headers(words[0] & _STREAM_MASK, self._headers(body[4:]), fin)
+            return _of_words(kind, words)
         except IndexError as exc:
             raise FrameError(f"a control frame of type {kind} with {len(body)} bytes only") from exc
-        return frame
 
     def _headers(self, block: bytes) -> dict[str, str]:
         plain = self._inflate.decompress(block, MAX_CONTROL_BYTES)
@@ -194,6 +194,22 @@ class Reader:
             name, at = _text(plain, at)
             headers[name.lower()], at = _text(plain, at)
         return headers
+
+
+def _of_words(kind: int, words: tuple[int, ...]) -> Frame | None:
+    """A control frame that is nothing but numbers."""
+    if kind == _RST_STREAM:
+        return RstStream(words[0] & _STREAM_MASK, words[1])
+    if kind == _SETTINGS:
+        values = {words[at] & 0xFFFFFF: words[at + 1] for at in range(1, 2 * words[0], 2)}
+        return InitialWindow(values[_SETTING_WINDOW] & _STREAM_MASK) if _SETTING_WINDOW in values else None
+    if kind == _PING:
+        return Ping(words[0])
+    if kind == _GOAWAY:
+        return GoAway(words[0] & _STREAM_MASK)
+    if kind == _WINDOW_UPDATE:
+        return WindowUpdate(words[0] & _STREAM_MASK, words[1] & _STREAM_MASK)
+    return None
 
 
 def _text(plain: bytes, at: int) -> tuple[str, int]:
@@ -244,6 +260,10 @@ def goaway(last_stream_id: int) -> bytes:
 
 def window_update(stream_id: int, delta: int) -> bytes:
     return _control(_WINDOW_UPDATE, struct.pack(">II", stream_id, delta))
+
+
+def initial_window(size: int) -> bytes:
+    return _control(_SETTINGS, struct.pack(">III", 1, _SETTING_WINDOW, size))
 
 
 def _control(kind: int, body: bytes, flags: int = 0) -> bytes:

@@ -98,7 +98,7 @@ class Wire:
         if self._sending.locked() or self._unsent():
             return
         async with self._sending:
-            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # the state says so next time
+            with suppress(anyio.BrokenResourceError, anyio.ClosedResourceError):  # seen next time
                 await self._stream.send(ping)
 
     def _unsent(self) -> int:
