@@ -29,7 +29,7 @@ cgroup_driver = "systemd"
 default_ulimits = { nofile = [1024, 524288] }
 ```
 
-```sh
+```sh tested-by=libs/common/tests/test_common_settings.py
 SLIPWAY_RUNTIMED_CGROUP_DRIVER=systemd .venv/bin/runtimed --print-config
 ```
 """

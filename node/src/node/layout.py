@@ -86,7 +86,7 @@ class Layout:
             "nats_url": self.nats_url,
             "otlp_endpoint": self.otlp_endpoint,
         }
-        if self.metrics_port:
+        if self.metrics_port and daemon in SERVICES:
             values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
         values |= {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}.get(
             daemon, {}

@@ -1,0 +1,1 @@
+"""The documents, tried: what a page tells its reader to type is typed."""
