@@ -44,6 +44,9 @@ def test_an_error_is_one_line() -> None:
         ('runc: exec: "/no": stat /no: no such file or directory', 127),
         ("open executable: Permission denied", 126),
         ("exec user process caused: exec format error", 126),
+        ("open executable: Operation not permitted", 126),
+        ("start: mkdir `/proc/foo`: No such file or directory", 125),
+        ("start: mkdir `/sys/foo`: Operation not permitted", 125),
         ("the cgroup is full", 125),
     ],
 )
