@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -184,6 +185,31 @@ async def test_limits_are_applied_and_shown(pods: Pods) -> None:
     [stats] = await pods.client.list_container_stats()
     assert 0 < stats.memory.available_bytes.value <= 64 << 20
     assert stats.cpu.usage_core_nano_seconds.value > 0
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_a_quota_is_lifted_and_updates_at_once_all_hold(pods: Pods, handler: str) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "100")
+    wanted.linux.resources.cpu_quota = 20_000
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+
+    async def update(**limits: int) -> None:
+        linux = cri.LinuxContainerResources(**limits)
+        request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)
+        await pods.client.stub.UpdateContainerResources(request)
+
+    async with anyio.create_task_group() as group:
+        for limits in ({"cpu_quota": -1}, {"memory_limit_in_bytes": 64 << 20}, {"cpu_shares": 512}):
+            group.start_soon(partial(update, **limits))
+    found = (await pods.status(container_id)).resources.linux
+    assert (found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares) == (-1, 64 << 20, 512)
+    await update(cpu_quota=30_000)
+    assert (await pods.status(container_id)).resources.linux.cpu_quota == 30_000
 
 
 async def test_image_volumes_hold_what_the_image_has_there(pods: Pods) -> None:

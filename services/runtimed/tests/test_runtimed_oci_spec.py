@@ -363,7 +363,7 @@ def test_sysctls_belong_to_own_namespaces() -> None:
 
 def test_limits_are_converted_once() -> None:
     wanted = cri.LinuxContainerResources(
-        cpu_shares=1024, cpu_quota=5000, cpu_period=10000, memory_limit_in_bytes=1 << 20, cpuset_cpus="0-1,3"
+        cpu_shares=1024, cpu_quota=5000, cpu_period=10000, memory_limit_in_bytes=1 << 20, cpuset_cpus="0,0-0"
     )
     v1, v2 = cgroups.resources(wanted, 1), cgroups.resources(wanted, 2)
     assert v1["cpu"]["shares"] == 1024

@@ -63,6 +63,9 @@ class Cached(msgspec.Struct, frozen=True):
     result: dict[str, Any] | None = None
 
 
+_NONE = "no network configuration in {}: put a *.conflist there, or give the pod the node's network"
+
+
 class Cni:
     """Runs the plugins of the first valid network configuration in a directory."""
 
@@ -70,7 +73,7 @@ class Cni:
         self.conf_dir, self.bin_dirs, self.cache_dir = Path(conf_dir), bin_dirs, Path(cache_dir)
         self._conf: cniconf.NetworkConf | None = None
         self._stamp: object = None
-        self._why = f"no network configuration in {conf_dir}"
+        self._why = _NONE.format(conf_dir)
 
     def load(self) -> None:
         """Read the directory again if it changed. Blocking, and cheap when it did not."""
@@ -79,7 +82,7 @@ class Cni:
         if stamp == self._stamp:
             return
         self._stamp, self._conf = stamp, None
-        self._why = f"no network configuration in {self.conf_dir}"
+        self._why = _NONE.format(self.conf_dir)
         for path in files:
             try:
                 self._conf = cniconf.read(path)

@@ -23,6 +23,7 @@ MIN_SHARES, MAX_SHARES = 2, 262144
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
 _UNIFIED_KEY = re.compile(r"[a-z0-9]+(\.[A-Za-z0-9_-]+)+")
+_CPUS, _NODES = Path("/sys/devices/system/cpu/online"), Path("/sys/devices/system/node/online")
 _NUMBER = re.compile(r"\d{1,10}")
 
 
@@ -170,12 +171,41 @@ def _cpu(res: Any, version: int, unified: dict[str, str]) -> dict[str, Any]:
         cpu["quota"] = res.cpu_quota
     if res.cpu_period:
         cpu["period"] = res.cpu_period
-    for key, text in (("cpus", res.cpuset_cpus), ("mems", res.cpuset_mems)):
+    for key, text, there in (("cpus", res.cpuset_cpus, _CPUS), ("mems", res.cpuset_mems, _NODES)):
         if text and not _CPUSET.fullmatch(text):
             raise InvalidArgumentError(f"cpuset_{key} {text!r} is no list of numbers")
         if text:
+            _check_there(f"cpuset_{key}", text, there)
             cpu[key] = text
     return cpu
+
+
+def _check_there(field: str, text: str, path: Path) -> None:
+    """Refuse numbers of a list that are not in the list of a file."""
+    try:
+        there = path.read_text().strip()
+    except FileNotFoundError:
+        return  # a kernel without NUMA
+    absent = _numbers(text) - _numbers(there)
+    if absent:
+        raise InvalidArgumentError(f"{field} {text!r}: there is no {min(absent)}, this node has {there}")
+
+
+def _numbers(text: str) -> set[int]:
+    """A list of numbers and ranges, as the kernel writes it."""
+    found: set[int] = set()
+    for part in text.split(",") if text else ():
+        first, _, last = part.partition("-")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
+
+
+def unlimit_cpu(plan: CgroupPlan) -> None:
+    """Take the quota away. Blocking."""
+    if plan.version == 1:
+        (Path(plan.dirs["cpu"]) / "cpu.cfs_quota_us").write_text("-1")
+    else:
+        (Path(plan.dirs[""]) / "cpu.max").write_text("max")
 
 
 def _memory(res: Any) -> dict[str, Any]:

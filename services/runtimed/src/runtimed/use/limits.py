@@ -2,8 +2,11 @@
 
 import json
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
+import anyio
 import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -28,6 +31,7 @@ class Limits:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def update(self, request: cri.UpdateContainerResourcesRequest) -> None:
         """Apply new limits, all or none, and remember what the kernel made of them.
@@ -42,7 +46,14 @@ class Limits:
         for option in request.annotations:
             raise InvalidArgumentError(f"annotations: {option!r}: no option of an update is known")
         score = process.oom_score_adj(request.linux.oom_score_adj, self._parts.host_caps)
-        record = selection.find(self._parts.containers.store, "container", request.container_id)
+        found = selection.find(self._parts.containers.store, "container", request.container_id)
+        lock = self._locks.setdefault(found.id, anyio.Lock())
+        async with lock:  # each merges with what the one before it left
+            await self._update(self._parts.containers.store.get(found.id), request, score)
+
+    async def _update(
+        self, record: ContainerRecord, request: cri.UpdateContainerResourcesRequest, score: int
+    ) -> None:
         merged = cri.LinuxContainerResources.FromString(record.resources)
         _merge(merged, request.linux)
         limits = cgroups.resources(merged, self._parts.cgroup_version)
@@ -92,9 +103,16 @@ class Limits:
 
     async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
         limits = cgroups.resources(values, self._parts.cgroup_version)
-        if values.cpu_quota < 0:
-            limits.setdefault("cpu", {})["quota"] = -1
-        await self._parts.shims.update(record.socket_path, record.id, json.dumps(limits).encode())
+        update = partial(self._parts.shims.update, record.socket_path, record.id)
+        if values.cpu_quota >= 0 or record.cgroup is None:
+            await update(json.dumps(limits).encode())
+            return
+        unlimited = {**limits, "cpu": {**limits.get("cpu", {}), "quota": -1}}
+        try:
+            await update(json.dumps(unlimited).encode())
+        except UnknownError:  # crun 1.8 writes it as a number without sign
+            await update(json.dumps(limits).encode())
+            await anyio.to_thread.run_sync(cgroups.unlimit_cpu, record.cgroup)
 
     async def reopen_log(self, name: str) -> None:
         """Write on in a new log file; returns when it is in use.
