@@ -18,6 +18,11 @@ def profile(path: str) -> cri_pb.SecurityProfile:
     return cri_pb.SecurityProfile(profile_type=cri_pb.SecurityProfile.Localhost, localhost_ref=path)
 
 
+def limits(**fields) -> cri_pb.LinuxContainerConfig:
+    return cri_pb.LinuxContainerConfig(resources=cri_pb.LinuxContainerResources(**fields))
+
+
+LONG = "a" * 256
 REFUSED = {
     "unknown user": (privileges(run_as_username="nosuchuser"), {}, "nosuchuser"),
     "user beyond int32": (privileges(run_as_user=cri_pb.Int64Value(value=1 << 32)), {}, str(1 << 32)),
@@ -42,6 +47,54 @@ REFUSED = {
         "/dev/nosuchdevice",
     ),
     "log path outside": (None, {"log_path": "../../escape.log"}, "escape.log"),
+    "log path too long": (None, {"log_path": LONG}, "log_path"),
+    "mount at a long name": (
+        None,
+        {"mounts": [cri_pb.Mount(container_path=f"/{LONG}", host_path="/tmp")]},
+        "mounts.container_path",
+    ),
+    "mount at a long path": (
+        None,
+        {"mounts": [cri_pb.Mount(container_path="/a" * 2048, host_path="/tmp")]},
+        "mounts.container_path",
+    ),
+    "mount of a long path": (
+        None,
+        {"mounts": [cri_pb.Mount(container_path="/a", host_path="/a" * 2048)]},
+        "mounts.host_path",
+    ),
+    "device at a long name": (
+        None,
+        {"devices": [cri_pb.Device(host_path="/dev/null", container_path=f"/dev/{LONG}", permissions="rw")]},
+        "devices.container_path",
+    ),
+    "long directory": (None, {"working_dir": f"/{LONG}"}, "working_dir"),
+    "long masked path": (privileges(masked_paths=[f"/{LONG}"]), {}, "masked_paths"),
+    "long word": (None, {"args": ["a" * (128 << 10)]}, "args: 'aaa"),
+    "long variable": (None, {"envs": [cri_pb.KeyValue(key="K", value=b"v" * (128 << 10))]}, "envs: 'K'"),
+    "many variables": (
+        None,
+        {"envs": [cri_pb.KeyValue(key=f"K{n}", value=b"v") for n in range(40_000)]},
+        "envs: 40000 variables",
+    ),
+    "much for a program": (None, {"args": ["a" * (100 << 10)] * 70}, "args"),
+    "pid mode": (
+        privileges(namespace_options=cri_pb.NamespaceOption(pid=7)),
+        {},
+        "namespace_options.pid: mode 7",
+    ),
+    "network mode": (
+        privileges(namespace_options=cri_pb.NamespaceOption(network=7)),
+        {},
+        "namespace_options.network: mode 7",
+    ),
+    "ipc mode": (
+        privileges(namespace_options=cri_pb.NamespaceOption(ipc=7)),
+        {},
+        "namespace_options.ipc: mode 7",
+    ),
+    "absent processor": (limits(cpuset_cpus="0,9999"), {}, "cpuset_cpus '0,9999'"),
+    "absent memory node": (limits(cpuset_mems="99"), {}, "cpuset_mems '99'"),
 }
 
 
@@ -63,6 +116,26 @@ async def test_a_bad_container_is_refused_by_name(cri, node, busybox, case: str)
     left = node.leftovers()
     assert not left["bundles"]
     assert not left["snapshots"]
+
+
+@pytest.mark.parametrize("field", ["pid", "network", "ipc"])
+async def test_a_sandbox_with_an_unknown_namespace_mode_is_refused(cri, field: str) -> None:
+    for mode in (7, cri_pb.TARGET):
+        config = cri_pb.PodSandboxConfig(
+            metadata=cri_pb.PodSandboxMetadata(name="mode", uid="u", namespace="n")
+        )
+        setattr(config.linux.security_context.namespace_options, field, mode)
+        config.linux.security_context.namespace_options.target_id = "beef"
+        with pytest.raises(grpc.aio.AioRpcError, match=rf"namespace_options\.{field}") as caught:
+            await cri.run_sandbox(config)
+        assert caught.value.code() is CODE.INVALID_ARGUMENT
+
+
+async def test_a_request_of_more_than_16_mib_is_refused(cri) -> None:
+    annotations = {"a": "a" * (16 << 20)}
+    with pytest.raises(grpc.aio.AioRpcError, match="16777216") as caught:
+        await cri.run_sandbox(cri_pb.PodSandboxConfig(annotations=annotations))
+    assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
 
 
 async def test_an_unknown_handler_is_refused_by_name(cri) -> None:

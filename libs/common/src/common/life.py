@@ -17,6 +17,7 @@ from common.observe import log as logs
 from common.observe import metrics, scrape, trace
 from common.rpc import handed
 from common.rpc import server as rpc
+from common.rpc.plain import MAX_MESSAGE_BYTES
 from common.settings import CommonSettings, load, metrics_path
 from common.sys import systemd
 
@@ -42,7 +43,11 @@ class Life:
         self.task_group.start_soon(fn, *args, name=name)
 
     async def serve(
-        self, register: Callable[[grpc.aio.Server], None], socket: str, mode: int = 0o600
+        self,
+        register: Callable[[grpc.aio.Server], None],
+        socket: str,
+        mode: int = 0o600,
+        max_request_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """Answer on a Unix socket until SIGTERM, then drain and return."""
         servicer = health.aio.HealthServicer()
@@ -53,7 +58,7 @@ class Life:
 
         waiting = systemd.listener(socket)
         own = f"{socket}.own" if waiting else socket
-        server = rpc.make(register_all, own)
+        server = rpc.make(register_all, own, max_request_bytes)
         await server.start()
         await anyio.Path(own).chmod(mode)
         gc.collect()

@@ -17,6 +17,9 @@ from crid.servicer.streaming import Streams
 from crid.settings import Settings
 from crid.streaming.server import listen
 
+MAX_REQUEST_BYTES = 16 << 20
+"""What a kubelet's client may send; beyond it gRPC answers RESOURCE_EXHAUSTED with both sizes."""
+
 
 def main() -> None:
     """Entry point."""
@@ -40,6 +43,6 @@ def main() -> None:
                 runtime.register(server, runtimed, images, streams)
                 image.register(server, images)
 
-            await life.serve(register, socket_path(settings, "crid"), settings.socket_mode)
+            await life.serve(register, socket_path(settings, "crid"), settings.socket_mode, MAX_REQUEST_BYTES)
 
     run("crid", settings, serve)

@@ -15,19 +15,23 @@ from common import errors
 from common.observe import log as logs
 from common.observe.trace import span
 from common.rpc import meter, status
-from common.rpc.plain import OPTIONS
+from common.rpc.plain import MAX_MESSAGE_BYTES, OPTIONS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 _QUIET = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream")
 _log = logs.get_logger("rpc")
 
 
-def make(register: Callable[[grpc.aio.Server], None], socket: str) -> grpc.aio.Server:
+def make(
+    register: Callable[[grpc.aio.Server], None], socket: str, max_request_bytes: int = MAX_MESSAGE_BYTES
+) -> grpc.aio.Server:
     """A server with our interceptors, bound to a Unix socket; the caller starts it."""
     Path(socket).parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     with suppress(FileNotFoundError):
         Path(socket).unlink()
-    server = grpc.aio.server(interceptors=[Interceptor()], options=OPTIONS)
+    # of options with one name the first counts
+    options = [("grpc.max_receive_message_length", max_request_bytes), *OPTIONS]
+    server = grpc.aio.server(interceptors=[Interceptor()], options=options)
     register(server)
     server.add_insecure_port(f"unix:{socket}")
     return server

@@ -11,8 +11,23 @@ from runtimed.oci.sources import BIDIRECTIONAL, HOST_TO_CONTAINER, PRIVATE, Sour
 PROPAGATION = {PRIVATE: "rprivate", HOST_TO_CONTAINER: "rslave", BIDIRECTIONAL: "rshared"}
 MOUNT_OPTIONS = frozenset({"noexec", "nodev", "nosuid"})
 MAX_VOLUMES = 256
+MAX_PATH_BYTES, MAX_NAME_BYTES = 4095, 255  # of Linux
+_SHOWN = 64
 
 Mount = dict[str, Any]
+
+
+def check_length(field: str, path: str) -> None:
+    """Refuse a path that no filesystem takes.
+
+    Raises:
+        InvalidArgumentError: it or a name in it is too long.
+    """
+    longest = max(len(name.encode()) for name in path.split("/"))
+    if len(path.encode()) > MAX_PATH_BYTES or longest > MAX_NAME_BYTES:
+        raise InvalidArgumentError(
+            f"{field}: {path[:_SHOWN]!r}... has over {MAX_PATH_BYTES} bytes, or over {MAX_NAME_BYTES} in a name"
+        )
 
 
 def contained(field: str, path: str) -> str:
@@ -23,6 +38,7 @@ def contained(field: str, path: str) -> str:
     """
     if not path.startswith("/") or ".." in path.split("/") or "\x00" in path:
         raise InvalidArgumentError(f"{field}: {path!r} is not absolute or leads upwards")
+    check_length(field, path)
     clean = "/" + posixpath.normpath(path).lstrip("/")
     if clean == "/":
         raise InvalidArgumentError(f"{field}: {path!r} is the root directory")
@@ -115,6 +131,7 @@ def check(mount: Any) -> None:
         InvalidArgumentError: with the field's name and value.
     """
     contained("mounts.container_path", mount.container_path)
+    check_length("mounts.host_path", mount.host_path)
     if mount.image.image:
         _check_image(mount)
     elif not mount.host_path.startswith("/") or "\x00" in mount.host_path:
@@ -142,6 +159,7 @@ def _check_image(mount: Any) -> None:
         raise InvalidArgumentError(f"mounts.propagation: image {image!r} can only be mounted privately")
     if sub_path.startswith("/") or ".." in sub_path.split("/") or "\x00" in sub_path:
         raise InvalidArgumentError(f"mounts.image_sub_path: {sub_path!r} is absolute or leads upwards")
+    check_length("mounts.image_sub_path", sub_path)
 
 
 def rootfs_propagation(container: Any) -> str:

@@ -2,16 +2,23 @@
 
 import posixpath
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError
 from runtimed.oci import capabilities, users
+from runtimed.oci.mounts import check_length
 
 DEFAULT_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 MIN_OOM, MAX_OOM = -1000, 1000
+MAX_STRING_BYTES, MAX_STRINGS_BYTES = (128 << 10) - 1, 6 << 20
+"""The most that Linux gives a program: one word or variable, and all of them, whatever the stack's limit."""
+MAX_VARIABLES = 32_768
+"""OCI runtimes look for each among all that are set already: 2 s of a processor for so many."""
 
 # A process's own descriptors and magic links as a directory lead out of the container (CVE-2024-21626).
+_SHOWN = 64
 _MAGIC = re.compile(r"/(proc/([^/]+)(/task/[^/]+)?/(fd|fdinfo|cwd|root|exe|map_files)|dev/fd)(/.*)?")
 
 
@@ -67,6 +74,33 @@ def environment(image: dict[str, Any], envs: Any, hostname: str, *, tty: bool) -
     return [f"{key}={value}" for key, value in found.items()]
 
 
+def check_strings(command: Sequence[str], args: Sequence[str], envs: Sequence[Any]) -> None:
+    """Refuse words and variables that no program can get.
+
+    Raises:
+        InvalidArgumentError: there are too many, one or all are too long, or a variable is none.
+    """
+    if len(envs) > MAX_VARIABLES:
+        raise InvalidArgumentError(f"envs: {len(envs)} variables are more than {MAX_VARIABLES}")
+    total = 0
+    for field, words in (("command", command), ("args", args)):
+        for word in words:
+            total += _size(field, word[:_SHOWN], len(word.encode()))
+    for item in envs:
+        check_variable(item.key, item.value)
+        total += _size("envs", item.key[:_SHOWN], len(item.key.encode()) + 1 + len(item.value))
+    if total > MAX_STRINGS_BYTES:
+        raise InvalidArgumentError(
+            f"command, args, envs: {total} bytes are more than the {MAX_STRINGS_BYTES} that Linux gives a program"
+        )
+
+
+def _size(field: str, shown: str, size: int) -> int:
+    if size > MAX_STRING_BYTES:
+        raise InvalidArgumentError(f"{field}: {shown!r}... is {size} bytes, more than {MAX_STRING_BYTES}")
+    return size + 1
+
+
 def check_variable(key: str, value: bytes) -> str:
     """The value as text: config.json is JSON, so other bytes cannot reach the process as they are."""
     if not key or "=" in key or "\x00" in key or b"\x00" in value:
@@ -87,6 +121,7 @@ def directory(requested: str, image: dict[str, Any]) -> str:
     path = "/" + posixpath.normpath(f"/{requested or from_image}").lstrip("/")
     if _MAGIC.fullmatch(path) or "\x00" in path:
         raise InvalidArgumentError(f"working_dir: {path!r} is no directory of the container")
+    check_length("working_dir", path)
     return path
 
 

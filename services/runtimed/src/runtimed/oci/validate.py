@@ -54,14 +54,18 @@ def validate_sandbox(config: Any) -> None:
     hostports.wanted(config)
     bandwidth.limits(dict(config.annotations))
     context = config.linux.security_context
-    _check_namespaces(context.namespace_options)
+    _check_namespaces(context.namespace_options, {POD, CONTAINER, NODE})
     idmaps.of_sandbox(config)
     sysctls.check(dict(config.linux.sysctls), own_namespaces(config))
     security.profile_of(context, "seccomp")
     security.apparmor_profile(context)
-    parent = config.linux.cgroup_parent
+    _check_parent(config.linux.cgroup_parent)
+
+
+def _check_parent(parent: str) -> None:
     if ".." in parent.split("/") or "\0" in parent or "\n" in parent:
         raise InvalidArgumentError(f"linux.cgroup_parent: {parent!r} leads upwards or names no cgroup")
+    mounts.check_length("linux.cgroup_parent", parent)
 
 
 def own_namespaces(config: Any) -> tuple[str, ...]:
@@ -85,8 +89,8 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
     log_path = config.log_path
     if log_path.startswith("/") or ".." in log_path.split("/") or "\0" in log_path:
         raise InvalidArgumentError(f"log_path: {log_path!r} leads out of the log directory or names no file")
-    for item in config.envs:
-        process.check_variable(item.key, item.value)
+    mounts.check_length("log_path", log_path)
+    process.check_strings(config.command, config.args, config.envs)
     for mount in config.mounts:
         _check_mount(mount)
     for device in config.devices:
@@ -102,7 +106,7 @@ def validate_container(config: Any, sandbox_config: Any) -> None:
 
 
 def _check_security(context: Any, sandbox_config: Any) -> None:
-    _check_namespaces(context.namespace_options)
+    _check_namespaces(context.namespace_options, {POD, CONTAINER, NODE, TARGET})
     if context.privileged and not sandbox_config.linux.security_context.privileged:
         raise InvalidArgumentError("privileged: the sandbox is not")
     if context.HasField("run_as_user"):
@@ -124,12 +128,16 @@ def _check_security(context: Any, sandbox_config: Any) -> None:
     security.selinux_labels(context)
 
 
-def _check_namespaces(options: Any) -> None:
+def _check_namespaces(options: Any, pid_modes: set[int]) -> None:
     for field in ("network", "ipc"):
         if getattr(options, field) not in {POD, NODE}:
             raise InvalidArgumentError(
                 f"namespace_options.{field}: mode {getattr(options, field)} is neither POD nor NODE"
             )
+    if options.pid not in pid_modes:
+        raise InvalidArgumentError(
+            f"namespace_options.pid: mode {options.pid} is none of {sorted(pid_modes)}"
+        )
     if options.pid == TARGET and not options.target_id:
         raise InvalidArgumentError("namespace_options.target_id: is empty, but pid is TARGET")
 
