@@ -18,7 +18,7 @@ async def final_code(on: Node, container_id: str, known: int | None = None) -> i
         async with asyncio.timeout(SETTLE_S if known is not None else None):
             while True:
                 status = (await on.runtime.ContainerStatus(request)).status
-                if status.state in (cri.CONTAINER_EXITED, cri.CONTAINER_UNKNOWN):
+                if status.state == cri.CONTAINER_EXITED:
                     return int(status.exit_code)
                 await asyncio.sleep(POLL_S)
     except TimeoutError:
