@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import ssl
-import subprocess
 from pathlib import Path
 
 import anyio
@@ -14,10 +13,8 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import connect as connect_cri
 from tests.e2e.test_e2e_pods import pod
 from tests.support.eventually import eventually
-from tests.support.node import running_node
 from tests.support.streaming import RefusedError, Spdy, WebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -289,34 +286,6 @@ async def test_what_does_not_run_has_no_url(cri, busybox) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await forward_url(cri, "nothing", 80)
     assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-
-
-async def test_urls_are_https_with_a_certificate(shop, busybox, tmp_path) -> None:
-    cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
-    command = [
-        "openssl",
-        "req",
-        "-x509",
-        "-newkey",
-        "ec",
-        "-pkeyopt",
-        "ec_paramgen_curve:prime256v1",
-        "-nodes",
-    ]
-    command += ["-days", "1", "-subj", "/CN=node", "-addext", "subjectAltName=IP:127.0.0.1"]
-    subprocess.run([*command, "-keyout", key, "-out", cert], check=True, capture_output=True, timeout=30)
-    context = ssl.create_default_context(cafile=str(cert))
-    settings = {"SLIPWAY_CRID_STREAM_TLS_CERT": str(cert), "SLIPWAY_CRID_STREAM_TLS_KEY": str(key)}
-    with running_node(tmp_path, settings=settings) as node:
-        async with connect_cri(node.socket, node.logs) as cri:
-            _, container_id = await pod(cri, "tls", busybox, ["sleep", "1000"])
-            url = await exec_url(cri, container_id, ["cat"], stdin=True)
-            assert url.startswith("https://127.0.0.1:")
-            found = await in_thread(
-                lambda: spdy_exec(url, "error", "stdin", "stdout", stdin=b"x" * 1_000_000, context=context)
-            )
-            assert len(found["stdout"]) == 1_000_000
-            await cri.remove_all()
 
 
 def rss_mib(pid: int) -> int:

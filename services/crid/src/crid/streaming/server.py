@@ -2,7 +2,6 @@
 
 import ipaddress
 import math
-import ssl
 from contextlib import suppress
 from typing import Any
 
@@ -12,11 +11,12 @@ from anyio.streams.tls import TLSListener
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import InvalidArgumentError, SlipwayError, UnavailableError
+from common.errors import SlipwayError, UnavailableError
 from common.observe.log import get_logger
 from crid import meters
 from crid.settings import Settings
 from crid.streaming import portforward, remote, spdy, websocket
+from crid.streaming.certificate import Certificate
 from crid.streaming.channels import Channels, SpdyChannels, WebSocketChannels
 from crid.streaming.http import Exchange, RefusedError
 from crid.streaming.negotiate import TUNNEL, Agreed, negotiate
@@ -38,10 +38,13 @@ _log = get_logger("streaming")
 class StreamingServer:
     """The HTTP server behind the URLs of Exec, Attach and PortForward; made by `listen`."""
 
-    def __init__(self, settings: Settings, runtimed: Any, listener: Any, base_url: str) -> None:
+    def __init__(
+        self, settings: Settings, runtimed: Any, tcp: Any, certificate: Certificate | None, base_url: str
+    ) -> None:
         self._settings = settings
         self._runtimed = runtimed
-        self._listener = listener
+        self._tcp = tcp
+        self._certificate = certificate
         self._base_url = base_url
         self._tokens = Tokens()
         self._clients = 0
@@ -56,10 +59,16 @@ class StreamingServer:
 
     async def serve(self) -> None:
         """Serve until cancelled."""
-        async with self._listener, anyio.create_task_group() as group:
+        async with self._tcp, anyio.create_task_group() as group:
+            listener = self._tcp
+            if self._certificate is not None:
+                listener = TLSListener(
+                    self._tcp, self._certificate.context, standard_compatible=False, handshake_timeout=HEAD_S
+                )
+                group.start_soon(self._certificate.keep_fresh, listener)
             while True:
                 try:
-                    await self._listener.serve(self._client, group)
+                    await listener.serve(self._client, group)
                 except* OSError as errors:
                     # Out of descriptors, say: who is served stays served, and who waits is accepted later.
                     _log.warning("stream.accept", error=str(errors.exceptions[0]))
@@ -161,7 +170,8 @@ async def listen(settings: Settings, runtimed: Any) -> StreamingServer:
         InvalidArgumentError: a setting of TLS does not work.
         UnavailableError: the address cannot be bound.
     """
-    context = _tls(settings)
+    cert, key = settings.stream_tls_cert, settings.stream_tls_key
+    certificate = Certificate(cert, key) if cert or key else None
     try:
         tcp = await anyio.create_tcp_listener(
             local_host=settings.stream_address, local_port=settings.stream_port
@@ -170,13 +180,9 @@ async def listen(settings: Settings, runtimed: Any) -> StreamingServer:
         where = f"{settings.stream_address}:{settings.stream_port}"
         raise UnavailableError(f"stream_address {where}: {exc.strerror or exc}") from exc
     port = tcp.extra(SocketAttribute.local_port)  # noqa: S610 - no Django
-    listener = (
-        TLSListener(tcp, context, standard_compatible=False, handshake_timeout=HEAD_S) if context else tcp
-    )
-    scheme = "https" if context else "http"
-    return StreamingServer(
-        settings, runtimed, listener, f"{scheme}://{_host(settings.stream_address)}:{port}"
-    )
+    scheme = "https" if certificate else "http"
+    base_url = f"{scheme}://{_host(settings.stream_address)}:{port}"
+    return StreamingServer(settings, runtimed, tcp, certificate, base_url)
 
 
 def _host(address: str) -> str:
@@ -187,18 +193,3 @@ def _host(address: str) -> str:
             return "[::1]" if parsed.version == 6 else "127.0.0.1"
         return f"[{address}]" if parsed.version == 6 else address
     return address
-
-
-def _tls(settings: Settings) -> ssl.SSLContext | None:
-    cert, key = settings.stream_tls_cert, settings.stream_tls_key
-    if not cert and not key:
-        return None
-    if not cert or not key:
-        raise InvalidArgumentError("stream_tls_cert and stream_tls_key: one is set and the other is empty")
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    try:
-        context.load_cert_chain(cert, key)
-    except OSError as exc:
-        raise InvalidArgumentError(f"stream_tls_cert {cert}, stream_tls_key {key}: {exc}") from exc
-    return context
