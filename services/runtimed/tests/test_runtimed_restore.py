@@ -7,10 +7,13 @@ import io
 import json
 import os
 import shutil
+import signal
 import tarfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -19,6 +22,7 @@ from common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
+    UnavailableError,
     UnimplementedError,
     UnknownError,
 )
@@ -141,6 +145,52 @@ async def test_one_wrong_container_leaves_nothing(pods: Pods, tmp_path: Path, wr
         await pods.client.stub.RestorePod(request(pods, tmp_path, pods.sandbox_config()))
     await nothing_is_left(pods)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+@pytest.mark.parametrize("retried", [True, False])
+async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_retry(
+    pods: Pods, tmp_path: Path, end: signal.Signals, *, retried: bool
+) -> None:
+    checkpoint(pods, tmp_path, {name: diff_of("wrote") for name in NAMES})
+    wanted = request(pods, tmp_path, pods.sandbox_config())
+    async with anyio.create_task_group() as group:
+        pods.daemons.processes["snapshotd"].send_signal(signal.SIGSTOP)
+        group.start_soon(_cut_off, pods, wanted)
+        with anyio.fail_after(20):
+            while not (half := await pods.client.list_sandboxes()):
+                await anyio.sleep(0.02)
+        pods.daemons.processes["runtimed"].send_signal(end)
+        await anyio.to_thread.run_sync(pods.daemons.processes["runtimed"].wait, 20)
+        pods.daemons.processes["snapshotd"].send_signal(signal.SIGCONT)
+    pods.daemons.start("runtimed")
+    with anyio.fail_after(20):
+        await _answers(pods)
+    if retried:
+        made = await pods.client.stub.RestorePod(wanted)
+        assert [one.id for one in await pods.client.list_sandboxes()] == [made.pod_sandbox_id]
+        assert made.pod_sandbox_id != half[0].id
+        assert len(await pods.client.list_containers()) == len(NAMES)
+        await pods.client.remove_sandbox(made.pod_sandbox_id)
+    with anyio.fail_after(20):
+        while await pods.client.list_sandboxes():
+            await anyio.sleep(0.02)
+    await nothing_is_left(pods)
+
+
+async def _answers(pods: Pods) -> None:
+    while True:
+        try:
+            await pods.client.list_sandboxes()
+        except UnavailableError:  # the connection to the one before
+            await anyio.sleep(0.02)
+        else:
+            return
+
+
+async def _cut_off(pods: Pods, wanted: pb.RestorePodRequest) -> None:
+    with pytest.raises(UnavailableError):
+        await pods.client.stub.RestorePod(wanted)
 
 
 async def test_a_dump_of_another_image_and_a_user_namespace_are_refused(pods: Pods, tmp_path: Path) -> None:

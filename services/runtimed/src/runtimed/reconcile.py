@@ -154,7 +154,10 @@ class Reconciler:
         await self._repaired(record.id, "a container that was being started never ran")
 
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
-        if record.state is SandboxState.CREATING and first:
+        if record.restoring and first:
+            await self._service.sandboxes.discard(record)
+            await self._repaired(record.id, "a restore that was cut off was undone")
+        elif record.state is SandboxState.CREATING and first:
             finish = partial(self._set_up_again, record)
             await self._resume(f"sandbox {record.key}", record.id, finish)
         elif record.state is SandboxState.REMOVING:

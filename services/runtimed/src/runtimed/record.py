@@ -65,6 +65,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     """CRI's LinuxContainerResources: what the pod costs beside its containers, as told last."""
     resources: bytes = b""
     """The same of the sum of its containers."""
+    restoring: bool = False
+    """Its containers are still being made from a checkpoint: without its restore it is nothing."""
     network_released: bool = False
     """CNI DEL went through."""
     traceparent: str = ""

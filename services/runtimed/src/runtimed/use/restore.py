@@ -34,6 +34,8 @@ class Restores:
     async def pod(self, wanted: pb.RestorePodRequest) -> cri.RestorePodResponse:
         """Make a sandbox and its containers, CREATED, from a checkpoint, which is not changed; all or nothing.
 
+        What the end of the service cuts off is removed by its next start, or by a retry before that.
+
         Raises:
             InvalidArgumentError, UnimplementedError, NotFoundError: an argument, or a file of the checkpoint.
             FailedPreconditionError: the machine lacks something.
@@ -65,10 +67,12 @@ class Restores:
         self, key: str, wanted: pb.RestorePodRequest, directory: Path, held: Held
     ) -> cri.RestorePodResponse:
         parts, request = self._parts, wanted.request
-        known = [record.id for record in parts.sandboxes.store.all() if record.key == key]
-        if known or parts.operations.running(f"sandbox {key}"):
+        known = [record for record in parts.sandboxes.store.all() if record.key == key]
+        if not all(record.restoring for record in known) or parts.operations.running(f"sandbox {key}"):
             raise AlreadyExistsError(f"sandbox {key}: is there already: remove it first")
-        sandbox_id = await self._sandboxes.run(request.config, request.runtime_handler)
+        for record in known:
+            await self._sandboxes.discard(record)
+        sandbox_id = await self._sandboxes.run(request.config, request.runtime_handler, restoring=True)
         undo = Undo(parts.settings.cleanup_s)
         undo.push("sandbox", partial(self._sandboxes.remove, sandbox_id))
         for container in wanted.containers:
@@ -76,6 +80,7 @@ class Restores:
             container.checkpoint = str(directory / held[_name(container)].archive)
         try:
             ids = await together(*[partial(self._containers.create, one) for one in wanted.containers])
+            await parts.sandboxes.amend(sandbox_id, restoring=False)
         except Exception:
             left = await undo.run()
             if left:

@@ -10,6 +10,7 @@ from typing import Any
 
 import anyio
 import anyio.to_thread
+import msgspec
 from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -42,8 +43,13 @@ class Sandboxes:
         self._containers = containers
         self._ports = hostports.HostPorts()
 
-    async def run(self, config: cri.PodSandboxConfig, handler: str) -> str:
+    async def run(self, config: cri.PodSandboxConfig, handler: str, *, restoring: bool = False) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
+
+        Args:
+            config: what it is to be.
+            handler: runtime handler; "" for the default.
+            restoring: the caller makes its containers too, and then says so in the record.
 
         Raises:
             InvalidArgumentError, UnimplementedError: a field's value.
@@ -53,7 +59,8 @@ class Sandboxes:
         validate_sandbox(config)
         await self._check_handler(self._parts.handler(handler)[0], config)
         key = key_of(config)
-        return await self._parts.operations.join(f"sandbox {key}", partial(self._run, key, config, handler))
+        work = partial(self._run, key, config, handler, restoring=restoring)
+        return await self._parts.operations.join(f"sandbox {key}", work)
 
     async def _check_handler(self, handler: str, config: cri.PodSandboxConfig) -> None:
         """Refuse what the OCI runtime cannot do."""
@@ -62,8 +69,11 @@ class Sandboxes:
                 f"namespace_options.userns_options: handler {handler!r} or this kernel cannot map ids"
             )
 
-    async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str) -> str:
+    async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str, *, restoring: bool) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
+        if old is not None and old.restoring:
+            await self.discard(old)
+            old = None
         if old is not None:
             if old.state is SandboxState.CREATING:  # left by an earlier life of the service
                 await self.tear_down(old)
@@ -75,7 +85,8 @@ class Sandboxes:
                     f"sandbox {old.id} of this pod and attempt is stopped: remove it first"
                 )
             await self._remove(old.id)
-        record = new_record(key, config, self._parts.handler(handler)[0], handler)
+        made = new_record(key, config, self._parts.handler(handler)[0], handler)
+        record = msgspec.structs.replace(made, restoring=restoring)
         fact = SandboxCreated(
             id=record.id,
             name=record.name,
@@ -87,6 +98,19 @@ class Sandboxes:
         with self._ports.claim(record.id, config, self._with_ports()):
             await self.set_up(record, config, fact)
         return record.id
+
+    async def discard(self, record: SandboxRecord) -> None:
+        """Remove what is left of a restore that an end of the service cut off.
+
+        Raises:
+            AlreadyExistsError: the restore goes on.
+        """
+        if self._parts.operations.running(f"restore {record.key}"):
+            raise AlreadyExistsError(f"sandbox {record.id} of this pod and attempt is being restored")
+        if record.state is SandboxState.CREATING:
+            failed = machine.SetupFailed(cause=RPC, error="its restore was cut off")
+            await self._parts.sandboxes.apply(record.id, failed)
+        await self.remove(record.id)
 
     def _with_ports(self) -> Iterator[tuple[str, bytes]]:
         """Sandboxes that have their host ports; a stopped one has given them back, or is about to."""
