@@ -8,6 +8,15 @@ from slipway.verbs import Verbs, add_output, add_verb
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
 
 
+_SAVE = """
+    slipway save app:1 > app.tar  for `docker load`, skopeo (oci-archive:), slipway load
+    slipway save --layout app app:1 app:2  a directory for umoci
+    slipway save app:1 | ssh host slipway load  to another node, without a registry"""
+_LOAD = """
+    slipway load -i app.tar  what `save`, docker or skopeo wrote
+    slipway load -i layout --name me/app  an OCI layout, whose tags belong to me/app"""
+
+
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """All verbs of images."""
     image = add_verb(verbs, "image", "list images, or work with them", "images:images")
@@ -18,6 +27,8 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "tag": _tag,
         "untag": _untag,
         "history": _history,
+        "save": _save,
+        "load": _load,
     }
     for name, add in both.items():
         add(verbs, name)
@@ -68,3 +79,43 @@ def _history(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     history.add_argument("--no-trunc", action="store_true", help="whole commands")
     history.add_argument("reference")
     add_output(history)
+
+
+def _save(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
+    save = add_verb(
+        verbs, name, "write images as one tar that OCI tools and docker read", "archives:save", _SAVE
+    )
+    where = save.add_mutually_exclusive_group()
+    where.add_argument(
+        "-o", "--output", dest="file", default="", metavar="FILE", help="in place of standard output"
+    )
+    where.add_argument("--layout", default="", metavar="DIR", help="an OCI layout as a new directory instead")
+    save.add_argument("reference", nargs="+")
+
+
+def _load(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
+    load = add_verb(
+        verbs,
+        name,
+        "take images from a tar or an OCI layout, as others or `save` wrote it",
+        "archives:load",
+        _LOAD,
+    )
+    load.add_argument(
+        "-i",
+        "--input",
+        default="",
+        metavar="FILE|DIR",
+        help="in place of standard input; may be gzip or zstd",
+    )
+    load.add_argument(
+        "--name",
+        default="",
+        metavar="NAME[:TAG]",
+        help="name for the only image; of several, the repository of their tags",
+    )
+    load.add_argument(
+        "--replace",
+        action="store_true",
+        help="names may leave the images that have them; without it none does",
+    )

@@ -30,7 +30,7 @@ GROUPS = {
     "containerverbs": ("ps", "stop", "rm", "inspect", "stats", "logs", "wait", "kill", "top"),
     "runverbs": ("run", "exec"),
     "podverbs": ("pods",),
-    "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi"),
+    "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "save", "load"),
     "nodeverbs": ("events", "status", "completion"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""

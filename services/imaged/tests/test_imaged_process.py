@@ -5,15 +5,17 @@ import os
 import signal
 import subprocess
 import sys
+import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
+import anyio
 import pytest
 
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
-from common.errors import NotFoundError
+from common.errors import NotFoundError, UnavailableError
 from common.sys import linux
 
 pytestmark = [
@@ -137,3 +139,28 @@ async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registr
     assert ranges[0] is None
     assert ranges[-1] is not None
     assert int(ranges[-1][6:-1]) >= 1 << 20
+
+
+async def test_a_load_that_was_killed_leaves_nothing(daemons: Daemons) -> None:
+    ingests = daemons.root / "data" / "imaged" / "ingest"
+    header = tarfile.TarInfo("blobs/sha256/" + "a" * 64)
+    header.size = 64 << 20
+    piece = header.tobuf() + bytes(8 << 20)
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield piece
+        while not any(f.stat().st_size for f in ingests.glob("load-*/0")):
+            await anyio.sleep(0.01)
+        daemons.end("imaged", signal.SIGKILL)
+        yield piece
+
+    client = ImagedClient(daemons.socket("imaged"))
+    try:
+        with pytest.raises(UnavailableError):
+            await client.load(pieces())
+        assert list(ingests.glob("load-*"))
+        daemons.start("imaged")
+        assert await client.list() == []
+        assert list(ingests.iterdir()) == []
+    finally:
+        await client.close()

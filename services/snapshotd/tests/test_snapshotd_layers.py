@@ -381,6 +381,13 @@ DAMAGED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
+async def test_a_last_file_without_padding_is_taken_as_others_take_it(shared_snapshotd: Any) -> None:
+    content = tar([E("d", "etc/"), E("f", "etc/last", b"eleven byte")])
+    cut = content[: content.index(b"eleven byte") + 11]
+    root = await snapshot(shared_snapshotd, "overlayfs", cut)
+    assert (root / "etc/last").read_bytes() == b"eleven byte"
+
+
 @pytest.mark.parametrize("name", DAMAGED)
 async def test_damaged_blob_is_data_loss_and_leaves_nothing(shared_snapshotd: Any, name: str) -> None:
     blob, media_type, diff_id = DAMAGED[name]

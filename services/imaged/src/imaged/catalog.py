@@ -74,10 +74,22 @@ class Catalog:
             return []
 
     async def keep(
-        self, made: ImageRecord, event: Event, *, tags: tuple[str, ...] = (), repo_digest: str = ""
+        self,
+        made: ImageRecord,
+        event: Event,
+        *,
+        tags: tuple[str, ...] = (),
+        repo_digest: str = "",
+        move: bool = True,
     ) -> ImageRecord:
-        """Store a record under new names; a tag leaves the image that had it."""
+        """Store a record under new names; with `move`, a tag leaves the image that had it.
+
+        Raises:
+            AlreadyExistsError: without `move`, a tag is another image's.
+        """
         async with self._lock:
+            if not move:
+                self.refuse_moves(made.id, tags)
             for tag in tags:
                 await self._take(tag, but=made.id)
             old = self._records.find(made.id)

@@ -45,9 +45,9 @@ class Leases:
         """Held while layers are looked up to be counted on, and while they are removed."""
 
     @contextmanager
-    def hold(self) -> Iterator[Needs]:
+    def hold(self, needs: Needs | None = None) -> Iterator[Needs]:
         """A lease for as long as the block runs; it grows by what the block adds to it."""
-        needs = Needs()
+        needs = needs or Needs()
         self._held.append(needs)
         try:
             yield needs

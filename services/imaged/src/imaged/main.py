@@ -15,11 +15,16 @@ from common.settings import load, own_dirs, socket_path
 from imaged import meters, reconcile
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
+from imaged.loading import Loads
+from imaged.manifest import local_platform
 from imaged.record import ImageRecord
+from imaged.saving import Saves
 from imaged.service import Images
 from imaged.servicer import ImagesServicer
 from imaged.settings import Settings
+from imaged.whole import Whole
 
 
 async def serve(settings: Settings, life: Life) -> None:
@@ -48,6 +53,10 @@ async def serve(settings: Settings, life: Life) -> None:
     images = Images(
         records, content, registry, layers, task_group=life.task_group, pinned=settings.pinned_images
     )
+    spools = Spools(content.ingests, settings.max_load_bytes)
+    spools.clear()
+    loads = Loads(spools, images.catalog, images.leases, content, layers, local_platform())
+    saves = Saves(images.catalog, images.leases, content, Whole(content, registry))
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
     )
@@ -56,8 +65,10 @@ async def serve(settings: Settings, life: Life) -> None:
     life.start(relay.run, name="relay")
     life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
 
+    servicer = ImagesServicer(images, loads, saves, str(content.blobs))
+
     def register(server: grpc.aio.Server) -> None:
-        rpc.add_ImagesServicer_to_server(ImagesServicer(images, str(content.blobs)), server)
+        rpc.add_ImagesServicer_to_server(servicer, server)
 
     # the channel to snapshotd closes with the process: running pulls end by cancellation, not by its errors
     await life.serve(register, socket_path(settings, "imaged"))

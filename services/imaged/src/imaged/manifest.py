@@ -1,5 +1,6 @@
 """Manifests, indexes and configs of OCI and Docker: reading, refusing, choosing a platform. Pure."""
 
+import hashlib
 import platform as host
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -133,6 +134,12 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
     return _manifest(image, document, document.config, document.layers)
 
 
+def kind_of(body: bytes) -> str:
+    """The media type of a document that `parse` took: its own, or else what its form says."""
+    document = _decode("", body)
+    return document.media_type or (MANIFEST_TYPES if document.manifests is None else INDEX_TYPES)[0]
+
+
 def choose(image: str, index: Index, want: Platform) -> Descriptor:
     """The manifest of an index that suits a platform best.
 
@@ -169,6 +176,22 @@ def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> l
     if (read.os or want.os, read.architecture or want.architecture) != (want.os, want.architecture):
         raise NotFoundError(f"image {image}: it is for {read.os}/{read.architecture}, this node is {want}")
     return [str(_digest(image, text)) for text in found]
+
+
+def written(manifest: Manifest) -> tuple[Digest, bytes]:
+    """An OCI manifest of this config and these layers; the same always gives the same bytes."""
+    described = [
+        {"mediaType": blob.media_type, "digest": blob.digest, "size": blob.size}
+        for blob in (manifest.config, *manifest.layers)
+    ]
+    document = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPES[0],
+        "config": described[0],
+        "layers": described[1:],
+    }
+    body = msgspec.json.encode(document)
+    return Digest("sha256", hashlib.sha256(body).hexdigest()), body
 
 
 _DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)

@@ -1,6 +1,6 @@
 """What the pulls and the image service need from the world."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -70,6 +70,9 @@ class Content(Protocol):
     async def put(self, digest: Digest, body: bytes) -> None:
         """Store a small blob; idempotent."""
 
+    async def adopt(self, descriptor: Descriptor, path: str) -> None:
+        """Take a whole and verified file on the same file system as a blob; idempotent."""
+
     async def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs; idempotent."""
 
@@ -96,6 +99,40 @@ class Ingest(Protocol):
 
     async def discard(self) -> None:
         """Forget the bytes."""
+
+
+@dataclass(frozen=True, slots=True)
+class SpooledFile:
+    """A file of an archive, on disk and hashed."""
+
+    path: str
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Spooled:
+    """A whole archive: files by name, and links by name with the name that they mean."""
+
+    files: dict[str, SpooledFile]
+    links: dict[str, str]
+
+    def find(self, name: str) -> SpooledFile | None:
+        """A file by its name or that of a link to it."""
+        return self.files.get(name) or self.files.get(self.links.get(name, ""))
+
+
+class Archives(Protocol):
+    """Archives that come in."""
+
+    def spool(self, chunks: AsyncIterator[bytes]) -> AbstractAsyncContextManager[Spooled]:
+        """Read an archive to its end; what it brought is gone after the block, but for what was adopted.
+
+        Raises:
+            DataLossError: it is damaged, cut off, or a blob in it has another digest than its name.
+            InvalidArgumentError: something in it is never to be there.
+            ResourceExhaustedError: the disk is full.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ import anyio
 
 from common.clock import now_ns
 from common.digest import Digest
-from common.errors import AbortedError, DataLossError, InvalidArgumentError, SlipwayError
+from common.errors import AbortedError, DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
 from common.observe.trace import span
 from imaged import manifest as documents
 from imaged.leases import Needs
@@ -101,7 +101,7 @@ class Unpacking:
 
     def __init__(
         self,
-        reference: Reference,
+        image: str,
         found: Resolved,
         *,
         content: Content,
@@ -110,7 +110,7 @@ class Unpacking:
         needs: Needs,
         want: Platform,
     ) -> None:
-        self._image = str(reference)
+        self._image = image
         self._found = found
         self._content = content
         self._layers = layers
@@ -122,11 +122,11 @@ class Unpacking:
         self._held: set[str] = set()
         self.statuses = [LayerStatus(layer.digest, layer.size) for layer in found.manifest.layers]
 
-    async def run(self, repository: Repository, known: Collection[str]) -> ImageRecord:
+    async def run(self, repository: Repository | None, known: Collection[str]) -> ImageRecord:
         """Do it all.
 
         Args:
-            repository: where the blobs are.
+            repository: where the blobs are; None when they are all here.
             known: digests of layers that other images have; these wait until the config tells
                 whether they are unpacked already, all others are fetched at once.
         """
@@ -150,7 +150,7 @@ class Unpacking:
             raise failure
         return self._record()
 
-    async def _config(self, repository: Repository) -> None:
+    async def _config(self, repository: Repository | None) -> None:
         descriptor = self._found.manifest.config
         if not self._content.has(descriptor.digest):
             async with self._content.ingest(descriptor) as ingest:
@@ -166,7 +166,7 @@ class Unpacking:
                 self._held |= {layer.diff_id for layer in held}
         self._config_read.set()
 
-    async def _layer(self, repository: Repository, number: int, wait: bool) -> None:
+    async def _layer(self, repository: Repository | None, number: int, wait: bool) -> None:
         descriptor, status = self._found.manifest.layers[number], self.statuses[number]
         if wait or self._content.has(descriptor.digest):
             await self._config_read.wait()
@@ -228,9 +228,11 @@ class Unpacking:
         )
 
 
-async def _fetch(repository: Repository, descriptor: Descriptor, ingest: Ingest) -> None:
+async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest) -> None:
     if ingest.committed:
         return
+    if repository is None:
+        raise NotFoundError(f"blob {descriptor.digest} is not here")
     with span(
         "imaged.blob.fetch", {"slipway.digest": descriptor.digest, "slipway.size_bytes": descriptor.size}
     ):

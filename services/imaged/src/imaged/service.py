@@ -204,7 +204,7 @@ class Images:
             needs.digests.add(str(top))
         found = await pull.resolve(repository, self._content, reference, top, self._platform)
         work = Unpacking(
-            reference,
+            str(reference),
             found,
             content=self._content,
             layers=self._layers,

@@ -9,9 +9,11 @@ from common.api.images.v1 import images_pb2 as pb
 from common.api.images.v1 import images_pb2_grpc as rpc
 from common.clock import now_ns
 from common.errors import InvalidArgumentError
+from imaged.loading import Loads
 from imaged.ports import Credentials
 from imaged.pull import LayerState
 from imaged.record import ImageRecord
+from imaged.saving import Saves
 from imaged.service import Images, Progress
 
 if TYPE_CHECKING:
@@ -32,8 +34,8 @@ _STATES = {
 class ImagesServicer(rpc.ImagesServicer):
     """slipway.images.v1.Images."""
 
-    def __init__(self, images: Images, mountpoint: str) -> None:
-        self._images = images
+    def __init__(self, images: Images, loads: Loads, saves: Saves, mountpoint: str) -> None:
+        self._images, self._loads, self._saves = images, loads, saves
         self._mountpoint = mountpoint
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
@@ -57,6 +59,24 @@ class ImagesServicer(rpc.ImagesServicer):
     async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
         await self._images.remove(request.reference)
         return pb.RemoveResponse()
+
+    async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:
+        async for piece in self._saves.save(list(request.references), credentials(request.auth)):
+            yield pb.Chunk(piece=piece)
+
+    async def Load(self, requests: AsyncIterator[pb.LoadRequest], context: "Context") -> pb.LoadResponse:
+        first = await anext(requests, pb.LoadRequest())
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield first.piece
+            async for request in requests:
+                yield request.piece
+
+        options = first.options
+        loaded = await self._loads.load(pieces(), name=options.name, replace=options.replace)
+        return pb.LoadResponse(
+            images=[pb.LoadedImage(image=await self._image(record), names=names) for record, names in loaded]
+        )
 
     async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
         used_bytes, used_inodes = self._images.usage()

@@ -22,3 +22,5 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Unfinished and unreferenced blobs older than this are removed."""
     pinned_images: tuple[str, ...] = ()
     """Globs over repo tags and digests of images that a kubelet must not collect."""
+    max_load_bytes: int = 64 << 30
+    """The most that the files of an archive given to `load` may have together."""

@@ -1,6 +1,6 @@
 """Client of imaged."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 import anyio
 
@@ -79,6 +79,31 @@ class ImagedClient:
         """Take a name away, and the image with its last one; FailedPreconditionError when it needs `force`."""
         request = pb.UntagRequest(reference=reference, force=force, keep_image=keep_image)
         return await self._stub.Untag(request, timeout=self._timeout_s)
+
+    async def save(
+        self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
+    ) -> AsyncIterator[bytes]:
+        """Images as one tar, piece by piece."""
+        request = pb.SaveRequest(references=references, auth=auth)
+        async for chunk in self._stub.Save(request, timeout=timeout_s):
+            yield chunk.piece
+
+    async def load(
+        self,
+        pieces: AsyncIterator[bytes],
+        *,
+        name: str = "",
+        replace: bool = False,
+        timeout_s: float = PULL_TIMEOUT_S,
+    ) -> "Sequence[pb.LoadedImage]":
+        """Take the images of a tar; AlreadyExistsError when a name is another image's."""
+
+        async def requests() -> AsyncIterator[pb.LoadRequest]:
+            yield pb.LoadRequest(options=pb.LoadOptions(name=name, replace=replace))
+            async for piece in pieces:
+                yield pb.LoadRequest(piece=piece)
+
+        return (await self._stub.Load(requests(), timeout=timeout_s)).images
 
     async def usage(self) -> pb.UsageResponse:
         """Space that blobs take."""

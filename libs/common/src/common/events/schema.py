@@ -48,6 +48,13 @@ class ImagePulled(Event, frozen=True, kw_only=True, tag="image.pulled.v1"):
     duration_ms: int = 0
 
 
+class ImageLoaded(Event, frozen=True, kw_only=True, tag="image.loaded.v1"):
+    """An image came from an archive, unpacked; `id` is the config digest."""
+
+    references: list[str] = []
+    size_bytes: int = 0
+
+
 class ImageTagged(Event, frozen=True, kw_only=True, tag="image.tagged.v1"):
     """An image has one more name; another image that had it has it no more."""
 

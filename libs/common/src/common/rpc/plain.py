@@ -5,7 +5,7 @@ a call.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -47,7 +47,7 @@ def plain_channel(
     peer = _Peer(socket, patience_s, around or Around())
     options = [*OPTIONS, ("grpc.default_authority", "localhost"), ("grpc.initial_reconnect_backoff_ms", 100)]
     options += [("grpc.max_reconnect_backoff_ms", 1000)]
-    interceptors = [_Unary(peer), _Stream(peer)]
+    interceptors = [_Unary(peer), _Stream(peer), _Upload(peer)]
     peer.channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options, interceptors=interceptors)
     return peer.channel
 
@@ -112,6 +112,33 @@ class _Stream(grpc.aio.UnaryStreamClientInterceptor):
         await self._peer.ready(details.timeout)
         call = await continuation(self._peer.outgoing(details), request)
         return _items(call)
+
+
+class _Upload(grpc.aio.StreamUnaryClientInterceptor):
+    def __init__(self, peer: _Peer) -> None:
+        self._peer = peer
+
+    async def intercept_stream_unary(
+        self, continuation: Callable[[Any, Any], Awaitable[Any]], details: Any, requests: Any
+    ) -> Any:
+        await self._peer.ready(details.timeout)
+        return _Answer(await continuation(self._peer.outgoing(details), requests))
+
+
+class _Answer:
+    """A call that raises our errors when it is awaited; gRPC takes no bare answer from this interceptor."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._call, name)
+
+    def __await__(self) -> Generator[Any, Any, Any]:
+        try:
+            return (yield from self._call.__await__())
+        except grpc.aio.AioRpcError as exc:
+            raise status.from_rpc(exc) from exc
 
 
 async def _items(call: Any) -> AsyncIterator[Any]:

@@ -29,7 +29,7 @@ class LocalContent:
 
     def __init__(self, root: Path) -> None:
         self.blobs = root / "blobs"
-        self._ingest = root / "ingest"
+        self.ingests = root / "ingest"
         self._sizes: dict[str, int] = {}
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._limiter = CapacityLimiter(DISK_THREADS)
@@ -85,6 +85,26 @@ class LocalContent:
             await anyio.to_thread.run_sync(fill, limiter=self._limiter)
             await ingest.commit()
 
+    async def adopt(self, descriptor: Descriptor, path: str) -> None:
+        """Take a whole file; see `imaged.ports.Content`."""
+        digest = Digest.parse(descriptor.digest)
+        async with self._locks.setdefault(str(digest), anyio.Lock()):
+            if self.has(str(digest)):
+                return
+
+            def sync() -> None:
+                fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+                try:
+                    os.fsync(fd)
+                finally:
+                    os.close(fd)
+
+            try:
+                await anyio.to_thread.run_sync(sync, limiter=self._limiter)
+            except OSError as exc:
+                raise disk_error(exc, Path(path)) from exc
+            await self._commit(digest, Path(path))
+
     async def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs; see `imaged.ports.Content`."""
         gone = [digest for digest in digests if digest in self._sizes]
@@ -102,7 +122,7 @@ class LocalContent:
 
         def look() -> tuple[list[Path], list[str]]:
             limit = time.time() - older_than_s
-            parts = [path for path in self._ingest.glob(f"*{_SUFFIX}") if _mtime(path) < limit]
+            parts = [path for path in self.ingests.glob(f"*{_SUFFIX}") if _mtime(path) < limit]
             parts = [path for path in parts if not self._locked(path)]
             stale = [d for d in self._sizes if d not in keep and _mtime(self._path(Digest.parse(d))) < limit]
             for path in parts:
@@ -144,10 +164,10 @@ class LocalContent:
         return self.blobs / digest.algorithm / digest.hex
 
     def _part(self, digest: Digest) -> Path:
-        return self._ingest / f"{digest.algorithm}-{digest.hex}{_SUFFIX}"
+        return self.ingests / f"{digest.algorithm}-{digest.hex}{_SUFFIX}"
 
     def _scan(self) -> dict[str, int]:
-        for path in (self.blobs / "sha256", self._ingest):
+        for path in (self.blobs / "sha256", self.ingests):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
         return {
             f"{path.parent.name}:{path.name}": path.stat().st_size

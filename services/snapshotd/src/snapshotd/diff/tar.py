@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 _EOF, _OK, _WARN = 1, 0, -20
+_BLOCK_BYTES = 512
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 _READ_CALLBACK = ctypes.CFUNCTYPE(
     ctypes.c_ssize_t, ctypes.c_void_p, ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p)
@@ -94,6 +95,7 @@ class TarReader:
         self._read = read
         self._failure: BaseException | None = None
         self._block = b""
+        self._total = 0
         self._callback = _READ_CALLBACK(self._feed)  # libarchive keeps its address
         self._archive = self._lib.archive_read_new()
         self._lib.archive_read_support_format_tar(self._archive)
@@ -106,6 +108,10 @@ class TarReader:
         except BaseException as exc:  # noqa: BLE001 - nothing may pass through C; _check raises it again
             self._failure = exc
             return -1
+        if not self._block:
+            # some writers (umoci 0.4) leave out the last file's padding; a layer that was cut has another diff ID
+            self._block = bytes(-self._total % _BLOCK_BYTES)
+        self._total += len(self._block)
         block[0] = ctypes.cast(ctypes.c_char_p(self._block), ctypes.c_void_p)
         return len(self._block)
 

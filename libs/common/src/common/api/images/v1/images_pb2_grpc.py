@@ -64,6 +64,16 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.FromString,
                 _registered_method=True)
+        self.Save = channel.unary_stream(
+                '/slipway.images.v1.Images/Save',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.SaveRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Chunk.FromString,
+                _registered_method=True)
+        self.Load = channel.stream_unary(
+                '/slipway.images.v1.Images/Load',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.images.v1.Images/Usage',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UsageRequest.SerializeToString,
@@ -118,6 +128,22 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Save(self, request, context):
+        """Images as one tar: an OCI layout with docker's manifest.json. FAILED_PRECONDITION when a layer's compressed
+        form is neither here nor at its registry.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Load(self, request_iterator, context):
+        """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
+        none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """Space that blobs take; answered from memory.
         """
@@ -157,6 +183,16 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Untag,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.SerializeToString,
+            ),
+            'Save': grpc.unary_stream_rpc_method_handler(
+                    servicer.Save,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.SaveRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Chunk.SerializeToString,
+            ),
+            'Load': grpc.stream_unary_rpc_method_handler(
+                    servicer.Load,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -326,6 +362,60 @@ class Images:
             '/slipway.images.v1.Images/Untag',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Save(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.images.v1.Images/Save',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.SaveRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.Chunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Load(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_unary(
+            request_iterator,
+            target,
+            '/slipway.images.v1.Images/Load',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -47,6 +47,14 @@ class ImagesStub:
     """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
     FAILED_PRECONDITION when it needs `force`.
     """
+    Save: _grpc.UnaryStreamMultiCallable[_images_pb2.SaveRequest, _images_pb2.Chunk]
+    """Images as one tar: an OCI layout with docker's manifest.json. FAILED_PRECONDITION when a layer's compressed
+    form is neither here nor at its registry.
+    """
+    Load: _grpc.StreamUnaryMultiCallable[_images_pb2.LoadRequest, _images_pb2.LoadResponse]
+    """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
+    none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
+    """
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
     """Space that blobs take; answered from memory."""
 
@@ -68,6 +76,14 @@ class ImagesAsyncStub(ImagesStub):
     Untag: _aio.UnaryUnaryMultiCallable[_images_pb2.UntagRequest, _images_pb2.UntagResponse]  # type: ignore[assignment]
     """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
     FAILED_PRECONDITION when it needs `force`.
+    """
+    Save: _aio.UnaryStreamMultiCallable[_images_pb2.SaveRequest, _images_pb2.Chunk]  # type: ignore[assignment]
+    """Images as one tar: an OCI layout with docker's manifest.json. FAILED_PRECONDITION when a layer's compressed
+    form is neither here nor at its registry.
+    """
+    Load: _aio.StreamUnaryMultiCallable[_images_pb2.LoadRequest, _images_pb2.LoadResponse]  # type: ignore[assignment]
+    """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
+    none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
     """
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
     """Space that blobs take; answered from memory."""
@@ -123,6 +139,26 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_images_pb2.UntagResponse, _abc.Awaitable[_images_pb2.UntagResponse]]:
         """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
         FAILED_PRECONDITION when it needs `force`.
+        """
+
+    @_abc_1.abstractmethod
+    def Save(
+        self,
+        request: _images_pb2.SaveRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_images_pb2.Chunk], _abc.AsyncIterator[_images_pb2.Chunk]]:
+        """Images as one tar: an OCI layout with docker's manifest.json. FAILED_PRECONDITION when a layer's compressed
+        form is neither here nor at its registry.
+        """
+
+    @_abc_1.abstractmethod
+    def Load(
+        self,
+        request_iterator: _MaybeAsyncIterator[_images_pb2.LoadRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.LoadResponse, _abc.Awaitable[_images_pb2.LoadResponse]]:
+        """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
+        none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
         """
 
     @_abc_1.abstractmethod

@@ -1,0 +1,156 @@
+"""Archives of images between the slipway command, skopeo, umoci and docker: digests stay, and what comes runs."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+POLICY = ("--insecure-policy",)
+
+
+def tool(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def shell(node, script: str) -> str:
+    """A pipeline of slipway commands; `slipway` is this node's."""
+    command = f"{Path(sys.executable).parent / 'slipway'} --run-dir {node.run_dir}"
+    whole = f'set -o pipefail; slipway() {{ {command} "$@"; }}; {script}'
+    return tool("bash", "-c", whole)
+
+
+def facts(node, name: str) -> dict:
+    done = node.slipway("image", "inspect", name)
+    assert done.returncode == 0, done.stderr
+    found: dict = json.loads(done.stdout)[0]
+    return found
+
+
+def runs(node, name: str) -> None:
+    done = node.slipway("run", "--rm", "--network", "host", name, "echo", "it runs")
+    assert (done.returncode, done.stdout) == (0, "it runs\n"), done.stderr
+
+
+@pytest.fixture
+def pulled(node, busybox):
+    """The image, pulled and named app:1; the test's images are gone afterwards."""
+    assert node.slipway("pull", busybox).returncode == 0
+    assert node.slipway("tag", busybox, "app:1").returncode == 0
+    yield facts(node, "app:1")
+    for image in json.loads(node.slipway("images", "-o", "json").stdout):
+        node.slipway("rmi", "-f", image["id"])
+
+
+def test_skopeo_reads_what_is_saved(node, pulled, shop, tmp_path: Path) -> None:
+    saved = tmp_path / "app.tar"
+    assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
+    archive = f"oci-archive:{saved}"
+    # it was pulled by an index, of which all is here
+    top = pulled["RepoDigests"][0].partition("@")[2]
+    assert json.loads(tool("skopeo", "inspect", archive))["Digest"] == top
+    there = f"docker://{shop.address}/back/app:1"
+    tool("skopeo", *POLICY, "copy", "--dest-tls-verify=false", archive, there)
+    back = json.loads(tool("skopeo", "inspect", "--tls-verify=false", there))
+    assert back["Digest"] == pulled["Manifest"]  # skopeo copies this platform's manifest only
+    docker = f"docker-archive:{saved}:docker.io/library/app:1"
+    config = json.loads(tool("skopeo", "inspect", "--config", docker))
+    assert config["rootfs"]["diff_ids"] == pulled["RootFS"]["Layers"]
+
+
+def test_umoci_reads_a_saved_layout_and_its_change_runs(node, pulled, tmp_path: Path) -> None:
+    layout = tmp_path / "layout"
+    assert node.slipway("save", "--layout", str(layout), "app:1").returncode == 0
+    assert tool("umoci", "list", "--layout", str(layout)).split() == ["1"]
+    extra = tmp_path / "extra"
+    extra.write_text("from umoci\n")
+    tool("umoci", "insert", "--image", f"{layout}:1", "--tag", "2", str(extra), "/extra")
+    loaded = node.slipway("load", "-i", str(layout), "--name", "umoci/app")
+    assert loaded.returncode == 0, loaded.stderr
+    assert set(loaded.stdout.splitlines()) == {f"Loaded image: docker.io/umoci/app:{tag}" for tag in (1, 2)}
+    assert facts(node, "umoci/app:1")["Manifest"] == pulled["Manifest"]
+    done = node.slipway("run", "--rm", "--network", "host", "umoci/app:2", "cat", "/extra")
+    assert (done.returncode, done.stdout) == (0, "from umoci\n"), done.stderr
+
+
+@pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci"])
+def test_what_skopeo_writes_is_loaded_and_runs(node, pulled, busybox, tmp_path: Path, form: str) -> None:
+    assert node.slipway("rmi", "-f", pulled["Id"]).returncode == 0
+    target = tmp_path / "image"
+    source = f"docker://{busybox}"
+    tool(
+        "skopeo",
+        *POLICY,
+        "copy",
+        "--src-tls-verify=false",
+        source,
+        f"{form}:{target}:example.com/from/skopeo:1",
+    )
+    loaded = node.slipway("load", "-i", str(target))
+    assert (loaded.returncode, loaded.stdout) == (0, "Loaded image: example.com/from/skopeo:1\n"), (
+        loaded.stderr
+    )
+    found = facts(node, "example.com/from/skopeo:1")
+    assert (found["Id"], found["RootFS"]) == (pulled["Id"], pulled["RootFS"])
+    if form != "docker-archive":
+        assert found["Manifest"] == pulled["Manifest"]
+    runs(node, "example.com/from/skopeo:1")
+
+
+@pytest.mark.parametrize("pack", ["cat", "gzip", "zstd"])
+def test_an_archive_goes_through_a_pipe(node, pulled, tmp_path: Path, pack: str) -> None:
+    if shutil.which(pack) is None:
+        pytest.skip(f"{pack} is not installed")
+    shell(node, f"slipway save app:1 | {pack} > {tmp_path}/a; slipway rmi -f {pulled['Id']}")
+    told = shell(node, f"slipway load < {tmp_path}/a")
+    assert told == "Loaded image: docker.io/library/app:1\n"
+    assert facts(node, "app:1")["Manifest"] == pulled["Manifest"]
+    runs(node, "app:1")
+
+
+def test_a_loaded_name_moves_only_when_told(node, pulled, busybox, tmp_path: Path) -> None:
+    saved = tmp_path / "app.tar"
+    assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
+    layout = tmp_path / "layout"
+    tool("umoci", "init", "--layout", str(layout))
+    tool("umoci", "new", "--image", f"{layout}:1")
+    other = node.slipway("load", "-i", str(layout), "--name", "app:1")
+    assert (other.returncode, "--replace" in other.stderr) == (1, True)
+    assert facts(node, "app:1")["Id"] == pulled["Id"]
+    assert node.slipway("load", "-i", str(layout), "--name", "app:1", "--replace").returncode == 0
+    assert facts(node, "app:1")["Id"] != pulled["Id"]
+    assert facts(node, busybox)["Id"] == pulled["Id"]
+
+
+def test_what_cannot_be_saved_leaves_no_file(node, tmp_path: Path) -> None:
+    for where in ("-o", "--layout"):
+        done = node.slipway("save", where, str(tmp_path / "x"), "absent:1")
+        assert (done.returncode, "absent:1" in done.stderr) == (1, True)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.beyond_debian
+def test_a_docker_engine_reads_and_writes_the_same_image(node, pulled, tmp_path: Path) -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "info"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no docker engine runs")
+    name = "slipway-test/roundtrip:1"
+    assert node.slipway("tag", "app:1", name).returncode == 0
+    try:
+        shell(node, f"slipway save {name} | docker load")
+        assert tool("docker", "run", "--rm", "--network", "none", name, "echo", "hi") == "hi\n"
+        tool("docker", "save", "-o", str(tmp_path / "d.tar"), name)
+    finally:
+        subprocess.run(["docker", "rmi", "-f", name], capture_output=True, check=False)
+    assert node.slipway("rmi", "-f", pulled["Id"]).returncode == 0
+    assert node.slipway("load", "-i", str(tmp_path / "d.tar")).returncode == 0
+    found = facts(node, name)
+    assert (found["Id"], found["RootFS"]) == (pulled["Id"], pulled["RootFS"])
+    runs(node, name)
