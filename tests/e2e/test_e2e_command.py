@@ -132,3 +132,12 @@ def test_status_says_that_the_node_is_ready(node) -> None:
     done = node.slipway("status")
     assert done.returncode == 0, done.stdout
     assert "RuntimeReady" in done.stdout
+
+
+@pytest.mark.parametrize("victim", ["crid", "runtimed"])
+def test_a_command_waits_for_a_service_that_comes_back(node, busybox, victim: str) -> None:
+    assert node.slipway("run", "-d", "--name", "kept", busybox, "sleep", "1000").returncode == 0
+    node.kill(victim)
+    done = node.slipway("exec", "kept", "echo", "on")
+    assert (done.returncode, done.stdout) == (0, "on\n"), done.stderr
+    assert node.slipway("rm", "-f", "kept").returncode == 0

@@ -194,8 +194,19 @@ def probe(run_dir: str, path: str) -> None:
             message = f"{path}: permission denied: run it with sudo"
             raise PermissionDeniedError(message) from exc
         except OSError as exc:
+            if _is_kept_up(run_dir):
+                return  # a service that died comes back within the patience of a call
             message = f"no node answers in {run_dir}: start one with `sudo ./dev up`, or give --run-dir"
             raise FailedPreconditionError(message) from exc
+
+
+def _is_kept_up(run_dir: str) -> bool:
+    """Whether a supervisor starts the services of this node again when they die."""
+    try:
+        command = Path(f"/proc/{facts(run_dir)['supervisor']}/cmdline").read_bytes()
+    except (OSError, KeyError):
+        return False
+    return run_dir.encode() in command.split(b"\0")
 
 
 def facts(run_dir: str) -> dict[str, Any]:
