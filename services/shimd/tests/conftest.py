@@ -20,6 +20,12 @@ from shimd.service import ShimService
 CGROUP = "/slipway-test"
 
 
+def cgroup(controller: str, name: str) -> str:
+    """The directory of a cgroup of the tests, in the controller's hierarchy where each has its own."""
+    root = "/sys/fs/cgroup"
+    return f"{root if Path(root, 'cgroup.controllers').exists() else f'{root}/{controller}'}{CGROUP}/{name}"
+
+
 class Node:
     """shimd's service with its zygote, and bundles for it."""
 
@@ -27,7 +33,7 @@ class Node:
         self.root = root
         self.zygote = ZygoteProcess(
             run_dir=root / "shimd",
-            cgroups=[f"/sys/fs/cgroup/pids{CGROUP}/shims-{root.name}"],
+            cgroups=[cgroup("pids", f"shims-{root.name}")],
         )
         self.service = ShimService(root / "shimd", self.zygote)
         self.service.prepare()
@@ -166,6 +172,6 @@ async def node() -> AsyncIterator[Node]:
         await node.kill_all()
         await node.zygote.close()
         shutil.rmtree(root)
-        for parent in Path("/sys/fs/cgroup").glob(f"*{CGROUP}/*{root.name}*"):
+        for parent in Path("/sys/fs/cgroup").glob(f"**{CGROUP}/*{root.name}*"):
             for folder, _, _ in os.walk(parent, topdown=False):
                 os.rmdir(folder)

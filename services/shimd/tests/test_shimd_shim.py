@@ -11,7 +11,7 @@ import pytest
 from common.clients.shim import ShimClient
 from common.errors import FailedPreconditionError, UnavailableError, UnknownError
 
-from .conftest import exited, process_json
+from .conftest import cgroup, exited, process_json
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
@@ -244,16 +244,14 @@ async def test_stdin_survives_its_attacher(node):
 
 
 async def test_slow_attacher_is_dropped_and_the_container_goes_on(node):
-    shim = await node.spawn(
-        "a", "sh", "-c", "read x; head -c 20000000 /dev/zero | tr '\\0' '\\n'", stdin=True
-    )
+    shim = await node.spawn("a", "sh", "-c", "read x; head -c 5000000 /dev/zero | tr '\\0' '\\n'", stdin=True)
     await shim.start()
     slow = await shim.attach()
     writer = await shim.attach(stdin=True)
     await writer.write(b"\n")
     await writer.close()
     assert (await exited(shim))["exit_code"] == 0
-    assert node.log("a").stat().st_size > 20000000 * 40
+    assert node.log("a").stat().st_size > 5000000 * 40
     await text_of(slow)
     assert slow.exit_code is None
 
@@ -301,10 +299,10 @@ async def test_closing_an_exec_stream_kills_it(node):
 
 
 async def test_oom_is_told(node):
-    cgroup = f"/sys/fs/cgroup/memory/slipway-test/{node.root.name}-a"
+    memory = cgroup("memory", f"{node.root.name}-a")
     hog = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done"
     limit = {"memory": {"limit": 16 << 20}}
-    shim = await node.spawn("a", "sh", "-c", hog, memory_cgroup_path=cgroup, **limit)
+    shim = await node.spawn("a", "sh", "-c", hog, memory_cgroup_path=memory, **limit)
     await shim.start()
     exit_event = await exited(shim)
     assert exit_event["exit_code"] == 137
@@ -319,8 +317,7 @@ async def test_runtime_op_updates_and_reports(node):
     assert b'"running"' in result.stdout
     update = await shim.runtime(["update", "--resources", "-", "a"], stdin=b'{"pids": {"limit": 77}}')
     assert update.exit_code == 0, update.stderr
-    cgroup = Path(f"/sys/fs/cgroup/pids/slipway-test/{node.root.name}-a/pids.max")
-    assert cgroup.read_text().strip() == "77"
+    assert Path(cgroup("pids", f"{node.root.name}-a"), "pids.max").read_text().strip() == "77"
     assert (await shim.runtime(["state", "nothing"])).exit_code != 0
 
 

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.pace import patience
+
 from .conftest import workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
@@ -38,7 +40,7 @@ async def test_fifty_shims_stay_below_their_budget(node):
     weight, fork = statistics.median(map(pss_kib, pids)), statistics.median(times)
     print(f"PSS {weight} KiB, spawn {fork:.2f} ms")
     assert weight <= 820
-    assert fork < 10
+    assert fork < patience(10)
 
 
 async def test_running_shims_stay_below_their_budget(node):
@@ -54,4 +56,4 @@ async def test_running_shims_stay_below_their_budget(node):
     weight = statistics.median(map(pss_kib, pids))
     print(f"PSS running {weight} KiB; start over the runtime's own {statistics.median(over):.2f} ms")
     assert weight <= 820
-    assert statistics.median(over) < 20
+    assert statistics.median(over) < patience(20)

@@ -81,7 +81,7 @@ class SnapshotdNode:
 
 @contextmanager
 def snapshotd_node() -> Iterator[SnapshotdNode]:
-    directory = Path(f"/run/slipway-test-{secrets.token_hex(4)}")
+    directory = Path(f"/var/tmp/slipway-test-{secrets.token_hex(4)}")
     directory.mkdir(mode=0o700)
     # keeps the mount namespace while the service dies and comes back
     holder = subprocess.Popen(
