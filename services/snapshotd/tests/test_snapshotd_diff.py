@@ -48,7 +48,7 @@ async def test_a_diff_lies_above_the_layers_and_is_the_snapshots_own(
     snapshotd: Any, snapshotter: str
 ) -> None:
     snapshotd.stop()
-    snapshotd.start(usage_interval_s="0")
+    snapshotd.start(usage_interval_s="0.001")
     layer = await apply(snapshotd, tar(BASE))
     client = snapshotd.client()
     big = E("f", "etc/big", os.urandom(2 << 20))
