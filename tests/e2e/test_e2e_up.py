@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 import uuid
 from pathlib import Path
 from typing import Any
@@ -69,3 +70,32 @@ def test_nats_keeps_its_port_over_the_death_of_the_supervisor(run_dir, tmp_path)
         run("down")
     assert after["supervisor"] != before["supervisor"]
     assert after["nats_port"] == before["nats_port"]
+
+
+def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
+    config = tmp_path / "node.toml"
+    config.write_text(f'run_dir = "{run_dir}"\ndata_dir = "{tmp_path}/data"\nnode = "n-1"\n')
+    command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
+    for _ in range(2):
+        subprocess.run(command, check=True, timeout=patience(20))
+        state = json.loads((run_dir / "node.json").read_text())
+    settings = tomllib.loads((run_dir / "settings" / "imaged.toml").read_text())
+    assert settings["node"] == state["node"] == "n-1"
+    assert settings["nats_url"] == state["nats_url"]
+    assert settings["nats_url"].endswith(f":{state['nats_port']}")
+    assert (run_dir / "settings" / "imaged.toml").stat().st_mode & 0o77 == 0, "it has the token"
+    up = [SLIPWAY_NODE, "up", "--run-dir", str(run_dir), "--data-dir", str(tmp_path / "data")]
+    done = subprocess.run(up, capture_output=True, text=True, timeout=patience(20), check=False)
+    assert done.returncode == 1
+    assert f"systemd runs the node in {run_dir}" in done.stderr
+
+
+def test_prepare_refuses_what_is_no_option(tmp_path):
+    config = tmp_path / "node.toml"
+    for text in ("nats_prot = 1", "nats_port = 'x'", "nats_port ="):
+        config.write_text(text)
+        command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(20), check=False)
+        assert done.returncode == 1
+        assert done.stderr.startswith(f"slipway-node: {config}: "), done.stderr
+        assert done.stderr.count("\n") == 1

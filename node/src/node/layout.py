@@ -53,7 +53,7 @@ class Layout:
 
     @property
     def nats_config_file(self) -> Path:
-        """The token for NATS itself, whose command line all can read."""
+        """The settings of NATS, with the token: its command line all can read."""
         return Path(self.data_dir, "nats.conf")
 
     @property
@@ -63,6 +63,10 @@ class Layout:
 
     def log_file(self, name: str) -> Path:
         return Path(self.run_dir, "log", f"{name}.log")
+
+    def settings_file(self, daemon: str) -> Path:
+        """What systemd's unit of a service passes to it."""
+        return Path(self.run_dir, "settings", f"{daemon}.toml")
 
     def state(self, supervisor: int, pids: dict[str, int], failures: dict[str, int]) -> str:
         """The text of node.json."""
@@ -76,8 +80,8 @@ class Layout:
         }
         return json.dumps(facts, indent=2) + "\n"
 
-    def environment(self, daemon: str) -> dict[str, str]:
-        """Settings of a service, as its environment."""
+    def settings(self, daemon: str) -> dict[str, str]:
+        """What a service is told of the node."""
         values = {
             "node": self.node,
             "run_dir": self.run_dir,
@@ -88,10 +92,14 @@ class Layout:
         }
         if self.metrics_port and daemon in SERVICES:
             values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
-        values |= {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}.get(
-            daemon, {}
-        )
-        return {f"SLIPWAY_{daemon.upper()}_{key.upper()}": value for key, value in values.items()}
+        own = {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}
+        return values | own.get(daemon, {})
+
+    def environment(self, daemon: str) -> dict[str, str]:
+        """Settings of a service, as its environment."""
+        return {
+            f"SLIPWAY_{daemon.upper()}_{key.upper()}": value for key, value in self.settings(daemon).items()
+        }
 
     def command(self, name: str) -> list[str]:
         """The command line of one process of the node.
@@ -107,12 +115,7 @@ class Layout:
                 *("--dir", data, "--appendonly", "yes", "--appendfsync", "everysec", "--save", ""),
             ]
         if name == "nats":
-            return [
-                program("nats-server"),
-                *("--config", str(self.nats_config_file)),
-                *("--addr", "127.0.0.1", "--port", str(self.nats_port)),
-                *("--jetstream", "--store_dir", f"{self.data_dir}/nats"),
-            ]
+            return [program("nats-server"), "--config", str(self.nats_config_file)]
         return [program(name)]
 
 

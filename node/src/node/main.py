@@ -1,4 +1,4 @@
-"""`slipway-node up | down | status | run`."""
+"""`slipway-node up | down | status | run | prepare`."""
 
 import argparse
 import json
@@ -9,16 +9,24 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import anyio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from common.errors import DeadlineExceededError, FailedPreconditionError, SlipwayError
+from common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    SlipwayError,
+)
 from common.observe import log
 from common.settings import without_secrets
+from node import prepare
 from node.layout import SERVICES, Layout, program
 from node.supervisor import PROCESSES, Supervisor, start_detached
 
@@ -34,6 +42,7 @@ def main() -> None:
     """Entry point; errors are one sentence on stderr and status 1."""
     arguments = _parser().parse_args()
     try:
+        _read_config(arguments)
         arguments.run(arguments)
     except SlipwayError as exc:
         sys.stderr.write(f"slipway-node: {exc}\n")
@@ -48,14 +57,22 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "run the node in the foreground"),
         ("down", _down, "stop the node; containers go on under their shims"),
         ("status", _status, "say what runs"),
+        ("prepare", _prepare, "make directories, token and settings, for systemd's units"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
+        verb.add_argument("--config", metavar="FILE", help="TOML with such options, which win")
         verb.add_argument("--run-dir", default="/run/slipway")
         verb.add_argument("--data-dir", default="/var/lib/slipway")
         verb.add_argument("--certs-dir", default="/etc/slipway/certs.d")
         verb.add_argument("--cni-dir", default="/etc/cni/net.d")
         verb.add_argument("--node", default=socket.gethostname())
-        verb.add_argument("--otlp", default="", metavar="URL", help="send traces there, as http://HOST:PORT")
+        verb.add_argument(
+            "--otlp",
+            default="",
+            dest="otlp_endpoint",
+            metavar="URL",
+            help="send traces there, as http://HOST:PORT",
+        )
         verb.add_argument("--nats-port", type=int, default=0, help="0 takes the last one, or a free one")
         verb.add_argument(
             "--metrics-port",
@@ -70,23 +87,45 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _read_config(arguments: argparse.Namespace) -> None:
+    """Take options from the file; it wins over the command line.
+
+    Raises:
+        InvalidArgumentError: it cannot be read, or says what no option is.
+    """
+    if not arguments.config:
+        return
+    try:
+        values = tomllib.loads(Path(arguments.config).read_text())
+    except (OSError, ValueError) as exc:
+        message = f"{arguments.config}: {exc}"
+        raise InvalidArgumentError(message) from exc
+    known = get_type_hints(Layout)
+    for key, value in values.items():
+        if key not in known or not isinstance(value, known[key]):
+            kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
+            message = f"{arguments.config}: {key} = {value!r}: known are {kinds}"
+            raise InvalidArgumentError(message)
+        setattr(arguments, key, value)
+
+
 def _layout(arguments: argparse.Namespace) -> Layout:
-    return Layout(
-        run_dir=arguments.run_dir,
-        data_dir=arguments.data_dir,
-        certs_dir=arguments.certs_dir,
-        cni_dir=arguments.cni_dir,
-        node=arguments.node,
-        otlp_endpoint=arguments.otlp,
-        nats_port=arguments.nats_port,
-        metrics_port=arguments.metrics_port,
-    )
+    return Layout(**{field.name: getattr(arguments, field.name) for field in fields(Layout)})
 
 
-def _up(arguments: argparse.Namespace) -> None:
+def _need_root() -> None:
     if os.geteuid() != 0:
         message = "a node needs root: run it with sudo"
         raise FailedPreconditionError(message)
+
+
+def _prepare(arguments: argparse.Namespace) -> None:
+    _need_root()
+    prepare.for_units(_layout(arguments))
+
+
+def _up(arguments: argparse.Namespace) -> None:
+    _need_root()
     for name in ("redis-server", "nats-server", *SERVICES):
         program(name)
     state = _running(arguments.run_dir)
@@ -138,11 +177,22 @@ def _status(arguments: argparse.Namespace) -> None:
 
 
 def _running(run_dir: str) -> dict[str, Any] | None:
-    """node.json of a node whose supervisor lives."""
+    """node.json of a node whose supervisor lives.
+
+    Raises:
+        FailedPreconditionError: it is systemd.
+    """
     try:
         state: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
-        command = Path(f"/proc/{state['supervisor']}/cmdline").read_bytes()
+        supervisor = int(state["supervisor"])
     except (OSError, ValueError, KeyError):
+        return None
+    if supervisor == prepare.SYSTEMD:
+        message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
+        raise FailedPreconditionError(message)
+    try:
+        command = Path(f"/proc/{supervisor}/cmdline").read_bytes()
+    except OSError:
         return None
     return state if run_dir.encode() in command.split(b"\0") else None
 

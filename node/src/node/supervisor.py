@@ -6,13 +6,11 @@ Containers are not its children: they live on under their shims when the node st
 import fcntl
 import json
 import os
-import secrets
 import select
 import signal
 import subprocess
 import sys
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 
 import anyio
@@ -21,8 +19,7 @@ from anyio.abc import Process, TaskGroup
 from common.errors import AlreadyExistsError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
-from common.sys.mounts import ensure_shared
-from common.sys.ports import held_port
+from node import prepare
 from node.layout import SERVICES, Layout
 
 PROCESSES = ("redis", "nats", *SERVICES)
@@ -50,9 +47,7 @@ class Supervisor:
         """
         lock = self._prepare()
         try:
-            with held_port(_last_port(self._layout)) as port:
-                self._layout = replace(self._layout, nats_port=port)
-                self._layout.nats_port_file.write_text(str(port))
+            with prepare.held_nats(self._layout) as self._layout:
                 async with anyio.create_task_group() as group:
                     for name in PROCESSES:
                         group.start_soon(self._keep, name)
@@ -64,9 +59,7 @@ class Supervisor:
 
     def _prepare(self) -> int:
         layout = self._layout
-        ensure_shared(Path(layout.run_dir))
-        for path in (f"{layout.data_dir}/redis", f"{layout.data_dir}/nats", f"{layout.run_dir}/log"):
-            Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+        prepare.directories(layout)
         lock = os.open(f"{layout.run_dir}/node.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -75,7 +68,6 @@ class Supervisor:
             message = f"a node runs already in {layout.run_dir}"
             raise AlreadyExistsError(message) from exc
         _end_leftovers(layout)
-        _guard_nats(layout)
         return lock
 
     async def _wait_for_signal(self) -> None:
@@ -127,20 +119,6 @@ class Supervisor:
                     process.kill()
                 await process.wait()
         group.cancel_scope.cancel()
-
-
-def _last_port(layout: Layout) -> int:
-    if layout.nats_port or not layout.nats_port_file.exists():
-        return layout.nats_port
-    return int(layout.nats_port_file.read_text())
-
-
-def _guard_nats(layout: Layout) -> None:
-    """Have NATS ask for a token: a container on the host's network reaches loopback too."""
-    if not layout.nats_token_file.exists():
-        replace_file(layout.nats_token_file, secrets.token_hex(24).encode())
-    token = layout.nats_token_file.read_text()
-    replace_file(layout.nats_config_file, f'authorization {{ token: "{token}" }}\n'.encode())
 
 
 def _end_leftovers(layout: Layout) -> None:

@@ -1,0 +1,58 @@
+"""What the processes of a node need before they start: directories, the token and port of NATS; for systemd, settings too."""
+
+import json
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from common.sys.files import replace_file
+from common.sys.mounts import ensure_shared
+from common.sys.ports import held_port
+from node.layout import SERVICES, Layout
+
+SYSTEMD = 0
+"""No process of ours supervises a node whose processes are units."""
+
+
+def directories(layout: Layout) -> None:
+    """Make the node's directories."""
+    ensure_shared(Path(layout.run_dir))
+    for path in (f"{layout.data_dir}/redis", f"{layout.data_dir}/nats", f"{layout.run_dir}/log"):
+        Path(path).mkdir(mode=0o700, parents=True, exist_ok=True)
+
+
+@contextmanager
+def held_nats(layout: Layout) -> Iterator[Layout]:
+    """The layout with a port that is kept for NATS meanwhile, which is the last one if it can be; its settings written.
+
+    NATS asks for a token: a container on the host's network reaches loopback too.
+    """
+    with held_port(layout.nats_port or _last_port(layout)) as port:
+        found = replace(layout, nats_port=port)
+        found.nats_port_file.write_text(str(port))
+        if not found.nats_token_file.exists():
+            replace_file(found.nats_token_file, secrets.token_hex(24).encode())
+        lines = (
+            f"listen: 127.0.0.1:{port}",
+            f"jetstream {{ store_dir: {json.dumps(f'{found.data_dir}/nats')} }}",
+            f"authorization {{ token: {json.dumps(found.nats_token_file.read_text())} }}",
+        )
+        replace_file(found.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+        yield found
+
+
+def for_units(layout: Layout) -> None:
+    """Write down what systemd's units of this node start with."""
+    directories(layout)
+    with held_nats(layout) as found:
+        for daemon in SERVICES:
+            # a JSON string is one of TOML
+            lines = [f"{key} = {json.dumps(value)}\n" for key, value in found.settings(daemon).items()]
+            replace_file(found.settings_file(daemon), "".join(lines).encode())
+        replace_file(found.state_file, found.state(SYSTEMD, {}, {}).encode())
+
+
+def _last_port(layout: Layout) -> int:
+    return int(layout.nats_port_file.read_text()) if layout.nats_port_file.exists() else 0
