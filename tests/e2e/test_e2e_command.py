@@ -89,9 +89,9 @@ def test_processes_are_listed_signalled_and_waited_for(node, busybox) -> None:
     assert (sent.returncode, sent.stdout) == (0, "job\n")
     waited = node.slipway("wait", "job")
     assert (waited.returncode, waited.stdout) == (0, "7\n")
-    for verb in ("kill", "top"):
+    for verb, told in (("kill", "is exited, not running"), ("top", "does not run")):
         ended = node.slipway(verb, "job")
-        assert (ended.returncode, "does not run" in ended.stderr) == (1, True)
+        assert (ended.returncode, told in ended.stderr) == (1, True)
     assert node.slipway("rm", "job").returncode == 0
 
 
@@ -141,3 +141,30 @@ def test_a_command_waits_for_a_service_that_comes_back(node, busybox, victim: st
     done = node.slipway("exec", "kept", "echo", "on")
     assert (done.returncode, done.stdout) == (0, "on\n"), done.stderr
     assert node.slipway("rm", "-f", "kept").returncode == 0
+
+
+def test_a_container_is_paused_and_goes_on(node, busybox) -> None:
+    script = "trap 'exit 5' TERM; while :; do echo tick; sleep 0.05; done"
+    assert node.slipway("run", "-d", "--name", "still", busybox, "sh", "-c", script).returncode == 0
+    paused = node.slipway("pause", "still", "nosuch")
+    assert (paused.returncode, paused.stdout, "no container 'nosuch'" in paused.stderr) == (
+        1,
+        "still\n",
+        True,
+    )
+    assert "Paused" in node.slipway("ps").stdout
+    refused = node.slipway("exec", "still", "true")
+    assert (refused.returncode, "unpause it first" in refused.stderr) == (125, True)
+    assert node.slipway("unpause", "still").stdout == "still\n"
+    assert "Running" in node.slipway("ps").stdout
+    assert node.slipway("pause", "still").returncode == 0
+    assert node.slipway("stop", "still").returncode == 0
+    assert "Exited (5)" in node.slipway("ps", "-a").stdout
+    told = node.slipway("events", "--until-now", "-o", "json", "--filter", "id=still").stdout
+    verbs = [json.loads(line)["event"]["type"].split(".")[1] for line in told.splitlines()]
+    assert [v for v in verbs if v in ("paused", "resumed", "exited")] == [
+        *("paused", "resumed", "paused", "resumed", "exited")
+    ]
+    ids = node.slipway("ps", "-aq").stdout.split()
+    assert [len(found) for found in ids] == [12]
+    assert node.slipway("rm", *ids).returncode == 0

@@ -27,9 +27,12 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway ps  those that run
         slipway ps -a  those that have ended too, with their codes
-        slipway ps -a --format json | jq -r '.[].id'  for programs"""
+        slipway rm $(slipway ps -aq)  remove all that have ended
+        slipway ps -a --format json | jq -r '.[].container.id'  for programs"""
     ps = add_verb(verbs, "ps", "list containers", "lists:containers", examples)
     ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
+    ps.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    ps.add_argument("--no-trunc", action="store_true", help="whole ids")
     add_output(ps)
     examples = """
         slipway inspect web  state, exit code, mounts, OCI configuration
@@ -90,10 +93,23 @@ def _processes(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway kill web  SIGKILL
         slipway kill -s HUP web  to its first process"""
-    kill = add_verb(verbs, "kill", "send a signal to containers", "processes:kill", examples)
+    kill = add_verb(verbs, "kill", "send a signal to containers", "signals:kill", examples)
     kill.add_argument("-s", "--signal", default="KILL", help="name or number (%(default)s)")
     add_containers(kill)
     examples = "slipway top web  with the node's process ids"
     top = add_verb(verbs, "top", "the processes of a container", "processes:top", examples)
     add_output(top)
     add_container(top)
+    examples = """
+        slipway pause web  it uses no processor until it is unpaused
+        slipway stop web  ends it all the same"""
+    pause = add_verb(verbs, "pause", "hold all processes of containers still", "signals:pause", examples)
+    add_containers(pause)
+    unpause = add_verb(
+        verbs,
+        "unpause",
+        "let paused containers run on",
+        "signals:unpause",
+        "slipway unpause web  from where it was",
+    )
+    add_containers(unpause)

@@ -8,7 +8,7 @@ from slipway import render
 from slipway.connect import Node, node
 
 
-async def each(run_dir: str, names: Iterable[str], act: Callable[[Node, str], Awaitable[None]]) -> int:
+async def each(run_dir: str, names: Iterable[str], act: Callable[[Node, str], Awaitable[object]]) -> int:
     """Act on each and print its name; returns 1 if one failed, with its error on stderr."""
     failed = 0
     async with node(run_dir) as on:

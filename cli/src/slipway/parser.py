@@ -27,7 +27,19 @@ EXAMPLES = """examples:
 `slipway COMMAND --help` has examples of each.
 """
 GROUPS = {
-    "containerverbs": ("ps", "stop", "rm", "inspect", "stats", "logs", "wait", "kill", "top"),
+    "containerverbs": (
+        "ps",
+        "stop",
+        "rm",
+        "inspect",
+        "stats",
+        "logs",
+        "wait",
+        "kill",
+        "top",
+        "pause",
+        "unpause",
+    ),
     "runverbs": ("run", "exec"),
     "podverbs": ("pods",),
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "save", "load"),

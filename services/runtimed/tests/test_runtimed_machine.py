@@ -18,6 +18,8 @@ CONTAINER_EVENTS = {
     "StartFailed": container.StartFailed(cause="t", message="no such file", at_ns=10),
     "Exited": container.Exited(cause="t", exit_code=3, signal=0, oom_killed=False, at_ns=20),
     "Silent": container.Silent(cause="t"),
+    "Paused": container.Paused(cause="t"),
+    "Resumed": container.Resumed(cause="t"),
     "Lost": container.Lost(cause="t", at_ns=20),
     "RemoveAsked": container.RemoveAsked(cause="t"),
 }
@@ -39,6 +41,17 @@ CONTAINER_TABLE = {
         "Silent": C.UNKNOWN,
         "Lost": C.EXITED,
         "RemoveAsked": C.RUNNING,
+        "Paused": C.PAUSED,
+        "Resumed": C.RUNNING,
+    },
+    C.PAUSED: {
+        "Started": C.PAUSED,
+        "Exited": C.EXITED,
+        "Silent": C.UNKNOWN,
+        "Lost": C.EXITED,
+        "RemoveAsked": C.PAUSED,
+        "Paused": C.PAUSED,
+        "Resumed": C.RUNNING,
     },
     C.EXITED: {
         "Started": C.EXITED,

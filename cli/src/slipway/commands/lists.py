@@ -1,12 +1,14 @@
 """ps, pods: what is on this node. Its imports are counted: people wait for it."""
 
+import sys
 from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import render
-from slipway.connect import node
+from slipway.connect import node, runtimed
 
-STATES = {
+_STATES = {
     cri.CONTAINER_CREATED: "Created",
     cri.CONTAINER_RUNNING: "Running",
     cri.CONTAINER_EXITED: "Exited",
@@ -15,25 +17,51 @@ STATES = {
 
 
 async def containers(arguments: Namespace) -> int:
-    """List containers."""
-    async with node(arguments.run_dir) as on:
-        found = (await on.runtime.ListContainers(cri.ListContainersRequest())).containers
-        shown = [c for c in found if arguments.all or c.state == cri.CONTAINER_RUNNING]
-        if arguments.output == "json":
-            render.messages(shown)
-            return 0
-        rows = []
-        for container in sorted(shown, key=lambda c: -c.created_at):
-            image = container.image.user_specified_image or container.image.image
-            state = STATES[container.state]
-            if container.state == cri.CONTAINER_EXITED:
-                request = cri.ContainerStatusRequest(container_id=container.id)
-                status = (await on.runtime.ContainerStatus(request)).status
-                state = f"Exited ({status.exit_code})"
-            name, pod = container.metadata.name, container.pod_sandbox_id[:12]
-            rows.append((container.id[:12], name, state, render.age(container.created_at), image, pod))
-    render.table(("ID", "NAME", "STATE", "CREATED", "IMAGE", "POD"), rows)
+    """List containers, newest first."""
+    async with runtimed(arguments.run_dir) as backend:
+        found = (await backend.Overview(pb.OverviewRequest())).containers
+    shown = [c for c in found if arguments.all or c.container.state == cri.CONTAINER_RUNNING]
+    shown.reverse()
+    if arguments.quiet:
+        for entry in shown:
+            sys.stdout.write(f"{entry.container.id if arguments.no_trunc else entry.container.id[:12]}\n")
+    elif arguments.output == "json":
+        render.messages(shown)
+    else:
+        rows = [_row(entry, whole=arguments.no_trunc) for entry in shown]
+        render.table(("ID", "NAME", "STATE", "CREATED", "IMAGE", "PORTS", "POD"), rows)
     return 0
+
+
+def _row(entry: pb.ContainerOverview, *, whole: bool) -> tuple[str, ...]:
+    container = entry.container
+    image = container.image.user_specified_image or container.image.image
+    ports = ", ".join(port(mapping) for mapping in entry.ports if mapping.host_port)
+    return (
+        container.id if whole else container.id[:12],
+        container.metadata.name,
+        state(entry),
+        render.age(container.created_at),
+        image,
+        ports,
+        container.pod_sandbox_id if whole else container.pod_sandbox_id[:12],
+    )
+
+
+def state(entry: pb.ContainerOverview) -> str:
+    """One word for people; the exit code with an end."""
+    if entry.paused:
+        return "Paused"
+    word = _STATES[entry.container.state]
+    return f"{word} ({entry.exit_code})" if entry.container.state == cri.CONTAINER_EXITED else word
+
+
+def port(mapping: cri.PortMapping) -> str:
+    """Where a port of a pod is on the node, as docker shows it."""
+    address = mapping.host_ip or "0.0.0.0"
+    host = f"[{address}]" if ":" in address else address
+    protocol = cri.Protocol.Name(mapping.protocol).lower()
+    return f"{host}:{mapping.host_port}->{mapping.container_port}/{protocol}"
 
 
 async def pods(arguments: Namespace) -> int:

@@ -1,16 +1,14 @@
-"""wait, kill, top: the processes of running containers."""
+"""wait, top: the processes of running containers."""
 
 import os
 import pwd
-import signal
 import sys
 from argparse import Namespace
 from pathlib import Path
 
-from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.errors import FailedPreconditionError
 from slipway import render
-from slipway.connect import Node, node, shim_of
-from slipway.each import each
+from slipway.connect import node
 from slipway.waiting import final_code
 
 
@@ -23,36 +21,6 @@ async def wait(arguments: Namespace) -> int:
             sys.stdout.write(f"{code}\n")
             sys.stdout.flush()
     return 0
-
-
-async def kill(arguments: Namespace) -> int:
-    """Send a signal to the first process of containers."""
-    number = signal_number(arguments.signal)
-
-    async def act(on: Node, name: str) -> None:
-        found = await on.container(name)
-        async with shim_of(arguments.run_dir, found.id) as shim:
-            if shim is None:
-                raise _not_running(name)
-            await shim.kill(number)
-
-    return await each(arguments.run_dir, arguments.container, act)
-
-
-def signal_number(text: str) -> int:
-    """The signal of this name, with or without SIG, or number.
-
-    Raises:
-        InvalidArgumentError: there is none.
-    """
-    word = text.upper().removeprefix("SIG")
-    if word.isascii() and word.isdecimal() and 0 < int(word[:9]) <= signal.SIGRTMAX:
-        return int(word)
-    known = signal.Signals.__members__.get(f"SIG{word}")
-    if known is None:
-        message = f"--signal {text!r}: want a name such as TERM, or a number up to {int(signal.SIGRTMAX)}"
-        raise InvalidArgumentError(message)
-    return int(known)
 
 
 async def top(arguments: Namespace) -> int:

@@ -12,6 +12,7 @@ _STATES = {
     ContainerState.CREATED: cri.CONTAINER_CREATED,
     ContainerState.STARTING: cri.CONTAINER_CREATED,
     ContainerState.RUNNING: cri.CONTAINER_RUNNING,
+    ContainerState.PAUSED: cri.CONTAINER_RUNNING,  # CRI has no word for it, and a kubelet must not start another
     ContainerState.EXITED: cri.CONTAINER_EXITED,
     ContainerState.REMOVING: cri.CONTAINER_EXITED,
     ContainerState.UNKNOWN: cri.CONTAINER_UNKNOWN,

@@ -205,6 +205,12 @@ class Shims(Protocol):
             UnknownError: the OCI runtime's message.
         """
 
+    async def pause(self, socket_path: str, container_id: str) -> None:
+        """Hold every process of a container still; raises as `update` does."""
+
+    async def resume(self, socket_path: str, container_id: str) -> None:
+        """Let them run on; raises as `update` does."""
+
     async def checkpoint(self, socket_path: str, container_id: str, directory: str, timeout_s: float) -> None:
         """Dump a container's processes into a directory; they run on.
 

@@ -49,7 +49,7 @@ class Reconciler:
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
         for record in self._parts.containers.store.all():
-            if record.pid and record.state in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+            if record.pid and (record.state.has_init or record.state is ContainerState.UNKNOWN):
                 self._service.tasks.watch(record.id)
         for sandbox in self._parts.sandboxes.store.all():
             pause.watch(self._parts, sandbox)
@@ -111,10 +111,12 @@ class Reconciler:
                 await self._half_started(record, shim)
             case ContainerState.UNKNOWN if not record.pid:
                 await self._half_started(record, shim)
-            case ContainerState.RUNNING | ContainerState.UNKNOWN:
+            case ContainerState.RUNNING | ContainerState.PAUSED | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
                 if first and await self._service.checkpoints.thaw_left(record):
                     await self._repaired(record.id, "a container that a checkpoint held still runs on")
+                if what := await self._service.holds.follow(record, CAUSE):
+                    await self._repaired(record.id, what)
             case ContainerState.EXITED if shim is not None:
                 await self._parts.shims.remove(record.id)
             case ContainerState.REMOVING:

@@ -27,9 +27,15 @@ class ContainerState(StrEnum):
     CREATED = "created"
     STARTING = "starting"
     RUNNING = "running"
+    PAUSED = "paused"
     EXITED = "exited"
     REMOVING = "removing"
     UNKNOWN = "unknown"
+
+    @property
+    def has_init(self) -> bool:
+        """Its processes are there, running or held still."""
+        return self in (ContainerState.RUNNING, ContainerState.PAUSED)
 
 
 class SandboxRecord(Record, frozen=True, kw_only=True):

@@ -4,6 +4,7 @@ from runtimed.use.checkpoint import Checkpoints
 from runtimed.use.container import Containers
 from runtimed.use.exec import Execs
 from runtimed.use.execnews import ExecBook
+from runtimed.use.hold import Holds
 from runtimed.use.limits import Limits
 from runtimed.use.metrics import Metrics
 from runtimed.use.node import Node
@@ -20,7 +21,8 @@ class Service:
     def __init__(self, parts: Parts) -> None:
         book = ExecBook(parts.containers.store)
         self.parts = parts
-        self.tasks = Tasks(parts, book)
+        self.holds = Holds(parts)
+        self.tasks = Tasks(parts, book, self.holds)
         self.containers = Containers(parts, self.tasks)
         self.sandboxes = Sandboxes(parts, self.containers)
         self.execs = Execs(parts, book)

@@ -8,6 +8,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
 from runtimed.metrics import families
 from runtimed.service import Service
+from runtimed.use.overview import overview
 
 
 class RuntimeServicer(rpc.RuntimeServicer):
@@ -91,6 +92,27 @@ class RuntimeServicer(rpc.RuntimeServicer):
 
     async def ExecSync(self, request: cri.ExecSyncRequest, context: Any) -> cri.ExecSyncResponse:
         return await self._service.execs.sync(request)
+
+    async def PauseContainer(
+        self, request: pb.PauseContainerRequest, context: Any
+    ) -> pb.PauseContainerResponse:
+        await self._service.holds.pause(request.container_id)
+        return pb.PauseContainerResponse()
+
+    async def ResumeContainer(
+        self, request: pb.ResumeContainerRequest, context: Any
+    ) -> pb.ResumeContainerResponse:
+        await self._service.holds.resume(request.container_id)
+        return pb.ResumeContainerResponse()
+
+    async def SignalContainer(
+        self, request: pb.SignalContainerRequest, context: Any
+    ) -> pb.SignalContainerResponse:
+        await self._service.holds.signal(request.container_id, request.signal)
+        return pb.SignalContainerResponse()
+
+    async def Overview(self, request: pb.OverviewRequest, context: Any) -> pb.OverviewResponse:
+        return overview(self._service.parts)
 
     async def PrepareExec(self, request: pb.PrepareExecRequest, context: Any) -> pb.ShimAddress:
         return await self._service.execs.prepare(request)

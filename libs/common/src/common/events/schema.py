@@ -187,6 +187,25 @@ class ContainerStopRequested(Event, frozen=True, kw_only=True, tag="container.st
     timeout_s: int = 0
 
 
+class ContainerPaused(Event, frozen=True, kw_only=True, tag="container.paused.v1"):
+    """Every process of a container stands still."""
+
+    sandbox_id: str
+
+
+class ContainerResumed(Event, frozen=True, kw_only=True, tag="container.resumed.v1"):
+    """A paused container runs on."""
+
+    sandbox_id: str
+
+
+class ContainerSignalled(Event, frozen=True, kw_only=True, tag="container.signalled.v1"):
+    """Somebody sends a signal to a container's init."""
+
+    sandbox_id: str
+    signal: str
+
+
 class ContainerUpdated(Event, frozen=True, kw_only=True, tag="container.updated.v1"):
     """A container has new limits."""
 

@@ -15,6 +15,7 @@ from runtimed.ports import ExecNews, ExecOutcome, InitExit, InitStarted, PauseSt
 
 EXIT_FILE = "exit.msgpack"
 UPDATE_S = 30.0
+PAUSE_S = 10.0
 T = TypeVar("T")
 
 
@@ -122,6 +123,12 @@ class ProcessShims:
     async def update(self, socket_path: str, container_id: str, resources: bytes) -> None:
         args = ["update", "--resources", "-", container_id]
         await self._runtime(socket_path, container_id, args, UPDATE_S, resources)
+
+    async def pause(self, socket_path: str, container_id: str) -> None:
+        await self._runtime(socket_path, container_id, ["pause", container_id], PAUSE_S)
+
+    async def resume(self, socket_path: str, container_id: str) -> None:
+        await self._runtime(socket_path, container_id, ["resume", container_id], PAUSE_S)
 
     async def checkpoint(self, socket_path: str, container_id: str, directory: str, timeout_s: float) -> None:
         args = ["checkpoint", "--image-path", directory, "--work-path", directory, "--leave-running"]

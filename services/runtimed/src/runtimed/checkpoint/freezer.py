@@ -20,6 +20,15 @@ async def freeze(plan: CgroupPlan) -> None:
         DeadlineExceededError: a process cannot be frozen; it may be half frozen now.
     """
     await _write(plan, still=True)
+    await until_frozen(plan)
+
+
+async def until_frozen(plan: CgroupPlan) -> None:
+    """Wait until no process of a cgroup that is being frozen runs.
+
+    Raises:
+        DeadlineExceededError: a process cannot be frozen; it may be half frozen now.
+    """
     try:
         with anyio.fail_after(FREEZE_S):
             while not await anyio.to_thread.run_sync(frozen, plan):  # noqa: ASYNC110 - v1 tells nobody

@@ -9,6 +9,7 @@
                                └──────────────── RemoveAsked ──────────────▶ REMOVING ◀───────────┘
     STARTING, RUNNING ──Silent──▶ UNKNOWN ──Started──▶ RUNNING                    └──▶ (no record)
                                      └──Exited, Lost──▶ EXITED
+    RUNNING ──Paused──▶ PAUSED ──Resumed──▶ RUNNING; else PAUSED is as RUNNING
 
 UNKNOWN: its shim lives and does not tell whether the init does. CREATING is not listed, STARTING is listed as CREATED, REMOVING as EXITED. An exit is taken once: a second one
 changes nothing and says nothing.
@@ -25,6 +26,8 @@ from common.events.schema import (
     ContainerCreated,
     ContainerExited,
     ContainerOomKilled,
+    ContainerPaused,
+    ContainerResumed,
     ContainerStarted,
     ContainerStartFailed,
     ContainerUnknown,
@@ -93,6 +96,20 @@ class Silent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Paused:
+    """Its processes stand still."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resumed:
+    """Its processes run again."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Lost:
     """Its init is gone and nobody knows how."""
 
@@ -107,7 +124,9 @@ class RemoveAsked:
     cause: str
 
 
-ContainerEvent = CreateDone | StartAsked | Started | StartFailed | Exited | Silent | Lost | RemoveAsked
+ContainerEvent = (
+    CreateDone | StartAsked | Started | StartFailed | Exited | Silent | Paused | Resumed | Lost | RemoveAsked
+)
 
 
 @dataclass(frozen=True)
@@ -209,6 +228,16 @@ def _silent(record: ContainerRecord, _event: Silent) -> Outcome:
     return _replace(record, state=S.UNKNOWN), (Publish(fact),)
 
 
+def _paused(record: ContainerRecord, _event: Paused) -> Outcome:
+    fact = ContainerPaused(id=record.id, sandbox_id=record.sandbox_id)
+    return _replace(record, state=S.PAUSED), (Publish(fact),)
+
+
+def _resumed(record: ContainerRecord, _event: Resumed) -> Outcome:
+    fact = ContainerResumed(id=record.id, sandbox_id=record.sandbox_id)
+    return _replace(record, state=S.RUNNING), (Publish(fact),)
+
+
 def _lost(record: ContainerRecord, event: Lost) -> Outcome:
     unknown = Exited(cause=event.cause, exit_code=LOST_CODE, signal=0, oom_killed=False, at_ns=event.at_ns)
     return _ended(record, "Unknown", unknown)
@@ -270,6 +299,15 @@ TABLE: dict[tuple[S, type[ContainerEvent]], Callable[[ContainerRecord, Any], Out
     (S.RUNNING, Silent): _silent,
     (S.RUNNING, Lost): _lost,
     (S.RUNNING, RemoveAsked): _kill,
+    (S.RUNNING, Paused): _paused,
+    (S.RUNNING, Resumed): _stay,
+    (S.PAUSED, Started): _stay,
+    (S.PAUSED, Exited): _exited,
+    (S.PAUSED, Silent): _silent,
+    (S.PAUSED, Lost): _lost,
+    (S.PAUSED, RemoveAsked): _kill,
+    (S.PAUSED, Paused): _stay,
+    (S.PAUSED, Resumed): _resumed,
     (S.EXITED, Started): _stay,
     (S.EXITED, StartFailed): _stay,
     (S.EXITED, Exited): _stay,

@@ -15,7 +15,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from runtimed import convert, processes, signals
 from runtimed.oci import cgroups, idmaps, spec
-from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, User
+from runtimed.record import ContainerRecord, SandboxRecord, User
 from runtimed.use import imagemounts, network, pause, volumes
 from runtimed.use.parts import Parts
 
@@ -152,7 +152,7 @@ async def _target_pid(parts: Parts, record: ContainerRecord, target: str) -> str
     other = parts.containers.store.find(target)
     if other is None or other.sandbox_id != record.sandbox_id:
         raise NotFoundError(f"{name}: no container of this sandbox")
-    if other.state is not ContainerState.RUNNING:
+    if not other.state.has_init:
         raise FailedPreconditionError(f"{name}: is {other.state}")
     directory = parts.bundle_dir(record.id)
     await anyio.to_thread.run_sync(partial(directory.mkdir, mode=0o700, parents=True, exist_ok=True))

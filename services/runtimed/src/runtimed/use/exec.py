@@ -59,7 +59,9 @@ class Execs:
 
     def prepare_attach(self, request: pb.PrepareAttachRequest) -> pb.ShimAddress:
         """Where to stream a container's stdio."""
-        record = self._running(request.container_id)
+        record = selection.find(self._parts.containers.store, "container", request.container_id)
+        if not record.state.has_init:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
         config = cri.ContainerConfig.FromString(record.config)
         return pb.ShimAddress(
             socket_path=record.socket_path,
@@ -71,7 +73,8 @@ class Execs:
     def _running(self, name: str) -> ContainerRecord:
         record = selection.find(self._parts.containers.store, "container", name)
         if record.state is not ContainerState.RUNNING:
-            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+            hint = ": unpause it first" if record.state is ContainerState.PAUSED else ""
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running{hint}")
         return record
 
     async def _process(self, record: ContainerRecord, cmd: list[str], *, tty: bool) -> bytes:

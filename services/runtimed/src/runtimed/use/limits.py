@@ -57,7 +57,7 @@ class Limits:
         merged = cri.LinuxContainerResources.FromString(record.resources)
         _merge(merged, request.linux)
         limits = cgroups.resources(merged, self._parts.cgroup_version)
-        if record.state is ContainerState.RUNNING:
+        if record.state.has_init:
             await self._apply(record, request.linux)
             if record.cgroup:
                 if request.linux.oom_score_adj:
@@ -121,7 +121,7 @@ class Limits:
             FailedPreconditionError: the container does not run; no file is made.
         """
         record = selection.find(self._parts.containers.store, "container", name)
-        if record.state is not ContainerState.RUNNING:
+        if not record.state.has_init:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
         await self._parts.shims.reopen_log(record.socket_path)
         fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)

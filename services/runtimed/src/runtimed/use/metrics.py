@@ -16,7 +16,7 @@ from runtimed.metrics import cgroup, processes
 from runtimed.metrics.families import BY_NAME, Sample
 from runtimed.network.netns import InterfaceStats
 from runtimed.ports import SnapshotUse
-from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
+from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
 from runtimed.use.podview import network_of, pod_plan, read_links
 
@@ -36,7 +36,7 @@ class Metrics:
         running = [
             record
             for record in selection.listed(self._parts.containers.store)
-            if record.state is ContainerState.RUNNING and record.cgroup is not None
+            if record.state.has_init and record.cgroup is not None
         ]
         mountpoint, use = await self._use([record.id for record in running])
         return await anyio.to_thread.run_sync(partial(self._read, sandboxes, running, mountpoint, use))

@@ -15,7 +15,7 @@ from runtimed.oci.cgroupfiles import PressureStats
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.oci.stats import CgroupStats, read_stats
 from runtimed.ports import SnapshotUse
-from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
+from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts, together
 from runtimed.use.podview import network_of, pod_plan, read_links
 
@@ -67,7 +67,7 @@ class Stats:
         return await self._sandboxes(selection.with_labels(found, wanted.label_selector))
 
     async def _read(self, records: Sequence[ContainerRecord]) -> list[_Reading]:
-        plans = [r.cgroup if r.state is ContainerState.RUNNING else None for r in records]
+        plans = [r.cgroup if r.state.has_init else None for r in records]
         readings, (mountpoint, use) = await together(
             partial(anyio.to_thread.run_sync, _read_all, plans), partial(self._usage, [r.id for r in records])
         )

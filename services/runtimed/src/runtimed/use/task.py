@@ -27,6 +27,7 @@ from runtimed.ports import ExecNews, InitExit, InitStarted, Runtime, ShimPlan
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
 from runtimed.use import dump
 from runtimed.use.execnews import ExecBook
+from runtimed.use.hold import Holds
 from runtimed.use.parts import Parts, life_span, together
 
 _log = get_logger("runtimed")
@@ -55,9 +56,10 @@ class _Stop:
 class Tasks:
     """The inits of this node's containers."""
 
-    def __init__(self, parts: Parts, execs: ExecBook) -> None:
+    def __init__(self, parts: Parts, execs: ExecBook, holds: Holds) -> None:
         self._parts = parts
         self._execs = execs
+        self._holds = holds
         self._stops: dict[str, _Stop] = {}
         self._watched: set[str] = set()
 
@@ -283,7 +285,7 @@ class Tasks:
             return
         await self._parts.operations.wait(f"start {record.id}")
         record = self._parts.containers.store.find(record.id)
-        if record is None or record.state not in (ContainerState.RUNNING, ContainerState.UNKNOWN):
+        if record is None or not (record.state.has_init or record.state is ContainerState.UNKNOWN):
             return
         kill_at = anyio.current_time() + max(0, timeout_s)
         going = self._stops.get(record.id)
@@ -307,6 +309,8 @@ class Tasks:
                     timeout_s=max(0, timeout_s),
                 )
                 await parts.containers.amend(container_id, fact)
+                if record.state is ContainerState.PAUSED:
+                    await self._holds.release(record, RPC)
                 if stop.kill_at > anyio.current_time() and record.state is not ContainerState.UNKNOWN:
                     await self._signal(record, record.stop_signal, everyone=False)
                     if await self._ended_before_kill(container_id, stop):

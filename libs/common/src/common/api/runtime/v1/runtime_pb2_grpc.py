@@ -105,6 +105,26 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.FromString,
                 _registered_method=True)
+        self.PauseContainer = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/PauseContainer',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerResponse.FromString,
+                _registered_method=True)
+        self.ResumeContainer = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/ResumeContainer',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.FromString,
+                _registered_method=True)
+        self.SignalContainer = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/SignalContainer',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerResponse.FromString,
+                _registered_method=True)
+        self.Overview = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/Overview',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
+                _registered_method=True)
         self.PrepareExec = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/PrepareExec',
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PrepareExecRequest.SerializeToString,
@@ -276,6 +296,34 @@ class RuntimeServicer:
 
     def ExecSync(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseContainer(self, request, context):
+        """Holds every process of a container still; CRI knows it as running.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeContainer(self, request, context):
+        """Lets a paused container run on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SignalContainer(self, request, context):
+        """Signals the init of a container.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Overview(self, request, context):
+        """What a person wants to see of all containers, in one call.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -457,6 +505,26 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.ExecSync,
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.SerializeToString,
+            ),
+            'PauseContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseContainer,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerResponse.SerializeToString,
+            ),
+            'ResumeContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeContainer,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.SerializeToString,
+            ),
+            'SignalContainer': grpc.unary_unary_rpc_method_handler(
+                    servicer.SignalContainer,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerResponse.SerializeToString,
+            ),
+            'Overview': grpc.unary_unary_rpc_method_handler(
+                    servicer.Overview,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.SerializeToString,
             ),
             'PrepareExec': grpc.unary_unary_rpc_method_handler(
                     servicer.PrepareExec,
@@ -922,6 +990,114 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/ExecSync',
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/PauseContainer',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/ResumeContainer',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SignalContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/SignalContainer',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Overview(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/Overview',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
             options,
             channel_credentials,
             insecure,

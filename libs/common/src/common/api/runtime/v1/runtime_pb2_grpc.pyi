@@ -49,6 +49,14 @@ class RuntimeStub:
     UpdateContainerResources: _grpc.UnaryUnaryMultiCallable[_api_pb2.UpdateContainerResourcesRequest, _api_pb2.UpdateContainerResourcesResponse]
     ReopenContainerLog: _grpc.UnaryUnaryMultiCallable[_api_pb2.ReopenContainerLogRequest, _api_pb2.ReopenContainerLogResponse]
     ExecSync: _grpc.UnaryUnaryMultiCallable[_api_pb2.ExecSyncRequest, _api_pb2.ExecSyncResponse]
+    PauseContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PauseContainerRequest, _runtime_pb2.PauseContainerResponse]
+    """Holds every process of a container still; CRI knows it as running."""
+    ResumeContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]
+    """Lets a paused container run on."""
+    SignalContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]
+    """Signals the init of a container."""
+    Overview: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]
+    """What a person wants to see of all containers, in one call."""
     PrepareExec: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PrepareExecRequest, _runtime_pb2.ShimAddress]
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]
@@ -88,6 +96,14 @@ class RuntimeAsyncStub(RuntimeStub):
     UpdateContainerResources: _aio.UnaryUnaryMultiCallable[_api_pb2.UpdateContainerResourcesRequest, _api_pb2.UpdateContainerResourcesResponse]  # type: ignore[assignment]
     ReopenContainerLog: _aio.UnaryUnaryMultiCallable[_api_pb2.ReopenContainerLogRequest, _api_pb2.ReopenContainerLogResponse]  # type: ignore[assignment]
     ExecSync: _aio.UnaryUnaryMultiCallable[_api_pb2.ExecSyncRequest, _api_pb2.ExecSyncResponse]  # type: ignore[assignment]
+    PauseContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PauseContainerRequest, _runtime_pb2.PauseContainerResponse]  # type: ignore[assignment]
+    """Holds every process of a container still; CRI knows it as running."""
+    ResumeContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]  # type: ignore[assignment]
+    """Lets a paused container run on."""
+    SignalContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]  # type: ignore[assignment]
+    """Signals the init of a container."""
+    Overview: _aio.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]  # type: ignore[assignment]
+    """What a person wants to see of all containers, in one call."""
     PrepareExec: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PrepareExecRequest, _runtime_pb2.ShimAddress]  # type: ignore[assignment]
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]  # type: ignore[assignment]
@@ -208,6 +224,38 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.ExecSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.ExecSyncResponse, _abc.Awaitable[_api_pb2.ExecSyncResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def PauseContainer(
+        self,
+        request: _runtime_pb2.PauseContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.PauseContainerResponse, _abc.Awaitable[_runtime_pb2.PauseContainerResponse]]:
+        """Holds every process of a container still; CRI knows it as running."""
+
+    @_abc_1.abstractmethod
+    def ResumeContainer(
+        self,
+        request: _runtime_pb2.ResumeContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ResumeContainerResponse, _abc.Awaitable[_runtime_pb2.ResumeContainerResponse]]:
+        """Lets a paused container run on."""
+
+    @_abc_1.abstractmethod
+    def SignalContainer(
+        self,
+        request: _runtime_pb2.SignalContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.SignalContainerResponse, _abc.Awaitable[_runtime_pb2.SignalContainerResponse]]:
+        """Signals the init of a container."""
+
+    @_abc_1.abstractmethod
+    def Overview(
+        self,
+        request: _runtime_pb2.OverviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.OverviewResponse, _abc.Awaitable[_runtime_pb2.OverviewResponse]]:
+        """What a person wants to see of all containers, in one call."""
 
     @_abc_1.abstractmethod
     def PrepareExec(

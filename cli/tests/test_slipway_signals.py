@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import InvalidArgumentError
-from slipway.commands.processes import signal_number
+from slipway.commands.signals import signal_number
 
 
 @pytest.mark.parametrize(("text", "number"), [("KILL", 9), ("SIGTERM", 15), ("usr1", 10), ("34", 34)])

@@ -1,0 +1,125 @@
+"""Containers that people hold still, and signals that people send."""
+
+from functools import partial
+
+import anyio
+import anyio.to_thread
+
+from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError
+from common.events.schema import ContainerSignalled
+from runtimed import processes, selection, signals
+from runtimed.checkpoint import freezer
+from runtimed.machine import container as machine
+from runtimed.record import ContainerRecord, ContainerState
+from runtimed.use.parts import Parts, life_span
+
+RPC = "rpc"
+SIGKILL = 9
+
+
+class Holds:
+    """Pause, resume and signal, by the OCI runtime and the shim."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def pause(self, name: str) -> None:
+        """Hold every process of a container still.
+
+        Raises:
+            FailedPreconditionError: it does not run, stands still already, or is being stopped or dumped.
+            UnknownError: the OCI runtime's message.
+            DeadlineExceededError: a process cannot be held; all run on.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        if record.state is not ContainerState.RUNNING:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        for key, what in ((f"stop {record.id}", "stopped"), (f"checkpoint {record.sandbox_id}", "dumped")):
+            if self._parts.operations.running(key):
+                raise FailedPreconditionError(f"container {record.id}: is being {what}")
+        await self._parts.operations.join(f"pause {record.id}", partial(self._pause, record))
+
+    async def _pause(self, record: ContainerRecord) -> None:
+        with life_span("runtimed.container.pause", record):
+            try:
+                await self._parts.shims.pause(record.socket_path, record.id)
+                if record.cgroup is not None and not self._sandboxed(record):
+                    await freezer.until_frozen(record.cgroup)
+            except SlipwayError:
+                with anyio.CancelScope(shield=True):
+                    await self._let_run(record)
+                raise
+            await self._parts.containers.apply(record.id, machine.Paused(cause=RPC))
+
+    async def resume(self, name: str) -> None:
+        """Let a paused container run on.
+
+        Raises:
+            FailedPreconditionError: it is not paused.
+            UnknownError: the OCI runtime's message.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        await self._parts.operations.wait(f"pause {record.id}")
+        record = self._parts.containers.store.get(record.id)
+        if record.state is not ContainerState.PAUSED:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not paused")
+        await self._parts.operations.join(f"resume {record.id}", partial(self._resume, record))
+
+    async def _resume(self, record: ContainerRecord) -> None:
+        with life_span("runtimed.container.resume", record):
+            await self._parts.shims.resume(record.socket_path, record.id)
+            await self._parts.containers.apply(record.id, machine.Resumed(cause=RPC))
+
+    async def release(self, record: ContainerRecord, cause: str) -> None:
+        """Let a container run so that it can end; one that ended meanwhile is no error."""
+        await self._let_run(record)
+        try:
+            await self._parts.containers.apply(record.id, machine.Resumed(cause=cause))
+        except FailedPreconditionError:
+            return
+
+    async def _let_run(self, record: ContainerRecord) -> None:
+        try:
+            await self._parts.shims.resume(record.socket_path, record.id)
+        except SlipwayError:  # the runtime says so of one that is not paused, too
+            if record.cgroup is not None:
+                await freezer.thaw(record.cgroup)
+
+    async def signal(self, name: str, number: int) -> None:
+        """Signal the init. One that is paused gets it when it runs on; its stop signal and SIGKILL let it run.
+
+        Raises:
+            InvalidArgumentError: there is no such signal.
+            FailedPreconditionError: it does not run.
+        """
+        if not 0 < number <= signals.RTMAX:
+            raise InvalidArgumentError(f"signal: {number} is none")
+        record = selection.find(self._parts.containers.store, "container", name)
+        if not record.state.has_init:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        fact = ContainerSignalled(id=record.id, sandbox_id=record.sandbox_id, signal=signals.name(number))
+        await self._parts.containers.amend(record.id, fact)
+        if record.state is ContainerState.PAUSED:
+            if number not in (SIGKILL, record.stop_signal):
+                processes.send(record.pid, record.pid_started_ticks, number)
+                return
+            await self.release(record, RPC)
+        await self._parts.shims.kill(record.socket_path, number, everyone=False)
+
+    async def follow(self, record: ContainerRecord, cause: str) -> str:
+        """Call a container what its cgroup says that it is; returns what was wrong, empty when nothing was."""
+        busy = (f"pause {record.id}", f"resume {record.id}", f"checkpoint {record.sandbox_id}")
+        if record.cgroup is None or self._sandboxed(record) or any(map(self._parts.operations.running, busy)):
+            return ""
+        still = await anyio.to_thread.run_sync(freezer.frozen, record.cgroup)
+        if still and record.state is ContainerState.RUNNING:
+            await self._parts.containers.apply(record.id, machine.Paused(cause=cause))
+            return "a container that stands still is paused"
+        if not still and record.state is ContainerState.PAUSED:
+            await self._parts.containers.apply(record.id, machine.Resumed(cause=cause))
+            return "a paused container that runs is running"
+        return ""
+
+    def _sandboxed(self, record: ContainerRecord) -> bool:
+        sandbox = self._parts.sandboxes.store.get(record.sandbox_id)
+        return self._parts.handler(sandbox.handler)[1].sandboxed

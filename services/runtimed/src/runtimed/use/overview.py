@@ -1,0 +1,27 @@
+"""What a person wants to see of all containers: CRI's entry, and what CRI keeps for ContainerStatus."""
+
+from common.api.runtime.v1 import runtime_pb2 as pb
+from runtimed import convert, selection
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
+from runtimed.use.parts import Parts
+
+
+def overview(parts: Parts) -> pb.OverviewResponse:
+    """All listed containers, oldest first."""
+    pods = {pod.id: pod for pod in parts.sandboxes.store.all()}
+    listed = selection.listed(parts.containers.store)
+    return pb.OverviewResponse(containers=[_entry(record, pods.get(record.sandbox_id)) for record in listed])
+
+
+def _entry(record: ContainerRecord, pod: SandboxRecord | None) -> pb.ContainerOverview:
+    entry = pb.ContainerOverview(
+        container=convert.container_item(record),
+        paused=record.state is ContainerState.PAUSED,
+        exit_code=record.exit_code,
+        started_at=record.started_at_ns,
+        finished_at=record.finished_at_ns,
+    )
+    if pod is not None:
+        entry.pod_name, entry.pod_namespace = pod.name, pod.namespace
+        entry.ports.extend(convert.sandbox_config(pod).port_mappings)
+    return entry

@@ -1,0 +1,177 @@
+"""Containers that stand still: by request, across deaths of runtimed, and when they are to end."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import FailedPreconditionError, InvalidArgumentError
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
+    ),
+]
+UNTIL_S = 20
+TICKS = "trap 'exit 7' TERM; trap 'echo usr' USR1; while :; do echo tick; sleep 0.02; done"
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[Daemons]:
+    with running_daemons() as found:
+        yield found
+
+
+@pytest.fixture
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    async with kubelet(daemons) as found:
+        yield found
+
+
+async def pause(pods: Pods, container_id: str) -> None:
+    await pods.client.stub.PauseContainer(pb.PauseContainerRequest(container_id=container_id), timeout=30)
+
+
+async def resume(pods: Pods, container_id: str) -> None:
+    await pods.client.stub.ResumeContainer(pb.ResumeContainerRequest(container_id=container_id), timeout=30)
+
+
+async def send(pods: Pods, container_id: str, number: int) -> None:
+    request = pb.SignalContainerRequest(container_id=container_id, signal=number)
+    await pods.client.stub.SignalContainer(request, timeout=30)
+
+
+async def facts(pods: Pods, container_id: str) -> dict:
+    return json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])
+
+
+async def until_state(pods: Pods, container_id: str, state: str) -> None:
+    with anyio.fail_after(UNTIL_S):
+        while (await facts(pods, container_id))["state"] != state:
+            await anyio.sleep(0.02)
+
+
+def freezer_file(pid: int) -> tuple[Path, str, str]:
+    """The file that holds a process still, and its words for still and running."""
+    for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
+        number, controllers, path = line.split(":", 2)
+        if "freezer" in controllers.split(","):
+            return Path(f"/sys/fs/cgroup/freezer{path}/freezer.state"), "FROZEN", "THAWED"
+        if number == "0" and Path(f"/sys/fs/cgroup{path}/cgroup.freeze").exists():
+            return Path(f"/sys/fs/cgroup{path}/cgroup.freeze"), "1", "0"
+    raise AssertionError(pid)
+
+
+async def grows(log: Path) -> None:
+    size = log.stat().st_size
+    with anyio.fail_after(UNTIL_S):
+        while log.stat().st_size == size:
+            await anyio.sleep(0.01)
+
+
+async def stands_still(log: Path) -> None:
+    size = log.stat().st_size
+    await anyio.sleep(0.3)
+    assert log.stat().st_size == size
+
+
+async def test_a_paused_container_does_nothing_until_it_is_resumed(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", TICKS)
+    log = Path((await pods.status(container_id)).log_path)
+    await grows(log)
+    await pause(pods, container_id)
+    await stands_still(log)
+    assert (await facts(pods, container_id))["state"] == "paused"
+    assert (await pods.status(container_id)).state == cri.CONTAINER_RUNNING
+    shown = (await pods.client.stub.Overview(pb.OverviewRequest(), timeout=30)).containers
+    assert [entry.paused for entry in shown if entry.container.id == container_id] == [True]
+    with pytest.raises(FailedPreconditionError, match="unpause it first"):
+        await pods.client.exec_sync(container_id, ["true"])
+    with pytest.raises(FailedPreconditionError, match="is paused, not running"):
+        await pause(pods, container_id)
+    await resume(pods, container_id)
+    await grows(log)
+    with pytest.raises(FailedPreconditionError, match="is running, not paused"):
+        await resume(pods, container_id)
+    answer = await pods.client.exec_sync(container_id, ["echo", "on"])
+    assert answer.stdout == b"on\n"
+    await pods.client.remove_container(container_id)
+
+
+async def test_a_paused_container_is_stopped_by_its_signal_and_removed_at_once(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", TICKS)
+    await grows(Path((await pods.status(container_id)).log_path))  # its trap is set
+    await pause(pods, container_id)
+    await pods.client.stop_container(container_id, 10)
+    assert (await pods.status(container_id)).exit_code == 7
+    _, other_id, _ = await pods.running("sleep", "100")
+    await pause(pods, other_id)
+    await pods.client.remove_container(other_id)
+
+
+async def test_a_signal_to_a_paused_container_waits_unless_it_ends_it(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", TICKS)
+    log = Path((await pods.status(container_id)).log_path)
+    await grows(log)
+    await pause(pods, container_id)
+    await send(pods, container_id, 10)
+    await stands_still(log)
+    await resume(pods, container_id)
+    with anyio.fail_after(UNTIL_S):
+        while "F usr" not in log.read_text():
+            await anyio.sleep(0.02)
+    await pause(pods, container_id)
+    await send(pods, container_id, 9)
+    assert (await pods.exited(container_id)).exit_code == 137
+    with pytest.raises(FailedPreconditionError, match="not running"):
+        await send(pods, container_id, 10)
+    with pytest.raises(InvalidArgumentError, match="signal: 65"):
+        await send(pods, container_id, 65)
+
+
+async def test_a_pause_outlives_runtimed(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", TICKS)
+    log = Path((await pods.status(container_id)).log_path)
+    await grows(log)
+    await pause(pods, container_id)
+    pods.daemons.kill("runtimed")
+    pods.daemons.start("runtimed")
+    await stands_still(log)
+    assert (await facts(pods, container_id))["state"] == "paused"
+    await resume(pods, container_id)
+    await grows(log)
+    await pods.client.stop_container(container_id, 10)
+    assert (await pods.status(container_id)).exit_code == 7
+
+
+async def test_what_was_paused_or_resumed_while_runtimed_was_dead_is_found(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sh", "-c", TICKS)
+    freezer, still, running = freezer_file((await facts(pods, container_id))["pid"])
+    for word, state in ((still, "paused"), (running, "running")):
+        pods.daemons.kill("runtimed")
+        freezer.write_text(word)
+        pods.daemons.start("runtimed")
+        await until_state(pods, container_id, state)
+    await pods.client.remove_container(container_id)
+
+
+async def test_the_end_of_a_paused_container_is_told(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "100")
+    pid = (await facts(pods, container_id))["pid"]
+    await pause(pods, container_id)
+    os.kill(pid, 9)
+    freezer, _, running = freezer_file(pid)
+    freezer.write_text(running)
+    assert (await pods.exited(container_id)).exit_code == 137
