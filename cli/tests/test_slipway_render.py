@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnknownError
 from slipway import exitcode, render
 
@@ -31,6 +32,11 @@ def test_columns_line_up(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("count", "text"), [(0, "0 B"), (999, "999 B"), (1_040_000, "1.04 MB")])
 def test_sizes_are_in_powers_of_1000(count: int, text: str) -> None:
     assert render.size(count) == text
+
+
+def test_a_message_is_shown_with_its_zeros() -> None:
+    shown = render.fields(cri.ContainerStatus(id="c"))
+    assert (shown["state"], shown["exit_code"]) == ("CONTAINER_CREATED", 0)
 
 
 def test_an_error_is_one_line() -> None:

@@ -95,6 +95,14 @@ def document(value: Any) -> None:
 
 def messages(items: Iterable[Any]) -> None:
     """Print protobuf messages as a JSON list."""
+    document([fields(item) for item in items])
+
+
+def fields(message: Any) -> dict[str, Any]:
+    """A protobuf message whole, its zeros too: CREATED, READY and an exit code of 0 are some."""
     from google.protobuf.json_format import MessageToDict
 
-    document([MessageToDict(item, preserving_proto_field_name=True) for item in items])
+    found: dict[str, Any] = MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )
+    return found

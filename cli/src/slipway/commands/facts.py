@@ -2,8 +2,6 @@
 
 from argparse import Namespace
 
-from google.protobuf.json_format import MessageToDict
-
 from common.api.cri.v1 import api_pb2 as cri
 from slipway import render
 from slipway.connect import node
@@ -17,7 +15,7 @@ async def containers(arguments: Namespace) -> int:
             found = await on.container(name)
             request = cri.ContainerStatusRequest(container_id=found.id, verbose=True)
             answer = await on.runtime.ContainerStatus(request)
-            documents.append(MessageToDict(answer, preserving_proto_field_name=True))
+            documents.append(render.fields(answer))
     render.document(documents)
     return 0
 
@@ -30,11 +28,6 @@ async def pods(arguments: Namespace) -> int:
             found = await on.pod(name)
             request = cri.PodSandboxStatusRequest(pod_sandbox_id=found.id, verbose=True)
             answer = await on.runtime.PodSandboxStatus(request)
-            # A ready sandbox's state is the enum's zero, which would be left out.
-            documents.append(
-                MessageToDict(
-                    answer, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
-                )
-            )
+            documents.append(render.fields(answer))
     render.document(documents)
     return 0
