@@ -132,13 +132,15 @@ echo '{{"cniVersion": "1.0.0", "ips": [{{"address": "10.9.0.2/24"}}]}}'"""
 
 
 @pytest.mark.anyio
-async def test_failed_add_is_taken_back_and_named(tmp_path: Path) -> None:
+async def test_failed_add_is_named_and_kept_to_be_taken_back(tmp_path: Path) -> None:
     script = f"""cat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/verbs
 [ $CNI_COMMAND = DEL ] && exit 0
 echo '{{"cniVersion": "1.0.0", "code": 11, "msg": "no address left", "details": "pool 10.0.0.0/30"}}'; exit 1"""
     cni = fake(tmp_path, script)
     with pytest.raises(UnavailableError, match="cni plugin 'fake': ADD failed: no address left: pool"):
         await cni.add(attachment())
+    assert [item.sandbox_id for item in cni.cached()] == ["sb1"]
+    await cni.delete(attachment())
     assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
     assert cni.cached() == []
 
@@ -157,7 +159,7 @@ async def test_failed_delete_is_kept_for_the_next_try(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
-async def test_cancelled_add_kills_the_plugin_and_detaches(tmp_path: Path) -> None:
+async def test_cancelled_add_kills_the_plugin_and_is_kept_to_be_taken_back(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "started")
     script = f"""cat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/verbs
 [ $CNI_COMMAND = DEL ] && exit 0
@@ -169,7 +171,8 @@ echo $$ > {tmp_path}/started; sleep 300"""
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not Path(f"/proc/{pid}").exists()
-    assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
+    assert (tmp_path / "verbs").read_text() == "ADD\n"
+    assert [item.sandbox_id for item in cni.cached()] == ["sb1"]
 
 
 @pytest.mark.anyio

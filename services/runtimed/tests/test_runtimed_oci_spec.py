@@ -387,6 +387,16 @@ def test_weight_is_within_the_kernels_bounds(shares: int) -> None:
     assert 1 <= cgroups.cpu_weight(shares) <= 10000
 
 
+def test_a_parent_that_only_root_may_read_is_opened(tmp_path: Path) -> None:
+    for parent in (tmp_path / "slipway", tmp_path / "pids" / "slipway", tmp_path / "pids" / "other"):
+        parent.mkdir(0o700, parents=True)
+    cgroups.repair(str(tmp_path))
+    modes = [
+        oct(path.stat().st_mode & 0o777) for path in sorted(tmp_path.glob("**/*")) if path.name != "pids"
+    ]
+    assert modes == ["0o700", "0o755", "0o755"]
+
+
 def test_cgroups_are_placed_by_driver() -> None:
     scope = cgroups.plan("systemd", "kubepods-burstable-podx.slice", "c1", 2)
     assert scope.oci_path == "kubepods-burstable-podx.slice:slipway:c1"

@@ -51,6 +51,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     snapshotd = SnapshotdClient(socket_path(settings, "snapshotd"))
     cni = Cni(settings.cni_conf_dir, list(settings.cni_bin_dirs), str(data_dir / "cni"))
     await anyio.to_thread.run_sync(cni.load)
+    await anyio.to_thread.run_sync(cgroups.repair)
     facts = {"node": settings.node, "owner": DAEMON}
     sandboxes = RecordStore(
         redis,

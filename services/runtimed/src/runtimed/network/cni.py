@@ -108,7 +108,7 @@ class Cni:
         return (not self._why), self._why
 
     async def add(self, attachment: Attachment) -> CniResult:
-        """Attach; on a failure what was done is taken back.
+        """Attach. After a failure or a cancellation it is the caller's to `delete`, as it is after a crash.
 
         Raises:
             FailedPreconditionError: the node has no network configuration, or a plugin is missing or refuses it.
@@ -125,12 +125,8 @@ class Cni:
             with anyio.fail_after(ADD_S):
                 for plugin in conf.plugins:
                     result = await self._run("ADD", plugin, conf, attachment, result)
-        except BaseException as error:
-            with anyio.CancelScope(shield=True):
-                await self._undo(attachment)
-            if isinstance(error, TimeoutError):
-                raise UnavailableError(f"cni network {conf.name!r}: ADD took over {ADD_S:.0f} s") from error
-            raise
+        except TimeoutError as error:
+            raise UnavailableError(f"cni network {conf.name!r}: ADD took over {ADD_S:.0f} s") from error
         await self._remember(Cached(attachment, conf, result or {}), durable=True)
         return parse_result(result or {}, attachment.interface)
 
@@ -213,12 +209,6 @@ class Cni:
         if self._conf is None:
             raise FailedPreconditionError(f"cni plugin not initialized: {self._why}")
         return self._conf
-
-    async def _undo(self, attachment: Attachment) -> None:
-        try:
-            await self.delete(attachment)
-        except SlipwayError as error:
-            log.warning("cni.undo.failed", sandbox_id=attachment.sandbox_id, reason=error.message)
 
     async def _run(
         self,

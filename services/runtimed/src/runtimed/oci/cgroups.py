@@ -7,6 +7,7 @@ runtimes of different age convert differently (1024 → 39 or 100).
 import bisect
 import math
 import re
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from runtimed.oci import hugepages
 
 ROOT = "/sys/fs/cgroup"
 V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids")
+DEFAULT_PARENT = "/slipway"
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 MIN_SHARES, MAX_SHARES = 2, 262144
 
@@ -59,6 +61,16 @@ def detect() -> int:
     return 2 if (Path(ROOT) / "cgroup.controllers").exists() else 1
 
 
+def repair(root: str = ROOT) -> None:
+    """Open the default parent of all pods, which older versions left to root alone: users in pods read below it.
+
+    Blocking.
+    """
+    for directory in (Path(root + DEFAULT_PARENT), *Path(root).glob(f"*{DEFAULT_PARENT}")):
+        with suppress(OSError):  # there is none, or it is somebody else's
+            directory.chmod(0o755)
+
+
 def rouse() -> None:
     """Make the kernel quick to move a process into a cgroup, for some 10 ms from the return on. Blocking.
 
@@ -88,7 +100,7 @@ def plan(driver: str, parent: str, container_id: str, version: int) -> CgroupPla
         below = f"{slice_path(slice_name)}/slipway-{container_id}.scope"
         oci_path = f"{slice_name}:slipway:{container_id}"
     elif driver == CGROUPFS:
-        parts = (parent or "/slipway").strip("/").split("/")
+        parts = (parent or DEFAULT_PARENT).strip("/").split("/")
         if parts[-1].endswith(".slice") or any(part in {"", ".", ".."} for part in parts):
             raise InvalidArgumentError(f"cgroup_parent {parent!r} does not fit the cgroupfs driver")
         below = f"/{'/'.join(parts)}/{container_id}"
