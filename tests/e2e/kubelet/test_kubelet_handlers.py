@@ -7,7 +7,19 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from runtimed.oci import capabilities
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.e2e.test_e2e_security import Context, run
+from tests.e2e.test_e2e_streaming import (
+    attach_url,
+    cause,
+    connect,
+    exec_url,
+    forward_url,
+    forwarding,
+    in_thread,
+    spdy_exec,
+)
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -56,9 +68,12 @@ async def test_a_pod_of_each_handler_runs_beside_the_others(cri, node, busybox, 
 async def test_an_exec_past_its_timeout_leaves_no_process(cri, busybox, handler: str) -> None:
     _, container_id = await pod(cri, f"late-{handler}", busybox, ["sleep", "1000"], handler=handler)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cri.exec(container_id, ["sleep", "777"], timeout_s=1)
+        await cri.exec(
+            container_id, ["sh", "-c", "(sleep 777; true) & sh -c 'sleep 777; true'; true"], timeout_s=1
+        )
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     listed = await cri.exec(container_id, ["ps"])
+    assert b"sleep 1000" in listed.stdout
     assert b"777" not in listed.stdout
 
 
@@ -87,6 +102,43 @@ async def test_a_deaf_container_is_killed_and_leaves_nothing(cri, node, busybox,
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
     assert not [name for names in node.leftovers().values() for name in names if container_id in name]
+
+
+async def test_a_privileged_container_runs_in_a_kernel_of_its_own(cri, busybox) -> None:
+    container_id = await run(cri, "privileged-runsc", busybox, Context(privileged=True), "runsc")
+    found = (await cri.exec(container_id, ["grep", "CapEff", "/proc/self/status"])).stdout
+    assert int(found.split()[1], 16) >> capabilities.NAMES.index("CAP_SYS_ADMIN") & 1
+
+
+async def test_streams_work_in_a_kernel_of_its_own(cri, node, busybox) -> None:
+    script = "nc -ll -p 8080 -e cat & echo begun; exec cat"
+    sandbox_id, container_id = await pod(
+        cri,
+        "streams-runsc",
+        busybox,
+        ["sh", "-c", script],
+        handler="runsc",
+        host_network=False,
+        stdin=True,
+        stdin_once=True,
+    )
+    eventually(lambda: log_of(node, "streams-runsc") == ["stdout F begun"], what="the start")
+    names = ("error", "stdin", "stdout")
+    url = await exec_url(cri, container_id, ["sh", "-c", "cat; exit 3"], stdin=True)
+    ran = await in_thread(lambda: spdy_exec(url, *names, stdin=b"x" * 1_000_000))
+    assert (len(ran["stdout"]), cause(ran["error"])) == (1_000_000, ("NonZeroExitCode", "3"))
+
+    def echoed(url: str) -> bytes:
+        with forwarding(url, "spdy") as client:
+            data, _ = connect(client, 8080)
+            client.write(data, b"there and back", fin=True)
+            return client.collect(data)[data]
+
+    assert await in_thread(echoed, await forward_url(cri, sandbox_id)) == b"there and back"
+    url = await attach_url(cri, container_id, stdin=True)
+    attached = await in_thread(lambda: spdy_exec(url, *names, stdin=b"typed\n"))
+    assert attached["stdout"] == b"typed\n"
+    assert log_of(node, "streams-runsc") == ["stdout F begun", "stdout F typed"]
 
 
 async def test_features_are_told_of_each_handler_sorted_and_of_the_default(cri) -> None:

@@ -73,6 +73,15 @@ DEFAULT = frozenset(
 )
 
 
+_NOT_IN_GVISOR = frozenset({"CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE"})
+"""Those of Linux 5.8 and 5.9: runsc starts nothing that has one of them."""
+
+
+def of_handler(host_caps: frozenset[str], *, sandboxed: bool) -> frozenset[str]:
+    """What of this process's capabilities exists where the containers of a handler run."""
+    return host_caps - _NOT_IN_GVISOR if sandboxed else host_caps
+
+
 def host_capabilities() -> frozenset[str]:
     """Names of what this process has and may pass on."""
     return frozenset(NAMES[bit] for bit in linux.effective_capabilities() if bit < len(NAMES))

@@ -14,7 +14,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from runtimed import convert, processes, signals
-from runtimed.oci import cgroups, idmaps, spec
+from runtimed.oci import capabilities, cgroups, idmaps, spec
 from runtimed.record import ContainerRecord, SandboxRecord, User
 from runtimed.use import imagemounts, network, pause, volumes
 from runtimed.use.parts import Parts
@@ -88,6 +88,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
     cgroup = cgroups.plan(
         parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version
     )
+    handler = parts.handler(sandbox.handler)[1]
     made = spec.build(
         spec.SpecInput(
             container_id=record.id,
@@ -104,11 +105,11 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             hostname_file=str(sandbox_dir / "hostname"),
             shm_path="" if sandbox.host_ipc else str(sandbox_dir / "shm"),
             seccomp_profile_root=parts.settings.seccomp_profile_root,
-            host_caps=parts.host_caps,
+            host_caps=capabilities.of_handler(parts.host_caps, sandboxed=handler.sandboxed),
             never_made=parts.settings.absent_mount_sources_to_reject,
             cdi_dirs=parts.settings.cdi_spec_dirs,
             ulimits=parts.settings.default_ulimits,
-            handler_annotations=parts.handler(sandbox.handler)[1].annotations,
+            handler_annotations=handler.annotations,
         )
     )
     (bundle / CONFIG).write_text(json.dumps(made))

@@ -10,12 +10,10 @@ import signal
 from collections.abc import Iterable
 
 from shimd.shim.files import read
-from shimd.shim.runtime import Outcome, Runtime
 
 _ROOT = "/sys/fs/cgroup"
 _V1_CONTROLLERS = ("pids", "freezer", "devices")
 _ROUNDS = 8
-_KILL_S = 10.0
 
 
 class ExecGroup:
@@ -81,36 +79,6 @@ class ExecGroup:
         except OSError:
             pass  # the container's end removes it
         self._directory = ""
-
-
-class SandboxedGroup:
-    """One exec in a kernel of its own: its child here waits for it, and ends with it.
-
-    The runtime's command knows the process and not its children; those of a runtime that offers no more go on.
-    """
-
-    def __init__(self, runtime: Runtime, container_id: str, pid: int, inner_pid: int) -> None:
-        self._runtime = runtime
-        self._args = ["kill", "--pid", str(inner_pid), container_id, str(int(signal.SIGKILL))]
-        self._pid = pid
-        self._asked = False
-
-    def kill(self) -> int:
-        """Have the process killed; the answer is the end of the exec."""
-        if not self._asked:
-            self._asked = True
-            self._runtime.call(self._args, self._killed, deadline_s=_KILL_S)
-        return 0
-
-    def _killed(self, outcome: Outcome) -> None:
-        if outcome.code:
-            try:
-                os.kill(self._pid, signal.SIGKILL)  # its caller must not wait for ever
-            except ProcessLookupError:
-                return
-
-    def release(self) -> None:
-        """Nothing is kept."""
 
 
 def container_cgroup(init_pid: int, v1_controllers: tuple[str, ...] = _V1_CONTROLLERS) -> str:

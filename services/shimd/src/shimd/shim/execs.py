@@ -7,8 +7,9 @@ from typing import Any
 from common.errors import DeadlineExceededError, SlipwayError, UnknownError
 from shimd.shim import exits
 from shimd.shim import runtime as oci
-from shimd.shim.execgroup import ExecGroup, SandboxedGroup
+from shimd.shim.execgroup import ExecGroup
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
+from shimd.shim.sandboxedgroup import SandboxedGroup
 from shimd.shim.stdio import Stdio
 from shimd.shim.wire import Connection, Message
 
