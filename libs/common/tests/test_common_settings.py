@@ -46,6 +46,11 @@ def test_a_wrong_file_is_refused_with_file_and_key(
     assert str(path) in error
 
 
+def test_a_mode_may_be_octal_in_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SLIPWAY_DAEMON_SOCKET_MODE", "0o660")
+    assert load(Settings, "daemon", []).socket_mode == 0o660
+
+
 def test_a_wrong_environment_variable_is_refused_by_its_name(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

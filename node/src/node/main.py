@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "run the node in the foreground"),
         ("down", _down, "stop the node; containers go on under their shims"),
         ("status", _status, "say what runs"),
-        ("prepare", _prepare, "make directories, token and settings, for systemd's units"),
+        ("prepare", _prepare, "make directories, token and settings, for systemd's units or containers"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         verb.add_argument("--config", metavar="FILE", help="TOML with such options, which win")
@@ -84,6 +84,10 @@ def _parser() -> argparse.ArgumentParser:
             "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
         )
         verb.set_defaults(run=function)
+        if function == _prepare:
+            verb.add_argument(
+                "--containers", action="store_true", help="with a user for each that needs no privileges"
+            )
     return parser
 
 
@@ -121,7 +125,7 @@ def _need_root() -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     _need_root()
-    prepare.for_units(_layout(arguments))
+    (prepare.for_containers if arguments.containers else prepare.for_units)(_layout(arguments))
 
 
 def _up(arguments: argparse.Namespace) -> None:
@@ -180,13 +184,16 @@ def _running(run_dir: str) -> dict[str, Any] | None:
     """node.json of a node whose supervisor lives.
 
     Raises:
-        FailedPreconditionError: it is systemd.
+        FailedPreconditionError: it is systemd or a container engine.
     """
     try:
         state: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
         supervisor = int(state["supervisor"])
     except (OSError, ValueError, KeyError):
         return None
+    if supervisor == prepare.CONTAINERS:
+        message = f"the node in {run_dir} runs in containers: see `docker compose -p slipway ps`"
+        raise FailedPreconditionError(message)
     if supervisor == prepare.SYSTEMD:
         message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
         raise FailedPreconditionError(message)

@@ -1,4 +1,4 @@
-"""What the processes of a node need before they start: directories, the token and port of NATS; for systemd, settings too."""
+"""What the processes of a node need before they start: directories, the token and port of NATS; settings where no supervisor tells them."""
 
 import json
 import secrets
@@ -7,13 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from common.errors import InvalidArgumentError
 from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
 from common.sys.ports import held_port
+from node import users
 from node.layout import SERVICES, Layout
 
-SYSTEMD = 0
-"""No process of ours supervises a node whose processes are units."""
+SYSTEMD, CONTAINERS = 0, -1
+"""In the place of a supervisor's pid: no process of ours supervises a node whose processes are units or containers."""
 
 
 def directories(layout: Layout) -> None:
@@ -32,14 +34,7 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
     with held_port(layout.nats_port or _last_port(layout)) as port:
         found = replace(layout, nats_port=port)
         found.nats_port_file.write_text(str(port))
-        if not found.nats_token_file.exists():
-            replace_file(found.nats_token_file, secrets.token_hex(24).encode())
-        lines = (
-            f"listen: 127.0.0.1:{port}",
-            f"jetstream {{ store_dir: {json.dumps(f'{found.data_dir}/nats')} }}",
-            f"authorization {{ token: {json.dumps(found.nats_token_file.read_text())} }}",
-        )
-        replace_file(found.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+        _write_nats(found)
         yield found
 
 
@@ -47,11 +42,41 @@ def for_units(layout: Layout) -> None:
     """Write down what systemd's units of this node start with."""
     directories(layout)
     with held_nats(layout) as found:
-        for daemon in SERVICES:
-            # a JSON string is one of TOML
-            lines = [f"{key} = {json.dumps(value)}\n" for key, value in found.settings(daemon).items()]
-            replace_file(found.settings_file(daemon), "".join(lines).encode())
-        replace_file(found.state_file, found.state(SYSTEMD, {}, {}).encode())
+        _write_settings(found, SYSTEMD)
+
+
+def for_containers(layout: Layout) -> None:
+    """Write down what the containers of this node start with, each as its own user; again while they run, too.
+
+    Raises:
+        InvalidArgumentError: no port is given for NATS.
+    """
+    if not layout.nats_port:
+        message = "nats_port 0: containers want a port that is given"
+        raise InvalidArgumentError(message)
+    directories(layout)
+    _write_nats(layout)
+    _write_settings(layout, CONTAINERS)
+    users.part(layout)
+
+
+def _write_nats(layout: Layout) -> None:
+    if not layout.nats_token_file.exists():
+        replace_file(layout.nats_token_file, secrets.token_hex(24).encode())
+    lines = (
+        f"listen: 127.0.0.1:{layout.nats_port}",
+        f"jetstream {{ store_dir: {json.dumps(f'{layout.data_dir}/nats')} }}",
+        f"authorization {{ token: {json.dumps(layout.nats_token_file.read_text())} }}",
+    )
+    replace_file(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _write_settings(layout: Layout, supervisor: int) -> None:
+    for daemon in SERVICES:
+        # a JSON string is one of TOML
+        lines = [f"{key} = {json.dumps(value)}\n" for key, value in layout.settings(daemon).items()]
+        replace_file(layout.settings_file(daemon), "".join(lines).encode())
+    replace_file(layout.state_file, layout.state(supervisor, {}, {}).encode())
 
 
 def _last_port(layout: Layout) -> int:

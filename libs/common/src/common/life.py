@@ -46,7 +46,6 @@ class Life:
         self,
         register: Callable[[grpc.aio.Server], None],
         socket: str,
-        mode: int = 0o600,
         max_request_bytes: int = MAX_MESSAGE_BYTES,
     ) -> None:
         """Answer on a Unix socket until SIGTERM, then drain and return."""
@@ -60,7 +59,7 @@ class Life:
         own = f"{socket}.own" if waiting else socket
         server = rpc.make(register_all, own, max_request_bytes)
         await server.start()
-        await anyio.Path(own).chmod(mode)
+        await anyio.Path(own).chmod(self._settings.socket_mode)
         gc.collect()
         gc.freeze()  # what is loaded stays: a full collection need not look at it, for 10 ms and more
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)

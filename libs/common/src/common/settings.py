@@ -39,11 +39,15 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where traces go, as http://HOST:PORT (OTLP over gRPC); empty for nowhere."""
     metrics_address: Address = ""
     """Where Prometheus scrapes /metrics, as HOST:PORT; RUN_DIR/metrics/SERVICE.sock answers too. Empty for that alone."""
+    socket_mode: int = 0o600
+    """Mode of the service's socket; crid's is 0o660."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """The least that is written to stderr, as JSON lines."""
 
 
 T = TypeVar("T", bound=CommonSettings)
+_OCTAL = re.compile(r"0o[0-7]{1,8}")
+"""An integer as TOML writes a mode."""
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 """Also the password that redis-py takes from the query of a unix:// URL."""
 
@@ -141,6 +145,8 @@ def _read_toml(path: str) -> dict[str, Any]:
 
 def _from_text(text: str, kind: Any) -> Any:
     """A value from the environment: JSON for lists and tables, plain text for the rest."""
+    if kind is int and _OCTAL.fullmatch(text):
+        return int(text, 8)
     if kind in (str, int, float, bool):
         return text
     try:

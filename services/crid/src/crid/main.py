@@ -43,6 +43,6 @@ def main() -> None:
                 runtime.register(server, runtimed, images, streams)
                 image.register(server, images)
 
-            await life.serve(register, socket_path(settings, "crid"), settings.socket_mode, MAX_REQUEST_BYTES)
+            await life.serve(register, socket_path(settings, "crid"), MAX_REQUEST_BYTES)
 
     run("crid", settings, serve)

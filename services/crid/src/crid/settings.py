@@ -7,7 +7,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """What an operator may choose; every duration is in seconds."""
 
     socket_mode: int = 0o660
-    """Mode of the CRI socket."""
+    """Mode of the CRI socket, 0o660 for the kubelet's group."""
     stream_address: str = "127.0.0.1"
     """Where exec, attach and port-forward are served; the kubelet on this node connects there."""
     stream_port: Port = 0

@@ -1,0 +1,63 @@
+"""What `slipway-node prepare` makes for processes that run by themselves."""
+
+import os
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from common.settings import load
+from common.sys.mounts import propagation_of, unmount_below
+from imaged.settings import Settings
+from node.users import GROUP, USERS
+
+pytestmark = pytest.mark.root
+LIMIT_S = 60
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path
+    unmount_below(tmp_path)
+
+
+def prepare(place: Path) -> None:
+    command = [sys.executable, "-m", "node", "prepare", "--containers", "--run-dir", f"{place}/run"]
+    command += ["--data-dir", f"{place}/data", "--nats-port", "4222", "--node", "n"]
+    subprocess.run(command, check=True, timeout=LIMIT_S)
+
+
+def test_each_process_finds_what_is_its_own_and_no_more(place: Path) -> None:
+    prepare(place)
+    run, data = place / "run", place / "data"
+    assert "shared:" in propagation_of(str(run))
+    assert (stat.S_IMODE(run.stat().st_mode), run.stat().st_gid) == (0o3771, GROUP)
+    assert stat.S_IMODE((run / "metrics").stat().st_mode) == 0o3771
+    for name in ("imaged", "nats", "redis", "runtimed"):
+        found = (data / name).stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, USERS.get(name, 0))
+    token = (data / "nats-token").read_text()
+    assert stat.S_IMODE((data / "nats-token").stat().st_mode) == 0o600
+    assert token in (data / "nats.conf").read_text()
+    settings = load(Settings, "imaged", ["--config", str(run / "settings/imaged.toml")])
+    assert settings.nats_url == f"nats://{token}@127.0.0.1:4222"
+    assert (settings.node, settings.run_dir) == ("n", str(run))
+    for path, group in (
+        ("data/nats.conf", GROUP),
+        ("run/settings/imaged.toml", GROUP),
+        ("run/settings/crid.toml", 0),
+    ):
+        found = (place / path).stat()
+        assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, group)
+
+
+def test_the_token_stays(place: Path) -> None:
+    prepare(place)
+    first = (place / "data/nats-token").read_text()
+    os.unlink(place / "run/node.json")
+    prepare(place)
+    assert (place / "data/nats-token").read_text() == first
+    assert first in (place / "run/node.json").read_text()
