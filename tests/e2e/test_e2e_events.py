@@ -1,10 +1,14 @@
 """Every transition is on JetStream, once and in order; one trace holds a container's life."""
 
+import json
+import sys
 import time
 from pathlib import Path
 
 import anyio
+import nats
 import pytest
+from anyio.streams.text import TextReceiveStream
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
@@ -51,6 +55,53 @@ async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
     assert told["sandbox", sandbox_id] == ["created", "ready", "stopped", "removed"]
     assert [verbs for (kind, _), verbs in told.items() if kind == "exec"] == [["started", "exited"]]
     assert all(numbers == sorted(set(numbers)) for numbers in sequence.values())
+
+
+async def test_the_documents_consumer_that_was_away_misses_nothing(
+    cri, node, busybox, tmp_path: Path
+) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    worker = tmp_path / "worker.py"
+    worker.write_text(page.split("```python\n")[1].split("```")[0])
+
+    async def missed() -> list[str]:
+        """What it prints until the next container of ours has ended."""
+        sandbox_id, last = await pod(cri, "last", busybox, ["sh", "-c", "exit 9"])
+        command = [sys.executable, str(worker), node.state["nats_url"]]
+        async with await anyio.open_process(command) as process:
+            text = ""
+            async for chunk in TextReceiveStream(process.stdout):
+                text += chunk
+                if f"{last} 9 Error" in text:
+                    break
+            process.terminate()
+        await cri.remove_sandbox(sandbox_id)
+        return text.splitlines()
+
+    await missed()
+    ended = []
+    for code in (3, 4):
+        sandbox_id, container_id = await pod(cri, f"away{code}", busybox, ["sh", "-c", f"exit {code}"])
+        await exited(cri, container_id)
+        await cri.remove_sandbox(sandbox_id)
+        ended.append(f"{container_id} {code} Error")
+    assert (await missed())[:-1] == ended
+
+
+async def test_an_event_is_decoded_for_other_programs(node, busybox) -> None:
+    client = await nats.connect(node.state["nats_url"])
+    try:
+        heard = await client.subscribe("slipway.v1.*.container.*.exited")
+        await client.flush()
+        assert node.slipway("run", "--rm", busybox, "sh", "-c", "exit 5").returncode == 5
+        message = await heard.next_msg(10)
+    finally:
+        await client.close()
+    command = [str(Path(sys.executable).parent / "slipway"), "events", "--decode"]
+    done = await anyio.run_process(command, input=message.data)
+    assert json.loads(done.stdout)["event"]["exit_code"] == 5
+    refused = await anyio.run_process(command, input=message.data[:-3], check=False)
+    assert (refused.returncode, b"standard input is no event" in refused.stderr) == (1, True)
 
 
 async def test_one_trace_holds_a_life_across_the_services(shop, busybox, tmp_path: Path) -> None:

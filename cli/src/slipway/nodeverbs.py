@@ -13,6 +13,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway events --until-now --filter id=web --format json  one container's, and end"""
     events = add_verb(verbs, "events", "follow the lifecycle events of this node", "observe:events", examples)
     events.add_argument("--since", default="", metavar="10m", help="begin that long ago (s, m, h, d)")
+    events.add_argument("--decode", action="store_true", help="show one event of NATS from standard input")
     events.add_argument("--until-now", action="store_true", help="end with what there is, do not follow")
     events.add_argument(
         "--filter",

@@ -1,16 +1,15 @@
 """Writes docs/settings.md from the settings modules of the services; `--check` fails when the file has drifted."""
 
-import ast
 import importlib
-import inspect
 import json
 import sys
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import msgspec
 
 from common.settings import CommonSettings, allowed_values
+from devtools.fieldwords import field_words
 
 DOC = Path(__file__).parents[3] / "docs" / "settings.md"
 SERVICES = Path(__file__).parents[3] / "services"
@@ -57,20 +56,15 @@ def _table(title: str, cls: type[CommonSettings], without: set[str]) -> str:
 
 
 def _words(cls: type[CommonSettings]) -> dict[str, str]:
-    """What stands below each field of a settings class.
+    """What each setting says of itself.
 
     Raises:
-        SystemExit: a setting has no words.
+        SystemExit: one says nothing.
     """
-    found: dict[str, str] = {}
-    for base in reversed(cls.__mro__[: cls.__mro__.index(CommonSettings) + 1]):
-        body = cast("ast.ClassDef", ast.parse(inspect.getsource(base)).body[0]).body
-        for field, below in zip(body, [*body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                text = ast.literal_eval(below.value) if isinstance(below, ast.Expr) else ""
-                if not text:
-                    sys.exit(f"{cls.__module__}: setting {field.target.id} says nothing of itself")
-                found[field.target.id] = " ".join(text.split()).replace("|", r"\|")
+    found = field_words(cls, CommonSettings)
+    silent = [name for name, text in found.items() if not text]
+    if silent:
+        sys.exit(f"{cls.__module__}: {', '.join(silent)}: says nothing of itself")
     return found
 
 

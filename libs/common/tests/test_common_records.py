@@ -5,10 +5,12 @@ from pathlib import Path
 
 import anyio
 import msgspec
+import nats as nats_client
 import pytest
 
 from common.errors import AlreadyExistsError, NotFoundError, UnavailableError
-from common.events.bus import follow
+from common.events import subjects
+from common.events.bus import MAX_BYTES, Bus, follow
 from common.events.relay import OutboxRelay
 from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
 from common.records import Record, RecordStore
@@ -162,3 +164,17 @@ async def test_events_reach_jetstream_once_and_in_order_whatever_dies(
                     break
         group.cancel_scope.cancel()
     assert seen == [(1, SandboxCreated, 1), (2, SandboxReady, 2), (3, SandboxRemoved, 3)]
+
+
+async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServer) -> None:
+    client = await nats_client.connect(nats.url)
+    stream = client.jetstream()
+    await stream.add_stream(name=subjects.STREAM, subjects=[subjects.ALL], max_bytes=1 << 20)
+    bus = Bus(client)
+    try:
+        await bus.publish(subjects.subject("n1", "node", "x", "repaired"), b"kept", "x:1", "")
+        await bus.ensure_stream()
+        state = await stream.stream_info(subjects.STREAM)
+        assert (state.config.max_bytes, state.state.messages) == (MAX_BYTES, 1)
+    finally:
+        await bus.close()

@@ -25,6 +25,8 @@ QUIET_S = 1.0
 
 async def events(arguments: Namespace) -> int:
     """Follow events, from a time on."""
+    if arguments.decode:
+        return _decode(arguments)
     from common.events.bus import Bus, follow
 
     started_ns = time.time_ns()
@@ -43,6 +45,25 @@ async def events(arguments: Namespace) -> int:
                 break
             if str(envelope.fields().get("id", "")).removeprefix("sha256:").startswith(wanted):
                 _show(envelope, arguments.output)
+    return 0
+
+
+def _decode(arguments: Namespace) -> int:
+    """One event from standard input, as it is on NATS.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    import msgspec
+
+    from common.events.schema import envelope_decoder
+
+    try:
+        envelope = envelope_decoder.decode(sys.stdin.buffer.read())
+    except msgspec.DecodeError as exc:
+        message = f"--decode: standard input is no event: {exc}"
+        raise InvalidArgumentError(message) from exc
+    _show(envelope, "json" if not sys.stdout.isatty() else arguments.output)
     return 0
 
 

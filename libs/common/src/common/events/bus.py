@@ -19,7 +19,7 @@ from common.settings import without_secrets
 DEDUPE_S = 600.0
 """For how long JetStream recognises a repeated message id."""
 MAX_AGE_S = 7 * 86400.0
-MAX_BYTES = 256 << 20
+MAX_BYTES = 1 << 30
 CONNECT_S = 2
 PUBLISH_S = 5.0
 
@@ -56,7 +56,7 @@ class Bus:
         return bool(self._client.is_connected)
 
     async def ensure_stream(self) -> None:
-        """Make the stream if it is not there."""
+        """Make the stream if it is not there, and give one of an older version today's limits."""
         config = StreamConfig(
             name=subjects.STREAM,
             subjects=[subjects.ALL],
@@ -66,7 +66,9 @@ class Bus:
             max_bytes=MAX_BYTES,
         )
         try:
-            await self._stream.stream_info(subjects.STREAM)
+            found = (await self._stream.stream_info(subjects.STREAM)).config
+            if (found.max_age, found.max_bytes) != (MAX_AGE_S, MAX_BYTES):
+                await self._stream.update_stream(config)
         except nats.js.errors.NotFoundError:
             await self._stream.add_stream(config)
 

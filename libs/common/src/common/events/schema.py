@@ -38,13 +38,16 @@ class PullFailed(Event, frozen=True, kw_only=True, tag="image.pull_failed.v1"):
     """A pull ended without an image; `id` is the reference."""
 
     error: str
+    """One sentence, as the caller of the pull was told."""
 
 
 class ImagePulled(Event, frozen=True, kw_only=True, tag="image.pulled.v1"):
     """An image is here, unpacked; `id` is the config digest."""
 
     reference: str
+    """The name that was pulled."""
     size_bytes: int = 0
+    """Of all blobs, compressed."""
     duration_ms: int = 0
 
 
@@ -52,32 +55,39 @@ class ImageLoaded(Event, frozen=True, kw_only=True, tag="image.loaded.v1"):
     """An image came from an archive, unpacked; `id` is the config digest."""
 
     references: list[str] = []
+    """Names that the archive gave it."""
     size_bytes: int = 0
+    """Of all blobs."""
 
 
 class ImageTagged(Event, frozen=True, kw_only=True, tag="image.tagged.v1"):
     """An image has one more name; another image that had it has it no more."""
 
     reference: str
+    """The new name."""
 
 
 class ImageUntagged(Event, frozen=True, kw_only=True, tag="image.untagged.v1"):
     """An image has lost names, and stays."""
 
     references: list[str]
+    """The names that it lost."""
 
 
 class ImageRemoved(Event, frozen=True, kw_only=True, tag="image.removed.v1"):
     """An image and its names are gone."""
 
     references: list[str] = []
+    """The names that it had."""
 
 
 class LayerUnpacked(Event, frozen=True, kw_only=True, tag="snapshot.layer_unpacked.v1"):
     """A layer is on disk; `id` is its diff ID."""
 
     size_bytes: int
+    """On disk, unpacked."""
     inodes: int
+    """Files, directories and links."""
     duration_ms: int = 0
 
 
@@ -90,6 +100,7 @@ class SnapshotPrepared(Event, frozen=True, kw_only=True, tag="snapshot.prepared.
 
     snapshotter: str
     path: str = ""
+    """Where it is mounted."""
 
 
 class SnapshotRemoved(Event, frozen=True, kw_only=True, tag="snapshot.removed.v1"):
@@ -100,29 +111,36 @@ class SandboxCreated(Event, frozen=True, kw_only=True, tag="sandbox.created.v1")
     """A sandbox is being set up."""
 
     name: str
+    """Of the pod, with namespace and uid as the kubelet gave them."""
     namespace: str
     uid: str
     attempt: int = 0
+    """Grows when a kubelet makes the pod's sandbox anew."""
     handler: str = ""
+    """The OCI runtime, as the node's settings name it."""
 
 
 class SandboxReady(Event, frozen=True, kw_only=True, tag="sandbox.ready.v1"):
     """A sandbox can take containers."""
 
     ips: list[str] = []
+    """The first is the pod's own; none on the host's network."""
     duration_ms: int = 0
+    """Since the request."""
 
 
 class SandboxFailed(Event, frozen=True, kw_only=True, tag="sandbox.failed.v1"):
     """The set-up of a sandbox failed."""
 
     error: str
+    """One sentence, as the caller was told."""
 
 
 class SandboxStopped(Event, frozen=True, kw_only=True, tag="sandbox.stopped.v1"):
     """A sandbox is not ready any more."""
 
     reason: str = ""
+    """stop, or what ended it."""
 
 
 class SandboxUpdated(Event, frozen=True, kw_only=True, tag="sandbox.updated.v1"):
@@ -138,8 +156,11 @@ class ContainerCreated(Event, frozen=True, kw_only=True, tag="container.created.
 
     sandbox_id: str
     name: str
+    """As the kubelet gave it."""
     image: str
+    """As the request named it."""
     attempt: int = 0
+    """Grows with each restart by a kubelet."""
 
 
 class ContainerStarted(Event, frozen=True, kw_only=True, tag="container.started.v1"):
@@ -147,6 +168,7 @@ class ContainerStarted(Event, frozen=True, kw_only=True, tag="container.started.
 
     sandbox_id: str
     pid: int
+    """Of its init, on the node."""
     started_at_ns: int = 0
 
 
@@ -155,6 +177,7 @@ class ContainerStartFailed(Event, frozen=True, kw_only=True, tag="container.star
 
     sandbox_id: str
     error: str
+    """What the OCI runtime said."""
 
 
 class ContainerExited(Event, frozen=True, kw_only=True, tag="container.exited.v1"):
@@ -162,8 +185,11 @@ class ContainerExited(Event, frozen=True, kw_only=True, tag="container.exited.v1
 
     sandbox_id: str
     exit_code: int
+    """128 + the signal for one that was killed; 255 when nobody saw the end."""
     reason: str
+    """Completed, Error, OOMKilled, StartError or Unknown."""
     signal: int = 0
+    """That ended it; 0 for none."""
     finished_at_ns: int = 0
 
 
@@ -184,7 +210,9 @@ class ContainerStopRequested(Event, frozen=True, kw_only=True, tag="container.st
 
     sandbox_id: str
     signal: str
+    """That is sent first."""
     timeout_s: int = 0
+    """Until SIGKILL."""
 
 
 class ContainerPaused(Event, frozen=True, kw_only=True, tag="container.paused.v1"):
@@ -238,6 +266,7 @@ class ExecExited(Event, frozen=True, kw_only=True, tag="exec.exited.v1"):
     container_id: str
     exit_code: int
     timed_out: bool = False
+    """It was killed at its deadline."""
     duration_ms: int = 0
 
 
@@ -245,14 +274,18 @@ class NodeRepaired(Event, frozen=True, kw_only=True, tag="node.repaired.v1"):
     """A service found and mended a difference between its records and the machine; `id` names the thing."""
 
     service: str
+    """That mended it."""
     what: str
+    """What was found, and done."""
 
 
 class NodeRecordCorrupt(Event, frozen=True, kw_only=True, tag="node.record_corrupt.v1"):
     """A record could not be read and was set aside; `id` is its key."""
 
     service: str
+    """That owns the record."""
     error: str
+    """Why it cannot be read."""
 
 
 def all_events() -> list[type[Event]]:
@@ -264,18 +297,22 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     """What travels: the event and where, when and why it happened."""
 
     schema: int = SCHEMA
+    """Version of the envelope."""
     id: str
     """`<object id>:<revision>`, also the Nats-Msg-Id; a repeated one is the same event."""
     seq: int = 0
     """Grows by one with each event of one service on one node."""
     at_ns: int
+    """When it happened, in nanoseconds since 1970."""
     node: str
     source: str
     """The service that owns the object."""
     revision: int
     """Revision of the object's record after the change."""
     traceparent: str = ""
+    """The trace that it belongs to, in the W3C form; empty when nobody traces."""
     event: msgspec.Raw
+    """The event itself: a table whose `type` is its heading below."""
 
     def decoded(self) -> Event | None:
         """The event, or None for a type that this reader does not know."""

@@ -2,8 +2,8 @@
 
 STREAM = "SLIPWAY"
 """The JetStream stream that holds the events of all nodes of a NATS cluster."""
-ALL = "slipway.v1.>"
-_PREFIX = "slipway.v1"
+PREFIX = "slipway.v1"
+ALL = f"{PREFIX}.>"
 _UNSAFE = str.maketrans({" ": "_", ".": "_", "*": "_", ">": "_", "\t": "_", "\n": "_", "\r": "_"})
 
 
@@ -14,10 +14,10 @@ def token(text: str) -> str:
 
 def subject(node: str, kind: str, object_id: str, verb: str) -> str:
     """`slipway.v1.<node>.<kind>.<id>.<verb>`."""
-    return f"{_PREFIX}.{token(node)}.{kind}.{token(object_id)}.{verb}"
+    return f"{PREFIX}.{token(node)}.{kind}.{token(object_id)}.{verb}"
 
 
 def pattern(node: str = "*", kind: str = "*", object_id: str = "*", verb: str = "*") -> str:
     """A subject to subscribe to; `*` stands for any."""
     parts = [p if p == "*" else token(p) for p in (node, kind, object_id, verb)]
-    return ".".join([_PREFIX, *parts])
+    return ".".join([PREFIX, *parts])
