@@ -21,6 +21,7 @@ _HEADER = (
     (":path", "/grpc.health.v1.Health/Check"),
     (":authority", "localhost"),
     ("content-type", "application/grpc"),
+    ("te", "trailers"),
 )
 
 
