@@ -8,6 +8,11 @@ from slipway.verbs import Verbs, add_output, add_verb
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
 
 
+_PUSH = """
+    slipway push registry.example/app:1  under the name that it has here
+    slipway push app:1 registry.example/team/app:1  under another"""
+_COPY = """
+    slipway image copy a.example/app:1 b.example/app:1  the same digests there"""
 _SAVE = """
     slipway save app:1 > app.tar  for `docker load`, skopeo (oci-archive:), slipway load
     slipway save --layout app app:1 app:2  a directory for umoci
@@ -27,6 +32,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "tag": _tag,
         "untag": _untag,
         "history": _history,
+        "push": _push,
         "save": _save,
         "load": _load,
     }
@@ -37,6 +43,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _images(inner, "ls")
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
+    _copy(inner)
     inspect = add_verb(inner, "inspect", "all that is known of images, as JSON", "imagefacts:inspect")
     inspect.add_argument("reference", nargs="+")
 
@@ -46,6 +53,25 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     pull.add_argument("reference")
     pull.add_argument("--creds", default="", metavar="USER:PASSWORD")
     add_output(pull)
+
+
+def _push(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
+    push = add_verb(verbs, name, "push an image to its registry", "pushes:push", _PUSH)
+    push.add_argument("reference")
+    push.add_argument("target", nargs="?", default="", help="another name for it at the registry")
+    push.add_argument("--creds", default="", metavar="USER:PASSWORD")
+    add_output(push)
+
+
+def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    copy = add_verb(
+        verbs, "copy", "copy an image with all its platforms between registries", "pushes:copy", _COPY
+    )
+    copy.add_argument("source")
+    copy.add_argument("target")
+    copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD")
+    copy.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
+    add_output(copy)
 
 
 def _images(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:

@@ -42,7 +42,7 @@ GROUPS = {
     ),
     "runverbs": ("run", "exec"),
     "podverbs": ("pods",),
-    "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "save", "load"),
+    "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
     "nodeverbs": ("events", "status", "completion"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""

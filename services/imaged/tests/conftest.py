@@ -188,7 +188,7 @@ class BadRegistry:
                 outer.requests.append((self.command, self.path, dict(self.headers)))
                 outer.answer(self)
 
-            do_GET = do_HEAD = do_POST = _any  # noqa: N815 - the library's names
+            do_GET = do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = _any  # noqa: N815 - the library's names
 
             def log_message(self, *args: object) -> None: ...
 

@@ -2,12 +2,12 @@
 
 import sys
 from argparse import Namespace
-from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError, NotFoundError
 from slipway import render
+from slipway.bars import Bars, Row
 from slipway.connect import imaged, node
 
 STATES = {
@@ -20,9 +20,7 @@ STATES = {
 
 async def pull(arguments: Namespace) -> int:
     """Pull an image, with a bar for each layer on a terminal."""
-    username, _, password = arguments.creds.partition(":")
-    auth = pb.Auth(username=username, password=password) if username else None
-    image = await fetch(arguments.run_dir, arguments.reference, auth)
+    image = await fetch(arguments.run_dir, arguments.reference, auth_of(arguments.creds))
     if arguments.output == "json":
         render.messages([image])
     else:
@@ -32,11 +30,11 @@ async def pull(arguments: Namespace) -> int:
 
 async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
-    bars = _Bars()
+    bars = Bars()
     try:
         async with imaged(run_dir) as client:
             async for progress in client.pull(reference, auth):
-                bars.show(progress)
+                bars.show(map(_row, progress.layers))
                 if progress.HasField("image"):
                     return progress.image
     finally:
@@ -45,36 +43,14 @@ async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb
     raise FailedPreconditionError(message)
 
 
-class _Bars:
-    """A progress bar for each layer; nothing when stderr is no terminal."""
+def auth_of(creds: str) -> pb.Auth | None:
+    """The credentials of `--creds USER:PASSWORD`."""
+    username, _, password = creds.partition(":")
+    return pb.Auth(username=username, password=password) if username else None
 
-    def __init__(self) -> None:
-        self._progress: Any = None
-        self._tasks: dict[str, Any] = {}
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
-            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-            self._progress = Progress(
-                *columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)
-            )
-            self._progress.start()
-
-    def show(self, progress: pb.PullProgress) -> None:
-        if self._progress is None:
-            return
-        for layer in progress.layers:
-            if layer.digest not in self._tasks:
-                name = layer.digest.partition(":")[2][:12]
-                self._tasks[layer.digest] = self._progress.add_task(name, total=layer.size_bytes, state="")
-            self._progress.update(
-                self._tasks[layer.digest], completed=layer.fetched_bytes, state=STATES.get(layer.state, "")
-            )
-
-    def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+def _row(layer: pb.LayerProgress) -> Row:
+    return Row(layer.digest, layer.size_bytes, layer.fetched_bytes, STATES.get(layer.state, ""))
 
 
 async def images(arguments: Namespace) -> int:

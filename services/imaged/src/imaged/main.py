@@ -24,6 +24,7 @@ from imaged.saving import Saves
 from imaged.service import Images
 from imaged.servicer import ImagesServicer
 from imaged.settings import Settings
+from imaged.transfer import Transfers
 from imaged.whole import Whole
 
 
@@ -56,7 +57,17 @@ async def serve(settings: Settings, life: Life) -> None:
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()
     loads = Loads(spools, images.catalog, images.leases, content, layers, local_platform())
-    saves = Saves(images.catalog, images.leases, content, Whole(content, registry))
+    whole = Whole(content, registry)
+    saves = Saves(images.catalog, images.leases, content, whole)
+    transfers = Transfers(
+        images.catalog,
+        images.leases,
+        content,
+        whole,
+        registry,
+        emit=records.emit,
+        task_group=life.task_group,
+    )
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
     )
@@ -65,7 +76,7 @@ async def serve(settings: Settings, life: Life) -> None:
     life.start(relay.run, name="relay")
     life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
 
-    servicer = ImagesServicer(images, loads, saves, str(content.blobs))
+    servicer = ImagesServicer(images, loads, saves, transfers, str(content.blobs))
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(servicer, server)

@@ -134,6 +134,22 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
     return _manifest(image, document, document.config, document.layers)
 
 
+def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
+    """The documents and the blobs that a document names, whatever it is for: artifacts too.
+
+    Raises:
+        InvalidArgumentError: it is malformed, or Docker schema 1.
+    """
+    document = _decode(image, body)
+    if document.manifests is not None and (document.layers is not None or document.config is not None):
+        _refuse(image, "its manifest has both manifests and layers")
+    if document.fs_layers is not None or (document.manifests is None and document.layers is None):
+        _refuse(image, "its manifest is of a form that cannot be copied")
+    config = [document.config] if document.config else []
+    blobs = [*config, *(document.layers or [])]
+    return [_checked(image, d) for d in document.manifests or []], [_checked(image, d) for d in blobs]
+
+
 def kind_of(body: bytes) -> str:
     """The media type of a document that `parse` took: its own, or else what its form says."""
     document = _decode("", body)

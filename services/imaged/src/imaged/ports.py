@@ -1,6 +1,6 @@
 """What the pulls and the image service need from the world."""
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -158,6 +158,18 @@ class Repository(Protocol):
     async def document(self, name: str) -> Document:
         """A manifest by tag or digest, verified."""
 
+    async def has(self, blob: Descriptor) -> bool:
+        """Whether the repository has a blob."""
+
+    async def mount(self, blob: Descriptor, sources: Sequence[str]) -> bool:
+        """Whether a blob could be taken over from one of these repositories of the registry, by path."""
+
+    async def push_blob(self, blob: Descriptor, path: str, told: Callable[[int], None]) -> None:
+        """Send a blob from a file; `told` hears, in another thread, how many bytes have gone."""
+
+    async def push_document(self, name: str, media_type: str, body: bytes) -> None:
+        """Store a manifest or an index under a tag or its digest."""
+
     async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
         """Bring the rest of a blob and verify it; cut connections are resumed."""
 
@@ -166,8 +178,9 @@ class Registry(Protocol):
     """Registries."""
 
     def repository(
-        self, reference: Reference, credentials: Credentials
-    ) -> AbstractAsyncContextManager[Repository]: ...
+        self, reference: Reference, credentials: Credentials, *, push: bool = False
+    ) -> AbstractAsyncContextManager[Repository]:
+        """One repository; with `push`, credentials are used to ask for the right to write."""
 
 
 class Held(Protocol):

@@ -15,6 +15,7 @@ from imaged.pull import LayerState
 from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.service import Images, Progress
+from imaged.transfer import BlobState, Transfer, Transfers
 
 if TYPE_CHECKING:
     from typing import Any
@@ -30,12 +31,23 @@ _STATES = {
     LayerState.DONE: pb.LAYER_STATE_DONE,
 }
 
+_BLOB_STATES = {
+    BlobState.WAITING: pb.BLOB_STATE_WAITING,
+    BlobState.FETCHING: pb.BLOB_STATE_FETCHING,
+    BlobState.SENDING: pb.BLOB_STATE_SENDING,
+    BlobState.SENT: pb.BLOB_STATE_SENT,
+    BlobState.MOUNTED: pb.BLOB_STATE_MOUNTED,
+    BlobState.THERE: pb.BLOB_STATE_THERE,
+}
+
 
 class ImagesServicer(rpc.ImagesServicer):
     """slipway.images.v1.Images."""
 
-    def __init__(self, images: Images, loads: Loads, saves: Saves, mountpoint: str) -> None:
-        self._images, self._loads, self._saves = images, loads, saves
+    def __init__(
+        self, images: Images, loads: Loads, saves: Saves, transfers: Transfers, mountpoint: str
+    ) -> None:
+        self._images, self._loads, self._saves, self._transfers = images, loads, saves, transfers
         self._mountpoint = mountpoint
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
@@ -59,6 +71,16 @@ class ImagesServicer(rpc.ImagesServicer):
     async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
         await self._images.remove(request.reference)
         return pb.RemoveResponse()
+
+    async def Push(self, request: pb.PushRequest, context: "Context") -> AsyncIterator[pb.PushProgress]:
+        auth = credentials(request.auth)
+        async for transfer in self._transfers.push(request.reference, request.target, auth):
+            yield _transfer(transfer)
+
+    async def Copy(self, request: pb.CopyRequest, context: "Context") -> AsyncIterator[pb.PushProgress]:
+        source, target = credentials(request.source_auth), credentials(request.target_auth)
+        async for transfer in self._transfers.copy(request.source, request.target, source, target):
+            yield _transfer(transfer)
 
     async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:
         async for piece in self._saves.save(list(request.references), credentials(request.auth)):
@@ -113,6 +135,19 @@ class ImagesServicer(rpc.ImagesServicer):
                 for layer in record.layers
             ],
         )
+
+
+def _transfer(transfer: Transfer) -> pb.PushProgress:
+    blobs = [
+        pb.BlobProgress(
+            digest=status.blob.digest,
+            size_bytes=status.blob.size,
+            sent_bytes=status.sent_bytes,
+            state=_BLOB_STATES[status.state],
+        )
+        for status in transfer.blobs
+    ]
+    return pb.PushProgress(reference=str(transfer.target), blobs=blobs, digest=transfer.digest)
 
 
 def credentials(auth: pb.Auth) -> Credentials:

@@ -80,6 +80,33 @@ class ImagedClient:
         request = pb.UntagRequest(reference=reference, force=force, keep_image=keep_image)
         return await self._stub.Untag(request, timeout=self._timeout_s)
 
+    async def push(
+        self,
+        reference: str,
+        target: str = "",
+        auth: pb.Auth | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+    ) -> AsyncIterator[pb.PushProgress]:
+        """Push an image and follow it; leaving early stops the push."""
+        request = pb.PushRequest(reference=reference, target=target, auth=auth)
+        async for progress in self._stub.Push(request, timeout=timeout_s):
+            yield progress
+
+    async def copy(
+        self,
+        source: str,
+        target: str,
+        source_auth: pb.Auth | None = None,
+        target_auth: pb.Auth | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+    ) -> AsyncIterator[pb.PushProgress]:
+        """Copy an image between registries and follow it; leaving early stops the copy."""
+        request = pb.CopyRequest(
+            source=source, target=target, source_auth=source_auth, target_auth=target_auth
+        )
+        async for progress in self._stub.Copy(request, timeout=timeout_s):
+            yield progress
+
     async def save(
         self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
     ) -> AsyncIterator[bytes]:

@@ -60,6 +60,14 @@ class ImageLoaded(Event, frozen=True, kw_only=True, tag="image.loaded.v1"):
     """Of all blobs."""
 
 
+class ImagePushed(Event, frozen=True, kw_only=True, tag="image.pushed.v1"):
+    """A registry has an image now, by a push or a copy; `id` is the digest that its name there means."""
+
+    reference: str
+    sent_bytes: int = 0
+    duration_ms: int = 0
+
+
 class ImageTagged(Event, frozen=True, kw_only=True, tag="image.tagged.v1"):
     """An image has one more name; another image that had it has it no more."""
 

@@ -1,7 +1,7 @@
 """Registries by the OCI distribution spec: what to ask, in which order, and what to believe."""
 
 import hashlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from common.errors import (
 from imaged import hosts
 from imaged.adapters.registry_auth import TokenCache
 from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, reason
+from imaged.adapters.upload import Upload, mount, there
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.ports import Credentials, Document, Partial
 from imaged.reference import Reference
@@ -49,11 +50,12 @@ class HttpRegistry:
         self._tokens = TokenCache()
         self._schemes: dict[str, str] = {}
         self.fetches = CapacityLimiter(max_downloads)
+        self.pushes = CapacityLimiter(max_downloads)
         self.questions = CapacityLimiter(max_downloads)
 
     @asynccontextmanager
     async def repository(
-        self, reference: Reference, credentials: Credentials
+        self, reference: Reference, credentials: Credentials, *, push: bool = False
     ) -> AsyncIterator["HttpRepository"]:
         """One repository, for one pull; see `imaged.ports.Registry`."""
 
@@ -67,6 +69,7 @@ class HttpRegistry:
                         credentials,
                         tokens=self._tokens,
                         limits=self._limits,
+                        actions="pull,push" if push else "pull",
                     )
                     for host in self._places(reference.domain)
                 ]
@@ -148,6 +151,34 @@ class HttpRepository:
         else:
             await anyio.to_thread.run_sync(partial.verify)
 
+    async def has(self, blob: Descriptor) -> bool:
+        return await self._ask("push", lambda transport, stop: there(transport, blob, stop))
+
+    async def mount(self, blob: Descriptor, sources: Sequence[str]) -> bool:
+        return await self._ask("push", lambda transport, stop: mount(transport, blob, sources, stop))
+
+    async def push_blob(self, blob: Descriptor, path: str, told: Callable[[int], None]) -> None:
+        def work(transport: Transport, stop: Stop) -> None:
+            Upload(transport, blob, path, told, stop).run()
+
+        await self._ask("push", work, self._registry.pushes)
+
+    async def push_document(self, name: str, media_type: str, body: bytes) -> None:
+        def work(transport: Transport, stop: Stop) -> None:
+            headers = {"Content-Type": media_type, "Content-Length": str(len(body))}
+            path = f"manifests/{name}"
+            response = transport.send("PUT", path, headers, stop, expect=(200, 201), body=lambda: body)
+            response.release_conn()
+            claimed = self._claimed(response, transport)
+            if claimed and claimed.algorithm == "sha256" and claimed.hex != hashlib.sha256(body).hexdigest():
+                raise Refused(
+                    DataLossError(
+                        f"image {self._image}: registry {transport.host.name} stored {name} as {claimed}"
+                    )
+                )
+
+        await self._ask("push", work)
+
     async def _ask(
         self, capability: str, fn: Callable[[Transport, Stop], T], limiter: CapacityLimiter | None = None
     ) -> T:
@@ -176,7 +207,9 @@ class HttpRepository:
     def _over_hosts(self, capability: str, fn: Callable[[Transport, Stop], T], stop: Stop) -> T | Exception:
         failures: list[Exception] = []
         for transport in self._transports:
-            if capability not in transport.host.capabilities:
+            if capability not in transport.host.capabilities or (
+                capability == "push" and transport.host.mirror_of
+            ):
                 continue
             try:
                 answer = fn(transport, stop)

@@ -204,7 +204,8 @@ class Login:
                 retries=False,
             )
         join = "&" if urlsplit(challenge.realm).query else "?"
-        query = urlencode({name: value for name, value in fields.items() if value})
+        pairs = [("service", challenge.service), *(("scope", part) for part in scope.split())]
+        query = urlencode([(name, value) for name, value in pairs if value])
         headers = {"Authorization": basic(self._credentials)} if self._credentials.username else {}
         return self._pool.request(
             "GET", f"{challenge.realm}{join}{query}", headers=headers,

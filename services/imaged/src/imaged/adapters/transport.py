@@ -1,11 +1,14 @@
 """HTTP as registries need it: pools per host, logins, redirects, a bounded number of tries."""
 
+import io
+import json
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
+from typing import IO
 from urllib.parse import urljoin, urlsplit
 
 import urllib3
@@ -32,9 +35,11 @@ UNAVAILABLE = "RegistryUnavailable: "
 class Refused(Exception):  # noqa: N818 - not an error by itself: the next host may do better
     """One host did not give what was asked."""
 
-    def __init__(self, error: SlipwayError) -> None:
+    def __init__(self, error: SlipwayError, *, transient: bool = False) -> None:
         super().__init__(error.message)
         self.error = error
+        self.transient = transient
+        """Whether the connection was cut or the registry was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +79,20 @@ class Stop:
             self._open = response
 
 
+Body = bytes | IO[bytes] | io.RawIOBase
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What to ask, as often as it takes."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str]
+    body: Callable[[], Body] | None
+    expect: tuple[int, ...]
+
+
 class Transport:
     """Requests to one host for one repository. Thread-safe; every method blocks.
 
@@ -84,6 +103,7 @@ class Transport:
         credentials: dropped when they are for another host.
         tokens: shared by all pulls.
         limits: how patient to be.
+        actions: what a token is asked for, when the registry does not say.
     """
 
     def __init__(
@@ -95,6 +115,7 @@ class Transport:
         *,
         tokens: TokenCache,
         limits: Limits,
+        actions: str = "pull",
     ) -> None:
         self.host = host
         self._repository = repository
@@ -104,7 +125,7 @@ class Transport:
         secure = host.url.startswith("https:")
         mine = credentials if _meant_for(credentials, host) else Credentials()
         self._login = Login(
-            self._pool, host.name, f"repository:{repository}:pull", mine, tokens, secure=secure
+            self._pool, host.name, f"repository:{repository}:{actions}", mine, tokens, secure=secure
         )
 
     def close(self) -> None:
@@ -118,45 +139,77 @@ class Transport:
         Raises:
             Refused: with the error for the caller.
         """
-        url = f"{self.host.url}/{self._repository}/{path}"
-        if self.host.mirror_of:
-            url += f"?ns={self.host.mirror_of}"
-        wait_s, failure = self._limits.retry_wait_s, ""
+        return self.send(method, path, headers, stop, expect=(200, 206, 416), tries=tries)
+
+    def send(
+        self,
+        method: str,
+        where: str,
+        headers: Mapping[str, str],
+        stop: Stop,
+        *,
+        expect: tuple[int, ...],
+        body: Callable[[], Body] | None = None,
+        tries: int = MAX_TRIES,
+    ) -> urllib3.BaseHTTPResponse:
+        """Ask, as often as it may help, until an expected status comes; the answer's body is not read yet.
+
+        Args:
+            method: of HTTP.
+            where: `<path>` below the repository, or a URL that the registry gave.
+            headers: to send.
+            stop: ends it.
+            expect: the statuses to return.
+            body: gives what to send from its beginning, for each try.
+            tries: how often.
+
+        Raises:
+            Refused: with the error for the caller.
+        """
+        request = Request(method, self._url(where), headers, body, expect)
+        wait_s, failure, again = self._limits.retry_wait_s, "", True
         for attempt in range(1, tries + 1):
             pause_s = wait_s
             try:
-                response = self._logged_in(method, url, headers)
-                if response.status in (200, 206, 416):
+                response = self._logged_in(request)
+                if response.status in expect:
                     return response
                 failure = f"answered {response.status} {response.reason or ''}".strip()
                 pause_s = max(pause_s, self._retry_after(response))
                 _discard(response)
                 if response.status == 429 and attempt == tries:
-                    self._refuse(ResourceExhaustedError, "too many requests (429)")
+                    error = self._refused(ResourceExhaustedError, "too many requests (429)").error
+                    raise Refused(error, transient=True)
             except (HTTPError, OSError) as exc:
-                failure = reason(exc)
-                if not transient(exc):
+                failure, again = reason(exc), transient(exc)
+                if not again:
                     break
             if attempt < tries:
                 stop.wait(pause_s)
             if stop.is_set():
                 break
             wait_s *= 3
-        raise Refused(self.unavailable(failure))
+        raise Refused(self.unavailable(failure), transient=again)
+
+    def _url(self, where: str) -> str:
+        if "://" in where:
+            return where
+        url = f"{self.host.url}/{self._repository}/{where}"
+        return f"{url}{'&' if '?' in where else '?'}ns={self.host.mirror_of}" if self.host.mirror_of else url
 
     def unavailable(self, why: str) -> UnknownError:
         return UnknownError(f"{UNAVAILABLE}image {self._image}: registry {self.host.name} {why}")
 
-    def _logged_in(self, method: str, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
-        """The answer after logins and redirects; 200, 206, 416, 429 or 5xx."""
+    def _logged_in(self, request: Request) -> urllib3.BaseHTTPResponse:
+        """The answer after logins and redirects; an expected one, 429 or 5xx."""
         for _ in range(MAX_LOGINS + 1):
             header = self._login.header
-            response = self._redirected(method, url, headers, header)
+            response = self._redirected(request, header)
             status = response.status
-            if status in (200, 206, 416, 429) or status >= 500:
+            if status in request.expect or status == 429 or status >= 500:
                 return response
             challenges = parse_challenges(response.headers.getlist("WWW-Authenticate"))
-            _discard(response)
+            told = _discard(response)
             if status == 401:
                 try:
                     again = self._login.answer(header, challenges)
@@ -165,27 +218,27 @@ class Transport:
                 if again:
                     continue
             if status in (401, 403):
-                self._refuse(PermissionDeniedError, f"authentication required or denied ({status})")
+                raise self._refused(
+                    PermissionDeniedError, f"authentication required or denied ({status}){told}"
+                )
             if status == 404:
-                self._refuse(NotFoundError, "does not have it (404)")
-            return self._odd(status)
-        self._refuse(PermissionDeniedError, "authentication required or denied (401)")
-        raise AssertionError
+                raise self._refused(NotFoundError, "does not have it (404)")
+            raise self._refused(UnknownError, f"answered {status}{told}", prefix=UNAVAILABLE)
+        raise self._refused(PermissionDeniedError, "authentication required or denied (401)")
 
-    def _redirected(
-        self, method: str, url: str, headers: Mapping[str, str], authorization: str
-    ) -> urllib3.BaseHTTPResponse:
-        origin = _origin(url)
+    def _redirected(self, request: Request, authorization: str) -> urllib3.BaseHTTPResponse:
+        # a URL that the registry gave may be another host's from the start
+        url, origin = request.url, _origin(self.host.url)
         for _ in range(MAX_REDIRECTS + 1):
-            sent = dict(headers)
+            sent = dict(request.headers)
             if _origin(url) == origin:
                 # neither our credentials nor the operator's headers are for another host
                 sent |= dict(self.host.headers)
                 if authorization:
                     sent["Authorization"] = authorization
             response = self._pool.request(
-                method, url, headers=sent, preload_content=False, decode_content=False,
-                redirect=False, retries=False,
+                request.method, url, headers=sent, body=request.body() if request.body else None,
+                preload_content=False, decode_content=False, redirect=False, retries=False,
             )  # fmt: skip
             location = response.headers.get("Location")
             if response.status not in (301, 302, 303, 307, 308) or not location:
@@ -193,16 +246,13 @@ class Transport:
             _discard(response)
             url = urljoin(url, location)
             if urlsplit(url).scheme not in ("http", "https"):
-                self._refuse(UnknownError, f"redirects to {urlsplit(url).scheme!r}", prefix=UNAVAILABLE)
-        self._refuse(UnknownError, f"redirects more than {MAX_REDIRECTS} times", prefix=UNAVAILABLE)
-        raise AssertionError
+                raise self._refused(
+                    UnknownError, f"redirects to {urlsplit(url).scheme!r}", prefix=UNAVAILABLE
+                )
+        raise self._refused(UnknownError, f"redirects more than {MAX_REDIRECTS} times", prefix=UNAVAILABLE)
 
-    def _odd(self, status: int) -> urllib3.BaseHTTPResponse:
-        self._refuse(UnknownError, f"answered {status}", prefix=UNAVAILABLE)
-        raise AssertionError
-
-    def _refuse(self, cls: type[SlipwayError], why: str, prefix: str = "") -> None:
-        raise Refused(cls(f"{prefix}image {self._image}: registry {self.host.name} {why}"))
+    def _refused(self, cls: type[SlipwayError], why: str, prefix: str = "") -> Refused:
+        return Refused(cls(f"{prefix}image {self._image}: registry {self.host.name} {why}"))
 
     def _retry_after(self, response: urllib3.BaseHTTPResponse) -> float:
         text = response.headers.get("Retry-After", "")
@@ -235,13 +285,24 @@ def reason(exc: Exception) -> str:  # noqa: PLR0911 - a table
             return f"failed: {inner}"
 
 
-def _discard(response: urllib3.BaseHTTPResponse) -> None:
-    """Read the little that an error carries, so that the connection can be used again; drop a long one."""
+def _discard(response: urllib3.BaseHTTPResponse) -> str:
+    """Read the little that an error carries, so that the connection can be used again; drop a long one.
+
+    Returns:
+        What the registry says of it (distribution spec, "Error Codes"), as the end of a sentence.
+    """
+    body = b""
     try:
-        response.read(64 << 10)
+        body = response.read(64 << 10)
     except (HTTPError, OSError):
         response.close()
     response.release_conn()
+    try:
+        text = str(json.loads(body)["errors"][0].get("message", ""))
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return ""
+    plain = "".join(c for c in text if c.isprintable())[:200]
+    return f": {plain}" if plain else ""
 
 
 def _origin(url: str) -> tuple[str, str]:

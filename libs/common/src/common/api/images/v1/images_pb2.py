@@ -24,15 +24,17 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!common/api/images/v1/images.proto\x12\x11slipway.images.v1\"\x80\x01\n\x04\x41uth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"G\n\x0bPullRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"x\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.slipway.images.v1.LayerState\"|\n\x0cPullProgress\x12\x11\n\treference\x18\x01 \x01(\t\x12\x30\n\x06layers\x18\x02 \x03(\x0b\x32 .slipway.images.v1.LayerProgress\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x18.slipway.images.v1.Image\"\xdf\x01\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\x0c\x12\x10\n\x08\x64iff_ids\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x14\n\x0cpulled_at_ns\x18\t \x01(\x03\x12,\n\x06layers\x18\n \x03(\x0b\x32\x1c.slipway.images.v1.LayerBlob\"C\n\tLayerBlob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nmedia_type\x18\x03 \x01(\t\"\x1f\n\nGetRequest\x12\x11\n\treference\x18\x01 \x01(\t\" \n\x0bListRequest\x12\x11\n\treference\x18\x01 \x01(\t\"8\n\x0cListResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.slipway.images.v1.Image\"\"\n\rRemoveRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\",\n\nTagRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"D\n\x0cUntagRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x12\n\nkeep_image\x18\x03 \x01(\x08\"5\n\rUntagResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x12\n\nremoved_id\x18\x02 \x01(\t\"H\n\x0bSaveRequest\x12\x12\n\nreferences\x18\x01 \x03(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"\x16\n\x05\x43hunk\x12\r\n\x05piece\x18\x01 \x01(\x0c\"M\n\x0bLoadRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.slipway.images.v1.LoadOptions\x12\r\n\x05piece\x18\x02 \x01(\x0c\",\n\x0bLoadOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07replace\x18\x02 \x01(\x08\"E\n\x0bLoadedImage\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.slipway.images.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\">\n\x0cLoadResponse\x12.\n\x06images\x18\x01 \x03(\x0b\x32\x1e.slipway.images.v1.LoadedImage\"\x0e\n\x0cUsageRequest\"[\n\rUsageResponse\x12\x12\n\nused_bytes\x18\x01 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x02 \x01(\x04\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03*\x8d\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LAYER_STATE_WAITING\x10\x01\x12\x18\n\x14LAYER_STATE_FETCHING\x10\x02\x12\x19\n\x15LAYER_STATE_UNPACKING\x10\x03\x12\x14\n\x10LAYER_STATE_DONE\x10\x04\x32\x92\x05\n\x06Images\x12I\n\x04Pull\x12\x1e.slipway.images.v1.PullRequest\x1a\x1f.slipway.images.v1.PullProgress0\x01\x12>\n\x03Get\x12\x1d.slipway.images.v1.GetRequest\x1a\x18.slipway.images.v1.Image\x12G\n\x04List\x12\x1e.slipway.images.v1.ListRequest\x1a\x1f.slipway.images.v1.ListResponse\x12M\n\x06Remove\x12 .slipway.images.v1.RemoveRequest\x1a!.slipway.images.v1.RemoveResponse\x12>\n\x03Tag\x12\x1d.slipway.images.v1.TagRequest\x1a\x18.slipway.images.v1.Image\x12J\n\x05Untag\x12\x1f.slipway.images.v1.UntagRequest\x1a .slipway.images.v1.UntagResponse\x12\x42\n\x04Save\x12\x1e.slipway.images.v1.SaveRequest\x1a\x18.slipway.images.v1.Chunk0\x01\x12I\n\x04Load\x12\x1e.slipway.images.v1.LoadRequest\x1a\x1f.slipway.images.v1.LoadResponse(\x01\x12J\n\x05Usage\x12\x1f.slipway.images.v1.UsageRequest\x1a .slipway.images.v1.UsageResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!common/api/images/v1/images.proto\x12\x11slipway.images.v1\"\x80\x01\n\x04\x41uth\x12\x10\n\x08username\x18\x01 \x01(\t\x12\x10\n\x08password\x18\x02 \x01(\t\x12\x0c\n\x04\x61uth\x18\x03 \x01(\t\x12\x16\n\x0eserver_address\x18\x04 \x01(\t\x12\x16\n\x0eidentity_token\x18\x05 \x01(\t\x12\x16\n\x0eregistry_token\x18\x06 \x01(\t\"G\n\x0bPullRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"x\n\rLayerProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x15\n\rfetched_bytes\x18\x03 \x01(\x04\x12,\n\x05state\x18\x04 \x01(\x0e\x32\x1d.slipway.images.v1.LayerState\"|\n\x0cPullProgress\x12\x11\n\treference\x18\x01 \x01(\t\x12\x30\n\x06layers\x18\x02 \x03(\x0b\x32 .slipway.images.v1.LayerProgress\x12\'\n\x05image\x18\x03 \x01(\x0b\x32\x18.slipway.images.v1.Image\"\xdf\x01\n\x05Image\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\trepo_tags\x18\x02 \x03(\t\x12\x14\n\x0crepo_digests\x18\x03 \x03(\t\x12\x12\n\nsize_bytes\x18\x04 \x01(\x04\x12\x0e\n\x06\x63onfig\x18\x05 \x01(\x0c\x12\x10\n\x08\x64iff_ids\x18\x06 \x03(\t\x12\x17\n\x0fmanifest_digest\x18\x07 \x01(\t\x12\x0e\n\x06pinned\x18\x08 \x01(\x08\x12\x14\n\x0cpulled_at_ns\x18\t \x01(\x03\x12,\n\x06layers\x18\n \x03(\x0b\x32\x1c.slipway.images.v1.LayerBlob\"C\n\tLayerBlob\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nmedia_type\x18\x03 \x01(\t\"\x1f\n\nGetRequest\x12\x11\n\treference\x18\x01 \x01(\t\" \n\x0bListRequest\x12\x11\n\treference\x18\x01 \x01(\t\"8\n\x0cListResponse\x12(\n\x06images\x18\x01 \x03(\x0b\x32\x18.slipway.images.v1.Image\"\"\n\rRemoveRequest\x12\x11\n\treference\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\",\n\nTagRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\"D\n\x0cUntagRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\x12\x12\n\nkeep_image\x18\x03 \x01(\x08\"5\n\rUntagResponse\x12\x10\n\x08untagged\x18\x01 \x03(\t\x12\x12\n\nremoved_id\x18\x02 \x01(\t\"W\n\x0bPushRequest\x12\x11\n\treference\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12%\n\x04\x61uth\x18\x03 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"\x89\x01\n\x0b\x43opyRequest\x12\x0e\n\x06source\x18\x01 \x01(\t\x12\x0e\n\x06target\x18\x02 \x01(\t\x12,\n\x0bsource_auth\x18\x03 \x01(\x0b\x32\x17.slipway.images.v1.Auth\x12,\n\x0btarget_auth\x18\x04 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"s\n\x0c\x42lobProgress\x12\x0e\n\x06\x64igest\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x12\n\nsent_bytes\x18\x03 \x01(\x04\x12+\n\x05state\x18\x04 \x01(\x0e\x32\x1c.slipway.images.v1.BlobState\"a\n\x0cPushProgress\x12\x11\n\treference\x18\x01 \x01(\t\x12.\n\x05\x62lobs\x18\x02 \x03(\x0b\x32\x1f.slipway.images.v1.BlobProgress\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\"H\n\x0bSaveRequest\x12\x12\n\nreferences\x18\x01 \x03(\t\x12%\n\x04\x61uth\x18\x02 \x01(\x0b\x32\x17.slipway.images.v1.Auth\"\x16\n\x05\x43hunk\x12\r\n\x05piece\x18\x01 \x01(\x0c\"M\n\x0bLoadRequest\x12/\n\x07options\x18\x01 \x01(\x0b\x32\x1e.slipway.images.v1.LoadOptions\x12\r\n\x05piece\x18\x02 \x01(\x0c\",\n\x0bLoadOptions\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07replace\x18\x02 \x01(\x08\"E\n\x0bLoadedImage\x12\'\n\x05image\x18\x01 \x01(\x0b\x32\x18.slipway.images.v1.Image\x12\r\n\x05names\x18\x02 \x03(\t\">\n\x0cLoadResponse\x12.\n\x06images\x18\x01 \x03(\x0b\x32\x1e.slipway.images.v1.LoadedImage\"\x0e\n\x0cUsageRequest\"[\n\rUsageResponse\x12\x12\n\nused_bytes\x18\x01 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x02 \x01(\x04\x12\x12\n\nmountpoint\x18\x03 \x01(\t\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03*\x8d\x01\n\nLayerState\x12\x1b\n\x17LAYER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13LAYER_STATE_WAITING\x10\x01\x12\x18\n\x14LAYER_STATE_FETCHING\x10\x02\x12\x19\n\x15LAYER_STATE_UNPACKING\x10\x03\x12\x14\n\x10LAYER_STATE_DONE\x10\x04*\xb3\x01\n\tBlobState\x12\x1a\n\x16\x42LOB_STATE_UNSPECIFIED\x10\x00\x12\x16\n\x12\x42LOB_STATE_WAITING\x10\x01\x12\x17\n\x13\x42LOB_STATE_FETCHING\x10\x02\x12\x16\n\x12\x42LOB_STATE_SENDING\x10\x03\x12\x13\n\x0f\x42LOB_STATE_SENT\x10\x04\x12\x16\n\x12\x42LOB_STATE_MOUNTED\x10\x05\x12\x14\n\x10\x42LOB_STATE_THERE\x10\x06\x32\xa8\x06\n\x06Images\x12I\n\x04Pull\x12\x1e.slipway.images.v1.PullRequest\x1a\x1f.slipway.images.v1.PullProgress0\x01\x12>\n\x03Get\x12\x1d.slipway.images.v1.GetRequest\x1a\x18.slipway.images.v1.Image\x12G\n\x04List\x12\x1e.slipway.images.v1.ListRequest\x1a\x1f.slipway.images.v1.ListResponse\x12M\n\x06Remove\x12 .slipway.images.v1.RemoveRequest\x1a!.slipway.images.v1.RemoveResponse\x12>\n\x03Tag\x12\x1d.slipway.images.v1.TagRequest\x1a\x18.slipway.images.v1.Image\x12J\n\x05Untag\x12\x1f.slipway.images.v1.UntagRequest\x1a .slipway.images.v1.UntagResponse\x12\x42\n\x04Save\x12\x1e.slipway.images.v1.SaveRequest\x1a\x18.slipway.images.v1.Chunk0\x01\x12I\n\x04Load\x12\x1e.slipway.images.v1.LoadRequest\x1a\x1f.slipway.images.v1.LoadResponse(\x01\x12I\n\x04Push\x12\x1e.slipway.images.v1.PushRequest\x1a\x1f.slipway.images.v1.PushProgress0\x01\x12I\n\x04\x43opy\x12\x1e.slipway.images.v1.CopyRequest\x1a\x1f.slipway.images.v1.PushProgress0\x01\x12J\n\x05Usage\x12\x1f.slipway.images.v1.UsageRequest\x1a .slipway.images.v1.UsageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'common.api.images.v1.images_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_LAYERSTATE']._serialized_start=1621
-  _globals['_LAYERSTATE']._serialized_end=1762
+  _globals['_LAYERSTATE']._serialized_start=2066
+  _globals['_LAYERSTATE']._serialized_end=2207
+  _globals['_BLOBSTATE']._serialized_start=2210
+  _globals['_BLOBSTATE']._serialized_end=2389
   _globals['_AUTH']._serialized_start=57
   _globals['_AUTH']._serialized_end=185
   _globals['_PULLREQUEST']._serialized_start=187
@@ -61,22 +63,30 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_UNTAGREQUEST']._serialized_end=1096
   _globals['_UNTAGRESPONSE']._serialized_start=1098
   _globals['_UNTAGRESPONSE']._serialized_end=1151
-  _globals['_SAVEREQUEST']._serialized_start=1153
-  _globals['_SAVEREQUEST']._serialized_end=1225
-  _globals['_CHUNK']._serialized_start=1227
-  _globals['_CHUNK']._serialized_end=1249
-  _globals['_LOADREQUEST']._serialized_start=1251
-  _globals['_LOADREQUEST']._serialized_end=1328
-  _globals['_LOADOPTIONS']._serialized_start=1330
-  _globals['_LOADOPTIONS']._serialized_end=1374
-  _globals['_LOADEDIMAGE']._serialized_start=1376
-  _globals['_LOADEDIMAGE']._serialized_end=1445
-  _globals['_LOADRESPONSE']._serialized_start=1447
-  _globals['_LOADRESPONSE']._serialized_end=1509
-  _globals['_USAGEREQUEST']._serialized_start=1511
-  _globals['_USAGEREQUEST']._serialized_end=1525
-  _globals['_USAGERESPONSE']._serialized_start=1527
-  _globals['_USAGERESPONSE']._serialized_end=1618
-  _globals['_IMAGES']._serialized_start=1765
-  _globals['_IMAGES']._serialized_end=2423
+  _globals['_PUSHREQUEST']._serialized_start=1153
+  _globals['_PUSHREQUEST']._serialized_end=1240
+  _globals['_COPYREQUEST']._serialized_start=1243
+  _globals['_COPYREQUEST']._serialized_end=1380
+  _globals['_BLOBPROGRESS']._serialized_start=1382
+  _globals['_BLOBPROGRESS']._serialized_end=1497
+  _globals['_PUSHPROGRESS']._serialized_start=1499
+  _globals['_PUSHPROGRESS']._serialized_end=1596
+  _globals['_SAVEREQUEST']._serialized_start=1598
+  _globals['_SAVEREQUEST']._serialized_end=1670
+  _globals['_CHUNK']._serialized_start=1672
+  _globals['_CHUNK']._serialized_end=1694
+  _globals['_LOADREQUEST']._serialized_start=1696
+  _globals['_LOADREQUEST']._serialized_end=1773
+  _globals['_LOADOPTIONS']._serialized_start=1775
+  _globals['_LOADOPTIONS']._serialized_end=1819
+  _globals['_LOADEDIMAGE']._serialized_start=1821
+  _globals['_LOADEDIMAGE']._serialized_end=1890
+  _globals['_LOADRESPONSE']._serialized_start=1892
+  _globals['_LOADRESPONSE']._serialized_end=1954
+  _globals['_USAGEREQUEST']._serialized_start=1956
+  _globals['_USAGEREQUEST']._serialized_end=1970
+  _globals['_USAGERESPONSE']._serialized_start=1972
+  _globals['_USAGERESPONSE']._serialized_end=2063
+  _globals['_IMAGES']._serialized_start=2392
+  _globals['_IMAGES']._serialized_end=3200
 # @@protoc_insertion_point(module_scope)

@@ -40,6 +40,35 @@ LAYER_STATE_UNPACKING: LayerState.ValueType  # 3
 LAYER_STATE_DONE: LayerState.ValueType  # 4
 Global___LayerState: _TypeAlias = LayerState  # noqa: Y015
 
+class _BlobState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _BlobStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_BlobState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    BLOB_STATE_UNSPECIFIED: _BlobState.ValueType  # 0
+    BLOB_STATE_WAITING: _BlobState.ValueType  # 1
+    BLOB_STATE_FETCHING: _BlobState.ValueType  # 2
+    BLOB_STATE_SENDING: _BlobState.ValueType  # 3
+    BLOB_STATE_SENT: _BlobState.ValueType  # 4
+    BLOB_STATE_MOUNTED: _BlobState.ValueType  # 5
+    """Taken over from another repository of the registry."""
+    BLOB_STATE_THERE: _BlobState.ValueType  # 6
+    """The repository had it."""
+
+class BlobState(_BlobState, metaclass=_BlobStateEnumTypeWrapper): ...
+
+BLOB_STATE_UNSPECIFIED: BlobState.ValueType  # 0
+BLOB_STATE_WAITING: BlobState.ValueType  # 1
+BLOB_STATE_FETCHING: BlobState.ValueType  # 2
+BLOB_STATE_SENDING: BlobState.ValueType  # 3
+BLOB_STATE_SENT: BlobState.ValueType  # 4
+BLOB_STATE_MOUNTED: BlobState.ValueType  # 5
+"""Taken over from another repository of the registry."""
+BLOB_STATE_THERE: BlobState.ValueType  # 6
+"""The repository had it."""
+Global___BlobState: _TypeAlias = BlobState  # noqa: Y015
+
 @_typing.final
 class Auth(_message.Message):
     """Credentials of one pull, as CRI's AuthConfig."""
@@ -410,6 +439,120 @@ class UntagResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UntagResponse: _TypeAlias = UntagResponse  # noqa: Y015
+
+@_typing.final
+class PushRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    AUTH_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """An image by any name."""
+    target: _builtins.str
+    """What it is called at the registry; empty for `reference`."""
+    @_builtins.property
+    def auth(self) -> Global___Auth: ...
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        target: _builtins.str = ...,
+        auth: Global___Auth | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "reference", b"reference", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushRequest: _TypeAlias = PushRequest  # noqa: Y015
+
+@_typing.final
+class CopyRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SOURCE_FIELD_NUMBER: _builtins.int
+    TARGET_FIELD_NUMBER: _builtins.int
+    SOURCE_AUTH_FIELD_NUMBER: _builtins.int
+    TARGET_AUTH_FIELD_NUMBER: _builtins.int
+    source: _builtins.str
+    target: _builtins.str
+    @_builtins.property
+    def source_auth(self) -> Global___Auth: ...
+    @_builtins.property
+    def target_auth(self) -> Global___Auth: ...
+    def __init__(
+        self,
+        *,
+        source: _builtins.str = ...,
+        target: _builtins.str = ...,
+        source_auth: Global___Auth | None = ...,
+        target_auth: Global___Auth | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["source_auth", b"source_auth", "target_auth", b"target_auth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["source", b"source", "source_auth", b"source_auth", "target", b"target", "target_auth", b"target_auth"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CopyRequest: _TypeAlias = CopyRequest  # noqa: Y015
+
+@_typing.final
+class BlobProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIGEST_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    SENT_BYTES_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    digest: _builtins.str
+    size_bytes: _builtins.int
+    sent_bytes: _builtins.int
+    state: Global___BlobState.ValueType
+    def __init__(
+        self,
+        *,
+        digest: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        sent_bytes: _builtins.int = ...,
+        state: Global___BlobState.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "sent_bytes", b"sent_bytes", "size_bytes", b"size_bytes", "state", b"state"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___BlobProgress: _TypeAlias = BlobProgress  # noqa: Y015
+
+@_typing.final
+class PushProgress(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    BLOBS_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    """The target, normalised."""
+    digest: _builtins.str
+    """What the name means at the registry; in the last message only."""
+    @_builtins.property
+    def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlobProgress]: ...
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        blobs: _abc.Iterable[Global___BlobProgress] | None = ...,
+        digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "digest", b"digest", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PushProgress: _TypeAlias = PushProgress  # noqa: Y015
 
 @_typing.final
 class SaveRequest(_message.Message):

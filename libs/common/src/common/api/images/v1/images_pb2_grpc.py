@@ -74,6 +74,16 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.FromString,
                 _registered_method=True)
+        self.Push = channel.unary_stream(
+                '/slipway.images.v1.Images/Push',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+                _registered_method=True)
+        self.Copy = channel.unary_stream(
+                '/slipway.images.v1.Images/Copy',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.images.v1.Images/Usage',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UsageRequest.SerializeToString,
@@ -144,6 +154,20 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Push(self, request, context):
+        """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Copy(self, request, context):
+        """Copies an image with all its platforms from one registry to another; nothing of it stays here.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """Space that blobs take; answered from memory.
         """
@@ -193,6 +217,16 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Load,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.SerializeToString,
+            ),
+            'Push': grpc.unary_stream_rpc_method_handler(
+                    servicer.Push,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
+            ),
+            'Copy': grpc.unary_stream_rpc_method_handler(
+                    servicer.Copy,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -416,6 +450,60 @@ class Images:
             '/slipway.images.v1.Images/Load',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.LoadResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Push(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.images.v1.Images/Push',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PushRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Copy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.images.v1.Images/Copy',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -55,6 +55,10 @@ class ImagesStub:
     """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
     none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
     """
+    Push: _grpc.UnaryStreamMultiCallable[_images_pb2.PushRequest, _images_pb2.PushProgress]
+    """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
+    Copy: _grpc.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]
+    """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
     """Space that blobs take; answered from memory."""
 
@@ -85,6 +89,10 @@ class ImagesAsyncStub(ImagesStub):
     """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
     none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
     """
+    Push: _aio.UnaryStreamMultiCallable[_images_pb2.PushRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
+    """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
+    Copy: _aio.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
+    """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
     """Space that blobs take; answered from memory."""
 
@@ -160,6 +168,22 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         """Takes the images of a tar for this platform: an OCI layout or docker's archive, plain, gzip or zstd. All, or
         none: ALREADY_EXISTS when a name is another image's and `replace` is not set.
         """
+
+    @_abc_1.abstractmethod
+    def Push(
+        self,
+        request: _images_pb2.PushRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_images_pb2.PushProgress], _abc.AsyncIterator[_images_pb2.PushProgress]]:
+        """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
+
+    @_abc_1.abstractmethod
+    def Copy(
+        self,
+        request: _images_pb2.CopyRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_images_pb2.PushProgress], _abc.AsyncIterator[_images_pb2.PushProgress]]:
+        """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
 
     @_abc_1.abstractmethod
     def Usage(

@@ -1,0 +1,46 @@
+"""Progress on a terminal: a bar for each blob; nothing when stderr is no terminal."""
+
+import sys
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+
+class Row(NamedTuple):
+    """One blob."""
+
+    digest: str
+    size_bytes: int
+    done_bytes: int
+    state: str
+
+
+class Bars:
+    """Bars by digest, until closed."""
+
+    def __init__(self) -> None:
+        self._progress: Any = None
+        self._tasks: dict[str, Any] = {}
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+            columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
+            self._progress = Progress(
+                *columns, TextColumn("{task.fields[state]}"), console=Console(stderr=True)
+            )
+            self._progress.start()
+
+    def show(self, rows: Iterable[Row]) -> None:
+        """What there is now; a digest that was shown before changes its bar."""
+        if self._progress is None:
+            return
+        for row in rows:
+            if row.digest not in self._tasks:
+                name = row.digest.partition(":")[2][:12]
+                self._tasks[row.digest] = self._progress.add_task(name, total=row.size_bytes, state="")
+            self._progress.update(self._tasks[row.digest], completed=row.done_bytes, state=row.state)
+
+    def close(self) -> None:
+        """Leave them as they are."""
+        if self._progress is not None:
+            self._progress.stop()

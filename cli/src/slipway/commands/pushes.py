@@ -1,0 +1,59 @@
+"""push, image copy."""
+
+import sys
+from argparse import Namespace
+from collections.abc import AsyncIterator
+
+from common.api.images.v1 import images_pb2 as pb
+from common.errors import FailedPreconditionError
+from slipway import render
+from slipway.bars import Bars, Row
+from slipway.commands.images import auth_of
+from slipway.connect import imaged
+
+STATES = {
+    pb.BLOB_STATE_WAITING: "waiting",
+    pb.BLOB_STATE_FETCHING: "fetching",
+    pb.BLOB_STATE_SENDING: "sending",
+    pb.BLOB_STATE_SENT: "sent",
+    pb.BLOB_STATE_MOUNTED: "mounted",
+    pb.BLOB_STATE_THERE: "already there",
+}
+_WHOLE = (pb.BLOB_STATE_SENT, pb.BLOB_STATE_MOUNTED, pb.BLOB_STATE_THERE)
+
+
+async def push(arguments: Namespace) -> int:
+    """Push an image, with a bar for each blob on a terminal."""
+    async with imaged(arguments.run_dir) as client:
+        progress = client.push(arguments.reference, arguments.target, auth_of(arguments.creds))
+        return await _follow(progress, arguments.output)
+
+
+async def copy(arguments: Namespace) -> int:
+    """Copy an image between registries."""
+    source, target = auth_of(arguments.source_creds), auth_of(arguments.creds)
+    async with imaged(arguments.run_dir) as client:
+        progress = client.copy(arguments.source, arguments.target, source, target)
+        return await _follow(progress, arguments.output)
+
+
+async def _follow(progress: AsyncIterator[pb.PushProgress], output: str) -> int:
+    bars, last = Bars(), pb.PushProgress()
+    try:
+        async for last in progress:
+            bars.show(map(_row, last.blobs))
+    finally:
+        bars.close()
+    if not last.digest:
+        message = "it was stopped before the image was at the registry"
+        raise FailedPreconditionError(message)
+    if output == "json":
+        render.messages([last])
+    else:
+        sys.stdout.write(f"{render.clean(last.reference)}@{last.digest}\n")
+    return 0
+
+
+def _row(blob: pb.BlobProgress) -> Row:
+    sent = blob.size_bytes if blob.state in _WHOLE else blob.sent_bytes
+    return Row(blob.digest, blob.size_bytes, sent, STATES.get(blob.state, ""))

@@ -1,0 +1,298 @@
+"""Images to a registry: from here, or from another registry. Digests stay what they are.
+
+documents, top first ─→ blobs: there? mount? send ─→ documents, the top last, under its tag
+"""
+
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+import anyio
+from anyio.abc import TaskGroup
+
+from common.errors import InternalError, InvalidArgumentError, SlipwayError
+from common.events.schema import ImagePushed
+from common.observe.log import get_logger
+from common.observe.trace import span
+from imaged import manifest as documents
+from imaged.catalog import Catalog, tag_of
+from imaged.hosts import same_registry
+from imaged.leases import Leases, Needs
+from imaged.manifest import Descriptor
+from imaged.ports import Content, Credentials, Registry, Repository
+from imaged.reference import Reference
+from imaged.whole import Whole
+
+PROGRESS_S = 0.2
+MAX_DOCUMENTS = 1000
+_log = get_logger("imaged")
+
+
+class BlobState(StrEnum):
+    """How far a blob is."""
+
+    WAITING = "waiting"
+    FETCHING = "fetching"
+    SENDING = "sending"
+    SENT = "sent"
+    MOUNTED = "mounted"
+    THERE = "there"
+
+
+@dataclass(slots=True)
+class BlobStatus:
+    """A blob's progress, written by a thread and read by callers."""
+
+    blob: Descriptor
+    state: BlobState = BlobState.WAITING
+    sent_bytes: int = 0
+
+    def told(self, count: int) -> None:
+        self.sent_bytes = count
+
+
+@dataclass(slots=True, eq=False)
+class Transfer:
+    """A running push or copy."""
+
+    target: Reference
+    scope: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    done: anyio.Event = field(default_factory=anyio.Event)
+    blobs: list[BlobStatus] = field(default_factory=list)
+    digest: str = ""
+    """What the name means at the registry, once done."""
+    error: SlipwayError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tree:
+    """A document with all that it leads to."""
+
+    documents: dict[str, bytes]
+    """By digest, those that others name first."""
+    blobs: dict[str, Descriptor]
+
+    @property
+    def top(self) -> str:
+        return list(self.documents)[-1]
+
+
+class Transfers:
+    """Pushes and copies.
+
+    Args:
+        catalog: finds images.
+        leases: keep what is being sent.
+        content: blobs.
+        whole: brings what is missing of an image.
+        registry: where to send it.
+        emit: tells an event.
+        task_group: transfers live here; they end with their caller.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        leases: Leases,
+        content: Content,
+        whole: Whole,
+        registry: Registry,
+        *,
+        emit: Callable[[ImagePushed], Awaitable[None]],
+        task_group: TaskGroup,
+    ) -> None:
+        self._catalog, self._leases, self._content = catalog, leases, content
+        self._whole, self._registry, self._emit, self._group = whole, registry, emit, task_group
+
+    async def push(self, text: str, target: str, credentials: Credentials) -> AsyncIterator[Transfer]:
+        """Push an image and follow it; ends with the caller.
+
+        Args:
+            text: the image.
+            target: the name that it shall have at the registry; empty for the one that `text` is.
+            credentials: for that registry.
+
+        Raises:
+            NotFoundError: the image is not here.
+            InvalidArgumentError: the target is no tag.
+            FailedPreconditionError: a layer is here only unpacked, and cannot be fetched.
+            PermissionDeniedError, ResourceExhaustedError, UnknownError: as `imaged.ports.Repository` says.
+        """
+        record = self._catalog.find(text)
+        transfer = Transfer(Reference.parse(tag_of(target or text)))
+
+        async def work(needs: Needs) -> None:
+            needs.add(record)
+            await self._whole.complete(record, needs, credentials)
+            top, _ = await self._whole.top(record)
+            tree = await _tree(text, top, self._content.read)
+            mounts = _mounts(transfer.target, [Reference.parse(name) for name in record.repo_digests])
+            await self._send(transfer, tree, mounts, credentials, self._here)
+            repo_digest = f"{transfer.target.repository}@{tree.top}"
+            event = self._pushed(transfer, start)
+            if self._catalog.select(record.id):
+                await self._catalog.keep(record, event, repo_digest=repo_digest)
+
+        start = time.monotonic()
+        async for moment in self._follow(transfer, work):
+            yield moment
+
+    async def copy(
+        self, source: str, target: str, credentials: Credentials, target_credentials: Credentials
+    ) -> AsyncIterator[Transfer]:
+        """Copy an image with all its platforms from one registry to another; nothing of it stays here.
+
+        Raises:
+            SlipwayError: as `push`, and what the source's registry says.
+        """
+        origin, transfer = Reference.parse(source), Transfer(Reference.parse(tag_of(target)))
+
+        async def work(needs: Needs) -> None:
+            async with self._registry.repository(origin, credentials) as repository:
+                first = await repository.document(origin.object)
+                known = {str(first.digest): first.body}
+
+                async def read(digest: str) -> bytes:
+                    return known.get(digest) or (await repository.document(digest)).body
+
+                async def bring(blob: Descriptor) -> str:
+                    needs.digests.add(blob.digest)
+                    async with self._content.ingest(blob) as ingest:
+                        if not ingest.committed:
+                            await repository.fetch(blob, ingest.partial)
+                            await ingest.sync()
+                            await ingest.commit()
+                    return self._content.path(blob.digest)
+
+                tree = await _tree(source, str(first.digest), read)
+                mounts = _mounts(transfer.target, [origin])
+                await self._send(transfer, tree, mounts, target_credentials, bring)
+            await self._emit(self._pushed(transfer, start))
+
+        start = time.monotonic()
+        async for moment in self._follow(transfer, work):
+            yield moment
+
+    async def _follow(
+        self, transfer: Transfer, work: Callable[[Needs], Awaitable[None]]
+    ) -> AsyncIterator[Transfer]:
+        self._group.start_soon(self._run, transfer, work, name=f"push {transfer.target}")
+        try:
+            while not transfer.done.is_set():
+                with anyio.move_on_after(PROGRESS_S):
+                    await transfer.done.wait()
+                if not transfer.done.is_set():
+                    yield transfer
+        finally:
+            transfer.scope.cancel()
+        if transfer.error is not None:
+            raise transfer.error
+        yield transfer
+
+    async def _run(self, transfer: Transfer, work: Callable[[Needs], Awaitable[None]]) -> None:
+        needs = Needs()
+        try:
+            attributes = {"slipway.reference": str(transfer.target)}
+            with transfer.scope, span("imaged.image.push", attributes), self._leases.hold(needs):
+                await work(needs)
+        except SlipwayError as exc:
+            transfer.error = exc
+        except Exception as exc:  # noqa: BLE001 - the border: the caller hears of a bug, others go on
+            _log.exception("push.bug", reference=str(transfer.target))
+            transfer.error = InternalError(f"push of {transfer.target}: internal error: {type(exc).__name__}")
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self._leases.collect(needs.digests, set())
+            transfer.done.set()
+
+    async def _send(
+        self,
+        transfer: Transfer,
+        tree: Tree,
+        mounts: list[str],
+        credentials: Credentials,
+        path_of: Callable[[Descriptor], Awaitable[str]],
+    ) -> None:
+        transfer.blobs = [BlobStatus(blob) for blob in tree.blobs.values()]
+        failures: list[SlipwayError] = []
+        async with self._registry.repository(transfer.target, credentials, push=True) as repository:
+            async with anyio.create_task_group() as group:
+
+                async def one(status: BlobStatus) -> None:
+                    try:
+                        await _send_blob(repository, status, mounts, path_of)
+                    except SlipwayError as exc:
+                        failures.append(exc)
+                        group.cancel_scope.cancel()
+
+                for status in transfer.blobs:
+                    group.start_soon(one, status)
+            if failures:
+                raise failures[0]
+            for digest, body in tree.documents.items():
+                name = transfer.target.tag if digest == tree.top else digest
+                await repository.push_document(name, documents.kind_of(body), body)
+        transfer.digest = tree.top
+        _log.info("image.pushed", reference=str(transfer.target), digest=tree.top)
+
+    async def _here(self, blob: Descriptor) -> str:
+        return self._content.path(blob.digest)
+
+    def _pushed(self, transfer: Transfer, start: float) -> ImagePushed:
+        return ImagePushed(
+            id=transfer.digest,
+            reference=str(transfer.target),
+            sent_bytes=sum(s.blob.size for s in transfer.blobs if s.state is BlobState.SENT),
+            duration_ms=round((time.monotonic() - start) * 1e3),
+        )
+
+
+async def _send_blob(
+    repository: Repository,
+    status: BlobStatus,
+    mounts: list[str],
+    path_of: Callable[[Descriptor], Awaitable[str]],
+) -> None:
+    if await repository.has(status.blob):
+        status.state = BlobState.THERE
+    elif mounts and await repository.mount(status.blob, mounts):
+        status.state = BlobState.MOUNTED
+    else:
+        status.state = BlobState.FETCHING
+        path = await path_of(status.blob)
+        status.state = BlobState.SENDING
+        await repository.push_blob(status.blob, path, status.told)
+        status.state = BlobState.SENT
+
+
+def _mounts(target: Reference, known: list[Reference]) -> list[str]:
+    """Repositories of the target's registry that have the image already."""
+    paths = [ref.path for ref in known if same_registry(ref.domain, target.domain)]
+    return [path for path in dict.fromkeys(paths) if path != target.path]
+
+
+async def _tree(image: str, top: str, read: Callable[[str], Awaitable[bytes]]) -> Tree:
+    """Read a document and all that it leads to.
+
+    Raises:
+        InvalidArgumentError: it leads to too many, or one is malformed.
+    """
+    tree = Tree({}, {})
+    seen: set[str] = set()
+
+    async def walk(digest: str) -> None:
+        if digest in seen:
+            return
+        seen.add(digest)
+        if len(seen) > MAX_DOCUMENTS:
+            raise InvalidArgumentError(f"image {image}: more than {MAX_DOCUMENTS} manifests")
+        body = await read(digest)
+        below, blobs = documents.links(image, body)
+        for entry in below:
+            await walk(entry.digest)
+        tree.blobs.update({blob.digest: blob for blob in blobs})
+        tree.documents[digest] = body
+
+    await walk(top)
+    return tree
