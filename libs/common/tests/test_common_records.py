@@ -98,6 +98,7 @@ async def test_redis_away_changes_nothing_and_says_unavailable(redis: RedisServe
     assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=3))).size == 3
 
 
+@pytest.mark.timeout(60)
 async def test_a_frozen_redis_is_unavailable_in_time_and_does_nothing_of_it_later(redis: RedisServer) -> None:
     store = await store_at(redis)
     await store.create(Thing(id="a", size=1))

@@ -94,7 +94,7 @@ async def test_an_end_that_nobody_saw_is_255_unknown(cri, node, busybox) -> None
 
 async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(cri, node, busybox) -> None:
     since_ns = time.time_ns()
-    _, container_id = await pod(cri, "silent", busybox, ["sleep", "1000"])
+    _, container_id = await pod(cri, "untold", busybox, ["sleep", "1000"])
     with silent_shim(node, container_id):
         os.kill(await init_pid(cri, container_id), signal.SIGKILL)
         await unknown(cri, container_id)
@@ -105,7 +105,7 @@ async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(cri
 
 
 async def test_an_unknown_container_is_stopped_and_removed(cri, node, busybox) -> None:
-    _, container_id = await pod(cri, "silent-stop", busybox, ["sleep", "1000"])
+    _, container_id = await pod(cri, "untold-stop", busybox, ["sleep", "1000"])
     with silent_shim(node, container_id):
         os.kill(await init_pid(cri, container_id), signal.SIGKILL)
         await unknown(cri, container_id)

@@ -37,7 +37,7 @@ SIGKILL = 9
 AGAIN_S = 0.25
 GRACE_S = 2.0
 """How long a shim that went away may be missing before its container is called lost."""
-SILENT_S = 5.0
+SILENT_S = 10.0
 """How long a shim may take to tell of an end: draining the output takes it up to 2 s."""
 SIGNAL_S = 5.0
 """How long a shim may take to pass a signal on, before it is sent past it."""
