@@ -1,6 +1,8 @@
 """runtimed: settings, wiring, life."""
 
 import sys
+from pathlib import Path
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,6 +27,7 @@ from runtimed.oci import cgroups
 from runtimed.oci.capabilities import host_capabilities
 from runtimed.oci.features import HandlerFeatures
 from runtimed.operations import Operations
+from runtimed.pressure.watch import PressureWatch
 from runtimed.reconcile import Reconciler
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.service import Service
@@ -35,6 +38,7 @@ from runtimed.use.hostpaths import HostPaths
 from runtimed.use.parts import Parts
 
 DAEMON = "runtimed"
+R = TypeVar("R", ContainerRecord, SandboxRecord)
 
 
 def main() -> None:
@@ -53,22 +57,8 @@ async def _serve(life: Life, settings: Settings) -> None:
     await anyio.to_thread.run_sync(cni.load)
     await anyio.to_thread.run_sync(cgroups.repair)
     facts = {"node": settings.node, "owner": DAEMON}
-    sandboxes = RecordStore(
-        redis,
-        SandboxRecord,
-        kind="sandbox",
-        directory=data_dir / "sandboxes",
-        sync_copies=False,
-        **facts,
-    )
-    containers = RecordStore(
-        redis,
-        ContainerRecord,
-        kind="container",
-        directory=data_dir / "containers",
-        sync_copies=False,
-        **facts,
-    )
+    sandboxes = _records(redis, SandboxRecord, "sandbox", data_dir / "sandboxes", facts)
+    containers = _records(redis, ContainerRecord, "container", data_dir / "containers", facts)
     parts = Parts(
         settings=settings,
         sandboxes=Transitions(sandboxes, sandbox.decide, "sandbox"),
@@ -95,6 +85,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     relay = OutboxRelay(await connect(settings.redis_url), nats_url=settings.nats_url, **facts)
     life.start(relay.run, name="relay")
     life.start(reconciler.run, name="reconcile")
+    life.start(PressureWatch(parts).run, name="pressure")
     servicer = RuntimeServicer(service)
     try:
         await life.serve(
@@ -103,3 +94,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     finally:
         await shimd.close()
         await snapshotd.close()
+
+
+def _records(redis: Any, cls: type[R], kind: str, directory: Path, facts: dict[str, str]) -> RecordStore[R]:
+    return RecordStore(redis, cls, kind=kind, directory=directory, sync_copies=False, **facts)

@@ -28,6 +28,19 @@ _START_FAILURES = metrics.counter("runtimed_start_failures_total", "Containers t
 EXECS = metrics.counter(
     "runtimed_execs_total", "Commands in containers that ended, as ok, failed or timed_out.", ["result"]
 )
+PRESSURE = metrics.gauge(
+    "runtimed_node_pressure", "Whether the node is under pressure (1), by resource.", ["resource"]
+)
+PRESSURE_PERCENT = metrics.gauge(
+    "runtimed_node_pressure_percent",
+    "Of the last 10 s in which a process waited for it, or in use of the data directory's filesystem.",
+    ["resource"],
+)
+CONTAINER_PRESSURE = metrics.counter(
+    "runtimed_container_pressure_total",
+    "How often containers came under pressure, by resource.",
+    ["resource"],
+)
 REPAIRS = metrics.counter(
     "runtimed_repairs_total", "Differences between records and machine that were mended."
 )

@@ -4,7 +4,7 @@ from typing import Literal
 
 import msgspec
 
-from common.settings import CommonSettings, Count, Seconds
+from common.settings import CommonSettings, Count, Percent, Seconds
 from runtimed.oci import rlimits
 
 
@@ -79,6 +79,20 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Asked whether this machine can checkpoint."""
     checkpoint_timeout_s: Seconds = 120.0
     """The most that CheckpointContainer may take when it names no time."""
+    pressure_every_s: Seconds = 5.0
+    """How often the node and its containers are looked at for pressure."""
+    pressure_calm_s: Seconds = 30.0
+    """How long a value must stay below 9/10 of its threshold until its pressure is called cleared."""
+    pressure_cpu_percent: Percent = 90.0
+    """Of the last 10 s in which a process waited for a processor: from here on it is pressure. 0 is never, here and below."""
+    pressure_memory_percent: Percent = 20.0
+    """The same for memory."""
+    pressure_io_percent: Percent = 60.0
+    """The same for block devices."""
+    pressure_disk_percent: Percent = 85.0
+    """Of the data directory's filesystem in use, in bytes or in inodes."""
+    pressure_limit_percent: Percent = 90.0
+    """Of a container's memory limit in use."""
     event_buffer: Count = 1000
     """Events that one reader of GetContainerEvents may be behind before it is cut off."""
 

@@ -260,6 +260,30 @@ class ContainerRemoved(Event, frozen=True, kw_only=True, tag="container.removed.
     sandbox_id: str
 
 
+class ContainerPressureRaised(Event, frozen=True, kw_only=True, tag="container.pressure_raised.v1"):
+    """A container comes near its bounds; its end may follow.
+
+    `resource` and `value` are: cpu, memory and io, percent of the last 10 s in which a process waited for it (cgroup v2);
+    memory-usage, percent of the limit; memory-high and memory-limit, how often that was hit, and oom-kill, how many
+    processes were killed, since the last look.
+    """
+
+    sandbox_id: str
+    resource: str
+    value: float
+    threshold: float
+
+
+class ContainerPressureCleared(Event, frozen=True, kw_only=True, tag="container.pressure_cleared.v1"):
+    """What was raised has been well below its threshold for a while."""
+
+    sandbox_id: str
+    resource: str
+    value: float
+    threshold: float
+    duration_ms: int = 0
+
+
 class ExecStarted(Event, frozen=True, kw_only=True, tag="exec.started.v1"):
     """A command was started in a container; `id` is the exec's own."""
 
@@ -275,6 +299,27 @@ class ExecExited(Event, frozen=True, kw_only=True, tag="exec.exited.v1"):
     exit_code: int
     timed_out: bool = False
     """It was killed at its deadline."""
+    duration_ms: int = 0
+
+
+class NodePressureRaised(Event, frozen=True, kw_only=True, tag="node.pressure_raised.v1"):
+    """The node comes near its bounds; `id` is the resource.
+
+    cpu, memory and io: percent of the last 10 s in which a process waited for it. disk and inodes: percent in use of
+    the filesystem at `where`.
+    """
+
+    value: float
+    threshold: float
+    where: str = ""
+
+
+class NodePressureCleared(Event, frozen=True, kw_only=True, tag="node.pressure_cleared.v1"):
+    """What was raised has been well below its threshold for a while; `id` is the resource."""
+
+    value: float
+    threshold: float
+    where: str = ""
     duration_ms: int = 0
 
 

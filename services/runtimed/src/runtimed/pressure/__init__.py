@@ -1,0 +1,1 @@
+"""Pressure on the node and on its containers, told before anything dies."""

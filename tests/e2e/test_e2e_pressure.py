@@ -1,0 +1,85 @@
+"""Pressure on a node and on containers is told before anything dies, and cleared when it is over."""
+
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from common.events.bus import follow
+from devtools.cri import connect
+from tests.support.node import running_node
+from tests.support.pace import patience
+from tests.support.prometheus import scrape
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
+SETTINGS = {
+    "SLIPWAY_RUNTIMED_PRESSURE_EVERY_S": "0.2",
+    "SLIPWAY_RUNTIMED_PRESSURE_CALM_S": "0.5",
+    "SLIPWAY_RUNTIMED_PRESSURE_DISK_PERCENT": "0.01",
+}
+LIMIT_BYTES = 64 << 20
+
+
+@pytest.fixture(scope="module")
+def watched(shop, tmp_path_factory: pytest.TempPathFactory):
+    with running_node(Path(tmp_path_factory.mktemp("pressure")), settings=SETTINGS) as running:
+        yield running
+
+
+async def _heard(node, verb: str, resource: str, object_id: str = "*") -> dict:
+    """The first event of this verb about a resource."""
+    with anyio.fail_after(patience(30)):
+        async for envelope in follow(node.state["nats_url"], object_id=object_id, verb=verb, since_ns=0):
+            fields = envelope.fields()
+            if resource in (fields["id"], fields.get("resource")):
+                return fields
+    raise AssertionError
+
+
+async def test_a_disk_past_its_threshold_is_told_once(watched) -> None:
+    raised = await _heard(watched, "pressure_raised", "disk")
+    assert raised["type"] == "node.pressure_raised.v1"
+    assert raised["where"] == str(watched.data_dir)
+    assert raised["value"] >= raised["threshold"] == 0.01
+    samples = scrape(watched.run_dir, "runtimed")
+    assert samples["slipway_runtimed_node_pressure", '{resource="disk"}'] == 1
+
+
+async def _limited(cri, image: str, name: str, script: str = "sleep 1000") -> str:
+    sandbox = cri.sandbox_config(name, host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    config = cri.container_config(name, image, ["sh", "-c", script])
+    config.linux.resources.memory_limit_in_bytes = LIMIT_BYTES
+    container_id = await cri.create(sandbox_id, config, sandbox)
+    await cri.start(container_id)
+    return container_id
+
+
+async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox) -> None:
+    async with connect(watched.socket, watched.logs) as cri:
+        await cri.pull(busybox)
+        container_id = await _limited(cri, busybox, "near")
+        filled = await cri.exec(
+            container_id, ["dd", "if=/dev/zero", "of=/dev/shm/full", "bs=1M", "count=60"], timeout_s=30
+        )
+        assert filled.exit_code == 0, filled.stderr
+        raised = await _heard(watched, "pressure_raised", "memory-usage", container_id)
+        assert 90 <= raised["value"] <= 100
+        assert raised["threshold"] == 90
+        await cri.exec(container_id, ["rm", "/dev/shm/full"])
+        cleared = await _heard(watched, "pressure_cleared", "memory-usage", container_id)
+        assert cleared["value"] < 81
+        assert cleared["duration_ms"] >= 500
+        assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+        await cri.remove_all()
+
+
+async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(watched, busybox) -> None:
+    async with connect(watched.socket, watched.logs) as cri:
+        await cri.pull(busybox)
+        container_id = await _limited(cri, busybox, "child", "tail /dev/zero; sleep 1000")
+        raised = await _heard(watched, "pressure_raised", "oom-kill", container_id)
+        assert raised["value"] >= 1
+        assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+        await cri.remove_all()
