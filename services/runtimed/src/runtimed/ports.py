@@ -171,7 +171,7 @@ class Shims(Protocol):
         """Pid and start time of the running init; zeros when none runs.
 
         Raises:
-            UnavailableError: the shim cannot be reached.
+            UnavailableError, DeadlineExceededError: the shim cannot be reached, or does not answer.
         """
 
     def follow(self, socket_path: str) -> "AsyncIterator[ExecNews | InitExit]":

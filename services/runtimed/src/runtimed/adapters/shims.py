@@ -5,6 +5,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
+import anyio
 import msgspec
 
 from common.clients.shim import ShimClient, Started
@@ -15,6 +16,8 @@ from runtimed.ports import ExecNews, ExecOutcome, InitExit, InitStarted, PauseSt
 
 EXIT_FILE = "exit.msgpack"
 UPDATE_S = 30.0
+STATE_S = 5.0
+"""A shim knows its state without doing anything."""
 PAUSE_S = 10.0
 T = TypeVar("T")
 
@@ -86,7 +89,11 @@ class ProcessShims:
         )
 
     async def init_of(self, socket_path: str) -> tuple[int, int]:
-        facts = await self._call(socket_path, lambda shim: shim.state())
+        try:
+            with anyio.fail_after(STATE_S):
+                facts = await self._call(socket_path, lambda shim: shim.state())
+        except TimeoutError as exc:
+            raise DeadlineExceededError(f"shim {socket_path}: has not answered for {STATE_S:g} s") from exc
         running = facts["state"] in ("running", "draining", "exited")
         return (int(facts["pid"]), int(facts["started_at_ns"])) if running else (0, 0)
 

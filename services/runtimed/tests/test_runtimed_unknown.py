@@ -1,0 +1,119 @@
+"""A shim that hangs in the middle of a start: an OCI runtime stops it, and runs the container meanwhile."""
+
+import json
+import os
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import UnavailableError
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("crun"), reason="needs root and crun"),
+]
+STOPS_ITS_SHIM = """#!/bin/sh
+case " $* " in *" run "*)
+    for id; do :; done
+    keeper=$(cut -d' ' -f1 "$SHIMS/$id/pid")
+    echo $keeper $PPID > {base}/stopped
+    kill -STOP $keeper $PPID
+esac
+exec crun "$@"
+"""
+UNTIL_S = 30
+
+
+@pytest.fixture(scope="module")
+def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
+    base = tmp_path_factory.mktemp("stops")
+    program = base / "stops-its-shim"
+    program.write_text(STOPS_ITS_SHIM.format(base=base))
+    program.chmod(0o755)
+    settings = {
+        "SLIPWAY_RUNTIMED_HANDLERS": json.dumps({"crun": {"binary": str(program)}}),
+        "SLIPWAY_RUNTIMED_RECONCILE_EVERY_S": "1",
+    }
+    os.environ.update(settings)
+    try:
+        with running_daemons() as found:
+            found.environment["STOPPED"] = str(base / "stopped")
+            program.write_text(
+                program.read_text().replace("$SHIMS", str(found.base / "run" / "shimd" / "shims"))
+            )
+            yield found
+    finally:
+        for name in settings:
+            del os.environ[name]
+
+
+@pytest.fixture
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    async with kubelet(daemons) as found:
+        yield found
+
+
+async def unknown(pods: Pods) -> str:
+    """A container of which a new runtimed cannot know whether it was started."""
+    stopped = Path(pods.daemons.environment["STOPPED"])
+    stopped.unlink(missing_ok=True)
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "1000")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    async with anyio.create_task_group() as group:
+        group.start_soon(_cut_off, pods, container_id)
+        with anyio.fail_after(UNTIL_S):
+            while not stopped.exists():
+                await anyio.sleep(0.02)
+        pods.daemons.kill("runtimed")
+    pods.daemons.start("runtimed")
+    await reached(pods, container_id, cri.CONTAINER_UNKNOWN)
+    return container_id
+
+
+async def _cut_off(pods: Pods, container_id: str) -> None:
+    with pytest.raises(UnavailableError):
+        await pods.client.start_container(container_id)
+
+
+async def reached(pods: Pods, container_id: str, state: "cri.ContainerState.ValueType") -> None:
+    with anyio.fail_after(UNTIL_S):
+        while True:
+            with suppress(UnavailableError):  # the connection to the one before
+                if (await pods.status(container_id)).state == state:
+                    return
+            await anyio.sleep(0.02)
+
+
+async def test_it_runs_once_the_shim_says_so(pods: Pods) -> None:
+    container_id = await unknown(pods)
+    for pid in Path(pods.daemons.environment["STOPPED"]).read_text().split():
+        os.kill(int(pid), signal.SIGCONT)
+    await reached(pods, container_id, cri.CONTAINER_RUNNING)
+    assert (await pods.client.exec_sync(container_id, ["echo", "here"])).stdout == b"here\n"
+    await pods.client.stop_container(container_id, 0)
+    assert (await pods.status(container_id)).exit_code == 137
+
+
+async def test_its_stop_ends_what_the_shim_had_started(pods: Pods) -> None:
+    container_id = await unknown(pods)
+    info = (await pods.client.container_status(container_id, verbose=True)).info["info"]
+    cgroup = json.loads(info)["cgroup"].rpartition("/")[2]
+    with anyio.fail_after(UNTIL_S):
+        while not list(Path("/sys/fs/cgroup").glob(f"**/slipway/{cgroup}")):
+            await anyio.sleep(0.02)  # the container of the stopped shim is there
+    await pods.client.stop_container(container_id, 30)
+    status = await pods.status(container_id)
+    assert (status.state, status.exit_code, status.reason) == (cri.CONTAINER_EXITED, 255, "Unknown")
+    assert not list(Path("/sys/fs/cgroup").glob(f"**/slipway/{cgroup}"))
