@@ -33,7 +33,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     data_dir: str = "/var/lib/slipway"
     """Blobs, layers, records and all else that must outlive a reboot."""
     redis_url: str = "unix:///run/slipway/redis.sock"
-    """Where the state is held: unix://, redis:// or rediss://."""
+    """Where the state is held: unix://, redis:// or rediss://. Its clock agrees with the node's to a few seconds."""
     nats_url: str = "nats://127.0.0.1:4222"
     """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
     otlp_endpoint: str = ""

@@ -83,7 +83,11 @@ async def run(script: Any, keys: list[str], args: list[str | bytes]) -> int:
     latest_ms = now_ns() // NS_PER_MS + int(START_S * 1000)
     found = int(await answer(script(keys=keys, args=[str(latest_ms), *args])))
     if found == _LATE:
-        raise UnavailableError(f"the record store (Redis) took over {START_S:g} s to begin")
+        late = now_ns() // NS_PER_MS > latest_ms
+        what = (
+            f"took over {START_S:g} s to begin" if late else f"has a clock over {START_S:g} s ahead of ours"
+        )
+        raise UnavailableError(f"the record store (Redis) {what}")
     return found
 
 
