@@ -1,0 +1,190 @@
+// The event log: live, or as it was at any time that is still held, and played on from there.
+
+import { clock, localInput, short, span } from "./format.js";
+import { eventTone, facts, subject } from "./states.js";
+import { h, say } from "./dom.js";
+import { ask } from "./session.js";
+import { badge } from "./states.js";
+import { filters } from "./filters.js";
+import { store } from "./store.js";
+import { Table } from "./table.js";
+
+const KINDS = ["all", "container", "sandbox", "image", "snapshot", "exec", "node"];
+const PAGE = 500;
+const STEPS = 1000;
+const SPEEDS = [1, 10, 60];
+const TICK_MS = 100;
+
+export function columns() {
+  const text = (value) => (cell) => (row) => say(cell, value(row));
+  return [
+    { id: "at", title: "Time", width: "118px", make: text((row) => clock(row.at, { millis: true })) },
+    {
+      id: "verb",
+      title: "Event",
+      width: "minmax(130px,196px)",
+      make: (cell) => {
+        const show = badge(cell);
+        return (row) => show([`${row.kind} ${row.verb.replace(/_/g, " ")}`, eventTone(row)]);
+      },
+    },
+    { id: "subject", title: "What", width: "minmax(100px,1fr)", make: text((row) => subject(row)[0]) },
+    { id: "node", title: "Node", width: "minmax(70px,110px)", make: text((row) => row.node), wide: true },
+    { id: "facts", title: "Facts", width: "minmax(120px,2.6fr)", make: text(facts), wide: true },
+  ];
+}
+
+export function events(params) {
+  let rows = [];
+  /** null while it is live, else the time that is looked at, in Unix milliseconds. */
+  let at = null;
+  let first = 0;
+  let timer = 0;
+  let speed = SPEEDS[1];
+  let loading = 0;
+  const table = new Table({ columns: columns(), href: (row) => subject(row)[1] || null, key: (row) => row.seq, empty: "No event fits." });
+  const bar = filters({ path: "events", params, choices: { kind: KINDS } });
+  const live = h("button.live", { type: "button", onclick: () => seek(null) }, "Live");
+  const play = h("button", { type: "button", onclick: () => (timer ? pause() : begin()), title: "Play on from here" }, "▶");
+  const pace = h("button", { type: "button", title: "Speed", onclick: faster }, `${speed} ×`);
+  const slider = h("input.slider", { type: "range", min: 0, max: STEPS, value: STEPS, "aria-label": "Time", onchange: () => seek(timeOf(slider.value)), oninput: () => say(shown, clock(timeOf(slider.value))) });
+  const when = h("input", { type: "datetime-local", step: 1, "aria-label": "Time", onchange: () => when.value && seek(new Date(when.value).getTime()) });
+  const shown = h("span.when");
+  const note = h("p.note", { hidden: true });
+  const element = h("div.list", {}, bar.element, h("div.bar.time", {}, live, play, pace, slider, shown, when), note, table.element);
+
+  function timeOf(step) {
+    const now = store.now();
+    return Number(step) >= STEPS ? now : first + ((now - first) * Number(step)) / STEPS;
+  }
+
+  function wanted() {
+    const { q = "", kind = "all", id = "" } = bar.values();
+    return { text: q, kind: kind === "all" ? "" : kind, id };
+  }
+
+  function fits(row) {
+    const { text, kind, id } = wanted();
+    if (kind && row.kind !== kind) return false;
+    if (id && !row.id.includes(id) && !Object.values(row.facts).some((fact) => String(fact).startsWith(id))) return false;
+    return !text || `${JSON.stringify(row)} ${subject(row)[0]}`.toLowerCase().includes(text.toLowerCase());
+  }
+
+  async function seek(time) {
+    pause();
+    at = time;
+    await load();
+  }
+
+  async function load() {
+    const mine = (loading += 1);
+    if (at === null) {
+      rows = store.events.filter(fits);
+      draw(true);
+    }
+    try {
+      const { text, kind, id } = wanted();
+      const query = new URLSearchParams({ text, kind, id, limit: PAGE });
+      if (at !== null) query.set("until", String(Math.round(at)));
+      const found = await ask(`/api/v1/events?${query}`);
+      if (mine !== loading) return;
+      first = found.first;
+      rows = found.events;
+      if (at === null) rows.push(...store.events.filter((row) => row.seq > (rows.at(-1)?.seq ?? 0) && fits(row)));
+      tell("");
+    } catch (error) {
+      if (mine === loading) tell(error.message);
+    }
+    draw(true);
+  }
+
+  function tell(text) {
+    say(note, text);
+    note.hidden = !text;
+  }
+
+  function draw(end) {
+    const stay = end || table.atEnd;
+    bar.count(rows.length, rows.length);
+    table.set(rows);
+    if (stay) table.toEnd();
+    const now = store.now();
+    live.setAttribute("aria-pressed", String(at === null));
+    slider.value = at === null || !first ? STEPS : ((at - first) / (now - first)) * STEPS;
+    say(shown, at === null ? `held since ${clock(first)}` : `${clock(at)}, ${span(now - at)} ago`);
+    if (at !== null && document.activeElement !== when) when.value = localInput(at);
+  }
+
+  async function begin() {
+    if (at === null) at = Math.max(first, store.now() - 60000);
+    play.textContent = "❚❚";
+    const { text, kind, id } = wanted();
+    const found = await ask(`/api/v1/events?${new URLSearchParams({ text, kind, id, since: Math.round(at), limit: 2000 })}`).catch((error) => {
+      tell(error.message);
+      return { events: [] };
+    });
+    const coming = found.events;
+    timer = setInterval(() => {
+      at += TICK_MS * speed;
+      while (coming.length && coming[0].at <= at) rows.push(coming.shift());
+      if (at >= store.now()) seek(null);
+      else draw(false);
+    }, TICK_MS);
+  }
+
+  function pause() {
+    clearInterval(timer);
+    timer = 0;
+    play.textContent = "▶";
+  }
+
+  function faster() {
+    speed = SPEEDS[(SPEEDS.indexOf(speed) + 1) % SPEEDS.length];
+    pace.textContent = `${speed} ×`;
+  }
+
+  const take = (event) => {
+    if (at !== null) return;
+    const fresh = event.detail.filter(fits);
+    if (!fresh.length) return;
+    rows.push(...fresh);
+    if (rows.length > 5000) rows.splice(0, rows.length - 4000);
+    draw(false);
+  };
+  store.addEventListener("events", take);
+  bar.onchange = load;
+  load();
+  return {
+    element,
+    title: "Events",
+    update: () => {},
+    focus: bar.focus,
+    move: (step) => table.move(step),
+    open: () => table.open(),
+    close: () => {
+      pause();
+      store.removeEventListener("events", take);
+    },
+  };
+}
+
+/** The events of one object, oldest first; a plain list that `update` adds to. */
+export function eventsOf(id) {
+  const list = h("ol.feed.lines");
+  let known = 0;
+  const add = (rows) => {
+    for (const row of rows) {
+      if (row.seq <= known || !(row.id === id || row.facts.container_id === id || row.facts.sandbox_id === id)) continue;
+      known = row.seq;
+      list.append(h("li", {}, h("time", {}, clock(row.at, { millis: true })), h(`i.dot.${eventTone(row)}`), h("span.kind", {}, `${row.kind} ${row.verb.replace(/_/g, " ")}`), h("span.facts", {}, facts(row) || short(row.id))));
+    }
+  };
+  const load = async () => {
+    list.replaceChildren();
+    known = 0;
+    const found = await ask(`/api/v1/events?${new URLSearchParams({ id, limit: 300 })}`).catch(() => ({ events: store.events }));
+    add(found.events);
+    add(store.events);
+  };
+  return { element: list, load, update: () => add(store.events.filter((row) => row.seq > known)) };
+}

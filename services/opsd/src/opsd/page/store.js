@@ -1,0 +1,151 @@
+// What the page knows: everything once, then what changes, as opsd streams it.
+
+import { token } from "./session.js";
+
+const KEPT = 60;
+const MAX_EVENTS = 3000;
+const SILENCE_MS = 25000;
+
+/** Everything known of the cluster; "change" is told once for each frame in which something changed. */
+class Store extends EventTarget {
+  nodes = new Map();
+  pods = new Map();
+  containers = new Map();
+  use = new Map();
+  events = [];
+  link = { connected: true };
+  self = {};
+  missed = 0;
+  /** waiting, live or lost: the connection of this page to its opsd. */
+  stream = "waiting";
+  lostSince = 0;
+  /** The server's clock less ours, in milliseconds. */
+  skew = 0;
+  #pending = false;
+
+  now() {
+    return Date.now() + this.skew;
+  }
+
+  changed() {
+    if (this.#pending) return;
+    this.#pending = true;
+    const tell = () => {
+      this.#pending = false;
+      this.dispatchEvent(new Event("change"));
+    };
+    if (document.hidden) setTimeout(tell, 500);
+    else requestAnimationFrame(tell);
+  }
+
+  takeState(state) {
+    this.skew = state.now - Date.now();
+    this.self = state.self ?? {};
+    this.link = state.link;
+    this.nodes = byKey(state.nodes, "name");
+    this.pods = byKey(state.pods, "id");
+    this.containers = byKey(state.containers, "id");
+    this.use = new Map();
+    for (const histories of Object.values(state.use)) {
+      for (const [id, [cpu, memory]] of Object.entries(histories)) this.use.set(id, { cpu, memory });
+    }
+    this.events = state.events;
+    this.stream = "live";
+    this.dispatchEvent(new Event("state"));
+    this.changed();
+  }
+
+  takePatch(patch) {
+    this.skew = patch.now - Date.now();
+    if (patch.link) this.link = patch.link;
+    for (const node of patch.nodes ?? []) this.nodes.set(node.name, node);
+    for (const pod of patch.pods ?? []) this.pods.set(pod.id, pod);
+    for (const container of patch.containers ?? []) this.containers.set(container.id, container);
+    for (const id of patch.gone ?? []) {
+      this.pods.delete(id);
+      this.containers.delete(id);
+      this.use.delete(id);
+    }
+    for (const used of Object.values(patch.use ?? {})) {
+      for (const [id, cpu, memory] of used) this.#append(id, cpu, memory);
+    }
+    if (patch.events?.length) {
+      this.events.push(...patch.events);
+      if (this.events.length > MAX_EVENTS) this.events.splice(0, this.events.length - MAX_EVENTS);
+      this.dispatchEvent(new CustomEvent("events", { detail: patch.events }));
+    }
+    this.missed += patch.missed ?? 0;
+    this.changed();
+  }
+
+  #append(id, cpu, memory) {
+    const known = this.use.get(id) ?? { cpu: [], memory: [] };
+    known.cpu.push(cpu);
+    known.memory.push(memory);
+    if (known.cpu.length > KEPT) {
+      known.cpu.shift();
+      known.memory.shift();
+    }
+    this.use.set(id, known);
+  }
+
+  lose() {
+    if (this.stream === "live") this.lostSince = Date.now();
+    if (this.stream !== "waiting") this.stream = "lost";
+    this.changed();
+  }
+}
+
+function byKey(rows, key) {
+  return new Map(rows.map((row) => [row[key], row]));
+}
+
+export const store = new Store();
+
+/** Follows opsd for as long as the page is open; resolves only if the page may not read. */
+export async function follow() {
+  let wait = 300;
+  for (;;) {
+    try {
+      await once();
+      wait = 300;
+    } catch (error) {
+      if (error.status === 403) {
+        store.dispatchEvent(new Event("forbidden"));
+        return;
+      }
+    }
+    store.lose();
+    await new Promise((resolve) => setTimeout(resolve, wait));
+    wait = Math.min(wait * 2, 5000);
+  }
+}
+
+async function once() {
+  const abort = new AbortController();
+  let watch = setTimeout(() => abort.abort(), SILENCE_MS);
+  try {
+    const answer = await fetch("/api/v1/stream", { headers: token.headers(), signal: abort.signal });
+    if (!answer.ok) throw Object.assign(new Error(answer.statusText), { status: answer.status });
+    const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    for (;;) {
+      const { done, value } = await reader.read();
+      if (done) return;
+      clearTimeout(watch);
+      watch = setTimeout(() => abort.abort(), SILENCE_MS);
+      const parts = (text + value).split("\n\n");
+      text = parts.pop();
+      parts.forEach(take);
+    }
+  } finally {
+    clearTimeout(watch);
+  }
+}
+
+function take(part) {
+  const name = /^event: (.*)$/m.exec(part)?.[1];
+  const data = /^data: (.*)$/m.exec(part)?.[1];
+  if (name === "state") store.takeState(JSON.parse(data));
+  else if (name === "patch") store.takePatch(JSON.parse(data));
+}

@@ -1,0 +1,131 @@
+// A table of any length: only the rows in sight are elements, and they are used again.
+
+import { h } from "./dom.js";
+
+const ROW = 32;
+const SPARE = 6;
+
+/**
+ * columns: {id, title, width, wide (shown only on wide screens), sort(row), make(cell) -> update(row)}
+ * href(row): where a row leads.
+ */
+export class Table {
+  #columns;
+  #href;
+  #key;
+  #rows = [];
+  #shown = [];
+  #pool = [];
+  #sort;
+  #selected = -1;
+  #scroller;
+  #body;
+  #head;
+  #empty;
+
+  constructor({ columns, href, sort, key = (row) => row.id, empty = "nothing here" }) {
+    this.#columns = columns;
+    this.#href = href;
+    this.#key = key;
+    this.#sort = sort;
+    this.#head = h("div.thead", { role: "row" }, columns.map((column) => this.#heading(column)));
+    this.#body = h("div.tbody", { role: "rowgroup" });
+    this.#empty = h("p.empty", {}, empty);
+    this.#scroller = h("div.scroller", { tabindex: "-1", onscroll: () => this.#draw() }, this.#body);
+    this.element = h("div.table", { role: "table" }, this.#head, this.#scroller, this.#empty);
+    this.element.style.setProperty("--columns", columns.filter((c) => !c.wide).map((c) => c.width).join(" "));
+    this.element.style.setProperty("--columns-wide", columns.map((c) => c.width).join(" "));
+    new ResizeObserver(() => this.#draw()).observe(this.#scroller);
+  }
+
+  #heading(column) {
+    const turn = () => {
+      const same = this.#sort?.id === column.id;
+      this.#sort = { id: column.id, down: same ? !this.#sort.down : Boolean(column.down) };
+      this.set(this.#rows);
+    };
+    const classes = `th.${column.id}${column.wide ? ".wide" : ""}${column.number ? ".number" : ""}`;
+    return column.sort
+      ? h(`button.${classes}`, { role: "columnheader", onclick: turn, "data-column": column.id }, column.title)
+      : h(`span.${classes}`, { role: "columnheader" }, column.title);
+  }
+
+  /** Shows other rows; they are sorted here, unless the table is not sorted. */
+  set(rows) {
+    this.#rows = rows;
+    const column = this.#sort && this.#columns.find((each) => each.id === this.#sort.id);
+    this.#shown = column ? sorted(rows, column.sort, this.#sort.down, this.#key) : rows;
+    for (const heading of this.#head.children) {
+      const order = heading.dataset.column === this.#sort?.id ? (this.#sort.down ? "descending" : "ascending") : null;
+      if (order) heading.setAttribute("aria-sort", order);
+      else heading.removeAttribute("aria-sort");
+    }
+    this.#empty.hidden = rows.length > 0;
+    this.#body.style.height = `${this.#shown.length * ROW}px`;
+    this.#selected = Math.min(this.#selected, this.#shown.length - 1);
+    this.#draw();
+  }
+
+  /** Keeps the end in sight if it was. */
+  get atEnd() {
+    const { scrollTop, scrollHeight, clientHeight } = this.#scroller;
+    return scrollTop + clientHeight >= scrollHeight - ROW;
+  }
+
+  toEnd() {
+    this.#scroller.scrollTop = this.#scroller.scrollHeight;
+    this.#draw();
+  }
+
+  move(step) {
+    if (!this.#shown.length) return;
+    this.#selected = Math.max(0, Math.min(this.#shown.length - 1, this.#selected + step));
+    const top = this.#selected * ROW;
+    const { scrollTop, clientHeight } = this.#scroller;
+    if (top < scrollTop) this.#scroller.scrollTop = top;
+    else if (top + ROW > scrollTop + clientHeight) this.#scroller.scrollTop = top + ROW - clientHeight;
+    this.#draw();
+  }
+
+  open() {
+    const row = this.#shown[this.#selected];
+    if (row && this.#href) location.hash = this.#href(row);
+  }
+
+  #draw() {
+    const { scrollTop, clientHeight } = this.#scroller;
+    const first = Math.max(0, Math.floor(scrollTop / ROW) - SPARE);
+    const count = Math.min(this.#shown.length - first, Math.ceil(clientHeight / ROW) + 2 * SPARE);
+    while (this.#pool.length < count) this.#pool.push(this.#make());
+    this.#pool.forEach((slot, index) => {
+      const row = index < count ? this.#shown[first + index] : undefined;
+      slot.element.hidden = !row;
+      if (!row) return;
+      slot.element.style.transform = `translateY(${(first + index) * ROW}px)`;
+      slot.element.classList.toggle("selected", first + index === this.#selected);
+      const href = this.#href?.(row);
+      if (href) slot.element.setAttribute("href", href);
+      slot.updates.forEach((update) => update(row));
+    });
+  }
+
+  #make() {
+    const cells = this.#columns.map((column) =>
+      h(`span.td.${column.id}${column.wide ? ".wide" : ""}${column.number ? ".number" : ""}`, { role: "cell" }),
+    );
+    const element = h(this.#href ? "a.tr" : "div.tr", { role: "row" }, cells);
+    this.#body.append(element);
+    return { element, updates: this.#columns.map((column, index) => column.make(cells[index])) };
+  }
+}
+
+function sorted(rows, value, down, key) {
+  const keyed = rows.map((row) => [value(row), key(row), row]);
+  const sign = down ? -1 : 1;
+  keyed.sort((a, b) => {
+    if (a[0] < b[0]) return -sign;
+    if (a[0] > b[0]) return sign;
+    return a[1] < b[1] ? -1 : 1;
+  });
+  return keyed.map((each) => each[2]);
+}
