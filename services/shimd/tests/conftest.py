@@ -172,6 +172,11 @@ async def node() -> AsyncIterator[Node]:
         await node.kill_all()
         await node.zygote.close()
         shutil.rmtree(root)
-        for parent in Path("/sys/fs/cgroup").glob(f"**{CGROUP}/*{root.name}*"):
+        # Of each hierarchy, and not by **, which stumbles over what others remove meanwhile.
+        for parent in (
+            p
+            for depth in ("", "*/")
+            for p in Path("/sys/fs/cgroup").glob(f"{depth}{CGROUP[1:]}/*{root.name}*")
+        ):
             for folder, _, _ in os.walk(parent, topdown=False):
                 os.rmdir(folder)
