@@ -37,7 +37,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     nats_url: str = "nats://127.0.0.1:4222"
     """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
     otlp_endpoint: str = ""
-    """Where traces go, as http://HOST:PORT (OTLP over gRPC); empty for nowhere."""
+    """Where traces go, as http://HOST:PORT or unix:PATH (OTLP over gRPC); empty for nowhere."""
     metrics_address: Address = ""
     """Where Prometheus scrapes /metrics, as HOST:PORT; RUN_DIR/metrics/SERVICE.sock answers too. Empty for that alone."""
     socket_mode: int = 0o600

@@ -108,6 +108,10 @@ class Images:
                 yield Progress(str(reference), operation.statuses)
         yield Progress(str(reference), operation.statuses, operation.result())
 
+    def pulls(self) -> list[Progress]:
+        """The pulls that run now."""
+        return [Progress(str(each.reference), each.statuses) for each in self._operations.values()]
+
     async def config(self, record: ImageRecord) -> bytes:
         """The image's config; empty when the disk lost it, so that a list of all images still works."""
         body = self._configs.get(record.id)

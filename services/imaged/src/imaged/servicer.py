@@ -54,6 +54,9 @@ class ImagesServicer(rpc.ImagesServicer):
         async for progress in self._images.pull(request.reference, credentials(request.auth)):
             yield await self._progress(progress)
 
+    async def ListPulls(self, request: pb.ListPullsRequest, context: "Context") -> pb.ListPullsResponse:
+        return pb.ListPullsResponse(pulls=[await self._progress(p) for p in self._images.pulls()])
+
     async def Get(self, request: pb.GetRequest, context: "Context") -> pb.Image:
         return await self._image(self._images.catalog.find(request.reference))
 

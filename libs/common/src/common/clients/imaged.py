@@ -56,6 +56,10 @@ class ImagedClient:
                 image = progress.image
         return image
 
+    async def pulls(self) -> list[pb.PullProgress]:
+        """The pulls that run now."""
+        return list((await self._stub.ListPulls(pb.ListPullsRequest(), timeout=self._timeout_s)).pulls)
+
     async def get(self, reference: str) -> pb.Image:
         """One image by tag, digest, id or id prefix; NotFoundError when absent."""
         return await self._stub.Get(pb.GetRequest(reference=reference), timeout=self._timeout_s)

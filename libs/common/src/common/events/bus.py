@@ -4,12 +4,14 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 from datetime import UTC, datetime
 
+import anyio
 import nats
 import nats.errors
 import nats.js.errors
 from nats.aio.client import Client
+from nats.aio.msg import Msg
 from nats.js import JetStreamContext
-from nats.js.api import ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
+from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
 
 from common.errors import UnavailableError
 from common.events import subjects
@@ -22,13 +24,18 @@ MAX_AGE_S = 7 * 86400.0
 MAX_BYTES = 1 << 30
 CONNECT_S = 2
 PUBLISH_S = 5.0
+HELD_BATCH = 500
+HELD_S = 30.0
+"""After so long without a reader the server forgets a consumer."""
 
 
 class Bus:
     """A connection to NATS that keeps reconnecting; use `Bus.connect`."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: Client, lost: anyio.Event) -> None:
         self._client = client
+        self.lost = lost
+        """Set when the connection breaks, also when it is made again later."""
         self._stream: JetStreamContext = client.jetstream(timeout=PUBLISH_S)
 
     @classmethod
@@ -38,6 +45,11 @@ class Bus:
         Raises:
             UnavailableError: no server answered.
         """
+        lost = anyio.Event()
+
+        async def disconnected() -> None:
+            lost.set()
+
         try:
             client = await nats.connect(
                 url,
@@ -45,11 +57,12 @@ class Bus:
                 reconnect_time_wait=0.25,
                 connect_timeout=CONNECT_S,
                 error_cb=_quiet,
+                disconnected_cb=disconnected,
             )
         except (OSError, nats.errors.Error) as exc:
             message = f"NATS at {without_secrets(url)} does not answer: {exc}"
             raise UnavailableError(message) from exc
-        return cls(client)
+        return cls(client, lost)
 
     @property
     def connected(self) -> bool:
@@ -89,26 +102,113 @@ class Bus:
 
     async def follow(self, pattern: str, since_ns: int | None) -> AsyncIterator[Envelope]:
         """Events that match, from a time on (None: only new ones), for ever."""
-        config = ConsumerConfig(deliver_policy=DeliverPolicy.NEW)
-        if since_ns is not None:
-            start = datetime.fromtimestamp(since_ns / 1e9, UTC).isoformat()
-            config = ConsumerConfig(
-                deliver_policy=DeliverPolicy.BY_START_TIME,
-                opt_start_time=start,  # type: ignore[arg-type] # the server wants RFC 3339
-            )
+        async for _, envelope in self.follow_from(pattern, since_ns=since_ns):
+            yield envelope
+
+    async def follow_from(
+        self, pattern: str, *, since_ns: int | None = None, sequence: int | None = None
+    ) -> AsyncIterator[tuple[int, Envelope]]:
+        """Events that match with their sequence in the stream, for ever.
+
+        Args:
+            pattern: of their subjects.
+            since_ns: from this time on; None for new ones only.
+            sequence: from this one on, which wins over the time.
+        """
         subscription = await self._stream.subscribe(
-            pattern, stream=subjects.STREAM, config=config, ordered_consumer=True
+            pattern, stream=subjects.STREAM, config=_start(since_ns, sequence), ordered_consumer=True
         )
         try:
             async for message in subscription.messages:
-                yield envelope_decoder.decode(message.data)
+                yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
         finally:
             with suppress(nats.errors.Error):
                 await subscription.unsubscribe()
 
+    async def held(
+        self, pattern: str, *, since_ns: int | None = None, sequence: int | None = None
+    ) -> AsyncIterator[tuple[int, Envelope]]:
+        """As `follow_from`, but ends with the last event that is held now.
+
+        Raises:
+            UnavailableError: the stream does not answer.
+        """
+        config = _start(since_ns, sequence)
+        config.ack_policy = AckPolicy.NONE
+        config.inactive_threshold = HELD_S
+        try:
+            consumer = await self._stream.pull_subscribe(pattern, stream=subjects.STREAM, config=config)
+            left = (await consumer.consumer_info()).num_pending or 0
+            while left:
+                for message in await consumer.fetch(min(left, HELD_BATCH), timeout=PUBLISH_S):
+                    left = min(left - 1, message.metadata.num_pending)
+                    yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
+            await consumer.unsubscribe()
+        except (OSError, TimeoutError, nats.errors.Error) as exc:
+            raise UnavailableError(f"read of stream {subjects.STREAM}: {str(exc) or 'no answer'}") from exc
+
+    async def last_sequence(self) -> int:
+        """The sequence of the newest event; 0 when there never was one.
+
+        Raises:
+            UnavailableError: the stream does not answer.
+        """
+        try:
+            return int((await self._stream.stream_info(subjects.STREAM)).state.last_seq)
+        except (OSError, TimeoutError, nats.errors.Error) as exc:
+            raise UnavailableError(f"stream {subjects.STREAM}: {str(exc) or 'no answer'}") from exc
+
+    async def held_since_ns(self) -> int:
+        """The time of the oldest event that is held; 0 when there is none.
+
+        Raises:
+            UnavailableError: the stream does not answer.
+        """
+        async for _, envelope in self.held(subjects.ALL, sequence=1):
+            return envelope.at_ns
+        return 0
+
+    async def tell(self, subject: str, payload: bytes) -> None:
+        """Publish to whoever listens now; nothing is kept."""
+        with suppress(nats.errors.Error, OSError):
+            await self._client.publish(subject, payload)
+
+    async def hear(self, subject: str) -> AsyncIterator[Msg]:
+        """What is published to a subject, for ever; `respond` answers a question."""
+        subscription = await self._client.subscribe(subject)
+        try:
+            async for message in subscription.messages:
+                yield message
+        finally:
+            with suppress(nats.errors.Error):
+                await subscription.unsubscribe()
+
+    async def ask(self, subject: str, payload: bytes, within_s: float) -> bytes:
+        """Ask whoever answers there.
+
+        Raises:
+            UnavailableError: nobody does, or not in time.
+        """
+        try:
+            return bytes((await self._client.request(subject, payload, timeout=within_s)).data)
+        except (OSError, TimeoutError, nats.errors.Error) as exc:
+            raise UnavailableError(f"{subject}: {str(exc) or 'no answer'}") from exc
+
     async def close(self) -> None:
         with suppress(nats.errors.Error, TimeoutError):
             await self._client.close()
+
+
+def _start(since_ns: int | None, sequence: int | None) -> ConsumerConfig:
+    if sequence is not None:
+        return ConsumerConfig(deliver_policy=DeliverPolicy.BY_START_SEQUENCE, opt_start_seq=sequence)
+    if since_ns is None:
+        return ConsumerConfig(deliver_policy=DeliverPolicy.NEW)
+    start = datetime.fromtimestamp(since_ns / 1e9, UTC).isoformat()
+    return ConsumerConfig(
+        deliver_policy=DeliverPolicy.BY_START_TIME,
+        opt_start_time=start,  # type: ignore[arg-type] # the server wants RFC 3339
+    )
 
 
 async def follow(

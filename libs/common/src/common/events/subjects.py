@@ -4,6 +4,8 @@ STREAM = "SLIPWAY"
 """The JetStream stream that holds the events of all nodes of a NATS cluster."""
 PREFIX = "slipway.v1"
 ALL = f"{PREFIX}.>"
+_VITALS = "slipway.stats.v1"
+_ASK = "slipway.ask.v1"
 _UNSAFE = str.maketrans({" ": "_", ".": "_", "*": "_", ">": "_", "\t": "_", "\n": "_", "\r": "_"})
 
 
@@ -21,3 +23,13 @@ def pattern(node: str = "*", kind: str = "*", object_id: str = "*", verb: str = 
     """A subject to subscribe to; `*` stands for any."""
     parts = [p if p == "*" else token(p) for p in (node, kind, object_id, verb)]
     return ".".join([PREFIX, *parts])
+
+
+def vitals(node: str = "*") -> str:
+    """Where a node's opsd tells every few seconds how the node is; not kept."""
+    return f"{_VITALS}.{node if node == '*' else token(node)}"
+
+
+def ask(node: str) -> str:
+    """Where a node's opsd answers the others' questions."""
+    return f"{_ASK}.{token(node)}"

@@ -31,7 +31,8 @@ def setup(service: str, node: str, endpoint: str) -> None:
 
     resource = Resource.create({"service.name": service, "host.name": node})
     provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=endpoint.startswith("http://"), timeout=5)
+    plain = endpoint.startswith(("http://", "unix:"))
+    exporter = OTLPSpanExporter(endpoint=endpoint, insecure=plain, timeout=5)
     provider.add_span_processor(BatchSpanProcessor(exporter, schedule_delay_millis=500))
     trace.set_tracer_provider(provider)
     _tracer = trace.get_tracer("slipway")

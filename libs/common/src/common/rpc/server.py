@@ -18,7 +18,19 @@ from common.rpc import meter, status
 from common.rpc.plain import MAX_MESSAGE_BYTES, OPTIONS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_QUIET = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream")
+_QUIET = (
+    "List",
+    "Get",
+    "Status",
+    "Stats",
+    "Check",
+    "Version",
+    "Usage",
+    "Watch",
+    "FsInfo",
+    "Stream",
+    "Export",
+)
 _log = logs.get_logger("rpc")
 
 

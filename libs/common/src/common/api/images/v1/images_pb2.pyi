@@ -188,6 +188,41 @@ class PullProgress(_message.Message):
 Global___PullProgress: _TypeAlias = PullProgress  # noqa: Y015
 
 @_typing.final
+class ListPullsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPullsRequest: _TypeAlias = ListPullsRequest  # noqa: Y015
+
+@_typing.final
+class ListPullsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PULLS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def pulls(self) -> _containers.RepeatedCompositeFieldContainer[Global___PullProgress]: ...
+    def __init__(
+        self,
+        *,
+        pulls: _abc.Iterable[Global___PullProgress] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["pulls", b"pulls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListPullsResponse: _TypeAlias = ListPullsResponse  # noqa: Y015
+
+@_typing.final
 class Image(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -35,6 +35,8 @@ class ImagesStub:
     """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
     Callers with the same reference and credentials share one pull.
     """
+    ListPulls: _grpc.UnaryUnaryMultiCallable[_images_pb2.ListPullsRequest, _images_pb2.ListPullsResponse]
+    """The pulls that run now, as far as they are."""
     Get: _grpc.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]
     """One image by tag, digest, id or unambiguous id prefix. NOT_FOUND when absent."""
     List: _grpc.UnaryUnaryMultiCallable[_images_pb2.ListRequest, _images_pb2.ListResponse]
@@ -69,6 +71,8 @@ class ImagesAsyncStub(ImagesStub):
     """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
     Callers with the same reference and credentials share one pull.
     """
+    ListPulls: _aio.UnaryUnaryMultiCallable[_images_pb2.ListPullsRequest, _images_pb2.ListPullsResponse]  # type: ignore[assignment]
+    """The pulls that run now, as far as they are."""
     Get: _aio.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]  # type: ignore[assignment]
     """One image by tag, digest, id or unambiguous id prefix. NOT_FOUND when absent."""
     List: _aio.UnaryUnaryMultiCallable[_images_pb2.ListRequest, _images_pb2.ListResponse]  # type: ignore[assignment]
@@ -106,6 +110,14 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
         Callers with the same reference and credentials share one pull.
         """
+
+    @_abc_1.abstractmethod
+    def ListPulls(
+        self,
+        request: _images_pb2.ListPullsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.ListPullsResponse, _abc.Awaitable[_images_pb2.ListPullsResponse]]:
+        """The pulls that run now, as far as they are."""
 
     @_abc_1.abstractmethod
     def Get(
