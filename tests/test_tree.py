@@ -12,7 +12,7 @@ MODULES = sorted(
     for path in (ROOT / top).rglob("src/**/*.py")
     if "_pb2" not in path.name
 )
-SERVICES = ("imaged", "snapshotd", "runtimed", "shimd", "crid")
+SERVICES = ("imaged", "snapshotd", "runtimed", "shimd", "crid", "opsd")
 MAX_MODULE_LINES = 500
 MAX_FUNCTION_LINES = 60
 

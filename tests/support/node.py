@@ -106,7 +106,7 @@ def _command(verb: str, node: TestNode) -> None:
     command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(node.run_dir)]
     command += ["--data-dir", str(node.data_dir), "--cni-dir", str(node.data_dir / "cni")]
     command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", node.otlp]
-    command += ["--metrics-port", "0", "--ready-s", str(patience(60))]
+    command += ["--metrics-port", "0", "--dashboard-port", "0", "--ready-s", str(patience(60))]
     environment = os.environ | node.settings
     done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False, env=environment)
     assert done.returncode == 0, f"slipway-node {verb}: {done.stderr}{_tails(node.run_dir)}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common.errors import FailedPreconditionError
 
-SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid")
+SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 """In start order; they also wait for each other, so the order only saves time."""
 
 
@@ -27,6 +27,8 @@ class Layout:
     """0 until the supervisor has one."""
     metrics_port: int = 0
     """The first of the loopback ports on which the services show their metrics, in their start order; 0 for none."""
+    dashboard_port: int = 0
+    """Of loopback, where opsd shows its page; 0 for any free one."""
 
     @property
     def state_file(self) -> Path:
@@ -88,11 +90,15 @@ class Layout:
             "data_dir": self.data_dir,
             "redis_url": self.redis_url,
             "nats_url": self.nats_url,
-            "otlp_endpoint": self.otlp_endpoint,
+            "otlp_endpoint": self.otlp_endpoint or f"unix:{self.run_dir}/opsd.sock",
         }
         if self.metrics_port and daemon in SERVICES:
             values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
-        own = {"imaged": {"certs_dir": self.certs_dir}, "runtimed": {"cni_conf_dir": self.cni_dir}}
+        own = {
+            "imaged": {"certs_dir": self.certs_dir},
+            "runtimed": {"cni_conf_dir": self.cni_dir},
+            "opsd": {"http_address": f"127.0.0.1:{self.dashboard_port}", "otlp_endpoint": ""},
+        }
         return values | own.get(daemon, {})
 
     def environment(self, daemon: str) -> dict[str, str]:

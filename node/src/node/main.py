@@ -81,6 +81,12 @@ def _parser() -> argparse.ArgumentParser:
             help="the first of the loopback ports for Prometheus; 0 for none (%(default)s)",
         )
         verb.add_argument(
+            "--dashboard-port",
+            type=int,
+            default=9440,
+            help="the loopback port of the dashboard; 0 for any free one (%(default)s)",
+        )
+        verb.add_argument(
             "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
         )
         verb.set_defaults(run=function)
@@ -263,9 +269,11 @@ def _healthy(run_dir: str, name: str) -> bool:
 
 def _print_up(state: dict[str, Any]) -> None:
     sock = state["cri_socket"]
+    port = state["dashboard_port"]
+    dashboard = f"  page    http://127.0.0.1:{port}\n" if port else ""
     sys.stdout.write(
         f"node is up\n  CRI     unix://{sock}\n  NATS    {without_secrets(state['nats_url'])}, token in {state['data_dir']}/nats-token\n"
-        f"  logs    {state['run_dir']}/log\n"
+        f"  logs    {state['run_dir']}/log\n{dashboard}"
         f"  try     slipway --run-dir {state['run_dir']} status\n"
         f"          crictl --runtime-endpoint unix://{sock} info\n"
         f"  kubelet --container-runtime-endpoint=unix://{sock}\n"

@@ -163,7 +163,7 @@ def start_detached(layout: Layout) -> subprocess.Popen[bytes]:
     ]
     command += ["--certs-dir", layout.certs_dir, "--cni-dir", layout.cni_dir, "--node", layout.node]
     command += ["--otlp", layout.otlp_endpoint, "--nats-port", str(layout.nats_port)]
-    command += ["--metrics-port", str(layout.metrics_port)]
+    command += ["--metrics-port", str(layout.metrics_port), "--dashboard-port", str(layout.dashboard_port)]
     with log.open("ab") as out:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"

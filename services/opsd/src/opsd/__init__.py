@@ -1,0 +1,1 @@
+"""The dashboard: what all nodes of a NATS cluster do, live, as a web page."""

@@ -1,0 +1,5 @@
+"""`python -m opsd`."""
+
+from opsd.main import main
+
+main()

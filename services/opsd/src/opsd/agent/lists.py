@@ -1,0 +1,90 @@
+"""The pods and containers of this node, from runtimed."""
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.clients.runtimed import RuntimedClient
+from common.clock import now_ns
+from common.errors import NotFoundError
+from opsd.news import Container, Lists, Pod
+
+NS_PER_MS = 1_000_000
+STATES = {
+    cri.CONTAINER_CREATED: "created",
+    cri.CONTAINER_RUNNING: "running",
+    cri.CONTAINER_EXITED: "exited",
+    cri.CONTAINER_UNKNOWN: "unknown",
+}
+
+
+class Lister:
+    """Lists; what a list of CRI lacks is asked for once in each state of an object."""
+
+    def __init__(self, node: str, runtimed: RuntimedClient) -> None:
+        self._node = node
+        self._runtimed = runtimed
+        self._pods: dict[str, Pod] = {}
+        self._containers: dict[str, Container] = {}
+
+    async def read(self) -> Lists:
+        """All of it; raises common.errors."""
+        at_ns = now_ns()
+        sandboxes = await self._runtimed.list_sandboxes()
+        containers = await self._runtimed.list_containers()
+        self._pods = {item.id: await self._pod(item) for item in sandboxes}
+        self._containers = {item.id: await self._container(item) for item in containers}
+        return Lists(
+            node=self._node,
+            at_ns=at_ns,
+            pods=list(self._pods.values()),
+            containers=list(self._containers.values()),
+        )
+
+    async def _pod(self, item: cri.PodSandbox) -> Pod:
+        state = "ready" if item.state == cri.SANDBOX_READY else "notready"
+        known = self._pods.get(item.id)
+        if known and known.state == state:
+            return known
+        pod = Pod(
+            id=item.id,
+            name=item.metadata.name,
+            namespace=item.metadata.namespace,
+            uid=item.metadata.uid,
+            attempt=item.metadata.attempt,
+            state=state,
+            created=item.created_at / NS_PER_MS,
+            handler=item.runtime_handler,
+        )
+        try:
+            status = (await self._runtimed.sandbox_status(item.id)).status
+        except NotFoundError:
+            return pod
+        network = status.network
+        pod.ips = [ip for ip in (network.ip, *(each.ip for each in network.additional_ips)) if ip]
+        pod.host_network = status.linux.namespaces.options.network == cri.NODE
+        return pod
+
+    async def _container(self, item: cri.Container) -> Container:
+        state = STATES[item.state]
+        known = self._containers.get(item.id)
+        if known and known.state == state:
+            return known
+        container = Container(
+            id=item.id,
+            pod=item.pod_sandbox_id,
+            name=item.metadata.name,
+            attempt=item.metadata.attempt,
+            image=item.image.user_specified_image or item.image.image or item.image_ref,
+            state=state,
+            created=item.created_at / NS_PER_MS,
+        )
+        if state == "created":
+            return container
+        try:
+            status = (await self._runtimed.container_status(item.id)).status
+        except NotFoundError:
+            return container
+        container.state = STATES[status.state]
+        container.started = status.started_at / NS_PER_MS
+        container.finished = status.finished_at / NS_PER_MS
+        container.code = status.exit_code
+        container.reason = status.reason
+        return container

@@ -1,0 +1,220 @@
+"""What is known of all nodes, in memory: lists that nodes tell, changed by events, with their use over time.
+
+A node's lists hold every change up to their time; an object that an event changed later keeps what the event said.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+import anyio
+
+from common.clock import now_ns
+from common.events.schema import Envelope
+from opsd.changes import change
+from opsd.eventrow import event_row
+from opsd.news import Container, Lists, Pod, Vitals
+
+NS_PER_MS = 1_000_000
+HISTORY = 60
+"""Readings that are kept of each container and node."""
+SILENT_AFTER = 3.5
+"""Heartbeats that may be missed before a node is called silent."""
+OVERLAP_MS = 2_000
+"""An event so little older than lists may be missing in them: it is stamped before its change can be seen."""
+FORGET_MS = 120_000
+"""For how long it is remembered that an object was removed, so that older lists do not bring it back."""
+
+
+class NodeView:
+    """One node as it was told."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.vitals: Vitals | None = None
+        self.heard_s = 0.0
+        self.up = False
+        self.pods: dict[str, Pod] = {}
+        self.containers: dict[str, Container] = {}
+        self.changed_ms: dict[str, float] = {}
+        """When an event last changed an object, or removed it."""
+        self.lists_at_ns = 0
+        self.stale = True
+        """Its lists have to be asked for."""
+        self.cpu: deque[float] = deque(maxlen=HISTORY)
+        self.memory: deque[float] = deque(maxlen=HISTORY)
+        self.use: dict[str, deque[tuple[int, int]]] = {}
+
+    def shown(self) -> dict[str, Any]:
+        """As pages have it."""
+        vitals = self.vitals
+        return {
+            "name": self.name,
+            "up": self.up,
+            "heard": vitals.at_ns / NS_PER_MS if vitals else 0,
+            "interval_s": vitals.interval_s if vitals else 0,
+            "address": vitals.address if vitals else "",
+            "machine": vitals.machine if vitals else None,
+            "conditions": vitals.conditions if vitals else [],
+            "pulls": vitals.pulls if vitals else [],
+            "problem": vitals.problem if vitals else "",
+            "cpu": [round(each, 3) for each in self.cpu],
+            "memory": [round(each, 3) for each in self.memory],
+        }
+
+
+class Changes:
+    """What has changed since it was last looked at; each page has one."""
+
+    def __init__(self, max_events: int) -> None:
+        self.objects: set[tuple[str, str]] = set()
+        self.nodes: set[str] = set()
+        self.used: set[str] = set()
+        self.events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self.missed = 0
+        """Events that came faster than they were taken."""
+        self.link = False
+        self.woken = anyio.Event()
+
+
+class Fleet:
+    """The model; all methods are called in the event loop."""
+
+    def __init__(self, max_events: int) -> None:
+        self.nodes: dict[str, NodeView] = {}
+        self.events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self.link: dict[str, Any] = {
+            "connected": False,
+            "since": now_ns() / NS_PER_MS,
+            "error": "not tried yet",
+        }
+        """The connection to NATS."""
+        self._pages: set[Changes] = set()
+
+    def open(self, max_events: int) -> Changes:
+        """Collect changes from now on; `close` ends it."""
+        page = Changes(max_events)
+        self._pages.add(page)
+        return page
+
+    def close(self, page: Changes) -> None:
+        self._pages.discard(page)
+
+    @property
+    def pages(self) -> int:
+        return len(self._pages)
+
+    def node(self, name: str) -> NodeView:
+        """The view of a node, which is made when it was not known."""
+        view = self.nodes.get(name)
+        if view is None:
+            view = self.nodes[name] = NodeView(name)
+        return view
+
+    def connected(self, *, yes: bool, error: str = "") -> None:
+        """NATS answers, or not any more."""
+        if yes != self.link["connected"]:
+            self.link = {"connected": yes, "since": now_ns() / NS_PER_MS, "error": error}
+        elif error != self.link["error"]:
+            self.link = self.link | {"error": error}
+        else:
+            return
+        if yes:
+            for view in self.nodes.values():
+                view.stale = True
+        self._tell(lambda page: setattr(page, "link", True))
+
+    def take_vitals(self, vitals: Vitals) -> None:
+        """A heartbeat."""
+        view = self.node(vitals.node)
+        view.vitals, view.heard_s, view.up = vitals, anyio.current_time(), True
+        machine = vitals.machine
+        view.cpu.append(machine.cpu)
+        view.memory.append(machine.memory_used / machine.memory_total if machine.memory_total else 0)
+        running = {each[0] for each in vitals.use}
+        for gone in view.use.keys() - running - view.containers.keys():
+            del view.use[gone]
+        for container_id, cpu, memory in vitals.use:
+            view.use.setdefault(container_id, deque(maxlen=HISTORY)).append((cpu, memory))
+        view.stale = view.stale or bool(running - view.containers.keys() - view.changed_ms.keys())
+
+        def mark(page: Changes) -> None:
+            page.nodes.add(view.name)
+            page.used.add(view.name)
+
+        self._tell(mark)
+
+    def take_lists(self, lists: Lists) -> None:
+        """All that a node has: what is not in it and was not changed since is gone."""
+        view = self.node(lists.node)
+        at_ms = lists.at_ns / NS_PER_MS
+        view.changed_ms = {i: at for i, at in view.changed_ms.items() if at > at_ms - FORGET_MS}
+        touched: set[str] = set()
+        pods = {pod.id: pod for pod in lists.pods}
+        containers = {container.id: container for container in lists.containers}
+        for mine, found in ((view.pods, pods), (view.containers, containers)):
+            touched |= _merge(mine, found, view, at_ms)
+        view.lists_at_ns, view.stale = lists.at_ns, False
+        self._touch(view.name, touched)
+
+    def take_event(self, sequence: int, envelope: Envelope) -> None:
+        """A lifecycle event."""
+        row = event_row(sequence, envelope)
+        self.events.append(row)
+        view = self.node(envelope.node)
+        event = envelope.decoded()
+        at_ms = envelope.at_ns / NS_PER_MS
+        known = at_ms + OVERLAP_MS < view.lists_at_ns / NS_PER_MS
+        touched = change(view, event, at_ms) if event and not known else set()
+
+        def mark(page: Changes) -> None:
+            page.missed += len(page.events) == page.events.maxlen
+            page.events.append(row)
+
+        self._tell(mark)
+        self._touch(view.name, touched)
+
+    def look_for_silence(self) -> None:
+        """To be called each second: nodes that are not heard of are not up."""
+        now = anyio.current_time()
+        for view in self.nodes.values():
+            limit_s = SILENT_AFTER * (view.vitals.interval_s if view.vitals else 0)
+            if view.up and now - view.heard_s > limit_s:
+                view.up = False
+                self._tell(lambda page, name=view.name: page.nodes.add(name))  # type: ignore[misc]
+
+    def where(self, object_id: str) -> tuple[str, str]:
+        """Node and whole id of a container or pod, by its id or the unambiguous beginning of one; "" when unknown."""
+        found = [
+            (view.name, known)
+            for view in self.nodes.values()
+            for known in (*view.containers, *view.pods)
+            if known.startswith(object_id)
+        ]
+        return found[0] if len(found) == 1 else ("", "")
+
+    def _touch(self, node: str, ids: set[str]) -> None:
+        if ids:
+            touched = {(node, each) for each in ids}
+            self._tell(lambda page: page.objects.update(touched))
+
+    def _tell(self, mark: Callable[[Changes], None]) -> None:
+        for page in self._pages:
+            mark(page)
+            page.woken.set()
+
+
+def _merge(mine: dict[str, Any], found: dict[str, Any], view: NodeView, at_ms: float) -> set[str]:
+    touched: set[str] = set()
+    for object_id, row in found.items():
+        row.node = view.name
+        if view.changed_ms.get(object_id, 0) > at_ms - OVERLAP_MS:
+            continue
+        if mine.get(object_id) != row:
+            mine[object_id] = row
+            touched.add(object_id)
+    for object_id in mine.keys() - found.keys():
+        if view.changed_ms.get(object_id, 0) <= at_ms - OVERLAP_MS:
+            del mine[object_id]
+            touched.add(object_id)
+    return touched

@@ -1,0 +1,88 @@
+"""opsd: wires this node's readings, the model of all nodes, NATS and the page, and serves."""
+
+import sys
+from contextlib import AsyncExitStack
+from functools import partial
+from typing import Any
+
+import anyio
+import grpc
+from anyio.abc import SocketAttribute
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
+
+from common.clients.imaged import ImagedClient
+from common.clients.runtimed import RuntimedClient
+from common.life import Life, run
+from common.observe.log import get_logger
+from common.settings import load, own_dirs, socket_path
+from opsd import meters
+from opsd.agent.answers import Answers
+from opsd.agent.lists import Lister
+from opsd.agent.pulse import Pulse
+from opsd.agent.seal import Seals
+from opsd.cluster import Cluster
+from opsd.fleet import Fleet
+from opsd.servicer import TraceServicer
+from opsd.settings import Settings
+from opsd.spans import SpanStore
+from opsd.web.api import Api
+from opsd.web.assets import Assets
+from opsd.web.guard import HEADERS, Guard, token_of
+from opsd.web.server import Server
+
+LOCAL_S = 5.0
+"""Deadline of a call to a service of this node."""
+AGAIN_S = 2.0
+_log = get_logger("opsd")
+
+
+async def serve(settings: Settings, life: Life) -> None:
+    """Answer until told to stop."""
+    run_dir, data_dir = own_dirs(settings, "opsd")
+    token = token_of(settings.token, data_dir / "token")
+    async with AsyncExitStack() as stack:
+        runtimed = RuntimedClient(socket_path(settings, "runtimed"), LOCAL_S)
+        stack.push_async_callback(runtimed.close)
+        imaged = ImagedClient(socket_path(settings, "imaged"), LOCAL_S)
+        stack.push_async_callback(imaged.close)
+        spans = SpanStore(settings.max_spans)
+        fleet = Fleet(settings.max_events)
+        pulse = Pulse(settings, runtimed, imaged)
+        answers = Answers(runtimed, Lister(settings.node, runtimed), spans, Seals(settings.node, token))
+        cluster = Cluster(settings, fleet, pulse, answers)
+        guard = Guard(settings.hosts, token, anonymous=settings.anonymous)
+        server = Server(Api(fleet, cluster, guard, Assets(), settings.node, token), HEADERS)
+        meters.show(fleet, spans)
+        for task in (pulse.watch_runtime, pulse.watch_pulls, cluster.run):
+            life.start(task)
+        local = await anyio.create_unix_listener(run_dir / "http.sock", mode=0o600)
+        life.start(partial(server.serve, local=True), local)
+        if settings.http_address:
+            life.start(_serve_tcp, settings.http_address, server, pulse)
+
+        def register(server: grpc.aio.Server) -> None:
+            rpc.add_TraceServiceServicer_to_server(TraceServicer(spans), server)  # type: ignore[no-untyped-call]
+
+        await life.serve(register, socket_path(settings, "opsd"))
+
+
+async def _serve_tcp(address: str, server: Server, pulse: Pulse) -> None:
+    """The page is worth no service: an address that cannot be had is tried again."""
+    host, _, port = address.rpartition(":")
+    while True:
+        try:
+            listener: Any = await anyio.create_tcp_listener(local_host=host.strip("[]"), local_port=int(port))
+        except OSError as exc:
+            _log.warning("page.waiting", address=address, error=exc.strerror or str(exc))
+            await anyio.sleep(AGAIN_S)
+            continue
+        bound = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django
+        pulse.address = f"http://{host}:{bound}"
+        _log.info("page.ready", address=pulse.address)
+        await server.serve(listener, local=False)
+
+
+def main() -> None:
+    """Entry point."""
+    settings = load(Settings, "opsd", sys.argv[1:])
+    run("opsd", settings, partial(serve, settings))

@@ -1,0 +1,57 @@
+"""OTLP's trace service on opsd's socket: this is where the services of a bare node send their spans."""
+
+from typing import Any
+
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
+
+from opsd import redact
+from opsd.spans import Span, SpanStore
+
+STATUS_ERROR = 2
+MAX_TEXT = 400
+"""Characters kept of a name, a value or an error."""
+MAX_ATTRIBUTES = 24
+
+
+class TraceServicer(rpc.TraceServiceServicer):
+    """opentelemetry.proto.collector.trace.v1.TraceService."""
+
+    def __init__(self, spans: SpanStore) -> None:
+        self._spans = spans
+
+    async def Export(
+        self, request: pb.ExportTraceServiceRequest, context: Any
+    ) -> pb.ExportTraceServiceResponse:
+        for resource in request.resource_spans:
+            about = {a.key: a.value.string_value for a in resource.resource.attributes}
+            service, node = about.get("service.name", ""), about.get("host.name", "")
+            for scope in resource.scope_spans:
+                for each in scope.spans:
+                    self._spans.add(_span(each, service[:MAX_TEXT], node[:MAX_TEXT]))
+        return pb.ExportTraceServiceResponse()
+
+
+def _span(span: Any, service: str, node: str) -> Span:
+    failed = span.status.code == STATUS_ERROR
+    attributes = {a.key[:MAX_TEXT]: _text(a.key, a.value) for a in list(span.attributes)[:MAX_ATTRIBUTES]}
+    return Span(
+        trace=span.trace_id.hex(),
+        id=span.span_id.hex(),
+        parent=span.parent_span_id.hex(),
+        name=span.name[:MAX_TEXT],
+        service=service,
+        node=node,
+        start_ns=span.start_time_unix_nano,
+        end_ns=span.end_time_unix_nano,
+        error=redact.text(span.status.message or "error")[:MAX_TEXT]
+        if failed
+        else attributes.get("error", ""),
+        attributes=attributes,
+    )
+
+
+def _text(key: str, value: Any) -> str:
+    kind = value.WhichOneof("value")
+    found = getattr(value, kind) if kind else ""
+    return redact.value(key, found if isinstance(found, str) else str(found).strip())[:MAX_TEXT]

@@ -1,0 +1,1 @@
+"""HTTP: the page, its stream of changes, and the questions that it asks."""

@@ -1,0 +1,283 @@
+"""opsd as a process with a real NATS: pages follow events, nodes answer each other, NATS may go and come back."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import anyio
+import grpc
+import msgspec
+import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+
+from common.events import schema, subjects
+from common.events.bus import Bus
+from tests.support.brokers import NatsServer, nats_server
+from tests.support.eventually import eventually
+from tests.support.pace import patience
+
+pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.timeout(120)]
+NODES = ("alpha", "beta")
+
+
+@dataclass
+class Opsd:
+    """One opsd without a node under it, asked by its Unix socket."""
+
+    node: str
+    run_dir: Path
+    process: subprocess.Popen[bytes]
+
+    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
+        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
+        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
+        with socket.socket(socket.AF_UNIX) as client:
+            client.settimeout(patience(15))
+            client.connect(str(self.run_dir / "opsd" / "http.sock"))
+            client.sendall("\r\n".join([*lines, "", ""]).encode())
+            answer = b"".join(iter(lambda: client.recv(65536), b""))
+        head, _, body = answer.partition(b"\r\n\r\n")
+        return int(head.split()[1]), json.loads(body)
+
+    def state(self) -> dict[str, Any]:
+        return self.ask("/api/v1/state")[1]
+
+    def up(self) -> set[str]:
+        return {node["name"] for node in self.state()["nodes"] if node["up"]}
+
+
+@contextmanager
+def opsd(node: str, directory: Path, nats_url: str, **settings: str) -> Iterator[Opsd]:
+    run_dir = Path(f"/run/slipway-opsd-{os.getpid()}-{node}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    told = {
+        "node": node,
+        "run_dir": str(run_dir),
+        "data_dir": str(directory / node),
+        "nats_url": nats_url,
+        "http_address": "127.0.0.1:0",
+        "interval_s": "0.2",
+    } | settings
+    environment = os.environ | {f"SLIPWAY_OPSD_{key.upper()}": value for key, value in told.items()}
+    with (directory / f"{node}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "opsd")], env=environment, stdout=log, stderr=log
+        )
+    made = Opsd(node, run_dir, process)
+    try:
+        eventually(lambda: (run_dir / "opsd.sock").exists() and made.up(), what=f"opsd of {node} answers")
+        yield made
+    finally:
+        process.terminate()
+        assert process.wait(patience(20)) == 0
+        subprocess.run(["rm", "-rf", str(run_dir)], check=True, timeout=20)
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    if os.geteuid() != 0:
+        pytest.skip("opsd's sockets are below /run")
+    with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+async def publish(url: str, node: str, events: list[schema.Event], at_ns: int = 0) -> None:
+    bus = await Bus.connect(url, attempts=8)
+    try:
+        await bus.ensure_stream()
+        for number, event in enumerate(events):
+            identity = f"{node}:{event.id}:{time.time_ns()}{number}"
+            envelope = schema.Envelope(
+                id=identity,
+                at_ns=at_ns or time.time_ns(),
+                node=node,
+                source="runtimed",
+                revision=number,
+                event=msgspec.Raw(schema.encoder.encode(event)),
+            )
+            subject = subjects.subject(node, event.kind, event.id, event.verb)
+            await bus.publish(subject, schema.encoder.encode(envelope), identity, "")
+    finally:
+        await bus.close()
+
+
+def created(number: int) -> schema.ContainerCreated:
+    return schema.ContainerCreated(id=f"{number:064x}", sandbox_id="p", name=f"c{number}", image="i")
+
+
+def next_event(stream: socket.socket, name: str) -> dict[str, Any]:
+    """The next server-sent event of this name."""
+    buffer = b""
+    while True:
+        start = buffer.find(f"event: {name}\ndata: ".encode())
+        if start >= 0 and (end := buffer.find(b"\n\n", start)) >= 0:
+            data = buffer[start:end].partition(b"data: ")[2]
+            return json.loads(b"".join(part for part in data.split(b"\r\n") if not _is_size(part)))
+        buffer += stream.recv(1 << 20)
+
+
+def _is_size(part: bytes) -> bool:
+    try:
+        int(part, 16)
+    except ValueError:
+        return not part
+    return True
+
+
+@contextmanager
+def following(opened: Opsd) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as client:
+        client.settimeout(patience(15))
+        client.connect(str(opened.run_dir / "opsd" / "http.sock"))
+        client.sendall(b"GET /api/v1/stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+        yield client
+
+
+async def test_any_page_shows_every_node_and_asks_it(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha, opsd("beta", tmp_path, nats.url) as beta:
+        for page in (alpha, beta):
+            eventually(lambda page=page: page.up() == set(NODES), what=f"{page.node} sees both")
+        await publish(nats.url, "beta", [created(1)])
+        eventually(lambda: [c["name"] for c in alpha.state()["containers"]] == ["c1"], what="the container")
+        # beta has no runtimed: its own error comes back through NATS
+        status, body = alpha.ask(f"/api/v1/containers/{1:064x}")
+        assert (status, body["error"]) == (504, "DeadlineExceededError")
+
+
+async def test_spans_come_by_otlp_and_are_shown_by_the_page_of_another_node(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha, opsd("beta", tmp_path, nats.url) as beta:
+        eventually(lambda: beta.up() == set(NODES), what="beta sees both")
+        request = trace_service_pb2.ExportTraceServiceRequest()
+        scope = request.resource_spans.add().scope_spans.add()
+        for number in range(3):
+            scope.spans.add(
+                trace_id=b"\x01" * 16,
+                span_id=bytes([number + 1]) * 8,
+                name="runtimed.container.start",
+                start_time_unix_nano=10**18,
+                end_time_unix_nano=10**18 + 5_000_000,
+            )
+        async with grpc.aio.insecure_channel(f"unix:{alpha.run_dir}/opsd.sock") as channel:
+            await trace_service_pb2_grpc.TraceServiceStub(channel).Export(request, timeout=patience(10))
+        status, body = beta.ask(f"/api/v1/traces/{'01' * 16}")
+        assert status == 200
+        assert [(span["name"], span["ms"]) for span in body["spans"]] == [
+            ("runtimed.container.start", 5.0)
+        ] * 3
+
+
+async def test_a_page_hears_of_an_event_within_the_blink_of_an_eye(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha, following(alpha) as stream:
+        assert next_event(stream, "state")["self"] == {"node": "alpha"}
+        await publish(nats.url, "gamma", [created(5)])
+        with anyio.fail_after(patience(10)):
+            while not (patch := await anyio.to_thread.run_sync(next_event, stream, "patch")).get(
+                "containers"
+            ):
+                pass
+        assert patch["containers"][0]["name"] == "c5"
+        assert [(e["kind"], e["verb"]) for e in patch["events"]] == [("container", "created")]
+
+
+async def test_nats_away_is_said_and_nothing_is_missed(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha:
+        eventually(lambda: alpha.state()["link"]["connected"], what="connected")
+        await publish(nats.url, "gamma", [created(1)])
+        eventually(lambda: len(alpha.state()["events"]) == 1, what="the first event")
+        nats.kill()
+        eventually(lambda: not alpha.state()["link"]["connected"], what="the outage is said")
+        assert alpha.up() == {"alpha"}
+        assert alpha.ask("/api/v1/events")[0] == 503
+        nats.start()
+        await publish(nats.url, "gamma", [created(2), created(3)])
+        eventually(lambda: alpha.state()["link"]["connected"], what="connected again")
+        eventually(lambda: len(alpha.state()["events"]) == 3, what="all events")
+        names = [event["facts"]["name"] for event in alpha.state()["events"]]
+        assert names == ["c1", "c2", "c3"]
+
+
+async def test_nats_that_stands_still_is_noticed(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha:
+        eventually(lambda: alpha.state()["link"]["connected"], what="connected")
+        nats.process.send_signal(19)
+        try:
+            eventually(lambda: not alpha.state()["link"]["connected"], what="the silence is said")
+            assert "has not answered" in alpha.state()["link"]["error"]
+        finally:
+            nats.process.send_signal(18)
+        eventually(lambda: alpha.state()["link"]["connected"], what="connected again")
+
+
+async def test_the_log_is_read_from_any_time_and_by_filters(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha:
+        await publish(nats.url, "gamma", [created(n) for n in range(30)])
+        eventually(lambda: len(alpha.state()["events"]) == 30, what="all events")
+        at = [event["at"] for event in alpha.state()["events"]]
+
+        def names(query: str) -> list[str]:
+            status, body = alpha.ask(f"/api/v1/events?{query}")
+            assert status == 200, body
+            return [event["facts"]["name"] for event in body["events"]]
+
+        assert names("limit=3") == ["c27", "c28", "c29"]
+        assert names("limit=2&text=c1") == ["c18", "c19"]
+        assert names("node=delta") == []
+        assert names("kind=container&verb=created&limit=1") == ["c29"]
+        middle = (at[9] + at[10]) / 2
+        assert names(f"until={middle!r}&limit=2") == ["c8", "c9"]
+        assert alpha.ask("/api/v1/events?limit=many")[0] == 400
+        assert alpha.ask("/api/v1/events?limit=5")[1]["first"] == pytest.approx(at[0], abs=1)
+
+
+async def test_actions_want_the_token_also_of_the_other_node(nats: NatsServer, tmp_path: Path) -> None:
+    with (
+        opsd("alpha", tmp_path, nats.url, token="one") as alpha,
+        opsd("beta", tmp_path, nats.url, token="two"),
+    ):
+        eventually(lambda: alpha.up() == set(NODES), what="both")
+        await publish(nats.url, "beta", [created(1)])
+        eventually(lambda: alpha.state()["containers"], what="the container")
+        path = f"/api/v1/containers/{1:064x}/stop"
+        assert alpha.ask(path, "POST")[0] == 403
+        assert alpha.ask(path, "POST", Authorization="Bearer two")[0] == 403
+        status, body = alpha.ask(path, "POST", Authorization="Bearer one")
+        assert (status, body["message"][:30]) == (403, "node beta has another token: g")
+
+
+async def test_requests_that_are_none_cost_nothing(nats: NatsServer, tmp_path: Path) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha:
+        for bad in (
+            b"rubbish\r\n\r\n",
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"\x00" * 70000,
+            b"POST / HTTP/1.1\r\nHost: a\r\n",
+        ):
+            with socket.socket(socket.AF_UNIX) as client:
+                client.settimeout(patience(10))
+                client.connect(str(alpha.run_dir / "opsd" / "http.sock"))
+                client.sendall(bad)
+                client.shutdown(socket.SHUT_WR)
+                with suppress(ConnectionResetError):
+                    while client.recv(65536):
+                        pass
+        for path in (
+            "/api/v1/nothing",
+            "/api/v1/containers/x",
+            "/api/v1/containers/x/y",
+            "/../../etc/passwd",
+        ):
+            assert alpha.ask(path)[0] == 404
+        assert alpha.ask("/", "DELETE")[0] == 400
+        assert alpha.up() == {"alpha"}
+        log = (tmp_path / "alpha.log").read_text()
+        assert "traceback" not in log
