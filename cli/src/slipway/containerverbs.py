@@ -11,6 +11,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _life(verbs)
     _output(verbs)
     _processes(verbs)
+    _ports(verbs)
 
 
 def add_containers(verb: argparse.ArgumentParser) -> None:
@@ -113,3 +114,21 @@ def _processes(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "slipway unpause web  from where it was",
     )
     add_containers(unpause)
+
+
+def _ports(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway port web  all that are published
+        slipway port web 53/udp  one of them"""
+    port = add_verb(verbs, "port", "where a container's ports are on the node", "ports:port", examples)
+    add_container(port)
+    port.add_argument("port", nargs="?", default="", metavar="PORT[/PROTOCOL]", help="one of its ports")
+    examples = """
+        slipway port-forward web 8080:80  until Ctrl-C; published or not
+        slipway port-forward web :5432  on any port, which is printed"""
+    forward = add_verb(
+        verbs, "port-forward", "reach ports of a pod through ports of the node", "ports:forward", examples
+    )
+    forward.add_argument("--address", default="127.0.0.1", metavar="IP", help="where to listen (%(default)s)")
+    forward.add_argument("pod", help="name or id of a pod or of a container")
+    forward.add_argument("port", nargs="+", metavar="[LOCAL:]PORT", help="ours and the pod's")

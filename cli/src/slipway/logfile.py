@@ -9,10 +9,16 @@ CHUNK_BYTES = 1 << 20
 
 
 class LogFile:
-    """Reads on from where it was; a file that was rotated is read to its end before the new one."""
+    """Reads on from where it was; a file that was rotated is read to its end before the new one.
 
-    def __init__(self, path: str) -> None:
+    Args:
+        path: where it is.
+        start: the byte of the first file to begin with.
+    """
+
+    def __init__(self, path: str, start: int = 0) -> None:
         self._path = Path(path)
+        self._start = start
         self._file: FileIO | None = None
         self._torn = b""
 
@@ -36,6 +42,8 @@ class LogFile:
             self._file = FileIO(self._path)
         except FileNotFoundError:
             return False
+        self._file.seek(self._start)
+        self._start = 0
         self._torn = b""
         return True
 

@@ -54,7 +54,7 @@ def _told(exc: BaseException, arguments: Namespace) -> int | None:
         # Whoever read us has left; nothing more can be flushed to it.
         sys.stdout = None
         return 0
-    failed = exitcode.DAEMON if arguments.run.startswith(("run:", "execute:")) else EXIT_FAILED
+    failed = exitcode.DAEMON if arguments.run in ("run:run", "execute:execute") else EXIT_FAILED
     if isinstance(error, OSError):
         sys.stdout = None  # as above, when it is full
         where = f"{error.filename}: " if error.filename else ""

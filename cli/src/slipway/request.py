@@ -85,17 +85,40 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         stdin_once=options.interactive and not options.detach and not options.tty,
         tty=options.tty,
     )
-    resources = config.linux.resources
+    limits(config.linux.resources, options)
+    _secure(config.linux.security_context, options)
+    return config
+
+
+def limits(resources: cri.LinuxContainerResources, options: Namespace) -> None:
+    """What it may use at most; what is not given stays as it is.
+
+    Raises:
+        InvalidArgumentError: a value that can never work.
+    """
     if options.memory:
-        resources.memory_limit_in_bytes = _bytes(options.memory)
+        resources.memory_limit_in_bytes = size_bytes("--memory", options.memory)
+    if options.memory_swap:
+        unlimited = options.memory_swap == "-1"
+        swap = -1 if unlimited else size_bytes("--memory-swap", options.memory_swap)
+        resources.memory_swap_limit_in_bytes = swap
     if not 0 <= options.cpus <= _MAX_CPUS:
         message = f"--cpus {options.cpus:g}: want a number of processors, such as 1.5; 0 is no limit"
         raise InvalidArgumentError(message)
     if options.cpus:
         resources.cpu_period = _CPU_PERIOD_US
         resources.cpu_quota = int(options.cpus * _CPU_PERIOD_US)
-    _secure(config.linux.security_context, options)
-    return config
+    if options.cpu_shares < 0:
+        message = f"--cpu-shares {options.cpu_shares}: want a weight from 2 to 262144"
+        raise InvalidArgumentError(message)
+    resources.cpu_shares = options.cpu_shares
+    resources.cpuset_cpus = options.cpuset_cpus
+    resources.cpuset_mems = options.cpuset_mems
+    if options.pids_limit is not None:
+        if options.pids_limit < -1 or options.pids_limit == 0:
+            message = f"--pids-limit {options.pids_limit}: want a number above 0; -1 is no limit"
+            raise InvalidArgumentError(message)
+        resources.unified["pids.max"] = "max" if options.pids_limit < 0 else str(options.pids_limit)
 
 
 def _secure(security: cri.LinuxContainerSecurityContext, options: Namespace) -> None:
@@ -169,10 +192,15 @@ def _port(text: str) -> cri.PortMapping:
     )
 
 
-def _bytes(text: str) -> int:
+def size_bytes(option: str, text: str) -> int:
+    """A size such as 256m.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
     match = re.fullmatch(r"([0-9]{1,19})([bkmg]?)", text.lower())
     count = int(match[1]) * _UNITS[match[2]] if match else 0
     if not 0 < count <= _MAX_BYTES:
-        message = f"--memory {text!r}: want a number above 0 and b, k, m or g, such as 256m"
+        message = f"{option} {text!r}: want a number above 0 and b, k, m or g, such as 256m"
         raise InvalidArgumentError(message)
     return count

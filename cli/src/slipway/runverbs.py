@@ -2,11 +2,18 @@
 
 import argparse
 
+from slipway.containerverbs import add_container, add_containers
 from slipway.verbs import Verbs, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """`run` and `exec`."""
+    """All verbs that make or run something."""
+    _run(verbs)
+    _start(verbs)
+    _exec(verbs)
+
+
+def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway run --rm -it busybox sh  a shell, gone when it ends
         slipway run -d --name web -p 8080:80 nginx  in the background, with a port
@@ -15,18 +22,59 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     run = add_verb(verbs, "run", "run a container in a pod of its own", "run:run", examples)
     run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
     run.add_argument("--rm", action="store_true", help="remove it when it ends")
-    add_settings(run)
+    add_keys(run)
+    _add_settings(run)
+    examples = """
+        slipway create --name job app:1 work  it does not run yet
+        slipway start -a job  now it does"""
+    create = add_verb(verbs, "create", "make a container in a pod of its own", "run:create", examples)
+    create.set_defaults(detach=False)
+    _add_settings(create)
+
+
+def _start(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway start web  one that was made, or has ended
+        slipway start -ai job  with our streams; its exit code is ours"""
+    start = add_verb(verbs, "start", "run containers that were made, or have ended", "run:start", examples)
+    start.add_argument("-a", "--attach", action="store_true", help="show its output, end as it ends")
+    start.add_argument("-i", "--interactive", action="store_true", help="give it our standard input")
+    add_keys(start)
+    add_containers(start)
+    examples = "slipway restart -t 3 web  its stop signal, SIGKILL after 3 s, and a start with what it wrote"
+    restart = add_verb(verbs, "restart", "stop containers and run them once more", "run:restart", examples)
+    restart.add_argument(
+        "-t", "--time", type=int, default=10, metavar="SECONDS", help="until SIGKILL (%(default)s)"
+    )
+    add_containers(restart)
+    examples = """
+        slipway attach web  Ctrl-C goes to it, and Ctrl-P Ctrl-Q leaves a terminal
+        slipway attach --no-stdin web  only look"""
+    attach = add_verb(verbs, "attach", "a running container's streams, from now on", "run:attach", examples)
+    attach.add_argument("--no-stdin", action="store_true", help="do not give it our standard input")
+    add_keys(attach)
+    add_container(attach)
+    examples = """
+        slipway update -m 512m web  more memory
+        slipway update --cpus 0.5 --pids-limit 100 web db  less of the rest, for both"""
+    update = add_verb(verbs, "update", "give containers other limits", "update:update", examples)
+    _add_limits(update)
+    add_containers(update)
+
+
+def _exec(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway exec web cat /etc/hostname  its exit code is ours
         slipway exec -it web sh  a shell"""
     execute = add_verb(verbs, "exec", "run a command in a running container", "execute:execute", examples)
     execute.add_argument("-i", "--interactive", action="store_true", help="give it our standard input")
     execute.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
-    execute.add_argument("container", help="name, id or the beginning of one")
+    add_keys(execute)
+    add_container(execute)
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
 
 
-def add_settings(verb: argparse.ArgumentParser) -> None:
+def _add_settings(verb: argparse.ArgumentParser) -> None:
     """What a container is made of."""
     option = verb.add_argument
     option("-i", "--interactive", action="store_true", help="give it our standard input")
@@ -62,11 +110,30 @@ def add_settings(verb: argparse.ArgumentParser) -> None:
     option("-w", "--workdir", default="", help="where it starts, in place of the image's")
     option("--entrypoint", default="", help="in place of the image's")
     option("--hostname", default="", help="of its pod")
-    option("-m", "--memory", default="", metavar="256m", help="limit of memory")
-    option("--cpus", type=float, default=0.0, help="limit of processors")
+    _add_limits(verb)
     option("--read-only", action="store_true", help="no writing to the root filesystem")
     option("--network", "--net", choices=("pod", "host"), default="pod", help="of its own, or the node's")
     option("--handler", "--runtime", default="", help="crun, runc or another of the node's settings")
     option("--privileged", action="store_true", help="with all that root may do on the node")
     option("image", help="a reference, or an id")
     option("command", nargs=argparse.REMAINDER, help="in place of the image's command")
+
+
+def _add_limits(verb: argparse.ArgumentParser) -> None:
+    option = verb.add_argument
+    option("-m", "--memory", default="", metavar="256m", help="limit of memory")
+    option("--memory-swap", default="", metavar="512m", help="limit of memory and swap; -1 for none")
+    option("--cpus", type=float, default=0.0, metavar="1.5", help="limit of processors")
+    option(
+        "-c", "--cpu-shares", type=int, default=0, metavar="N", help="weight against others; 1024 is usual"
+    )
+    option("--cpuset-cpus", default="", metavar="0-3,5", help="the processors that it may use")
+    option("--cpuset-mems", default="", metavar="0", help="the memory nodes that it may use")
+    option("--pids-limit", type=int, default=None, metavar="N", help="limit of processes; -1 for none")
+
+
+def add_keys(verb: argparse.ArgumentParser) -> None:
+    """The keys that leave a terminal."""
+    verb.add_argument(
+        "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="what leaves a terminal (%(default)s)"
+    )

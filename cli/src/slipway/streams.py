@@ -14,13 +14,16 @@ JOIN_S = 0.02
 """How long what is in the log already may be on its way in the stream."""
 
 
-async def converse(stream: ShimStream, *, tty: bool, stdin: bool, said: bytes = b"") -> int | None:
+async def converse(
+    stream: ShimStream, *, tty: bool, stdin: bool, keys: bytes, said: bytes = b""
+) -> int | None:
     """Carry bytes both ways until the process ends; returns its exit code, None when the stream was cut.
 
     Args:
         stream: the process's side.
         tty: it has a terminal.
         stdin: our input is its input.
+        keys: what leaves a terminal; none when empty.
         said: what it had written, as its log says, when the stream began.
     """
     code: int | None = None
@@ -29,7 +32,7 @@ async def converse(stream: ShimStream, *, tty: bool, stdin: bool, said: bytes = 
             scope = group.cancel_scope
             left = anyio.Event()
             if stdin:
-                group.start_soon(feed, stream, left, scope, tty)
+                group.start_soon(feed, stream, left, scope, keys if tty else b"")
             if tty:
                 group.start_soon(_follow_size, stream)
             if said:
@@ -54,12 +57,13 @@ async def _joined(stream: ShimStream, said: bytes) -> bytes:
     return said + early[both:]
 
 
-async def feed(stream: ShimStream, left: anyio.Event, scope: anyio.CancelScope, tty: bool) -> None:
-    """Our input to the process, then its end; the detach keys leave."""
+async def feed(stream: ShimStream, left: anyio.Event, scope: anyio.CancelScope, keys: bytes) -> None:
+    """Our input to the process, then its end; the detach keys leave, when there are any."""
+    watch = terminal.DetachKeys(keys)
     try:
         async for data in terminal.typed():
-            keys, found, _ = data.partition(terminal.DETACH) if tty else (data, b"", b"")
-            await stream.write(keys)
+            passed, found = watch.split(data) if keys else (data, False)
+            await stream.write(passed)
             if found:
                 left.set()
                 scope.cancel()

@@ -15,8 +15,48 @@ from common.errors import InvalidArgumentError
 
 STDIN = 0
 CHUNK_BYTES = 65536
-DETACH = b"\x10\x11"
-"""Ctrl-P Ctrl-Q, as docker's."""
+_CONTROL = "abcdefghijklmnopqrstuvwxyz@[\\]^_"
+
+
+def detach_keys(text: str) -> bytes:
+    """The keys of docker's notation, such as `ctrl-p,ctrl-q` or `ctrl-],x`; none for an empty text.
+
+    Raises:
+        InvalidArgumentError: it is no such list.
+    """
+    keys = b""
+    for word in filter(None, text.split(",")):
+        name = word.removeprefix("ctrl-")
+        if name != word and len(name) == 1 and name in _CONTROL:
+            keys += bytes([ord(name.upper()) & 0x1F])
+        elif len(word) == 1 and word.isascii() and word.isprintable():
+            keys += word.encode()
+        else:
+            message = (
+                f"--detach-keys {text!r}: want keys with commas between, such as ctrl-p,ctrl-q or ctrl-],x"
+            )
+            raise InvalidArgumentError(message)
+    return keys
+
+
+class DetachKeys:
+    """Finds the keys in what is typed, also when each comes by itself; what may be their beginning waits."""
+
+    def __init__(self, keys: bytes) -> None:
+        self._keys = keys
+        self._held = b""
+
+    def split(self, data: bytes) -> tuple[bytes, bool]:
+        """What goes to the process, and whether the keys are complete."""
+        passed = bytearray()
+        for number in data:
+            self._held += bytes([number])
+            while self._held and not self._keys.startswith(self._held):
+                passed.append(self._held[0])
+                self._held = self._held[1:]
+            if self._held == self._keys:
+                return bytes(passed), True
+        return bytes(passed), False
 
 
 def require_terminal(*, wants_tty: bool, interactive: bool) -> None:

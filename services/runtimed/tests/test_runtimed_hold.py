@@ -175,3 +175,23 @@ async def test_the_end_of_a_paused_container_is_told(pods: Pods) -> None:
     freezer, _, running = freezer_file(pid)
     freezer.write_text(running)
     assert (await pods.exited(container_id)).exit_code == 137
+
+
+async def test_an_ended_container_starts_again_with_what_it_wrote(pods: Pods) -> None:
+    script = "test -e /tmp/was && exit 4; echo first >/tmp/was; exit 3"
+    _, container_id, _ = await pods.running("sh", "-c", script)
+    first = await pods.exited(container_id)
+    again = pb.StartAgainRequest(container_id=container_id)
+    await pods.client.stub.StartAgain(again, timeout=30)
+    second = await pods.exited(container_id)
+    assert (first.exit_code, second.exit_code) == (3, 4)
+    assert first.finished_at < second.started_at < second.finished_at
+    with pytest.raises(FailedPreconditionError):
+        await pods.client.start_container(container_id)  # CRI's own rule holds
+
+
+async def test_what_runs_does_not_start_again(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "100")
+    with pytest.raises(FailedPreconditionError, match="StartAgainAsked while running"):
+        await pods.client.stub.StartAgain(pb.StartAgainRequest(container_id=container_id), timeout=30)
+    await pods.client.remove_container(container_id)

@@ -14,6 +14,7 @@ S = SandboxState
 CONTAINER_EVENTS = {
     "CreateDone": container.CreateDone(cause="t", at_ns=5, facts={"rootfs": "/r"}),
     "StartAsked": container.StartAsked(cause="t"),
+    "StartAgainAsked": container.StartAgainAsked(cause="t"),
     "Started": container.Started(cause="t", pid=9, pid_started_ticks=1, at_ns=10, socket_path="/s"),
     "StartFailed": container.StartFailed(cause="t", message="no such file", at_ns=10),
     "Exited": container.Exited(cause="t", exit_code=3, signal=0, oom_killed=False, at_ns=20),
@@ -60,6 +61,7 @@ CONTAINER_TABLE = {
         "Silent": C.EXITED,
         "Lost": C.EXITED,
         "RemoveAsked": C.REMOVING,
+        "StartAgainAsked": C.STARTING,
     },
     C.REMOVING: {
         "Exited": C.REMOVING,

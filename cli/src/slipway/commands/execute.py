@@ -16,6 +16,7 @@ async def execute(arguments: Namespace) -> int:
     if not arguments.command:
         message = "exec: no command given"
         raise InvalidArgumentError(message)
+    keys = terminal.detach_keys(arguments.detach_keys)
     terminal.require_terminal(wants_tty=arguments.tty, interactive=arguments.interactive)
     async with node(arguments.run_dir) as on, runtimed(arguments.run_dir) as backend:
         found = await on.container(arguments.container)
@@ -36,7 +37,7 @@ async def execute(arguments: Namespace) -> int:
             sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
             return exitcode.of_start(exc)
         try:
-            code = await streams.converse(stream, tty=arguments.tty, stdin=arguments.interactive)
+            code = await streams.converse(stream, tty=arguments.tty, stdin=arguments.interactive, keys=keys)
         except SlipwayError as exc:
             if not isinstance(exc, UnknownError):
                 raise

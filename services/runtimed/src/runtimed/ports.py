@@ -222,5 +222,8 @@ class Shims(Protocol):
     async def reopen_log(self, socket_path: str) -> None:
         """Returns when the new file is in use."""
 
+    def forget_exit(self, record_dir: str) -> None:
+        """Remove the exit record of the last run; blocking."""
+
     def read_exit(self, record_dir: str) -> InitExit | None:
         """The exit record on disk, for a shim that is gone; blocking."""

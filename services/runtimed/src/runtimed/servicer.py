@@ -93,6 +93,10 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def ExecSync(self, request: cri.ExecSyncRequest, context: Any) -> cri.ExecSyncResponse:
         return await self._service.execs.sync(request)
 
+    async def StartAgain(self, request: pb.StartAgainRequest, context: Any) -> pb.StartAgainResponse:
+        await self._service.tasks.start_again(request.container_id)
+        return pb.StartAgainResponse()
+
     async def PauseContainer(
         self, request: pb.PauseContainerRequest, context: Any
     ) -> pb.PauseContainerResponse:

@@ -8,7 +8,7 @@ from anyio.abc import SocketStream, TaskGroup
 
 from common.errors import SlipwayError
 from common.observe.log import get_logger
-from crid.streaming.dial import dial
+from common.sys.dial import dial
 from crid.streaming.inbox import Inbox
 from crid.streaming.mux import SpdyConnection, SpdyStream
 from crid.streaming.websocket import PROTOCOL_ERROR, WebSocket

@@ -159,6 +159,9 @@ class ProcessShims:
     async def reopen_log(self, socket_path: str) -> None:
         await self._call(socket_path, lambda shim: shim.reopen_log())
 
+    def forget_exit(self, record_dir: str) -> None:
+        (Path(record_dir) / EXIT_FILE).unlink(missing_ok=True)
+
     def read_exit(self, record_dir: str) -> InitExit | None:
         try:
             body = (Path(record_dir) / EXIT_FILE).read_bytes()

@@ -10,6 +10,7 @@
     STARTING, RUNNING ──Silent──▶ UNKNOWN ──Started──▶ RUNNING                    └──▶ (no record)
                                      └──Exited, Lost──▶ EXITED
     RUNNING ──Paused──▶ PAUSED ──Resumed──▶ RUNNING; else PAUSED is as RUNNING
+    EXITED ──StartAgainAsked──▶ STARTING
 
 UNKNOWN: its shim lives and does not tell whether the init does. CREATING is not listed, STARTING is listed as CREATED, REMOVING as EXITED. An exit is taken once: a second one
 changes nothing and says nothing.
@@ -52,6 +53,13 @@ class CreateDone:
 @dataclass(frozen=True, kw_only=True)
 class StartAsked:
     """Somebody wants it to run."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartAgainAsked:
+    """Somebody wants it to run once more, although it has ended."""
 
     cause: str
 
@@ -125,7 +133,17 @@ class RemoveAsked:
 
 
 ContainerEvent = (
-    CreateDone | StartAsked | Started | StartFailed | Exited | Silent | Paused | Resumed | Lost | RemoveAsked
+    CreateDone
+    | StartAsked
+    | StartAgainAsked
+    | Started
+    | StartFailed
+    | Exited
+    | Silent
+    | Paused
+    | Resumed
+    | Lost
+    | RemoveAsked
 )
 
 
@@ -183,6 +201,24 @@ def _created(record: ContainerRecord, event: CreateDone) -> Outcome:
 
 def _start(record: ContainerRecord, _event: StartAsked) -> Outcome:
     return _replace(record, state=S.STARTING), (Spawn(),)
+
+
+def _start_again(record: ContainerRecord, _event: StartAgainAsked) -> Outcome:
+    # nothing of the last run may be taken for this one's
+    fresh = _replace(
+        record,
+        state=S.STARTING,
+        started_at_ns=0,
+        finished_at_ns=0,
+        exit_code=0,
+        signal=0,
+        reason="",
+        message="",
+        pid=0,
+        pid_started_ticks=0,
+        from_checkpoint=False,
+    )
+    return fresh, (Spawn(),)
 
 
 def _started(record: ContainerRecord, event: Started) -> Outcome:
@@ -314,6 +350,7 @@ TABLE: dict[tuple[S, type[ContainerEvent]], Callable[[ContainerRecord, Any], Out
     (S.EXITED, Silent): _stay,
     (S.EXITED, Lost): _stay,
     (S.EXITED, RemoveAsked): _remove,
+    (S.EXITED, StartAgainAsked): _start_again,
     (S.REMOVING, Exited): _stay,
     (S.REMOVING, Silent): _stay,
     (S.REMOVING, Lost): _stay,

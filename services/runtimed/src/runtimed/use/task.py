@@ -23,12 +23,14 @@ from common.observe.log import get_logger
 from common.observe.trace import record_span
 from runtimed import meters, processes, selection, signals
 from runtimed.machine import container as machine
-from runtimed.ports import ExecNews, InitExit, InitStarted, Runtime, ShimPlan
+from runtimed.oci import cgroups
+from runtimed.ports import ExecNews, InitExit, InitStarted
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
-from runtimed.use import dump
+from runtimed.use import bundle, dump
 from runtimed.use.execnews import ExecBook
 from runtimed.use.hold import Holds
 from runtimed.use.parts import Parts, life_span, together
+from runtimed.use.shimplan import shim_plan
 
 _log = get_logger("runtimed")
 RPC = "rpc"
@@ -75,20 +77,42 @@ class Tasks:
         record = selection.find(self._parts.containers.store, "container", name)
         if self._parts.operations.running(f"remove {record.id}"):
             raise FailedPreconditionError(f"container {record.id}: is being removed")
-        await self._parts.operations.join(f"start {record.id}", partial(self._start, record.id))
+        asked = machine.StartAsked(cause=RPC)
+        await self._parts.operations.join(f"start {record.id}", partial(self._start, record.id, asked))
 
-    async def _start(self, container_id: str) -> None:
+    async def start_again(self, name: str) -> None:
+        """Run an EXITED container once more, with what it wrote and its limits of now; raises as `start` does."""
+        record = selection.find(self._parts.containers.store, "container", name)
+        if self._parts.operations.running(f"remove {record.id}"):
+            raise FailedPreconditionError(f"container {record.id}: is being removed")
+        await self._parts.operations.join(f"start {record.id}", partial(self._start_again, record))
+
+    async def _start_again(self, record: ContainerRecord) -> None:
+        asked = machine.StartAgainAsked(cause=RPC)
+        machine.decide(record, asked)
+        await self._parts.operations.wait(
+            f"reap {record.id}"
+        )  # which would take the new shim for the old one
+        await self._parts.shims.remove(record.id)
+        where = str(self._parts.record_dir(record.id))
+        await anyio.to_thread.run_sync(self._parts.shims.forget_exit, where)
+        limits = cgroups.resources(
+            cri.LinuxContainerResources.FromString(record.resources), self._parts.cgroup_version
+        )
+        await anyio.to_thread.run_sync(bundle.replace_limits, record.bundle_path, limits, None)
+        await self._start(record.id, asked)
+
+    async def _start(self, container_id: str, asked: machine.StartAsked | machine.StartAgainAsked) -> None:
         parts = self._parts
         record = parts.containers.store.get(container_id)
         sandbox = parts.sandboxes.store.get(record.sandbox_id)
         if sandbox.state is not SandboxState.READY:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
-        asked = machine.StartAsked(cause=RPC)
         machine.decide(record, asked)  # refuse before anything is spawned
         parts.rouse_cgroups()
         with life_span("runtimed.container.start", record):
             try:
-                plan = self._plan(record, sandbox.handler)
+                plan = shim_plan(parts, record, sandbox.handler)
                 if plan.log_path:
                     await anyio.to_thread.run_sync(_make_log_directory, plan.log_path)
                 # the fork of the shim and the write of the record do not need each other
@@ -124,32 +148,6 @@ class Tasks:
             images = dump.images(parts.record_dir(record.id))
             return await parts.shims.restore(socket_path, str(images), limit_s)
         return await parts.shims.start(socket_path, limit_s)
-
-    def _plan(self, record: ContainerRecord, handler_name: str) -> ShimPlan:
-        parts = self._parts
-        name, handler = parts.handler(handler_name)
-        config = cri.ContainerConfig.FromString(record.config)
-        dirs = record.cgroup.dirs if record.cgroup else {}
-        args = [*handler.args]
-        if parts.settings.cgroup_driver == "systemd" and "--systemd-cgroup" not in args:
-            args.append("--systemd-cgroup")
-        return ShimPlan(
-            container_id=record.id,
-            bundle_path=record.bundle_path,
-            runtime=Runtime(
-                binary=handler.binary,
-                args=args,
-                root=handler.root or str(parts.run_dir / "oci" / name),
-                sandboxed=handler.sandboxed,
-            ),
-            log_path=record.log_path,
-            tty=config.tty,
-            stdin=config.stdin,
-            stdin_once=config.stdin_once,
-            memory_cgroup_path=dirs.get("memory") or dirs.get("") or "",
-            max_line_bytes=parts.settings.max_line_bytes,
-            record_dir=str(parts.record_dir(record.id)),
-        )
 
     async def _not_started(self, container_id: str, error: SlipwayError) -> None:
         record = self._parts.containers.store.find(container_id)
@@ -270,7 +268,8 @@ class Tasks:
 
     async def _reap(self, container_id: str) -> None:
         try:
-            await self._parts.shims.remove(container_id)
+            remove = partial(self._parts.shims.remove, container_id)
+            await self._parts.operations.join(f"reap {container_id}", remove)
         except SlipwayError as exc:  # the reconciler tries again
             _log.warning("shim.kept", container_id=container_id, error=exc.message)
 

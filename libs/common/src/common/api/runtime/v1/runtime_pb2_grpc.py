@@ -105,6 +105,11 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.FromString,
                 _registered_method=True)
+        self.StartAgain = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/StartAgain',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainResponse.FromString,
+                _registered_method=True)
         self.PauseContainer = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/PauseContainer',
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PauseContainerRequest.SerializeToString,
@@ -296,6 +301,13 @@ class RuntimeServicer:
 
     def ExecSync(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartAgain(self, request, context):
+        """Runs a container that has ended once more, with what it wrote; CRI would have another made.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -505,6 +517,11 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.ExecSync,
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.SerializeToString,
+            ),
+            'StartAgain': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartAgain,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainResponse.SerializeToString,
             ),
             'PauseContainer': grpc.unary_unary_rpc_method_handler(
                     servicer.PauseContainer,
@@ -990,6 +1007,33 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/ExecSync',
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.ExecSyncResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartAgain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/StartAgain',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.StartAgainResponse.FromString,
             options,
             channel_credentials,
             insecure,

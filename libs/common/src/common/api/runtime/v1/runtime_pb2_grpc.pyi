@@ -49,6 +49,8 @@ class RuntimeStub:
     UpdateContainerResources: _grpc.UnaryUnaryMultiCallable[_api_pb2.UpdateContainerResourcesRequest, _api_pb2.UpdateContainerResourcesResponse]
     ReopenContainerLog: _grpc.UnaryUnaryMultiCallable[_api_pb2.ReopenContainerLogRequest, _api_pb2.ReopenContainerLogResponse]
     ExecSync: _grpc.UnaryUnaryMultiCallable[_api_pb2.ExecSyncRequest, _api_pb2.ExecSyncResponse]
+    StartAgain: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.StartAgainRequest, _runtime_pb2.StartAgainResponse]
+    """Runs a container that has ended once more, with what it wrote; CRI would have another made."""
     PauseContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PauseContainerRequest, _runtime_pb2.PauseContainerResponse]
     """Holds every process of a container still; CRI knows it as running."""
     ResumeContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]
@@ -96,6 +98,8 @@ class RuntimeAsyncStub(RuntimeStub):
     UpdateContainerResources: _aio.UnaryUnaryMultiCallable[_api_pb2.UpdateContainerResourcesRequest, _api_pb2.UpdateContainerResourcesResponse]  # type: ignore[assignment]
     ReopenContainerLog: _aio.UnaryUnaryMultiCallable[_api_pb2.ReopenContainerLogRequest, _api_pb2.ReopenContainerLogResponse]  # type: ignore[assignment]
     ExecSync: _aio.UnaryUnaryMultiCallable[_api_pb2.ExecSyncRequest, _api_pb2.ExecSyncResponse]  # type: ignore[assignment]
+    StartAgain: _aio.UnaryUnaryMultiCallable[_runtime_pb2.StartAgainRequest, _runtime_pb2.StartAgainResponse]  # type: ignore[assignment]
+    """Runs a container that has ended once more, with what it wrote; CRI would have another made."""
     PauseContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PauseContainerRequest, _runtime_pb2.PauseContainerResponse]  # type: ignore[assignment]
     """Holds every process of a container still; CRI knows it as running."""
     ResumeContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]  # type: ignore[assignment]
@@ -224,6 +228,14 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.ExecSyncRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.ExecSyncResponse, _abc.Awaitable[_api_pb2.ExecSyncResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def StartAgain(
+        self,
+        request: _runtime_pb2.StartAgainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.StartAgainResponse, _abc.Awaitable[_runtime_pb2.StartAgainResponse]]:
+        """Runs a container that has ended once more, with what it wrote; CRI would have another made."""
 
     @_abc_1.abstractmethod
     def PauseContainer(
