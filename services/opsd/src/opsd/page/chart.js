@@ -8,7 +8,7 @@ const POINTS = 60;
 export function sparkline(width = 88, height = 20) {
   const area = s("path.area");
   const line = s("path.line");
-  const element = s("svg.spark", { viewBox: `0 0 ${width} ${height}`, width, height, "aria-hidden": "true" }, area, line);
+  const element = s("svg.spark", { viewBox: `0 0 ${width} ${height}`, width, height, preserveAspectRatio: "none", "aria-hidden": "true" }, area, line);
   let last = "";
   const draw = (values, max) => {
     const path = trace(values, max, width, height);

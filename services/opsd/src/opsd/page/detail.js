@@ -98,7 +98,7 @@ function detail({ id, kind, known, name, state, facts, actions, parts }) {
 }
 
 function summary(id) {
-  const cpu = chart("CPU", (value) => `${cores(value)}${value < 1000 ? "" : " cores"}`);
+  const cpu = chart("CPU", cores);
   const memory = chart("Memory", bytes);
   const why = h("section.panel.why", { hidden: true });
   const facts = h("dl.facts");

@@ -1,10 +1,9 @@
 // The event log: live, or as it was at any time that is still held, and played on from there.
 
 import { clock, localInput, short, span } from "./format.js";
-import { eventTone, facts, subject } from "./states.js";
+import { badge, eventTone, facts, subject } from "./states.js";
 import { h, say } from "./dom.js";
 import { ask } from "./session.js";
-import { badge } from "./states.js";
 import { filters } from "./filters.js";
 import { store } from "./store.js";
 import { Table } from "./table.js";

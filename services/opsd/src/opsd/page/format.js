@@ -36,9 +36,9 @@ export function age(ms) {
   return `${Math.floor(seconds / 86400)} d`;
 }
 
-/** Thousandths of a core as cores. */
+/** Thousandths of a core as percent of one. */
 export function cores(milli) {
-  return milli < 1000 ? `${milli} m` : `${(milli / 1000).toFixed(2)}`;
+  return `${milli < 100 ? (milli / 10).toFixed(1) : Math.round(milli / 10)} %`;
 }
 
 export function percent(share) {

@@ -1,7 +1,6 @@
 // The tables of containers and pods.
 
-import { bytes, cores, imageName } from "./format.js";
-import { age } from "./format.js";
+import { age, bytes, cores, imageName } from "./format.js";
 import { badge, containerState, lasted, podName, podState, troubled } from "./states.js";
 import { h, say } from "./dom.js";
 import { filters } from "./filters.js";
@@ -28,6 +27,16 @@ function stated(state) {
   };
 }
 
+/** On a narrow screen the pod stands behind the name. */
+function named(cell) {
+  const [name, pod] = [document.createTextNode(""), h("span.inpod")];
+  cell.append(name, pod);
+  return (row) => {
+    if (name.data !== row.name) name.data = row.name;
+    say(pod, podName(row.pod));
+  };
+}
+
 /** A line and its present value; `read` takes the histories of a container. */
 function used(read, format, bound) {
   return (cell) => {
@@ -51,7 +60,7 @@ export function containers(params) {
     empty: "No container fits.",
     columns: [
       { id: "state", title: "State", width: "112px", sort: (row) => containerState(row)[0], make: stated(containerState) },
-      { id: "name", title: "Name", width: "minmax(90px,1.4fr)", sort: (row) => row.name, make: text((row) => row.name) },
+      { id: "name", title: "Name", width: "minmax(90px,1.4fr)", sort: (row) => row.name, make: named },
       { id: "pod", title: "Pod", width: "minmax(100px,1.6fr)", sort: (row) => podName(row.pod), make: text((row) => podName(row.pod)), wide: true },
       { id: "image", title: "Image", width: "minmax(100px,1.6fr)", sort: (row) => row.image, make: text((row) => imageName(row.image)), wide: true },
       { id: "node", title: "Node", width: "minmax(70px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },

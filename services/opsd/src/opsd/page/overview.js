@@ -89,13 +89,13 @@ function nodeCard(name) {
   const disk = meter();
   const pressure = ["cpu", "memory", "io"].map((kind) => ({ kind, bar: meter("pressure"), text: h("b") }));
   const element = h(
-    "article.node",
+    "article.nodecard",
     {},
     h("header", {}, title, counts),
     h("div.gauge", {}, h("label", {}, "CPU ", cpuText), cpu.element),
     h("div.gauge", {}, h("label", {}, "Memory ", memoryText), memory.element),
     h("div.gauge", {}, h("label", {}, "Disk ", diskText), disk.element),
-    h("div.gauge.pressures", { title: "Pressure: share of the last 10 s in which something waited" }, pressure.map((p) => h("span", {}, h("label", {}, `${p.kind} `, p.text), p.bar.element))),
+    h("div.gauge.pressures", { title: "Pressure: share of the last 10 s in which something waited" }, pressure.map((p) => h("span", {}, h("label", {}, `${p.kind === "memory" ? "mem" : p.kind} `, p.text), p.bar.element))),
     note,
   );
   const update = (node) => {

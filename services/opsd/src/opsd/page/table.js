@@ -56,7 +56,7 @@ export class Table {
     const column = this.#sort && this.#columns.find((each) => each.id === this.#sort.id);
     this.#shown = column ? sorted(rows, column.sort, this.#sort.down, this.#key) : rows;
     for (const heading of this.#head.children) {
-      const order = heading.dataset.column === this.#sort?.id ? (this.#sort.down ? "descending" : "ascending") : null;
+      const order = this.#sort && heading.dataset.column === this.#sort.id ? (this.#sort.down ? "descending" : "ascending") : null;
       if (order) heading.setAttribute("aria-sort", order);
       else heading.removeAttribute("aria-sort");
     }

@@ -56,7 +56,7 @@ function ordered(spans) {
 }
 
 function row(each, depth, start, length) {
-  const bar = h(`i.bar.${service(each.service)}${each.error ? ".failed" : ""}`);
+  const bar = h(`i.stretch.${service(each.service)}${each.error ? ".failed" : ""}`);
   bar.style.left = `${((each.start - start) / length) * 100}%`;
   bar.style.width = `max(2px, ${(each.ms / length) * 100}%)`;
   const label = h("span.label", {}, h("b", {}, each.name), h("span.quiet", {}, each.service));
@@ -72,5 +72,5 @@ function service(name) {
 
 function legend(spans) {
   const names = [...new Set(spans.map((each) => each.service))].sort();
-  return h("p.legend", {}, names.map((name) => h("span", {}, h(`i.bar.${service(name)}`), name)));
+  return h("p.legend", {}, names.map((name) => h("span", {}, h(`i.stretch.${service(name)}`), name)));
 }
