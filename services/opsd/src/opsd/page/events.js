@@ -17,17 +17,18 @@ const TICK_MS = 100;
 export function columns() {
   const text = (value) => (cell) => (row) => say(cell, value(row));
   return [
-    { id: "at", title: "Time", width: "118px", make: text((row) => clock(row.at, { millis: true })) },
+    { id: "at", title: "Time", width: "118px", narrow: "92px", make: text((row) => clock(row.at, { millis: true })) },
     {
       id: "verb",
       title: "Event",
       width: "minmax(130px,196px)",
+      narrow: "minmax(0,1.7fr)",
       make: (cell) => {
         const show = badge(cell);
         return (row) => show([`${row.kind} ${row.verb.replace(/_/g, " ")}`, eventTone(row)]);
       },
     },
-    { id: "subject", title: "What", width: "minmax(100px,1fr)", make: text((row) => subject(row)[0]) },
+    { id: "subject", title: "What", width: "minmax(100px,1fr)", narrow: "minmax(0,1fr)", make: text((row) => subject(row)[0]) },
     { id: "node", title: "Node", width: "minmax(70px,110px)", make: text((row) => row.node), wide: true },
     { id: "facts", title: "Facts", width: "minmax(120px,2.6fr)", make: text(facts), wide: true },
   ];

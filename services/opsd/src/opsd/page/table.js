@@ -6,7 +6,7 @@ const ROW = 32;
 const SPARE = 6;
 
 /**
- * columns: {id, title, width, wide (shown only on wide screens), sort(row), make(cell) -> update(row)}
+ * columns: {id, title, width, narrow (its width on a narrow screen), wide (only on wide ones), sort(row), make(cell) -> update(row)}
  * href(row): where a row leads.
  */
 export class Table {
@@ -33,7 +33,7 @@ export class Table {
     this.#empty = h("p.empty", {}, empty);
     this.#scroller = h("div.scroller", { tabindex: "-1", onscroll: () => this.#draw() }, this.#body);
     this.element = h("div.table", { role: "table" }, this.#head, this.#scroller, this.#empty);
-    this.element.style.setProperty("--columns", columns.filter((c) => !c.wide).map((c) => c.width).join(" "));
+    this.element.style.setProperty("--columns", columns.filter((c) => !c.wide).map((c) => c.narrow ?? c.width).join(" "));
     this.element.style.setProperty("--columns-wide", columns.map((c) => c.width).join(" "));
     new ResizeObserver(() => this.#draw()).observe(this.#scroller);
   }
