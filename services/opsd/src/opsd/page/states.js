@@ -61,9 +61,10 @@ export function eventTone(event) {
   return "busy";
 }
 
-/** The facts of an event in one line. */
+/** The facts of an event in one line, without where it is on the node. */
 export function facts(event) {
   return Object.entries(event.facts)
+    .filter(([name]) => name !== "path")
     .map(([name, value]) => `${name.replace(/_/g, " ")} ${fact(name, value)}`)
     .join("  ·  ");
 }

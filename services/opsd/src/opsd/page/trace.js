@@ -59,7 +59,7 @@ function row(each, depth, start, length) {
   const bar = h(`i.stretch.${service(each.service)}${each.error ? ".failed" : ""}`);
   bar.style.left = `${((each.start - start) / length) * 100}%`;
   bar.style.width = `max(2px, ${(each.ms / length) * 100}%)`;
-  const label = h("span.label", {}, h("b", {}, each.name), h("span.quiet", {}, each.service));
+  const label = h("span.label", {}, h("b", { title: each.name }, each.name.replace(/^[\w.]+\.(\w+\/)/, "$1")), h("span.quiet", {}, each.service));
   label.style.paddingLeft = `${depth * 12}px`;
   const more = Object.entries(each.attributes).map(([name, value]) => h("li", {}, h("span.quiet", {}, `${name} `), value));
   if (each.error) more.unshift(h("li.bad", {}, each.error));
