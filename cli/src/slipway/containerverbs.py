@@ -12,6 +12,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _output(verbs)
     _processes(verbs)
     _ports(verbs)
+    _copy(verbs)
 
 
 def add_containers(verb: argparse.ArgumentParser) -> None:
@@ -132,3 +133,21 @@ def _ports(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     forward.add_argument("--address", default="127.0.0.1", metavar="IP", help="where to listen (%(default)s)")
     forward.add_argument("pod", help="name or id of a pod or of a container")
     forward.add_argument("port", nargs="+", metavar="[LOCAL:]PORT", help="ours and the pod's")
+
+
+def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway cp web:/etc/nginx .  a directory out of it
+        slipway cp ./site/. web:/srv/www  what is in a directory, into one that is there
+        slipway cp web:/var/log - | tar t  a tar stream out of it
+        tar c data | slipway cp - web:/srv  and into it"""
+    cp = add_verb(
+        verbs, "cp", "copy files into a container or out of it, also when it has ended", "cp:cp", examples
+    )
+    cp.add_argument("-a", "--archive", action="store_true", help="keep user and group ids")
+    cp.add_argument(
+        "-L", "--follow-link", action="store_true", help="what a link at SOURCE leads to, not the link"
+    )
+    cp.add_argument("-q", "--quiet", action="store_true", help="do not say how much was copied")
+    cp.add_argument("source", metavar="SOURCE", help="CONTAINER:PATH, a path, or - for a tar stream")
+    cp.add_argument("target", metavar="TARGET", help="the other of them")

@@ -41,6 +41,7 @@ GROUPS = {
         "unpause",
         "port",
         "port-forward",
+        "cp",
     ),
     "runverbs": ("run", "create", "start", "restart", "attach", "update", "exec"),
     "podverbs": ("pods",),
