@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -53,3 +54,18 @@ def test_output_is_the_containers_bytes(capfdbinary) -> None:
 @given(st.lists(st.binary(max_size=40).filter(lambda b: b"\n" not in b), max_size=8))
 def test_any_bytes_but_a_newline_survive_a_record(texts: list[bytes]) -> None:
     assert b"".join(logfile.content(record(t, tag=b"P"))[2] for t in texts) == b"".join(texts)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (b"plain \xc3\xa9\ttext\n", "plain é\ttext\n".encode()),
+        (b"\x1b[1;31mred\x1b[0m\r\n", b"\x1b[1;31mred\x1b[0m\r\n"),
+        (b"\x1b]0;t\x07\x1b[2J\x7f", b"^[]0;t^G^[[2J^?"),
+        (b"50%\r100%\n", b"50%^M100%\n"),
+        ("\x9b31m\u202e".encode(), b"\\u009b31m\\u202e"),
+        (b"\x9b\xff\n", b"\\x9b\\xff\n"),
+    ],
+)
+def test_a_terminal_gets_colours_and_no_commands(text: bytes, shown: bytes) -> None:
+    assert logfile.harmless(text) == shown

@@ -76,11 +76,12 @@ def _output(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway logs web  all that it wrote
         slipway logs -f --tail 10 web  the last lines, and what comes
-        slipway logs -t web | grep error  with the time of each line"""
+        slipway logs -t web | grep error  with the time of each line; a pipe gets each byte as it is"""
     logs = add_verb(verbs, "logs", "print a container's output", "logs:logs", examples)
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
     logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
     logs.add_argument("-t", "--timestamps", action="store_true", help="the time of each line before it")
+    logs.add_argument("--raw", action="store_true", help="let it command our terminal, not only colour it")
     add_container(logs)
 
 

@@ -1,11 +1,15 @@
 """A CRI log file as its reader sees it: whole records, also across rotations."""
 
+import re
 import sys
 from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
 CHUNK_BYTES = 1 << 20
+_COMMANDS = re.compile(
+    r"\x1b\[[0-9;:]*m|\r\n|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
+)
 
 
 class LogFile:
@@ -74,9 +78,24 @@ def content(record: bytes) -> tuple[bytes, bytes, bytes]:
     return at, stream, text[:-1] if tag.startswith(b"P") else text
 
 
-def show(record: bytes, *, timestamps: bool = False) -> None:
-    """Print a record where its output belongs."""
+def harmless(text: bytes) -> bytes:
+    """Output of a container for a terminal: its colours stay, all else that moves or commands is spelled out."""
+    return _COMMANDS.sub(_spelled, text.decode(errors="backslashreplace")).encode()
+
+
+def _spelled(found: re.Match[str]) -> str:
+    text = found[0]
+    if len(text) > 1:  # a colour, or the end of a line on a terminal
+        return text
+    code = ord(text)
+    return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"\\u{code:04x}"
+
+
+def show(record: bytes, *, timestamps: bool = False, plain: bool = False) -> None:
+    """Print a record where its output belongs; `plain` spells out what would command a terminal."""
     at, stream, text = content(record)
+    if plain:
+        text = harmless(text)
     out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
     out.write((at + b" " if timestamps and at else b"") + text)
 

@@ -10,7 +10,7 @@ from typing import Any
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _GREEN, _YELLOW, _CYAN, _BOLD = "\033[32m", "\033[33m", "\033[36m", "\033[1m"
-_PLAIN = "\033[0m"
+PLAIN = "\033[0m"
 COLOURS = {
     "Running": _GREEN,
     "Ready": _GREEN,
@@ -75,7 +75,7 @@ def coloured() -> bool:
 def _cell(text: str, width: int, *, bold: bool, colours: bool) -> str:
     padding = " " * (width - _width(text))
     look = _BOLD if bold else COLOURS.get(text.partition(" ")[0], "")
-    return f"{look}{text}{_PLAIN}{padding}" if look and colours else text + padding
+    return f"{look}{text}{PLAIN}{padding}" if look and colours else text + padding
 
 
 def _width(text: str) -> int:

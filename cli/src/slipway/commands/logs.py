@@ -1,5 +1,6 @@
 """logs: a container's output, from its log file."""
 
+import sys
 from argparse import Namespace
 from collections import deque
 from pathlib import Path
@@ -8,7 +9,7 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import NotFoundError
-from slipway import logfile
+from slipway import logfile, render
 from slipway.connect import Node, node
 
 POLL_S = 0.1
@@ -25,15 +26,20 @@ async def logs(arguments: Namespace) -> int:
         log = logfile.LogFile(path)
         # With --tail 0 nothing, with -1 all.
         records = log.records() if arguments.tail < 0 else deque(log.records(), maxlen=arguments.tail)
+        plain = sys.stdout.isatty() and not arguments.raw
         for record in records:
-            logfile.show(record, timestamps=arguments.timestamps)
+            logfile.show(record, timestamps=arguments.timestamps, plain=plain)
         logfile.flush()
         if arguments.follow:
-            await _follow(on, container_id, log, timestamps=arguments.timestamps)
+            await _follow(on, container_id, log, timestamps=arguments.timestamps, plain=plain)
+        if plain:
+            sys.stdout.write(render.PLAIN)  # a colour that it left on is not ours
     return 0
 
 
-async def _follow(on: Node, container_id: str, log: logfile.LogFile, *, timestamps: bool) -> None:
+async def _follow(
+    on: Node, container_id: str, log: logfile.LogFile, *, timestamps: bool, plain: bool
+) -> None:
     ended = False
     while not ended:
         try:
@@ -42,7 +48,7 @@ async def _follow(on: Node, container_id: str, log: logfile.LogFile, *, timestam
         except NotFoundError:
             ended = True
         for record in log.records():
-            logfile.show(record, timestamps=timestamps)
+            logfile.show(record, timestamps=timestamps, plain=plain)
         logfile.flush()
         if not ended:
             await anyio.sleep(POLL_S)

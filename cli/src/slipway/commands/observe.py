@@ -134,5 +134,6 @@ async def status(arguments: Namespace) -> int:
     sys.stdout.write(f"{version.runtime_name} {version.runtime_version}, CRI {version.runtime_api_version}\n")
     rows = [(c.type, "yes" if c.status else "no", c.reason, c.message) for c in found.status.conditions]
     render.table(("CONDITION", "TRUE", "REASON", "MESSAGE"), rows)
-    sys.stdout.write("handlers: " + ", ".join(h.name or "(default)" for h in found.runtime_handlers) + "\n")
+    handlers = ", ".join(h.name or "(default)" for h in found.runtime_handlers)
+    sys.stdout.write(render.clean(f"handlers: {handlers}") + "\n")
     return 0 if all(c.status for c in found.status.conditions) else 1

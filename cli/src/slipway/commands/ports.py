@@ -45,7 +45,7 @@ async def port(arguments: Namespace) -> int:
             f"container {arguments.container!r}: port {arguments.port} is not published: `run -p` does it"
         )
         raise NotFoundError(message)
-    sys.stdout.writelines(f"{line}\n" for line in lines)
+    sys.stdout.writelines(f"{render.clean(line)}\n" for line in lines)
     return 0
 
 

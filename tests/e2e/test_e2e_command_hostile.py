@@ -1,0 +1,71 @@
+"""What a container, its image and its maker say cannot command the terminal of whoever looks."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
+EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31mevil"
+COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
+COMMANDS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\r(?!\n)")
+
+
+def on_terminal(node, *words: str) -> bytes:
+    """What a command writes to a terminal, both streams."""
+    ours, theirs = pty.openpty()
+    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 65536):
+            shown += chunk
+    except OSError:  # EIO: it has ended
+        pass
+    finally:
+        os.close(ours)
+        process.wait(30)
+    return shown
+
+
+async def test_nothing_hostile_reaches_the_terminal(node, cri, busybox) -> None:
+    await cri.pull(busybox)
+    pod = cri.sandbox_config("evil", host_network=True, labels={EVIL: EVIL})
+    pod.metadata.namespace = EVIL
+    sandbox_id = await cri.run_sandbox(pod)
+    script = (
+        "printf '\\033]0;owned\\007\\033[31mred\\033[2J\\302\\23331m\\rover\\n';"
+        " exec sh -c 'sleep 1000; :' \"$(printf '\\033[2J')\""
+    )
+    config = cri.container_config("c", busybox, ["sh", "-c", script], annotations={EVIL: EVIL})
+    config.metadata.name = EVIL
+    container_id = await cri.create(sandbox_id, config, pod)
+    await cri.start(container_id)
+    log = Path((await cri.status(container_id)).log_path)
+    eventually(lambda: b"over" in log.read_bytes())
+    found = [
+        on_terminal(node, *words)
+        for words in (
+            *(("ps",), ("pods",), ("stats", "--no-stream"), ("top", container_id), ("images",)),
+            *(("inspect", container_id), ("pods", "inspect", sandbox_id), ("ps", "-o", "json")),
+            *(("events", "--until-now"), ("events", "--until-now", "-o", "json")),
+            *(("rm", container_id), ("exec", container_id, EVIL), ("logs", container_id)),
+            *(("logs", EVIL), ("inspect", EVIL), ("pods", "stop", EVIL + "x"), ("cp", EVIL + ":/x", "/tmp")),
+        )
+    ]
+    for shown in found:
+        assert shown
+        assert not COMMANDS.search(COLOUR.sub(b"", shown)), shown
+    assert [b"evil" in found[0], b"?[2J" in found[3]] == [True, True]  # it was there to be shown
+    logs = on_terminal(node, "logs", container_id)
+    assert b"^[]0;owned^G\x1b[31mred^[[2J" in logs
+    raw = on_terminal(node, "logs", "--raw", container_id)
+    assert b"\x1b]0;owned\x07" in raw
+    assert "\x1b]0;owned\x07" in node.slipway("logs", container_id).stdout  # a pipe gets what was written
