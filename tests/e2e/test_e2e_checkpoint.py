@@ -14,6 +14,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
 from tests.support.eventually import eventually
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -173,7 +174,7 @@ async def test_a_pod_goes_on_from_its_checkpoint(
     found = await cri.exec(counter, ["sh", "-c", "cat /bin/mine; test -e /bin/tac || echo gone"])
     assert found.stdout == b"mine\ngone\n"
     count = int((await cri.exec(writer, ["cat", "/count"])).stdout or 0)
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while int((await cri.exec(writer, ["cat", "/count"])).stdout or 0) <= count:
             await anyio.sleep(0.05)
     assert count > 1

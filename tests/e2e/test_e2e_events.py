@@ -19,6 +19,7 @@ from devtools.cri import connect
 from devtools.otlp import receiver
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.node import running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -43,7 +44,7 @@ async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
     await cri.remove_sandbox(sandbox_id)
     told: dict[tuple[str, str], list[str]] = {}  # a snapshot has its container's id
     sequence: dict[str, list[int]] = {}
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         async for envelope in follow(node.state["nats_url"], since_ns=since_ns):
             fields = envelope.fields()
             sequence.setdefault(envelope.source, []).append(envelope.seq)

@@ -15,13 +15,14 @@ from common.events.bus import follow
 from common.records.redis import ANSWER_S
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
 
 async def recovered(cri, container_id: str):
     """The first status that is answered again."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(patience(60)):
         while True:
             try:
                 return await cri.status(container_id)
@@ -37,7 +38,7 @@ LIFE = ["container.created", "container.started", "container.exited"]
 async def events(node, container_id: str, since_ns: int) -> list[str]:
     """The types of a container's events up to its exit."""
     seen: list[str] = []
-    with anyio.fail_after(60):
+    with anyio.fail_after(patience(60)):
         async for envelope in follow(
             node.state["nats_url"], kind="container", object_id=container_id, since_ns=since_ns
         ):
@@ -103,7 +104,7 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
             )
         )
         sandbox = cri.sandbox_config(name, host_network=True)
-        with anyio.fail_after(60):
+        with anyio.fail_after(patience(60)):
             await cri.create(sandbox_id, cri.container_config("d", busybox, ["true"]), sandbox)
     await recovered(cri, container_id)
     status = await exited(cri, container_id)

@@ -9,6 +9,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
+from tests.support import cgroups
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -34,7 +36,7 @@ async def test_every_described_metric_comes_with_its_labels(cri, busybox, node) 
     sandbox_id, container_id = await pod(
         cri, "metered", busybox, ["sh", "-c", script], host_network=False, linux=limits()
     )
-    with anyio.fail_after(20):  # the shell has forked, and become a sleep
+    with anyio.fail_after(patience(20)):  # the shell has forked, and become a sleep
         while len((await cri.exec(container_id, ["pidof", "sleep"])).stdout.split()) < 2:
             pass
     described = await cri.call(cri.runtime.ListMetricDescriptors, cri_pb.ListMetricDescriptorsRequest())
@@ -86,7 +88,7 @@ async def test_streamed_metrics_are_those_of_the_list(cri, busybox) -> None:
 async def test_oom_kills_are_counted_while_the_container_lives(cri, busybox) -> None:
     script = "dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1000 & exec sleep 1000"
     sandbox_id, _ = await pod(cri, "oomed", busybox, ["sh", "-c", script], linux=limits())
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while True:
             (container,) = (await metrics_of(cri, sandbox_id)).container_metrics
             values = {metric.name: metric.value.value for metric in container.metrics}
@@ -122,7 +124,7 @@ async def test_resources_of_a_pod_are_remembered_and_never_refused(cri, node) ->
 async def test_statistics_have_all_that_a_kubelet_dereferences(cri, node, busybox) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("stats")
-    sandbox.linux.cgroup_parent = "/slipway/podstats"
+    sandbox.linux.cgroup_parent = cgroups.parent("slipway", "podstats")
     sandbox_id = await cri.run_sandbox(sandbox)
     config = cri.container_config("c", busybox, ["sh", "-c", "sleep 1000 & exec sleep 1000"])
     config.linux.MergeFrom(limits())
@@ -161,7 +163,7 @@ async def test_statistics_have_all_that_a_kubelet_dereferences(cri, node, busybo
     async def rate() -> int:
         return (await container()).cpu.usage_nano_cores.value
 
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         while not (await container()).cpu.HasField("usage_nano_cores"):
             await anyio.sleep(0.05)
     assert await rate() < 10**9

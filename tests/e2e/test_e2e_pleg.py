@@ -8,6 +8,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -20,7 +21,7 @@ async def listening(cri):
     """A stream that misses nothing of what happens in the block."""
     stream = cri.runtime.GetContainerEvents(cri_pb.GetEventsRequest())
     try:
-        with anyio.fail_after(10):
+        with anyio.fail_after(patience(10)):
             await stream.initial_metadata()
         yield stream
     finally:
@@ -28,7 +29,7 @@ async def listening(cri):
 
 
 async def heard(stream, count: int) -> list:
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         return [await stream.read() for _ in range(count)]
 
 
@@ -88,7 +89,7 @@ async def test_the_stream_ends_with_its_service_so_that_the_kubelet_lists_again(
     _, container_id = await pod(cri, "pleg-dies", busybox, ["sleep", "1000"])
     async with listening(cri) as stream:
         node.kill("runtimed")
-        with pytest.raises(grpc.aio.AioRpcError) as caught, anyio.fail_after(20):
+        with pytest.raises(grpc.aio.AioRpcError) as caught, anyio.fail_after(patience(20)):
             await stream.read()
         assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     async with listening(cri) as stream:

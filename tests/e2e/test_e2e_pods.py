@@ -1,10 +1,12 @@
 """Pods over CRI: run, log, exec, stats, stop, remove; and nothing stays behind."""
 
+import anyio
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.support.eventually import eventually
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -21,9 +23,7 @@ async def pod(
 
 
 async def exited(cri, container_id: str):
-    import anyio
-
-    with anyio.fail_after(15):
+    with anyio.fail_after(patience(15)):
         while (status := await cri.status(container_id)).state != cri_pb.CONTAINER_EXITED:
             await anyio.sleep(0.02)
     return status

@@ -16,6 +16,7 @@ from devtools.cri import connect
 from tests.e2e.test_e2e_pods import pod
 from tests.support.eventually import eventually
 from tests.support.node import running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 MIB = 1 << 20
@@ -43,7 +44,7 @@ async def cri(small):
 
 async def accepted(call) -> None:
     """Make a call until it is no more UNAVAILABLE: Redis tries a disk that was full once a second."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while True:
             try:
                 return await call()
@@ -127,7 +128,7 @@ async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybo
         return int((await cri.exec(container_id, ["cat", "/dev/shm/n"])).stdout or 0)
 
     first = await count()
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while await count() < first + 20000:  # more than a pipe and its shim can hold
             await anyio.sleep(0.05)
     stuck = log.stat().st_size

@@ -14,11 +14,11 @@ from typing import Any
 
 from common.sys.mounts import mount_points, unmount_below
 from devtools import bridge
+from tests.support import cgroups
 from tests.support.pace import patience
 
 UP_S = patience(90)
 SLIPWAY_S = patience(60)
-CGROUPS = Path("/sys/fs/cgroup")
 
 
 @dataclass
@@ -64,7 +64,7 @@ class TestNode:
         containers = _names(self.run_dir / "runtimed" / "bundles")
         pids = {int(path.read_text().split()[0]) for path in self.run_dir.glob("shimd/*/*/pid")}
         for name in containers:
-            for procs in CGROUPS.glob(f"**/{name}/cgroup.procs"):
+            for procs in cgroups.files(name, "cgroup.procs"):
                 pids |= {int(line) for line in procs.read_text().split()}
         _command("down", self)
         for pid in pids:

@@ -17,6 +17,7 @@ from common.records import Record, RecordStore
 from common.records.keys import outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
 from tests.support.brokers import NatsServer, RedisServer, nats_server, redis_server
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -158,7 +159,7 @@ async def test_events_reach_jetstream_once_and_in_order_whatever_dies(
         nats.start()
         await store.delete("a", SandboxRemoved(id="a"))
         seen = []
-        with anyio.fail_after(30):
+        with anyio.fail_after(patience(30)):
             async for envelope in follow(nats.url, since_ns=0):
                 seen.append((envelope.seq, type(envelope.decoded()), envelope.revision))
                 if len(seen) == 3:

@@ -9,6 +9,7 @@ import pytest
 from common import errors
 from common.api.images.v1 import images_pb2, images_pb2_grpc
 from common.rpc import channel, server, status
+from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
 
@@ -89,9 +90,9 @@ async def test_a_plain_client_sees_the_grpc_code(served) -> None:
 async def test_a_service_that_is_away_is_unavailable_long_before_the_deadline(tmp_path: Path) -> None:
     opened = channel.channel(str(tmp_path / "nobody.sock"), patience_s=0.3)
     stub = images_pb2_grpc.ImagesStub(opened)
-    with anyio.fail_after(20), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
+    with anyio.fail_after(patience(20)), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
         await stub.Get(images_pb2.GetRequest(), timeout=60)
-    with anyio.fail_after(20), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
+    with anyio.fail_after(patience(20)), pytest.raises(errors.UnavailableError, match=r"nobody\.sock"):
         async for _ in stub.Pull(images_pb2.PullRequest()):
             pass
     await opened.close()

@@ -9,6 +9,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.integration]
 TIMEOUT_S = 30
@@ -134,6 +135,9 @@ async def test_a_call_for_an_absent_runtimed_ends_with_its_deadline(runtime) -> 
 
 
 async def test_an_absent_runtimed_is_unavailable_long_before_a_kubelets_deadline(runtime) -> None:
-    with anyio.fail_after(50), pytest.raises(grpc.aio.AioRpcError, match=r"runtimed\.sock") as error:
+    with (
+        anyio.fail_after(patience(50)),
+        pytest.raises(grpc.aio.AioRpcError, match=r"runtimed\.sock") as error,
+    ):
         await runtime.ListContainers(cri.ListContainersRequest(), timeout=120)
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE

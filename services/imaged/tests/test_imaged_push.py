@@ -23,6 +23,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.transfer import BlobState, Transfer, Transfers
 from imaged.whole import Whole
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
@@ -295,7 +296,7 @@ async def test_a_caller_that_leaves_stops_the_push(node, transfers, bad_registry
         if BlobState.SENDING in states(moment):
             break
     await moments.aclose()
-    with anyio.fail_after(5):
+    with anyio.fail_after(patience(5)):
         await moment.done.wait()
     assert moment.digest == ""
     assert uploads.manifests == {}

@@ -21,6 +21,7 @@ from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from imaged.servicer import credentials
+from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
 NOBODY = Credentials()
@@ -154,7 +155,7 @@ async def test_cancelled_fetch_ends_a_silent_read_at_once(layer, bad_registry) -
 
     layer._registry._limits = type(layer._registry._limits)(stall_timeout_s=30)
     bad_registry.serve(layer.image, blob)
-    with anyio.fail_after(5):
+    with anyio.fail_after(patience(5)):
         async with anyio.create_task_group() as group:
             group.start_soon(layer.fetch)
             await asked.wait()

@@ -23,8 +23,9 @@ from common.clients.runtimed import RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.sys.mounts import ensure_shared, unmount_below
 from tests.support.brokers import RedisServer, nats_server, redis_server
+from tests.support.pace import patience
 
-UNTIL_S = 20
+UNTIL_S = patience(20)
 
 
 @dataclass

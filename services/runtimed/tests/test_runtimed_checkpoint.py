@@ -23,6 +23,7 @@ from common.errors import DeadlineExceededError, FailedPreconditionError, Invali
 from runtimed.checkpoint import archive, freezer
 from runtimed.oci import cgroups
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -97,7 +98,7 @@ async def two(pods: Pods) -> tuple[str, list[str], list[Path]]:
 
 
 async def grows(log: Path) -> None:
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         size = log.stat().st_size
         while log.stat().st_size == size:
             await anyio.sleep(0.01)
@@ -146,7 +147,7 @@ async def test_a_second_checkpoint_of_a_pod_is_refused_and_a_dead_service_thaws_
                 await pods.client.stub.CheckpointPod(pod_request(sandbox_id, ids, tmp_path), timeout=60)
 
         group.start_soon(first)
-        with anyio.fail_after(20):
+        with anyio.fail_after(patience(20)):
             while not (watched / "states").exists():
                 await anyio.sleep(0.02)
         with pytest.raises(FailedPreconditionError, match="goes on"):

@@ -13,6 +13,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -24,7 +25,7 @@ pytestmark = [
         not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
     ),
 ]
-UNTIL_S = 20
+UNTIL_S = patience(20)
 TICKS = "trap 'exit 7' TERM; trap 'echo usr' USR1; while :; do echo tick; sleep 0.02; done"
 
 

@@ -24,6 +24,7 @@ from common.errors import (
 )
 from common.sys import linux
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -35,7 +36,7 @@ pytestmark = [
         not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
     ),
 ]
-UNTIL_S = 20
+UNTIL_S = patience(20)
 
 
 @pytest.fixture(scope="module")

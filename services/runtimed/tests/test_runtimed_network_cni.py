@@ -17,6 +17,7 @@ from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoun
 from common.sys import linux
 from runtimed.network import cniconf, netns
 from runtimed.network.cni import Attachment, Cni, parse_result
+from tests.support.pace import patience
 
 BIN_DIRS = ["/usr/lib/cni"]
 BRIDGE = "slwtest0"
@@ -179,7 +180,7 @@ echo $$ > {tmp_path}/started; sleep 300"""
 async def test_answer_does_not_wait_for_what_a_plugin_leaves_running(tmp_path: Path) -> None:
     script = f"cat > /dev/null; sleep 60 & echo $! > {tmp_path}/daemon; echo '{{}}'"
     cni = fake(tmp_path, script)
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         await cni.add(attachment())
     os.kill(int((tmp_path / "daemon").read_text()), signal.SIGKILL)
 

@@ -28,6 +28,7 @@ from common.errors import (
 )
 from runtimed.checkpoint import archive
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -157,14 +158,14 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
     async with anyio.create_task_group() as group:
         pods.daemons.processes["snapshotd"].send_signal(signal.SIGSTOP)
         group.start_soon(_cut_off, pods, wanted)
-        with anyio.fail_after(20):
+        with anyio.fail_after(patience(20)):
             while not (half := await pods.client.list_sandboxes()):
                 await anyio.sleep(0.02)
         pods.daemons.processes["runtimed"].send_signal(end)
         await anyio.to_thread.run_sync(pods.daemons.processes["runtimed"].wait, 20)
         pods.daemons.processes["snapshotd"].send_signal(signal.SIGCONT)
     pods.daemons.start("runtimed")
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         await _answers(pods)
     if retried:
         made = await pods.client.stub.RestorePod(wanted)
@@ -172,7 +173,7 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
         assert made.pod_sandbox_id != half[0].id
         assert len(await pods.client.list_containers()) == len(NAMES)
         await pods.client.remove_sandbox(made.pod_sandbox_id)
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while await pods.client.list_sandboxes():
             await anyio.sleep(0.02)
     await nothing_is_left(pods)

@@ -12,6 +12,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError, UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,7 +35,7 @@ VERSION) echo '{{"cniVersion":"0.4.0","supportedVersions":["0.4.0"]}}' ;;
 ADD) echo '{{"cniVersion":"0.4.0","interfaces":[{{"name":"eth0","sandbox":"x"}}],"ips":[{{"version":"4","address":"10.9.8.7/24"}}]}}' ;;
 esac
 """
-UNTIL_S = 20
+UNTIL_S = patience(20)
 
 
 @pytest.fixture(scope="module")

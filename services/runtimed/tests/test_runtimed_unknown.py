@@ -14,6 +14,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support.pace import patience
 
 pytestmark = [
     pytest.mark.anyio,
@@ -31,7 +32,7 @@ case " $* " in *" run "*)
 esac
 exec crun "$@"
 """
-UNTIL_S = 30
+UNTIL_S = patience(30)
 
 
 @pytest.fixture(scope="module")

@@ -16,6 +16,7 @@ import pytest
 from common.clients.shim import ShimClient
 from shimd.adapters.zygote_process import ZygoteProcess
 from shimd.service import ShimService
+from tests.support.pace import patience
 
 CGROUP = "/slipway-test"
 
@@ -123,7 +124,7 @@ def process_json(*args: str, tty: bool = False) -> bytes:
 
 async def exited(client: ShimClient) -> dict[str, Any]:
     """The exit record, when the container has ended."""
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         events = client.subscribe()
         try:
             async for event in events:
@@ -143,7 +144,7 @@ def workers(shim: int) -> list[int]:
 async def workers_left(*shims: int) -> list[int]:
     """Wait until these shims have nothing to do, and are one process each; returns who had work until then."""
     left = [worker for shim in shims for worker in workers(shim)]
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         for pid in left:
             await gone(pid)
     return left

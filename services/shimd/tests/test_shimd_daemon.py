@@ -14,6 +14,7 @@ import pytest
 from common.clients.shim import ShimClient
 from common.clients.shimd import ShimdClient
 from common.errors import FailedPreconditionError, InvalidArgumentError, UnknownError
+from tests.support.pace import patience
 
 from .conftest import exited, process_json
 
@@ -36,7 +37,7 @@ async def daemon(root, *wrapper: str) -> AsyncIterator[tuple[asyncio.subprocess.
         await client.close()
         if process.returncode is None:
             process.terminate()
-        with anyio.fail_after(15):
+        with anyio.fail_after(patience(15)):
             await process.wait()
 
 
@@ -86,7 +87,7 @@ async def test_a_dead_zygote_is_replaced(node):
         children = (await anyio.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()).split()
         pidfd = os.pidfd_open(int(children[0]))
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        with anyio.fail_after(5):
+        with anyio.fail_after(patience(5)):
             await anyio.wait_readable(pidfd)
         os.close(pidfd)
         assert (await shimd.spawn_pause("s")).alive

@@ -6,6 +6,8 @@ import signal
 import anyio
 import pytest
 
+from tests.support.pace import patience
+
 from .conftest import exited, gone, process_json, workers, workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
@@ -27,12 +29,12 @@ async def test_output_input_and_exit_go_on_after_a_rest(node):
         assert await workers_left(keeper)
         stream = await shim.attach(stdin=True)
         await stream.write(word + b"\n")
-        with anyio.fail_after(10):
+        with anyio.fail_after(patience(10)):
             async for _stream, data in stream:
                 if word in data:
                     break
         await stream.close()
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         exit_event = await anext(events)
     assert (exit_event["event"], exit_event["exit_code"]) == ("exit", 7)
     assert exit_event["log_bytes"] == node.log("c1").stat().st_size
@@ -80,7 +82,7 @@ async def test_a_shim_ends_as_one(node):
     keeper = await pid_of(node)
     (worker,) = workers(keeper)
     os.kill(worker, signal.SIGKILL)
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         await gone(keeper)
     await shim.close()
     other = await node.spawn("c2", "sleep", "1000")
@@ -88,6 +90,6 @@ async def test_a_shim_ends_as_one(node):
     (keeper,) = (found.pid for found in await node.service.list_shims() if found.id == "c2")
     (worker,) = workers(keeper)
     os.kill(keeper, signal.SIGKILL)
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         await gone(worker)
     await other.close()

@@ -10,6 +10,7 @@ import pytest
 
 from common.clients.shim import ShimClient
 from common.errors import FailedPreconditionError, UnavailableError, UnknownError
+from tests.support.pace import patience
 
 from .conftest import cgroup, exited, process_json
 
@@ -22,7 +23,7 @@ def log_lines(path: Path) -> list[tuple[str, str, str]]:
 
 async def text_of(stream, until: bytes = b"") -> bytes:
     text = b""
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while (piece := await stream.read()) is not None:
             text += piece[1]
             if until and until in text:
@@ -166,7 +167,7 @@ async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
         async with await ShimClient.connect(node.service.socket_path("a")) as shim:
             served.append((await shim.state())["state"])
 
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         async with anyio.create_task_group() as group:
             for _ in range(120):
                 group.start_soon(ask)
@@ -176,7 +177,7 @@ async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
 async def test_exec_does_not_wait_for_who_inherited_its_output(node):
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
-    with anyio.fail_after(5):
+    with anyio.fail_after(patience(5)):
         result = await shim.exec("e", process_json("sh", "-c", "sleep 100 & echo done"))
     assert result.stdout == b"done\n"
 
@@ -292,7 +293,7 @@ async def test_closing_an_exec_stream_kills_it(node):
     stream = await shim.exec_stream("e", process_json("sleep", "1001"), tty=False, stdin=False)
     assert (await anext(events))["event"] == "exec_started"
     await stream.close()
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         ended = await anext(events)
     assert (ended["event"], ended["exit_code"]) == ("exec_exit", 137)
     await events.aclose()
@@ -356,14 +357,14 @@ async def test_dead_shim_is_listed_and_buried(node):
     pidfd = os.pidfd_open(started.pid)
     shim_fd = os.pidfd_open(found.pid)
     os.kill(found.pid, signal.SIGKILL)
-    with anyio.fail_after(5):
+    with anyio.fail_after(patience(5)):
         await anyio.wait_readable(shim_fd)
     os.close(shim_fd)
     with pytest.raises(UnavailableError):
         await shim.shutdown()
     assert not (await node.service.list_shims())[0].alive
     await node.service.remove("a")
-    with anyio.fail_after(10):
+    with anyio.fail_after(patience(10)):
         await anyio.wait_readable(pidfd)
     os.close(pidfd)
     assert await node.service.list_shims() == []
@@ -378,7 +379,7 @@ async def test_pause_is_pid_one_and_takes_its_namespace_along(node):
     assert await node.service.spawn_pause("s") == pause
     pidfd = os.pidfd_open(pause.pid)
     os.kill(pause.pid, signal.SIGTERM)
-    with anyio.fail_after(5):
+    with anyio.fail_after(patience(5)):
         await anyio.wait_readable(pidfd)
     os.close(pidfd)
     await node.service.remove_pause("s")

@@ -24,6 +24,7 @@ from common.errors import (
 from common.events.schema import envelope_decoder
 from common.sys.userns import IdMapping, IdMappings
 from tests.support.eventually import eventually
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
 
@@ -219,7 +220,7 @@ async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter
     assert first.usages[0].used_bytes < 1 << 16
     assert first.mountpoint == f"{snapshotd.data}/snapshotd"
     (snapshotd.seen(made.path) / "written").write_bytes(os.urandom(2 << 20))
-    with anyio.fail_after(15):
+    with anyio.fail_after(patience(15)):
         usage = first.usages[0]
         while usage.used_bytes < 2 << 20:
             (usage,) = (await client.usage(["c1"])).usages

@@ -12,6 +12,7 @@ from devtools.cri import connect
 from devtools.ports import free_port
 from tests.e2e.test_e2e_pods import pod
 from tests.support.node import running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -111,7 +112,7 @@ async def test_a_command_whose_caller_has_left_is_ended(cri, busybox) -> None:
     _, container_id = await pod(cri, "left-exec", busybox, ["sleep", "1000"])
     request = cri_pb.ExecSyncRequest(container_id=container_id, cmd=["sh", "-c", "sleep 777 & sleep 777"])
     assert await code_of(cri.call(cri.runtime.ExecSync, request, timeout_s=1)) is CODE.DEADLINE_EXCEEDED
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while b"777" in (await cri.exec(container_id, ["ps"])).stdout:
             await anyio.sleep(0.05)
 
@@ -144,7 +145,7 @@ async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri, busy
 
 async def insist(cri, method, request):
     """Call with a short deadline until it is met; any other error fails."""
-    with anyio.fail_after(60):
+    with anyio.fail_after(patience(60)):
         turn = 0
         while True:
             try:
@@ -160,7 +161,7 @@ async def test_a_sandbox_is_made_although_its_caller_has_left(cri) -> None:
     assert (
         await code_of(cri.call(cri.runtime.RunPodSandbox, request, timeout_s=0.01)) is CODE.DEADLINE_EXCEEDED
     )
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while not (
             found := (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
         ):

@@ -11,6 +11,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.registry import busybox_layer, directory, file, layer
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support import cgroups
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -68,7 +70,9 @@ async def test_an_update_of_a_created_container_holds_when_it_starts(cri, node, 
     await update(cri, container_id, memory_limit_in_bytes=32 * MIB, cpu_quota=20_000, cpu_period=100_000)
     assert (await resources(cri, container_id)).memory_limit_in_bytes == 32 * MIB
     await cri.start(container_id)
-    found = [p.read_text().strip() for p in cgroup_files(container_id, "memory.limit_in_bytes", "memory.max")]
+    found = [
+        p.read_text().strip() for p in cgroups.files(container_id, "memory.limit_in_bytes", "memory.max")
+    ]
     assert found == [str(32 * MIB)]
     assert (await resources(cri, container_id)).cpu_quota == 20_000
 
@@ -82,7 +86,7 @@ async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri, 
         ["sh", "-c", script],
         linux=limits(memory_limit_in_bytes=128 * MIB, memory_swap_limit_in_bytes=128 * MIB, cpu_shares=512),
     )
-    with anyio.fail_after(30):
+    with anyio.fail_after(patience(30)):
         while (await cri.exec(container_id, ["cat", "/tmp/full"])).exit_code:
             await anyio.sleep(0.05)
     before = await resources(cri, container_id)
@@ -91,9 +95,9 @@ async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri, 
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert await resources(cri, container_id) == before
     assert [
-        p.read_text().strip() for p in cgroup_files(container_id, "memory.limit_in_bytes", "memory.max")
+        p.read_text().strip() for p in cgroups.files(container_id, "memory.limit_in_bytes", "memory.max")
     ] == [str(128 * MIB)]
-    assert [p.read_text().strip() for p in cgroup_files(container_id, "cpu.shares", "cpu.weight")] in (
+    assert [p.read_text().strip() for p in cgroups.files(container_id, "cpu.shares", "cpu.weight")] in (
         ["512"],
         ["59"],
     )
@@ -112,7 +116,7 @@ async def test_unified_keys_stay_when_others_change(cri, busybox) -> None:
     await cri.start(container_id)
     await update(cri, container_id, memory_limit_in_bytes=48 * MIB)
     assert dict((await resources(cri, container_id)).unified) == {"pids.max": "77"}
-    assert [p.read_text().strip() for p in cgroup_files(container_id, "pids.max")] == ["77"]
+    assert [p.read_text().strip() for p in cgroups.files(container_id, "pids.max")] == ["77"]
 
 
 async def test_an_update_of_an_ended_container_is_refused(cri, busybox) -> None:
@@ -123,22 +127,19 @@ async def test_an_update_of_an_ended_container_is_refused(cri, busybox) -> None:
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-def cgroup_files(container_id: str, *names: str) -> list[Path]:
-    found = {p.resolve() for name in names for p in Path("/sys/fs/cgroup").glob(f"**/{container_id}/{name}")}
-    return sorted(found)
-
-
 async def test_cgroups_are_below_the_parent_that_the_kubelet_chose(cri, busybox) -> None:
-    parent = f"/kubepods-{uuid.uuid4().hex[:6]}/besteffort/pod-x"
+    parent = cgroups.parent(f"kubepods{uuid.uuid4().hex[:6]}", "besteffort", "podx")
     sandbox = cri.sandbox_config("parent", host_network=True)
     sandbox.linux.cgroup_parent = parent
     container_id = await created(cri, "parent", busybox, ["sleep", "1000"], sandbox)
     await cri.start(container_id)
-    found = cgroup_files(container_id, "cgroup.procs")
+    found = cgroups.files(container_id, "cgroup.procs")
     assert found
-    assert all(str(path.parent.parent).endswith(parent) for path in found)
+    assert all(str(path.parent.parent).endswith(cgroups.folder(parent)) for path in found)
     await cri.remove_all()
-    for path in found:  # the parents are the kubelet's to remove
+    for path in (
+        [] if cgroups.SYSTEMD else found
+    ):  # folders are the kubelet's to remove, slices go by themselves
         for directory_above in list(path.parents)[1:4]:
             directory_above.rmdir()
 

@@ -15,6 +15,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from runtimed import processes
 from tests.e2e.test_e2e_faults import events
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -29,7 +30,7 @@ def limited(limit: int) -> cri_pb.LinuxContainerConfig:
 async def logged(node, name: str, text: str) -> None:
     """Wait until a line of the container's log ends so."""
     path = node.logs / name / "c.log"
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         while not any(line.endswith(text) for line in path.read_text().splitlines()):
             await anyio.sleep(0.02)
 
@@ -157,7 +158,7 @@ def silent_shim(node, container_id: str):
 
 
 async def unknown(cri, container_id: str) -> None:
-    with anyio.fail_after(30):
+    with anyio.fail_after(patience(30)):
         while (await cri.status(container_id)).state != cri_pb.CONTAINER_UNKNOWN:
             await anyio.sleep(0.05)
     listed = await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())
@@ -222,7 +223,7 @@ async def test_a_paused_container_is_thawed_to_be_stopped(cri, node, busybox, ha
                 state.write("FROZEN")
         else:
             await anyio.run_process([handler, "--root", str(root), "pause", container_id])
-        with anyio.fail_after(15):
+        with anyio.fail_after(patience(15)):
             await cri.stop(container_id, timeout_s)
         assert (await cri.status(container_id)).exit_code == code
         await cri.remove_sandbox(sandbox_id)
@@ -240,7 +241,7 @@ async def test_execs_die_with_the_container(cri, busybox) -> None:
         except grpc.aio.AioRpcError as exc:
             ended.append(exc.code())
 
-    with anyio.fail_after(30):
+    with anyio.fail_after(patience(30)):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
             while (await cri.exec(container_id, ["cat", "/tmp/up"])).exit_code:
@@ -261,6 +262,6 @@ async def test_a_pod_that_says_nothing_of_namespaces_shares_pids_so_that_term_en
         sandbox_id, cri.container_config("c", busybox, ["sleep", "1000"]), sandbox
     )
     await cri.start(container_id)
-    with anyio.fail_after(20):
+    with anyio.fail_after(patience(20)):
         await cri.stop(container_id, 60)
     assert (await cri.status(container_id)).exit_code == 143

@@ -13,6 +13,7 @@ from tests.e2e.test_e2e_pods import pod
 from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually
 from tests.support.node import running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -77,7 +78,7 @@ async def test_a_stop_that_is_late_goes_on_and_releases_the_network(shop, busybo
             request = cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
             await late(cri.call(cri.runtime.StopPodSandbox, request, timeout_s=0.5))
             hold.unlink()
-            with anyio.fail_after(20):
+            with anyio.fail_after(patience(20)):
                 await cri.call(cri.runtime.StopPodSandbox, request)
             assert (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_NOTREADY
             assert plugin.calls(sandbox_id) == ["ADD", "DEL"]

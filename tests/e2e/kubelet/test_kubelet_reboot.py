@@ -16,6 +16,7 @@ from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually
 from tests.support.node import running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 
@@ -26,7 +27,7 @@ async def sandbox_status(cri, sandbox_id: str):
 
 
 async def not_ready(cri, sandbox_id: str) -> None:
-    with anyio.fail_after(60):
+    with anyio.fail_after(patience(60)):
         while (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_READY:
             await anyio.sleep(0.05)
 
@@ -89,5 +90,5 @@ async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri) -> 
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id, verbose=True)
     info = (await cri.call(cri.runtime.PodSandboxStatus, request)).info["info"]
     os.kill(json.loads(info)["pid"], signal.SIGKILL)
-    with anyio.fail_after(10):  # a reconciler alone takes a minute
+    with anyio.fail_after(patience(10)):  # a reconciler alone takes a minute
         await not_ready(cri, sandbox_id)

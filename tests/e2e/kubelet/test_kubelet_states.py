@@ -6,6 +6,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -121,7 +122,7 @@ async def test_a_start_during_a_removal_is_refused(cri, node, busybox) -> None:
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(cri.remove, container_id)
-            with anyio.fail_after(20):
+            with anyio.fail_after(patience(20)):
                 while (
                     await cri.status(container_id)
                 ).state != cri_pb.CONTAINER_EXITED:  # as one being removed
@@ -199,7 +200,7 @@ async def test_events_of_a_life_come_in_order_stamped_after_the_change(cri, busy
         async for event in cri.runtime.GetContainerEvents(cri_pb.GetEventsRequest(), timeout=60):
             seen.append(event)
 
-    with anyio.fail_after(60):
+    with anyio.fail_after(patience(60)):
         async with anyio.create_task_group() as group:
             group.start_soon(listen)
             while not seen:  # an event tells that the stream is open
