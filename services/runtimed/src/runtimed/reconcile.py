@@ -156,7 +156,7 @@ class Reconciler:
         await self._repaired(record.id, "a container that was being started never ran")
 
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
-        if record.restoring and first:
+        if record.restoring and first and not self._parts.operations.running(f"restore {record.key}"):
             await self._service.sandboxes.discard(record)
             await self._repaired(record.id, "a restore that was cut off was undone")
         elif record.state is SandboxState.CREATING and first:

@@ -72,6 +72,8 @@ class Sandboxes:
     async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str, *, restoring: bool) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
         if old is not None and old.restoring:
+            if self._parts.operations.running(f"restore {key}"):
+                raise AlreadyExistsError(f"sandbox {old.id} of this pod and attempt is being restored")
             await self.discard(old)
             old = None
         if old is not None:
@@ -100,13 +102,7 @@ class Sandboxes:
         return record.id
 
     async def discard(self, record: SandboxRecord) -> None:
-        """Remove what is left of a restore that an end of the service cut off.
-
-        Raises:
-            AlreadyExistsError: the restore goes on.
-        """
-        if self._parts.operations.running(f"restore {record.key}"):
-            raise AlreadyExistsError(f"sandbox {record.id} of this pod and attempt is being restored")
+        """Remove what is left of a restore that an end of the service cut off."""
         if record.state is SandboxState.CREATING:
             failed = machine.SetupFailed(cause=RPC, error="its restore was cut off")
             await self._parts.sandboxes.apply(record.id, failed)
