@@ -72,6 +72,10 @@ async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox) -> No
         assert cleared["value"] < 81
         assert cleared["duration_ms"] >= 500
         assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+        told = watched.slipway("events", "--since", "1h", "--until-now", "--filter", "verb=pressure_raised")
+        assert "resource=memory-usage" in told.stdout, told.stderr
+        explained = watched.slipway("why", "near").stdout
+        assert "memory-usage is at" in explained
         await cri.remove_all()
 
 

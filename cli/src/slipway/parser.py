@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   slipway logs -f web                          follow its output
   slipway exec -it web sh                      a shell beside it
   slipway pods stop web                        its pod, with all that runs in it
+  slipway why web                              why it died, or does not start
   slipway events --since 10m                   what happened on this node
 
 `slipway COMMAND --help` has examples of each.
@@ -46,6 +47,7 @@ GROUPS = {
     "runverbs": ("run", "create", "start", "restart", "attach", "update", "exec"),
     "podverbs": ("pods",),
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
+    "troubleverbs": ("why",),
     "nodeverbs": ("events", "status", "completion"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""

@@ -11,6 +11,7 @@ _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _GREEN, _YELLOW, _CYAN, _BOLD = "\033[32m", "\033[33m", "\033[36m", "\033[1m"
 PLAIN = "\033[0m"
+_STYLES = {"green": _GREEN, "yellow": _YELLOW, "red": "\033[31m", "cyan": _CYAN, "bold": _BOLD}
 COLOURS = {
     "Running": _GREEN,
     "Ready": _GREEN,
@@ -70,6 +71,11 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
 def coloured() -> bool:
     """Whether our output may have colours: a terminal, and nobody who wants none."""
     return sys.stdout.isatty() and not os.environ.get("NO_COLOR")  # noqa: TID251 - https://no-color.org
+
+
+def styled(text: str, style: str) -> str:
+    """Text in a colour or bold, where that is shown."""
+    return f"{_STYLES[style]}{text}{PLAIN}" if coloured() else text
 
 
 def _cell(text: str, width: int, *, bold: bool, colours: bool) -> str:

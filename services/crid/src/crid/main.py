@@ -11,6 +11,7 @@ from common.clients.snapshotd import SnapshotdClient
 from common.life import Life, run
 from common.rpc.channel import channel
 from common.settings import load, socket_path
+from crid.failures import Failures
 from crid.images import Images
 from crid.servicer import image, runtime
 from crid.servicer.streaming import Streams
@@ -38,10 +39,11 @@ def main() -> None:
             streaming = await listen(settings, backend)
             life.start(streaming.serve)
             streams = Streams(backend, streaming)
+            failures = Failures(backend)
 
             def register(server: grpc.aio.Server) -> None:
-                runtime.register(server, runtimed, images, streams)
-                image.register(server, images)
+                runtime.register(server, runtimed, images, streams, failures)
+                image.register(server, images, failures)
 
             await life.serve(register, socket_path(settings, "crid"), MAX_REQUEST_BYTES)
 

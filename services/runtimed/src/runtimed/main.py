@@ -18,6 +18,7 @@ from common.settings import load, own_dirs, socket_path
 from common.sys.mounts import ensure_shared
 from runtimed.adapters.shims import ProcessShims
 from runtimed.adapters.snapshots import SnapshotdSnapshots
+from runtimed.evidence import Evidence
 from runtimed.feed import Feed
 from runtimed.lifenews import LifeNews
 from runtimed.machine import container, sandbox
@@ -76,6 +77,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         cgroup_version=cgroups.detect(),
         features=HandlerFeatures(settings.handlers),
         hostpaths=HostPaths(),
+        evidence=Evidence(),
     )
     LifeNews(parts.feed, sandboxes, containers)
     Meter(sandboxes, containers)

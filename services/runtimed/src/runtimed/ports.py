@@ -69,6 +69,8 @@ class InitExit(msgspec.Struct, frozen=True, kw_only=True):
     log_bytes: int = 0
     dropped_bytes: int = 0
     """Of its output; the log could not be written."""
+    memory: dict[str, int] = {}
+    """What its cgroup knew: limit_bytes, peak_bytes, oom_kill, max, high."""
 
 
 class ExecNews(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ from enum import StrEnum
 import msgspec
 
 from common.records import Record
+from runtimed.evidence import Mark
 from runtimed.oci.cgroups import CgroupPlan
 
 
@@ -125,4 +126,10 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     """Host directory of each image volume, by its path in the container."""
     user: User = User()
     stop_signal: int = 15
+    marks: list[Mark] = msgspec.field(default_factory=list)
+    """What tells why it ended."""
+    memory: dict[str, int] = msgspec.field(default_factory=dict)
+    """What its cgroup knew of memory when it ended: limit_bytes, peak_bytes, oom_kill, max, high."""
+    dropped_bytes: int = 0
+    """Of its output that no log took."""
     traceparent: str = ""

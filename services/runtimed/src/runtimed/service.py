@@ -9,6 +9,7 @@ from runtimed.use.limits import Limits
 from runtimed.use.metrics import Metrics
 from runtimed.use.node import Node
 from runtimed.use.parts import Parts
+from runtimed.use.reasons import Reasons
 from runtimed.use.restore import Restores
 from runtimed.use.sandbox import Sandboxes
 from runtimed.use.stats import Stats
@@ -19,7 +20,7 @@ class Service:
     """What the servicer calls and the reconciler mends with."""
 
     def __init__(self, parts: Parts) -> None:
-        book = ExecBook(parts.containers.store)
+        book = ExecBook(parts.containers.store, parts.evidence)
         self.parts = parts
         self.holds = Holds(parts)
         self.tasks = Tasks(parts, book, self.holds)
@@ -32,3 +33,4 @@ class Service:
         self.restores = Restores(parts, self.sandboxes, self.containers)
         self.metrics = Metrics(parts)
         self.node = Node(parts)
+        self.reasons = Reasons(parts, self.containers)

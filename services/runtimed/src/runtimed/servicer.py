@@ -118,6 +118,13 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def Overview(self, request: pb.OverviewRequest, context: Any) -> pb.OverviewResponse:
         return overview(self._service.parts)
 
+    async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.Explanation:
+        return await self._service.reasons.explain(request.name, request.log_lines)
+
+    async def ReportFailure(self, request: pb.ReportFailureRequest, context: Any) -> pb.ReportFailureResponse:
+        await self._service.reasons.report(request)
+        return pb.ReportFailureResponse()
+
     async def PrepareExec(self, request: pb.PrepareExecRequest, context: Any) -> pb.ShimAddress:
         return await self._service.execs.prepare(request)
 

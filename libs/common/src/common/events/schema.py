@@ -171,6 +171,14 @@ class ContainerCreated(Event, frozen=True, kw_only=True, tag="container.created.
     """Grows with each restart by a kubelet."""
 
 
+class ContainerCreateFailed(Event, frozen=True, kw_only=True, tag="container.create_failed.v1"):
+    """A container could not be made, and left nothing; `id` is the name that it was to have. Told once for each error."""
+
+    sandbox_id: str
+    image: str
+    error: str
+
+
 class ContainerStarted(Event, frozen=True, kw_only=True, tag="container.started.v1"):
     """A container's init runs."""
 

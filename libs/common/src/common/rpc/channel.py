@@ -7,6 +7,7 @@ from opentelemetry import propagate
 from opentelemetry.trace import SpanKind
 
 from common.observe.trace import span
+from common.rpc import caller
 from common.rpc.plain import PATIENCE_S, Around, plain_channel
 
 
@@ -19,6 +20,8 @@ class _Traced(Around):
     def headers(self) -> dict[str, str]:
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
+        if asked := caller.current.get():
+            carrier[caller.HEADER] = asked
         return carrier
 
     def unary(self, name: str) -> AbstractContextManager[object]:

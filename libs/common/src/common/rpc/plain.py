@@ -5,8 +5,10 @@ a call.
 """
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -46,7 +48,7 @@ def plain_channel(
     """
     peer = _Peer(socket, patience_s, around or Around())
     options = [*OPTIONS, ("grpc.default_authority", "localhost"), ("grpc.initial_reconnect_backoff_ms", 100)]
-    options += [("grpc.max_reconnect_backoff_ms", 1000)]
+    options += [("grpc.max_reconnect_backoff_ms", 1000), ("grpc.primary_user_agent", Path(sys.argv[0]).name)]
     interceptors = [_Unary(peer), _Stream(peer), _Upload(peer)]
     peer.channel = grpc.aio.insecure_channel(f"unix:{socket}", options=options, interceptors=interceptors)
     return peer.channel

@@ -14,7 +14,7 @@ from opentelemetry.trace import SpanKind
 from common import errors
 from common.observe import log as logs
 from common.observe.trace import span
-from common.rpc import meter, status
+from common.rpc import caller, meter, status
 from common.rpc.plain import MAX_MESSAGE_BYTES, OPTIONS
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -118,9 +118,8 @@ class _Call:
         self._method = method.rpartition(".")[2] if "." in method else method
         self._context = context
         self._error: errors.SlipwayError | None = None
-        metadata = {
-            k: v for k, v in context.invocation_metadata() or () if k in ("traceparent", "tracestate")
-        }
+        metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
+        caller.current.set(caller.of_call(method, metadata))
         parent = propagate.extract(metadata)
         self._quiet = any(word in method.rpartition("/")[2] for word in _QUIET)
         self._span = span(method.strip("/"), kind=SpanKind.SERVER, parent=parent)

@@ -6,20 +6,22 @@ from typing import Any
 import grpc
 
 from common.api.cri.v1 import api_pb2, api_pb2_grpc
+from crid.failures import Failures
 from crid.images import Images
 from crid.servicer.lists import pieces
 
 
-def register(server: grpc.aio.Server, images: Images) -> None:
+def register(server: grpc.aio.Server, images: Images, failures: Failures) -> None:
     """Answer ImageService on a server."""
-    api_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images), server)
+    api_pb2_grpc.add_ImageServiceServicer_to_server(ImageServicer(images, failures), server)
 
 
 class ImageServicer(api_pb2_grpc.ImageServiceServicer):
     """Converts, calls, converts."""
 
-    def __init__(self, images: Images) -> None:
+    def __init__(self, images: Images, failures: Failures) -> None:
         self._images = images
+        self._failures = failures
 
     async def ListImages(
         self, request: api_pb2.ListImagesRequest, context: Any
@@ -39,7 +41,9 @@ class ImageServicer(api_pb2_grpc.ImageServiceServicer):
         return await self._images.status(request.image.image, verbose=request.verbose)
 
     async def PullImage(self, request: api_pb2.PullImageRequest, context: Any) -> api_pb2.PullImageResponse:
-        return api_pb2.PullImageResponse(image_ref=await self._images.pull(request.image.image, request.auth))
+        name, pod = request.image.image, request.sandbox_config.metadata.uid
+        async with self._failures.reported(image=name, pod_uid=pod):
+            return api_pb2.PullImageResponse(image_ref=await self._images.pull(name, request.auth))
 
     async def RemoveImage(
         self, request: api_pb2.RemoveImageRequest, context: Any

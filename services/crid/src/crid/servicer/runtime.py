@@ -11,6 +11,7 @@ import grpc
 
 from common.api.cri.v1 import api_pb2
 from common.api.runtime.v1 import runtime_pb2
+from crid.failures import Failures
 from crid.images import Images
 from crid.servicer import lists
 from crid.servicer.lists import BACKEND
@@ -29,7 +30,9 @@ FORWARDED = (
 )
 
 
-def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images, streams: Streams) -> None:
+def register(
+    server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images, streams: Streams, failures: Failures
+) -> None:
     """Answer RuntimeService on a server."""
     handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
         name: _forward(runtimed, name) for name in FORWARDED
@@ -40,7 +43,7 @@ def register(server: grpc.aio.Server, runtimed: grpc.aio.Channel, images: Images
         _version, api_pb2.VersionRequest.FromString, api_pb2.VersionResponse.SerializeToString
     )
     handlers["CreateContainer"] = grpc.unary_unary_rpc_method_handler(
-        _create(runtimed, images),
+        _create(runtimed, images, failures),
         api_pb2.CreateContainerRequest.FromString,
         api_pb2.CreateContainerResponse.SerializeToString,
     )
@@ -93,7 +96,7 @@ async def _version(_request: api_pb2.VersionRequest, _context: Any) -> api_pb2.V
     )
 
 
-def _create(runtimed: grpc.aio.Channel, images: Images) -> Any:
+def _create(runtimed: grpc.aio.Channel, images: Images, failures: Failures) -> Any:
     call: Any = runtimed.unary_unary(
         f"{BACKEND}/CreateContainer",
         runtime_pb2.CreateContainerRequest.SerializeToString,
@@ -103,7 +106,11 @@ def _create(runtimed: grpc.aio.Channel, images: Images) -> Any:
     async def create(
         request: api_pb2.CreateContainerRequest, context: Any
     ) -> api_pb2.CreateContainerResponse:
-        wanted = await _resolved(request, images)
+        config = request.config
+        async with failures.reported(
+            image=config.image.image, name=config.metadata.name, pod_sandbox_id=request.pod_sandbox_id
+        ):
+            wanted = await _resolved(request, images)
         answer: api_pb2.CreateContainerResponse = await call(wanted, timeout=context.time_remaining())
         return answer
 

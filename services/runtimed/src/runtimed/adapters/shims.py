@@ -215,4 +215,5 @@ def _exit(facts: dict[str, Any]) -> InitExit:
         finished_at_ns=int(facts["finished_at_ns"]),
         log_bytes=int(facts["log_bytes"]),
         dropped_bytes=int(facts["dropped_bytes"]),
+        memory={str(key): int(value) for key, value in facts.get("memory", {}).items()},
     )

@@ -17,7 +17,7 @@ changes nothing and says nothing.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -34,6 +34,7 @@ from common.events.schema import (
     ContainerUnknown,
     Event,
 )
+from runtimed.evidence import Mark
 from runtimed.record import ContainerRecord
 from runtimed.record import ContainerState as S
 
@@ -94,6 +95,8 @@ class Exited:
     oom_killed: bool
     at_ns: int
     started_at_ns: int = 0
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Fields of the record that tell why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +126,8 @@ class Lost:
 
     cause: str
     at_ns: int
+    evidence: dict[str, Any] = field(default_factory=dict)
+    """Fields of the record that tell why."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +209,12 @@ def _start(record: ContainerRecord, _event: StartAsked) -> Outcome:
 
 
 def _start_again(record: ContainerRecord, _event: StartAgainAsked) -> Outcome:
-    # nothing of the last run may be taken for this one's
+    # nothing of the last run may be taken for this one's, but that it was
+    ended = Mark(
+        at_ns=record.finished_at_ns,
+        what="ended",
+        facts={"exit_code": record.exit_code, "reason": record.reason},
+    )
     fresh = _replace(
         record,
         state=S.STARTING,
@@ -217,6 +227,9 @@ def _start_again(record: ContainerRecord, _event: StartAgainAsked) -> Outcome:
         pid=0,
         pid_started_ticks=0,
         from_checkpoint=False,
+        marks=[*(mark for mark in record.marks if mark.what == "ended"), ended],
+        memory={},
+        dropped_bytes=0,
     )
     return fresh, (Spawn(),)
 
@@ -275,7 +288,14 @@ def _resumed(record: ContainerRecord, _event: Resumed) -> Outcome:
 
 
 def _lost(record: ContainerRecord, event: Lost) -> Outcome:
-    unknown = Exited(cause=event.cause, exit_code=LOST_CODE, signal=0, oom_killed=False, at_ns=event.at_ns)
+    unknown = Exited(
+        cause=event.cause,
+        exit_code=LOST_CODE,
+        signal=0,
+        oom_killed=False,
+        at_ns=event.at_ns,
+        evidence=event.evidence,
+    )
     return _ended(record, "Unknown", unknown)
 
 
@@ -291,6 +311,7 @@ def _ended(record: ContainerRecord, reason: str, event: Exited) -> Outcome:
         reason=reason,
         started_at_ns=started,
         finished_at_ns=finished,
+        **event.evidence,
     )
     fact = ContainerExited(
         id=record.id,

@@ -110,6 +110,7 @@ class PressureWatch:
             )
         )
         await self._parts.containers.store.emit(fact)
+        self._parts.evidence.add_node(resource=reading.resource, raised=raised, **facts)
         meters.PRESSURE.labels(reading.resource).set(raised)
 
     async def _tell_container(self, container_id: str, reading: Reading, news: News, lasted_s: float) -> None:
@@ -129,6 +130,7 @@ class PressureWatch:
                 **facts,
             )
         )
+        self._parts.evidence.add(container_id, "pressure", resource=name, raised=news is News.RAISED, **facts)
         try:
             await self._parts.containers.amend(container_id, fact)
         except NotFoundError:

@@ -16,14 +16,16 @@ from common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
+    SlipwayError,
     UnimplementedError,
     UnknownError,
 )
-from common.events.schema import ContainerRemoved
+from common.events.schema import ContainerCreateFailed, ContainerRemoved
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.sys.userns import IdMappings
 from runtimed import convert, selection
+from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_container
@@ -56,6 +58,27 @@ class Containers:
         """
         request = wanted.request
         sandbox = selection.find(self._parts.sandboxes.store, "sandbox", request.pod_sandbox_id)
+        name = request.config.metadata.name
+        try:
+            made = await self._join(sandbox, wanted)
+        except SlipwayError as exc:
+            await self.failed(sandbox.id, name, request.config.image.image, exc.message)
+            raise
+        self._parts.evidence.succeed(CONTAINER, name, sandbox_id=sandbox.id, image=request.config.image.image)
+        return made
+
+    async def failed(self, sandbox_id: str, name: str, image: str, error: str) -> None:
+        """Note that a container could not be made; a repeated attempt that fails alike is counted, not told."""
+        new = self._parts.evidence.fail(CONTAINER, name, error, sandbox_id=sandbox_id, image=image)
+        fact = ContainerCreateFailed(id=name, sandbox_id=sandbox_id, image=image, error=error)
+        try:
+            if new and name:
+                await self._parts.containers.store.emit(fact)
+        except SlipwayError as exc:
+            _log.warning("failure.untold", sandbox_id=sandbox_id, name=name, error=exc.message)
+
+    async def _join(self, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest) -> str:
+        request = wanted.request
         validate_container(request.config, self._sandbox_config(sandbox, request))
         await self._check_handler(sandbox.handler, request.config)
         meta = request.config.metadata

@@ -7,12 +7,15 @@ from common.errors import SlipwayError
 from common.events.schema import ExecExited, ExecStarted
 from common.observe.log import get_logger
 from common.records import RecordStore
+from common.rpc import caller
 from runtimed import meters
+from runtimed.evidence import Evidence, Mark
 from runtimed.ports import ExecNews
 from runtimed.record import ContainerRecord
 
 _log = get_logger("runtimed")
 BOUND = 4096
+MAX_COMMAND = 200
 NS_PER_MS = 1_000_000
 
 
@@ -21,20 +24,22 @@ class _Entry:
     container_id: str
     command: list[str]
     tty: bool
+    actor: str = ""
     began_ns: int = 0
 
 
 class ExecBook:
     """Commands by exec id, from their preparation to their end; bounded, the oldest goes."""
 
-    def __init__(self, store: RecordStore[ContainerRecord]) -> None:
+    def __init__(self, store: RecordStore[ContainerRecord], evidence: Evidence) -> None:
         self._store = store
+        self._evidence = evidence
         self._entries: OrderedDict[str, _Entry] = OrderedDict()
         self.processes: dict[str, dict[str, object]] = {}
         """`process` of each container's configuration, which every exec of it needs."""
 
     def add(self, exec_id: str, container_id: str, command: list[str], *, tty: bool) -> None:
-        self._entries[exec_id] = _Entry(container_id, command, tty)
+        self._entries[exec_id] = _Entry(container_id, command, tty, caller.current.get())
         while len(self._entries) > BOUND:
             self._entries.popitem(last=False)
 
@@ -51,6 +56,7 @@ class ExecBook:
                 timed_out=news.timed_out,
                 duration_ms=took_ms,
             )
+            self._evidence.add_exec(container_id, _mark(news, entry))
             meters.EXECS.labels("timed_out" if news.timed_out else "failed" if news.exit_code else "ok").inc()
         else:
             entry.began_ns = news.at_ns
@@ -64,3 +70,12 @@ class ExecBook:
 
     def forget(self, container_id: str) -> None:
         self.processes.pop(container_id, None)
+
+
+def _mark(news: ExecNews, entry: _Entry) -> Mark:
+    facts = {
+        "command": " ".join(entry.command)[:MAX_COMMAND],
+        "exit_code": news.exit_code,
+        "timed_out": news.timed_out,
+    }
+    return Mark(at_ns=news.at_ns, what="exec", actor=entry.actor, facts=facts)

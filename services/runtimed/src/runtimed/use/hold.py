@@ -98,7 +98,9 @@ class Holds:
         if not record.state.has_init:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
         fact = ContainerSignalled(id=record.id, sandbox_id=record.sandbox_id, signal=signals.name(number))
-        await self._parts.containers.amend(record.id, fact)
+        self._parts.evidence.add(record.id, "signal", signal=fact.signal)
+        marks = self._parts.evidence.of(record.id, record.marks)
+        await self._parts.containers.amend(record.id, fact, marks=marks)
         if record.state is ContainerState.PAUSED:
             if number not in (SIGKILL, record.stop_signal):
                 processes.send(record.pid, record.pid_started_ticks, number)

@@ -14,6 +14,7 @@ from anyio.abc import TaskGroup
 from common.errors import NotFoundError
 from common.observe.log import get_logger
 from common.observe.trace import remote_span, span, traceparent
+from runtimed.evidence import Evidence
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
@@ -44,6 +45,7 @@ class Parts:
     run_dir: Path
     data_dir: Path
     boot_id: str
+    evidence: Evidence
     """Of this machine's present boot."""
     host_caps: frozenset[str]
     cgroup_version: int

@@ -20,6 +20,7 @@ from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
 from runtimed import convert, selection
+from runtimed.evidence import POD
 from runtimed.machine import sandbox as machine
 from runtimed.network import hostports
 from runtimed.oci import idmaps
@@ -56,11 +57,18 @@ class Sandboxes:
             NotFoundError: the handler.
             AlreadyExistsError: a stopped sandbox has these names.
         """
-        validate_sandbox(config)
-        await self._check_handler(self._parts.handler(handler)[0], config)
-        key = key_of(config)
-        work = partial(self._run, key, config, handler, restoring=restoring)
-        return await self._parts.operations.join(f"sandbox {key}", work)
+        name = config.metadata.name
+        try:
+            validate_sandbox(config)
+            await self._check_handler(self._parts.handler(handler)[0], config)
+            key = key_of(config)
+            work = partial(self._run, key, config, handler, restoring=restoring)
+            made = await self._parts.operations.join(f"sandbox {key}", work)
+        except SlipwayError as exc:
+            self._parts.evidence.fail(POD, name, exc.message)
+            raise
+        self._parts.evidence.succeed(POD, name)
+        return made
 
     async def _check_handler(self, handler: str, config: cri.PodSandboxConfig) -> None:
         """Refuse what the OCI runtime cannot do."""

@@ -94,6 +94,7 @@ class Tasks:
             f"reap {record.id}"
         )  # which would take the new shim for the old one
         await self._parts.shims.remove(record.id)
+        self._parts.evidence.forget(record.id)
         where = str(self._parts.record_dir(record.id))
         await anyio.to_thread.run_sync(self._parts.shims.forget_exit, where)
         limits = cgroups.resources(
@@ -230,16 +231,21 @@ class Tasks:
 
     async def settle(self, container_id: str, found: InitExit | None) -> None:
         """Write a container's end, once; waits for Redis as long as it takes. None is an end that nobody saw."""
+        record = self._parts.containers.store.find(container_id)
+        at_ns = found.finished_at_ns if found else now_ns()
+        marks = self._parts.evidence.of(container_id, record.marks if record else [], at_ns)
         if found is None:
-            fact: machine.ContainerEvent = machine.Lost(cause=SHIM, at_ns=now_ns())
+            fact: machine.ContainerEvent = machine.Lost(cause=SHIM, at_ns=at_ns, evidence={"marks": marks})
         else:
+            told = {"marks": marks, "memory": found.memory, "dropped_bytes": found.dropped_bytes}
             fact = machine.Exited(
                 cause=SHIM,
                 exit_code=found.exit_code,
                 signal=found.signal,
                 oom_killed=found.oom_killed,
-                at_ns=found.finished_at_ns,
+                at_ns=at_ns,
                 started_at_ns=found.started_at_ns,
+                evidence=told,
             )
         written = await self._write_end(container_id, fact)
         if written is not None and machine.Reap() in written[1]:
@@ -307,13 +313,16 @@ class Tasks:
                     signal=signals.name(record.stop_signal),
                     timeout_s=max(0, timeout_s),
                 )
-                await parts.containers.amend(container_id, fact)
+                parts.evidence.add(container_id, "stop", signal=fact.signal, timeout_s=fact.timeout_s)
+                marks = parts.evidence.of(container_id, record.marks)
+                await parts.containers.amend(container_id, fact, marks=marks)
                 if record.state is ContainerState.PAUSED:
                     await self._holds.release(record, RPC)
                 if stop.kill_at > anyio.current_time() and record.state is not ContainerState.UNKNOWN:
                     await self._signal(record, record.stop_signal, everyone=False)
                     if await self._ended_before_kill(container_id, stop):
                         return
+                    parts.evidence.add(container_id, "kill", timeout_s=fact.timeout_s)
                 await self._kill(record)
         finally:
             del self._stops[container_id]
@@ -368,6 +377,7 @@ class Tasks:
     def forget(self, container_id: str) -> None:
         """Drop what is held in memory of a removed container."""
         self._execs.forget(container_id)
+        self._parts.evidence.forget(container_id)
 
 
 async def _cancel_on(event: anyio.Event, scope: anyio.CancelScope) -> None:

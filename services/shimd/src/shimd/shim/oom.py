@@ -8,6 +8,12 @@ from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, PRI, Loop
 
 _READ_BYTES = 4096
+_FILES = {
+    "limit_bytes": ("memory.max", "memory.limit_in_bytes"),
+    "peak_bytes": ("memory.peak", "memory.max_usage_in_bytes"),
+    "max": ("memory.failcnt",),
+}
+"""By fact, its file in either cgroup version."""
 
 
 class OomWatch:
@@ -84,6 +90,20 @@ class OomWatch:
     def delta(self) -> int:
         self._last = max(self._last, self._count())
         return self._last - self._baseline
+
+    def memory(self) -> Facts:
+        """What the cgroup knows of memory: its limit and most use in bytes, and how often it hit the limit."""
+        found: Facts = {"oom_kill": self.delta()}
+        for key, names in _FILES.items():
+            for name in names:
+                text = read(f"{self._directory}/{name}") if self._directory else b""
+                if text.strip().isdigit():
+                    found[key] = int(text)
+        for line in read(f"{self._directory}/memory.events").splitlines() if self._directory else ():
+            key, _, count = line.decode().partition(" ")
+            if key in ("high", "max"):
+                found[key] = int(count)
+        return found
 
     def close(self) -> None:
         for fd in (self._event_fd, self._fd):

@@ -190,6 +190,7 @@ class Supervisor:
             "oom_killed": bool(ooms) and code == 128 + signal.SIGKILL,
             "log_bytes": self.log.written_bytes,
             "dropped_bytes": self.log.dropped_bytes,
+            "memory": self._oom.memory() if self._oom is not None else {},
         }
         self.log.close()
         if self._oom is not None:

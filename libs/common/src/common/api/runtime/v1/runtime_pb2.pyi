@@ -477,3 +477,185 @@ class ContainerOverview(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ContainerOverview: _TypeAlias = ContainerOverview  # noqa: Y015
+
+@_typing.final
+class ExplainRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOG_LINES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    log_lines: _builtins.int
+    """Lines of the log's end to show."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        log_lines: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["log_lines", b"log_lines", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRequest: _TypeAlias = ExplainRequest  # noqa: Y015
+
+@_typing.final
+class Explanation(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KIND_FIELD_NUMBER: _builtins.int
+    ID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    POD_ID_FIELD_NUMBER: _builtins.int
+    POD_NAME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    CAUSE_FIELD_NUMBER: _builtins.int
+    VERDICT_FIELD_NUMBER: _builtins.int
+    NEXT_STEPS_FIELD_NUMBER: _builtins.int
+    EVIDENCE_FIELD_NUMBER: _builtins.int
+    LOG_FIELD_NUMBER: _builtins.int
+    CONTAINERS_FIELD_NUMBER: _builtins.int
+    EXIT_CODE_FIELD_NUMBER: _builtins.int
+    STARTED_AT_FIELD_NUMBER: _builtins.int
+    FINISHED_AT_FIELD_NUMBER: _builtins.int
+    kind: _builtins.str
+    """container, pod or attempt."""
+    id: _builtins.str
+    name: _builtins.str
+    pod_id: _builtins.str
+    pod_name: _builtins.str
+    image: _builtins.str
+    state: _builtins.str
+    cause: _builtins.str
+    """One word for programs, such as exited, crashed, oom-killed, stopped, killed, start-failed."""
+    verdict: _builtins.str
+    """One sentence for people."""
+    exit_code: _builtins.int
+    started_at: _builtins.int
+    """Nanoseconds since the epoch; 0 when it did not start, or did not end."""
+    finished_at: _builtins.int
+    @_builtins.property
+    def next_steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to do about it; may be empty."""
+
+    @_builtins.property
+    def evidence(self) -> _containers.RepeatedCompositeFieldContainer[Global___Fact]:
+        """Oldest first."""
+
+    @_builtins.property
+    def log(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The last lines that it wrote."""
+
+    @_builtins.property
+    def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Explanation]:
+        """Of a pod: its containers, and attempts to make some."""
+
+    def __init__(
+        self,
+        *,
+        kind: _builtins.str = ...,
+        id: _builtins.str = ...,
+        name: _builtins.str = ...,
+        pod_id: _builtins.str = ...,
+        pod_name: _builtins.str = ...,
+        image: _builtins.str = ...,
+        state: _builtins.str = ...,
+        cause: _builtins.str = ...,
+        verdict: _builtins.str = ...,
+        next_steps: _abc.Iterable[_builtins.str] | None = ...,
+        evidence: _abc.Iterable[Global___Fact] | None = ...,
+        log: _abc.Iterable[_builtins.str] | None = ...,
+        containers: _abc.Iterable[Global___Explanation] | None = ...,
+        exit_code: _builtins.int = ...,
+        started_at: _builtins.int = ...,
+        finished_at: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cause", b"cause", "containers", b"containers", "evidence", b"evidence", "exit_code", b"exit_code", "finished_at", b"finished_at", "id", b"id", "image", b"image", "kind", b"kind", "log", b"log", "name", b"name", "next_steps", b"next_steps", "pod_id", b"pod_id", "pod_name", b"pod_name", "started_at", b"started_at", "state", b"state", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class Fact(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AT_FIELD_NUMBER: _builtins.int
+    WHAT_FIELD_NUMBER: _builtins.int
+    TEXT_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    at: _builtins.int
+    """Nanoseconds since the epoch; 0 for what holds of the whole life."""
+    what: _builtins.str
+    """created, started, exit, stop, kill, signal, exec, pressure, node-pressure, ended, memory, log, restarts, failure."""
+    text: _builtins.str
+    actor: _builtins.str
+    """Who asked for it; empty for what nobody asked for."""
+    def __init__(
+        self,
+        *,
+        at: _builtins.int = ...,
+        what: _builtins.str = ...,
+        text: _builtins.str = ...,
+        actor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "at", b"at", "text", b"text", "what", b"what"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Fact: _TypeAlias = Fact  # noqa: Y015
+
+@_typing.final
+class ReportFailureRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_SANDBOX_ID_FIELD_NUMBER: _builtins.int
+    POD_UID_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    pod_sandbox_id: _builtins.str
+    pod_uid: _builtins.str
+    """In place of the id: the uid of the pod, as its creator gave it."""
+    name: _builtins.str
+    """Of the container; empty when it is not known, as of a pull."""
+    image: _builtins.str
+    error: _builtins.str
+    def __init__(
+        self,
+        *,
+        pod_sandbox_id: _builtins.str = ...,
+        pod_uid: _builtins.str = ...,
+        name: _builtins.str = ...,
+        image: _builtins.str = ...,
+        error: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "image", b"image", "name", b"name", "pod_sandbox_id", b"pod_sandbox_id", "pod_uid", b"pod_uid"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFailureRequest: _TypeAlias = ReportFailureRequest  # noqa: Y015
+
+@_typing.final
+class ReportFailureResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReportFailureResponse: _TypeAlias = ReportFailureResponse  # noqa: Y015

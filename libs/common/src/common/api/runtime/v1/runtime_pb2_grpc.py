@@ -130,6 +130,16 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
                 _registered_method=True)
+        self.Explain = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/Explain',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ExplainRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.Explanation.FromString,
+                _registered_method=True)
+        self.ReportFailure = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/ReportFailure',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureResponse.FromString,
+                _registered_method=True)
         self.PrepareExec = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/PrepareExec',
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.PrepareExecRequest.SerializeToString,
@@ -340,6 +350,21 @@ class RuntimeServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Explain(self, request, context):
+        """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
+        Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ReportFailure(self, request, context):
+        """Notes for Explain that an attempt has failed before it came to runtimed: crid's, of images.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def PrepareExec(self, request, context):
         """Where to stream a command: the caller connects to the shim's socket itself.
         """
@@ -542,6 +567,16 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.Overview,
                     request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.FromString,
                     response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.SerializeToString,
+            ),
+            'Explain': grpc.unary_unary_rpc_method_handler(
+                    servicer.Explain,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ExplainRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.Explanation.SerializeToString,
+            ),
+            'ReportFailure': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportFailure,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureResponse.SerializeToString,
             ),
             'PrepareExec': grpc.unary_unary_rpc_method_handler(
                     servicer.PrepareExec,
@@ -1142,6 +1177,60 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/Overview',
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Explain(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/Explain',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ExplainRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.Explanation.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportFailure(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/ReportFailure',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ReportFailureResponse.FromString,
             options,
             channel_credentials,
             insecure,

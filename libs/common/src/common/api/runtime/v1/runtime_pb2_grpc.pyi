@@ -59,6 +59,12 @@ class RuntimeStub:
     """Signals the init of a container."""
     Overview: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]
     """What a person wants to see of all containers, in one call."""
+    Explain: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ExplainRequest, _runtime_pb2.Explanation]
+    """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
+    Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
+    """
+    ReportFailure: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ReportFailureRequest, _runtime_pb2.ReportFailureResponse]
+    """Notes for Explain that an attempt has failed before it came to runtimed: crid's, of images."""
     PrepareExec: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PrepareExecRequest, _runtime_pb2.ShimAddress]
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]
@@ -108,6 +114,12 @@ class RuntimeAsyncStub(RuntimeStub):
     """Signals the init of a container."""
     Overview: _aio.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]  # type: ignore[assignment]
     """What a person wants to see of all containers, in one call."""
+    Explain: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ExplainRequest, _runtime_pb2.Explanation]  # type: ignore[assignment]
+    """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
+    Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
+    """
+    ReportFailure: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ReportFailureRequest, _runtime_pb2.ReportFailureResponse]  # type: ignore[assignment]
+    """Notes for Explain that an attempt has failed before it came to runtimed: crid's, of images."""
     PrepareExec: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PrepareExecRequest, _runtime_pb2.ShimAddress]  # type: ignore[assignment]
     """Where to stream a command: the caller connects to the shim's socket itself."""
     PrepareAttach: _aio.UnaryUnaryMultiCallable[_runtime_pb2.PrepareAttachRequest, _runtime_pb2.ShimAddress]  # type: ignore[assignment]
@@ -268,6 +280,24 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.OverviewResponse, _abc.Awaitable[_runtime_pb2.OverviewResponse]]:
         """What a person wants to see of all containers, in one call."""
+
+    @_abc_1.abstractmethod
+    def Explain(
+        self,
+        request: _runtime_pb2.ExplainRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.Explanation, _abc.Awaitable[_runtime_pb2.Explanation]]:
+        """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
+        Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
+        """
+
+    @_abc_1.abstractmethod
+    def ReportFailure(
+        self,
+        request: _runtime_pb2.ReportFailureRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_runtime_pb2.ReportFailureResponse, _abc.Awaitable[_runtime_pb2.ReportFailureResponse]]:
+        """Notes for Explain that an attempt has failed before it came to runtimed: crid's, of images."""
 
     @_abc_1.abstractmethod
     def PrepareExec(

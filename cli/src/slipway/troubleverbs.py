@@ -1,0 +1,18 @@
+"""The command line's words for finding out what is wrong."""
+
+import argparse
+
+from slipway.verbs import Verbs, add_output, add_verb
+
+
+def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    """`why`."""
+    examples = """
+        slipway why web  one sentence, what to do, and the evidence
+        slipway why --tail 50 web  with more of its last output
+        slipway why -o json mypod  a whole pod, for programs"""
+    text = "say why a container or pod died, does not start, or that it is well"
+    why = add_verb(verbs, "why", text, "why:why", examples)
+    why.add_argument("--tail", type=int, default=10, metavar="N", help="last lines of output (%(default)s)")
+    why.add_argument("name", metavar="CONTAINER|POD", help="its name, id or the beginning of the id")
+    add_output(why)

@@ -1,0 +1,229 @@
+"""Why something ended or does not start: evidence of records, marks, logs and failed attempts, with a verdict."""
+
+import os
+import stat
+from functools import partial
+
+import anyio
+import anyio.to_thread
+
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.clock import now_ns
+from common.errors import InvalidArgumentError, NotFoundError
+from runtimed import selection
+from runtimed.evidence import CONTAINER, POD, Failure
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.use.container import Containers
+from runtimed.use.parts import Parts
+from runtimed.why import starts, verdict
+from runtimed.why.wording import UNLIMITED, size, span, told
+
+MAX_LINES = 200
+MAX_LOG_BYTES = 1 << 16
+LOG_S = 2.0
+"""How long a log's disk may take; it can be of a network that is away."""
+
+
+class Reasons:
+    """What Explain answers."""
+
+    def __init__(self, parts: Parts, containers: Containers) -> None:
+        self._parts = parts
+        self._containers = containers
+
+    async def explain(self, name: str, log_lines: int) -> pb.Explanation:
+        """The container or pod of this id, unique id prefix or name, or what was tried under it.
+
+        Raises:
+            NotFoundError: nothing of this name is known.
+            InvalidArgumentError: it means several.
+        """
+        lines = min(log_lines, MAX_LINES)
+        container = _only(self._parts.containers.store.all(), name)
+        if container is not None:
+            return await self._container(container, lines)
+        sandbox = _only(self._parts.sandboxes.store.all(), name)
+        if sandbox is not None:
+            return await self._sandbox(sandbox, lines)
+        failures = self._parts.evidence.failures(name)
+        if failures:
+            return self._attempt(failures[-1])
+        raise NotFoundError(f"{name!r}: no container or pod of this name or id, and no attempt to make one")
+
+    async def report(self, request: pb.ReportFailureRequest) -> None:
+        """Note an attempt that failed before it came here."""
+        sandbox_id = request.pod_sandbox_id
+        if not sandbox_id:
+            pods = [r for r in self._parts.sandboxes.store.all() if r.uid == request.pod_uid]
+            sandbox_id = pods[-1].id if pods else ""
+        await self._containers.failed(sandbox_id, request.name, request.image, request.error)
+
+    async def _container(self, record: ContainerRecord, lines: int) -> pb.Explanation:
+        parts = self._parts
+        sandbox = parts.sandboxes.store.find(record.sandbox_id)
+        marks = parts.evidence.of(record.id, record.marks, record.finished_at_ns)
+        rebooted = sandbox is not None and sandbox.boot_id not in ("", parts.boot_id)
+        found = verdict.of_container(record, marks, now_ns(), rebooted=rebooted)
+        facts = [pb.Fact(at=m.at_ns, what=m.what, text=told(m), actor=m.actor) for m in marks]
+        facts += self._facts(record)
+        return pb.Explanation(
+            kind=CONTAINER,
+            id=record.id,
+            name=record.name,
+            pod_id=record.sandbox_id,
+            pod_name=sandbox.name if sandbox else "",
+            image=record.image,
+            state=record.state,
+            cause=found.cause,
+            verdict=found.sentence,
+            next_steps=found.next_steps,
+            evidence=sorted(facts, key=lambda fact: fact.at),
+            log=await _last_lines(record.log_path, lines),
+            exit_code=record.exit_code,
+            started_at=record.started_at_ns,
+            finished_at=record.finished_at_ns,
+        )
+
+    def _facts(self, record: ContainerRecord) -> list[pb.Fact]:
+        """What the record itself tells."""
+        facts = [pb.Fact(at=record.created_at_ns, what="created", text=f"made from {record.image}")]
+        failed = record.reason == "StartError"
+        if record.started_at_ns and not failed:
+            facts.append(
+                pb.Fact(at=record.started_at_ns, what="started", text=f"started as process {record.pid}")
+            )
+        if record.state in (ContainerState.EXITED, ContainerState.REMOVING):
+            by = f" by signal {record.signal}" if record.signal else ""
+            text = record.message if failed else f"ended with code {record.exit_code}{by} ({record.reason})"
+            facts.append(pb.Fact(at=record.finished_at_ns, what="exit", text=text))
+        if memory := _memory(record.memory):
+            facts.append(pb.Fact(what="memory", text=memory))
+        if record.dropped_bytes:
+            text = f"{size(record.dropped_bytes)} of its output found no room in its log"
+            facts.append(pb.Fact(what="log", text=text))
+        earlier = [r for r in self._parts.containers_of(record.sandbox_id) if _is_earlier(r, record)]
+        if record.attempt:
+            codes = ", ".join(str(r.exit_code) for r in earlier) or "not kept"
+            text = f"it is attempt {record.attempt + 1}; codes of those before: {codes}"
+            facts.append(pb.Fact(what="restarts", text=text))
+        return facts
+
+    async def _sandbox(self, record: SandboxRecord, lines: int) -> pb.Explanation:
+        parts = self._parts
+        members = sorted(parts.containers_of(record.id), key=lambda r: r.created_at_ns)
+        inside = [await self._container(member, lines) for member in members]
+        failures = parts.evidence.failures(sandbox_id=record.id)
+        inside += [self._attempt(failure) for failure in failures]
+        rebooted = record.boot_id not in ("", parts.boot_id)
+        cause, sentence = _of_pod(record, inside, rebooted=rebooted)
+        facts = [pb.Fact(at=record.created_at_ns, what="created", text=f"set-up by handler {record.handler}")]
+        if record.ready_at_ns:
+            took = span(record.ready_at_ns - record.created_at_ns)
+            ips = f", addresses {', '.join(record.ips)}" if record.ips else ""
+            facts.append(pb.Fact(at=record.ready_at_ns, what="started", text=f"ready after {took}{ips}"))
+        return pb.Explanation(
+            kind=POD,
+            id=record.id,
+            name=record.name,
+            pod_id=record.id,
+            pod_name=record.name,
+            state=record.state,
+            cause=cause,
+            verdict=sentence,
+            next_steps=starts.steps(record.error) if record.error else [],
+            evidence=facts,
+            containers=inside,
+            started_at=record.ready_at_ns,
+        )
+
+    def _attempt(self, failure: Failure) -> pb.Explanation:
+        sandbox = self._parts.sandboxes.store.find(failure.sandbox_id)
+        what = {CONTAINER: "The container", POD: "The pod"}[failure.kind]
+        tried = f", tried {failure.count} times" if failure.count > 1 else ""
+        fact = pb.Fact(at=failure.at_ns, what="failure", text=failure.error, actor=failure.actor)
+        return pb.Explanation(
+            kind="attempt",
+            name=failure.name,
+            pod_id=failure.sandbox_id,
+            pod_name=sandbox.name if sandbox else "",
+            image=failure.image,
+            state="absent",
+            cause="create-failed",
+            verdict=f"{what} could not be made{tried}: {failure.error}",
+            next_steps=starts.steps(failure.error),
+            evidence=[fact],
+        )
+
+
+def _only(records: "list[selection.T]", name: str) -> "selection.T | None":
+    if not name:
+        raise InvalidArgumentError("name: is empty")
+    exact = [r for r in records if name in (r.id, r.name)]
+    # of several attempts under one name it is the last that is meant
+    hits = sorted(exact, key=lambda r: r.created_at_ns)[-1:] or [r for r in records if r.id.startswith(name)]
+    if len(hits) > 1:
+        raise InvalidArgumentError(f"{name!r}: {len(hits)} ids begin so")
+    return hits[0] if hits else None
+
+
+def _is_earlier(other: ContainerRecord, record: ContainerRecord) -> bool:
+    return other.name == record.name and other.attempt < record.attempt
+
+
+def _memory(found: dict[str, int]) -> str:
+    limit, peak, kills = found.get("limit_bytes", 0), found.get("peak_bytes", 0), found.get("oom_kill", 0)
+    parts = [f"used {size(peak)} at most"] if peak else []
+    if 0 < limit < UNLIMITED:
+        parts.append(f"limit {size(limit)}")
+    if hits := found.get("max", 0):
+        parts.append(f"hit its limit {hits} times")
+    if kills:
+        parts.append(f"the kernel killed {kills} of its processes for want of memory")
+    return ", ".join(parts)
+
+
+def _of_pod(record: SandboxRecord, inside: list[pb.Explanation], *, rebooted: bool) -> tuple[str, str]:
+    if record.error:
+        return "setup-failed", f"It could not be set up: {record.error}"
+    if record.state is SandboxState.CREATING:
+        return "creating", "It is being set up."
+    if record.state is not SandboxState.READY:
+        if rebooted:
+            return "rebooted", "The node was rebooted while it was ready."
+        return "stopped", "It is stopped."
+    bad = [c for c in inside if c.cause not in ("running", "completed", "created", "creating", "starting")]
+    if bad:
+        return (
+            bad[-1].cause,
+            f"It is ready, but {len(bad)} of its containers are not well: {bad[-1].name or bad[-1].image}: {bad[-1].verdict}",
+        )
+    running = sum(c.cause == "running" for c in inside)
+    return "running", f"It is ready, and {running} of its {len(inside)} containers run."
+
+
+async def _last_lines(path: str, count: int) -> list[str]:
+    if not path or not count:
+        return []
+    with anyio.move_on_after(LOG_S):
+        return await anyio.to_thread.run_sync(partial(_tail, path, count), abandon_on_cancel=True)
+    return []
+
+
+def _tail(path: str, count: int) -> list[str]:
+    """The last lines of a log without their times; none when it is no file that can be read. Blocking."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            return []
+        start = max(0, found.st_size - MAX_LOG_BYTES)
+        records = os.pread(fd, MAX_LOG_BYTES, start).splitlines()
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    whole = records[1:] if start else records
+    return [record.split(b" ", 3)[-1].decode(errors="replace") for record in whole[-count:]]
