@@ -48,6 +48,7 @@ GROUPS = {
     "podverbs": ("pods",),
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
     "troubleverbs": ("why",),
+    "changeverbs": ("diff", "commit"),
     "nodeverbs": ("events", "status", "completion"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""

@@ -305,6 +305,7 @@ class Stack:
     """A snapshot."""
 
     diff_ids: list[str]
+    key: str = "c1"
 
 
 class MemoryLayers:

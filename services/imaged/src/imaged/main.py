@@ -17,6 +17,7 @@ from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
+from imaged.committing import Commits
 from imaged.loading import Loads
 from imaged.manifest import local_platform
 from imaged.record import ImageRecord
@@ -76,7 +77,8 @@ async def serve(settings: Settings, life: Life) -> None:
     life.start(relay.run, name="relay")
     life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
 
-    servicer = ImagesServicer(images, loads, saves, transfers, str(content.blobs))
+    commits = Commits(images.catalog, images.leases, content, layers, whole, spools, local_platform())
+    servicer = ImagesServicer(images, loads, saves, transfers, commits, str(content.blobs))
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(servicer, server)

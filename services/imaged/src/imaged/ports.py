@@ -135,6 +135,13 @@ class Archives(Protocol):
         """
 
 
+class Workplace(Protocol):
+    """Directories to work in."""
+
+    def directory(self) -> AbstractAsyncContextManager[str]:
+        """A new one on the file system of the content store; gone after the block."""
+
+
 @dataclass(frozen=True, slots=True)
 class Document:
     """A manifest or an index."""
@@ -194,11 +201,28 @@ class Stack(Protocol):
     """A snapshot, as the layers that it stands on."""
 
     @property
+    def key(self) -> str: ...
+
+    @property
     def diff_ids(self) -> Sequence[str]: ...
+
+
+class WrittenDiff(Protocol):
+    """What a snapshot changed, as an uncompressed layer."""
+
+    @property
+    def diff_id(self) -> str: ...
+
+    @property
+    def entries(self) -> int:
+        """0 when nothing changed."""
 
 
 class Layers(Protocol):
     """Unpacked layers: snapshotd."""
+
+    async def write_diff(self, key: str, path: str, ignore: Sequence[str] = ()) -> WrittenDiff:
+        """Write what a snapshot changed into a new file, but for what is empty of `ignore`."""
 
     async def list(self) -> Iterable[Stack]:
         """All snapshots."""

@@ -9,6 +9,7 @@ from common.api.images.v1 import images_pb2 as pb
 from common.api.images.v1 import images_pb2_grpc as rpc
 from common.clock import now_ns
 from common.errors import InvalidArgumentError
+from imaged.committing import Commits, Wish
 from imaged.loading import Loads
 from imaged.ports import Credentials
 from imaged.pull import LayerState
@@ -45,9 +46,16 @@ class ImagesServicer(rpc.ImagesServicer):
     """slipway.images.v1.Images."""
 
     def __init__(
-        self, images: Images, loads: Loads, saves: Saves, transfers: Transfers, mountpoint: str
+        self,
+        images: Images,
+        loads: Loads,
+        saves: Saves,
+        transfers: Transfers,
+        commits: Commits,
+        mountpoint: str,
     ) -> None:
         self._images, self._loads, self._saves, self._transfers = images, loads, saves, transfers
+        self._commits = commits
         self._mountpoint = mountpoint
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
@@ -84,6 +92,20 @@ class ImagesServicer(rpc.ImagesServicer):
         source, target = credentials(request.source_auth), credentials(request.target_auth)
         async for transfer in self._transfers.copy(request.source, request.target, source, target):
             yield _transfer(transfer)
+
+    async def Commit(self, request: pb.CommitRequest, context: "Context") -> pb.Image:
+        wish = Wish(
+            snapshot=request.snapshot,
+            image=request.image,
+            name=request.name,
+            author=request.author,
+            message=request.message,
+            created_by=request.created_by,
+            changes=tuple(request.changes),
+            ignore=tuple(request.ignore),
+            created_ns=request.created_ns or now_ns(),
+        )
+        return await self._image(await self._commits.commit(wish))
 
     async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:
         async for piece in self._saves.save(list(request.references), credentials(request.auth)):

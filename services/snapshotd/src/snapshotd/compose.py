@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from snapshotd.diff.whiteout import OPAQUE_XATTR
+from snapshotd.records import LayerRecord
 
 
 class Stratum(NamedTuple):
@@ -52,6 +53,26 @@ def is_opaque(path: Path) -> bool:
         return os.getxattr(path, OPAQUE_XATTR, follow_symlinks=False) == b"y"
     except OSError:
         return False
+
+
+def strata(directory: Path, layers: Sequence[LayerRecord]) -> list[Stratum]:
+    """Layers of a directory, bottom first, as strata, top first, down to one that hides the rest.
+
+    A layer that comes twice counts where it is uppermost: overlayfs refuses it twice.
+    """
+    implied = {layer.id: frozenset(layer.implied) for layer in layers}
+    found: list[Stratum] = []
+    for key in dict.fromkeys(layer.id for layer in reversed(layers)):
+        found.append(Stratum(directory / key / "fs", implied[key]))
+        if is_opaque(found[-1].root):
+            break  # overlayfs does not look at this mark on a layer's root
+    return found
+
+
+def with_root(wanted: dict[str, Attributes], stack: Sequence[Stratum]) -> dict[str, Attributes]:
+    """These repairs, and how the root looks."""
+    root, _ = stated(stack, "")
+    return {"": root, **wanted} if root else wanted
 
 
 def stated(strata: Sequence[Stratum], path: str) -> tuple[Attributes | None, bool]:

@@ -17,6 +17,7 @@ from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.native import NativeSnapshotter
 from snapshotd.adapters.overlay import OverlaySnapshotter
 from snapshotd.adapters.trash import Trash
+from snapshotd.differences import Differences
 from snapshotd.disk import DiskSync
 from snapshotd.layers import Bounds, Layers
 from snapshotd.ports import Snapshotter
@@ -44,14 +45,13 @@ async def serve(settings: Settings, life: Life) -> None:
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
     helpers = HelperPool(settings.unpack_timeout_s)
-    sync = DiskSync(places.layers, enabled=settings.sync)
     bounds = Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks)
     layers = Layers(
         records=layer_records,
         places=places,
         unpacker=helpers,
         trash=trash,
-        sync=sync,
+        sync=DiskSync(places.layers, enabled=settings.sync),
         bounds=bounds,
         task_group=life.task_group,
     )
@@ -79,9 +79,11 @@ async def serve(settings: Settings, life: Life) -> None:
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
     life.start(relay.run, name="relay")
     life.start(snapshots.cache.run, name="usage")
+    differences = Differences(snapshot_records, layers, places, snapshotters, bounds.max_entries)
+    servicer = SnapshotsServicer(layers, snapshots, differences, root)
 
     def register(server: grpc.aio.Server) -> None:
-        rpc.add_SnapshotsServicer_to_server(SnapshotsServicer(layers, snapshots, root), server)
+        rpc.add_SnapshotsServicer_to_server(servicer, server)
 
     try:
         await life.serve(register, socket_path(settings, NAME))

@@ -45,6 +45,9 @@ class Unpacker(Protocol):
 class Snapshotter(Protocol):
     """One way to stack layers. Blocking: runs in a worker thread."""
 
+    whole: bool
+    """The writable directory holds everything, in the layers' ids, rather than what differs, in the mapped ones."""
+
     def prepare(
         self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
     ) -> tuple[int, int]:

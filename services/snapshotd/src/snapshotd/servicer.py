@@ -1,5 +1,7 @@
 """slipway.snapshots.v1: messages in, use cases, messages out."""
 
+import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -7,6 +9,8 @@ from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
 from common.digest import Digest
 from common.sys.userns import IdMapping, IdMappings
+from snapshotd.diff.changes import Change, Kind
+from snapshotd.differences import Differences
 from snapshotd.layers import Blob, Layers
 from snapshotd.records import LayerRecord, SnapshotRecord
 from snapshotd.service import Snapshots
@@ -18,6 +22,13 @@ if TYPE_CHECKING:
 
     Context = grpc.aio.ServicerContext[Any, Any]
 
+_CHUNK = 1000
+_KINDS = {
+    Kind.ADDED: pb.CHANGE_KIND_ADDED,
+    Kind.CHANGED: pb.CHANGE_KIND_CHANGED,
+    Kind.DELETED: pb.CHANGE_KIND_DELETED,
+}
+
 
 class SnapshotsServicer(rpc.SnapshotsServicer):
     """Serves layers and snapshots.
@@ -25,11 +36,15 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
     Args:
         layers: use cases of layers.
         snapshots: use cases of snapshots.
+        differences: use cases of what they changed.
         mountpoint: the directory that holds both.
     """
 
-    def __init__(self, layers: Layers, snapshots: Snapshots, mountpoint: Path) -> None:
+    def __init__(
+        self, layers: Layers, snapshots: Snapshots, differences: Differences, mountpoint: Path
+    ) -> None:
         self._layers, self._snapshots, self._mountpoint = layers, snapshots, str(mountpoint)
+        self._differences = differences
 
     async def ApplyLayer(self, request: pb.ApplyLayerRequest, context: "Context") -> pb.Layer:
         diff_id = Digest.parse(request.diff_id)
@@ -64,6 +79,15 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
     async def Remove(self, request: pb.RemoveRequest, context: "Context") -> pb.RemoveResponse:
         await self._snapshots.remove(request.key)
         return pb.RemoveResponse()
+
+    async def Changes(self, request: pb.ChangesRequest, context: "Context") -> AsyncIterator[pb.ChangesChunk]:
+        found = await self._differences.changes(request.key, request.ignore)
+        for start in range(0, len(found), _CHUNK):
+            yield pb.ChangesChunk(changes=map(_change, found[start : start + _CHUNK]))
+
+    async def WriteDiff(self, request: pb.WriteDiffRequest, context: "Context") -> pb.WrittenDiff:
+        written = await self._differences.write(request.key, request.path, request.ignore)
+        return pb.WrittenDiff(**written._asdict())
 
     async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
         uses = await self._snapshots.usage(request.keys)
@@ -105,6 +129,10 @@ def _diff(request: pb.PrepareRequest) -> Blob | None:
         return None
     given = request.diff
     return Blob(Digest.parse(given.digest), given.digest, given.path, media_type="")
+
+
+def _change(change: Change) -> pb.Change:
+    return pb.Change(path=os.fsencode(f"/{change.path}"), kind=_KINDS[change.kind])
 
 
 def _layer(record: LayerRecord) -> pb.Layer:

@@ -111,6 +111,10 @@ class ImagedClient:
         async for progress in self._stub.Copy(request, timeout=timeout_s):
             yield progress
 
+    async def commit(self, request: pb.CommitRequest, timeout_s: float = PULL_TIMEOUT_S) -> pb.Image:
+        """Make an image of what a container changed; AbortedError when it wrote meanwhile."""
+        return await self._stub.Commit(request, timeout=timeout_s)
+
     async def save(
         self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
     ) -> AsyncIterator[bytes]:

@@ -1,6 +1,6 @@
 """Client of snapshotd."""
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
@@ -86,6 +86,18 @@ class SnapshotdClient:
     async def remove(self, key: str) -> None:
         """Unmount and remove a snapshot; idempotent."""
         await self._stub.Remove(pb.RemoveRequest(key=key), timeout=self._timeout_s)
+
+    async def changes(self, key: str, ignore: Sequence[str] = ()) -> AsyncIterator[pb.Change]:
+        """What a snapshot changed of its layers; see the proto for `ignore`."""
+        request = pb.ChangesRequest(key=key, ignore=ignore)
+        async for chunk in self._stub.Changes(request, timeout=APPLY_TIMEOUT_S):
+            for change in chunk.changes:
+                yield change
+
+    async def write_diff(self, key: str, path: str, ignore: Sequence[str] = ()) -> pb.WrittenDiff:
+        """Write what a snapshot changed as an uncompressed layer into a new file."""
+        request = pb.WriteDiffRequest(key=key, path=path, ignore=ignore)
+        return await self._stub.WriteDiff(request, timeout=APPLY_TIMEOUT_S)
 
     async def usage(self, keys: Sequence[str]) -> pb.UsageResponse:
         """What the writable directories hold; unknown keys are left out."""

@@ -60,6 +60,13 @@ class ImageLoaded(Event, frozen=True, kw_only=True, tag="image.loaded.v1"):
     """Of all blobs."""
 
 
+class ImageCommitted(Event, frozen=True, kw_only=True, tag="image.committed.v1"):
+    """An image was made of what a container changed; `id` is the config digest."""
+
+    reference: str = ""
+    container_id: str
+
+
 class ImagePushed(Event, frozen=True, kw_only=True, tag="image.pushed.v1"):
     """A registry has an image now, by a push or a copy; `id` is the digest that its name there means."""
 

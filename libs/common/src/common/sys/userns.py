@@ -27,6 +27,11 @@ class IdMapping(NamedTuple):
         offset = number - self.container_id
         return self.host_id + offset if 0 <= offset < self.size else OVERFLOW_ID
 
+    def to_container(self, number: int) -> int:
+        """The container's id for a host's."""
+        offset = number - self.host_id
+        return self.container_id + offset if 0 <= offset < self.size else OVERFLOW_ID
+
 
 class IdMappings(NamedTuple):
     """The users and the groups of a user namespace."""

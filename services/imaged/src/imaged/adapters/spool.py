@@ -45,6 +45,17 @@ class Spools:
             shutil.rmtree(path, ignore_errors=True)
 
     @asynccontextmanager
+    async def directory(self) -> AsyncIterator[str]:
+        """A directory to work in; see `imaged.ports.Workplace`."""
+        path = self._root / f"{PREFIX}{secrets.token_hex(8)}"
+        try:
+            await anyio.to_thread.run_sync(path.mkdir, 0o700)
+            yield str(path)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await anyio.to_thread.run_sync(shutil.rmtree, path, True)
+
+    @asynccontextmanager
     async def spool(self, chunks: AsyncIterator[bytes]) -> AsyncIterator[Spooled]:
         """Read an archive to its end; see `imaged.ports.Archives`."""
         directory = self._root / f"{PREFIX}{secrets.token_hex(8)}"

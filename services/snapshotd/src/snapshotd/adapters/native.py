@@ -26,6 +26,8 @@ class NativeSnapshotter:
         layers: the directory of the layers.
     """
 
+    whole = True
+
     def __init__(self, layers: Path) -> None:
         self._layers = layers
 

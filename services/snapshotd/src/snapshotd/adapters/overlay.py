@@ -7,7 +7,6 @@ all options in one page: there layers have views with short names.
 import errno
 import os
 import shutil
-from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +31,8 @@ class OverlaySnapshotter:
         empty: an empty directory, for stacks that are too low for overlayfs.
     """
 
+    whole = False
+
     def __init__(self, layers: Path, empty: Path) -> None:
         self._layers = layers
         self._empty = empty
@@ -43,14 +44,14 @@ class OverlaySnapshotter:
         if len(layers) > MAX_LAYERS:
             message = f"{len(layers)} layers: overlayfs takes {MAX_LAYERS} at most"
             raise errors.InvalidArgumentError(message)
-        strata = self._strata(layers)
+        strata = compose.strata(self._layers, layers)
         wanted = compose.repairs(strata)
         # the merged root looks as the uppermost directory does
         top = directory / ("top" if readonly else "upper")
         top.mkdir(mode=0o755)
         if not readonly:
             (directory / "work").mkdir(mode=0o700)
-        wanted = _with_root(wanted, strata)
+        wanted = compose.with_root(wanted, strata)
         if ids:
             # nothing maps what is written above the layers, so it has the host's ids
             os.chown(top, ids.uids.to_host(0), ids.gids.to_host(0))
@@ -79,7 +80,7 @@ class OverlaySnapshotter:
         ids: IdMappings | None,
     ) -> None:
         """Mount; in the old way when the kernel has no lowerdir+."""
-        lowers = [str(stratum.root) for stratum in self._strata(layers)]
+        lowers = [str(stratum.root) for stratum in compose.strata(self._layers, layers)]
         # overlayfs wants a lower directory, and without an upper one two of them
         lowers = lowers or [str(self._empty)]
         tops = [str(directory / "top")] if readonly else []
@@ -114,22 +115,6 @@ class OverlaySnapshotter:
     def writable(self, directory: Path) -> Path:
         """The upper directory; a read-only snapshot has none."""
         return directory / "upper"
-
-    def _strata(self, layers: Sequence[LayerRecord]) -> list[Stratum]:
-        """Top first. A layer that comes twice counts where it is uppermost: overlayfs refuses it twice."""
-        once = dict.fromkeys(layer.id for layer in reversed(layers))
-        implied = {layer.id: frozenset(layer.implied) for layer in layers}
-        strata: list[Stratum] = []
-        for key in once:
-            strata.append(Stratum(self._layers / key / "fs", implied[key]))
-            if compose.is_opaque(strata[-1].root):
-                break  # overlayfs does not look at this mark on a layer's root
-        return strata
-
-
-def _with_root(wanted: dict[str, compose.Attributes], strata: list[Stratum]) -> dict[str, compose.Attributes]:
-    root, _ = compose.stated(strata, "")
-    return {"": root, **wanted} if root else wanted
 
 
 def _make(lowers: list[str], directory: Path, *, readonly: bool) -> int:

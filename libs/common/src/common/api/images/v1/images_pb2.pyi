@@ -590,6 +590,60 @@ class PushProgress(_message.Message):
 Global___PushProgress: _TypeAlias = PushProgress  # noqa: Y015
 
 @_typing.final
+class CommitRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
+    IMAGE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    CREATED_BY_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    IGNORE_FIELD_NUMBER: _builtins.int
+    CREATED_NS_FIELD_NUMBER: _builtins.int
+    snapshot: _builtins.str
+    """The container's, at snapshotd."""
+    image: _builtins.str
+    """What the container was made from."""
+    name: _builtins.str
+    """The new image's; it leaves the image that had it. Empty for none."""
+    author: _builtins.str
+    message: _builtins.str
+    created_by: _builtins.str
+    """For the history: what made it."""
+    created_ns: _builtins.int
+    """When the image is said to be made; 0 for now."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instructions of a Dockerfile that change the config: CMD, ENTRYPOINT, ENV, …"""
+
+    @_builtins.property
+    def ignore(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Paths that do not count while they are empty: what the runtime made to mount on."""
+
+    def __init__(
+        self,
+        *,
+        snapshot: _builtins.str = ...,
+        image: _builtins.str = ...,
+        name: _builtins.str = ...,
+        author: _builtins.str = ...,
+        message: _builtins.str = ...,
+        created_by: _builtins.str = ...,
+        changes: _abc.Iterable[_builtins.str] | None = ...,
+        ignore: _abc.Iterable[_builtins.str] | None = ...,
+        created_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "created_by", b"created_by", "created_ns", b"created_ns", "ignore", b"ignore", "image", b"image", "message", b"message", "name", b"name", "snapshot", b"snapshot"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
+
+@_typing.final
 class SaveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

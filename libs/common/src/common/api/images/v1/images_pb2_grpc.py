@@ -89,6 +89,11 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
                 _registered_method=True)
+        self.Commit = channel.unary_unary(
+                '/slipway.images.v1.Images/Commit',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.images.v1.Images/Usage',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UsageRequest.SerializeToString,
@@ -180,6 +185,13 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Commit(self, request, context):
+        """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """Space that blobs take; answered from memory.
         """
@@ -244,6 +256,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Copy,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
+            ),
+            'Commit': grpc.unary_unary_rpc_method_handler(
+                    servicer.Commit,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -548,6 +565,33 @@ class Images:
             '/slipway.images.v1.Images/Copy',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Commit(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/Commit',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
             options,
             channel_credentials,
             insecure,

@@ -61,6 +61,8 @@ class ImagesStub:
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _grpc.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+    Commit: _grpc.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]
+    """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
     """Space that blobs take; answered from memory."""
 
@@ -97,6 +99,8 @@ class ImagesAsyncStub(ImagesStub):
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _aio.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+    Commit: _aio.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]  # type: ignore[assignment]
+    """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
     """Space that blobs take; answered from memory."""
 
@@ -196,6 +200,14 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_images_pb2.PushProgress], _abc.AsyncIterator[_images_pb2.PushProgress]]:
         """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+
+    @_abc_1.abstractmethod
+    def Commit(
+        self,
+        request: _images_pb2.CommitRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
+        """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
 
     @_abc_1.abstractmethod
     def Usage(

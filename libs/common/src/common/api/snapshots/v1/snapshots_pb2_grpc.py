@@ -69,6 +69,16 @@ class SnapshotsStub:
                 request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveResponse.FromString,
                 _registered_method=True)
+        self.Changes = channel.unary_stream(
+                '/slipway.snapshots.v1.Snapshots/Changes',
+                request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesChunk.FromString,
+                _registered_method=True)
+        self.WriteDiff = channel.unary_unary(
+                '/slipway.snapshots.v1.Snapshots/WriteDiff',
+                request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WriteDiffRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WrittenDiff.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.snapshots.v1.Snapshots/Usage',
                 request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.UsageRequest.SerializeToString,
@@ -132,6 +142,21 @@ class SnapshotsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Changes(self, request, context):
+        """What a snapshot changed of its layers, directories before what is in them.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WriteDiff(self, request, context):
+        """Writes what a snapshot changed as an uncompressed layer; the same changes give the same bytes.
+        ABORTED when it changed meanwhile.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """What the writable directories hold, from a cache at most 10 s old; unknown keys are left out.
         """
@@ -183,6 +208,16 @@ def add_SnapshotsServicer_to_server(servicer, server):
                     servicer.Remove,
                     request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveRequest.FromString,
                     response_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveResponse.SerializeToString,
+            ),
+            'Changes': grpc.unary_stream_rpc_method_handler(
+                    servicer.Changes,
+                    request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesRequest.FromString,
+                    response_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesChunk.SerializeToString,
+            ),
+            'WriteDiff': grpc.unary_unary_rpc_method_handler(
+                    servicer.WriteDiff,
+                    request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WriteDiffRequest.FromString,
+                    response_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WrittenDiff.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -384,6 +419,60 @@ class Snapshots:
             '/slipway.snapshots.v1.Snapshots/Remove',
             common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveRequest.SerializeToString,
             common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.RemoveResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Changes(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.snapshots.v1.Snapshots/Changes',
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesRequest.SerializeToString,
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ChangesChunk.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WriteDiff(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.snapshots.v1.Snapshots/WriteDiff',
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WriteDiffRequest.SerializeToString,
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.WrittenDiff.FromString,
             options,
             channel_credentials,
             insecure,

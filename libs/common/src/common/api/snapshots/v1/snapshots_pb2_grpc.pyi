@@ -45,6 +45,12 @@ class SnapshotsStub:
     List: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.ListRequest, _snapshots_pb2.ListResponse]
     Remove: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.RemoveRequest, _snapshots_pb2.RemoveResponse]
     """Unmounts and removes a snapshot. Idempotent."""
+    Changes: _grpc.UnaryStreamMultiCallable[_snapshots_pb2.ChangesRequest, _snapshots_pb2.ChangesChunk]
+    """What a snapshot changed of its layers, directories before what is in them."""
+    WriteDiff: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.WriteDiffRequest, _snapshots_pb2.WrittenDiff]
+    """Writes what a snapshot changed as an uncompressed layer; the same changes give the same bytes.
+    ABORTED when it changed meanwhile.
+    """
     Usage: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.UsageRequest, _snapshots_pb2.UsageResponse]
     """What the writable directories hold, from a cache at most 10 s old; unknown keys are left out."""
     FsInfo: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.FsInfoRequest, _snapshots_pb2.FsInfoResponse]
@@ -67,6 +73,12 @@ class SnapshotsAsyncStub(SnapshotsStub):
     List: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.ListRequest, _snapshots_pb2.ListResponse]  # type: ignore[assignment]
     Remove: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.RemoveRequest, _snapshots_pb2.RemoveResponse]  # type: ignore[assignment]
     """Unmounts and removes a snapshot. Idempotent."""
+    Changes: _aio.UnaryStreamMultiCallable[_snapshots_pb2.ChangesRequest, _snapshots_pb2.ChangesChunk]  # type: ignore[assignment]
+    """What a snapshot changed of its layers, directories before what is in them."""
+    WriteDiff: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.WriteDiffRequest, _snapshots_pb2.WrittenDiff]  # type: ignore[assignment]
+    """Writes what a snapshot changed as an uncompressed layer; the same changes give the same bytes.
+    ABORTED when it changed meanwhile.
+    """
     Usage: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.UsageRequest, _snapshots_pb2.UsageResponse]  # type: ignore[assignment]
     """What the writable directories hold, from a cache at most 10 s old; unknown keys are left out."""
     FsInfo: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.FsInfoRequest, _snapshots_pb2.FsInfoResponse]  # type: ignore[assignment]
@@ -128,6 +140,24 @@ class SnapshotsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_snapshots_pb2.RemoveResponse, _abc.Awaitable[_snapshots_pb2.RemoveResponse]]:
         """Unmounts and removes a snapshot. Idempotent."""
+
+    @_abc_1.abstractmethod
+    def Changes(
+        self,
+        request: _snapshots_pb2.ChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_snapshots_pb2.ChangesChunk], _abc.AsyncIterator[_snapshots_pb2.ChangesChunk]]:
+        """What a snapshot changed of its layers, directories before what is in them."""
+
+    @_abc_1.abstractmethod
+    def WriteDiff(
+        self,
+        request: _snapshots_pb2.WriteDiffRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshots_pb2.WrittenDiff, _abc.Awaitable[_snapshots_pb2.WrittenDiff]]:
+        """Writes what a snapshot changed as an uncompressed layer; the same changes give the same bytes.
+        ABORTED when it changed meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def Usage(
