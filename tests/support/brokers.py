@@ -1,4 +1,4 @@
-"""Real Redis and NATS servers as processes of the test's own, on a socket and a free port."""
+"""Real Redis and NATS servers of the test's own, on a socket and a free port: as processes, or in containers."""
 
 import json
 import shutil
@@ -6,14 +6,54 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
+
+from testcontainers.core.container import DockerContainer
 
 from tests.support.eventually import eventually
 
 STOP_S = 10
+
+
+class Server(Protocol):
+    """What subprocess.Popen and Container are here."""
+
+    def send_signal(self, sig: int) -> None: ...
+    def kill(self) -> None: ...
+    def wait(self, timeout: float) -> object: ...
+
+
+Launch = Callable[[list[str], Path], Server]
+"""Run a server's command line, with a directory that it has at the same path."""
+
+
+def as_process(command: list[str], _directory: Path) -> Server:
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+class Container:
+    """A server in a container of testcontainers, on the host's network."""
+
+    def __init__(self, image: str, command: list[str], directory: Path) -> None:
+        self._container = DockerContainer(image).with_command(command).with_kwargs(network_mode="host")
+        self._container.with_volume_mapping(str(directory), str(directory), "rw").start()
+
+    def send_signal(self, sig: int) -> None:
+        self._container.get_wrapped_container().kill(sig)
+
+    def kill(self) -> None:
+        self._container.stop(force=True)
+
+    def wait(self, timeout: float) -> None:
+        """It is gone when it is killed."""
+
+
+def in_containers_of(image: str) -> Launch:
+    return lambda command, directory: Container(image, command, directory)
 
 
 @dataclass
@@ -21,7 +61,8 @@ class RedisServer:
     """A redis-server with its append-only file in `directory`."""
 
     directory: Path
-    process: subprocess.Popen[bytes]
+    process: Server
+    launch: Launch
 
     @property
     def url(self) -> str:
@@ -42,27 +83,14 @@ class RedisServer:
 
     def start(self) -> None:
         """Start (again), with the data that is there."""
-        self.process = _start_redis(self.directory)
+        self.process = _start_redis(self.directory, self.launch)
 
 
-def _start_redis(directory: Path) -> subprocess.Popen[bytes]:
+def _start_redis(directory: Path, launch: Launch) -> Server:
     path = directory / "redis.sock"
     path.unlink(missing_ok=True)
-    process = subprocess.Popen(
-        [
-            "redis-server",
-            "--port",
-            "0",
-            "--unixsocket",
-            str(path),
-            "--dir",
-            str(directory),
-            "--appendonly",
-            "yes",
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = ["redis-server", "--port", "0", "--unixsocket", str(path), "--dir", str(directory)]
+    process = launch([*command, "--appendonly", "yes"], directory)
     eventually(lambda: _answers(path), what="redis-server")
     return process
 
@@ -78,9 +106,9 @@ def _answers(path: Path) -> bool:
 
 
 @contextmanager
-def redis_server(directory: Path) -> Iterator[RedisServer]:
+def redis_server(directory: Path, launch: Launch = as_process) -> Iterator[RedisServer]:
     directory.mkdir(parents=True, exist_ok=True)
-    server = RedisServer(directory, _start_redis(directory))
+    server = RedisServer(directory, _start_redis(directory, launch), launch)
     try:
         yield server
     finally:
@@ -92,8 +120,9 @@ class NatsServer:
     """A nats-server with JetStream in `directory`; it keeps its port when started again."""
 
     directory: Path
-    process: subprocess.Popen[bytes]
+    process: Server
     port: int
+    launch: Launch
 
     @property
     def url(self) -> str:
@@ -104,35 +133,21 @@ class NatsServer:
         self.process.wait(STOP_S)
 
     def start(self) -> None:
-        self.process, self.port = _start_nats(self.directory, self.port)
+        self.process, self.port = _start_nats(self.directory, self.port, self.launch)
 
 
-def _start_nats(directory: Path, port: int) -> tuple[subprocess.Popen[bytes], int]:
-    program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or "nats-server"
+def _start_nats(directory: Path, port: int, launch: Launch) -> tuple[Server, int]:
+    local = shutil.which("nats-server", path=str(Path(sys.executable).parent))
+    program = local if local and launch is as_process else "nats-server"
     for old in directory.glob("*.ports"):
         old.unlink()
-    process = subprocess.Popen(
-        [
-            program,
-            "-a",
-            "127.0.0.1",
-            "-p",
-            str(port),
-            "--ports_file_dir",
-            str(directory),
-            "-js",
-            "-sd",
-            str(directory),
-        ],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    found = eventually(lambda: _ports(directory, process.pid), what="nats-server")
-    return process, found
+    command = [program, "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(directory)]
+    process = launch([*command, "-js", "-sd", str(directory)], directory)
+    return process, eventually(lambda: _ports(directory), what="nats-server")
 
 
-def _ports(directory: Path, pid: int) -> int | None:
-    for path in directory.glob(f"*_{pid}.ports"):
+def _ports(directory: Path) -> int | None:
+    for path in directory.glob("*.ports"):
         try:
             url: str = json.loads(path.read_text())["nats"][0]
         except (ValueError, KeyError):
@@ -142,10 +157,10 @@ def _ports(directory: Path, pid: int) -> int | None:
 
 
 @contextmanager
-def nats_server(directory: Path) -> Iterator[NatsServer]:
+def nats_server(directory: Path, launch: Launch = as_process) -> Iterator[NatsServer]:
     directory.mkdir(parents=True, exist_ok=True)
-    process, port = _start_nats(directory, -1)
-    server = NatsServer(directory, process, port)
+    process, port = _start_nats(directory, -1, launch)
+    server = NatsServer(directory, process, port, launch)
     try:
         yield server
     finally:

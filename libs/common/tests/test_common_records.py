@@ -16,7 +16,17 @@ from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
 from common.records import Record, RecordStore
 from common.records.keys import outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
-from tests.support.brokers import NatsServer, RedisServer, nats_server, redis_server
+from devtools.engine import broker_image
+from tests.support.brokers import (
+    Launch,
+    NatsServer,
+    RedisServer,
+    as_process,
+    in_containers_of,
+    nats_server,
+    redis_server,
+)
+from tests.support.engine import engine_for_containers
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -26,15 +36,22 @@ class Thing(Record, frozen=True, kw_only=True):
     size: int = 0
 
 
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory):
+    """In containers wherever an engine is there, else as processes."""
+    with engine_for_containers(tmp_path_factory.mktemp("docker"), wait=False) as address:
+        yield in_containers_of(broker_image(address)) if address else as_process
+
+
 @pytest.fixture
-def redis(tmp_path: Path):
-    with redis_server(tmp_path / "redis") as server:
+def redis(tmp_path: Path, launch: Launch):
+    with redis_server(tmp_path / "redis", launch) as server:
         yield server
 
 
 @pytest.fixture
-def nats(tmp_path: Path):
-    with nats_server(tmp_path / "nats") as server:
+def nats(tmp_path: Path, launch: Launch):
+    with nats_server(tmp_path / "nats", launch) as server:
         yield server
 
 
