@@ -163,6 +163,9 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
             with anyio.fail_after(patience(20)):
                 while not (half := await pods.client.list_sandboxes()):
                     await anyio.sleep(0.02)
+                records = pods.daemons.base / "data/runtimed/containers"
+                while len(list(records.glob("*/record.msgpack"))) < len(NAMES):
+                    await anyio.sleep(0.02)
             pods.daemons.processes["runtimed"].send_signal(end)
             await anyio.to_thread.run_sync(pods.daemons.processes["runtimed"].wait, 20)
         pods.daemons.start("runtimed")
