@@ -1,32 +1,69 @@
-"""The completion script in a real bash."""
+"""The completion scripts in real shells."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-SLIPWAY = str(Path(sys.executable).parent / "slipway")
+from slipway.completing import candidates
+
+BIN = str(Path(sys.executable).parent)
+LINES = [
+    ("slipway ins", ["inspect"]),
+    ("slipway --run-dir /nonexistent kill --si", ["--signal"]),
+    ("slipway pods sto", ["stop"]),
+    ("slipway rm", ["rm", "rmi"]),
+    ("slipway run --network h", ["host"]),
+    ("slipway completion f", ["fish"]),
+]
+BASH = """eval "$(slipway completion bash)"; COMP_LINE="$1"; COMP_POINT=${#1}
+_slipway; printf '%s\\n' "${COMPREPLY[@]}"
+"""
+ZSH = """compdef() { }; _describe() { print -l -- "${(@)found%%:*}" }; _files() { print files }
+eval "$(slipway completion zsh)"; words=("${(@s: :)1}"); CURRENT=$#words; _slipway
+"""
+FISH = "slipway completion fish | source; complete -C $argv[1] | string split -f1 \\t; true"
 
 
-@pytest.mark.parametrize(
-    ("line", "wanted"),
-    [
-        (["slipway", "ins"], ["inspect"]),
-        (["slipway", "--run-dir", "/x", "kill", "--si"], ["--signal"]),
-        (["slipway", "pods", "s"], ["stop"]),
-    ],
-)
-def test_bash_completes_verbs_and_options(line: list[str], wanted: list[str]) -> None:
-    script = (
-        'eval "$("$1" completion bash)"; shift; COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); '
-        '_slipway; echo "${COMPREPLY[@]}"'
-    )
+def shell(name: str, *words: str) -> list[str]:
+    if shutil.which(name) is None:
+        pytest.skip(f"{name} is not installed")
+    environment = {
+        "PATH": f"{BIN}:{os.environ['PATH']}",
+        "HOME": "/nonexistent",
+        "SLIPWAY_RUN_DIR": "/nonexistent",
+    }
     done = subprocess.run(
-        ["/bin/bash", "-c", script, "bash", SLIPWAY, *line],
-        capture_output=True,
-        text=True,
-        timeout=30,
-        check=True,
+        [name, *words], capture_output=True, text=True, timeout=30, check=False, env=environment
     )
-    assert (done.stdout.split(), done.stderr) == (wanted, "")
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_bash_completes(line: str, wanted: list[str]) -> None:
+    assert shell("bash", "-c", BASH, "bash", line) == wanted
+
+
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_zsh_completes(line: str, wanted: list[str]) -> None:
+    assert shell("zsh", "-f", "-c", ZSH, "zsh", line) == wanted
+
+
+@pytest.mark.parametrize(("line", "wanted"), LINES)
+def test_fish_completes(line: str, wanted: list[str]) -> None:
+    assert sorted(shell("fish", "--no-config", "-c", FISH, line)) == sorted(wanted)
+
+
+@pytest.mark.parametrize("words", [["exec", "web", "ls", "-"], ["cp", "./"], ["stop", ""]])
+def test_nothing_is_offered_where_files_or_only_names_fit(words: list[str]) -> None:
+    assert candidates(words, "/nonexistent") == []
+
+
+def test_commands_come_with_what_they_do_and_hidden_ones_do_not_come() -> None:
+    found = dict(candidates([""], "/nonexistent"))
+    assert found["ps"] == "List containers."
+    assert not [word for word in found if word.startswith("_")]

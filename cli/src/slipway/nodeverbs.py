@@ -26,11 +26,19 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_output(events)
     examples = "slipway status && echo ready  its exit code is 1 when a condition is not met"
     add_output(add_verb(verbs, "status", "conditions and handlers of the node", "observe:status", examples))
+    examples = """
+        eval "$(slipway completion bash)"  in ~/.bashrc
+        eval "$(slipway completion zsh)"  in ~/.zshrc, after compinit
+        slipway completion fish > ~/.config/fish/completions/slipway.fish  for fish"""
     completion = add_verb(
         verbs,
         "completion",
-        "completion for a shell",
+        "completion for a shell: commands, options, and names of what is here",
         "completion:completion",
-        'eval "$(slipway completion bash)"  in ~/.bashrc',
+        examples,
     )
-    completion.add_argument("shell", choices=("bash",))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    # What the scripts ask; its words are no options of its own.
+    complete = verbs.add_parser("__complete", add_help=False, prefix_chars="\0")
+    complete.set_defaults(run="completion:complete")
+    complete.add_argument("words", nargs=argparse.REMAINDER)

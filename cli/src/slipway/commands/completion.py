@@ -1,43 +1,61 @@
-"""completion: the command's words, for a shell."""
+"""completion: the words of a command line, for a shell; the shell asks us each time it needs some."""
 
-import argparse
-import shlex
+import asyncio
 import sys
 from argparse import Namespace
 
-from slipway.parser import build
+from slipway import render
+from slipway.completing import candidates
 
-SCRIPT = """_slipway() {{
-  local verb="" word
-  for word in "${{COMP_WORDS[@]:1:COMP_CWORD-1}}"; do
-    case "$word" in {verbs}) verb="$word"; break ;; esac
-  done
-  case "$verb" in
-{cases}
-  esac
-  mapfile -t COMPREPLY < <(compgen -W "$words" -- "${{COMP_WORDS[COMP_CWORD]}}")
-}}
+BASH = """_slipway() {
+  local line="${COMP_LINE:0:COMP_POINT}" words word last prefix
+  read -ra words <<<"$line"
+  [[ $line == *[[:space:]] ]] && words+=("")
+  last="${words[-1]}"
+  # Bash takes what stands before the last colon for a word of its own.
+  prefix=""
+  [[ $last == *:* && $COMP_WORDBREAKS == *:* ]] && prefix="${last%"${last##*:}"}"
+  COMPREPLY=()
+  while IFS=$'\\t' read -r word _; do
+    [[ $word == *: ]] && compopt -o nospace 2>/dev/null
+    COMPREPLY+=("${word#"$prefix"}")
+  done < <("${words[0]}" __complete "${words[@]:1}" 2>/dev/null)
+}
 complete -o default -F _slipway slipway
 """
+ZSH = """#compdef slipway
+_slipway() {
+  local line
+  local -a found
+  for line in "${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}"; do
+    [[ -n $line ]] && found+=("${${line%%$'\\t'*}//:/\\\\:}:${line#*$'\\t'}")
+  done
+  if (( $#found )); then _describe slipway found; else _files; fi
+}
+compdef _slipway slipway
+"""
+FISH = """function __slipway_complete
+  set -l words (commandline -opc) (commandline -ct)
+  set -l found ($words[1] __complete $words[2..] 2>/dev/null)
+  if test (count $found) -gt 0
+    printf '%s\\n' $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
+end
+complete -c slipway -f -a '(__slipway_complete)'
+"""
+SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 
 
-async def completion(_: Namespace) -> int:
-    """Print a script for bash."""
-    parser = build()
-    verbs = _verbs(parser)
-    words = {"": [*verbs, *_options(parser)]}
-    words |= {name: [*_verbs(verb), *_options(verb)] for name, verb in verbs.items()}
-    cases = "\n".join(f'    "{name}") local words={shlex.quote(" ".join(w))} ;;' for name, w in words.items())
-    sys.stdout.write(SCRIPT.format(verbs="|".join(verbs), cases=cases))
+async def completion(arguments: Namespace) -> int:
+    """Print a shell's script."""
+    sys.stdout.write(SCRIPTS[arguments.shell])
     return 0
 
 
-def _verbs(parser: argparse.ArgumentParser) -> dict[str, argparse.ArgumentParser]:
-    for action in parser._actions:  # noqa: SLF001 - argparse tells its words in no public way
-        if isinstance(action, argparse._SubParsersAction):  # noqa: SLF001 - as above
-            return dict(action.choices)
-    return {}
-
-
-def _options(parser: argparse.ArgumentParser) -> list[str]:
-    return [word for word in parser._option_string_actions if word.startswith("--")]  # noqa: SLF001 - as above
+async def complete(arguments: Namespace) -> int:
+    """Print what the last word may become, each with what it is after a tab."""
+    found = await asyncio.to_thread(candidates, arguments.words, arguments.run_dir)
+    sys.stdout.writelines(f"{word}\t{render.sentence(text)}\n" for word, text in found)
+    return 0
