@@ -47,7 +47,7 @@ GROUPS = {
     "runverbs": ("run", "create", "start", "restart", "attach", "update", "exec"),
     "podverbs": ("pods",),
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
-    "troubleverbs": ("why",),
+    "troubleverbs": ("why", "doctor"),
     "changeverbs": ("diff", "commit"),
     "nodeverbs": ("events", "status", "completion", "__complete"),
 }

@@ -6,7 +6,7 @@ from slipway.verbs import Verbs, add_output, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """`why`."""
+    """`why`, `doctor`."""
     examples = """
         slipway why web  one sentence, what to do, and the evidence
         slipway why --tail 50 web  with more of its last output
@@ -16,3 +16,8 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     why.add_argument("--tail", type=int, default=10, metavar="N", help="last lines of output (%(default)s)")
     why.add_argument("name", metavar="CONTAINER|POD", help="its name, id or the beginning of the id")
     add_output(why)
+    examples = """
+        slipway doctor  all that was looked at; its exit code is 1 when something fails
+        slipway doctor -o json  the same for programs"""
+    text = "say what on this machine is missing or will bite, with the fix"
+    add_output(add_verb(verbs, "doctor", text, "doctor:doctor", examples))

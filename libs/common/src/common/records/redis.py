@@ -121,3 +121,9 @@ async def backlog(redis: "Redis", stream: str) -> tuple[int, int]:
     count: Any = await answer(redis.xlen(stream))
     oldest: Any = await answer(redis.xrange(stream, count=1))
     return int(count), int(bytes(oldest[0][0]).partition(b"-")[0]) if oldest else 0
+
+
+async def appends(redis: "Redis") -> bool:
+    """Whether Redis keeps an append-only file."""
+    found: Any = await answer(redis.config_get("appendonly"))
+    return bool(found.get("appendonly") in ("yes", b"yes") or found.get(b"appendonly") == b"yes")

@@ -58,6 +58,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_NAME = 15
 PR_CAPBSET_READ = 23
 PR_SET_CHILD_SUBREAPER = 36
+
+_TIMEX_BYTES = 512
+"""More than struct timex of linux/timex.h takes."""
+_TIME_ERROR = 5
 PR_SET_NO_NEW_PRIVS = 38
 
 # Numbers from asm-generic/unistd.h; the same on x86_64 and aarch64.
@@ -194,3 +198,9 @@ def effective_capabilities() -> frozenset[int]:
         masks = dict(line.split(":", 1) for line in status if line.startswith(("CapEff", "CapBnd")))
     mask = int(masks["CapEff"], 16) & int(masks["CapBnd"], 16)
     return frozenset(bit for bit in range(64) if mask >> bit & 1)
+
+
+def clock_is_synchronised() -> bool:
+    """Whether something keeps the kernel's clock right (adjtimex answers TIME_ERROR otherwise)."""
+    timex = (ctypes.c_byte * _TIMEX_BYTES)()  # all zero: only ask
+    return int(_libc.adjtimex(timex)) not in (-1, _TIME_ERROR)

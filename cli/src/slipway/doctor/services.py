@@ -1,0 +1,101 @@
+"""The node itself, when one is meant to run: its sockets, services, Redis, NATS and clock."""
+
+import stat
+from typing import Any
+
+from common.errors import SlipwayError
+from common.sys import linux
+from slipway.doctor.finding import Finding, Level, Machine
+
+SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid")
+HEALTH_S = 3.0
+
+
+def sockets(machine: Machine) -> list[Finding]:
+    """Whether others than root reach what is not for them."""
+    found = []
+    for service in SERVICES:
+        path = machine.at(f"{machine.run_dir}/{service}.sock")
+        if path.exists() and (mode := stat.S_IMODE(path.stat().st_mode)) & 0o007:
+            text = f"{path} has mode {mode:o}: every user of the machine can run containers as root"
+            found.append(Finding("sockets", Level.FAIL, text, f"chmod {mode & ~0o007:o} {path}"))
+    return found or [Finding("sockets", Level.OK, "closed to others")]
+
+
+def clock(_machine: Machine) -> Finding:
+    if linux.clock_is_synchronised():
+        return Finding("clock", Level.OK, "synchronised")
+    fix = "Run chrony or systemd-timesyncd: times of events and logs of several nodes do not fit otherwise."
+    return Finding("clock", Level.NOTE, "the kernel knows of no synchronisation", fix)
+
+
+async def services(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+    """Each service, asked for its health."""
+    fix = f"Look at {machine.run_dir}/log; `slipway-node up` starts what is down."
+    if not facts:
+        return [
+            Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", "Start one: `sudo ./dev up`.")
+        ]
+    down = [service for service in SERVICES if not await _healthy(f"{machine.run_dir}/{service}.sock")]
+    if down:
+        return [Finding("services", Level.FAIL, f"{', '.join(down)} not serving", fix)]
+    return [Finding("services", Level.OK, "all serve")]
+
+
+async def _healthy(path: str) -> bool:
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    from common.rpc.plain import plain_channel
+
+    channel = plain_channel(path, patience_s=HEALTH_S)
+    try:
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        answer = await stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_S)
+    except SlipwayError:
+        return False
+    finally:
+        await channel.close()
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def redis(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+    from common.records.redis import appends, connect
+
+    if not facts:
+        return []
+    client = await connect(str(facts["redis_url"]))
+    try:
+        durable = await appends(client)
+    except SlipwayError as exc:
+        return [
+            Finding("Redis", Level.FAIL, exc.message, "Start it: nothing can be changed until it answers.")
+        ]
+    finally:
+        await client.aclose()
+    if durable:
+        return [Finding("Redis", Level.OK, "answers, and keeps an append-only file")]
+    text = "keeps no append-only file: a restart of it loses state, which is rebuilt from copies beside the containers"
+    return [Finding("Redis", Level.WARN, text, "Start it with --appendonly yes.")]
+
+
+async def nats(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+    from common.events.bus import Bus
+
+    if not facts:
+        return []
+    try:
+        bus = await Bus.connect(str(facts["nats_url"]), attempts=1)
+        try:
+            await bus.ensure_stream()
+        finally:
+            await bus.close()
+    except SlipwayError as exc:
+        return [Finding("NATS", Level.WARN, exc.message, "Start it: events wait in Redis until it answers.")]
+    except Exception as exc:  # noqa: BLE001 - whatever its client says, it is a finding
+        return [Finding("NATS", Level.WARN, f"has no JetStream: {exc}", "Start it with --jetstream.")]
+    return [Finding("NATS", Level.OK, "answers, with JetStream")]
+
+
+CHECKS = (sockets, clock)
+ASKING = (services, redis, nats)
+"""Checks that ask the node, by what its supervisor has written down."""

@@ -1,0 +1,65 @@
+"""The disk below the data directory."""
+
+import os
+from pathlib import Path
+
+from slipway.doctor.finding import Finding, Level, Machine
+
+FULL, NEARLY = 95.0, 85.0
+SMALL_BYTES = 5 << 30
+_NO_UPPER = ("overlay", "nfs", "nfs4", "fuse", "vfat", "9p", "virtiofs")
+"""Filesystems on which overlayfs cannot write, or not well."""
+
+
+def disk(machine: Machine) -> list[Finding]:
+    found = os.statvfs(_existing(machine.at(machine.data_dir)))
+    used = found.f_blocks - found.f_bfree
+    free_bytes = found.f_bavail * found.f_frsize
+    percent = 100 * used / max(1, used + found.f_bavail)
+    text = f"{percent:.0f} % of the disk of {machine.data_dir} in use, {free_bytes / 1e9:.1f} GB free"
+    fix = "`slipway rmi` images that nothing uses, or move data_dir."
+    level = (
+        Level.FAIL
+        if percent >= FULL
+        else Level.WARN
+        if percent >= NEARLY or free_bytes < SMALL_BYTES
+        else Level.OK
+    )
+    findings = [Finding("disk", level, text, "" if level is Level.OK else fix)]
+    if found.f_files:
+        taken = 100 * (found.f_files - found.f_ffree) / found.f_files
+        level = Level.FAIL if taken >= FULL else Level.WARN if taken >= NEARLY else Level.OK
+        findings.append(Finding("inodes", level, f"{taken:.0f} % in use", "" if level is Level.OK else fix))
+    return findings
+
+
+def filesystem(machine: Machine) -> Finding:
+    kind = _kind(machine)
+    if kind in _NO_UPPER or kind.startswith("fuse."):
+        fix = 'Put data_dir on ext4, xfs or btrfs, or set snapshotter = "native" for snapshotd.'
+        return Finding(
+            "filesystem", Level.FAIL, f"{machine.data_dir} is on {kind}: overlayfs cannot write there", fix
+        )
+    return Finding("filesystem", Level.OK, f"{machine.data_dir} is on {kind or 'an unknown one'}")
+
+
+def _kind(machine: Machine) -> str:
+    """The type of the filesystem that the data directory is on, by the longest mount point."""
+    best, kind = "", ""
+    for line in machine.read("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4]
+        inside = f"{machine.data_dir}/".startswith(point.rstrip("/") + "/")
+        if inside and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind
+
+
+def _existing(path: Path) -> Path:
+    """The path, or the nearest parent that is there."""
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    return path
+
+
+CHECKS = (disk, filesystem)

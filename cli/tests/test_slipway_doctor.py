@@ -1,0 +1,161 @@
+"""What doctor says of this machine, and of machines that are not at hand, by their files."""
+
+import gzip
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from slipway.commands.doctor import examine
+from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
+from slipway.doctor.finding import Finding, Level, Machine
+
+pytestmark = pytest.mark.anyio
+FULL = 0x1FFFFFFFFFF
+SYS_RESOURCE, SYS_ADMIN = 1 << 24, 1 << 21
+
+
+def _machine(root: Path, **files: str) -> Machine:
+    """A machine whose files are these; `__` stands for a slash."""
+    for name, text in files.items():
+        path = root / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return Machine(run_dir="/run/x", data_dir="/var/lib/x", cni_dir="/etc/cni", root=root)
+
+
+def _program(root: Path, name: str, says: str) -> None:
+    path = root / "usr/bin" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"#!/bin/sh\necho '{says}'\n")
+    path.chmod(0o755)
+
+
+def _level(found: Finding | Iterable[Finding], name: str = "") -> Level:
+    if isinstance(found, Finding):
+        return found.level
+    return next(finding.level for finding in found if finding.name == name)
+
+
+def test_this_machine_is_looked_at_as_a_whole(tmp_path: Path) -> None:
+    found = examine(Machine(run_dir=str(tmp_path), data_dir=str(tmp_path), cni_dir=str(tmp_path)))
+    names = {finding.name for finding in found}
+    assert {"kernel", "overlayfs", "cgroups", "capabilities", "disk", "clock", "seccomp"} <= names
+    assert all(finding.text for finding in found)
+    assert all(finding.fix for finding in found if finding.level in (Level.WARN, Level.FAIL))
+
+
+@pytest.mark.parametrize(
+    ("release", "level"),
+    [("4.19.0-27", Level.WARN), ("5.15.0", Level.NOTE), ("6.1.0-28-amd64", Level.OK)],
+)
+def test_an_old_kernel_is_told(tmp_path: Path, release: str, level: Level) -> None:
+    assert _level(kernel.version(_machine(tmp_path, proc__sys__kernel__osrelease=release))) is level
+
+
+def test_a_kernel_without_its_parts_fails(tmp_path: Path) -> None:
+    bare = _machine(tmp_path, proc__filesystems="nodev\tproc\n\text4\n")
+    assert _level(kernel.overlayfs(bare)) is Level.FAIL
+    assert _level(kernel.seccomp(bare)) is Level.FAIL
+    assert _level(kernel.pressure(bare)) is Level.NOTE
+    assert _level(cgroups.layout(bare)) is Level.FAIL
+    off = _machine(tmp_path, proc__sys__user__max_user_namespaces="0\n")
+    assert _level(kernel.user_namespaces(off)) is Level.WARN
+
+
+def test_cgroup_v2_without_a_controller_fails(tmp_path: Path) -> None:
+    machine = _machine(tmp_path, **{"sys__fs__cgroup__cgroup.controllers": "cpu cpuset io pids\n"})
+    assert _level(cgroups.layout(machine)) is Level.OK
+    found = cgroups.controllers(machine)
+    assert (found.level, "without memory" in found.text) == (Level.FAIL, True)
+
+
+@pytest.mark.parametrize(
+    ("held", "level"),
+    [(FULL, Level.OK), (FULL & ~SYS_RESOURCE, Level.WARN), (FULL & ~SYS_ADMIN, Level.FAIL)],
+    ids=["all", "no CAP_SYS_RESOURCE", "no CAP_SYS_ADMIN"],
+)
+def test_a_missing_capability_is_told(tmp_path: Path, held: int, level: Level) -> None:
+    machine = _machine(tmp_path, proc__self__status=f"Name:\tx\nCapBnd:\t{held:016x}\n")
+    assert _level(limits.capabilities(machine)) is level
+
+
+@pytest.mark.parametrize(
+    ("pattern", "level"),
+    [("|/usr/lib/apport %p", Level.NOTE), ("core", Level.NOTE), ("/var/core.%p", Level.OK)],
+)
+def test_where_core_dumps_go(tmp_path: Path, pattern: str, level: Level) -> None:
+    machine = _machine(tmp_path, proc__sys__kernel__core_pattern=pattern)
+    assert _level(limits.core_pattern(machine)) is level
+
+
+@pytest.mark.parametrize(
+    ("name", "says", "flaws"),
+    [
+        ("runc", "runc version 1.1.11", ["CVE-2024-21626", "CVE-2024-45310", "CVE-2025-31133"]),
+        ("runc", "runc version 1.1.15", ["CVE-2025-31133"]),
+        ("runc", "runc version 1.2.8", []),
+        ("runc", "runc version 1.3.2", ["CVE-2025-31133"]),
+        ("runc", "runc version 1.3.3", []),
+        ("crun", "crun version 1.8.1", []),
+        ("crun", "crun version 1.21", ["CVE-2026-30892"]),
+        ("crun", "crun version 1.4.3", ["CVE-2022-27650"]),
+        ("runsc", "runsc version release-20240807.0", []),
+    ],
+)
+def test_known_flaws_of_a_version_are_told(tmp_path: Path, name: str, says: str, flaws: list[str]) -> None:
+    _program(tmp_path, name, says)
+    found = [finding for finding in runtimes.runtimes(_machine(tmp_path)) if finding.name == name]
+    assert [finding.text.split()[2].rstrip(":") for finding in found if finding.level is Level.WARN] == flaws
+    assert found[0].text.startswith(says.split()[2])
+
+
+def test_what_a_distribution_has_patched_is_no_flaw(tmp_path: Path) -> None:
+    _program(tmp_path, "runc", "runc version 1.1.5+ds1")
+    changelog = tmp_path / "usr/share/doc/runc/changelog.Debian.gz"
+    changelog.parent.mkdir(parents=True)
+    changelog.write_bytes(gzip.compress(b"runc (1.1.5-2)\n  * Fix CVE-2024-21626, CVE-2024-45310\n"))
+    texts = " ".join(finding.text for finding in runtimes.runtimes(_machine(tmp_path)))
+    assert "CVE-2024-21626" not in texts
+    assert "CVE-2025-31133" in texts
+
+
+def test_a_machine_without_a_runtime_fails(tmp_path: Path) -> None:
+    assert [finding.level for finding in runtimes.runtimes(_machine(tmp_path))] == [Level.FAIL]
+
+
+def test_a_network_whose_plugin_is_missing_fails(tmp_path: Path) -> None:
+    conflist = '{"name": "n", "plugins": [{"type": "bridge"}, {"type": "portmap"}]}'
+    machine = _machine(tmp_path, **{"etc__cni__10-n.conflist": conflist, "opt__cni__bin__bridge": ""})
+    found = network.cni(machine)
+    assert _level(found, "CNI") is Level.OK
+    assert [f.text.split()[0] for f in found if f.level is Level.FAIL] == ["portmap"]
+    broken = _machine(tmp_path, **{"etc__cni__05-b.conflist": "{"})
+    assert _level(network.cni(broken), "CNI") is Level.FAIL
+    off = _machine(tmp_path, proc__sys__net__ipv4__ip_forward="0\n")
+    assert _level(network.forwarding(off), "IPv4 forwarding") is Level.WARN
+
+
+@pytest.mark.parametrize(
+    ("kind", "level"), [("ext4", Level.OK), ("nfs4", Level.FAIL), ("overlay", Level.FAIL)]
+)
+def test_a_filesystem_that_overlayfs_cannot_write_on_fails(tmp_path: Path, kind: str, level: Level) -> None:
+    mounts = f"20 1 8:1 / / rw - btrfs /dev/sda rw\n21 20 8:2 / /var/lib rw - {kind} /dev/sdb rw\n"
+    assert _level(storage.filesystem(_machine(tmp_path, proc__self__mountinfo=mounts))) is level
+
+
+def test_a_socket_that_is_open_to_all_fails(tmp_path: Path) -> None:
+    machine = _machine(tmp_path, **{"run__x__crid.sock": ""})
+    (tmp_path / "run/x/crid.sock").chmod(0o660)
+    assert _level(services.sockets(machine), "sockets") is Level.OK
+    (tmp_path / "run/x/crid.sock").chmod(0o666)
+    found = services.sockets(machine)
+    assert (found[0].level, found[0].fix.startswith("chmod 660 ")) == (Level.FAIL, True)
+
+
+async def test_what_a_node_needs_and_does_not_answer_is_told(tmp_path: Path) -> None:
+    machine = _machine(tmp_path)
+    known = {"redis_url": f"unix://{tmp_path}/redis.sock", "nats_url": "nats://127.0.0.1:1"}
+    assert _level(await services.redis(machine, known), "Redis") is Level.FAIL
+    assert _level(await services.nats(machine, known), "NATS") is Level.WARN
+    assert await services.redis(machine, {}) == []
