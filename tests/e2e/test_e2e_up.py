@@ -48,7 +48,9 @@ def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path):
     assert not (run_dir / "node.json").exists(), "the supervisor goes on"
 
 
-def test_nats_keeps_its_port_over_the_death_of_the_supervisor(run_dir, tmp_path):
+def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir, tmp_path):
+    """Two of Redis would write to one file; whoever follows NATS knows its port."""
+
     def run(verb: str) -> None:
         command = [SLIPWAY_NODE, verb, "--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=patience(80))
@@ -66,10 +68,20 @@ def test_nats_keeps_its_port_over_the_death_of_the_supervisor(run_dir, tmp_path)
         os.close(supervisor)
         run("up")
         after = state()
+        left = [name for name, pid in before["pids"].items() if _runs(pid)]
     finally:
         run("down")
+    assert not left
     assert after["supervisor"] != before["supervisor"]
     assert after["nats_port"] == before["nats_port"]
+
+
+def _runs(pid: int) -> bool:
+    """Whether it is there, and no zombie."""
+    try:
+        return "State:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):

@@ -129,7 +129,7 @@ def _end_leftovers(layout: Layout) -> None:
         return
     for name, pid in reversed(pids.items()):
         with suppress(OSError):
-            if layout.run_dir.encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+            if not _is_of(layout, pid):
                 continue
             handle = os.pidfd_open(pid)
             try:
@@ -140,6 +140,12 @@ def _end_leftovers(layout: Layout) -> None:
             finally:
                 os.close(handle)
             _log.warning("leftover.ended", process=name, pid=pid)
+
+
+def _is_of(layout: Layout, pid: int) -> bool:
+    """Whether a process that now has this number is one of the node; Redis writes its title over its environment."""
+    told = b"".join(Path(f"/proc/{pid}/{file}").read_bytes() for file in ("environ", "cmdline"))
+    return layout.run_dir.encode() in told
 
 
 def inherited() -> dict[str, str]:
