@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 120.0
 OWNER = "io.slipway.cli"
-"""Label of sandboxes that the command line made, one for each container."""
+"""Label of sandboxes that the command line made: `run` with one container, which takes it along, or `pod`."""
 
 
 class Stub:

@@ -12,7 +12,7 @@ async def remove(on: Node, container_id: str, sandbox_id: str) -> None:
     await on.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container_id))
     sandboxes = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(id=sandbox_id))
     for sandbox in (await on.runtime.ListPodSandbox(sandboxes)).items:
-        if OWNER in sandbox.labels:
+        if sandbox.labels.get(OWNER) == "run":
             await remove_pod(on, sandbox_id, sandbox.metadata.uid)
 
 
