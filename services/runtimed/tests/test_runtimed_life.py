@@ -314,6 +314,26 @@ async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_t
     assert (await pods.client.sandbox_status(again)).status.state == cri.SANDBOX_READY
 
 
+async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_aside_stays(
+    pods: Pods,
+) -> None:
+    containers = pods.daemons.base / "data/runtimed/containers"
+    pods.daemons.kill("runtimed")
+    for name, file in (("cut", "volumes"), ("aside", "record.corrupt"), ("young", "volumes")):
+        (containers / name).mkdir(parents=True)
+        (containers / name / file).touch()
+        if name != "young":
+            os.utime(containers / name, (0, 0))
+    pods.daemons.start("runtimed")
+    with anyio.fail_after(UNTIL_S):
+        while (containers / "cut").exists():
+            await anyio.sleep(0.05)
+    assert (containers / "aside" / "record.corrupt").exists()
+    assert (containers / "young").exists()
+    for name in ("aside", "young"):
+        shutil.rmtree(containers / name)
+
+
 async def test_a_pod_cidr_becomes_a_network_by_the_template_when_there_is_none(pods: Pods) -> None:
     def update(cidr: str) -> cri.UpdateRuntimeConfigRequest:
         network = cri.NetworkConfig(pod_cidr=cidr)

@@ -207,12 +207,13 @@ class Reconciler:
         for name in strays & self._strays:
             await self._guard(name, partial(self._remove_snapshot, name))
         self._strays = strays
-        for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "bundles"):
-            if name not in known:
-                await self._guard(name, partial(self._remove_bundle, name))
-        for name in await anyio.to_thread.run_sync(_old_names, parts.run_dir / "sandboxes"):
-            if name not in pods:
-                await self._guard(name, partial(self._remove_namespaces, name))
+        for find, directory, remove, owners in (
+            (_old_names, parts.run_dir / "bundles", self._remove_bundle, known),
+            (_without_record, parts.data_dir / "containers", self._remove_files, known),
+            (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, pods),
+        ):
+            for name in set(await anyio.to_thread.run_sync(find, directory)) - owners:
+                await self._guard(name, partial(remove, name))
 
     async def _remove_shim(self, shim: ShimState) -> None:
         """A shim whose container has no record; one whose container runs is left for a person to look at."""
@@ -226,6 +227,10 @@ class Reconciler:
     async def _remove_bundle(self, container_id: str) -> None:
         await bundle.remove(self._parts, container_id)
         await self._repaired(container_id, "a bundle without a container was removed")
+
+    async def _remove_files(self, container_id: str) -> None:
+        await anyio.to_thread.run_sync(bundle.remove_record_dir, self._parts.record_dir(container_id))
+        await self._repaired(container_id, "files of a container that was never recorded were removed")
 
     async def _remove_namespaces(self, sandbox_id: str) -> None:
         directory = self._parts.sandbox_dir(sandbox_id)
@@ -250,3 +255,8 @@ def _old_names(directory: Path) -> list[str]:
         return []
     now = time.time()
     return [p.name for p in directory.iterdir() if now - p.stat().st_mtime > YOUNG_S]
+
+
+def _without_record(directory: Path) -> list[str]:
+    """Names of those that are not of just now and have no copy of a record, nor one that was set aside. Blocking."""
+    return [name for name in _old_names(directory) if not any((directory / name).glob("record.*"))]
