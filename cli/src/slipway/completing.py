@@ -8,6 +8,7 @@ from typing import Any
 
 from common.errors import SlipwayError
 from slipway.connect import node, runtimed
+from slipway.nodeverbs import SERVICES
 from slipway.parser import build
 
 WITHIN_S = 2.0
@@ -92,6 +93,8 @@ class _Place:
             return _ask(_containers(run_dir, _wanted(self._verb)))
         if dest == "pod":
             return _ask(_pods(run_dir))
+        if dest == "service":
+            return [(name, "") for name in SERVICES]
         if dest in ("reference", "image", "source"):
             return _ask(_images(run_dir))
         return []

@@ -4,6 +4,8 @@ import argparse
 
 from slipway.verbs import Verbs, add_output, add_verb
 
+SERVICES = ("imaged", "snapshotd", "runtimed", "shimd", "crid", "opsd")
+
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """`events`, `status`, `completion`."""
@@ -26,6 +28,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_output(events)
     examples = "slipway status && echo ready  its exit code is 1 when a condition is not met"
     add_output(add_verb(verbs, "status", "conditions and handlers of the node", "observe:status", examples))
+    _config(verbs)
     examples = """
         eval "$(slipway completion bash)"  in ~/.bashrc
         eval "$(slipway completion zsh)"  in ~/.zshrc, after compinit
@@ -42,3 +45,32 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     complete = verbs.add_parser("__complete", add_help=False, prefix_chars="\0")
     complete.set_defaults(run="completion:complete")
     complete.add_argument("words", nargs=argparse.REMAINDER)
+
+
+def _config(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    examples = """
+        slipway config show --changed  what differs from the defaults, and where it is set
+        slipway config validate runtimed /etc/slipway/runtimed.toml  before a restart"""
+    config = add_verb(
+        verbs, "config", "the settings of the services, and whether they are valid", "config:show", examples
+    )
+    config.set_defaults(service=[], changed=False)
+    add_output(config)
+    inner = config.add_subparsers(metavar="COMMAND")
+    examples = """
+        slipway config show  all of all services
+        slipway config show runtimed crid --changed  what was set, of two of them"""
+    show = add_verb(
+        inner, "show", "settings with values and sources, without secrets", "config:show", examples
+    )
+    show.add_argument("--changed", action="store_true", help="only what is not the default")
+    add_output(show)
+    show.add_argument("service", nargs="*", metavar="SERVICE", help=", ".join(SERVICES))
+    examples = """
+        slipway config validate  what the services were started with
+        slipway config validate imaged new.toml  a file, on top of it"""
+    validate = add_verb(inner, "validate", "whether settings would be taken", "config:validate", examples)
+    validate.add_argument("service", nargs="?", default="", metavar="SERVICE", help=", ".join(SERVICES))
+    validate.add_argument(
+        "file", nargs="?", default="", metavar="FILE", help="a TOML file that it is to take"
+    )

@@ -49,7 +49,7 @@ GROUPS = {
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
     "troubleverbs": ("why", "doctor"),
     "changeverbs": ("diff", "commit"),
-    "nodeverbs": ("events", "status", "completion", "__complete"),
+    "nodeverbs": ("events", "status", "config", "completion", "__complete"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""
 _GLOBAL = ("--run-dir", "-o", "--output", "--format")

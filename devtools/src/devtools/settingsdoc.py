@@ -19,7 +19,8 @@ Generated from `services/*/src/*/settings.py` by `./dev protos`; do not edit.
 
 A service takes its defaults, then the TOML file that `--config FILE` names, then the environment:
 `SLIPWAY_<SERVICE>_<SETTING>` in capitals, lists and tables as JSON. What is wrong refuses to start, and names the file or the
-variable, the setting, the value and what is allowed. `SERVICE --print-config` shows what holds, without passwords.
+variable, the setting, the value and what is allowed. `slipway config show` tells what each service takes from where, `slipway config validate SERVICE FILE` whether it would take
+a file, and `SERVICE --print-config` what holds, all without passwords.
 
 ```toml
 # /etc/slipway/runtimed.toml

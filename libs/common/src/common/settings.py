@@ -46,6 +46,7 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The least that is written to stderr, as JSON lines."""
 
 
+PRINT, EXPLAIN = "--print-config", "--explain-config"
 T = TypeVar("T", bound=CommonSettings)
 _OCTAL = re.compile(r"0o[0-7]{1,8}")
 """An integer as TOML writes a mode."""
@@ -72,7 +73,9 @@ def own_dirs(settings: CommonSettings, daemon: str) -> tuple[Path, Path]:
 
 
 def load(cls: type[T], daemon: str, argv: list[str]) -> T:
-    """Read the settings; `--config FILE`, `--print-config` and `--help` are understood. Of files, the last wins.
+    """Read the settings; `--config FILE`, `--print-config`, `--explain-config` and `--help` are understood.
+
+    Of files, the last wins.
 
     A setting that is wrong ends the process with status 2 and one sentence on stderr.
     """
@@ -95,7 +98,8 @@ def load(cls: type[T], daemon: str, argv: list[str]) -> T:
             _refuse(f"{daemon}: {sources[key]}: unknown setting {key!r}; known are {', '.join(fields)}")
     settings = _convert(cls, daemon, values, sources)
     if show:
-        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(shown(settings))) + b"\n")
+        told = shown(settings) if show == PRINT else _explained(settings, sources)
+        sys.stdout.buffer.write(msgspec.json.format(msgspec.json.encode(told)) + b"\n")
         raise SystemExit(0)
     return settings
 
@@ -103,6 +107,14 @@ def load(cls: type[T], daemon: str, argv: list[str]) -> T:
 def shown(settings: CommonSettings) -> Any:
     """Settings as they may be shown to people: builtins, without the user names and passwords in URLs."""
     return shown_value(msgspec.to_builtins(settings))
+
+
+def _explained(settings: CommonSettings, sources: dict[str, str]) -> list[dict[str, Any]]:
+    """Each setting with where its value comes from: a file, a variable, or `default`."""
+    return [
+        {"setting": name, "value": value, "source": sources.get(name, "default")}
+        for name, value in shown(settings).items()
+    ]
 
 
 def without_secrets(url: str) -> str:
@@ -119,16 +131,17 @@ def shown_value(value: Any) -> Any:
     return [shown_value(item) for item in value] if isinstance(value, list | tuple) else value
 
 
-def _arguments(daemon: str, argv: list[str]) -> tuple[list[str], bool]:
-    usage = f"usage: {daemon} [--config FILE]... [--print-config]"
+def _arguments(daemon: str, argv: list[str]) -> tuple[list[str], str]:
+    """The files, and PRINT or EXPLAIN when the settings are only to be shown."""
+    usage = f"usage: {daemon} [--config FILE]... [--print-config | --explain-config]"
     paths: list[str] = []
-    show = False
+    show = ""
     rest = iter(argv)
     for argument in rest:
         if argument == "--config":
             paths.append(next(rest, "") or _refuse(f"{daemon}: --config wants a file\n{usage}"))
-        elif argument == "--print-config":
-            show = True
+        elif argument in (PRINT, EXPLAIN):
+            show = argument
         elif argument in ("-h", "--help"):
             sys.stdout.write(usage + "\n")
             raise SystemExit(0)
