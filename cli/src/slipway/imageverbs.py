@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable
 
-from slipway.pruneverbs import add_image_prune
 from slipway.verbs import Verbs, add_output, add_verb
 
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
@@ -12,6 +11,20 @@ Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
 _PUSH = """
     slipway push registry.example/app:1  under the name that it has here
     slipway push app:1 registry.example/team/app:1  under another"""
+_REFERENCE = "a name, or an id"
+_IMAGES = """
+    slipway images  names, ids and sizes
+    slipway images --format json | jq -r '.[].id'  for programs"""
+_INSPECT = "slipway image inspect app:1 | jq '.[0].Config.Entrypoint'  what it runs"
+_PULL = """
+    slipway pull registry.example/app:1  with a bar for each layer
+    slipway pull --creds me:secret registry.example/app@sha256:...  by digest, as somebody"""
+_RMI = """
+    slipway rmi app:1  this name, and the image with its last one
+    slipway rmi -f app:1  also when a container uses it"""
+_TAG = "slipway tag app:1 registry.example/app:new  one more name for it"
+_UNTAG = "slipway untag registry.example/app:new  the image keeps its others"
+_HISTORY = "slipway history --no-trunc app:1  the whole commands that made it"
 _COPY = """
     slipway image copy a.example/app:1 b.example/app:1  the same digests there"""
 _SAVE = """
@@ -25,7 +38,7 @@ _LOAD = """
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """All verbs of images."""
-    image = add_verb(verbs, "image", "list images, or work with them", "images:images")
+    image = add_verb(verbs, "image", "list images, or work with them", "images:images", _IMAGES)
     add_output(image)
     inner = image.add_subparsers(metavar="COMMAND")
     both: dict[str, Add] = {
@@ -45,23 +58,24 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
     _copy(inner)
-    add_image_prune(inner)
-    inspect = add_verb(inner, "inspect", "all that is known of images, as JSON", "imagefacts:inspect")
-    inspect.add_argument("reference", nargs="+")
+    inspect = add_verb(
+        inner, "inspect", "all that is known of images, as JSON", "imagefacts:inspect", _INSPECT
+    )
+    inspect.add_argument("reference", nargs="+", help=_REFERENCE)
 
 
 def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    pull = add_verb(verbs, name, "pull an image from its registry", "images:pull")
-    pull.add_argument("reference")
-    pull.add_argument("--creds", default="", metavar="USER:PASSWORD")
+    pull = add_verb(verbs, name, "pull an image from its registry", "images:pull", _PULL)
+    pull.add_argument("reference", help="a name, with a tag or a digest")
+    pull.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
     add_output(pull)
 
 
 def _push(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     push = add_verb(verbs, name, "push an image to its registry", "pushes:push", _PUSH)
-    push.add_argument("reference")
+    push.add_argument("reference", help=_REFERENCE)
     push.add_argument("target", nargs="?", default="", help="another name for it at the registry")
-    push.add_argument("--creds", default="", metavar="USER:PASSWORD")
+    push.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
     add_output(push)
 
 
@@ -69,43 +83,45 @@ def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     copy = add_verb(
         verbs, "copy", "copy an image with all its platforms between registries", "pushes:copy", _COPY
     )
-    copy.add_argument("source")
-    copy.add_argument("target")
-    copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD")
+    copy.add_argument("source", help="a name at its registry")
+    copy.add_argument("target", help="its name at the other")
+    copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD", help="for the source's registry")
     copy.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
     add_output(copy)
 
 
 def _images(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    add_output(add_verb(verbs, name, "list images", "images:images"))
+    add_output(add_verb(verbs, name, "list images", "images:images", _IMAGES))
 
 
 def _rmi(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    rmi = add_verb(verbs, name, "remove names of images, and images with their last name", "images:rmi")
+    rmi = add_verb(verbs, name, "remove names of images, and images with their last name", "images:rmi", _RMI)
     rmi.add_argument(
         "-f",
         "--force",
         action="store_true",
         help="also what a container uses, or what several repositories name",
     )
-    rmi.add_argument("reference", nargs="+")
+    rmi.add_argument("reference", nargs="+", help=_REFERENCE)
 
 
 def _tag(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    tag = add_verb(verbs, name, "give an image one more name; another image loses it", "images:tag")
-    tag.add_argument("source")
-    tag.add_argument("target", metavar="NAME[:TAG]")
+    tag = add_verb(verbs, name, "give an image one more name; another image loses it", "images:tag", _TAG)
+    tag.add_argument("source", help=_REFERENCE)
+    tag.add_argument("target", metavar="NAME[:TAG]", help="the new name")
 
 
 def _untag(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    untag = add_verb(verbs, name, "take names away; the image stays", "images:untag")
+    untag = add_verb(verbs, name, "take names away; the image stays", "images:untag", _UNTAG)
     untag.add_argument("reference", nargs="+", help="a name, or an id for all names of an image")
 
 
 def _history(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    history = add_verb(verbs, name, "how an image was made, newest step first", "imagefacts:history")
+    history = add_verb(
+        verbs, name, "how an image was made, newest step first", "imagefacts:history", _HISTORY
+    )
     history.add_argument("--no-trunc", action="store_true", help="whole commands")
-    history.add_argument("reference")
+    history.add_argument("reference", help=_REFERENCE)
     add_output(history)
 
 
@@ -118,7 +134,7 @@ def _save(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         "-o", "--output", dest="file", default="", metavar="FILE", help="in place of standard output"
     )
     where.add_argument("--layout", default="", metavar="DIR", help="an OCI layout as a new directory instead")
-    save.add_argument("reference", nargs="+")
+    save.add_argument("reference", nargs="+", help=_REFERENCE)
 
 
 def _load(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:

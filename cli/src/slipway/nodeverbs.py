@@ -40,7 +40,11 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "completion:completion",
         examples,
     )
-    completion.add_argument("shell", choices=("bash", "zsh", "fish"))
+    completion.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose script to print")
+    examples = """
+        slipway man | man -l -  read it
+        slipway man > /usr/local/share/man/man1/slipway.1  install it"""
+    add_verb(verbs, "man", "the manual page, for man", "completion:man", examples)
     # What the scripts ask; its words are no options of its own.
     complete = verbs.add_parser("__complete", add_help=False, prefix_chars="\0")
     complete.set_defaults(run="completion:complete")

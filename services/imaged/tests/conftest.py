@@ -298,7 +298,6 @@ NOBODY = Credentials()
 @dataclass
 class Layer:
     diff_id: str
-    size_bytes: int = 1000
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""completion: the words of a command line, for a shell; the shell asks us each time it needs some."""
+"""completion, man: the command's words for a shell, which asks us each time it needs some, and for a reader."""
 
 import asyncio
 import sys
@@ -6,6 +6,7 @@ from argparse import Namespace
 
 from slipway import render
 from slipway.completing import candidates
+from slipway.manpage import page
 
 BASH = """_slipway() {
   local line="${COMP_LINE:0:COMP_POINT}" words word last prefix
@@ -51,6 +52,12 @@ SCRIPTS = {"bash": BASH, "zsh": ZSH, "fish": FISH}
 async def completion(arguments: Namespace) -> int:
     """Print a shell's script."""
     sys.stdout.write(SCRIPTS[arguments.shell])
+    return 0
+
+
+async def man(_: Namespace) -> int:
+    """Print the manual page."""
+    sys.stdout.write(page())
     return 0
 
 
