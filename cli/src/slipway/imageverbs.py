@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 
+from slipway.pruneverbs import add_image_prune
 from slipway.verbs import Verbs, add_output, add_verb
 
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
@@ -58,6 +59,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
     _copy(inner)
+    add_image_prune(inner)
     inspect = add_verb(
         inner, "inspect", "all that is known of images, as JSON", "imagefacts:inspect", _INSPECT
     )

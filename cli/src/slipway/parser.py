@@ -49,6 +49,7 @@ GROUPS = {
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
     "troubleverbs": ("why", "doctor"),
     "changeverbs": ("diff", "commit"),
+    "pruneverbs": ("prune", "system"),
     "nodeverbs": ("events", "status", "config", "completion", "man", "__complete"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""

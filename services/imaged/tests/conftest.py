@@ -298,6 +298,7 @@ NOBODY = Credentials()
 @dataclass
 class Layer:
     diff_id: str
+    size_bytes: int = 1000
 
 
 @dataclass

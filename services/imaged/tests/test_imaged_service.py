@@ -197,7 +197,7 @@ async def test_image_with_a_lost_config_is_dropped_at_start(node, real_registry,
 async def test_pinned_images_follow_the_globs(node, real_registry, tools) -> None:
     pause = await node.pull(real_registry.push("k8s/pause", "3", tools.image_of(two_layers(tools, "p"))))
     other = await node.pull(real_registry.push("k8s/other", "3", tools.image_of(two_layers(tools, "o"))))
-    assert node.images.is_pinned(pause)
-    assert not node.images.is_pinned(other)
+    assert node.images.pin_of(pause) == "*/pause:*"
+    assert node.images.pin_of(other) == ""
     assert len(node.images.catalog.select()) == 2
     assert node.images.catalog.select("nothing") == []

@@ -180,6 +180,15 @@ class Catalog:
             await self._delete(record)
         return record
 
+    async def remove_unchanged(self, seen: ImageRecord) -> bool:
+        """Remove an image if it has still the names that it was seen with; returns whether it went."""
+        async with self._lock:
+            record = self._records.find(seen.id)
+            if record is None or record.revision != seen.revision:
+                return False
+            await self._delete(record)
+            return True
+
     async def _delete(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, ImageRemoved(id=record.id, references=record.names))
         _log.info("image.removed", image_id=record.id, names=record.names)

@@ -64,6 +64,10 @@ class Leases:
             all_of_it.diff_ids |= needs.diff_ids
         return all_of_it
 
+    def is_held(self, record: ImageRecord) -> bool:
+        """Whether running work counts on an image."""
+        return any(record.id in needs.digests for needs in self._held)
+
     async def in_use(self) -> set[tuple[str, ...]]:
         """The stacks of layers, by diff ID, that snapshots stand on."""
         return {tuple(snapshot.diff_ids) for snapshot in await self._layers.list()}

@@ -17,6 +17,7 @@ from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
+from imaged.collection import Collector
 from imaged.committing import Commits
 from imaged.loading import Loads
 from imaged.manifest import local_platform
@@ -57,34 +58,44 @@ async def serve(settings: Settings, life: Life) -> None:
     )
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()
-    loads = Loads(spools, images.catalog, images.leases, content, layers, local_platform())
-    whole = Whole(content, registry)
-    saves = Saves(images.catalog, images.leases, content, whole)
-    transfers = Transfers(
-        images.catalog,
-        images.leases,
-        content,
-        whole,
-        registry,
-        emit=records.emit,
-        task_group=life.task_group,
-    )
+    collector = Collector(images.catalog, images.leases, content, layers, images.pin_of)
+    servicer = _servicer(images, records, content, registry, layers, spools, collector, life)
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
     )
     meters.IMAGES.set_function(lambda: len(records.all()))
     meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
-    life.start(reconcile.sweep_for_ever, images, content, settings.partial_max_age_s, name="sweep")
-
-    commits = Commits(images.catalog, images.leases, content, layers, whole, spools, local_platform())
-    servicer = ImagesServicer(images, loads, saves, transfers, commits, str(content.blobs))
+    life.start(reconcile.sweep_for_ever, images, content, collector, settings, name="sweep")
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(servicer, server)
 
     # the channel to snapshotd closes with the process: running pulls end by cancellation, not by its errors
     await life.serve(register, socket_path(settings, "imaged"))
+
+
+def _servicer(
+    images: Images,
+    records: RecordStore[ImageRecord],
+    content: LocalContent,
+    registry: HttpRegistry,
+    layers: SnapshotdClient,
+    spools: Spools,
+    collector: Collector,
+    life: Life,
+) -> ImagesServicer:
+    catalog, leases, platform = images.catalog, images.leases, local_platform()
+    whole = Whole(content, registry)
+    return ImagesServicer(
+        images,
+        Loads(spools, catalog, leases, content, layers, platform),
+        Saves(catalog, leases, content, whole),
+        Transfers(catalog, leases, content, whole, registry, emit=records.emit, task_group=life.task_group),
+        Commits(catalog, leases, content, layers, whole, spools, platform),
+        collector,
+        str(content.blobs),
+    )
 
 
 def main() -> None:

@@ -62,6 +62,11 @@ class Content(Protocol):
 
     def path(self, digest: str) -> str: ...
 
+    def size(self, digest: str) -> int | None: ...
+
+    def all(self) -> list[str]:
+        """The digests of all blobs."""
+
     def ingest(self, descriptor: Descriptor) -> AbstractAsyncContextManager["Ingest"]:
         """Start or resume an unfinished blob; one at a time for each digest, others wait."""
 
@@ -195,6 +200,9 @@ class Held(Protocol):
 
     @property
     def diff_id(self) -> str: ...
+
+    @property
+    def size_bytes(self) -> int: ...
 
 
 class Stack(Protocol):

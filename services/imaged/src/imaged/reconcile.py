@@ -7,8 +7,10 @@ from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
 from common.records import RecordStore
 from imaged.adapters.content_local import LocalContent
+from imaged.collection import Collector, Rules
 from imaged.record import ImageRecord
 from imaged.service import Images
+from imaged.settings import Settings
 
 EVERY_S = 3600.0
 _log = get_logger("imaged")
@@ -34,11 +36,21 @@ async def repair(records: RecordStore[ImageRecord], content: LocalContent) -> li
     return dropped
 
 
-async def sweep_for_ever(images: Images, content: LocalContent, max_age_s: float) -> None:
-    """Remove old unfinished and unreferenced blobs and orphaned layers, now and every hour."""
+async def sweep_for_ever(
+    images: Images, content: LocalContent, collector: Collector, settings: Settings
+) -> None:
+    """Remove old unfinished and unreferenced blobs, orphaned layers and images by the rules, now and every hour."""
+    rules = Rules(
+        tagged=True,
+        older_than_s=settings.gc_max_age_s,
+        keep_last=settings.gc_keep_last,
+        max_bytes=settings.gc_max_bytes,
+    )
     while True:
         try:
-            gone = await content.sweep(images.leases.needed().digests, max_age_s)
+            if settings.gc_max_bytes or settings.gc_max_age_s:
+                await collector.collect(rules, dry_run=False)
+            gone = await content.sweep(images.leases.needed().digests, settings.partial_max_age_s)
             layers = await images.leases.collect_layers()
             if gone or layers:
                 _log.info("content.swept", blobs=len(gone), layers=len(layers))

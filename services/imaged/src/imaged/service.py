@@ -126,8 +126,9 @@ class Images:
             self._configs[record.id] = body
         return body
 
-    def is_pinned(self, record: ImageRecord) -> bool:
-        return any(fnmatchcase(name, glob) for name in record.names for glob in self._pinned)
+    def pin_of(self, record: ImageRecord) -> str:
+        """The glob that pins an image; empty for none."""
+        return next((g for g in self._pinned for name in record.names if fnmatchcase(name, g)), "")
 
     async def remove(self, text: str) -> None:
         """Remove an image with all its names; nothing happens when it is not here."""

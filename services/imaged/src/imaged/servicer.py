@@ -9,6 +9,7 @@ from common.api.images.v1 import images_pb2 as pb
 from common.api.images.v1 import images_pb2_grpc as rpc
 from common.clock import now_ns
 from common.errors import InvalidArgumentError
+from imaged.collection import Collector, Rules
 from imaged.committing import Commits, Wish
 from imaged.loading import Loads
 from imaged.ports import Credentials
@@ -52,10 +53,11 @@ class ImagesServicer(rpc.ImagesServicer):
         saves: Saves,
         transfers: Transfers,
         commits: Commits,
+        collector: Collector,
         mountpoint: str,
     ) -> None:
         self._images, self._loads, self._saves, self._transfers = images, loads, saves, transfers
-        self._commits = commits
+        self._commits, self._collector = commits, collector
         self._mountpoint = mountpoint
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
@@ -107,6 +109,25 @@ class ImagesServicer(rpc.ImagesServicer):
         )
         return await self._image(await self._commits.commit(wish))
 
+    async def Prune(self, request: pb.PruneRequest, context: "Context") -> pb.PruneResponse:
+        rules = Rules(request.all, request.older_than_s, request.keep_last, request.max_bytes)
+        verdicts = await self._collector.collect(rules, dry_run=request.dry_run)
+        return pb.PruneResponse(
+            verdicts=[
+                pb.Verdict(
+                    id=verdict.image.id,
+                    names=verdict.image.names,
+                    size_bytes=verdict.image.size_bytes,
+                    pulled_at_ns=verdict.image.pulled_at_ns,
+                    goes=verdict.goes,
+                    why=verdict.why,
+                    frees_blob_bytes=verdict.frees_blob_bytes,
+                    frees_layer_bytes=verdict.frees_layer_bytes,
+                )
+                for verdict in verdicts
+            ]
+        )
+
     async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:
         async for piece in self._saves.save(list(request.references), credentials(request.auth)):
             yield pb.Chunk(piece=piece)
@@ -153,7 +174,7 @@ class ImagesServicer(rpc.ImagesServicer):
             config=await self._images.config(record),
             diff_ids=record.diff_ids,
             manifest_digest=record.manifest_digest,
-            pinned=self._images.is_pinned(record),
+            pinned=bool(self._images.pin_of(record)),
             pulled_at_ns=record.pulled_at_ns,
             layers=[
                 pb.LayerBlob(digest=layer.digest, size_bytes=layer.size_bytes, media_type=layer.media_type)

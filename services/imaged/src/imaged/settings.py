@@ -1,6 +1,13 @@
 """Settings of imaged."""
 
+from typing import Annotated
+
+import msgspec
+
 from common.settings import CommonSettings, Count, Seconds
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
+Age = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -22,5 +29,11 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Unfinished and unreferenced blobs older than this are removed."""
     pinned_images: tuple[str, ...] = ()
     """Globs over repo tags and digests of images that a kubelet must not collect."""
-    max_load_bytes: int = 64 << 30
+    max_load_bytes: Count = 64 << 30
     """The most that the files of an archive given to `load` may have together."""
+    gc_max_bytes: Number = 0
+    """Each hour, the oldest images that nothing uses go until blobs and layers take no more; 0 for never."""
+    gc_max_age_s: Age = 0.0
+    """Each hour, images that nothing uses and that came longer ago go; 0 for never. With gc_max_bytes: only those."""
+    gc_keep_last: Number = 0
+    """So many of the newest images of each repository stay."""

@@ -115,6 +115,10 @@ class ImagedClient:
         """Make an image of what a container changed; AbortedError when it wrote meanwhile."""
         return await self._stub.Commit(request, timeout=timeout_s)
 
+    async def prune(self, request: pb.PruneRequest) -> "Sequence[pb.Verdict]":
+        """Remove images by rules, or only decide; a verdict for each image, the oldest first."""
+        return (await self._stub.Prune(request, timeout=self._timeout_s)).verdicts
+
     async def save(
         self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
     ) -> AsyncIterator[bytes]:

@@ -644,6 +644,106 @@ class CommitRequest(_message.Message):
 Global___CommitRequest: _TypeAlias = CommitRequest  # noqa: Y015
 
 @_typing.final
+class PruneRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ALL_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_S_FIELD_NUMBER: _builtins.int
+    KEEP_LAST_FIELD_NUMBER: _builtins.int
+    MAX_BYTES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    all: _builtins.bool
+    """Also images with names."""
+    older_than_s: _builtins.float
+    """Only those that came longer ago."""
+    keep_last: _builtins.int
+    """Not the newest of each repository, so many."""
+    max_bytes: _builtins.int
+    """Only until blobs and layers take no more, the oldest first; 0 for no bound."""
+    dry_run: _builtins.bool
+    """Decide only."""
+    def __init__(
+        self,
+        *,
+        all: _builtins.bool = ...,
+        older_than_s: _builtins.float = ...,
+        keep_last: _builtins.int = ...,
+        max_bytes: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "keep_last", b"keep_last", "max_bytes", b"max_bytes", "older_than_s", b"older_than_s"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneRequest: _TypeAlias = PruneRequest  # noqa: Y015
+
+@_typing.final
+class Verdict(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ID_FIELD_NUMBER: _builtins.int
+    NAMES_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PULLED_AT_NS_FIELD_NUMBER: _builtins.int
+    GOES_FIELD_NUMBER: _builtins.int
+    WHY_FIELD_NUMBER: _builtins.int
+    FREES_BLOB_BYTES_FIELD_NUMBER: _builtins.int
+    FREES_LAYER_BYTES_FIELD_NUMBER: _builtins.int
+    id: _builtins.str
+    size_bytes: _builtins.int
+    pulled_at_ns: _builtins.int
+    goes: _builtins.bool
+    why: _builtins.str
+    frees_blob_bytes: _builtins.int
+    """What nothing else needs, after all verdicts before this one."""
+    frees_layer_bytes: _builtins.int
+    @_builtins.property
+    def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    def __init__(
+        self,
+        *,
+        id: _builtins.str = ...,
+        names: _abc.Iterable[_builtins.str] | None = ...,
+        size_bytes: _builtins.int = ...,
+        pulled_at_ns: _builtins.int = ...,
+        goes: _builtins.bool = ...,
+        why: _builtins.str = ...,
+        frees_blob_bytes: _builtins.int = ...,
+        frees_layer_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frees_blob_bytes", b"frees_blob_bytes", "frees_layer_bytes", b"frees_layer_bytes", "goes", b"goes", "id", b"id", "names", b"names", "pulled_at_ns", b"pulled_at_ns", "size_bytes", b"size_bytes", "why", b"why"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+@_typing.final
+class PruneResponse(_message.Message):
+    """The oldest image first."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]: ...
+    def __init__(
+        self,
+        *,
+        verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneResponse: _TypeAlias = PruneResponse  # noqa: Y015
+
+@_typing.final
 class SaveRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

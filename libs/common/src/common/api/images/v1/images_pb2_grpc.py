@@ -94,6 +94,11 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
                 _registered_method=True)
+        self.Prune = channel.unary_unary(
+                '/slipway.images.v1.Images/Prune',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneResponse.FromString,
+                _registered_method=True)
         self.Usage = channel.unary_unary(
                 '/slipway.images.v1.Images/Usage',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UsageRequest.SerializeToString,
@@ -192,6 +197,14 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Prune(self, request, context):
+        """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
+        pinned, or what work is under way with.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Usage(self, request, context):
         """Space that blobs take; answered from memory.
         """
@@ -261,6 +274,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     servicer.Commit,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
+            ),
+            'Prune': grpc.unary_unary_rpc_method_handler(
+                    servicer.Prune,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneResponse.SerializeToString,
             ),
             'Usage': grpc.unary_unary_rpc_method_handler(
                     servicer.Usage,
@@ -592,6 +610,33 @@ class Images:
             '/slipway.images.v1.Images/Commit',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Prune(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/Prune',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PruneResponse.FromString,
             options,
             channel_credentials,
             insecure,

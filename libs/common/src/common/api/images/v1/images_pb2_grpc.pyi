@@ -63,6 +63,10 @@ class ImagesStub:
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Commit: _grpc.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]
     """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    Prune: _grpc.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]
+    """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
+    pinned, or what work is under way with.
+    """
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
     """Space that blobs take; answered from memory."""
 
@@ -101,6 +105,10 @@ class ImagesAsyncStub(ImagesStub):
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Commit: _aio.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]  # type: ignore[assignment]
     """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    Prune: _aio.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]  # type: ignore[assignment]
+    """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
+    pinned, or what work is under way with.
+    """
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
     """Space that blobs take; answered from memory."""
 
@@ -208,6 +216,16 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
         """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+
+    @_abc_1.abstractmethod
+    def Prune(
+        self,
+        request: _images_pb2.PruneRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.PruneResponse, _abc.Awaitable[_images_pb2.PruneResponse]]:
+        """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
+        pinned, or what work is under way with.
+        """
 
     @_abc_1.abstractmethod
     def Usage(

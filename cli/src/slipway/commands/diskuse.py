@@ -1,0 +1,132 @@
+"""system df."""
+
+import sys
+from argparse import Namespace
+from typing import Any, NamedTuple
+
+import anyio
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.images.v1 import images_pb2 as pb
+from slipway import render
+from slipway.connect import imaged, node, snapshotd
+
+
+class _Kind(NamedTuple):
+    """A row: how many there are, how many are in use, what they take and what of it could go."""
+
+    name: str
+    total: int
+    active: int
+    size_bytes: int
+    reclaimable_bytes: int
+
+
+class _Found(NamedTuple):
+    verdicts: list[Any]
+    blob_bytes: int
+    layers: list[Any]
+    stood_on: set[str]
+    """Diff IDs of layers that snapshots stand on."""
+    usages: dict[str, Any]
+    containers: list[Any]
+
+
+async def df(arguments: Namespace) -> int:
+    """What takes space, and what of it could go."""
+    found = await _asked(arguments.run_dir)
+    kinds = _kinds(found)
+    if arguments.output == "json":
+        render.document([kind._asdict() for kind in kinds])
+        return 0
+    rows = [(kind.name, kind.total, kind.active, render.size(kind.size_bytes), _part(kind)) for kind in kinds]
+    render.table(("TYPE", "TOTAL", "ACTIVE", "SIZE", "RECLAIMABLE"), rows)
+    if arguments.verbose:
+        _verbose(found)
+    return 0
+
+
+async def _asked(run_dir: str) -> _Found:
+    found: dict[str, Any] = {}
+    async with imaged(run_dir) as images, snapshotd(run_dir) as snapshots, node(run_dir) as on:
+
+        async def of_images() -> None:
+            found["verdicts"] = list(await images.prune(pb.PruneRequest(all=True, dry_run=True)))
+            found["blob_bytes"] = (await images.usage()).used_bytes
+
+        async def of_snapshots() -> None:
+            found["layers"] = await snapshots.list_layers()
+            found["stood_on"] = {d for snapshot in await snapshots.list() for d in snapshot.diff_ids}
+            found["usages"] = {usage.key: usage for usage in (await snapshots.usage(())).usages}
+
+        async def of_containers() -> None:
+            answer = await on.runtime.ListContainers(cri.ListContainersRequest())
+            found["containers"] = list(answer.containers)
+
+        async with anyio.create_task_group() as group:
+            for ask in (of_images, of_snapshots, of_containers):
+                group.start_soon(ask)
+    return _Found(**found)
+
+
+def _kinds(found: _Found) -> list[_Kind]:
+    goes = [v for v in found.verdicts if v.goes]
+    used = sum("container" in v.why for v in found.verdicts if not v.goes)
+    running = [c for c in found.containers if c.state == cri.CONTAINER_RUNNING]
+    ended = {c.id for c in found.containers if c.state == cri.CONTAINER_EXITED}
+    sizes = {key: usage.used_bytes for key, usage in found.usages.items()}
+    return [
+        _Kind(
+            "Images (blobs)",
+            len(found.verdicts),
+            used,
+            found.blob_bytes,
+            sum(v.frees_blob_bytes for v in goes),
+        ),
+        _Kind(
+            "Layers (unpacked)",
+            len(found.layers),
+            len({layer.diff_id for layer in found.layers} & found.stood_on),
+            sum(layer.size_bytes for layer in found.layers),
+            sum(v.frees_layer_bytes for v in goes),
+        ),
+        _Kind(
+            "Containers",
+            len(found.containers),
+            len(running),
+            sum(sizes.values()),
+            sum(size for key, size in sizes.items() if key in ended),
+        ),
+    ]
+
+
+def _part(kind: _Kind) -> str:
+    share = round(100 * kind.reclaimable_bytes / kind.size_bytes) if kind.size_bytes else 0
+    return f"{render.size(kind.reclaimable_bytes)} ({share}%)"
+
+
+def _verbose(found: _Found) -> None:
+    sys.stdout.write("\n")
+    images = [
+        (
+            v.names[0] if v.names else "<none>",
+            v.id.partition(":")[2][:12],
+            render.age(v.pulled_at_ns),
+            render.size(v.size_bytes),
+            "" if v.goes else v.why,
+        )
+        for v in found.verdicts
+    ]
+    render.table(("IMAGE", "ID", "CAME", "SIZE", "STAYS, SINCE IT"), images)
+    sys.stdout.write("\n")
+    containers = [
+        (
+            c.metadata.name,
+            c.id[:12],
+            render.age(c.created_at),
+            render.size(found.usages[c.id].used_bytes if c.id in found.usages else 0),
+            found.usages[c.id].used_inodes if c.id in found.usages else 0,
+        )
+        for c in found.containers
+    ]
+    render.table(("CONTAINER", "ID", "CREATED", "WRITTEN", "FILES"), containers)

@@ -1,0 +1,131 @@
+"""prune, system prune, image prune."""
+
+import re
+import sys
+import time
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.images.v1 import images_pb2 as pb
+from common.errors import InvalidArgumentError
+from slipway import render
+from slipway.connect import OWNER, Node, imaged, node
+from slipway.removal import remove_pod
+
+_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?)B?", re.IGNORECASE)
+_SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
+_SCALES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
+_MANY = 20
+
+
+async def images(arguments: Namespace) -> int:
+    """Remove images by rules."""
+    rules = pb.PruneRequest(
+        all=arguments.all,
+        older_than_s=_until(arguments.filter),
+        keep_last=arguments.keep_last,
+        max_bytes=_bytes(arguments.max_size) if arguments.max_size else 0,
+        dry_run=arguments.dry_run,
+    )
+    which = "images that nothing uses" if arguments.all else "images without a name"
+    if not _agreed(arguments, which):
+        return 1
+    async with imaged(arguments.run_dir) as client:
+        _tell(await client.prune(rules), arguments)
+    return 0
+
+
+async def everything(arguments: Namespace) -> int:
+    """Remove ended pods that the command line made, then images."""
+    older_than_s = _until(arguments.filter)
+    which = "images that nothing uses" if arguments.all else "images without a name"
+    if not _agreed(arguments, f"ended pods that `slipway run` made, and {which}"):
+        return 1
+    async with node(arguments.run_dir) as on:
+        for pod in await _ended(on, older_than_s):
+            if not arguments.dry_run:
+                await remove_pod(on, pod.id, pod.metadata.uid)
+            if arguments.output != "json":
+                verb = "Would remove" if arguments.dry_run else "Removed"
+                sys.stdout.write(f"{verb} pod: {render.clean(pod.metadata.name)}\n")
+    rules = pb.PruneRequest(all=arguments.all, older_than_s=older_than_s, dry_run=arguments.dry_run)
+    async with imaged(arguments.run_dir) as client:
+        _tell(await client.prune(rules), arguments)
+    return 0
+
+
+async def _ended(on: Node, older_than_s: float) -> list[Any]:
+    """Pods of the command line in which nothing runs, or will."""
+    limit_ns = time.time_ns() - int(older_than_s * 1e9)
+    pods = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
+    containers = (await on.runtime.ListContainers(cri.ListContainersRequest())).containers
+    alive = {c.pod_sandbox_id for c in containers if c.state != cri.CONTAINER_EXITED}
+    held = {c.pod_sandbox_id for c in containers}
+    ended = [p for p in pods if p.state == cri.SANDBOX_NOTREADY or p.id in held - alive]
+    return [p for p in ended if OWNER in p.labels and p.created_at <= limit_ns]
+
+
+def _agreed(arguments: Namespace, what: str) -> bool:
+    """Ask, unless told not to; who cannot answer must say --force.
+
+    Raises:
+        InvalidArgumentError: nobody is there to answer.
+    """
+    if arguments.force or arguments.dry_run:
+        return True
+    if not sys.stdin.isatty():
+        message = f"this removes {what}: give --force, or --dry-run to see what would go"
+        raise InvalidArgumentError(message)
+    sys.stderr.write(f"This removes {what}. Go on? [y/N] ")
+    sys.stderr.flush()
+    return sys.stdin.readline().strip().lower() in ("y", "yes")
+
+
+def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace) -> None:
+    if arguments.output == "json":
+        render.messages(verdicts)
+        return
+    shown = [v for v in verdicts if v.goes or arguments.dry_run]
+    if shown:
+        headings = ("IMAGE", "ID", "CAME", "FREES", "VERDICT", "WHY")
+        render.table(headings, [_row(verdict, arguments) for verdict in shown])
+    freed = sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
+    sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
+
+
+def _row(verdict: pb.Verdict, arguments: Namespace) -> tuple[str, ...]:
+    goes = "goes" if arguments.dry_run else "gone"
+    return (
+        verdict.names[0] if verdict.names else "<none>",
+        verdict.id.partition(":")[2][:12],
+        render.age(verdict.pulled_at_ns),
+        render.size(verdict.frees_blob_bytes + verdict.frees_layer_bytes) if verdict.goes else "",
+        goes if verdict.goes else "stays",
+        verdict.why,
+    )
+
+
+def _until(filters: list[str]) -> float:
+    """The age of `--filter until=AGE` in seconds; 0 without."""
+    seconds = 0.0
+    for text in filters:
+        key, _, value = text.partition("=")
+        found = _SPAN.fullmatch(value) if value else None
+        if key != "until" or not found:
+            message = f"--filter {text!r}: want until=AGE, such as until=24h or until=7d"
+            raise InvalidArgumentError(message)
+        parts = (int(part or 0) for part in found.groups())
+        seconds = float(sum(n * unit for n, unit in zip(parts, (86_400, 3600, 60, 1), strict=True)))
+    return seconds
+
+
+def _bytes(text: str) -> int:
+    found = _SIZE.fullmatch(text)
+    count = int(float(found[1]) * _SCALES[found[2].lower()]) if found and len(text) < _MANY else 0
+    if count <= 0:
+        message = f"--max-size {text!r}: want a size such as 20GB or 512MiB"
+        raise InvalidArgumentError(message)
+    return count

@@ -1,0 +1,194 @@
+"""Which images go, and why each goes or stays: rules, a plan that explains itself, and its execution.
+
+Never an image that a container stands on, that is pinned, or that running work counts on.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from common.clock import now_ns
+from common.errors import InvalidArgumentError
+from common.observe.log import get_logger
+from imaged.catalog import Catalog
+from imaged.leases import Leases
+from imaged.ports import Content, Layers
+from imaged.record import ImageRecord
+from imaged.reference import Reference
+
+_UNITS = ((86_400, "d"), (3600, "h"), (60, "min"), (1, "s"))
+_log = get_logger("imaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What may go; all that are given must hold. Without any, images without a name."""
+
+    tagged: bool = False
+    """Also images with names."""
+    older_than_s: float = 0.0
+    """Only those that came longer ago."""
+    keep_last: int = 0
+    """Not the newest ones of each repository, so many."""
+    max_bytes: int = 0
+    """Only until blobs and layers take no more than this, the oldest first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of an image."""
+
+    image: ImageRecord
+    goes: bool
+    why: str
+    frees_blob_bytes: int = 0
+    frees_layer_bytes: int = 0
+
+
+@dataclass(slots=True)
+class Sizes:
+    """What each blob and layer takes, and how many images need it."""
+
+    blobs: Mapping[str, int]
+    layers: Mapping[str, int]
+    users: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+
+    def count(self, record: ImageRecord, step: int) -> tuple[int, int]:
+        """Count an image in or out; returns the bytes of blobs and layers that only it has."""
+        freed = [0, 0]
+        for number, (things, sizes) in enumerate(
+            ((record.blobs, self.blobs), (set(record.diff_ids), self.layers))
+        ):
+            for thing in things:
+                self.users[thing] += step
+                if not self.users[thing]:
+                    freed[number] += sizes.get(thing, 0)
+        return freed[0], freed[1]
+
+
+def plan(
+    images: list[ImageRecord],
+    rules: Rules,
+    sizes: Sizes,
+    protected: Mapping[str, str],
+    *,
+    at_ns: int,
+) -> list[Verdict]:
+    """A verdict for each image, the oldest first. Pure.
+
+    Args:
+        images: all.
+        rules: what may go.
+        sizes: of what they have.
+        protected: why an image must stay whatever the rules say, by id.
+        at_ns: now.
+    """
+    for record in images:
+        sizes.count(record, 1)
+    total = sum(sizes.blobs.values()) + sum(sizes.layers.values())
+    newest = _newest(images, rules.keep_last)
+    verdicts = []
+    for record in sorted(images, key=lambda r: (r.pulled_at_ns, r.id)):
+        age_s = max(0.0, (at_ns - record.pulled_at_ns) / 1e9)
+        why = protected.get(record.id) or _stays(record, rules, age_s, newest)
+        if not why and rules.max_bytes and total <= rules.max_bytes:
+            why = f"{total} bytes are within the {rules.max_bytes} allowed"
+        if why:
+            verdicts.append(Verdict(record, goes=False, why=why))
+            continue
+        blob_bytes, layer_bytes = sizes.count(record, -1)
+        total -= blob_bytes + layer_bytes
+        kind = "not used" if record.repo_tags else "has no name"
+        verdicts.append(Verdict(record, True, f"{kind}, came {_age(age_s)} ago", blob_bytes, layer_bytes))
+    return verdicts
+
+
+def _stays(record: ImageRecord, rules: Rules, age_s: float, newest: Mapping[str, str]) -> str:
+    if record.repo_tags and not rules.tagged:
+        return f"has the name {record.repo_tags[0]}"
+    if age_s < rules.older_than_s:
+        return f"came {_age(age_s)} ago, which is less than {_age(rules.older_than_s)}"
+    return newest.get(record.id, "")
+
+
+def _newest(images: list[ImageRecord], count: int) -> dict[str, str]:
+    """Why an image is among the newest of a repository, by id."""
+    found: dict[str, str] = {}
+    repositories: dict[str, list[ImageRecord]] = defaultdict(list)
+    for record in sorted(images, key=lambda r: -r.pulled_at_ns):
+        for name in {Reference.parse(name).repository for name in record.names}:
+            repositories[name].append(record)
+    for name, records in repositories.items():
+        for record in records[:count]:
+            found[record.id] = f"is among the {count} newest of {name}"
+    return found
+
+
+def _age(seconds: float) -> str:
+    return next((f"{int(seconds // unit)} {name}" for unit, name in _UNITS if seconds >= unit), "0 s")
+
+
+class Collector:
+    """Removes images by rules.
+
+    Args:
+        catalog: has the images.
+        leases: know what is in use and under way.
+        content: blobs.
+        layers: unpacked layers.
+        pin_of: the glob that pins an image; empty for none.
+    """
+
+    def __init__(
+        self,
+        catalog: Catalog,
+        leases: Leases,
+        content: Content,
+        layers: Layers,
+        pin_of: Callable[[ImageRecord], str],
+    ) -> None:
+        self._catalog, self._leases = catalog, leases
+        self._content, self._layers, self._pin_of = content, layers, pin_of
+
+    async def collect(self, rules: Rules, *, dry_run: bool) -> list[Verdict]:
+        """Decide about each image, and remove those that go unless it is a dry run.
+
+        Raises:
+            InvalidArgumentError: a rule is negative.
+            UnavailableError: snapshotd is away: nobody knows then what is in use.
+        """
+        if min(rules.older_than_s, rules.keep_last, rules.max_bytes) < 0:
+            raise InvalidArgumentError(f"collection: {rules}: ages, counts and sizes are not negative")
+        layers = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
+        in_use = await self._leases.in_use()
+        images = self._catalog.all()
+        blobs = {digest: self._content.size(digest) or 0 for digest in self._content.all()}
+        protected = {record.id: why for record in images if (why := self._protection(record, in_use))}
+        verdicts = plan(images, rules, Sizes(blobs, layers), protected, at_ns=now_ns())
+        if not dry_run:
+            for verdict in verdicts:
+                if verdict.goes:
+                    await self._remove(verdict)
+        return verdicts
+
+    def _protection(self, record: ImageRecord, in_use: set[tuple[str, ...]]) -> str:
+        if record.diff_ids in in_use:
+            return "a container uses it"
+        pin = self._pin_of(record)
+        if pin:
+            return f"is pinned by {pin!r}"
+        return "work is under way with it" if self._leases.is_held(record) else ""
+
+    async def _remove(self, verdict: Verdict) -> None:
+        """Remove an image that is still what the plan saw."""
+        record = verdict.image
+        if self._leases.is_held(record) or not await self._catalog.remove_unchanged(record):
+            return
+        await self._leases.collect(record.blobs, set(record.diff_ids))
+        _log.info(
+            "image.collected",
+            image_id=record.id,
+            names=record.names,
+            why=verdict.why,
+            freed_bytes=verdict.frees_blob_bytes + verdict.frees_layer_bytes,
+        )

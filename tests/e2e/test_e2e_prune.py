@@ -1,0 +1,127 @@
+"""What takes space and what goes, by the slipway command: nothing that is in use, and the space is free at once."""
+
+import json
+
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from devtools.cri import connect
+from devtools.registry import file, layer
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+@pytest.fixture
+def images(node, shop, busybox):
+    """busybox and an image of the test's own; all images are gone afterwards."""
+    other = shop.push("prune/other", [layer([file("big", b"x" * 3_000_000)])], {"Cmd": ["/big"]})
+    for name in (busybox, other):
+        assert node.slipway("pull", name).returncode == 0
+    yield busybox, other
+    for pod in json.loads(node.slipway("pods", "-o", "json").stdout):
+        node.slipway("pods", "rm", "-f", pod["id"])
+    for image in json.loads(node.slipway("images", "-o", "json").stdout):
+        node.slipway("rmi", "-f", image["id"])
+
+
+def names(node) -> set[str]:
+    return {
+        tag for i in json.loads(node.slipway("images", "-o", "json").stdout) for tag in i.get("repo_tags", [])
+    }
+
+
+def kinds(node) -> dict[str, dict]:
+    return {k["name"]: k for k in json.loads(node.slipway("system", "df", "-o", "json").stdout)}
+
+
+async def used_bytes(node) -> tuple[int, int]:
+    """What CRI says images and what containers wrote take."""
+    async with connect(node.socket, node.logs) as client:
+        info = await client.call(client.images.ImageFsInfo, cri.ImageFsInfoRequest())
+    images, containers = info.image_filesystems[0], info.container_filesystems[0]
+    return int(images.used_bytes.value), int(containers.used_bytes.value)
+
+
+def test_images_go_by_rules_and_never_those_in_use(node, images) -> None:
+    busybox, other = images
+    assert (
+        node.slipway("run", "-d", "--name", "user", "--network", "host", busybox, "sleep", "1000").returncode
+        == 0
+    )
+    plain = json.loads(node.slipway("image", "prune", "-n", "-o", "json").stdout)
+    assert {v["why"] for v in plain if not v.get("goes")} >= {f"has the name {other}"}
+    young = node.slipway("image", "prune", "-af", "--filter", "until=24h")
+    assert "Freed: 0 B" in young.stdout, young.stderr
+    dry = node.slipway("image", "prune", "-an")
+    assert "a container uses it" in dry.stdout
+    assert names(node) >= {busybox, other}
+    before = kinds(node)
+    gone = node.slipway("image", "prune", "-af")
+    assert gone.returncode == 0, gone.stderr
+    assert names(node) == {busybox}
+    after = kinds(node)
+    for kind in ("Images (blobs)", "Layers (unpacked)"):
+        assert after[kind]["size_bytes"] == before[kind]["size_bytes"] - before[kind]["reclaimable_bytes"]
+        assert after[kind]["reclaimable_bytes"] == 0
+    assert before["Layers (unpacked)"]["reclaimable_bytes"] >= 3_000_000
+    assert node.slipway("exec", "user", "true").returncode == 0
+
+
+def test_ended_pods_of_run_go_and_running_ones_stay(node, images) -> None:
+    busybox, _ = images
+    for name, command in (("ended", "true"), ("going", "sleep 1000")):
+        words = ("-d", "--name", name, "--network", "host", busybox, "sh", "-c", command)
+        assert node.slipway("run", *words).returncode == 0
+    assert node.slipway("wait", "ended").returncode == 0
+    refused = node.slipway("prune")
+    assert (refused.returncode, "--force" in refused.stderr) == (1, True)
+    assert "Would remove pod: ended" in node.slipway("prune", "-n").stdout
+    kept = node.slipway("system", "prune", "-f", "--filter", "until=1h")
+    assert "pod" not in kept.stdout
+    done = node.slipway("prune", "-f")
+    assert "Removed pod: ended\n" in done.stdout, done.stderr
+    left = {p["metadata"]["name"] for p in json.loads(node.slipway("pods", "-o", "json").stdout)}
+    assert left == {"going"}
+    assert "STAYS" in node.slipway("system", "df", "-v").stdout
+
+
+def test_what_containers_write_is_counted(node, images) -> None:
+    busybox, _ = images
+    script = "dd if=/dev/zero of=/full bs=1M count=5; sleep 1000"
+    words = ("run", "-d", "--name", "big", "--network", "host", busybox, "sh", "-c", script)
+    assert node.slipway(*words).returncode == 0
+    wait = "until [ $(stat -c %s /full) = 5242880 ]; do sleep 0.05; done"
+    assert node.slipway("exec", "big", "sh", "-c", wait).returncode == 0
+    eventually(lambda: kinds(node)["Containers"]["size_bytes"] >= 5 << 20, within_s=30, what="the count")
+    assert kinds(node)["Containers"]["total"] == 1
+
+
+@pytest.mark.anyio
+async def test_a_kubelet_sees_freed_space_at_once(node, images) -> None:
+    _, other = images
+    before, _ = await used_bytes(node)
+    reclaimable = json.loads(node.slipway("image", "prune", "-an", "-o", "json").stdout)
+    freed = {
+        name: int(v["frees_blob_bytes"]) + int(v["frees_layer_bytes"])
+        for v in reclaimable
+        for name in v["names"]
+    }
+    assert node.slipway("rmi", other).returncode == 0
+    after, _ = await used_bytes(node)
+    assert before - after == freed[other] > 3_000_000
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("image", "prune", "-f", "--filter", "until=soon"),
+        ("image", "prune", "-f", "--filter", "label=x"),
+        ("image", "prune", "-f", "--max-size", "lots"),
+        ("image", "prune", "-f", "--keep-last", "-1"),
+    ],
+)
+def test_a_malformed_rule_is_told_and_removes_nothing(node, images, words) -> None:
+    done = node.slipway(*words)
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert names(node) >= set(images)
