@@ -47,7 +47,12 @@ async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, c
     assert grown("slipway_imaged_pulls_total", '{result="pulled"}') == 1
     assert now["slipway_imaged_fetched_bytes_total", ""] > 100_000
     assert now["slipway_snapshotd_unpacked_bytes_total", ""] > 100_000
-    assert grown("slipway_runtimed_operation_duration_seconds_count", '{operation="start",result="ok"}') == 1
+    assert (
+        grown(
+            "slipway_operation_duration_seconds_count", '{operation="start",result="ok",service="runtimed"}'
+        )
+        == 1
+    )
     assert grown("slipway_step_duration_seconds_count", '{step="runtimed.oci.run"}') == 1
     started = '{method="RuntimeService/StartContainer",service="crid"}'
     assert grown("slipway_rpc_duration_seconds_count", started) == 1

@@ -160,6 +160,15 @@ async def runtimed(run_dir: str) -> AsyncIterator[Any]:
 
 
 @asynccontextmanager
+async def operations_of(run_dir: str, service: str) -> AsyncIterator[Any]:
+    """A stub for the running operations of a service."""
+    from common.api.operations.v1 import operations_pb2 as pb
+
+    async with _channel(run_dir, service) as opened:
+        yield Stub(opened, pb.DESCRIPTOR.services_by_name["Operations"])
+
+
+@asynccontextmanager
 async def shim_of(run_dir: str, container_id: str) -> AsyncIterator["ShimClient | None"]:
     """The shim of a container; None when it has ended, with its shim."""
     from common.api.runtime.v1 import runtime_pb2 as pb

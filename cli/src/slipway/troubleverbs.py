@@ -6,7 +6,7 @@ from slipway.verbs import Verbs, add_output, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """`why`, `doctor`."""
+    """`why`, `doctor`, `ops`."""
     examples = """
         slipway why web  one sentence, what to do, and the evidence
         slipway why --tail 50 web  with more of its last output
@@ -21,3 +21,10 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway doctor -o json  the same for programs"""
     text = "say what on this machine is missing or will bite, with the fix"
     add_output(add_verb(verbs, "doctor", text, "doctor:doctor", examples))
+    examples = """
+        slipway ops  what goes on, since when, and at which step
+        slipway ops cancel 3fa2  end a pull or a creation as if it had failed"""
+    ops = add_verb(verbs, "ops", "list the operations that go on, or cancel one", "ops:ops", examples)
+    add_output(ops)
+    ops.add_argument("action", nargs="?", choices=("list", "cancel"), default="list")
+    ops.add_argument("id", nargs="?", default="", help="of the operation to cancel, or its beginning")

@@ -10,7 +10,7 @@ from common.observe.metrics import Metric
 
 ROOT = Path(__file__).parents[3]
 DOC = ROOT / "docs" / "metrics.md"
-SHARED = ("common.rpc.meter", "common.events.relay")
+SHARED = ("common.rpc.meter", "common.events.relay", "common.operations")
 HEAD = """# Metrics
 
 Generated from `services/*/src/*/meters.py` by `./dev protos`; do not edit.

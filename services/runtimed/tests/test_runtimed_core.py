@@ -1,4 +1,4 @@
-"""Operations that are joined, the way back, signals, filters and the event feed."""
+"""The way back, signals, filters and the event feed."""
 
 import anyio
 import pytest
@@ -7,64 +7,9 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from runtimed import processes, selection, signals
 from runtimed.feed import Feed
-from runtimed.operations import Operations
 from runtimed.record import SandboxRecord
 from runtimed.use.parts import together
 from runtimed.use.undo import Undo
-
-
-@pytest.mark.anyio
-async def test_callers_with_one_key_share_one_operation() -> None:
-    runs = []
-    gate = anyio.Event()
-    answers = []
-
-    async def work() -> int:
-        runs.append(1)
-        await gate.wait()
-        return 42
-
-    async with anyio.create_task_group() as group:
-        operations = Operations(group)
-
-        async def call() -> None:
-            answers.append(await operations.join("k", work))
-
-        for _ in range(3):
-            group.start_soon(call)
-        await anyio.wait_all_tasks_blocked()
-        gate.set()
-    assert (runs, answers) == ([1], [42, 42, 42])
-
-
-@pytest.mark.anyio
-async def test_a_caller_that_leaves_does_not_end_the_operation() -> None:
-    gate, done = anyio.Event(), anyio.Event()
-
-    async def work() -> None:
-        await gate.wait()
-        done.set()
-
-    async with anyio.create_task_group() as group:
-        operations = Operations(group)
-        with anyio.move_on_after(0):
-            await operations.join("k", work)
-        gate.set()
-        await operations.wait("k")
-    assert done.is_set()
-
-
-@pytest.mark.anyio
-async def test_a_failure_reaches_every_caller_and_not_the_service() -> None:
-    async def work() -> None:
-        await anyio.lowlevel.checkpoint()
-        raise NotFoundError("gone")
-
-    async with anyio.create_task_group() as group:
-        operations = Operations(group)
-        for _ in range(2):
-            with pytest.raises(NotFoundError, match="gone"):
-                await operations.join("k", work)
 
 
 @pytest.mark.anyio

@@ -11,6 +11,7 @@ from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.records import RecordStore
 from common.records.redis import connect
+from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
 from imaged import meters, reconcile
 from imaged.adapters.content_local import LocalContent
@@ -70,6 +71,7 @@ async def serve(settings: Settings, life: Life) -> None:
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(servicer, server)
+        ops.register(server, images.operations)
 
     # the channel to snapshotd closes with the process: running pulls end by cancellation, not by its errors
     await life.serve(register, socket_path(settings, "imaged"))

@@ -258,6 +258,10 @@ class Operation:
     record: ImageRecord | None = None
     error: SlipwayError | None = None
 
+    def bytes(self) -> tuple[int, int]:
+        """How many are here, and of how many."""
+        return sum(s.fetched_bytes for s in self.statuses), sum(s.size_bytes for s in self.statuses)
+
     def result(self) -> ImageRecord:
         """The image, once done."""
         if self.error is not None:

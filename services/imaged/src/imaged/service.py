@@ -14,6 +14,7 @@ from common.errors import InternalError, SlipwayError, UnavailableError
 from common.events.schema import ImagePulled, PullFailed, PullStarted
 from common.observe.log import get_logger
 from common.observe.trace import span
+from common.operations import Operations, cancellable
 from common.records import RecordStore
 from imaged import meters, pull
 from imaged.catalog import Catalog, Untagged
@@ -80,6 +81,7 @@ class Images:
         self._platform = local_platform()
         self._operations: dict[tuple[str, Credentials], Operation] = {}
         self._configs: dict[str, bytes] = {}
+        self.operations = Operations(task_group)
         self.catalog = Catalog(records)
         self.leases = Leases(self.catalog, content, layers)
 
@@ -157,11 +159,14 @@ class Images:
         start = time.monotonic()
         try:
             with (
+                meters.RUNNING.track_inprogress(),
+                self.operations.counted("pull", str(reference), operation.bytes),
                 span("imaged.image.pull", {"slipway.reference": str(reference)}),
                 self.leases.hold() as needs,
             ):
                 await self._records.emit(PullStarted(id=str(reference)))
-                record, whole = await self._bring(operation, needs, credentials)
+                with cancellable():
+                    record, whole = await self._bring(operation, needs, credentials)
                 operation.record = await self._keep(reference, record, whole, start)
                 _log.info(
                     "image.pulled",
@@ -178,7 +183,6 @@ class Images:
         finally:
             self._operations.pop((str(reference), credentials), None)
             operation.done.set()
-            meters.RUNNING.dec()
             meters.PULLS.labels("pulled" if operation.record else "failed").inc()
             meters.PULL_SECONDS.observe(time.monotonic() - start)
         if operation.error is not None:

@@ -1,19 +1,23 @@
 """runtimed: settings, wiring, life."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
+import grpc
 
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
 from common.clients.shimd import ShimdClient
 from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
+from common.operations import Operations
 from common.records import RecordStore
 from common.records.redis import connect
+from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
 from common.sys.mounts import ensure_shared
 from runtimed.adapters.shims import ProcessShims
@@ -27,7 +31,6 @@ from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
 from runtimed.oci.capabilities import host_capabilities
 from runtimed.oci.features import HandlerFeatures
-from runtimed.operations import Operations
 from runtimed.pressure.watch import PressureWatch
 from runtimed.reconcile import Reconciler
 from runtimed.record import ContainerRecord, SandboxRecord
@@ -90,12 +93,15 @@ async def _serve(life: Life, settings: Settings) -> None:
     life.start(PressureWatch(parts).run, name="pressure")
     servicer = RuntimeServicer(service)
     try:
-        await life.serve(
-            lambda server: rpc.add_RuntimeServicer_to_server(servicer, server), socket_path(settings, DAEMON)
-        )
+        await life.serve(partial(_register, servicer, parts.operations), socket_path(settings, DAEMON))
     finally:
         await shimd.close()
         await snapshotd.close()
+
+
+def _register(servicer: RuntimeServicer, operations: Operations, server: grpc.aio.Server) -> None:
+    rpc.add_RuntimeServicer_to_server(servicer, server)
+    ops.register(server, operations)
 
 
 def _records(redis: Any, cls: type[R], kind: str, directory: Path, facts: dict[str, str]) -> RecordStore[R]:

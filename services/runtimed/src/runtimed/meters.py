@@ -8,12 +8,6 @@ from common.observe import metrics
 from common.records import RecordStore
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 
-OPERATION_SECONDS = metrics.histogram(
-    "runtimed_operation_duration_seconds",
-    "How long operations took, also those whose caller had left; result is ok or failed.",
-    ["operation", "result"],
-)
-OPERATIONS = metrics.gauge("runtimed_operations_running", "Operations that go on now.", ["operation"])
 READERS_CUT = metrics.counter(
     "runtimed_event_readers_cut_total", "Readers of GetContainerEvents that were too slow and cut off."
 )

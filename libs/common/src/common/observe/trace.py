@@ -15,6 +15,8 @@ from opentelemetry.trace import Span, SpanKind, Status, StatusCode
 Attributes = Mapping[str, str | int | float | bool]
 _tracer = trace.get_tracer("slipway")
 _shutdown: list[object] = []
+step_begun: list[Callable[[str], None]] = []
+"""To be told of each step that begins, in its own task."""
 step_ended: list[Callable[[str, float], None]] = []
 """To be told of each step that ended, by name and seconds, whether or not spans are exported."""
 
@@ -68,6 +70,9 @@ def span(
 ) -> Iterator[Span]:
     """A span around a step of the current task; an exception marks it as failed."""
     start = time.monotonic()
+    if kind is SpanKind.INTERNAL:
+        for begun in step_begun:
+            begun(name)
     with _tracer.start_as_current_span(
         name, context=parent, kind=kind, attributes=attributes, set_status_on_exception=False
     ) as current:

@@ -23,6 +23,7 @@ from common.errors import (
 from common.events.schema import ContainerCreateFailed, ContainerRemoved
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
+from common.operations import cancellable
 from common.sys.userns import IdMappings
 from runtimed import convert, selection
 from runtimed.evidence import CONTAINER
@@ -174,7 +175,8 @@ class Containers:
         if record.from_checkpoint:
             diff = await dump.unpack(self._parts.record_dir(record.id), Path(wanted.checkpoint))
         layers = list(wanted.image.diff_ids)
-        return await self._parts.snapshots.prepare(record.id, layers, snapshotter, ids=ids, diff=diff)
+        with cancellable():
+            return await self._parts.snapshots.prepare(record.id, layers, snapshotter, ids=ids, diff=diff)
 
     async def end_now(self, container_id: str) -> None:
         """Let a set-up or start that goes on finish, then kill what runs; for the end of a sandbox."""

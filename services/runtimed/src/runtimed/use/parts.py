@@ -14,12 +14,12 @@ from anyio.abc import TaskGroup
 from common.errors import NotFoundError
 from common.observe.log import get_logger
 from common.observe.trace import remote_span, span, traceparent
+from common.operations import Operations
 from runtimed.evidence import Evidence
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
 from runtimed.oci.features import HandlerFeatures
-from runtimed.operations import Operations
 from runtimed.ports import Shims, Snapshots
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.settings import Handler, Settings

@@ -19,6 +19,7 @@ from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayEr
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
+from common.operations import cancellable
 from runtimed import convert, selection
 from runtimed.evidence import POD
 from runtimed.machine import sandbox as machine
@@ -167,7 +168,7 @@ class Sandboxes:
         if not record.host_network:
             wish = network.attachment(record, config, namespaces["network"])
             undo.push("network", partial(parts.cni.delete, wish))
-            with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}):
+            with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}), cancellable():
                 result = await parts.cni.add(wish)
             ips, raw = result.ips, json.dumps(result.raw).encode()
             hostports.check_families(config, ips)

@@ -1,0 +1,1 @@
+"""Generated gRPC code beside the protos it comes from."""
