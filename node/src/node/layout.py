@@ -90,14 +90,18 @@ class Layout:
             "data_dir": self.data_dir,
             "redis_url": self.redis_url,
             "nats_url": self.nats_url,
-            "otlp_endpoint": self.otlp_endpoint or f"unix:{self.run_dir}/opsd.sock",
+            "otlp_endpoint": f"unix:{self.run_dir}/opsd.sock",
         }
         if self.metrics_port and daemon in SERVICES:
             values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
         own = {
             "imaged": {"certs_dir": self.certs_dir},
             "runtimed": {"cni_conf_dir": self.cni_dir},
-            "opsd": {"http_address": f"127.0.0.1:{self.dashboard_port}", "otlp_endpoint": ""},
+            # the spans of all services come to opsd, which sends them on
+            "opsd": {
+                "http_address": f"127.0.0.1:{self.dashboard_port}",
+                "otlp_endpoint": self.otlp_endpoint,
+            },
         }
         return values | own.get(daemon, {})
 

@@ -22,6 +22,7 @@ from common.events import schema, subjects
 from common.events.bus import Bus
 from tests.support.brokers import NatsServer, nats_server
 from tests.support.eventually import eventually
+from tests.support.opsd import ask
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.timeout(120)]
@@ -36,16 +37,8 @@ class Opsd:
     run_dir: Path
     process: subprocess.Popen[bytes]
 
-    def ask(self, path: str, method: str = "GET", **headers: str) -> tuple[int, Any]:
-        lines = [f"{method} {path} HTTP/1.1", "Host: localhost", "Connection: close"]
-        lines += [f"{name.replace('_', '-')}: {value}" for name, value in headers.items()]
-        with socket.socket(socket.AF_UNIX) as client:
-            client.settimeout(patience(15))
-            client.connect(str(self.run_dir / "opsd" / "http.sock"))
-            client.sendall("\r\n".join([*lines, "", ""]).encode())
-            answer = b"".join(iter(lambda: client.recv(65536), b""))
-        head, _, body = answer.partition(b"\r\n\r\n")
-        return int(head.split()[1]), json.loads(body)
+    def ask(self, path: str, method: str = "GET", token: str = "") -> tuple[int, Any]:
+        return ask(self.run_dir, path, method, token)
 
     def state(self) -> dict[str, Any]:
         return self.ask("/api/v1/state")[1]
@@ -249,8 +242,8 @@ async def test_actions_want_the_token_also_of_the_other_node(nats: NatsServer, t
         eventually(lambda: alpha.state()["containers"], what="the container")
         path = f"/api/v1/containers/{1:064x}/stop"
         assert alpha.ask(path, "POST")[0] == 403
-        assert alpha.ask(path, "POST", Authorization="Bearer two")[0] == 403
-        status, body = alpha.ask(path, "POST", Authorization="Bearer one")
+        assert alpha.ask(path, "POST", "two")[0] == 403
+        status, body = alpha.ask(path, "POST", "one")
         assert (status, body["message"][:30]) == (403, "node beta has another token: g")
 
 

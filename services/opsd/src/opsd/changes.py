@@ -45,6 +45,8 @@ def change(view: View, event: Event, at_ms: float) -> set[str]:
             schema.ContainerStarted()
             | schema.ContainerExited()
             | schema.ContainerUnknown()
+            | schema.ContainerPaused()
+            | schema.ContainerResumed()
             | schema.ContainerOomKilled()
             | schema.ContainerStartFailed()
         ):
@@ -95,6 +97,10 @@ def _container(view: View, event: Event, at_ms: float) -> bool:
         case schema.ContainerStartFailed():
             container.state, container.code, container.reason = "exited", 128, "StartError"
             container.finished = at_ms
+        case schema.ContainerPaused():
+            container.state = "paused"
+        case schema.ContainerResumed():
+            container.state = "running"
         case schema.ContainerOomKilled():
             container.reason = "OOMKilled"
         case _:

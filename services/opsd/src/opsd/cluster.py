@@ -130,6 +130,8 @@ class Cluster:
         async for sequence, envelope in bus.follow_from(subjects.ALL, sequence=wanted):
             if sequence > self._sequence:
                 self._sequence = sequence
+                if envelope.node == self._settings.node:
+                    self._answers.lister.forget(str(envelope.fields().get("id", "")))
                 self._fleet.take_event(sequence, envelope)
 
     async def _hear_questions(self, bus: Bus, group: TaskGroup) -> None:

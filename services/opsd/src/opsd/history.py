@@ -2,7 +2,8 @@
 
 import json
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -72,10 +73,11 @@ async def read(bus: Bus | None, wanted: Wanted) -> dict[str, Any]:
 
 async def _forward(bus: Bus, wanted: Wanted, limit: int) -> tuple[list[dict[str, Any]], bool]:
     rows: list[dict[str, Any]] = []
-    async for row in _rows(bus, wanted, wanted.since):
-        if len(rows) == limit:
-            return rows, True
-        rows.append(row)
+    async with aclosing(_rows(bus, wanted, wanted.since)) as found:
+        async for row in found:
+            if len(rows) == limit:
+                return rows, True
+            rows.append(row)
     return rows, False
 
 
@@ -97,15 +99,16 @@ async def _backward(
     return list(rows), False
 
 
-async def _rows(bus: Bus, wanted: Wanted, since_ms: float) -> AsyncIterator[dict[str, Any]]:
+async def _rows(bus: Bus, wanted: Wanted, since_ms: float) -> AsyncGenerator[dict[str, Any], None]:
     pattern = subjects.pattern(node=wanted.node or "*", kind=wanted.kind or "*", verb=wanted.verb or "*")
     looked = 0
-    async for sequence, envelope in bus.held(pattern, since_ns=max(0, int(since_ms * NS_PER_MS))):
-        looked += 1
-        at_ms = envelope.at_ns / NS_PER_MS
-        # stored a little after it happened, so the order is that of storing
-        if looked > MAX_READ or (wanted.until and at_ms >= wanted.until):
-            return
-        row = event_row(sequence, envelope)
-        if wanted.fits(row):
-            yield row
+    async with aclosing(bus.held(pattern, since_ns=max(0, int(since_ms * NS_PER_MS)))) as events:
+        async for sequence, envelope in events:
+            looked += 1
+            at_ms = envelope.at_ns / NS_PER_MS
+            # stored a little after it happened, so the order is that of storing
+            if looked > MAX_READ or (wanted.until and at_ms >= wanted.until):
+                return
+            row = event_row(sequence, envelope)
+            if wanted.fits(row):
+                yield row

@@ -3,6 +3,7 @@
 import sys
 from contextlib import AsyncExitStack
 from functools import partial
+from itertools import chain, repeat
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from common.clients.imaged import ImagedClient
 from common.clients.runtimed import RuntimedClient
 from common.life import Life, run
 from common.observe.log import get_logger
+from common.observe.trace import unrecorded
 from common.settings import load, own_dirs, socket_path
 from opsd import meters
 from opsd.agent.answers import Answers
@@ -22,6 +24,7 @@ from opsd.agent.pulse import Pulse
 from opsd.agent.seal import Seals
 from opsd.cluster import Cluster
 from opsd.fleet import Fleet
+from opsd.forward import forwarding
 from opsd.servicer import TraceServicer
 from opsd.settings import Settings
 from opsd.spans import SpanStore
@@ -32,7 +35,7 @@ from opsd.web.server import Server
 
 LOCAL_S = 5.0
 """Deadline of a call to a service of this node."""
-AGAIN_S = 2.0
+AGAIN_S = 1.0
 _log = get_logger("opsd")
 
 
@@ -41,6 +44,7 @@ async def serve(settings: Settings, life: Life) -> None:
     run_dir, data_dir = own_dirs(settings, "opsd")
     token = token_of(settings.token, data_dir / "token")
     async with AsyncExitStack() as stack:
+        stack.enter_context(unrecorded())
         runtimed = RuntimedClient(socket_path(settings, "runtimed"), LOCAL_S)
         stack.push_async_callback(runtimed.close)
         imaged = ImagedClient(socket_path(settings, "imaged"), LOCAL_S)
@@ -55,28 +59,42 @@ async def serve(settings: Settings, life: Life) -> None:
         meters.show(fleet, spans)
         for task in (pulse.watch_runtime, pulse.watch_pulls, cluster.run):
             life.start(task)
+        forward = await stack.enter_async_context(forwarding(settings.otlp_endpoint))
+        if forward:
+            life.start(forward.run)
         local = await anyio.create_unix_listener(run_dir / "http.sock", mode=0o600)
         life.start(partial(server.serve, local=True), local)
         if settings.http_address:
-            life.start(_serve_tcp, settings.http_address, server, pulse)
+            life.start(_serve_tcp, settings, server, pulse, anyio.Path(run_dir / "port"))
 
         def register(server: grpc.aio.Server) -> None:
-            rpc.add_TraceServiceServicer_to_server(TraceServicer(spans), server)  # type: ignore[no-untyped-call]
+            rpc.add_TraceServiceServicer_to_server(TraceServicer(spans, forward), server)  # type: ignore[no-untyped-call]
 
         await life.serve(register, socket_path(settings, "opsd"))
 
 
-async def _serve_tcp(address: str, server: Server, pulse: Pulse) -> None:
-    """The page is worth no service: an address that cannot be had is tried again."""
-    host, _, port = address.rpartition(":")
-    while True:
+async def _serve_tcp(settings: Settings, server: Server, pulse: Pulse, last: anyio.Path) -> None:
+    """The page is worth no service: an address that cannot be had is tried again.
+
+    Args:
+        settings: with the address; of any free port, the last one is taken again, so that open pages find it.
+        server: what answers there.
+        pulse: told the address.
+        last: the file with the port of last time.
+    """
+    host, _, wanted = settings.http_address.rpartition(":")
+    ports = [int(wanted)]
+    if not ports[0] and await last.exists():
+        ports.insert(0, int(await last.read_text()))
+    for port in chain(ports, repeat(ports[-1])):
         try:
-            listener: Any = await anyio.create_tcp_listener(local_host=host.strip("[]"), local_port=int(port))
+            listener: Any = await anyio.create_tcp_listener(local_host=host.strip("[]"), local_port=port)
         except OSError as exc:
-            _log.warning("page.waiting", address=address, error=exc.strerror or str(exc))
+            _log.warning("page.waiting", address=f"{host}:{port}", error=exc.strerror or str(exc))
             await anyio.sleep(AGAIN_S)
             continue
         bound = listener.extra(SocketAttribute.local_port)  # noqa: S610 - no Django
+        await last.write_text(str(bound))
         pulse.address = f"http://{host}:{bound}"
         _log.info("page.ready", address=pulse.address)
         await server.serve(listener, local=False)

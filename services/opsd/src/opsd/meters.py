@@ -9,6 +9,9 @@ from opsd.spans import SpanStore
 PAGES = metrics.gauge("opsd_pages", "Pages that follow the changes now.")
 NODES = metrics.gauge("opsd_nodes", "Nodes that are known, by whether they are heard.", ["up"])
 SPANS = metrics.gauge("opsd_spans", "Spans that are held in memory.")
+DROPPED = metrics.counter(
+    "opsd_spans_dropped_total", "Deliveries of spans that the collector behind opsd did not take."
+)
 CONNECTED = metrics.gauge("opsd_nats_up", "Whether NATS answers opsd (1) or not (0).")
 
 

@@ -41,7 +41,7 @@ class Container(Row, kw_only=True):
     """The id of its sandbox."""
     image: str = ""
     state: str = ""
-    """created, running, exited or unknown."""
+    """created, running, paused, exited or unknown."""
     started: float = 0
     finished: float = 0
     code: int = 0

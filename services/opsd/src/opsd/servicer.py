@@ -6,6 +6,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 
 from opsd import redact
+from opsd.forward import Forward
 from opsd.spans import Span, SpanStore
 
 STATUS_ERROR = 2
@@ -17,8 +18,9 @@ MAX_ATTRIBUTES = 24
 class TraceServicer(rpc.TraceServiceServicer):
     """opentelemetry.proto.collector.trace.v1.TraceService."""
 
-    def __init__(self, spans: SpanStore) -> None:
+    def __init__(self, spans: SpanStore, forward: Forward | None) -> None:
         self._spans = spans
+        self._forward = forward
 
     async def Export(
         self, request: pb.ExportTraceServiceRequest, context: Any
@@ -29,6 +31,8 @@ class TraceServicer(rpc.TraceServiceServicer):
             for scope in resource.scope_spans:
                 for each in scope.spans:
                     self._spans.add(_span(each, service[:MAX_TEXT], node[:MAX_TEXT]))
+        if self._forward:
+            self._forward.take(request)
         return pb.ExportTraceServiceResponse()
 
 

@@ -1,7 +1,7 @@
 """JetStream: the stream, publishing with de-duplication, and following."""
 
-from collections.abc import AsyncIterator
-from contextlib import suppress
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing, suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -127,8 +127,8 @@ class Bus:
 
     async def held(
         self, pattern: str, *, since_ns: int | None = None, sequence: int | None = None
-    ) -> AsyncIterator[tuple[int, Envelope]]:
-        """As `follow_from`, but ends with the last event that is held now.
+    ) -> AsyncGenerator[tuple[int, Envelope], None]:
+        """As `follow_from`, but ends with the last event that is held now; to be closed when it is left earlier.
 
         Raises:
             UnavailableError: the stream does not answer.
@@ -138,12 +138,14 @@ class Bus:
         config.inactive_threshold = HELD_S
         try:
             consumer = await self._stream.pull_subscribe(pattern, stream=subjects.STREAM, config=config)
-            left = (await consumer.consumer_info()).num_pending or 0
-            while left:
-                for message in await consumer.fetch(min(left, HELD_BATCH), timeout=PUBLISH_S):
-                    left = min(left - 1, message.metadata.num_pending)
-                    yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
-            await consumer.unsubscribe()
+            try:
+                left = (await consumer.consumer_info()).num_pending or 0
+                while left:
+                    for message in await consumer.fetch(min(left, HELD_BATCH), timeout=PUBLISH_S):
+                        left = min(left - 1, message.metadata.num_pending)
+                        yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
+            finally:
+                await consumer.unsubscribe()
         except (OSError, TimeoutError, nats.errors.Error) as exc:
             raise UnavailableError(f"read of stream {subjects.STREAM}: {str(exc) or 'no answer'}") from exc
 
@@ -164,8 +166,9 @@ class Bus:
         Raises:
             UnavailableError: the stream does not answer.
         """
-        async for _, envelope in self.held(subjects.ALL, sequence=1):
-            return envelope.at_ns
+        async with aclosing(self.held(subjects.ALL, sequence=1)) as events:
+            async for _, envelope in events:
+                return envelope.at_ns
         return 0
 
     async def tell(self, subject: str, payload: bytes) -> None:

@@ -31,6 +31,8 @@ _QUIET = (
     "Stream",
     "Export",
 )
+_BESIDE = ("/grpc.health", "/opentelemetry")
+"""Calls about the service itself; a span for each delivery of spans would never end."""
 _log = logs.get_logger("rpc")
 
 
@@ -56,7 +58,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
         self, continuation: Callable[[Any], Awaitable[Any]], details: grpc.HandlerCallDetails
     ) -> Any:
         handler = await continuation(details)
-        if handler is None or details.method.startswith("/grpc.health"):
+        if handler is None or details.method.startswith(_BESIDE):
             return handler
         method = details.method
         if handler.response_streaming:

@@ -7,6 +7,7 @@ from typing import Any
 import anyio.to_thread
 import msgspec
 
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.runtimed import RuntimedClient
 from common.errors import InvalidArgumentError, NotFoundError, SlipwayError
 from opsd.agent import detail, logs, processes
@@ -15,6 +16,7 @@ from opsd.agent.seal import Seals
 from opsd.news import Answer, Question, failed
 from opsd.spans import Span, SpanStore
 
+EXPLAIN_S = 5.0
 MAX_SPANS = 2_000
 MAX_STOP_S = 300
 ACTIONS = ("stop", "kill", "remove", "stop_pod", "remove_pod")
@@ -26,6 +28,7 @@ class Answers:
 
     def __init__(self, runtimed: RuntimedClient, lister: Lister, spans: SpanStore, seals: Seals) -> None:
         self._runtimed = runtimed
+        self.lister = lister
         self._spans = spans
         self._seals = seals
         self._of: dict[str, Answering] = {
@@ -34,6 +37,7 @@ class Answers:
             "logs": self._logs,
             "processes": self._processes,
             "trace": self._trace,
+            "why": self._why,
             **dict.fromkeys(ACTIONS, self._act),
         }
 
@@ -61,9 +65,13 @@ class Answers:
 
     async def _processes(self, question: Question) -> list[dict[str, Any]]:
         found = detail.of_container(await self._runtimed.container_status(question.id, verbose=True))
-        if found["state"] != "running":
+        if found["state"] not in ("running", "paused"):
             return []
         return await anyio.to_thread.run_sync(processes.read, found["id"], found["pid"])
+
+    async def _why(self, question: Question) -> dict[str, Any]:
+        request = pb.ExplainRequest(name=question.id)
+        return detail.of_explanation(await self._runtimed.stub.Explain(request, timeout=EXPLAIN_S))
 
     async def _trace(self, question: Question) -> dict[str, Any]:
         """The spans of a trace, or of all traces of a container or sandbox, its life's first."""

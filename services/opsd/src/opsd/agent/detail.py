@@ -4,8 +4,9 @@ import json
 from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from opsd import redact
-from opsd.agent.lists import NS_PER_MS, STATES
+from opsd.agent.lists import NS_PER_MS, state_of
 
 
 def of_container(found: cri.ContainerStatusResponse) -> dict[str, Any]:
@@ -15,7 +16,7 @@ def of_container(found: cri.ContainerStatusResponse) -> dict[str, Any]:
         "id": status.id,
         "name": status.metadata.name,
         "attempt": status.metadata.attempt,
-        "state": STATES[status.state],
+        "state": state_of(found),
         "pod": facts.get("sandboxID", ""),
         "image": status.image.user_specified_image or status.image.image,
         "image_id": status.image_id,
@@ -43,6 +44,25 @@ def of_container(found: cri.ContainerStatusResponse) -> dict[str, Any]:
         ],
         "labels": redact.table(status.labels),
         "annotations": redact.table(status.annotations),
+    }
+
+
+def of_explanation(found: pb.Explanation) -> dict[str, Any]:
+    """Why a container or pod is as it is; the evidence by its time in Unix milliseconds, 0 for what holds always."""
+    return {
+        "cause": found.cause,
+        "verdict": redact.text(found.verdict),
+        "next_steps": [redact.text(step) for step in found.next_steps],
+        "evidence": [
+            {
+                "at": fact.at / NS_PER_MS,
+                "kind": fact.what,
+                "text": redact.text(fact.text),
+                "actor": redact.text(fact.actor),
+            }
+            for fact in found.evidence
+        ],
+        "containers": [of_explanation(each) | {"name": each.name} for each in found.containers],
     }
 
 

@@ -1,5 +1,7 @@
 """The pods and containers of this node, from runtimed."""
 
+import json
+
 from common.api.cri.v1 import api_pb2 as cri
 from common.clients.runtimed import RuntimedClient
 from common.clock import now_ns
@@ -14,6 +16,16 @@ STATES = {
     cri.CONTAINER_UNKNOWN: "unknown",
 }
 
+_WITHIN = {"running": "paused"}
+"""What CRI has no word for, by what it says instead."""
+
+
+def state_of(found: cri.ContainerStatusResponse) -> str:
+    """created, running, paused, exited or unknown; a verbose status tells all."""
+    told = json.loads(found.info.get("info", "{}")).get("state", "")
+    state = STATES[found.status.state]
+    return told if told == _WITHIN.get(state) else state
+
 
 class Lister:
     """Lists; what a list of CRI lacks is asked for once in each state of an object."""
@@ -23,6 +35,10 @@ class Lister:
         self._runtimed = runtimed
         self._pods: dict[str, Pod] = {}
         self._containers: dict[str, Container] = {}
+
+    def forget(self, object_id: str) -> None:
+        """Something happened to it: ask again what its state in the list does not tell."""
+        self._containers.pop(object_id, None)
 
     async def read(self) -> Lists:
         """All of it; raises common.errors."""
@@ -65,7 +81,7 @@ class Lister:
     async def _container(self, item: cri.Container) -> Container:
         state = STATES[item.state]
         known = self._containers.get(item.id)
-        if known and known.state == state:
+        if known and known.state in (state, _WITHIN.get(state)):
             return known
         container = Container(
             id=item.id,
@@ -79,10 +95,11 @@ class Lister:
         if state == "created":
             return container
         try:
-            status = (await self._runtimed.container_status(item.id)).status
+            found = await self._runtimed.container_status(item.id, verbose=True)
         except NotFoundError:
             return container
-        container.state = STATES[status.state]
+        status = found.status
+        container.state = state_of(found)
         container.started = status.started_at / NS_PER_MS
         container.finished = status.finished_at / NS_PER_MS
         container.code = status.exit_code

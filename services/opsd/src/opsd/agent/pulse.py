@@ -15,8 +15,9 @@ from opsd.settings import Settings
 
 PULLING_S = 0.3
 """Between two looks at pulls while there are some."""
-SHARE = 20
-"""Reading the use of all containers takes one of so many seconds at most, however many there are."""
+REST = 4
+"""After reading the use of all containers, rest for so many times as long as that took: they may be many."""
+MAX_REST_S = 10.0
 _STATES = {
     images.LAYER_STATE_WAITING: "waiting",
     images.LAYER_STATE_FETCHING: "fetching",
@@ -67,7 +68,7 @@ class Pulse:
                 self._problem = exc.message
                 self._use = []
             took_s = anyio.current_time() - start
-            await anyio.sleep(max(self._settings.interval_s - took_s, took_s * SHARE))
+            await anyio.sleep(max(self._settings.interval_s - took_s, min(took_s * REST, MAX_REST_S)))
 
     async def watch_pulls(self) -> None:
         """Look at running pulls for ever."""

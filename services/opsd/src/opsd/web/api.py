@@ -9,6 +9,7 @@
 | `GET /api/v1/containers/ID` | all of one container that may be shown (opsd.agent.detail) |
 | `GET /api/v1/containers/ID/logs` | `lines` as [time, stream, text, whole line], `cursor` for the next request (`cursor=`), `skipped` |
 | `GET /api/v1/containers/ID/processes` | its processes with the node's pids |
+| `GET /api/v1/containers/ID/why`, `/pods/ID/why` | `verdict`, `cause`, `next_steps` and `evidence` |
 | `GET /api/v1/containers/ID/trace`, `/pods/ID/trace`, `/traces/ID` | `spans` with `start` (ms), `ms`, `parent`, `service` |
 | `GET /api/v1/session` | whether the request carries the token, and whether one is wanted for reading |
 | `POST /api/v1/containers/ID/{stop,kill,remove}`, `/pods/ID/{stop,remove}` | actions; want the token |
@@ -53,6 +54,8 @@ _QUESTIONS = {
     ("containers", "logs"): "logs",
     ("containers", "processes"): "processes",
     ("containers", "trace"): "trace",
+    ("containers", "why"): "why",
+    ("pods", "why"): "why",
     ("pods", "trace"): "trace",
 }
 _ACTIONS = {
@@ -106,7 +109,7 @@ class Api:
         if fixed := self._fixed.get(request.path):
             return await fixed(request)
         collection, object_id, part = _parts(request)
-        if collection == "traces":
+        if collection == "traces" or (part == "trace" and not self._fleet.where(object_id)[0]):
             return _json(await self._trace(object_id))
         what = _QUESTIONS.get((collection, part))
         if what is None:
@@ -146,12 +149,13 @@ class Api:
         return _json({"token": allowed, "reading": allowed or self._guard.anonymous})
 
     async def _trace(self, trace_id: str) -> Any:
-        """Of every node that has spans of it."""
-        found: dict[str, Any] = {"traces": [trace_id], "spans": []}
+        """Of every node that has spans of it; also of a container or pod that is gone, by its whole id."""
+        found: dict[str, Any] = {"traces": [], "spans": []}
         for view in list(self._fleet.nodes.values()):
             if view.up:
                 told: Any = await self._cluster.ask(view.name, Question(what="trace", id=trace_id))
                 found["spans"] += told["spans"]
+                found["traces"] += told["traces"]
         return found
 
     def _where(self, object_id: str) -> tuple[str, str]:
