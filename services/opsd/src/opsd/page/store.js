@@ -5,6 +5,8 @@ import { token } from "./session.js";
 const KEPT = 60;
 const MAX_EVENTS = 3000;
 const SILENCE_MS = 25000;
+/** Browsers have six connections to a server: a tab that nobody sees leaves its own to the others after so long. */
+const UNSEEN_MS = 60000;
 
 /** Everything known of the cluster; "change" is told once for each frame in which something changed. */
 class Store extends EventTarget {
@@ -107,6 +109,7 @@ export async function follow() {
   let wait = 300;
   for (;;) {
     try {
+      await seen();
       await once();
       wait = 300;
     } catch (error) {
@@ -121,9 +124,30 @@ export async function follow() {
   }
 }
 
+function seen() {
+  if (!document.hidden) return Promise.resolve();
+  return new Promise((resolve) => document.addEventListener("visibilitychange", resolve, { once: true }));
+}
+
+/** Aborts when the page is left, also for a while. */
+function leaving(abort, signal) {
+  let unseen = 0;
+  addEventListener("pagehide", () => abort.abort(), { signal });
+  document.addEventListener(
+    "visibilitychange",
+    () => {
+      clearTimeout(unseen);
+      if (document.hidden) unseen = setTimeout(() => abort.abort(), UNSEEN_MS);
+    },
+    { signal },
+  );
+}
+
 async function once() {
   const abort = new AbortController();
   let watch = setTimeout(() => abort.abort(), SILENCE_MS);
+  const done = new AbortController();
+  leaving(abort, done.signal);
   try {
     const answer = await fetch("/api/v1/stream", { headers: token.headers(), signal: abort.signal });
     if (!answer.ok) throw Object.assign(new Error(answer.statusText), { status: answer.status });
@@ -140,6 +164,7 @@ async function once() {
     }
   } finally {
     clearTimeout(watch);
+    done.abort();
   }
 }
 
