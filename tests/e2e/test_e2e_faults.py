@@ -48,7 +48,9 @@ async def events(node, container_id: str, since_ns: int) -> list[str]:
     return seen
 
 
-@pytest.mark.parametrize("victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "redis", "nats"])
+@pytest.mark.parametrize(
+    "victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "opsd", "redis", "nats"]
+)
 async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -> None:
     since_ns = time.time_ns()
     count = 60

@@ -12,7 +12,7 @@ from tests.support.prometheus import Samples, get, scrape
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
 DEPLOY = Path(__file__).parents[2] / "deploy"
-SERVICES = ("crid", "imaged", "snapshotd", "runtimed", "shimd")
+SERVICES = ("crid", "imaged", "snapshotd", "runtimed", "shimd", "opsd")
 NAME = re.compile(r"\b(?:slipway|process)_[a-z_]+\b")
 
 
