@@ -8,6 +8,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SUITE = """
+import asyncio
+
 import anyio
 import pytest
 
@@ -24,6 +26,10 @@ async def shared():
 @pytest.mark.timeout(2)
 async def test_hangs(shared):
     await anyio.sleep_forever()
+
+
+async def test_is_told_of_a_cancellation_that_nobody_asked_for(shared):
+    raise asyncio.CancelledError
 
 
 async def test_next(shared):
@@ -47,7 +53,7 @@ def run(tmp_path: Path, suite: str, *options: str) -> "subprocess.CompletedProce
 
 def test_a_deadline_fails_its_own_test_alone(tmp_path):
     done = run(tmp_path, SUITE)
-    assert "1 failed, 2 passed" in done.stdout, done.stdout
+    assert "2 failed, 2 passed" in done.stdout, done.stdout
     assert "test_hangs - AssertionError: not done within 2 s" in done.stdout
 
 
