@@ -189,7 +189,7 @@ async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServe
     client = await nats_client.connect(nats.url)
     stream = client.jetstream()
     await stream.add_stream(name=subjects.STREAM, subjects=[subjects.ALL], max_bytes=1 << 20)
-    bus = Bus(client)
+    bus = await Bus.connect(nats.url)
     try:
         await bus.publish(subjects.subject("n1", "node", "x", "repaired"), b"kept", "x:1", "")
         await bus.ensure_stream()
@@ -197,3 +197,4 @@ async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServe
         assert (state.config.max_bytes, state.state.messages) == (MAX_BYTES, 1)
     finally:
         await bus.close()
+        await client.close()
