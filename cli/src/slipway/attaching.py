@@ -7,7 +7,8 @@ import anyio
 from anyio.abc import TaskStatus
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.clients.shim import ShimClient, ShimStream
+from common.clients.shim import ShimClient
+from common.clients.shimstream import ShimStream
 from common.errors import FailedPreconditionError, NotFoundError, SlipwayError, UnavailableError
 from slipway import logfile, streams, terminal
 from slipway.connect import Node, shim_of

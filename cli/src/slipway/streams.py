@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import anyio
 
-from common.clients.shim import ShimStream
+from common.clients.shimstream import ShimStream
 from common.errors import UnavailableError
 from slipway import terminal
 

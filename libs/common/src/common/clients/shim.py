@@ -4,29 +4,18 @@ A ShimClient's requests share a connection and run side by side; every stream an
 """
 
 import asyncio
-import errno
-import os
-import socket
-import struct
-from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
 import anyio
-import msgpack
 
-from common.errors import BY_REASON, DataLossError, DeadlineExceededError, UnavailableError, UnknownError
+from common.clients.shimframes import Frames, Message, open_frames, raise_error
+from common.clients.shimstream import ShimStream
+from common.errors import DeadlineExceededError, UnavailableError
 
 VERSION = 1
-MAX_FRAME_BYTES = 20 << 20
-CONNECT_S = 5.0
-RETRY_S = 0.01
 CALL_S = 30.0
-_HEAD = struct.Struct(">I")
-_QUEUED_BYTES = 1 << 20
-Message = dict[str, Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,105 +48,6 @@ class RuntimeResult:
     timed_out: bool
 
 
-class _Protocol(asyncio.Protocol):
-    """Cuts bytes into frames; callbacks only, so that no task has to be owned."""
-
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-        self.transport: asyncio.Transport | None = None
-        self.on_frame: Callable[[Message, int], None] = lambda _message, _size: None
-        self.on_lost: Callable[[], None] = lambda: None
-        self.lost = False
-        self._room = asyncio.Event()
-        self._room.set()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - a Unix stream socket
-        self.transport = transport
-        transport.set_write_buffer_limits(high=_QUEUED_BYTES)
-
-    def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        while len(self._buffer) >= 4:
-            size = _HEAD.unpack_from(self._buffer)[0]
-            if size > MAX_FRAME_BYTES:
-                self.close()
-                return
-            if len(self._buffer) < 4 + size:
-                return
-            with memoryview(self._buffer) as view, view[4 : 4 + size] as body:
-                message = msgpack.unpackb(body)
-            del self._buffer[: 4 + size]
-            self.on_frame(message, size)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.lost = True
-        self._room.set()
-        self.on_lost()
-
-    def pause_writing(self) -> None:
-        self._room.clear()
-
-    def resume_writing(self) -> None:
-        self._room.set()
-
-    async def send(self, message: Message) -> None:
-        """Queue a frame, and wait while the peer is behind.
-
-        Raises:
-            UnavailableError: the connection is gone.
-        """
-        await self._room.wait()
-        if self.lost or self.transport is None or self.transport.is_closing():
-            raise UnavailableError("shim: the connection is closed")
-        body: bytes = msgpack.packb(message)
-        self.transport.write(_HEAD.pack(len(body)) + body)
-
-    def close(self) -> None:
-        if self.transport is not None:
-            self.transport.abort() if self.lost else self.transport.close()
-
-    def abort(self) -> None:
-        if self.transport is not None:
-            self.transport.abort()
-
-
-async def _open(path: str) -> _Protocol:
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    sock.setblocking(False)
-    # Through a descriptor of its directory: the path may be longer than sun_path holds.
-    directory = -1
-    try:
-        directory = os.open(Path(path).parent, os.O_PATH | os.O_DIRECTORY)
-        loop = asyncio.get_running_loop()
-        with anyio.fail_after(CONNECT_S):
-            address = f"/proc/self/fd/{directory}/{Path(path).name}"
-            # Its queue may be full. asyncio's own connect would go on as if a Unix socket connected later.
-            while (error := sock.connect_ex(address)) == errno.EAGAIN:  # noqa: ASYNC110 - nothing tells of room
-                await anyio.sleep(RETRY_S)
-            if error:
-                raise OSError(error, os.strerror(error))
-            _, protocol = await loop.create_unix_connection(_Protocol, sock=sock)
-    except TimeoutError as exc:
-        sock.close()
-        raise DeadlineExceededError(f"shim {path}: does not accept") from exc
-    except OSError as exc:
-        sock.close()
-        raise UnavailableError(f"shim {path}: {exc.strerror or exc}") from exc
-    except BaseException:
-        sock.close()
-        raise
-    finally:
-        if directory >= 0:
-            os.close(directory)
-    return protocol
-
-
-def _raise(error: Message) -> None:
-    cls = BY_REASON.get(error.get("reason", ""), UnknownError)
-    raise cls(str(error.get("message", "")))
-
-
 def _started(reply: Message) -> Started:
     return Started(
         pid=reply["pid"],
@@ -170,7 +60,7 @@ def _started(reply: Message) -> Started:
 class ShimClient:
     """One shim's orders; made by `connect`."""
 
-    def __init__(self, path: str, protocol: _Protocol) -> None:
+    def __init__(self, path: str, protocol: Frames) -> None:
         self._path = path
         self._protocol = protocol
         self._waiting: dict[int, asyncio.Future[Message]] = {}
@@ -185,7 +75,7 @@ class ShimClient:
         Raises:
             UnavailableError: nobody listens there.
         """
-        return cls(socket_path, await _open(socket_path))
+        return cls(socket_path, await open_frames(socket_path))
 
     async def __aenter__(self) -> Self:
         return self
@@ -245,12 +135,12 @@ class ShimClient:
 
     async def exec_stream(
         self, exec_id: str, process: bytes, *, tty: bool, stdin: bool, traceparent: str = ""
-    ) -> "ShimStream":
+    ) -> ShimStream:
         """Run an OCI process.json and talk with it; closing the stream kills it."""
         fields = {"exec_id": exec_id, "process": process, "tty": tty, "stdin": stdin}
         return await self._stream("exec_stream", **fields, traceparent=traceparent)
 
-    async def attach(self, *, stdin: bool = False) -> "ShimStream":
+    async def attach(self, *, stdin: bool = False) -> ShimStream:
         """Follow the container's output from now on, and write its input; a slow reader is cut off."""
         return await self._stream("attach", stdin=stdin)
 
@@ -304,8 +194,8 @@ class ShimClient:
     async def close(self) -> None:
         self._protocol.close()
 
-    async def _stream(self, op: str, **fields: Any) -> "ShimStream":
-        protocol = await _open(self._path)
+    async def _stream(self, op: str, **fields: Any) -> ShimStream:
+        protocol = await open_frames(self._path)
         stream = ShimStream(protocol)
         try:
             await protocol.send({"v": VERSION, "id": 1, "op": op, **fields})
@@ -321,7 +211,7 @@ class ShimClient:
             raise UnavailableError(f"shim {self._path}: closed the connection")
         if "error" in reply:
             protocol.close()
-            _raise(reply["error"])
+            raise_error(reply["error"])
         return stream
 
     async def _call(self, op: str, within_s: float | None, **fields: Any) -> Message:
@@ -338,7 +228,7 @@ class ShimClient:
         finally:
             self._waiting.pop(number, None)
         if "error" in reply:
-            _raise(reply["error"])
+            raise_error(reply["error"])
         return reply
 
     def _frame(self, message: Message, _size: int) -> None:
@@ -350,76 +240,3 @@ class ShimClient:
         for waiting in self._waiting.values():
             if not waiting.done():
                 waiting.set_exception(UnavailableError(f"shim {self._path}: closed the connection"))
-
-
-class ShimStream:
-    """The bytes of an exec or of an attached container, both ways."""
-
-    def __init__(self, protocol: _Protocol) -> None:
-        self._protocol = protocol
-        self._queue: deque[tuple[Message, int]] = deque()
-        self._queued = 0
-        self._paused = False
-        self._arrived = asyncio.Event()
-        self.exit_code: int | None = None
-        """Set when `read` has returned None, unless the connection was cut."""
-        protocol.on_frame = self._frame
-        protocol.on_lost = self._arrived.set
-
-    def _frame(self, message: Message, size: int) -> None:
-        self._queue.append((message, size))
-        self._queued += size
-        self._arrived.set()
-        if self._queued > _QUEUED_BYTES and not self._paused and self._protocol.transport is not None:
-            self._paused = True
-            self._protocol.transport.pause_reading()
-
-    async def next_message(self) -> Message | None:
-        """The next frame as it is; None at the end."""
-        while not self._queue:
-            if self._protocol.lost:
-                return None
-            self._arrived.clear()
-            await self._arrived.wait()
-        message, size = self._queue.popleft()
-        self._queued -= size
-        if self._paused and self._queued < _QUEUED_BYTES // 2 and self._protocol.transport is not None:
-            self._paused = False
-            self._protocol.transport.resume_reading()
-        return message
-
-    async def read(self) -> tuple[int, bytes] | None:
-        """Stream (1 or 2) and bytes; None at the end, when `exit_code` is set."""
-        while (message := await self.next_message()) is not None:
-            if "exit" in message:
-                self.exit_code = message["exit"]
-                return None
-            if "s" in message:
-                return message["s"], message["d"]
-            if "error" in message:
-                _raise(message["error"])
-            raise DataLossError(f"shim: a frame of unknown keys {sorted(message)}")
-        return None
-
-    async def __aiter__(self) -> AsyncIterator[tuple[int, bytes]]:
-        while (piece := await self.read()) is not None:
-            yield piece
-
-    async def write(self, data: bytes) -> None:
-        """Send input; waits while the process does not read."""
-        for at in range(0, len(data), 65536):
-            await self._protocol.send({"s": 0, "d": bytes(data[at : at + 65536])})
-
-    async def close_stdin(self) -> None:
-        await self._protocol.send({"close": 0})
-
-    async def resize(self, width: int, height: int) -> None:
-        await self._protocol.send({"resize": [width, height]})
-
-    async def close(self) -> None:
-        """Close once all input is sent, however long the process does not read it."""
-        self._protocol.close()
-
-    def abort(self) -> None:
-        """Close now, and forget input that was not sent: it would keep an exec alive that does not read."""
-        self._protocol.abort()

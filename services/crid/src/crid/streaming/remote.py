@@ -9,7 +9,8 @@ import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.clients.shim import ShimClient, ShimStream
+from common.clients.shim import ShimClient
+from common.clients.shimstream import ShimStream
 from common.errors import SlipwayError, UnavailableError
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
