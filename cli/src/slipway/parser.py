@@ -47,7 +47,7 @@ GROUPS = {
     "runverbs": ("run", "create", "start", "restart", "attach", "update", "exec"),
     "podverbs": ("pods",),
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
-    "troubleverbs": ("why", "doctor", "ops"),
+    "troubleverbs": ("why", "trace", "doctor", "ops"),
     "changeverbs": ("diff", "commit"),
     "pruneverbs": ("prune", "system"),
     "nodeverbs": ("events", "status", "config", "completion", "man", "__complete"),

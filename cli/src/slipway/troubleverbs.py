@@ -6,7 +6,7 @@ from slipway.verbs import Verbs, add_output, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """`why`, `doctor`, `ops`."""
+    """`why`, `trace`, `doctor`, `ops`."""
     examples = """
         slipway why web  one sentence, what to do, and the evidence
         slipway why --tail 50 web  with more of its last output
@@ -16,6 +16,14 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     why.add_argument("--tail", type=int, default=10, metavar="N", help="last lines of output (%(default)s)")
     why.add_argument("name", metavar="CONTAINER|POD", help="its name, id or the beginning of the id")
     add_output(why)
+    examples = """
+        slipway trace web  from its creation on, across all services
+        slipway trace web | jq '.spans[] | select(.ms > 100)'  its slow steps: piped, it is JSON
+        slipway trace 4bf92f3577b34da6a3ce929d0e0e4736  one trace, by its id"""
+    text = "show where the time of a container's or pod's life went, as a waterfall"
+    trace = add_verb(verbs, "trace", text, "trace:trace", examples)
+    trace.add_argument("name", metavar="CONTAINER|POD|TRACE", help="its name, id or the beginning of the id")
+    add_output(trace)
     examples = """
         slipway doctor  all that was looked at; its exit code is 1 when something fails
         slipway doctor -o json  the same for programs"""

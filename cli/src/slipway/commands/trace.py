@@ -1,0 +1,120 @@
+"""trace: the life of a container or pod as a waterfall, from the spans that opsd holds, or else its events."""
+
+import http.client
+import json
+import re
+import shutil
+import socket
+import sys
+from argparse import Namespace
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Any
+
+from common.errors import BY_REASON, FailedPreconditionError, InternalError, NotFoundError, UnavailableError
+from slipway import render, waterfall
+from slipway.connect import nats_url, node
+
+ANSWER_S = 15.0
+TRACE_ID = re.compile(r"[0-9a-f]{32}")
+OBJECT_ID = re.compile(r"[0-9a-f]{64}")
+NS_PER_MS = 1_000_000
+
+
+class _Opsd(http.client.HTTPConnection):
+    """The node's opsd, by its Unix socket."""
+
+    def __init__(self, run_dir: str) -> None:
+        super().__init__("localhost", timeout=ANSWER_S)
+        self._path = f"{run_dir}/opsd/http.sock"
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(self._path)
+
+
+async def trace(arguments: Namespace) -> int:
+    """Print the trace of a container, of a pod, or of this id."""
+    run_dir, name = arguments.run_dir, arguments.name
+    object_id = "" if TRACE_ID.fullmatch(name) else await _object_id(run_dir, name)
+    problem = f"no span and no event of {name!r} is held"
+    found: dict[str, Any] = {"traces": [], "spans": []}
+    try:
+        found = _ask(
+            run_dir, f"/api/v1/containers/{object_id}/trace" if object_id else f"/api/v1/traces/{name}"
+        )
+    except UnavailableError as exc:
+        problem = exc.message
+    events = await _events(run_dir, object_id) if object_id and not found["spans"] else []
+    if not found["spans"] and not events:
+        raise NotFoundError(problem)
+    if arguments.output == "json" or not sys.stdout.isatty():
+        render.document(found | {"events": events})
+        return 0
+    columns = shutil.get_terminal_size().columns
+    for line in waterfall.lines(found["spans"], columns) if found["spans"] else _told(events):
+        sys.stdout.write(line + "\n")
+    return 0
+
+
+async def _object_id(run_dir: str, name: str) -> str:
+    """The whole id of a container or a pod by its name or the beginning of its id; of one that is gone, as it is."""
+    async with node(run_dir) as on:
+        try:
+            return str((await on.container(name)).id)
+        except NotFoundError:
+            if OBJECT_ID.fullmatch(name):
+                return name
+        try:
+            return str((await on.pod(name)).id)
+        except NotFoundError as exc:
+            message = f"no container or pod {name!r}: `slipway ps -a` and `slipway pods` list them; one that is gone has its whole id"
+            raise NotFoundError(message) from exc
+
+
+def _ask(run_dir: str, path: str) -> dict[str, Any]:
+    connection = _Opsd(run_dir)
+    try:
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        body: dict[str, Any] = json.loads(answer.read())
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        raise UnavailableError(f"opsd of {run_dir} does not answer: {exc}") from exc
+    finally:
+        connection.close()
+    if answer.status != http.client.OK:
+        raise BY_REASON.get(str(body.get("error")), InternalError)(str(body.get("message")))
+    return body
+
+
+async def _events(run_dir: str, object_id: str) -> list[dict[str, Any]]:
+    """What happened to it, of the events that are held."""
+    from common.events import subjects
+    from common.events.bus import Bus
+
+    try:
+        bus = await Bus.connect(nats_url(run_dir), attempts=2)
+    except (UnavailableError, FailedPreconditionError):
+        return []
+    found = []
+    try:
+        held: AsyncGenerator[Any, None] = bus.held(subjects.pattern(object_id=object_id), sequence=1)
+        async with aclosing(held) as envelopes:
+            async for _, envelope in envelopes:
+                found.append({"at_ns": envelope.at_ns, "source": envelope.source, "event": envelope.fields()})
+    finally:
+        await bus.close()
+    return found
+
+
+def _told(events: list[dict[str, Any]]) -> list[str]:
+    """A line for each event, with the time since the first."""
+    start = events[0]["at_ns"]
+    lines = ["no spans are held of it; what is left are its events:"]
+    for each in events:
+        since = waterfall.span_of_time((each["at_ns"] - start) / NS_PER_MS)
+        facts = {name: fact for name, fact in each["event"].items() if name not in ("type", "id")}
+        shown = " ".join(f"{name}={fact}" for name, fact in facts.items() if fact not in ("", 0, [], False))
+        lines.append(render.clean(f"{since:>10}  {each['event']['type'].rpartition('.')[0]:<26} {shown}"))
+    return lines
