@@ -34,5 +34,6 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway ops cancel 3fa2  end a pull or a creation as if it had failed"""
     ops = add_verb(verbs, "ops", "list the operations that go on, or cancel one", "ops:ops", examples)
     add_output(ops)
-    ops.add_argument("action", nargs="?", choices=("list", "cancel"), default="list")
+    action = "list them (as without a word), or cancel one"
+    ops.add_argument("action", nargs="?", choices=("list", "cancel"), default="list", help=action)
     ops.add_argument("id", nargs="?", default="", help="of the operation to cancel, or its beginning")
