@@ -39,8 +39,14 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
 
 
 def for_units(layout: Layout) -> None:
-    """Write down what systemd's units of this node start with."""
+    """Write down what systemd's units of this node start with; again while they run, too."""
+    Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     directories(layout)
+    if layout.state_file.exists():  # NATS runs, and has its port
+        found = replace(layout, nats_port=layout.nats_port or _last_port(layout))
+        _write_nats(found)
+        _write_settings(found, SYSTEMD)
+        return
     with held_nats(layout) as found:
         _write_settings(found, SYSTEMD)
 
