@@ -1,10 +1,12 @@
 """`./dev guest COMMAND…`: run a command in an emulated Debian with systemd and pure cgroup v2, on this checkout.
 
 The machine has no network. Its root image is made once and cached; the checkout and its venv are a second disk,
-at the same path as here. Changes to either end with the machine.
+at the same path as here. Changes to either end with the machine. A command that ends with status 194 has the machine
+boot again, and is run again.
 """
 
 import argparse
+import fcntl
 import hashlib
 import os
 import shlex
@@ -33,10 +35,22 @@ StandardOutput=null
 WantedBy=multi-user.target
 """
 COMMAND = """exec >/dev/virtio-ports/output 2>&1 </dev/null
-bash -c "$(tr -d '\\0' </dev/disk/by-id/virtio-command)"
-echo $? >/dev/virtio-ports/status
+if [ -e /var/lib/guest-ran ]; then
+  echo "the machine booted again by itself"
+  status=1
+else
+  touch /var/lib/guest-ran
+  bash -c "$(tr -d '\\0' </dev/disk/by-id/virtio-command)"
+  status=$?
+fi
+if [ $status = 194 ]; then
+  rm /var/lib/guest-ran
+  exec systemctl reboot
+fi
+echo $status >/dev/virtio-ports/status
 systemctl poweroff
 """
+WHEELS = ".wheels"
 
 
 def main() -> None:
@@ -44,15 +58,27 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="./dev guest", description=__doc__.split("\n", 1)[0])
     parser.add_argument("--packages", default="", help="Debian packages of the image, comma separated")
     parser.add_argument("--timeout-s", type=int, default=3600)
+    parser.add_argument("--wheels", action="store_true", help="have pip find there what the lock pins")
     parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
     arguments = parser.parse_args()
     if not arguments.command:
         parser.error("say what to run, as in: ./dev guest uname -a")
-    image = root_image((*SYSTEM, *filter(None, arguments.packages.split(","))))
     try:
-        sys.exit(run(image, arguments.command, arguments.timeout_s))
+        with making():
+            image = root_image((*SYSTEM, *filter(None, arguments.packages.split(","))))
+            wheels = locked_wheels() if arguments.wheels else None
+        sys.exit(run(image, arguments.command, arguments.timeout_s, wheels))
     except (OSError, subprocess.SubprocessError) as exc:
         sys.exit(f"guest: {exc}")
+
+
+@contextmanager
+def making() -> Iterator[None]:
+    """What is in the cache is made by one at a time."""
+    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with (CACHE / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def root_image(packages: tuple[str, ...]) -> Path:
@@ -62,7 +88,6 @@ def root_image(packages: tuple[str, ...]) -> Path:
     if image.is_dir():
         return image
     sys.stderr.write(f"making the image of the guest in {CACHE} (once)\n")
-    CACHE.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=CACHE) as made:
         root, ready = Path(made, "root"), Path(made, "ready")
         ready.mkdir()
@@ -82,7 +107,20 @@ def root_image(packages: tuple[str, ...]) -> Path:
     return image
 
 
-def run(image: Path, command: list[str], timeout_s: int) -> int:
+def locked_wheels() -> Path:
+    """The folder with what requirements.lock pins, downloaded when missing."""
+    lock = Path("requirements.lock")
+    wheels = CACHE / f"wheels-{hashlib.sha256(lock.read_bytes()).hexdigest()[:16]}"
+    if not wheels.is_dir():
+        with tempfile.TemporaryDirectory(dir=CACHE) as made:
+            ready = Path(made, "ready")
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+            _call(*command, "--require-hashes", "-r", str(lock), "-d", str(ready))
+            ready.rename(wheels)
+    return wheels
+
+
+def run(image: Path, command: list[str], timeout_s: int, wheels: Path | None = None) -> int:
     """Boot, run the command with its output on ours; its exit status, 1 when the machine ended without one.
 
     Raises:
@@ -90,6 +128,8 @@ def run(image: Path, command: list[str], timeout_s: int) -> int:
     """
     with tempfile.TemporaryDirectory(prefix="slipway-guest-") as made, _checkout() as checkout:
         place = Path(made)
+        if wheels:
+            shutil.copytree(wheels, checkout / WHEELS)
         (place / "status").touch()
         _disk(place / "checkout.img", checkout, str(_size(checkout) + SPARE_BYTES >> 10) + "k")
         (place / "command").write_text(_script(command))
@@ -105,7 +145,8 @@ def _script(command: list[str]) -> str:
     here = shlex.quote(str(Path.cwd()))
     return (
         f"mkdir -p {here} && mount LABEL=checkout {here} && cd {here} || exit 1\n"
-        f"export HOME=/root PATH=$PATH:/usr/sbin:/sbin SLIPWAY_TEST_SLOWNESS={SLOWNESS}\n"
+        f"export HOME=/root PATH=$PATH:/usr/sbin:/sbin SLIPWAY_TEST_SLOWNESS={SLOWNESS} SLIPWAY_GUEST=1\n"
+        f"if [ -d {WHEELS} ]; then export PIP_NO_INDEX=1 PIP_FIND_LINKS={here}/{WHEELS}; fi\n"
         f"{shlex.join(command)}\n"
     )
 
@@ -120,7 +161,6 @@ def _qemu(image: Path, place: Path) -> list[str]:
         "none",
         "-nic",
         "none",
-        "-no-reboot",
         "-snapshot",
     ]
     command += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
