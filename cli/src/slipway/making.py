@@ -10,6 +10,7 @@ from common.errors import AlreadyExistsError
 from slipway import request
 from slipway.commands.images import fetch
 from slipway.connect import TIMEOUT_S, Node, log_root
+from slipway.logins import auth_of
 from slipway.removal import remove_pod
 
 
@@ -40,7 +41,7 @@ async def image_id(on: Node, reference: str) -> str:
     found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec))
     if found.HasField("image"):
         return str(found.image.id)
-    return (await fetch(on.run_dir, reference)).id
+    return (await fetch(on.run_dir, reference, auth_of(reference, ""))).id
 
 
 async def _create(

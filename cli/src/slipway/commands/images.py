@@ -9,6 +9,7 @@ from common.errors import FailedPreconditionError, NotFoundError
 from slipway import render
 from slipway.bars import Bars, Row
 from slipway.connect import imaged, node
+from slipway.logins import auth_of
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",
@@ -20,7 +21,7 @@ STATES = {
 
 async def pull(arguments: Namespace) -> int:
     """Pull an image, with a bar for each layer on a terminal."""
-    image = await fetch(arguments.run_dir, arguments.reference, auth_of(arguments.creds))
+    image = await fetch(arguments.run_dir, arguments.reference, auth_of(arguments.reference, arguments.creds))
     if arguments.output == "json":
         render.messages([image])
     else:
@@ -28,7 +29,7 @@ async def pull(arguments: Namespace) -> int:
     return 0
 
 
-async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb.Image:
+async def fetch(run_dir: str, reference: str, auth: pb.Auth | None) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
     bars = Bars()
     try:
@@ -41,12 +42,6 @@ async def fetch(run_dir: str, reference: str, auth: pb.Auth | None = None) -> pb
         bars.close()
     message = f"the pull of {reference} ended without an image"
     raise FailedPreconditionError(message)
-
-
-def auth_of(creds: str) -> pb.Auth | None:
-    """The credentials of `--creds USER:PASSWORD`."""
-    username, _, password = creds.partition(":")
-    return pb.Auth(username=username, password=password) if username else None
 
 
 def _row(layer: pb.LayerProgress) -> Row:

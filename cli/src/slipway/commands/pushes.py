@@ -8,8 +8,8 @@ from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError
 from slipway import render
 from slipway.bars import Bars, Row
-from slipway.commands.images import auth_of
 from slipway.connect import imaged
+from slipway.logins import auth_of
 
 STATES = {
     pb.BLOB_STATE_WAITING: "waiting",
@@ -24,14 +24,16 @@ _WHOLE = (pb.BLOB_STATE_SENT, pb.BLOB_STATE_MOUNTED, pb.BLOB_STATE_THERE)
 
 async def push(arguments: Namespace) -> int:
     """Push an image, with a bar for each blob on a terminal."""
+    auth = auth_of(arguments.target or arguments.reference, arguments.creds)
     async with imaged(arguments.run_dir) as client:
-        progress = client.push(arguments.reference, arguments.target, auth_of(arguments.creds))
+        progress = client.push(arguments.reference, arguments.target, auth)
         return await _follow(progress, arguments.output)
 
 
 async def copy(arguments: Namespace) -> int:
     """Copy an image between registries."""
-    source, target = auth_of(arguments.source_creds), auth_of(arguments.creds)
+    source = auth_of(arguments.source, arguments.source_creds)
+    target = auth_of(arguments.target, arguments.creds)
     async with imaged(arguments.run_dir) as client:
         progress = client.copy(arguments.source, arguments.target, source, target)
         return await _follow(progress, arguments.output)

@@ -16,7 +16,7 @@ from common.events.schema import Event, ImageRemoved, ImageTagged, ImageUntagged
 from common.observe.log import get_logger
 from common.records import RecordStore
 from imaged.record import ImageRecord
-from imaged.reference import Reference
+from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
 
 _ID = re.compile(r"(?:sha256:)?([a-f0-9]{64})")
 _PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,63})")
@@ -36,10 +36,12 @@ class Catalog:
 
     Args:
         records: loaded.
+        short_names: the registry of names that have none; empty for none.
     """
 
-    def __init__(self, records: RecordStore[ImageRecord]) -> None:
+    def __init__(self, records: RecordStore[ImageRecord], short_names: str = DEFAULT_DOMAIN) -> None:
         self._records = records
+        self._short_names = short_names
         self._lock = anyio.Lock()
 
     def all(self) -> list[ImageRecord]:
@@ -200,12 +202,15 @@ class Catalog:
 
     def _by_name(self, text: str, *, strict: bool) -> ImageRecord | None:
         try:
-            name = str(Reference.parse(text))
+            names = [str(Reference.parse(text))]
         except InvalidArgumentError:
             if strict:
                 raise
             return None
-        return next((r for r in self._records.all() if name in r.names), None)
+        if self._short_names:
+            names.insert(0, str(Reference.parse(expanded(text, self._short_names))))
+        found = (r for name in names for r in self._records.all() if name in r.names)
+        return next(found, None)
 
 
 def tag_of(text: str) -> str:

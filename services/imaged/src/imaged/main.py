@@ -15,6 +15,7 @@ from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
 from imaged import meters, reconcile
 from imaged.adapters.content_local import LocalContent
+from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
@@ -52,10 +53,23 @@ async def serve(settings: Settings, life: Life) -> None:
         settings.retry_wait_s,
         settings.max_retry_after_s,
     )
-    registry = HttpRegistry(settings.certs_dir, settings.max_downloads, limits)
+    proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
+    registry = HttpRegistry(
+        settings.certs_dir,
+        settings.max_downloads,
+        limits,
+        docker_config=settings.docker_config,
+        proxies=proxies,
+    )
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
     images = Images(
-        records, content, registry, layers, task_group=life.task_group, pinned=settings.pinned_images
+        records,
+        content,
+        registry,
+        layers,
+        task_group=life.task_group,
+        pinned=settings.pinned_images,
+        short_names=settings.short_names,
     )
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()

@@ -78,6 +78,20 @@ class Reference:
         return f"{self.repository}@{self.digest}" if self.digest else f"{self.repository}:{self.tag}"
 
 
+def expanded(text: str, registry: str) -> str:
+    """A name without a registry as a name of this one; others stay as they are.
+
+    Raises:
+        InvalidArgumentError: no registry is given for such names.
+    """
+    head, slash, _ = text.partition("/")
+    if slash and ("." in head or ":" in head or head == "localhost"):
+        return text
+    if not registry:
+        _refuse(text, "it names no registry, and the setting short_names has none for such names")
+    return text if registry == DEFAULT_DOMAIN else f"{registry}/{text}"
+
+
 def _split(name: str) -> tuple[str, str]:
     domain, slash, path = name.partition("/")
     if not slash or not ("." in domain or ":" in domain or domain == "localhost" or domain.lower() != domain):

@@ -23,7 +23,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Content, Credentials, Layers, Registry, Repository
 from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
-from imaged.reference import Reference
+from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
 
 PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
@@ -60,6 +60,7 @@ class Images:
         layers: where they are unpacked.
         task_group: pulls live here, not in their callers.
         pinned: globs over names that are pinned.
+        short_names: the registry of names that have none; empty refuses to pull them.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Images:
         *,
         task_group: TaskGroup,
         pinned: tuple[str, ...] = (),
+        short_names: str = DEFAULT_DOMAIN,
     ) -> None:
         self._records = records
         self._content = content
@@ -78,11 +80,12 @@ class Images:
         self._layers = layers
         self._group = task_group
         self._pinned = pinned
+        self._short_names = short_names
         self._platform = local_platform()
         self._operations: dict[tuple[str, Credentials], Operation] = {}
         self._configs: dict[str, bytes] = {}
         self.operations = Operations(task_group)
-        self.catalog = Catalog(records)
+        self.catalog = Catalog(records, short_names)
         self.leases = Leases(self.catalog, content, layers)
 
     async def pull(self, text: str, credentials: Credentials) -> AsyncIterator[Progress]:
@@ -94,7 +97,7 @@ class Images:
                 `imaged.ports.Repository` says.
             UnavailableError: Redis or snapshotd is away.
         """
-        reference = Reference.parse(text)
+        reference = Reference.parse(expanded(text, self._short_names))
         key = (str(reference), credentials)
         operation = self._operations.get(key)
         if operation is None:

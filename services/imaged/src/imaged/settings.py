@@ -8,6 +8,8 @@ from common.settings import CommonSettings, Count, Seconds
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Age = Annotated[float, msgspec.Meta(ge=0)]
+ProxyUrl = Annotated[str, msgspec.Meta(pattern="^(|https?://[^/]+/?)$")]
+Host = Annotated[str, msgspec.Meta(pattern="^(|localhost|[a-zA-Z0-9-]*[.:][a-zA-Z0-9.:-]*)$")]
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -37,3 +39,13 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Each hour, images that nothing uses and that came longer ago go; 0 for never. With gc_max_bytes: only those."""
     gc_keep_last: Number = 0
     """So many of the newest images of each repository stay."""
+    docker_config: str = ""
+    """A config.json of docker with logins for requests that bring none; empty for none."""
+    http_proxy: ProxyUrl = ""
+    """URL of the proxy for registries that speak plain HTTP; empty for none."""
+    https_proxy: ProxyUrl = ""
+    """URL of the proxy for all others."""
+    no_proxy: tuple[str, ...] = ()
+    """Hosts, domains with all below them, addresses and networks that are reached directly; loopback always is."""
+    short_names: Host = "docker.io"
+    """The registry that names without one belong to; empty refuses to pull them."""

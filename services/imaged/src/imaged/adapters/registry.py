@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import TypeVar
 
 import anyio
@@ -13,6 +14,7 @@ from anyio import CapacityLimiter
 from urllib3.exceptions import HTTPError
 
 from common.digest import Digest
+from common.dockerconfig import find_login
 from common.errors import (
     DataLossError,
     FailedPreconditionError,
@@ -21,8 +23,9 @@ from common.errors import (
     UnknownError,
 )
 from imaged import hosts
+from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry_auth import TokenCache
-from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, reason
+from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, meant_for, reason
 from imaged.adapters.upload import Upload, mount, there
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.ports import Credentials, Document, Partial
@@ -42,11 +45,23 @@ class HttpRegistry:
         certs_dir: where hosts.toml files are.
         max_downloads: requests at once, over all pulls.
         limits: how patient to be.
+        docker_config: docker's config.json with logins for those who bring none; empty for none.
+        proxies: what requests go through.
     """
 
-    def __init__(self, certs_dir: str, max_downloads: int, limits: Limits) -> None:
+    def __init__(
+        self,
+        certs_dir: str,
+        max_downloads: int,
+        limits: Limits,
+        *,
+        docker_config: str = "",
+        proxies: Proxies | None = None,
+    ) -> None:
         self._certs_dir = certs_dir
         self._limits = limits
+        self._docker_config = docker_config
+        self._proxies = proxies or Proxies()
         self._tokens = TokenCache()
         self._schemes: dict[str, str] = {}
         self.fetches = CapacityLimiter(max_downloads)
@@ -66,10 +81,11 @@ class HttpRegistry:
                         host,
                         reference.path,
                         str(reference),
-                        credentials,
+                        self._mine(host, reference, credentials),
                         tokens=self._tokens,
                         limits=self._limits,
                         actions="pull,push" if push else "pull",
+                        proxies=self._proxies,
                     )
                     for host in self._places(reference.domain)
                 ]
@@ -92,6 +108,20 @@ class HttpRegistry:
     def forget(self, domain: str) -> None:
         """The registry may have changed its scheme."""
         self._schemes.pop(domain, None)
+
+    def _mine(self, host: hosts.Host, reference: Reference, given: Credentials) -> Credentials:
+        """The credentials for one host: those that were given for it, or else what docker keeps for it. Blocks."""
+        if given and meant_for(given, host):
+            return given
+        if not self._docker_config:
+            return Credentials()
+        name = reference.domain if not host.mirror_of else host.name
+        login = find_login(Path(self._docker_config), name, reference.path)
+        if login is None:
+            return Credentials()
+        return Credentials(
+            login.username, login.password, login.identity_token, login.registry_token, host.name
+        )
 
     def _places(self, domain: str) -> list[hosts.Host]:
         found = hosts.find(self._certs_dir, domain)

@@ -16,6 +16,7 @@ from urllib.parse import urlencode, urlsplit
 import urllib3
 
 from common.errors import PermissionDeniedError
+from imaged.adapters.proxies import Pools
 from imaged.ports import Credentials
 
 MAX_TOKEN_BYTES = 1 << 20
@@ -99,7 +100,7 @@ class Login:
 
     def __init__(
         self,
-        pool: urllib3.PoolManager,
+        pool: Pools,
         host: str,
         scope: str,
         credentials: Credentials,

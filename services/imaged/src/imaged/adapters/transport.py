@@ -21,6 +21,7 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
+from imaged.adapters.proxies import Pools, Proxies
 from imaged.adapters.registry_auth import Login, TokenCache, parse_challenges
 from imaged.hosts import Host, same_registry
 from imaged.ports import Credentials
@@ -100,10 +101,11 @@ class Transport:
         host: where.
         repository: path of the repository.
         image: the image, for messages.
-        credentials: dropped when they are for another host.
+        credentials: of this host.
         tokens: shared by all pulls.
         limits: how patient to be.
         actions: what a token is asked for, when the registry does not say.
+        proxies: what requests go through.
     """
 
     def __init__(
@@ -116,16 +118,16 @@ class Transport:
         tokens: TokenCache,
         limits: Limits,
         actions: str = "pull",
+        proxies: Proxies | None = None,
     ) -> None:
         self.host = host
         self._repository = repository
         self._image = image
         self._limits = limits
-        self._pool = _pool(host, limits)
+        self._pool = _pools(host, limits, proxies or Proxies())
         secure = host.url.startswith("https:")
-        mine = credentials if _meant_for(credentials, host) else Credentials()
         self._login = Login(
-            self._pool, host.name, f"repository:{repository}:{actions}", mine, tokens, secure=secure
+            self._pool, host.name, f"repository:{repository}:{actions}", credentials, tokens, secure=secure
         )
 
     def close(self) -> None:
@@ -311,7 +313,7 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, f"{parts.hostname}:{parts.port or default}"
 
 
-def _meant_for(credentials: Credentials, host: Host) -> bool:
+def meant_for(credentials: Credentials, host: Host) -> bool:
     """A mirror gets credentials only when they name it; the registry itself also when they name nobody."""
     wanted = credentials.server
     if "://" in wanted:
@@ -322,15 +324,12 @@ def _meant_for(credentials: Credentials, host: Host) -> bool:
     return same_registry(wanted, host.name) or (bool(host.mirror_of) and wanted == host.name)
 
 
-def _pool(host: Host, limits: Limits) -> urllib3.PoolManager:
+def _pools(host: Host, limits: Limits, proxies: Proxies) -> Pools:
     connect_s = host.connect_timeout_s or limits.connect_timeout_s
     timeout = urllib3.Timeout(connect=connect_s, read=limits.stall_timeout_s)
     # redirects lead to TLS from a plain host, too
     context = _context(host.skip_verify, host.ca, host.client) if host.url.startswith("https") else None
-    return urllib3.PoolManager(
-        num_pools=8, maxsize=16, timeout=timeout, retries=False, ssl_context=context,
-        headers={"User-Agent": "slipway-imaged/0.1", "Accept-Encoding": "identity"},
-    )  # fmt: skip
+    return Pools(proxies, timeout, context)
 
 
 def _context(skip_verify: bool, ca: tuple[str, ...], client: tuple[tuple[str, str], ...]) -> ssl.SSLContext:
