@@ -125,7 +125,10 @@ async def bundle_of(cri: Cri, image: str, run_dir: Path, into: Path) -> Path:
 
 
 def pss_kib(pid: int) -> int:
-    text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    try:
+        text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+    except FileNotFoundError:
+        return 0  # a helper that has ended meanwhile
     found = re.search(r"^Pss:\s+(\d+)", text, re.MULTILINE)
     return int(found[1]) if found else 0
 

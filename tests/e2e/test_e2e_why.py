@@ -5,6 +5,7 @@ import os
 import signal
 from typing import Any
 
+import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as pb
@@ -152,6 +153,19 @@ async def test_a_missing_image_is_remembered_though_nothing_was_made(node, cri, 
     assert _why(node, "imageless")["cause"] == "created"
 
 
+async def test_a_pod_that_was_never_made_is_remembered(node, cri) -> None:
+    with pytest.raises(Exception, match="nosuch"):
+        await cri.run_sandbox(cri.sandbox_config("unmade", host_network=True), "nosuch")
+    found = _why(node, "unmade")
+    assert (found["kind"], found["cause"]) == ("attempt", "create-failed")
+    assert found["verdict"].startswith("The pod could not be made: runtime_handler 'nosuch'")
+    assert _facts(found, "failure")[0].endswith(
+        "(RunPodSandbox over CRI from grpc-python-asyncio/" + grpc.__version__ + ")"
+    )
+    await cri.run_sandbox(cri.sandbox_config("unmade", host_network=True))
+    assert _why(node, "unmade")["kind"] == "pod"
+
+
 async def test_a_failed_probe_before_the_stop_is_the_cause(node, cri, busybox) -> None:
     container_id = await _start(cri, busybox, "probed", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
     for _ in range(3):
@@ -160,7 +174,7 @@ async def test_a_failed_probe_before_the_stop_is_the_cause(node, cri, busybox) -
     await cri.stop(container_id, 5)
     found = _why(node, "probed")
     assert found["cause"] == "probe-failed"
-    assert "after the command `cat /healthy` in it ended with code 1 3 times" in found["verdict"]
+    assert "after the command `cat /healthy` in it ended with code 1, 3 times in a row" in found["verdict"]
     assert "ExecSync over CRI" in _facts(found, "exec")[0]
 
 

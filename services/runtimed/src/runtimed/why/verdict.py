@@ -130,7 +130,7 @@ def _asked(record: ContainerRecord, asked: Mark, marks: Sequence[Mark]) -> Verdi
     after = ""
     if failed:
         facts = failed[-1].facts
-        times = f" {len(failed)} times" if len(failed) > 1 else ""
+        times = f", {len(failed)} times in a row" if len(failed) > 1 else ""
         after = f", after the command `{facts['command']}` in it {exec_outcome(facts)}{times}"
     cause = "probe-failed" if failed else "stopped"
     if not asked.facts["timeout_s"]:
