@@ -184,6 +184,10 @@ async def test_what_runs_says_since_when_and_what_is_unknown_says_so(node, cri, 
     assert (found["cause"], found["name"]) == ("running", "steady")
     assert found["verdict"].startswith("It has been running for ")
     assert "1 of its 1 containers run" in _why(node, "steady-pod")["verdict"]
+    other = cri.sandbox_config("other-pod", host_network=True)
+    await cri.create(await cri.run_sandbox(other), cri.container_config("steady", busybox, ["true"]), other)
+    several = node.slipway("why", "steady")
+    assert (several.returncode, "means 2 containers" in several.stderr) == (1, True)
     gone = node.slipway("why", "nobody")
     assert (gone.returncode, "nobody" in gone.stderr) == (1, True)
 

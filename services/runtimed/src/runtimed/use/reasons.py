@@ -39,10 +39,10 @@ class Reasons:
             InvalidArgumentError: it means several.
         """
         lines = min(log_lines, MAX_LINES)
-        container = _only(self._parts.containers.store.all(), name)
+        container = _only(self._parts.containers.store.all(), name, CONTAINER)
         if container is not None:
             return await self._container(container, lines)
-        sandbox = _only(self._parts.sandboxes.store.all(), name)
+        sandbox = _only(self._parts.sandboxes.store.all(), name, POD)
         if sandbox is not None:
             return await self._sandbox(sandbox, lines)
         failures = self._parts.evidence.failures(name)
@@ -155,15 +155,22 @@ class Reasons:
         )
 
 
-def _only(records: "list[selection.T]", name: str) -> "selection.T | None":
+def _only(records: "list[selection.T]", name: str, kind: str) -> "selection.T | None":
+    """The record that is meant; of several attempts at one thing it is the last."""
     if not name:
         raise InvalidArgumentError("name: is empty")
-    exact = [r for r in records if name in (r.id, r.name)]
-    # of several attempts under one name it is the last that is meant
-    hits = sorted(exact, key=lambda r: r.created_at_ns)[-1:] or [r for r in records if r.id.startswith(name)]
-    if len(hits) > 1:
-        raise InvalidArgumentError(f"{name!r}: {len(hits)} ids begin so")
-    return hits[0] if hits else None
+    hits = [r for r in records if name in (r.id, r.name)] or [r for r in records if r.id.startswith(name)]
+    things = {_thing(record) for record in hits}
+    if len(things) > 1:
+        raise InvalidArgumentError(f"{name!r} means {len(things)} {kind}s: give more of the id")
+    return max(hits, key=lambda r: r.created_at_ns) if hits else None
+
+
+def _thing(record: ContainerRecord | SandboxRecord) -> tuple[str, str]:
+    """What its attempts have in common."""
+    if isinstance(record, ContainerRecord):
+        return record.sandbox_id, record.name
+    return record.namespace, record.name
 
 
 def _is_earlier(other: ContainerRecord, record: ContainerRecord) -> bool:
