@@ -1,11 +1,18 @@
-"""Questions to an opsd by its Unix socket."""
+"""An opsd without a node under it, and questions to any by its Unix socket."""
 
 import http.client
 import json
+import os
 import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 
@@ -36,3 +43,48 @@ def address(run_dir: Path) -> str:
     """Where the page of this node's opsd is; empty while it is not known."""
     nodes = ask(run_dir, "/api/v1/state")[1]["nodes"]
     return next((node["address"] for node in nodes if node["address"]), "")
+
+
+@dataclass
+class Opsd:
+    """One opsd without a node under it, asked by its Unix socket."""
+
+    node: str
+    run_dir: Path
+    process: subprocess.Popen[bytes]
+
+    def ask(self, path: str, method: str = "GET", token: str = "") -> tuple[int, Any]:
+        return ask(self.run_dir, path, method, token)
+
+    def state(self) -> dict[str, Any]:
+        return self.ask("/api/v1/state")[1]
+
+    def up(self) -> set[str]:
+        return {node["name"] for node in self.state()["nodes"] if node["up"]}
+
+
+@contextmanager
+def opsd(node: str, directory: Path, nats_url: str, **settings: str) -> Iterator[Opsd]:
+    run_dir = Path(f"/run/slipway-opsd-{os.getpid()}-{node}")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    told = {
+        "node": node,
+        "run_dir": str(run_dir),
+        "data_dir": str(directory / node),
+        "nats_url": nats_url,
+        "http_address": "127.0.0.1:0",
+        "interval_s": "0.2",
+    } | settings
+    environment = os.environ | {f"SLIPWAY_OPSD_{key.upper()}": value for key, value in told.items()}
+    with (directory / f"{node}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(Path(sys.executable).parent / "opsd")], env=environment, stdout=log, stderr=log
+        )
+    made = Opsd(node, run_dir, process)
+    try:
+        eventually(lambda: (run_dir / "opsd.sock").exists() and made.up(), what=f"opsd of {node} answers")
+        yield made
+    finally:
+        process.terminate()
+        assert process.wait(patience(20)) == 0
+        subprocess.run(["rm", "-rf", str(run_dir)], check=True, timeout=20)

@@ -1,0 +1,125 @@
+"""The dashboard with a thousand containers and ten thousand events a minute, and with six nodes."""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from common.events import schema
+from devtools.chromium import PROGRAM, Page, chromium
+from tests.support.brokers import NatsServer, nats_server
+from tests.support.eventually import eventually
+from tests.support.madeup import Conductor, madeup_node
+from tests.support.opsd import Opsd, address, opsd
+from tests.support.pace import patience
+
+pytestmark = [
+    pytest.mark.e2e,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(180),
+    pytest.mark.skipif(not shutil.which(PROGRAM), reason=f"{PROGRAM} is not installed"),
+    pytest.mark.skipif(os.geteuid() != 0, reason="opsd's sockets are below /run"),
+]
+SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+CONTAINERS = 1000
+PER_S = 10_000 / 60
+SECONDS = 8
+FRAMES = """new Promise(done => { const gaps = []; let last = performance.now(); const until = last + %d;
+const frame = now => { gaps.push(now - last); last = now; now < until ? requestAnimationFrame(frame) : done(gaps); };
+requestAnimationFrame(frame); })"""
+
+
+@pytest.fixture
+def nats(tmp_path: Path) -> Iterator[NatsServer]:
+    with nats_server(tmp_path / "nats") as server:
+        yield server
+
+
+def opened(page: Page, on: Opsd, place: str) -> None:
+    page.size(1280, 800)
+    page.goto(f"{eventually(lambda: address(on.run_dir), what='the address')}/#/{place}")
+    page.until("document.body?.innerText.includes('live')", patience(15))
+
+
+def pss_mib(pid: int) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024
+
+
+def storm(crowd: Conductor) -> int:
+    """Events for some seconds at ten thousand a minute; returns how many."""
+    start, count = time.monotonic(), 0
+    while (passed := time.monotonic() - start) < SECONDS:
+        while count < passed * PER_S:
+            victim = crowd.node.containers[count % CONTAINERS]
+            exited = schema.ContainerExited(
+                id=victim.id, sandbox_id=victim.pod, exit_code=count % 3, reason="Error"
+            )
+            started = schema.ContainerStarted(id=victim.id, sandbox_id=victim.pod, pid=1 + count)
+            crowd.publish(exited, started)
+            count += 2
+        time.sleep(0.01)
+    return count
+
+
+def test_a_thousand_containers_and_ten_thousand_events_a_minute_stay_smooth(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    with (
+        opsd("alpha", tmp_path, nats.url) as on,
+        madeup_node(nats.url, "crowd", CONTAINERS) as crowd,
+        chromium(tmp_path) as page,
+    ):
+        opened(page, on, "containers")
+        page.until(f"document.querySelector('.count')?.innerText === '{CONTAINERS}'", patience(20))
+        page.run(f"window.frames_ = {FRAMES % (SECONDS * 1000)}; 1")
+        told = storm(crowd)
+        assert told > SECONDS * PER_S * 0.9
+        last = schema.ContainerCreated(
+            id="f" * 64, sandbox_id=crowd.node.pods[0].id, name="the-last", image="i"
+        )
+        crowd.publish(last)
+        at = time.time()
+        page.until("document.body.innerText.includes('the-last')", patience(10))
+        late_s = time.time() - at
+        gaps = sorted(page.run("frames_"))
+        page.shot(SHOTS / "thousand.png")
+        elements = page.run("document.querySelectorAll('*').length")
+        page.listen()
+        assert page.problems == []
+        assert page.run("import('/store.js').then(m => m.store.missed)") == 0
+        assert late_s < patience(1.5)
+        assert elements < 3000
+        assert gaps[len(gaps) // 2] < patience(50), gaps[-20:]
+        assert gaps[int(len(gaps) * 0.95)] < patience(250), gaps[-20:]
+        assert pss_mib(on.process.pid) < 120
+
+
+def test_many_nodes_are_on_one_page_and_one_that_falls_silent_is_seen(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    names = [f"node-{n}" for n in range(5)]
+    with (
+        opsd("alpha", tmp_path, nats.url) as on,
+        chromium(tmp_path) as page,
+        ExitStack() as others,
+        ExitStack() as silent,
+    ):
+        for name in names:
+            others.enter_context(madeup_node(nats.url, name, 20))
+        silent.enter_context(madeup_node(nats.url, "quiet", 4))
+        opened(page, on, "overview")
+        for name in (*names, "quiet", "alpha"):
+            page.until(f"document.body.innerText.includes('{name}')", patience(15))
+        page.until("document.body.innerText.includes('104 / 104')", patience(15))
+        page.shot(SHOTS / "nodes.png")
+        page.scheme("dark")
+        page.shot(SHOTS / "nodes-dark.png")
+        silent.close()
+        page.until("document.body.innerText.includes('Silent for')", patience(20))
+        page.until("document.body.innerText.includes('6 / 7')", patience(20))
