@@ -1,0 +1,183 @@
+"""Install, start, restart each unit under a pod, upgrade, watchdog; leaves the pod for the reboot that comes next.
+
+Runs in `./dev guest --wheels deploy/tests/run`.
+"""
+
+import os
+import signal
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools import bridge
+from devtools.cri import Cri, connect
+from devtools.registry import push_busybox, registry
+from tests.support.eventually import eventually
+from tests.support.installed import LOGS, SERVICES, SOCKET, TICKS, UNITS, pid_of, run, shown, start_pod
+from tests.support.streaming import Spdy
+
+pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.timeout(300)]
+LISTEN = (
+    "(echo hello | nc -l -p 7000) >/dev/null 2>&1 & until netstat -ltn | grep -q :7000; do usleep 1000; done"
+)
+CURRENT = Path("/opt/slipway/current")
+RANGE = cri_pb.IDMapping(container_id=0, host_id=100_000, length=65_536)
+MAPPED = cri_pb.UserNamespace(mode=cri_pb.POD, uids=[RANGE], gids=[RANGE])
+
+
+@pytest.fixture(scope="module")
+def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with registry(tmp_path_factory.mktemp("registry")) as shop:
+        yield push_busybox(shop)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def node() -> None:
+    """Installed and started."""
+    bridge.write_conflist(Path("/etc/cni/net.d"), "slw0", "10.250.0.0/24", Path("/var/lib/cni/slipway"))
+    run("./dev", "install")
+    run("systemctl", "start", "slipway.target")
+
+
+@pytest.fixture
+async def cri() -> Cri:
+    async with connect(SOCKET, LOGS) as client:
+        yield client
+
+
+@pytest.fixture(scope="module")
+async def pod(node: None, image: str) -> tuple[str, str]:
+    """The pod that outlives everything; its sandbox and its container."""
+    async with connect(SOCKET, LOGS) as client:
+        return await start_pod(client, "ticker", image, ["sh", "-c", TICKS])
+
+
+def ticks() -> list[int]:
+    """What the pod has counted, as far as its log says."""
+    return [int(line.split()[-1]) for line in (LOGS / "ticker/main.log").read_text().splitlines()]
+
+
+def go_on() -> None:
+    """The pod counts on, and no number is missing."""
+    before = len(ticks())
+    eventually(lambda: len(ticks()) > before, what="another line in the log")
+    found = ticks()
+    assert found == list(range(1, len(found) + 1))
+
+
+def test_the_units_are_sound_enabled_and_up() -> None:
+    assert (
+        run("systemd-analyze", "verify", *(f"/usr/local/lib/systemd/system/{unit}" for unit in UNITS)) == ""
+    )
+    for unit in [*UNITS, "slipway.target"]:
+        assert run("systemctl", "is-enabled", unit).strip() == "enabled"
+        assert run("systemctl", "is-active", unit).strip() == "active"
+    assert {shown(f"slipway-{name}", "NRestarts") for name in SERVICES} == {"0"}
+
+
+def test_a_second_install_changes_nothing() -> None:
+    before = CURRENT.resolve()
+    assert "is there already" in run("./dev", "install")
+    assert CURRENT.resolve() == before
+
+
+def test_the_command_and_its_completion_are_there() -> None:
+    assert "slipway-run" not in run("slipway", "ps")
+    assert run("bash", "-c", ". /usr/local/share/bash-completion/completions/slipway; complete -p slipway")
+
+
+def test_the_supervisor_leaves_a_node_of_systemd_alone() -> None:
+    assert "systemd runs the node" in run("./dev", "up", status=1)
+
+
+async def test_pods_work_inside_the_bounds_of_the_units(cri: Cri, image: str, pod: tuple[str, str]) -> None:
+    sandbox_id, container_id = pod
+    assert (await cri.exec(container_id, ["cat", "/proc/self/cgroup"])).exit_code == 0
+    mapped, inside = await start_pod(cri, "mapped", image, ["sleep", "1000"], userns_options=MAPPED)
+    assert (await cri.exec(inside, ["cat", "/proc/self/uid_map"])).stdout.split()[1] == b"100000"
+    assert (await cri.exec(inside, ["touch", "/made"])).exit_code == 0
+    await cri.remove_sandbox(mapped)
+    listen = ["sh", "-c", LISTEN]
+    assert (await cri.exec(container_id, listen)).exit_code == 0
+    request = cri_pb.PortForwardRequest(pod_sandbox_id=sandbox_id, port=[7000])
+    url = (await cri.call(cri.runtime.PortForward, request)).url
+    assert await anyio.to_thread.run_sync(forwarded, url) == b"hello\n"
+
+
+def forwarded(url: str) -> bytes:
+    with Spdy(url, "portforward.k8s.io") as client:
+        fields = {"port": "7000", "requestid": "1"}
+        data, error = client.open("data", **fields), client.open("error", **fields)
+        return client.collect(data, error)[data]
+
+
+@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit != "slipway-prepare.service"])
+async def test_a_pod_survives_the_restart_of(cri: Cri, pod: tuple[str, str], unit: str) -> None:
+    before = await pid_of(cri, pod[1])
+    await anyio.to_thread.run_sync(run, "systemctl", "restart", unit)
+    assert await pid_of(cri, pod[1]) == before
+    assert (await cri.exec(pod[1], ["true"])).exit_code == 0
+    await anyio.to_thread.run_sync(go_on)
+
+
+async def test_a_pod_survives_the_whole_node(cri: Cri, pod: tuple[str, str]) -> None:
+    before = await pid_of(cri, pod[1])
+    await anyio.to_thread.run_sync(run, "systemctl", "stop", "slipway.target")
+    gone = partial(
+        eventually, lambda: not Path("/run/slipway/node.json").exists(), what="the last unit's end"
+    )
+    await anyio.to_thread.run_sync(gone)
+    await anyio.to_thread.run_sync(go_on)
+    await anyio.to_thread.run_sync(run, "systemctl", "start", "slipway.target")
+    assert await pid_of(cri, pod[1]) == before
+
+
+async def test_nobody_who_calls_is_refused_while_crid_starts_anew(pod: tuple[str, str]) -> None:
+    async with anyio.create_task_group() as group:
+        group.start_soon(anyio.to_thread.run_sync, run, "systemctl", "restart", "slipway-crid.service")
+        for _ in range(20):
+            async with connect(SOCKET, LOGS) as client:  # a connection each
+                await client.call(client.runtime.Version, cri_pb.VersionRequest())
+
+
+def test_a_reload_needs_no_restart() -> None:
+    for name in SERVICES:
+        before = shown(f"slipway-{name}", "MainPID")
+        run("systemctl", "reload", f"slipway-{name}")
+        assert shown(f"slipway-{name}", "MainPID") == before
+
+
+def test_a_service_that_hangs_is_ended_and_started_anew() -> None:
+    drop_in = Path("/run/systemd/system/slipway-imaged.service.d/watchdog.conf")
+    drop_in.parent.mkdir(parents=True, exist_ok=True)
+    drop_in.write_text("[Service]\nWatchdogSec=15s\n")
+    run("systemctl", "daemon-reload")
+    run("systemctl", "restart", "slipway-imaged")
+    hung = int(shown("slipway-imaged", "MainPID"))
+    os.kill(hung, signal.SIGSTOP)
+    eventually(lambda: shown("slipway-imaged", "NRestarts") == "1", within_s=30, what="a restart")
+    eventually(lambda: shown("slipway-imaged", "ActiveState") == "active", what="imaged")
+    assert int(shown("slipway-imaged", "MainPID")) != hung
+    assert "Watchdog timeout" in run("journalctl", "-u", "slipway-imaged", "--no-pager")
+
+
+async def test_an_upgrade_in_place_leaves_the_pod(cri: Cri, pod: tuple[str, str]) -> None:
+    before, process = CURRENT.resolve(), await pid_of(cri, pod[1])
+    with Path("services/crid/src/crid/version.py").open("a") as source:
+        source.write("# newer\n")
+    said = await anyio.to_thread.run_sync(run, "./dev", "install")
+    assert "restarting the services" in said
+    after = CURRENT.resolve()
+    assert after != before
+    assert before.is_dir(), "the shim still runs from it"
+    for name in SERVICES:
+        program = Path(f"/proc/{shown(f'slipway-{name}', 'MainPID')}/cmdline").read_bytes().decode()
+        assert str(after) in program
+    assert await pid_of(cri, pod[1]) == process
+    assert (await cri.exec(pod[1], ["true"])).exit_code == 0
+    await anyio.to_thread.run_sync(go_on)
