@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from bench import bare, command, crowd, logs, pods, pulls
+from bench import bare, command, crowd, dashboard, logs, pods, pulls
 from bench.image import large_image
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import TestNode, running_node
 
-GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps")
+GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps", "dashboard")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -46,6 +46,8 @@ async def measure(chosen: set[str]) -> list[Figure]:
             async with connect(node.socket, node.logs) as cri:
                 await cri.pull(image)
                 figures += await _pods(chosen, cri, node, image, base)
+                if "dashboard" in chosen:
+                    figures += _dashboard(await dashboard.measure(cri, image, node, base))
                 if "pull" in chosen:
                     reference = large_image(shop)
                     found = await pulls.compare(cri, reference, base / "containerd")
@@ -91,6 +93,16 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
         )
         figures.append(Figure("ListContainerStats, 50", found["list_stats_ms"], "ms", "goal", 40, "1 x"))
     return figures
+
+
+def _dashboard(found: dict[str, float]) -> list[Figure]:
+    at = f"{dashboard.CONTAINERS} containers"
+    return [
+        Figure("dashboard, first paint", found["paint_ms"], "ms", "goal", 1000, "1 x"),
+        Figure(f"dashboard, rows of {at}", found["rows_ms"], "ms", "goal", 1000, "1 x"),
+        Figure(f"event to its row, {at}", found["event_ms"], "ms", "goal", 200, "1 x"),
+        Figure(f"opsd, {at}, PSS", found["opsd_mib"], "MiB", "goal", 120, "1 x"),
+    ]
 
 
 async def _against_bare(chosen: set[str], cri: Cri, node: TestNode, image: str, bundle: Path) -> list[Figure]:

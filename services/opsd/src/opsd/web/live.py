@@ -14,7 +14,7 @@ from common.clock import now_ns
 from opsd.fleet import Changes, Fleet, NodeView
 
 GATHER_S = 0.05
-"""What happens within this time goes out together."""
+"""Between two patches: what comes by itself goes out at once, and what comes close behind together."""
 QUIET_S = 10.0
 """A sign of life at least so often."""
 MAX_EVENTS = 1_000
@@ -26,6 +26,7 @@ NS_PER_MS = 1_000_000
 async def stream(fleet: Fleet, self_facts: dict[str, Any]) -> AsyncIterator[bytes]:
     """Server-sent events for one page, until it goes."""
     changes = fleet.open(MAX_EVENTS)
+    sent_s = 0.0
     try:
         yield _event("state", state(fleet) | {"self": self_facts})
         while True:
@@ -34,7 +35,8 @@ async def stream(fleet: Fleet, self_facts: dict[str, Any]) -> AsyncIterator[byte
             if quiet.cancelled_caught:
                 yield b": quiet\n\n"
                 continue
-            await anyio.sleep(GATHER_S)
+            await anyio.sleep(max(0.0, sent_s + GATHER_S - anyio.current_time()))
+            sent_s = anyio.current_time()
             yield _event("patch", take(fleet, changes))
     finally:
         fleet.close(changes)
