@@ -14,6 +14,7 @@ from common.records.redis import connect
 from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
 from imaged import meters, reconcile
+from imaged.adapters import keys
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry import HttpRegistry
@@ -70,6 +71,7 @@ async def serve(settings: Settings, life: Life) -> None:
         task_group=life.task_group,
         pinned=settings.pinned_images,
         short_names=settings.short_names,
+        policy=(settings.signature_policy, keys.verify) if settings.signature_policy else None,
     )
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()

@@ -24,6 +24,7 @@ from imaged.ports import Content, Credentials, Layers, Registry, Repository
 from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
 from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
+from imaged.signatures import Trust, Verifier
 
 PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
@@ -61,6 +62,7 @@ class Images:
         task_group: pulls live here, not in their callers.
         pinned: globs over names that are pinned.
         short_names: the registry of names that have none; empty refuses to pull them.
+        policy: the file that says whose images may be pulled, and what checks their signatures.
     """
 
     def __init__(
@@ -73,6 +75,7 @@ class Images:
         task_group: TaskGroup,
         pinned: tuple[str, ...] = (),
         short_names: str = DEFAULT_DOMAIN,
+        policy: tuple[str, Verifier] | None = None,
     ) -> None:
         self._records = records
         self._content = content
@@ -87,6 +90,7 @@ class Images:
         self.operations = Operations(task_group)
         self.catalog = Catalog(records, short_names)
         self.leases = Leases(self.catalog, content, layers)
+        self._trust = Trust(*policy, content, self.leases) if policy else None
 
     async def pull(self, text: str, credentials: Credentials) -> AsyncIterator[Progress]:
         """Start a pull or join the one that runs, and follow it.
@@ -205,6 +209,7 @@ class Images:
             if top:
                 known = await self._unchanged(reference.at(top), needs)
                 if known:
+                    await self._check(reference, repository, top, Digest.parse(known.manifest_digest))
                     return known, str(top)
             return await self._fetch(operation, needs, repository, top)
 
@@ -215,6 +220,7 @@ class Images:
         if top:
             needs.digests.add(str(top))
         found = await pull.resolve(repository, self._content, reference, top, self._platform)
+        await self._check(reference, repository, found.top, found.manifest_digest)
         work = Unpacking(
             str(reference),
             found,
@@ -227,6 +233,10 @@ class Images:
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}
         return await work.run(repository, known), str(found.top)
+
+    async def _check(self, reference: Reference, repository: Repository, *digests: Digest) -> None:
+        if self._trust:
+            await self._trust.check(reference, repository, list(dict.fromkeys(digests)))
 
     async def _unchanged(self, repo_digest: str, needs: Needs) -> ImageRecord | None:
         """The image that has this repo digest, if all of it is here."""

@@ -49,3 +49,5 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Hosts, domains with all below them, addresses and networks that are reached directly; loopback always is."""
     short_names: Host = "docker.io"
     """The registry that names without one belong to; empty refuses to pull them."""
+    signature_policy: str = ""
+    """A policy.json (containers-policy.json(5)) that says whose images may be pulled; empty lets all pass."""

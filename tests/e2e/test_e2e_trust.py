@@ -1,0 +1,29 @@
+"""A node with a signature policy, as a kubelet meets it."""
+
+import json
+from pathlib import Path
+
+import grpc
+import pytest
+
+from devtools.cri import connect
+from tests.support.node import running_node
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120), pytest.mark.anyio]
+
+
+async def test_a_kubelet_reads_that_the_policy_refused_the_image(shop, busybox, tmp_path: Path) -> None:
+    policy = tmp_path / "policy.json"
+    accept = {"docker": {f"{shop.address}/demo": [{"type": "insecureAcceptAnything"}]}}
+    policy.write_text(json.dumps({"default": [{"type": "reject"}], "transports": accept}))
+    other = shop.push("elsewhere/app", [], {})
+    settings = {"SLIPWAY_IMAGED_SIGNATURE_POLICY": str(policy)}
+    with running_node(tmp_path, settings=settings) as node:
+        async with connect(node.socket, node.logs) as client:
+            assert await client.pull(busybox)
+            with pytest.raises(grpc.aio.AioRpcError) as caught:
+                await client.pull(other)
+        told = node.slipway("pull", other)
+    assert caught.value.code() is grpc.StatusCode.UNKNOWN
+    assert caught.value.details().startswith(f"SignatureValidationFailed: image {other}: the policy rejects")
+    assert (told.returncode, "SignatureValidationFailed" in told.stderr) == (1, True)
