@@ -11,11 +11,15 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+import anyio
+
 from common.errors import BY_REASON, FailedPreconditionError, InternalError, NotFoundError, UnavailableError
 from slipway import render, waterfall
 from slipway.connect import nats_url, node
 
 ANSWER_S = 15.0
+ON_THE_WAY_S = 0.8
+"""Services send their spans twice a second."""
 TRACE_ID = re.compile(r"[0-9a-f]{32}")
 OBJECT_ID = re.compile(r"[0-9a-f]{64}")
 NS_PER_MS = 1_000_000
@@ -40,10 +44,12 @@ async def trace(arguments: Namespace) -> int:
     object_id = "" if TRACE_ID.fullmatch(name) else await _object_id(run_dir, name)
     problem = f"no span and no event of {name!r} is held"
     found: dict[str, Any] = {"traces": [], "spans": []}
+    path = f"/api/v1/containers/{object_id}/trace" if object_id else f"/api/v1/traces/{name}"
     try:
-        found = _ask(
-            run_dir, f"/api/v1/containers/{object_id}/trace" if object_id else f"/api/v1/traces/{name}"
-        )
+        found = _ask(run_dir, path)
+        if not found["spans"]:
+            await anyio.sleep(ON_THE_WAY_S)
+            found = _ask(run_dir, path)
     except UnavailableError as exc:
         problem = exc.message
     events = await _events(run_dir, object_id) if object_id and not found["spans"] else []
