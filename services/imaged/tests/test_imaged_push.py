@@ -5,6 +5,7 @@ import json
 import os
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
@@ -12,6 +13,7 @@ import pytest
 import urllib3
 
 from common.errors import (
+    AbortedError,
     InvalidArgumentError,
     NotFoundError,
     PermissionDeniedError,
@@ -19,6 +21,8 @@ from common.errors import (
     UnknownError,
 )
 from imaged.adapters import upload
+from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.transport import Limits
 from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.transfer import BlobState, Transfer, Transfers
@@ -27,6 +31,13 @@ from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> HttpRegistry:
+    """Patient, so that a busy machine makes no cuts but those of the tests."""
+    limits = Limits(connect_timeout_s=10, stall_timeout_s=20, retry_wait_s=0.01, max_retry_after_s=0.05)
+    return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)
 
 
 @pytest.fixture
@@ -39,6 +50,7 @@ async def transfers(node, registry):
             Whole(node.content, registry),
             registry,
             emit=node.records.emit,
+            operations=node.images.operations,
             task_group=group,
         )
         group.cancel_scope.cancel()
@@ -301,6 +313,22 @@ async def test_a_caller_that_leaves_stops_the_push(node, transfers, bad_registry
     assert moment.digest == ""
     assert uploads.manifests == {}
     assert node.images.leases.needed().digests == pulled[1].blobs
+
+
+async def test_a_push_is_listed_and_can_be_cancelled(node, transfers, bad_registry, uploads, pulled) -> None:
+    def hang(h, length) -> None:
+        bad_registry.release.wait(30)
+
+    uploads.faults["PUT"] = [hang] * 10
+    with pytest.raises(AbortedError, match="cancelled"):
+        async for moment in transfers.push(pulled[1].id, f"{bad_registry.host}/some/app:v1", NOBODY):
+            if BlobState.SENDING in states(moment) and node.images.operations.all():
+                [operation] = node.images.operations.all()
+                assert (operation.kind, operation.object) == ("push", f"{bad_registry.host}/some/app:v1")
+                assert operation.progress()[1] == sum(s.blob.size for s in moment.blobs)
+                node.images.operations.cancel(operation.id)
+    assert node.images.operations.all() == []
+    assert uploads.manifests == {}
 
 
 async def test_what_cannot_be_pushed(transfers, real_registry, pulled) -> None:

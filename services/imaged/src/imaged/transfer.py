@@ -15,6 +15,7 @@ from common.errors import InternalError, InvalidArgumentError, SlipwayError
 from common.events.schema import ImagePushed
 from common.observe.log import get_logger
 from common.observe.trace import span
+from common.operations import Operations, cancellable
 from imaged import manifest as documents
 from imaged.catalog import Catalog, tag_of
 from imaged.hosts import same_registry
@@ -64,6 +65,13 @@ class Transfer:
     """What the name means at the registry, once done."""
     error: SlipwayError | None = None
 
+    def bytes(self) -> tuple[int, int]:
+        """How many are there, and of how many."""
+        total = sum(status.blob.size for status in self.blobs)
+        waiting = (BlobState.WAITING, BlobState.FETCHING, BlobState.SENDING)
+        there = (s.sent_bytes if s.state in waiting else s.blob.size for s in self.blobs)
+        return sum(there), total
+
 
 @dataclass(frozen=True, slots=True)
 class Tree:
@@ -88,6 +96,7 @@ class Transfers:
         whole: brings what is missing of an image.
         registry: where to send it.
         emit: tells an event.
+        operations: list transfers, and may cancel them.
         task_group: transfers live here; they end with their caller.
     """
 
@@ -100,10 +109,12 @@ class Transfers:
         registry: Registry,
         *,
         emit: Callable[[ImagePushed], Awaitable[None]],
+        operations: Operations,
         task_group: TaskGroup,
     ) -> None:
         self._catalog, self._leases, self._content = catalog, leases, content
-        self._whole, self._registry, self._emit, self._group = whole, registry, emit, task_group
+        self._whole, self._registry, self._emit = whole, registry, emit
+        self._operations, self._group = operations, task_group
 
     async def push(self, text: str, target: str, credentials: Credentials) -> AsyncIterator[Transfer]:
         """Push an image and follow it; ends with the caller.
@@ -193,8 +204,14 @@ class Transfers:
     async def _run(self, transfer: Transfer, work: Callable[[Needs], Awaitable[None]]) -> None:
         needs = Needs()
         try:
-            attributes = {"slipway.reference": str(transfer.target)}
-            with transfer.scope, span("imaged.image.push", attributes), self._leases.hold(needs):
+            name = str(transfer.target)
+            with (
+                transfer.scope,
+                self._operations.counted("push", name, transfer.bytes),
+                span("imaged.image.push", {"slipway.reference": name}),
+                self._leases.hold(needs),
+                cancellable(),
+            ):
                 await work(needs)
         except SlipwayError as exc:
             transfer.error = exc

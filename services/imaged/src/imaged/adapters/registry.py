@@ -225,7 +225,13 @@ class HttpRepository:
             group.start_soon(watch)
             # the error is carried out as a value: an ExceptionGroup would hide it from callers
             answer: T | Exception = await anyio.to_thread.run_sync(
-                self._over_hosts, capability, fn, stop, limiter=limiter or self._registry.questions
+                self._over_hosts,
+                capability,
+                fn,
+                stop,
+                limiter=limiter or self._registry.questions,
+                # a push writes nothing here: nobody waits for the answer to its last request
+                abandon_on_cancel=capability == "push",
             )
             group.cancel_scope.cancel()
         # a fetch that was cut by its caller's cancellation failed for no other reason
