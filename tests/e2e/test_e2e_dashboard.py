@@ -3,13 +3,20 @@
 import os
 import shutil
 import signal
+import threading
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.chromium import PROGRAM, Page, chromium
+from devtools.registry import file, layer
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually
 from tests.support.node import TestNode
@@ -125,6 +132,64 @@ async def test_a_page_of_a_container_shows_its_log_trace_and_processes(
     eventually(lambda: "container.remove" in str(ask(node.run_dir, trace)[1]), what="the spans of its end")
     page.press("3")
     shows(page, "container.remove")
+
+
+async def test_a_pull_is_seen_while_it_goes_on(page: Page, cri, node, shop) -> None:
+    reference = shop.push("load/large", [layer([file("large", os.urandom(3 << 20))])], {})
+    with half_sent(shop.address) as (address_, go_on):
+        async with anyio.create_task_group() as group:
+            group.start_soon(cri.pull, reference.replace(shop.address, address_))
+            try:
+                await anyio.to_thread.run_sync(shows, page, "PULLS IN PROGRESS")
+                await anyio.to_thread.run_sync(shows, page, "load/large")
+                bar = "document.querySelector('.pull').innerText"
+                await anyio.to_thread.run_sync(page.until, f"/1.*MiB of 3/.test({bar})", patience(15))
+                page.shot(SHOTS / "pull.png")
+            finally:
+                go_on.set()
+        hides(page, "PULLS IN PROGRESS")
+
+
+@contextmanager
+def half_sent(upstream: str) -> Iterator[tuple[str, threading.Event]]:
+    """A registry before another that keeps back the second half of large blobs until it is told to go on."""
+    go_on = threading.Event()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            asked = urllib.request.Request(f"http://{upstream}{self.path}", method=self.command)
+            asked.headers.update({"Accept": self.headers.get("Accept", "*/*")})
+            with urllib.request.urlopen(asked, timeout=patience(20)) as answer:
+                body = answer.read()
+                self.send_response(answer.status)
+                kept = ("Content-Type", "Content-Length", "Docker-Content-Digest")
+                for name in filter(answer.headers.get, kept):
+                    self.send_header(name, answer.headers[name])
+            self.end_headers()
+            half = len(body) // 2 if len(body) > 1 << 20 else len(body)
+            self.wfile.write(body[:half])
+            self.wfile.flush()
+            if half < len(body):
+                go_on.wait(patience(60))
+                self.wfile.write(body[half:])
+
+        def do_HEAD(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: object) -> None: ...
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{server.server_port}", go_on
+    finally:
+        go_on.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 async def test_nothing_that_a_container_says_becomes_part_of_the_page(page: Page, cri, node, busybox) -> None:

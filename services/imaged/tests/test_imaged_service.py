@@ -142,9 +142,13 @@ async def test_progress_is_told(node, bad_registry, tools) -> None:
     async for progress in node.images.pull(f"{bad_registry.host}/app:v1", NOBODY):
         states.append([str(s.state) for s in progress.layers])
         if states[-1] == ["unpacking", "unpacking"]:
+            (running,) = node.images.pulls()
+            assert (running.reference, running.image) == (f"{bad_registry.host}/app:v1", None)
+            assert all(status.fetched_bytes == status.size_bytes > 0 for status in running.layers)
             node.layers.gate.set()
     assert states[-1] == ["done", "done"]
     assert ["unpacking", "unpacking"] in states
+    assert node.images.pulls() == []
 
 
 async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, tools) -> None:
