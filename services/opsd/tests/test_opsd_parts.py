@@ -186,6 +186,7 @@ async def test_events_change_what_the_lists_told() -> None:
     view = fleet.node("n")
     assert (view.containers["c1"].state, view.containers["c1"].code) == ("exited", 3)
     assert set(view.containers) == {"c1"}
+    assert [event.get("name") for event in fleet.events] == ["c1", "c2"]
     assert fleet.where("c1") == ("n", "c1")
     assert fleet.where("c") == ("n", "c1")
 

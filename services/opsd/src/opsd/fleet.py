@@ -160,8 +160,10 @@ class Fleet:
     def take_event(self, sequence: int, envelope: Envelope) -> None:
         """A lifecycle event."""
         row = event_row(sequence, envelope)
-        self.events.append(row)
         view = self.node(envelope.node)
+        if about := view.containers.get(row["id"]) or view.pods.get(row["id"]):
+            row["name"] = about.name  # it may be gone when the event is looked at
+        self.events.append(row)
         event = envelope.decoded()
         at_ms = envelope.at_ns / NS_PER_MS
         known = at_ms + OVERLAP_MS < view.lists_at_ns / NS_PER_MS

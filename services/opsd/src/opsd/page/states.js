@@ -49,7 +49,7 @@ export function subject(event) {
   const pod = store.pods.get(event.id);
   if (pod) return [`${pod.namespace}/${pod.name}`, `#/pods/${pod.id}`];
   if (event.kind === "image") return [imageName(event.facts.reference ?? event.id), ""];
-  return [event.facts.name ?? short(event.id), ""];
+  return [event.name ?? event.facts.name ?? short(event.id), ""];
 }
 
 /** The tone of an event. */
