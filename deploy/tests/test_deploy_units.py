@@ -54,6 +54,7 @@ async def cri() -> Cri:
 async def pod(node: None, image: str) -> tuple[str, str]:
     """The pod that outlives everything; its sandbox and its container."""
     async with connect(SOCKET, LOGS) as client:
+        await client.pull(image)
         return await start_pod(client, "ticker", image, ["sh", "-c", TICKS])
 
 

@@ -40,8 +40,7 @@ def shown(unit: str, name: str) -> str:
 async def start_pod(
     client: Cri, name: str, image: str, command: list[str], **options: Any
 ) -> tuple[str, str]:
-    """A pod with one container on the node's own network settings; their ids. `options` are those of its namespaces."""
-    await client.pull(image)
+    """A pod with one container of an image that is there; their ids. `options` are those of its namespaces."""
     sandbox = client.sandbox_config(name)
     namespaces = sandbox.linux.security_context.namespace_options
     namespaces.MergeFrom(cri.NamespaceOption(**options))
