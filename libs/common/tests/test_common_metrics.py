@@ -71,3 +71,23 @@ async def test_a_client_that_speaks_no_http_costs_the_others_nothing(tmp_path: P
             wrong.sendall(b"\x16\x03\x01 no http\r\n\r\n" + b"x" * 100_000)
             assert (await _get(path))[0] == 200
         group.cancel_scope.cancel()
+
+
+async def test_a_gauge_that_cannot_be_read_costs_no_service(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, broken = tmp_path / "m.sock", metrics.gauge("test_broken", "Cannot be read.")
+    broken.set_function(lambda: 1 / 0)
+    async with anyio.create_task_group() as group:
+        group.start_soon(scrape.serve, str(path), "")
+        await _get(path, "/")
+        async with await anyio.connect_unix(path) as client:
+            await client.send(b"GET /metrics HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            with pytest.raises(anyio.EndOfStream):
+                await client.receive()
+        broken.set_function(lambda: 5)
+        status, body = await _get(path)
+        group.cancel_scope.cancel()
+    assert status == 200
+    assert parse(body)["slipway_test_broken", ""] == 5
+    assert "metrics.failed" in caplog.text

@@ -25,4 +25,4 @@ def show(fleet: Fleet, spans: SpanStore) -> None:
 
 
 def _count(fleet: Fleet, *, up: bool) -> int:
-    return sum(view.up is up for view in fleet.nodes.values())
+    return sum(view.up is up for view in list(fleet.nodes.values()))  # a scrape reads it in a thread

@@ -55,6 +55,8 @@ async def _client(slots: anyio.Semaphore, stream: ByteStream) -> None:
                     await _answer(stream)
         except (anyio.BrokenResourceError, anyio.EndOfStream, h11.ProtocolError, OSError) as exc:
             _log.debug("metrics.client", error=str(exc))
+        except Exception:  # noqa: BLE001 - the border: a gauge that cannot be read is worth no service either
+            _log.exception("metrics.failed")
 
 
 async def _answer(stream: ByteStream) -> None:
