@@ -286,6 +286,24 @@ BAD_MEMBERS = {
 }
 
 
+@pytest.mark.parametrize("named", [b"", b"path"])
+def test_headers_and_names_are_bounded_together(named) -> None:
+    """Each may be a MiB and shrinks to a thousandth in a compressed archive: none may be kept without end."""
+    heap = Heap()
+    parser = TarParser(heap)
+    with pytest.raises(InvalidArgumentError, match="more than"):
+        for number in range(40):
+            value = b"%d" % number + b"x" * (900 << 10)
+            record = b" " + (named or b"%d" % number) + b"=" + value + b"\n"
+            size = len(record) + 6
+            extended = tarfile.TarInfo("x")
+            extended.type, extended.size = tarfile.XHDTYPE, size
+            parser.feed(extended.tobuf() + b"%06d" % size + record + bytes(-size % 512))
+            if named:
+                parser.feed(tarfile.TarInfo("y").tobuf())
+    assert len(heap.members) < 20
+
+
 @pytest.mark.parametrize("what", BAD_MEMBERS)
 async def test_a_hostile_member_is_refused_and_leaves_nothing(shelf, tools, layers, what) -> None:
     members = layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools)

@@ -81,10 +81,12 @@ def images_of(archive: Spooled, want: Platform, name: str) -> list[Found]:
     if not found:
         _refuse("it has no image")
     renamed = [_renamed(image, name, single=len(found) == 1) for image in found]
-    names = [text for image in renamed for text in image.names]
-    for text in names:
-        if names.count(text) > 1:
-            _refuse(f"two images in it are called {text}")
+    called: set[str] = set()
+    for image in renamed:
+        for text in image.names:
+            if text in called:
+                _refuse(f"two images in it are called {text}")
+        called.update(image.names)
     return renamed
 
 

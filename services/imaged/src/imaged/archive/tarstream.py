@@ -12,8 +12,10 @@ from common.errors import DataLossError, InvalidArgumentError
 
 BLOCK = 512
 MAX_EXTENSION_BYTES = 1 << 20
-"""Of one pax or long-name header."""
+"""Of the pax and long-name headers before one member, together."""
 MAX_MEMBERS = 100_000
+MAX_NAMES_CHARS = 16 << 20
+"""Of all names and of what links mean, which are kept."""
 _ZERO = bytes(BLOCK)
 _FILES, _LINKS = b"\x000" + b"7", b"12"
 
@@ -62,6 +64,7 @@ class TarParser:
         self._at = 0
         self._ended = False
         self._seen: set[str] = set()
+        self._names_left = MAX_NAMES_CHARS
         self._work = self._parse()
         next(self._work)
 
@@ -82,6 +85,7 @@ class TarParser:
     def _parse(self) -> Generator[None, bytes, None]:
         while True:
             extended: dict[str, str] = {}
+            left = MAX_EXTENSION_BYTES
             while True:
                 header = yield from self._take(BLOCK)
                 if header == _ZERO:
@@ -90,12 +94,15 @@ class TarParser:
                 size, kind = _number(header[124:136]), header[156:157]
                 if kind not in (b"x", b"g", b"L", b"K"):
                     break
+                left -= size
+                if left < 0:
+                    raise InvalidArgumentError(
+                        f"archive: extended headers of more than {MAX_EXTENSION_BYTES} bytes"
+                    )
                 extended |= yield from self._extension(kind, size)
             yield from self._member(header, kind, extended)
 
     def _extension(self, kind: bytes, size: int) -> Generator[None, bytes, dict[str, str]]:
-        if size > MAX_EXTENSION_BYTES:
-            raise InvalidArgumentError(f"archive: an extended header of {size} bytes")
         body = yield from self._take(size)
         yield from self._take(-size % BLOCK)
         if kind == b"L":
@@ -139,6 +146,9 @@ class TarParser:
             _refuse(member.name, "comes twice")
         if len(self._seen) >= MAX_MEMBERS:
             raise InvalidArgumentError(f"archive: more than {MAX_MEMBERS} members")
+        self._names_left -= len(member.name) + len(member.target)
+        if self._names_left < 0:
+            raise InvalidArgumentError(f"archive: names of more than {MAX_NAMES_CHARS} characters")
         self._seen.add(member.name)
 
     def _take(self, count: int) -> Generator[None, bytes, bytes]:
