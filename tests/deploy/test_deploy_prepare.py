@@ -12,6 +12,8 @@ import pytest
 from common.settings import load
 from common.sys.mounts import propagation_of, unmount_below
 from imaged.settings import Settings
+from node.layout import Layout
+from node.prepare import held_nats
 from node.users import GROUP, USERS
 
 pytestmark = pytest.mark.root
@@ -22,6 +24,23 @@ LIMIT_S = 60
 def place(tmp_path: Path) -> Iterator[Path]:
     yield tmp_path
     unmount_below(tmp_path)
+
+
+def test_a_port_file_that_a_power_cut_left_empty_stops_no_node(place: Path) -> None:
+    layout = Layout(
+        run_dir=f"{place}/run",
+        data_dir=f"{place}/data",
+        certs_dir="",
+        cni_dir="",
+        node="n",
+        otlp_endpoint="",
+        nats_port=0,
+    )
+    layout.nats_port_file.parent.mkdir()
+    layout.nats_port_file.touch()
+    with held_nats(layout) as found:
+        assert found.nats_port > 0
+    assert layout.nats_port_file.read_text() == str(found.nats_port)
 
 
 def prepare(place: Path) -> None:

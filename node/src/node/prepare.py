@@ -33,7 +33,7 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
     """
     with held_port(layout.nats_port or _last_port(layout)) as port:
         found = replace(layout, nats_port=port)
-        found.nats_port_file.write_text(str(port))
+        replace_file(found.nats_port_file, str(port).encode())
         _write_nats(found)
         yield found
 
@@ -86,4 +86,5 @@ def _write_settings(layout: Layout, supervisor: int) -> None:
 
 
 def _last_port(layout: Layout) -> int:
-    return int(layout.nats_port_file.read_text()) if layout.nats_port_file.exists() else 0
+    known = layout.nats_port_file.read_text() if layout.nats_port_file.exists() else ""
+    return int(known) if known.isdecimal() else 0
