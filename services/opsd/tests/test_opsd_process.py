@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -151,6 +152,32 @@ async def test_nats_away_is_said_and_nothing_is_missed(nats: NatsServer, tmp_pat
         assert names == ["c1", "c2", "c3"]
 
 
+async def test_events_are_heard_again_when_nats_has_lost_all_of_them(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    with opsd("alpha", tmp_path, nats.url) as alpha:
+        await publish(nats.url, "gamma", [created(n) for n in range(1, 6)])
+        eventually(lambda: len(alpha.state()["events"]) == 5, what="the first events")
+        nats.kill()
+        eventually(lambda: not alpha.state()["link"]["connected"], what="the outage is said")
+        shutil.rmtree(nats.directory)
+        nats.directory.mkdir()
+        nats.start()
+        await publish(nats.url, "gamma", [created(9)])
+        eventually(lambda: len(alpha.state()["events"]) == 6, what="the event of the new stream")
+        assert alpha.state()["events"][-1]["facts"]["name"] == "c9"
+
+
+async def test_a_port_file_that_a_full_disk_left_empty_costs_nothing(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    port = Path(f"/run/slipway-opsd-{os.getpid()}-alpha/opsd/port")
+    port.parent.mkdir(parents=True)
+    port.touch()
+    with opsd("alpha", tmp_path, nats.url):
+        eventually(lambda: port.read_text().isdecimal(), what="the port is told")
+
+
 async def test_nats_that_stands_still_is_noticed(nats: NatsServer, tmp_path: Path) -> None:
     with opsd("alpha", tmp_path, nats.url) as alpha:
         eventually(lambda: alpha.state()["link"]["connected"], what="connected")
@@ -180,7 +207,8 @@ async def test_the_log_is_read_from_any_time_and_by_filters(nats: NatsServer, tm
         assert names("kind=container&verb=created&limit=1") == ["c29"]
         middle = (at[9] + at[10]) / 2
         assert names(f"until={middle!r}&limit=2") == ["c8", "c9"]
-        assert alpha.ask("/api/v1/events?limit=many")[0] == 400
+        for wrong in ("limit=many", "since=nan", "since=inf", "since=1e300", "until=-1"):
+            assert alpha.ask(f"/api/v1/events?{wrong}")[0] == 400
         assert alpha.ask("/api/v1/events?limit=5")[1]["first"] == pytest.approx(at[0], abs=1)
 
 

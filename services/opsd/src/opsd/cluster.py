@@ -124,8 +124,9 @@ class Cluster:
                 self._fleet.take_vitals(vitals)
 
     async def _follow(self, bus: Bus) -> None:
-        if not self._sequence:  # the last ones, for pages that open
-            self._sequence = max(0, await bus.last_sequence() - self._settings.max_events)
+        last = await bus.last_sequence()
+        if not 0 < self._sequence <= last:  # the last ones, for pages that open; also when NATS began anew
+            self._sequence = max(0, last - self._settings.max_events)
         wanted = self._sequence + 1
         async for sequence, envelope in bus.follow_from(subjects.ALL, sequence=wanted):
             if sequence > self._sequence:

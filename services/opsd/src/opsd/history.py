@@ -4,7 +4,7 @@ import json
 from collections import deque
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -22,6 +22,10 @@ WINDOWS_S = (60, 600, 3600, 6 * 3600, 86400, 7 * 86400)
 """How far back a search goes, step by step, until it has enough."""
 
 
+Moment = Annotated[float, msgspec.Meta(ge=0, le=4e12)]
+"""Unix milliseconds that a date has, for 120 years; no infinity, no NaN."""
+
+
 class Wanted(msgspec.Struct, kw_only=True):
     """Which events; empty words fit all. Times are Unix milliseconds, 0 for none."""
 
@@ -31,8 +35,8 @@ class Wanted(msgspec.Struct, kw_only=True):
     id: str = ""
     """The beginning of the object's id, or of one that the event names."""
     text: str = ""
-    since: float = 0
-    until: float = 0
+    since: Moment = 0
+    until: Moment = 0
     limit: int = 500
 
     def fits(self, row: dict[str, Any]) -> bool:

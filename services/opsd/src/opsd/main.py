@@ -84,8 +84,9 @@ async def _serve_tcp(settings: Settings, server: Server, pulse: Pulse, last: any
     """
     host, _, wanted = settings.http_address.rpartition(":")
     ports = [int(wanted)]
-    if not ports[0] and await last.exists():
-        ports.insert(0, int(await last.read_text()))
+    known = await last.read_text() if await last.exists() else ""
+    if not ports[0] and known.isdecimal():  # empty when the disk was full
+        ports.insert(0, int(known))
     for port in chain(ports, repeat(ports[-1])):
         try:
             listener: Any = await anyio.create_tcp_listener(local_host=host.strip("[]"), local_port=port)
