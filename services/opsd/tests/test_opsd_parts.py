@@ -1,9 +1,11 @@
 """The parts of opsd by themselves: spans, logs, secrets, lists merged with events, seals, the guard."""
 
 import time
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
+import anyio
 import msgspec
 import pytest
 
@@ -19,7 +21,7 @@ from opsd.spans import MAX_READS, Span, SpanStore
 from opsd.web import live
 from opsd.web.assets import Assets
 from opsd.web.guard import Guard
-from opsd.web.server import Request
+from opsd.web.server import Reply, Request, Server
 
 pytestmark = pytest.mark.anyio
 NOW_NS = 1_700_000_000_000_000_000
@@ -343,3 +345,39 @@ def test_filters_of_the_log(wanted: dict[str, str], fits: bool) -> None:
 def test_an_event_row_tells_no_secret() -> None:
     started = schema.ExecStarted(id="e", container_id="c", command=["mysql", "--password", "hunter2"])
     assert "hunter2" not in str(event_row(1, envelope(started)))
+
+
+async def test_a_page_that_goes_while_it_is_told_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
+    class Gone:
+        """A client's connection that breaks at the second piece."""
+
+        def __init__(self) -> None:
+            self.asked, self.pieces = False, 0
+
+        async def __aenter__(self) -> Self:
+            return self
+
+        async def __aexit__(self, *_: object) -> None: ...
+
+        async def receive(self, _count: int) -> bytes:
+            if self.asked:
+                await anyio.sleep_forever()
+            self.asked = True
+            return b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+        async def send(self, _data: bytes) -> None:
+            self.pieces += 1
+            if self.pieces == 2:
+                raise anyio.BrokenResourceError
+
+    async def pieces() -> AsyncIterator[bytes]:
+        while True:
+            yield b"x"
+
+    async def answer(_request: Request) -> Reply:
+        return Reply(kind="text/event-stream", stream=pieces())
+
+    gone: Any = Gone()
+    await Server(answer, {})._client(gone, local=True)
+    assert gone.pieces == 2
+    assert "http.bug" not in caplog.text

@@ -19,6 +19,14 @@ MAX_BODY_BYTES = 16 << 10
 MAX_CLIENTS = 256
 AGAIN_S = 0.2
 _READ_BYTES = 16 << 10
+_GONE = (
+    anyio.BrokenResourceError,
+    anyio.ClosedResourceError,
+    anyio.EndOfStream,
+    OSError,
+    h11.ProtocolError,
+)
+"""A client that goes, takes nothing or speaks no HTTP; of a stream it comes in the group of its tasks."""
 _log = get_logger("http")
 
 
@@ -77,11 +85,9 @@ class Server:
             async with stream:
                 if self._clients <= MAX_CLIENTS:
                     await self._talk(stream, local=local)
-        except (anyio.BrokenResourceError, anyio.ClosedResourceError, anyio.EndOfStream, OSError) as exc:
-            _log.debug("http.client", error=str(exc))
-        except h11.ProtocolError as exc:
-            _log.debug("http.protocol", error=str(exc))
-        except Exception:  # noqa: BLE001 - the border: one client's trouble is not another's
+        except* _GONE as errors:
+            _log.debug("http.client", error=str(errors.exceptions[0]))
+        except* Exception:  # noqa: BLE001 - the border: one client's trouble is not another's
             _log.exception("http.bug")
         finally:
             self._clients -= 1
