@@ -347,6 +347,14 @@ def test_an_event_row_tells_no_secret() -> None:
     assert "hunter2" not in str(event_row(1, envelope(started)))
 
 
+def test_the_trace_of_a_checkpoint_outlives_those_that_only_read() -> None:
+    spans = SpanStore(10_000)
+    spans.add(span("kept", 0, name="runtime.v1.RuntimeService/CheckpointContainer"))
+    for number in range(MAX_READS + 1):
+        spans.add(span(f"read{number}", 1, name="runtime.v1.RuntimeService/ListContainers"))
+    assert (len(spans.trace("read0")), len(spans.trace("kept"))) == (0, 1)
+
+
 async def test_a_page_that_goes_while_it_is_told_is_no_bug(caplog: pytest.LogCaptureFixture) -> None:
     class Gone:
         """A client's connection that breaks at the second piece."""

@@ -4,7 +4,7 @@ from collections import OrderedDict
 
 import msgspec
 
-READS = ("List", "Get", "Status", "Stats", "Check", "Version", "Usage", "Watch", "FsInfo", "Stream", "Metric")
+READS = ("List", "Get", "Status", "Stats", "Version", "Usage", "Watch", "FsInfo", "Stream", "Metric")
 """Words in the names of calls that only read: traces of nothing else are many, and are kept shortest."""
 MAX_READS = 200
 OBJECTS = ("slipway.object.id", "slipway.container.id", "slipway.sandbox.id")

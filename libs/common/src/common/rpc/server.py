@@ -23,13 +23,11 @@ _QUIET = (
     "Get",
     "Status",
     "Stats",
-    "Check",
     "Version",
     "Usage",
     "Watch",
     "FsInfo",
     "Stream",
-    "Export",
 )
 _BESIDE = ("/grpc.health", "/opentelemetry")
 """Calls about the service itself; a span for each delivery of spans would never end."""
