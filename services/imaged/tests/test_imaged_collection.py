@@ -1,11 +1,15 @@
 """Which images go and why: the plan as a table, and its execution on a real Redis and a real registry."""
 
+import hashlib
+from pathlib import Path
+
 import anyio
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.digest import Digest
 from common.errors import InvalidArgumentError
 from imaged.collection import Collector, Rules, Sizes, plan
 from imaged.record import ImageRecord, LayerRecord
@@ -190,3 +194,13 @@ async def test_pulls_and_collections_at_once_leave_whole_images(node, real_regis
 async def test_a_negative_rule_is_refused(node, rules: Rules) -> None:
     with pytest.raises(InvalidArgumentError, match="negative"):
         await collector(node).collect(rules, dry_run=True)
+
+
+async def test_a_blob_that_cannot_be_deleted_ends_no_collection(node) -> None:
+    digest = Digest.parse(f"sha256:{hashlib.sha256(b'x').hexdigest()}")
+    await node.content.put(digest, b"x")
+    path = Path(node.content.path(str(digest)))
+    path.unlink()
+    path.mkdir()
+    await node.images.leases.collect({str(digest)}, set())
+    assert not node.content.has(str(digest))

@@ -77,12 +77,12 @@ class Leases:
         async with self.lock:
             needed = self.needed()
             orphans = sorted(diff_ids - needed.diff_ids)
-            await self._content.delete(digests - needed.digests)
             try:
+                await self._content.delete(digests - needed.digests)
                 if orphans:
                     await self._layers.remove_layers(orphans)
             except SlipwayError as exc:
-                _log.warning("layers.left", layers=len(orphans), error=exc.message)
+                _log.warning("collection.left", layers=len(orphans), error=exc.message)
 
     async def collect_layers(self) -> list[str]:
         """Remove all layers that nobody needs, such as those of pulls that failed; returns their diff IDs."""

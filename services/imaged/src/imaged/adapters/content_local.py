@@ -113,7 +113,11 @@ class LocalContent:
 
         def unlink() -> None:
             for digest in gone:
-                self._path(Digest.parse(digest)).unlink(missing_ok=True)
+                path = self._path(Digest.parse(digest))
+                try:
+                    path.unlink(missing_ok=True)
+                except OSError as exc:
+                    raise disk_error(exc, path) from exc
 
         await anyio.to_thread.run_sync(unlink, limiter=self._limiter)
 
