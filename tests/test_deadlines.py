@@ -1,10 +1,13 @@
 """The suite's own rules, by a run of pytest inside: deadlines, skips."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.support.pace import patience
 
 ROOT = Path(__file__).parent.parent
 SUITE = """
@@ -48,7 +51,10 @@ def run(tmp_path: Path, suite: str, *options: str) -> "subprocess.CompletedProce
     (tmp_path / "conftest.py").write_text((ROOT / "conftest.py").read_text())
     command = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml")]
     command += ["-p", "no:cacheprovider", *options, str(tmp_path)]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=50, check=False)
+    environment = os.environ | {"SLIPWAY_TEST_SLOWNESS": "1"}
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=patience(50), check=False, env=environment
+    )
 
 
 def test_a_deadline_fails_its_own_test_alone(tmp_path):

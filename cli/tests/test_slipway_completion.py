@@ -33,7 +33,7 @@ def shell(name: str, *words: str) -> list[str]:
         pytest.skip(f"{name} is not installed")
     environment = {
         "PATH": f"{BIN}:{os.environ['PATH']}",
-        "HOME": "/nonexistent",
+        "HOME": os.devnull,
         "SLIPWAY_RUN_DIR": "/nonexistent",
     }
     done = subprocess.run(

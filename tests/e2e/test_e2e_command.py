@@ -119,6 +119,21 @@ def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
     assert (unknown.returncode, "no/such:image" in unknown.stderr) == (125, True)
 
 
+def test_a_list_is_a_table_on_a_terminal_and_json_in_a_pipe(node) -> None:
+    command = f"{Path(sys.executable).parent / 'slipway'} --run-dir {node.run_dir} status"
+    told = {
+        where: subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout
+        for where, words in {
+            "terminal": ["script", "-qc", command, "/dev/null"],
+            "pipe": command.split(),
+            "pipe, as a table": [*command.split(), "-o", "table"],
+        }.items()
+    }
+    assert json.loads(told["pipe"])[0]["runtime_name"] == "slipway"
+    assert "CONDITION" in told["terminal"]
+    assert "CONDITION" in told["pipe, as a table"]
+
+
 def test_a_full_disk_under_its_output_is_one_sentence(node) -> None:
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "ps"]
     with Path("/dev/full").open("w") as full:

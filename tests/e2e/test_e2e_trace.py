@@ -31,7 +31,7 @@ def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node,
     container_id = node.slipway("run", "-d", "--name", "traced", busybox, "sleep", "1000").stdout.strip()
 
     def names(of: str = "traced") -> list[str]:
-        done = node.slipway("trace", of)
+        done = node.slipway("trace", "-o", "json", of)
         return (
             [span["name"].rpartition("/")[2] for span in json.loads(done.stdout)["spans"]]
             if done.stdout
@@ -42,7 +42,7 @@ def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node,
     drawn = on_a_terminal(node, "trace", "traced")
     assert "runtimed: runtimed.oci.run" in drawn
     assert "━" in drawn
-    found = json.loads(node.slipway("trace", "traced").stdout)
+    found = json.loads(node.slipway("trace", "-o", "json", "traced").stdout)
     assert names(found["traces"][0]) == [
         span["name"].rpartition("/")[2] for span in found["spans"] if span["trace"] == found["traces"][0]
     ]
@@ -56,7 +56,7 @@ def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node,
 
 
 def _events(node, container_id: str) -> list[str]:
-    done = node.slipway("trace", container_id)
+    done = node.slipway("trace", "-o", "json", container_id)
     if done.returncode != 0 or json.loads(done.stdout)["spans"]:
         return []
     found = [each["event"]["type"] for each in json.loads(done.stdout)["events"]]

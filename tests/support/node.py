@@ -75,8 +75,15 @@ class TestNode:
         _command("up", self)
 
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
-        """Run the slipway command against this node."""
-        command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(self.run_dir), *arguments]
+        """Run the slipway command against this node, as on a terminal: a list is a table unless JSON is asked for."""
+        command = [
+            str(Path(sys.executable).parent / "slipway"),
+            "--run-dir",
+            str(self.run_dir),
+            "-o",
+            "table",
+        ]
+        command += arguments
         return subprocess.run(
             command, input=stdin, capture_output=True, text=True, timeout=SLIPWAY_S, check=False
         )

@@ -17,6 +17,8 @@ def main() -> None:
     """Run one command."""
     gc.disable()  # what the imports make stays to the end: looking through it again and again finds nothing
     arguments = build(sys.argv[1:]).parse_args()
+    # lists and reports are for programs in a pipe; what acts prints the ids that scripts take
+    arguments.report = arguments.output or ("table" if sys.stdout.isatty() else "json")
     try:
         code = _run(arguments)
         sys.stdout.flush()

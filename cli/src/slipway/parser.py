@@ -83,8 +83,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         "--output",
         "--format",
         choices=("table", "json"),
-        default="table",
-        help="a table, or JSON for programs",
+        help="a table, as on a terminal, or JSON, as in a pipe",
     )
     verbs = parser.add_subparsers(required=True, metavar="COMMAND")
     wanted = _verb(words)

@@ -36,7 +36,7 @@ def add_output(verb: argparse.ArgumentParser) -> None:
         "--format",
         choices=("table", "json"),
         default=argparse.SUPPRESS,
-        help="a table, or JSON for programs",
+        help="a table, as on a terminal, or JSON, as in a pipe",
     )
 
 

@@ -28,7 +28,7 @@ async def diff(arguments: Namespace) -> int:
     status = await _status(arguments)
     async with snapshotd(arguments.run_dir) as client:
         found = [change async for change in client.changes(status.id, _mounts(status))]
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document([{"path": os.fsdecode(c.path), "kind": LETTERS[c.kind]} for c in found])
     else:
         sys.stdout.writelines(f"{LETTERS[c.kind]} {render.clean(os.fsdecode(c.path))}\n" for c in found)

@@ -39,7 +39,7 @@ async def show(arguments: Namespace) -> int:
         found[service] = _explain(service, _start(arguments.run_dir, service))
     if arguments.changed:
         found = {name: [s for s in known if s["source"] != "default"] for name, known in found.items()}
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document(found)
         return 0
     rows = [

@@ -36,7 +36,7 @@ async def df(arguments: Namespace) -> int:
     """What takes space, and what of it could go."""
     found = await _asked(arguments.run_dir)
     kinds = _kinds(found)
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document([kind._asdict() for kind in kinds])
         return 0
     rows = [(kind.name, kind.total, kind.active, render.size(kind.size_bytes), _part(kind)) for kind in kinds]

@@ -27,7 +27,7 @@ async def doctor(arguments: Namespace) -> int:
     found = await anyio.to_thread.run_sync(examine, machine)
     for ask in services.ASKING:
         found += await ask(machine, known)
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document([asdict(finding) for finding in found])
     else:
         _show(found)

@@ -18,7 +18,7 @@ async def history(arguments: Namespace) -> int:
         image = await images.get(arguments.reference)
         sizes = {layer.diff_id: layer.size_bytes for layer in await snapshots.list_layers(image.diff_ids)}
     steps = steps_of(image, sizes)
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document(steps)
         return 0
     rows = [

@@ -52,7 +52,7 @@ async def images(arguments: Namespace) -> int:
     """List images."""
     async with node(arguments.run_dir) as on:
         found = (await on.images.ListImages(cri.ListImagesRequest())).images
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.messages(found)
         return 0
     rows = [

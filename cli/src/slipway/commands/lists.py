@@ -25,7 +25,7 @@ async def containers(arguments: Namespace) -> int:
     if arguments.quiet:
         for entry in shown:
             sys.stdout.write(f"{entry.container.id if arguments.no_trunc else entry.container.id[:12]}\n")
-    elif arguments.output == "json":
+    elif arguments.report == "json":
         render.messages(shown)
     else:
         rows = [_row(entry, whole=arguments.no_trunc) for entry in shown]
@@ -68,7 +68,7 @@ async def pods(arguments: Namespace) -> int:
     """List sandboxes."""
     async with node(arguments.run_dir) as on:
         found = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.messages(found)
         return 0
     rows = [

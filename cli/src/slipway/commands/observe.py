@@ -44,7 +44,7 @@ async def events(arguments: Namespace) -> int:
             if arguments.until_now and envelope.at_ns > started_ns:
                 break
             if str(envelope.fields().get("id", "")).removeprefix("sha256:").startswith(wanted):
-                _show(envelope, arguments.output)
+                _show(envelope, arguments.report)
     return 0
 
 
@@ -63,7 +63,7 @@ def _decode(arguments: Namespace) -> int:
     except msgspec.DecodeError as exc:
         message = f"--decode: standard input is no event: {exc}"
         raise InvalidArgumentError(message) from exc
-    _show(envelope, "json" if not sys.stdout.isatty() else arguments.output)
+    _show(envelope, arguments.report)
     return 0
 
 
@@ -128,7 +128,7 @@ async def status(arguments: Namespace) -> int:
     async with node(arguments.run_dir) as on:
         version = await on.runtime.Version(cri.VersionRequest())
         found = await on.runtime.Status(cri.StatusRequest())
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.messages([version, found])
         return 0
     sys.stdout.write(f"{version.runtime_name} {version.runtime_version}, CRI {version.runtime_api_version}\n")

@@ -20,7 +20,7 @@ async def ops(arguments: Namespace) -> int:
     for service in SERVICES:
         async with operations_of(arguments.run_dir, service) as backend:
             found += [(service, each) for each in (await backend.List(pb.ListRequest())).operations]
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document([{"service": service} | render.fields(each) for service, each in found])
         return 0
     rows = [

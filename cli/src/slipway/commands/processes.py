@@ -31,7 +31,7 @@ async def top(arguments: Namespace) -> int:
     if not found:
         raise _not_running(arguments.container)
     headings = ("UID", "PID", "PPID", "STATE", "RSS", "TIME", "COMMAND")
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document([dict(zip(map(str.lower, headings), row, strict=True)) for row in found])
         return 0
     rows = [(*row[:4], render.size(int(row[4])), row[5], row[6]) for row in found]

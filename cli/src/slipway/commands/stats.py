@@ -19,7 +19,7 @@ async def stats(arguments: Namespace) -> int:
         while True:
             request = cri.ListContainerStatsRequest()
             found = (await on.runtime.ListContainerStats(request)).stats
-            if arguments.output == "json":
+            if arguments.report == "json":
                 render.messages(found)
             else:
                 if not arguments.no_stream and sys.stdout.isatty():

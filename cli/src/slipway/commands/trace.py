@@ -55,7 +55,7 @@ async def trace(arguments: Namespace) -> int:
     events = await _events(run_dir, object_id) if object_id and not found["spans"] else []
     if not found["spans"] and not events:
         raise NotFoundError(problem)
-    if arguments.output == "json" or not sys.stdout.isatty():
+    if arguments.report == "json":
         render.document(found | {"events": events})
         return 0
     columns = shutil.get_terminal_size().columns

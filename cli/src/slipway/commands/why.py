@@ -19,7 +19,7 @@ async def why(arguments: Namespace) -> int:
     request = pb.ExplainRequest(name=arguments.name, log_lines=max(0, arguments.tail))
     async with runtimed(arguments.run_dir) as backend:
         found = await backend.Explain(request)
-    if arguments.output == "json":
+    if arguments.report == "json":
         render.document(render.fields(found))
     else:
         _show(found, "")
