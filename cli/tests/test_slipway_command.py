@@ -5,6 +5,7 @@ import importlib
 import socket
 import subprocess
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,25 @@ def test_wrong_words_have_dockers_code_and_the_next_step(words: tuple[str, ...])
     done = slipway(*words)
     assert done.returncode == 125
     assert "--help" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("psx",), "slipway: no command 'psx', perhaps ps or ops: see slipway --help"),
+        (("pods", "rmm"), "slipway pods: no command 'rmm', perhaps rm: see slipway pods --help"),
+        (("ps", "--foo"), "slipway ps: unrecognized arguments: --foo: see slipway ps --help"),
+    ],
+)
+def test_a_word_that_is_unknown_is_refused_by_the_command_that_would_take_it(
+    words: tuple[str, ...], told: str
+) -> None:
+    assert slipway(*words).stderr.splitlines()[-1] == told
+
+
+def test_the_version_is_told() -> None:
+    done = slipway("--version")
+    assert (done.returncode, done.stdout) == (0, f"slipway {version('slipway')}\n")
 
 
 def test_events_of_a_nats_that_does_not_answer_are_an_error() -> None:

@@ -9,7 +9,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from slipway.exitcode import DAEMON
 
@@ -64,6 +64,33 @@ class Parser(argparse.ArgumentParser):
         self.print_usage(sys.stderr)
         self.exit(DAEMON, f"{self.prog}: {message}: see {self.prog} --help\n")
 
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """As argparse does it, but the command that does not know a word says so, not the one above it."""
+        found, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+        return found, unknown
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Name the commands that are near to a wrong one, in place of all."""
+        if action.nargs != argparse.PARSER or value in (action.choices or ()):
+            super()._check_value(action, value)
+            return
+        import difflib
+
+        near = difflib.get_close_matches(value, action.choices or ())
+        self.error(f"no command {value!r}" + (f", perhaps {' or '.join(near)}" if near else ""))
+
+
+class _Version(argparse.Action):
+    """Print the version, which is looked for on the disk, only when it is asked for."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"slipway {version('slipway')}\n")
+        parser.exit()
+
 
 def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     """The commands that `words` may want, all when that is not clear.
@@ -76,6 +103,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the command's version and end")
     run_dir = os.environ.get("SLIPWAY_RUN_DIR", "/run/slipway")  # noqa: TID251 - read once, here
     parser.add_argument("--run-dir", default=run_dir, help="where the node's sockets are (%(default)s)")
     parser.add_argument(
