@@ -60,6 +60,8 @@ def test_limits_mounts_ports_and_environment() -> None:
 def test_a_variable_without_a_value_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_TEST_X", "ours")
     assert container("-e", "SLIPWAY_TEST_X", "busybox").envs[0].value == b"ours"
+    monkeypatch.delenv("SLIPWAY_TEST_X")
+    assert not container("-e", "SLIPWAY_TEST_X", "busybox").envs
 
 
 @pytest.mark.parametrize(

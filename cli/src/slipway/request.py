@@ -76,7 +76,7 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         command=[options.entrypoint] if options.entrypoint else [],
         args=options.command,
         working_dir=options.workdir,
-        envs=[_environment(text) for text in options.env],
+        envs=[variable for text in options.env if (variable := _environment(text))],
         mounts=[_mount(text) for text in options.volume],
         labels={OWNER: "run"},
         log_path=LOG_NAME,
@@ -151,13 +151,17 @@ def _namespaces(options: Namespace) -> cri.NamespaceOption:
     return cri.NamespaceOption(network=network, pid=cri.CONTAINER, ipc=cri.POD)
 
 
-def _environment(text: str) -> cri.KeyValue:
+def _environment(text: str) -> cri.KeyValue | None:
+    """A variable; None for one that is to be passed on and that we do not have."""
     key, joint, value = text.partition("=")
     if not key:
         message = f"--env {text!r}: want KEY=VALUE, or KEY to pass on our own"
         raise InvalidArgumentError(message)
     if not joint:
-        value = os.environ.get(key, "")  # noqa: TID251 - `-e KEY` passes on the caller's, as docker's
+        ours = os.environ.get(key)  # noqa: TID251 - `-e KEY` passes on the caller's, as docker's
+        if ours is None:
+            return None
+        value = ours
     return cri.KeyValue(key=key, value=os.fsencode(value))
 
 

@@ -8,7 +8,7 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import FailedPreconditionError, SlipwayError, UnavailableError
+from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError, UnavailableError
 from slipway import exitcode, render, streams, terminal
 from slipway.attaching import attached, forward_signals, log_path
 from slipway.connect import TIMEOUT_S, Node, node, runtimed, shim_of
@@ -20,6 +20,9 @@ from slipway.waiting import final_code
 
 async def run(arguments: Namespace) -> int:
     """Run a container; attached, end as it ends."""
+    if arguments.detach and arguments.rm:
+        message = "--rm and --detach: nobody would wait for its end: leave one out; `slipway prune` removes what has ended"
+        raise InvalidArgumentError(message)
     terminal.require_terminal(
         wants_tty=arguments.tty and not arguments.detach, interactive=arguments.interactive
     )
