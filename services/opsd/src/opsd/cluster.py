@@ -7,8 +7,9 @@ import anyio
 import msgspec
 from anyio.abc import TaskGroup
 from nats.aio.msg import Msg
+from nats.errors import MaxPayloadError
 
-from common.errors import NotFoundError, SlipwayError, UnavailableError
+from common.errors import NotFoundError, ResourceExhaustedError, SlipwayError, UnavailableError
 from common.events import subjects
 from common.events.bus import Bus
 from common.observe.log import get_logger
@@ -20,6 +21,8 @@ from opsd.settings import Settings
 
 AGAIN_S = 0.5
 ASK_S = 10.0
+ACT_S = 60.0
+"""An action takes its time: a stop has a grace of ten seconds, and a pod has several containers."""
 MAX_ASKED = 32
 """Questions of others that are being answered at once."""
 REFRESH_S = 60.0
@@ -39,7 +42,6 @@ class Cluster:
         self._fleet = fleet
         self._pulse = pulse
         self._answers = answers
-        self._slots = anyio.Semaphore(MAX_ASKED)
         self._sequence = 0
         """Of the last event that was taken."""
         self._echo_s = 0.0
@@ -55,7 +57,7 @@ class Cluster:
             raise NotFoundError(f"node {node!r} is not known")
         if self.bus is None:
             raise UnavailableError(f"node {node} cannot be asked: NATS is away")
-        answer = await self.bus.ask(subjects.ask(node), pack(question), ASK_S)
+        answer = await self.bus.ask(subjects.ask(node), pack(question), ACT_S if question.seal else ASK_S)
         return told(unpack(answer, Answer))
 
     async def run(self) -> None:
@@ -68,11 +70,11 @@ class Cluster:
                     bus = await Bus.connect(self._settings.nats_url, attempts=1)
                     await bus.ensure_stream()
                     await self._listen(bus)
-                except (SlipwayError, OSError) as exc:
-                    self._fleet.connected(yes=False, error=str(exc))
                 except Exception as exc:  # noqa: BLE001 - the border: whatever NATS said, the page goes on
-                    _log.exception("cluster.failed")
-                    self._fleet.connected(yes=False, error=str(exc) or type(exc).__name__)
+                    error = _first(exc)
+                    if not isinstance(error, SlipwayError | OSError):
+                        _log.exception("cluster.failed")
+                    self._fleet.connected(yes=False, error=str(error) or type(error).__name__)
                 await anyio.sleep(AGAIN_S)
 
     async def _listen(self, bus: Bus) -> None:
@@ -136,22 +138,27 @@ class Cluster:
                 self._fleet.take_event(sequence, envelope)
 
     async def _hear_questions(self, bus: Bus, group: TaskGroup) -> None:
+        slots = anyio.Semaphore(MAX_ASKED)  # of this connection: what ends with it gives none back
         async for message in bus.hear(subjects.ask(self._settings.node)):
-            await self._slots.acquire()
-            group.start_soon(self._respond, message)
+            await slots.acquire()
+            group.start_soon(self._respond, message, slots)
 
-    async def _respond(self, message: Msg) -> None:
+    async def _respond(self, message: Msg, slots: anyio.Semaphore) -> None:
         try:
             try:
                 question: Question = unpack(message.data, Question)
                 answer = await self._answers.answer(question)
             except SlipwayError as exc:
                 answer = failed(exc)
-            await message.respond(pack(answer))
+            try:
+                await message.respond(pack(answer))
+            except MaxPayloadError:
+                too_much = ResourceExhaustedError("the answer is larger than NATS takes")
+                await message.respond(pack(failed(too_much)))
         except Exception:  # noqa: BLE001 - the border: one question's trouble is not another's
             _log.exception("question.failed")
         finally:
-            self._slots.release()
+            slots.release()
 
     async def _refresh(self, group: TaskGroup) -> None:
         """Ask for the lists of nodes that have none, or old ones; without NATS, for our own all the time."""
@@ -178,3 +185,10 @@ class Cluster:
             _log.exception("lists.failed", of=node)
         finally:
             self._asking.discard(node)
+
+
+def _first(error: BaseException) -> BaseException:
+    """The error inside a group, however deep."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error

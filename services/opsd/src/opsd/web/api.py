@@ -22,6 +22,7 @@ import re
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
 import msgspec
 
 from common import errors
@@ -149,13 +150,22 @@ class Api:
         return _json({"token": allowed, "reading": allowed or self._guard.anonymous})
 
     async def _trace(self, trace_id: str) -> Any:
-        """Of every node that has spans of it; also of a container or pod that is gone, by its whole id."""
-        found: dict[str, Any] = {"traces": [], "spans": []}
-        for view in list(self._fleet.nodes.values()):
-            if view.up:
-                told: Any = await self._cluster.ask(view.name, Question(what="trace", id=trace_id))
-                found["spans"] += told["spans"]
-                found["traces"] += told["traces"]
+        """Of every node that has spans of it, `missing` those that did not answer; also of a container or pod that is gone, by its whole id."""
+        found: dict[str, Any] = {"traces": [], "spans": [], "missing": []}
+
+        async def ask(node: str) -> None:
+            try:
+                told: Any = await self._cluster.ask(node, Question(what="trace", id=trace_id))
+            except errors.SlipwayError:
+                found["missing"].append(node)
+                return
+            found["spans"] += told["spans"]
+            found["traces"] += told["traces"]
+
+        async with anyio.create_task_group() as group:
+            for view in self._fleet.nodes.values():
+                if view.up:
+                    group.start_soon(ask, view.name)
         return found
 
     def _where(self, object_id: str) -> tuple[str, str]:
