@@ -7,6 +7,8 @@ from opsd import redact
 
 NS_PER_MS = 1_000_000
 MAX_TEXT = 1000
+MAX_WORDS = 100
+"""Of a list."""
 
 
 def event_row(sequence: int, envelope: Envelope) -> dict[str, Any]:
@@ -32,5 +34,5 @@ def event_row(sequence: int, envelope: Envelope) -> dict[str, Any]:
 
 def _fact(name: str, found: Any) -> Any:
     if isinstance(found, list):
-        return redact.words(str(each)[:MAX_TEXT] for each in found)
-    return redact.value(name, found)[:MAX_TEXT] if isinstance(found, str) else found
+        return redact.words(str(each)[:MAX_TEXT] for each in found[:MAX_WORDS])
+    return redact.value(name, found[:MAX_TEXT]) if isinstance(found, str) else found

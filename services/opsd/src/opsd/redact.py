@@ -6,9 +6,15 @@ from collections.abc import Iterable, Mapping
 from common.settings import without_secrets
 
 HIDDEN = "•••"
-_NAME = r"[\w.-]*(?:passw|passphrase|secret|token|credential|api[-_]?key|private[-_]?key|access[-_]?key|auth(?!or(?!iz)))[\w.-]*"
+_WORDS = r"passw|passphrase|(?<![a-z])pass(?![a-z])|[_-]pwd|secret|token|credential|api[-_]?key|private[-_]?key|access[-_]?key|auth(?!or(?!iz))"
+# Looked for once in each run of a name's characters, and possessive: containers write these texts, and a
+# backtracking search takes minutes for one of a few kilobytes.
+_NAME = rf"(?<![\w.-])(?=[\w.-]*?(?:{_WORDS}))[\w.-]++"
 _SECRET = re.compile(_NAME, re.IGNORECASE)
-_PAIR = re.compile(rf"(?P<name>{_NAME})(?P<sep>\s*[=:]\s*|=)(?P<value>\"[^\"]*\"|'[^']*'|\S+)", re.IGNORECASE)
+_PAIR = re.compile(
+    rf"(?P<name>{_NAME})(?P<sep>[\"']?+\s*+[=:]\s*+)(?P<value>\"[^\"]*+(?:\"|$)|'[^']*+(?:'|$)|\S++)",
+    re.IGNORECASE,
+)
 _BEARER = re.compile(r"\b(bearer|basic)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 _KEY = re.compile(r"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?(-----END [A-Z ]*PRIVATE KEY-----|$)", re.DOTALL)
 

@@ -8,6 +8,8 @@ from opsd import redact
 
 MAX_PROCESSES = 500
 MAX_COMMAND = 400
+MAX_READ_BYTES = 4096
+"""Of a command line, which may have megabytes."""
 PROC = Path("/proc")
 
 
@@ -30,7 +32,8 @@ def _process(pid: int) -> dict[str, Any]:
     path = PROC / str(pid)
     name, _, rest = (path / "stat").read_text(errors="replace").partition("(")[2].rpartition(")")
     fields = rest.split()
-    command = (path / "cmdline").read_bytes().rstrip(b"\0").split(b"\0")
+    with (path / "cmdline").open("rb", buffering=0) as file:
+        command = file.read(MAX_READ_BYTES).rstrip(b"\0").split(b"\0")
     shown = " ".join(redact.words(word.decode(errors="replace") for word in command))
     return {
         "pid": pid,
