@@ -4,6 +4,7 @@ import gzip
 import io
 import json
 import tarfile
+import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from common.errors import (
     SlipwayError,
 )
 from imaged.adapters.spool import Spools
+from imaged.archive import contents, tarstream
 from imaged.archive.inflate import Inflater
 from imaged.archive.tarstream import Kind, Member, TarParser
 from imaged.loading import Loads
@@ -29,6 +31,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.saving import Saves
 from imaged.whole import Whole
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NAME = "io.containerd.image.name"
@@ -440,6 +443,39 @@ class Heap:
         self.members[-1] = (member, body + piece)
 
     def end(self) -> None: ...
+
+
+def pax(records: bytes) -> bytes:
+    header = tarfile.TarInfo("x")
+    header.type, header.size = tarfile.XHDTYPE, len(records)
+    return header.tobuf() + records + bytes(-len(records) % 512)
+
+
+def test_the_headers_of_one_member_are_bounded_together() -> None:
+    parser = TarParser(Heap())
+    with pytest.raises(InvalidArgumentError, match="extended headers of more than"):
+        for number in range(20):
+            parser.feed(pax(b"100008 k%d=%b\n" % (number % 10, b"v" * 99_997)))
+
+
+def test_directories_count_as_members(monkeypatch) -> None:
+    monkeypatch.setattr(tarstream, "MAX_MEMBERS", 10)
+    with pytest.raises(InvalidArgumentError, match="more than 10 members"):
+        TarParser(Heap()).feed(tar(*(typed(f"d{n}", tarfile.DIRTYPE) for n in range(20))))
+
+
+def test_many_small_things_take_no_longer_than_their_bytes() -> None:
+    start = time.process_time()
+    TarParser(Heap()).feed(pax(b"4 =\n" * 250_000))
+    assert all(piece == b"" for piece in Inflater().feed(gzip.compress(b"") * 100_000))
+    assert time.process_time() - start < patience(5)
+
+
+async def test_documents_are_held_in_bounded_memory(monkeypatch, shelf, tools, layers) -> None:
+    monkeypatch.setattr(contents, "MAX_DOCUMENTS_BYTES", 100)
+    with pytest.raises(InvalidArgumentError, match="more than 100 bytes of manifests"):
+        await shelf.load(tar(*layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools)))
+    assert shelf.is_empty()
 
 
 @given(

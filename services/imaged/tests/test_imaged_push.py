@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import anyio
+import anyio.to_thread
 import pytest
 import urllib3
 
@@ -22,8 +23,10 @@ from common.errors import (
 )
 from imaged.adapters import upload
 from imaged.adapters.registry import HttpRegistry
-from imaged.adapters.transport import Limits
-from imaged.manifest import local_platform
+from imaged.adapters.registry_auth import TokenCache
+from imaged.adapters.transport import Limits, Stop, Transport
+from imaged.hosts import Host
+from imaged.manifest import Descriptor, local_platform
 from imaged.ports import Credentials
 from imaged.transfer import BlobState, Transfer, Transfers
 from imaged.whole import Whole
@@ -107,7 +110,7 @@ class Uploads:
         elif h.command == "HEAD":
             tools.reply(h, 200 if name in self.blobs else 404)
         elif h.command == "POST":
-            session = f"s{len(self.sessions)}"
+            session = os.urandom(8).hex()
             self.sessions[session] = b""
             tools.reply(h, 202, headers={"Location": f"/v2/some/app/blobs/uploads/{session}"})
         elif name not in self.sessions:
@@ -245,6 +248,40 @@ async def test_a_refusal_is_told_with_the_registrys_words(
         assert caught.value.message.endswith(": quotaexceeded")
     assert uploads.manifests == {}
     assert node.images.leases.needed().digests == pulled[1].blobs
+
+
+async def test_a_registry_that_forgets_chunks_again_and_again_is_left(
+    monkeypatch, transfers, bad_registry, uploads, tools, pulled
+) -> None:
+    monkeypatch.setattr(upload, "CHUNK_BYTES", 1 << 20)
+
+    def break_off(h, length) -> None:
+        h.rfile.read(length)
+        tools.reply(h, 500)
+
+    def forget(h, length) -> None:
+        uploads.sessions |= dict.fromkeys(uploads.sessions, b"")
+        tools.reply(h, 204, headers={"Range": "0-0"})
+
+    uploads.faults |= {"PATCH": [None, break_off] * 500, "GET": [forget] * 500}
+    with anyio.fail_after(patience(20)):
+        with pytest.raises(UnknownError, match="answered 500"):
+            await last(transfers.push(pulled[1].id, f"{bad_registry.host}/some/app:v1", NOBODY))
+
+
+async def test_nothing_is_deleted_on_another_host(bad_registry, tools) -> None:
+    elsewhere = tools.bad_registry()
+    place = {"Location": f"http://{elsewhere.host}/v2/x/blobs/uploads/far"}
+    bad_registry.answer = lambda h: tools.reply(h, 202, headers=place)
+    host = Host(f"http://{bad_registry.host}/v2")
+    transport = Transport(host, "some/app", "app", NOBODY, tokens=TokenCache(), limits=Limits())
+    blob = Descriptor("sha256:" + "a" * 64, 1)
+    try:
+        found = await anyio.to_thread.run_sync(upload.mount, transport, blob, ["other/app"], Stop())
+    finally:
+        transport.close()
+        elsewhere.close()
+    assert (found, [m for m, _, _ in bad_registry.requests], elsewhere.requests) == (False, ["POST"], [])
 
 
 async def test_credentials_go_to_the_registry_and_not_where_it_points(

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import time
 
 import anyio
 import pytest
@@ -17,6 +18,7 @@ from common.errors import (
     UnknownError,
 )
 from imaged.adapters.content_local import LocalContent
+from imaged.adapters.registry_auth import parse_challenges
 from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
@@ -244,6 +246,32 @@ async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> N
         await layer.fetch(Credentials("user", "hunter2"))
     assert "hunter2" not in caught.value.message
     assert "hunter2" not in repr(Credentials("user", "hunter2"))
+
+
+@pytest.mark.parametrize(
+    "location", ["http://[x/", "http://h:99999/", "file:///etc/passwd", "unix:///run/docker.sock"]
+)
+async def test_a_redirect_to_what_cannot_be_asked_is_refused(layer, bad_registry, tools, location) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, 307, b"", {"Location": location})
+    assert f"leads to {location!r}" in (await failure(layer)).message
+
+
+async def test_a_time_to_wait_that_is_no_number_is_none(layer, bad_registry, tools) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, 503, b"", {"Retry-After": "\xb2"})
+    assert "answered 503" in (await failure(layer)).message
+
+
+async def test_a_token_service_that_is_no_url_is_refused(layer, bad_registry, tools) -> None:
+    bad_registry.answer = lambda h: tools.reply(h, 401, b"", {"WWW-Authenticate": 'Bearer realm="http://[x"'})
+    assert isinstance(found := await failure(layer), PermissionDeniedError)
+    assert "is no URL" in found.message
+
+
+@pytest.mark.parametrize("piece", ["a", 'a="', "a=,", ", ", "Bearer ,"])
+def test_challenges_are_read_in_no_time(piece: str) -> None:
+    start = time.process_time()
+    parse_challenges(["Bearer " + piece * (65_000 // len(piece))] * 20)
+    assert time.process_time() - start < patience(2)
 
 
 @pytest.mark.parametrize("token", ["a\r\nX-Evil: 1", "a\0", "☃"])

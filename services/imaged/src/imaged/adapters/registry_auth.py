@@ -11,7 +11,7 @@ import re
 import threading
 import time
 from dataclasses import dataclass, field
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import SplitResult, urlencode, urlsplit
 
 import urllib3
 
@@ -21,11 +21,13 @@ from imaged.ports import Credentials
 
 MAX_TOKEN_BYTES = 1 << 20
 MAX_CACHED = 1024
+MAX_CHALLENGE_CHARACTERS = 4096
+"""Of a WWW-Authenticate header that are read."""
 DEFAULT_LIFE_S = 60
 """A token without expires_in lives for 60 s (distribution spec)."""
 MARGIN_S = 10
 _CHALLENGE = re.compile(r"(?:^|,)\s*(Basic|Bearer)(?:\s+|$)", re.IGNORECASE)
-_PARAMETER = re.compile(r'([a-zA-Z_]+)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
+_PARAMETER = re.compile(r'(?<![a-zA-Z_])([a-zA-Z_]++)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,8 @@ class TokenCache:
 def parse_challenges(headers: list[str]) -> list[Challenge]:
     """The challenges of all WWW-Authenticate headers that we can answer."""
     found = []
-    for header in headers:
+    for whole in headers:
+        header = whole[:MAX_CHALLENGE_CHARACTERS]
         marks = list(_CHALLENGE.finditer(header))
         for n, mark in enumerate(marks):
             end = marks[n + 1].start() if n + 1 < len(marks) else len(header)
@@ -72,6 +75,14 @@ def parse_challenges(headers: list[str]) -> list[Challenge]:
             known = {k: v for k, v in values.items() if k in ("realm", "service", "scope")}
             found.append(Challenge(mark[1].lower(), **known))
     return found
+
+
+def _service(realm: str) -> SplitResult | None:
+    try:
+        parts = urlsplit(realm)
+    except ValueError:
+        return None
+    return parts if parts.scheme in ("http", "https") and parts.netloc else None
 
 
 def fingerprint(credentials: Credentials) -> str:
@@ -157,8 +168,8 @@ class Login:
         return f"Bearer {token}"
 
     def _fetch(self, challenge: Challenge, scope: str) -> tuple[str, float]:
-        parts = urlsplit(challenge.realm)
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        parts = _service(challenge.realm)
+        if parts is None:
             raise PermissionDeniedError(
                 f"registry {self._host}: its token service {challenge.realm!r} is no URL"
             )

@@ -230,10 +230,10 @@ class Transport:
 
     def _redirected(self, request: Request, authorization: str) -> urllib3.BaseHTTPResponse:
         # a URL that the registry gave may be another host's from the start
-        url, origin = request.url, _origin(self.host.url)
+        url = request.url
         for _ in range(MAX_REDIRECTS + 1):
             sent = dict(request.headers)
-            if _origin(url) == origin:
+            if self.owns(url):
                 # neither our credentials nor the operator's headers are for another host
                 sent |= dict(self.host.headers)
                 if authorization:
@@ -246,19 +246,32 @@ class Transport:
             if response.status not in (301, 302, 303, 307, 308) or not location:
                 return response
             _discard(response)
-            url = urljoin(url, location)
-            if urlsplit(url).scheme not in ("http", "https"):
-                raise self._refused(
-                    UnknownError, f"redirects to {urlsplit(url).scheme!r}", prefix=UNAVAILABLE
-                )
+            url = self.led(url, location)
         raise self._refused(UnknownError, f"redirects more than {MAX_REDIRECTS} times", prefix=UNAVAILABLE)
+
+    def led(self, base: str, location: str) -> str:
+        """Where an answer's Location leads.
+
+        Raises:
+            Refused: to nothing that can be asked.
+        """
+        with suppress(ValueError):  # of brackets and ports that are none
+            url = urljoin(base, location)
+            if _origin(url)[0] in ("http", "https"):
+                return url
+        raise self._refused(UnknownError, f"leads to {location[:200]!r}", prefix=UNAVAILABLE)
+
+    def owns(self, url: str) -> bool:
+        """Whether a URL is on this host."""
+        return _origin(url) == _origin(self.host.url)
 
     def _refused(self, cls: type[SlipwayError], why: str, prefix: str = "") -> Refused:
         return Refused(cls(f"{prefix}image {self._image}: registry {self.host.name} {why}"))
 
     def _retry_after(self, response: urllib3.BaseHTTPResponse) -> float:
         text = response.headers.get("Retry-After", "")
-        return min(float(text), self._limits.max_retry_after_s) if text.isdigit() else 0.0
+        seconds = float(text) if text.isascii() and text.isdigit() else 0.0
+        return min(seconds, self._limits.max_retry_after_s)
 
 
 def transient(exc: Exception) -> bool:

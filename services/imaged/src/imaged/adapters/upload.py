@@ -7,7 +7,7 @@ import io
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from urllib.parse import urlencode, urljoin
+from urllib.parse import urlencode
 
 import urllib3
 
@@ -58,14 +58,16 @@ class Upload:
                 return
 
     def _send(self, location: str) -> None:
-        offset, tries = 0, 0
+        offset, furthest, tries = 0, 0, 0
         self._told(0)
         while self._blob.size > CHUNK_BYTES and offset < self._blob.size:
             end = min(offset + CHUNK_BYTES, self._blob.size)
             headers = {"Content-Type": _OCTETS, "Content-Range": f"{offset}-{end - 1}"}
             try:
                 response = self._ask("PATCH", location, headers, (202,), (offset, end), tries=1)
-                location, offset, tries = place(self._transport, response, location), end, 0
+                location, offset = place(self._transport, response, location), end
+                if end > furthest:  # a registry that forgets chunks gets no new tries for them
+                    furthest, tries = end, 0
             except Refused as exc:
                 tries += 1
                 if tries >= MAX_TRIES or not exc.transient or self._stop.is_set():
@@ -121,7 +123,7 @@ def place(transport: Transport, response: urllib3.BaseHTTPResponse, last: str = 
     found = response.headers.get("Location", "")
     if not found and not last:
         raise Refused(transport.unavailable("gave no place to upload to"))
-    return urljoin(transport.host.url + "/", found) if found else last
+    return transport.led(transport.host.url + "/", found) if found else last
 
 
 def mount(transport: Transport, blob: Descriptor, sources: Sequence[str], stop: Stop) -> bool:
@@ -139,9 +141,9 @@ def mount(transport: Transport, blob: Descriptor, sources: Sequence[str], stop: 
             if response.status == 201:
                 return True
             # it began an upload instead, which nobody wants
-            transport.send(
-                "DELETE", place(transport, response), {}, stop, expect=(204,), tries=1
-            ).release_conn()
+            begun = place(transport, response)
+            if transport.owns(begun):  # on another host, nobody knows what that would delete
+                transport.send("DELETE", begun, {}, stop, expect=(204,), tries=1).release_conn()
     return False
 
 

@@ -20,6 +20,8 @@ from imaged.pull import Resolved
 from imaged.reference import Reference
 
 MAX_IMAGES = 1000
+MAX_DOCUMENTS_BYTES = 64 << 20
+"""Of all manifests and indexes of an archive, which are held in memory."""
 NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
@@ -96,6 +98,7 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         _refuse(f"more than {MAX_IMAGES} images")
     found: dict[str, Found] = {}
     other: NotFoundError | None = None
+    left = MAX_DOCUMENTS_BYTES
     for entry in top.manifests:
         notes = entry.annotations or {}
         said = notes.get(REF_NAME, "")
@@ -106,6 +109,9 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         except NotFoundError as exc:
             other = exc
             continue
+        left -= sum(map(len, image.bodies.values()))
+        if left < 0:
+            _refuse(f"more than {MAX_DOCUMENTS_BYTES} bytes of manifests")
         known = found.get(image.resolved.manifest.config.digest, image)
         found[image.resolved.manifest.config.digest] = replace(
             known,

@@ -11,6 +11,8 @@ from common.errors import DataLossError, InvalidArgumentError
 PIECE_BYTES = 1 << 20
 _ZSTD_FEED_BYTES = 512
 """What goes to zstd at once: a block of 128 KiB may be four bytes, so this bounds the memory to 16 MiB."""
+_GZIP_FEED_BYTES = 16 << 10
+"""What goes to zlib at once: after each member, which may be twenty bytes, it copies the rest."""
 _MAX_WINDOW_BYTES = 1 << 27
 _OTHERS = {b"BZh": "bzip2", b"\xfd7zXZ": "xz"}
 
@@ -66,7 +68,11 @@ class Inflater:
         if self._engine is not None and not self._engine.eof:
             raise DataLossError(f"archive: its {self._kind} data is cut off")
 
-    def _gzip(self, piece: bytes) -> Iterator[bytes]:
+    def _gzip(self, whole: bytes) -> Iterator[bytes]:
+        for start in range(0, len(whole), _GZIP_FEED_BYTES):
+            yield from self._members(whole[start : start + _GZIP_FEED_BYTES])
+
+    def _members(self, piece: bytes) -> Iterator[bytes]:
         while piece:
             if self._engine is None or self._engine.eof:
                 piece = piece.lstrip(b"\x00") if self._engine else piece  # padding after a member

@@ -16,6 +16,7 @@ MAX_EXTENSION_BYTES = 1 << 20
 MAX_MEMBERS = 100_000
 MAX_NAMES_CHARS = 16 << 20
 """Of all names and of what links mean, which are kept."""
+_PAX_DIGITS = 7
 _ZERO = bytes(BLOCK)
 _FILES, _LINKS = b"\x000" + b"7", b"12"
 
@@ -65,6 +66,7 @@ class TarParser:
         self._ended = False
         self._seen: set[str] = set()
         self._names_left = MAX_NAMES_CHARS
+        self._members = 0
         self._work = self._parse()
         next(self._work)
 
@@ -94,7 +96,7 @@ class TarParser:
                 size, kind = _number(header[124:136]), header[156:157]
                 if kind not in (b"x", b"g", b"L", b"K"):
                     break
-                left -= size
+                left -= size + BLOCK
                 if left < 0:
                     raise InvalidArgumentError(
                         f"archive: extended headers of more than {MAX_EXTENSION_BYTES} bytes"
@@ -140,12 +142,13 @@ class TarParser:
             yield from self._take(-size % BLOCK)
 
     def _once(self, member: Member) -> None:
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            raise InvalidArgumentError(f"archive: more than {MAX_MEMBERS} members")
         if member.kind is Kind.DIRECTORY:
             return
         if member.name in self._seen:
             _refuse(member.name, "comes twice")
-        if len(self._seen) >= MAX_MEMBERS:
-            raise InvalidArgumentError(f"archive: more than {MAX_MEMBERS} members")
         self._names_left -= len(member.name) + len(member.target)
         if self._names_left < 0:
             raise InvalidArgumentError(f"archive: names of more than {MAX_NAMES_CHARS} characters")
@@ -225,15 +228,16 @@ def _number(field: bytes) -> int:
 
 def _pax(body: bytes) -> dict[str, str]:
     found: dict[str, str] = {}
-    while body:
-        length, space, _ = body.partition(b" ")
-        count = int(length) if length.isdigit() and len(length) < 8 else 0
-        record = body[len(length) + 1 : count - 1]
-        if not space or count <= len(length) + 1 or count > len(body) or body[count - 1 : count] != b"\n":
+    at = 0
+    while at < len(body):
+        space = body.find(b" ", at, at + _PAX_DIGITS + 1)
+        length = body[at : max(space, at)]
+        end = at + (int(length) if length.isdigit() else 0)
+        if not space + 1 < end <= len(body) or body[end - 1 : end] != b"\n":
             raise DataLossError("archive: a pax header is damaged")
-        key, _, value = record.partition(b"=")
+        key, _, value = body[space + 1 : end - 1].partition(b"=")
         found[key.decode("utf-8", "surrogateescape")] = value.decode("utf-8", "surrogateescape")
-        body = body[count:]
+        at = end
     return found
 
 
