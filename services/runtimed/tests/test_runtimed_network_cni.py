@@ -147,6 +147,33 @@ echo '{{"cniVersion": "1.0.0", "code": 11, "msg": "no address left", "details": 
 
 
 @pytest.mark.anyio
+@pytest.mark.parametrize("order", [["fake", "absent"], ["absent", "fake"]])
+async def test_a_network_with_a_missing_plugin_starts_nothing_and_can_be_taken_back(
+    tmp_path: Path, order: list[str]
+) -> None:
+    conflist(tmp_path / "conf", [{"type": name} for name in order])
+    plugin(tmp_path, "fake", f'echo $CNI_COMMAND >>{tmp_path}/calls; echo "{{}}"')
+    cni = Cni(str(tmp_path / "conf"), [str(tmp_path)], str(tmp_path / "cache"))
+    with pytest.raises(FailedPreconditionError, match="'absent' is in none of"):
+        await cni.add(attachment())
+    assert not (tmp_path / "calls").exists()
+    await cni.delete(attachment())
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
+async def test_a_plugin_that_goes_after_its_add_is_missed_by_the_delete(tmp_path: Path) -> None:
+    cni = fake(tmp_path, 'echo "{}"')
+    await cni.add(attachment())
+    (tmp_path / "fake").rename(tmp_path / "away")
+    with pytest.raises(FailedPreconditionError, match="'fake' is in none of"):
+        await cni.delete(attachment())
+    (tmp_path / "away").rename(tmp_path / "fake")
+    await cni.delete(attachment())
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
 async def test_failed_delete_is_kept_for_the_next_try(tmp_path: Path) -> None:
     script = f"cat > /dev/null; [ $CNI_COMMAND = ADD ] && echo '{{}}' && exit 0; test -e {tmp_path}/go"
     cni = fake(tmp_path, script)

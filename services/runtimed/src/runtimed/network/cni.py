@@ -102,10 +102,15 @@ class Cni:
         """Whether sandboxes can get a network, and why not."""
         if self._conf is None:
             return False, f"cni plugin not initialized: {self._why}"
-        for plugin in self._conf.plugins:
+        missing = self._missing(self._conf)
+        return (not missing and not self._why), missing or self._why
+
+    def _missing(self, conf: cniconf.NetworkConf) -> str:
+        """Which plugin of a configuration is not installed, as a sentence; empty when all are. Blocking."""
+        for plugin in conf.plugins:
             if cniexec.find(plugin["type"], self.bin_dirs) is None:
-                return False, f"cni plugin {plugin['type']!r} is in none of {':'.join(self.bin_dirs)}"
-        return (not self._why), self._why
+                return f"cni plugin {plugin['type']!r} is in none of {':'.join(self.bin_dirs)}"
+        return ""
 
     async def add(self, attachment: Attachment) -> CniResult:
         """Attach. After a failure or a cancellation it is the caller's to `delete`, as it is after a crash.
@@ -116,6 +121,8 @@ class Cni:
         """
         await anyio.to_thread.run_sync(self.load)
         conf = self._current()
+        if missing := await anyio.to_thread.run_sync(self._missing, conf):
+            raise FailedPreconditionError(missing)  # before any plugin has done a thing
         for name in _unserved(conf, attachment):
             # not refused: some networks learn of these from the Kubernetes API
             log.warning("cni.capability.absent", sandbox_id=attachment.sandbox_id, capability=name)
@@ -133,6 +140,9 @@ class Cni:
     async def delete(self, attachment: Attachment) -> None:
         """Detach; idempotent. All plugins are run, with what their ADD had; the first failure is raised after.
 
+        A plugin that is not installed has nothing to take back when ADD never came to its end: without that, a
+        sandbox of a network that never worked could not be removed.
+
         Raises:
             UnavailableError: a plugin failed; the cache is kept for the next try.
         """
@@ -145,6 +155,9 @@ class Cni:
         failure: Exception | None = None
         with anyio.CancelScope(shield=True):
             for plugin in reversed(cached.conf.plugins):
+                if cached.result is None and cniexec.find(plugin["type"], self.bin_dirs) is None:
+                    log.warning("cni.del.skipped", sandbox_id=attachment.sandbox_id, plugin=plugin["type"])
+                    continue
                 try:
                     with anyio.fail_after(DEL_S):
                         await self._run("DEL", plugin, cached.conf, cached.attachment, cached.result)
