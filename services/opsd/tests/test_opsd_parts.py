@@ -1,5 +1,6 @@
 """The parts of opsd by themselves: spans, logs, secrets, lists merged with events, seals, the guard."""
 
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -177,6 +178,20 @@ def test_a_log_that_was_rotated_is_read_from_the_new_files_begin(tmp_path: Path)
     assert [line[2] for line in logs.read(str(path), cursor, 500)["lines"]] == ["line 5"]
 
 
+def test_what_is_no_log_is_not_shown(tmp_path: Path) -> None:
+    """A pod may be able to write where its log is."""
+    secret = tmp_path / "shadow"
+    secret.write_text("root:hash:1\n2026-01-01T00:00:00Z stdout F shown\n")
+    log = tmp_path / "0.log"
+    for place in (lambda: log.symlink_to(secret), lambda: os.mkfifo(log), log.mkdir):
+        place()
+        assert logs.read(str(log), "", 500)["missing"]
+        log.rmdir() if log.is_dir() and not log.is_symlink() else log.unlink()
+    log.hardlink_to(secret)
+    assert [line[2] for line in logs.read(str(log), "", 500)["lines"]] == ["shown"]
+    assert logs.read(str(log), f"{log.stat().st_ino}:{'9' * 5000}", 500)["lines"]
+
+
 def test_a_log_of_gigabytes_costs_a_bounded_read(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
     with path.open("wb") as file:
@@ -278,6 +293,22 @@ def test_an_action_passes_once_and_only_with_the_token() -> None:
     old.at_ns -= 2 * FRESH_NS
     with pytest.raises(PermissionDeniedError):
         seals.check(old)
+    strange = sealed(Question(what="stop", id="c1"), "n", "secret")
+    strange.seal = "\u00e9"
+    with pytest.raises(PermissionDeniedError):
+        seals.check(strange)
+
+
+def test_a_seal_is_of_one_node_and_one_boot() -> None:
+    """A node may be called anything on NATS: its name must not run over into what is asked."""
+    one = sealed(Question(what="stop", id="mine"), "n\0stop\0yours", "secret")
+    forged = msgspec.structs.replace(one, id=f"yours\0{one.what}\0{one.id}")
+    seals = Seals("n", "secret")
+    with pytest.raises(PermissionDeniedError):
+        seals.check(forged)
+    seen = sealed(Question(what="stop", id="c1"), "n", "secret")
+    with pytest.raises(PermissionDeniedError, match="before"):
+        Seals("n", "secret").check(seen)
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ import msgspec
 
 from common.errors import BY_REASON, DataLossError, InternalError, SlipwayError
 
-MAX_BYTES = 64 << 20
-"""Of an answer, unpacked."""
+MAX_BYTES = 16 << 20
+"""Of an answer, unpacked; of other messages less."""
 
 
 class Row(msgspec.Struct, kw_only=True):
@@ -136,6 +136,7 @@ class Answer(msgspec.Struct, kw_only=True):
     message: str = ""
 
 
+_LIMITS: dict[type[Any], int] = {Question: 64 << 10, Vitals: 4 << 20}
 _encoder = msgspec.msgpack.Encoder()
 
 
@@ -152,9 +153,10 @@ def unpack(data: bytes, kind: type[Any]) -> Any:
     """
     try:
         inflater = zlib.decompressobj()
-        plain = inflater.decompress(data, MAX_BYTES)
+        limit = _LIMITS.get(kind, MAX_BYTES)
+        plain = inflater.decompress(data, limit)
         if inflater.unconsumed_tail:
-            raise DataLossError(f"a message of another opsd is larger than {MAX_BYTES} bytes")
+            raise DataLossError(f"a message of another opsd is larger than {limit} bytes")
         return msgspec.msgpack.decode(plain, type=kind)
     except (zlib.error, msgspec.DecodeError) as exc:
         raise DataLossError(f"a message of another opsd cannot be read: {exc}") from exc

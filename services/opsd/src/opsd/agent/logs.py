@@ -1,13 +1,18 @@
 """The end of a container's log, and what came since. Blocking; reads a bounded part of the file."""
 
 import os
-from pathlib import Path
+import re
+import stat
 from typing import Any
 
 MAX_BYTES = 256 << 10
 MAX_LINES = 2000
 MAX_LINE = 4096
 """Characters of a line that are shown."""
+MAX_DIGITS = 20
+_FORM = re.compile(
+    rb"(\d{4}-\d\d-\d\dT[\d:.]{8,18}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([PF]) (.*)", re.DOTALL
+)
 
 
 def read(path: str, cursor: str, lines: int) -> dict[str, Any]:
@@ -19,19 +24,29 @@ def read(path: str, cursor: str, lines: int) -> dict[str, Any]:
         lines: at most so many of the last ones.
 
     Returns:
-        `lines` as [time, stream, text, whole] and the `cursor` of what comes next; `skipped` when bytes were left out.
+        `lines` as [time, stream, text, whole] and the `cursor` of what comes next; `skipped` when bytes were left out,
+        `missing` when there is no such file.
+
+    A pod may be able to write where its log is: a link or a pipe in its place is no log, and only what has the form
+    of a log's line is shown.
     """
+    nothing = {"lines": [], "cursor": "", "skipped": False, "missing": True}
     try:
-        with Path(path).open("rb") as file:
-            return _read(file, cursor, min(lines, MAX_LINES))
-    except FileNotFoundError:
-        return {"lines": [], "cursor": "", "skipped": False, "missing": True}
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return nothing
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        return nothing
+    with os.fdopen(fd, "rb") as file:
+        return _read(file, cursor, min(lines, MAX_LINES))
 
 
 def _read(file: Any, cursor: str, lines: int) -> dict[str, Any]:
     about = os.fstat(file.fileno())
     inode, _, offset = cursor.partition(":")
-    start = int(offset) if inode == str(about.st_ino) and offset.isdecimal() else 0
+    known = inode == str(about.st_ino) and offset.isdecimal() and len(offset) < MAX_DIGITS
+    start = int(offset) if known else 0
     if start > about.st_size:
         start = 0
     begin = max(start, about.st_size - MAX_BYTES)
@@ -44,17 +59,13 @@ def _read(file: Any, cursor: str, lines: int) -> dict[str, Any]:
         records = records[1:]
     chosen = records[-lines:]
     return {
-        "lines": [_line(record) for record in chosen],
+        "lines": [_line(match) for record in chosen if (match := _FORM.fullmatch(record))],
         "cursor": f"{about.st_ino}:{end}",
         "skipped": skipped or len(chosen) < len(records),
         "missing": False,
     }
 
 
-def _line(record: bytes) -> tuple[str, str, str, bool]:
-    parts = record.split(b" ", 3)
-    if len(parts) < 4:
-        return "", "stdout", record[:MAX_LINE].decode(errors="replace"), True
-    at, stream, tag, body = parts
-    shown = body[:MAX_LINE].decode(errors="replace")
-    return at.decode(errors="replace"), stream.decode(errors="replace"), shown, not tag.startswith(b"P")
+def _line(match: re.Match[bytes]) -> tuple[str, str, str, bool]:
+    at, stream, tag, body = match.groups()
+    return at.decode(), stream.decode(), body[:MAX_LINE].decode(errors="replace"), tag == b"F"

@@ -7,6 +7,8 @@ import hashlib
 import hmac
 import secrets
 
+import msgspec
+
 from common.clock import now_ns
 from common.errors import PermissionDeniedError
 from opsd.news import Question
@@ -28,6 +30,7 @@ class Seals:
         self._node = node
         self._token = token
         self._seen: dict[str, int] = {}
+        self._since_ns = now_ns()
 
     def check(self, question: Question) -> None:
         """Let it pass once.
@@ -35,7 +38,8 @@ class Seals:
         Raises:
             PermissionDeniedError: it is not sealed with this node's token, is old, or came before.
         """
-        if not hmac.compare_digest(question.seal, _seal(question, self._node, self._token)):
+        wanted = _seal(question, self._node, self._token)
+        if not hmac.compare_digest(question.seal.encode(), wanted.encode()):
             raise PermissionDeniedError(
                 f"node {self._node} has another token: give all nodes of the cluster the same one"
             )
@@ -45,12 +49,13 @@ class Seals:
                 f"node {self._node}: the clocks of the nodes differ by more than 30 s"
             )
         self._seen = {nonce: at for nonce, at in self._seen.items() if now - at < 2 * FRESH_NS}
-        if question.nonce in self._seen:
+        # what was asked before we began may have been done by who was here before
+        if question.nonce in self._seen or question.at_ns < self._since_ns:
             raise PermissionDeniedError("this was asked before")
         self._seen[question.nonce] = now
 
 
 def _seal(question: Question, node: str, token: str) -> str:
     options = sorted(question.options.items())
-    told = "\0".join([node, question.what, question.id, repr(options), str(question.at_ns), question.nonce])
-    return hmac.new(token.encode(), told.encode(), hashlib.sha256).hexdigest()
+    told = msgspec.json.encode([node, question.what, question.id, options, question.at_ns, question.nonce])
+    return hmac.new(token.encode(), told, hashlib.sha256).hexdigest()

@@ -49,6 +49,7 @@ STATUS: dict[type[errors.SlipwayError], int] = {
     errors.UnavailableError: 503,
     errors.DeadlineExceededError: 504,
 }
+MAX_DIGITS = 6
 _OBJECT = re.compile(r"/api/v1/(containers|pods|traces)/([^/]+)(?:/([a-z]+))?")
 _QUESTIONS = {
     ("containers", ""): "container",
@@ -117,7 +118,8 @@ class Api:
             raise errors.NotFoundError(f"{request.path[:200]}: there is no such thing")
         node, whole = self._where(object_id)
         options = {name: each for name, each in request.query.items() if name in ("cursor", "lines")}
-        if not options.get("lines", "1").isdecimal():
+        lines = options.get("lines", "1")
+        if not lines.isdecimal() or len(lines) > MAX_DIGITS:
             raise errors.InvalidArgumentError(f"lines {options['lines'][:20]!r}: want a number")
         return _json(await self._cluster.ask(node, Question(what=what, id=whole, options=options)))
 

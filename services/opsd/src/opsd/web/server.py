@@ -155,7 +155,10 @@ async def _read(http: h11.Connection, stream: ByteStream, *, local: bool) -> Req
             return None
     if head is None:
         return None
-    target = urlsplit(head.target.decode("latin-1"))
+    try:
+        target = urlsplit(head.target.decode("latin-1"))
+    except ValueError:
+        return None
     return Request(
         method=head.method.decode(),
         path=unquote(target.path),
