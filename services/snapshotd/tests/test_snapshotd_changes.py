@@ -115,7 +115,7 @@ async def written(node: Any, root: Path, ignore: tuple[str, ...] = ()) -> bytes:
 def looks(root: Path) -> dict[str, tuple[Any, ...]]:
     """Everything of a tree that a layer can tell."""
     found: dict[str, tuple[Any, ...]] = {}
-    links: dict[int, str] = {}
+    links: dict[tuple[int, int], str] = {}
     for here, dirs, files in os.walk(root):
         for name in (
             ("", *sorted(dirs), *sorted(files)) if here == str(root) else (*sorted(dirs), *sorted(files))
@@ -128,7 +128,9 @@ def looks(root: Path) -> dict[str, tuple[Any, ...]]:
             body = path.read_bytes() if kind == stat.S_IFREG else b""
             target = str(path.readlink()) if kind == stat.S_IFLNK else ""
             first = (
-                links.setdefault(status.st_ino, str(path.relative_to(root))) if kind == stat.S_IFREG else ""
+                links.setdefault((status.st_dev, status.st_ino), str(path.relative_to(root)))
+                if kind == stat.S_IFREG
+                else ""
             )
             xattrs = {
                 n: os.getxattr(path, n, follow_symlinks=False)

@@ -5,6 +5,7 @@ import hashlib
 import io
 import os
 import secrets
+import shutil
 import stat
 import tarfile
 from collections.abc import Callable, Iterable
@@ -18,7 +19,8 @@ import zstandard
 from common.errors import DataLossError, InvalidArgumentError, SlipwayError
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
-SNAPSHOTTERS = ("overlayfs", "native")
+HAS_EROFS = bool(shutil.which("mkfs.erofs"))
+SNAPSHOTTERS = ("overlayfs", "native", *(("erofs",) if HAS_EROFS else ()))
 AT = 1_600_000_000
 
 

@@ -46,7 +46,7 @@ def test_as_many_layers_as_overlayfs_takes_fit_into_one_page(
     directory, empty, target = disk / "snapshot", disk / "empty", disk / "target"
     directory.mkdir()
     empty.mkdir()
-    snapshotter = OverlaySnapshotter(disk / "layers", empty)
+    snapshotter = OverlaySnapshotter(lambda layer: disk / "layers" / layer.id / "fs", empty)
     snapshotter.one_by_one = False
     snapshotter.prepare(directory, layers, readonly=readonly, ids=ids)
     snapshotter.mount(directory, target, layers, readonly=readonly, ids=ids)
@@ -65,7 +65,7 @@ def test_an_image_without_layers_is_mounted(disk: Path, ids: IdMappings | None) 
     directory, empty, target = disk / "snapshot", disk / "empty", disk / "target"
     directory.mkdir()
     empty.mkdir()
-    snapshotter = OverlaySnapshotter(disk / "layers", empty)
+    snapshotter = OverlaySnapshotter(lambda layer: disk / "layers" / layer.id / "fs", empty)
     snapshotter.one_by_one = False
     snapshotter.prepare(directory, [], readonly=False, ids=ids)
     snapshotter.mount(directory, target, [], readonly=False, ids=ids)

@@ -7,7 +7,7 @@ such directories are taken from the nearest layer that states them.
 
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -55,15 +55,14 @@ def is_opaque(path: Path) -> bool:
         return False
 
 
-def strata(directory: Path, layers: Sequence[LayerRecord]) -> list[Stratum]:
-    """Layers of a directory, bottom first, as strata, top first, down to one that hides the rest.
+def strata(root_of: Callable[[LayerRecord], Path], layers: Sequence[LayerRecord]) -> list[Stratum]:
+    """Layers, bottom first, as strata, top first, down to one that hides the rest.
 
     A layer that comes twice counts where it is uppermost: overlayfs refuses it twice.
     """
-    implied = {layer.id: frozenset(layer.implied) for layer in layers}
     found: list[Stratum] = []
-    for key in dict.fromkeys(layer.id for layer in reversed(layers)):
-        found.append(Stratum(directory / key / "fs", implied[key]))
+    for layer in {layer.id: layer for layer in reversed(layers)}.values():
+        found.append(Stratum(root_of(layer), frozenset(layer.implied)))
         if is_opaque(found[-1].root):
             break  # overlayfs does not look at this mark on a layer's root
     return found

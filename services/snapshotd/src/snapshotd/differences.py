@@ -15,6 +15,7 @@ from snapshotd.faults import disk_faults
 from snapshotd.layers import Layers
 from snapshotd.ports import Snapshotter
 from snapshotd.records import SnapshotRecord
+from snapshotd.roots import Roots
 from snapshotd.store import Places
 
 
@@ -25,6 +26,7 @@ class Differences:
         records: the snapshots' records, loaded.
         layers: what they stand on.
         places: where they lie.
+        roots: where the layers' trees are.
         snapshotters: by name.
         max_entries: what has more changes is refused.
     """
@@ -34,10 +36,11 @@ class Differences:
         records: RecordStore[SnapshotRecord],
         layers: Layers,
         places: Places,
+        roots: Roots,
         snapshotters: Mapping[str, Snapshotter],
         max_entries: int,
     ) -> None:
-        self._records, self._layers, self._places = records, layers, places
+        self._records, self._layers, self._places, self._roots = records, layers, places, roots
         self._snapshotters, self._max_entries = snapshotters, max_entries
 
     async def changes(self, key: str, ignore: Collection[str]) -> list[Change]:
@@ -86,7 +89,7 @@ class Differences:
 
     def _tree(self, record: SnapshotRecord, ignore: Collection[str]) -> Tree:
         snapshotter = self._snapshotters[record.snapshotter]
-        strata = compose.strata(self._places.layers, self._layers.stack(record.diff_ids))
+        strata = compose.strata(self._roots.tree, self._layers.stack(record.diff_ids))
         return Tree(
             root=snapshotter.writable(self._places.snapshot(record.id)),
             whole=snapshotter.whole,

@@ -7,6 +7,7 @@ import anyio
 import anyio.to_thread
 
 from common.sys import linux
+from common.sys.files import sync_directory
 
 
 class DiskSync:
@@ -38,9 +39,27 @@ class DiskSync:
             self._begun += 1
             await anyio.to_thread.run_sync(self._sync)
 
+    async def sync_file(self, path: Path) -> None:
+        """Return when one file and its name are on disk.
+
+        Raises:
+            OSError: the disk failed.
+        """
+        if self._enabled:
+            await anyio.to_thread.run_sync(_sync_file, path)
+
     def _sync(self) -> None:
         fd = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             linux.syncfs(fd)
         finally:
             os.close(fd)
+
+
+def _sync_file(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+    sync_directory(path.parent)

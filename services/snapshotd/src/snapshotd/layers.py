@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -25,9 +26,10 @@ from snapshotd import meters
 from snapshotd.diff.finish import Unpacked, finish
 from snapshotd.disk import DiskSync
 from snapshotd.faults import disk_faults
-from snapshotd.ports import Bin, Unpacker, UnpackJob
+from snapshotd.ports import Bin, Images, Unpacker, UnpackJob
 from snapshotd.records import LayerRecord
-from snapshotd.store import NEW_PREFIX, Places
+from snapshotd.roots import Roots
+from snapshotd.store import IMAGE, NEW_PREFIX, TREE, Places
 
 _log = get_logger("layers")
 
@@ -70,6 +72,9 @@ class Layers:
         places: where they lie.
         unpacker: unpacks blobs.
         trash: takes what is removed.
+        images: makes layers into EROFS images.
+        only_images: keep new layers as images, and not as trees.
+        roots: where the layers' trees are.
         sync: writes out before a record says so.
         bounds: bounds on layers and on work at the same time.
         task_group: unpackings live in it, not in their callers.
@@ -82,12 +87,16 @@ class Layers:
         places: Places,
         unpacker: Unpacker,
         trash: Bin,
+        images: Images,
+        only_images: bool,
+        roots: Roots,
         sync: DiskSync,
         bounds: Bounds,
         task_group: TaskGroup,
     ) -> None:
         self._records, self._places, self._unpacker = records, places, unpacker
         self._trash, self._sync, self._bounds = trash, sync, bounds
+        self._images, self._only_images, self._roots = images, only_images, roots
         self._group = task_group
         self._limiter = anyio.CapacityLimiter(bounds.max_unpacks)
         self._running: dict[str, _Unpacking] = {}
@@ -161,6 +170,29 @@ class Layers:
         """Count a snapshot that stands on these layers."""
         self._users.update(set(layer_ids))
 
+    def is_held(self, layer_id: str) -> bool:
+        """Whether a snapshot stands on it."""
+        return self._users[layer_id] > 0
+
+    async def add_images(self, layer_ids: Iterable[str]) -> None:
+        """Make the images that these layers lack; they must be held.
+
+        Raises:
+            FailedPreconditionError: this machine has no EROFS.
+            ResourceExhaustedError: the disk is full.
+        """
+        lacking = [layer_id for layer_id in layer_ids if not self._records.get(layer_id).image]
+        if lacking:
+            await anyio.to_thread.run_sync(self._images.check)
+        for layer_id in lacking:
+            async with self._limiter, self._locks[layer_id]:
+                record = self._records.get(layer_id)
+                if record.image:
+                    continue
+                with disk_faults(f"layer {record.diff_id}: cannot be made into an image"):
+                    size_bytes = await self._write_image(self._places.layer(layer_id))
+                await self._records.update(layer_id, partial(_with_image, size_bytes=size_bytes))
+
     async def release(self, layer_ids: Iterable[str]) -> None:
         """Count a snapshot less; layers that only it needed go."""
         for layer_id in set(layer_ids):
@@ -168,6 +200,12 @@ class Layers:
             if self._users[layer_id] > 0:
                 continue
             del self._users[layer_id]
+            held = self._records.find(layer_id)
+            if held and held.image:
+                with _logged("layer.image_not_unmounted"):
+                    await anyio.to_thread.run_sync(
+                        self._roots.release, layer_id, partial(self.is_held, layer_id)
+                    )
             async with self._locks[layer_id]:
                 record = self._records.find(layer_id)
                 if record and record.orphaned and not self._users[layer_id]:
@@ -230,8 +268,15 @@ class Layers:
         directory = self._places.layers / f"{NEW_PREFIX}{blob.diff_id.hex}-{secrets.token_hex(4)}"
         with disk_faults(f"{name}: cannot be unpacked into {self._places.layers}"):
             try:
-                unpacked = await self._lay_out(name, blob, directory / "fs")
-                await self._sync.sync()
+                if self._only_images:
+                    await anyio.to_thread.run_sync(self._images.check)
+                unpacked = await self._lay_out(name, blob, directory / TREE)
+                if self._only_images:
+                    size_bytes = await self._write_image(directory)
+                    await self._trash.throw(directory / TREE)
+                    unpacked = msgspec.structs.replace(unpacked, size_bytes=size_bytes, inodes=1)
+                else:
+                    await self._sync.sync()
                 await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
             except BaseException:
                 with anyio.CancelScope(shield=True):
@@ -266,6 +311,14 @@ class Layers:
             self._group.start_soon(self._warm)
         return unpacked
 
+    async def _write_image(self, directory: Path) -> int:
+        """Make the image of the tree in a layer's directory; returns its bytes on disk."""
+        image = directory / IMAGE
+        with span("snapshotd.layer.image", {"slipway.path": str(image)}):
+            await self._images.write(directory / TREE, image)
+            await self._sync.sync_file(image)
+        return (await anyio.Path(image).stat()).st_blocks * 512
+
     async def _warm(self) -> None:
         with _logged("unpack.helper_not_ready"):
             await self._unpacker.warm()
@@ -282,6 +335,8 @@ class Layers:
             size_bytes=unpacked.size_bytes,
             inodes=unpacked.inodes,
             created_at_ns=now_ns(),
+            tree=not self._only_images,
+            image=self._only_images,
             implied=unpacked.implied,
         )
         event = LayerUnpacked(
@@ -307,13 +362,18 @@ def _orphan(record: LayerRecord) -> LayerRecord:
     return msgspec.structs.replace(record, orphaned=True)
 
 
+def _with_image(record: LayerRecord, size_bytes: int) -> LayerRecord:
+    size_bytes += record.size_bytes
+    return msgspec.structs.replace(record, image=True, size_bytes=size_bytes, inodes=record.inodes + 1)
+
+
 def _adopt(record: LayerRecord) -> LayerRecord:
     return msgspec.structs.replace(record, orphaned=False)
 
 
 @contextmanager
 def _logged(event: str) -> Iterator[None]:
-    """For a step that only saves time: its failure is a line in the log."""
+    """For a step that can be left out: its failure is a line in the log."""
     try:
         yield
     except OSError as exc:

@@ -2,6 +2,7 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 
 import grpc
 
@@ -12,6 +13,7 @@ from common.records import RecordStore
 from common.records.redis import connect
 from common.settings import load, own_dirs, socket_path
 from snapshotd import meters
+from snapshotd.adapters.erofs import ErofsImages
 from snapshotd.adapters.helper import HelperPool
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.native import NativeSnapshotter
@@ -22,7 +24,8 @@ from snapshotd.disk import DiskSync
 from snapshotd.layers import Bounds, Layers
 from snapshotd.ports import Snapshotter
 from snapshotd.reconcile import Reconciler
-from snapshotd.records import NATIVE, OVERLAYFS, LayerRecord, SnapshotRecord
+from snapshotd.records import EROFS, NATIVE, OVERLAYFS, LayerRecord, SnapshotRecord
+from snapshotd.roots import Roots
 from snapshotd.service import Snapshots
 from snapshotd.servicer import SnapshotsServicer
 from snapshotd.settings import Settings
@@ -35,31 +38,29 @@ async def serve(settings: Settings, life: Life) -> None:
     """Load what is here, mend it, and answer until told to stop."""
     run_dir, root = own_dirs(settings, NAME)
     places = Places(root)
-    redis = await connect(settings.redis_url)
-    layer_records = RecordStore(
-        redis, LayerRecord, node=settings.node, owner=NAME, kind="layer", directory=places.layers
-    )
-    snapshot_records = RecordStore(redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot")
-    await layer_records.load()
-    await snapshot_records.load()
+    layer_records, snapshot_records = await _records(settings, places)
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
     helpers = HelperPool(settings.unpack_timeout_s)
     bounds = Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks)
+    mounts = MountPoints(run_dir / "mounts", run_dir.parent)
+    # nobody on the host but root may run what a layer brings
+    image_mounts = MountPoints(run_dir / "layers", run_dir.parent, mode=0o700)
+    images = ErofsImages(settings.unpack_timeout_s)
+    roots = Roots(places, image_mounts, images)
     layers = Layers(
         records=layer_records,
         places=places,
         unpacker=helpers,
         trash=trash,
+        images=images,
+        only_images=settings.snapshotter == EROFS,
+        roots=roots,
         sync=DiskSync(places.layers, enabled=settings.sync),
         bounds=bounds,
         task_group=life.task_group,
     )
-    mounts = MountPoints(run_dir / "mounts", run_dir.parent)
-    snapshotters: dict[str, Snapshotter] = {
-        OVERLAYFS: OverlaySnapshotter(places.layers, places.empty),
-        NATIVE: NativeSnapshotter(places.layers),
-    }
+    snapshotters = _snapshotters(roots, places.empty)
     snapshots = Snapshots(
         records=snapshot_records,
         layers=layers,
@@ -70,7 +71,9 @@ async def serve(settings: Settings, life: Life) -> None:
         trash=trash,
         usage_interval_s=settings.usage_interval_s,
     )
-    await Reconciler(layer_records, snapshot_records, layers, snapshots, places, mounts, trash).run()
+    await Reconciler(
+        layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, trash
+    ).run()
     await helpers.warm()
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url
@@ -79,7 +82,7 @@ async def serve(settings: Settings, life: Life) -> None:
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
     life.start(relay.run, name="relay")
     life.start(snapshots.cache.run, name="usage")
-    differences = Differences(snapshot_records, layers, places, snapshotters, bounds.max_entries)
+    differences = Differences(snapshot_records, layers, places, roots, snapshotters, bounds.max_entries)
     servicer = SnapshotsServicer(layers, snapshots, differences, root)
 
     def register(server: grpc.aio.Server) -> None:
@@ -89,6 +92,28 @@ async def serve(settings: Settings, life: Life) -> None:
         await life.serve(register, socket_path(settings, NAME))
     finally:
         await helpers.close()
+
+
+async def _records(
+    settings: Settings, places: Places
+) -> tuple[RecordStore[LayerRecord], RecordStore[SnapshotRecord]]:
+    """The records of layers and of snapshots, loaded."""
+    redis = await connect(settings.redis_url)
+    layers = RecordStore(
+        redis, LayerRecord, node=settings.node, owner=NAME, kind="layer", directory=places.layers
+    )
+    snapshots = RecordStore(redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot")
+    await layers.load()
+    await snapshots.load()
+    return layers, snapshots
+
+
+def _snapshotters(roots: Roots, empty: Path) -> dict[str, Snapshotter]:
+    return {
+        OVERLAYFS: OverlaySnapshotter(roots.tree, empty),
+        NATIVE: NativeSnapshotter(roots.tree),
+        EROFS: OverlaySnapshotter(roots.image, empty),
+    }
 
 
 def main() -> None:

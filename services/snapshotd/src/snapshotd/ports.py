@@ -42,6 +42,33 @@ class Unpacker(Protocol):
         """Get ready for the next job."""
 
 
+class Images(Protocol):
+    """Layers as images of a filesystem that is only read."""
+
+    def check(self) -> None:
+        """Raise unless this machine can write and mount them. Blocking.
+
+        Raises:
+            FailedPreconditionError: says what is missing.
+        """
+
+    async def write(self, tree: Path, image: Path) -> None:
+        """Make the image of a tree, whole or not at all; not synced.
+
+        Raises:
+            DeadlineExceededError: it took too long.
+            InternalError: with what the program says.
+            OSError: the disk is full.
+        """
+
+    def mount(self, image: Path, target: Path) -> None:
+        """Mount an image; makes the mount point. Blocking.
+
+        Raises:
+            OSError: with the path.
+        """
+
+
 class Snapshotter(Protocol):
     """One way to stack layers. Blocking: runs in a worker thread."""
 

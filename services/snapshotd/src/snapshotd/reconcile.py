@@ -27,16 +27,19 @@ class Reconciler:
     snapshots: Snapshots
     places: Places
     mounts: Mounts
+    image_mounts: Mounts
     trash: Bin
 
     async def run(self) -> None:
         """Mend everything; must be over before the first request."""
-        await anyio.to_thread.run_sync(self.mounts.share)
+        for mounts in (self.mounts, self.image_mounts):
+            await anyio.to_thread.run_sync(mounts.share)
         await self._layers()
         await self._snapshot_directories()
         for record in self.snapshot_records.all():
             self.layers.hold(record.layers)
         await self._mounts()
+        await self._image_mounts()
         await self.layers.drop_orphans()
 
     async def _layers(self) -> None:
@@ -46,10 +49,10 @@ class Reconciler:
                 await self.trash.throw(path)
                 await self._repaired(path.name, "removed a layer directory without a record")
         for record in self.layer_records.all():
-            if not await anyio.Path(self.places.layer(record.id) / "fs").is_dir():
+            if not await anyio.to_thread.run_sync(self.places.has, record):
                 await self.layer_records.delete(record.id)
                 await self.trash.throw(self.places.layer(record.id))
-                await self._repaired(record.diff_id, "forgot a layer whose directory is gone")
+                await self._repaired(record.diff_id, "forgot a layer whose directory or image is gone")
 
     async def _snapshot_directories(self) -> None:
         known = {record.id for record in self.snapshot_records.all()}
@@ -88,6 +91,12 @@ class Reconciler:
                 # its owner decides: a snapshot without a mount can still be removed
                 _log.error("snapshot.not_mounted", key=key, error=str(exc))
                 await self._repaired(key, f"could not mount a snapshot: {exc}"[:500])
+
+    async def _image_mounts(self) -> None:
+        for layer_id in await anyio.to_thread.run_sync(self.image_mounts.points):
+            if not self.layers.is_held(layer_id):
+                await anyio.to_thread.run_sync(self.image_mounts.unmount, layer_id)
+                await self._repaired(layer_id, "unmounted an image that no snapshot stands on")
 
     async def _repaired(self, name: str, what: str) -> None:
         _log.warning("node.repaired", id=name, what=what)

@@ -10,6 +10,7 @@ from common.sys.userns import IdMappings
 SnapshotKey = NewType("SnapshotKey", str)
 OVERLAYFS = "overlayfs"
 NATIVE = "native"
+EROFS = "erofs"
 
 
 class LayerRecord(Record, frozen=True, kw_only=True):
@@ -19,6 +20,10 @@ class LayerRecord(Record, frozen=True, kw_only=True):
     size_bytes: int
     inodes: int
     created_at_ns: int
+    tree: bool = True
+    """It is kept as a directory tree."""
+    image: bool = False
+    """It is kept as an EROFS image."""
     implied: list[str] = msgspec.field(default_factory=list)
     """Directories that the layer goes through without an entry of their own; '' is the root."""
     orphaned: bool = False

@@ -21,7 +21,7 @@ from snapshotd.compose import Stratum
 from snapshotd.faults import disk_faults
 from snapshotd.layers import Blob, Layers
 from snapshotd.ports import Bin, Mounts, Snapshotter
-from snapshotd.records import LayerRecord, SnapshotRecord
+from snapshotd.records import EROFS, LayerRecord, SnapshotRecord
 from snapshotd.store import NEW_PREFIX, Places, write_copy
 from snapshotd.usage import UsageCache, Use
 
@@ -78,6 +78,7 @@ class Snapshots:
             InvalidArgumentError: the key or the snapshotter cannot be, or an entry of the diff is never to be unpacked.
             DataLossError: the diff has another digest.
             NotFoundError: a layer is not here.
+            FailedPreconditionError: this machine lacks what the snapshotter needs.
             ResourceExhaustedError: the disk is full.
         """
         if not _KEY.fullmatch(key):
@@ -106,6 +107,8 @@ class Snapshots:
                 with span(
                     "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(layer_ids)}
                 ):
+                    if name == EROFS:
+                        await self._layers.add_images(layer_ids)
                     async with self._laid_out(key, diff) as laid:
                         return await self._make(key, stack, name, readonly=readonly, ids=ids, laid=laid)
             except BaseException:

@@ -8,8 +8,8 @@ from common.settings import CommonSettings, Count, Seconds
 class Settings(CommonSettings, frozen=True, kw_only=True):
     """What an operator may choose; every duration is in seconds."""
 
-    snapshotter: Literal["overlayfs", "native"] = "overlayfs"
-    """The one for requests that name none; native copies, and works where overlayfs does not."""
+    snapshotter: Literal["overlayfs", "native", "erofs"] = "overlayfs"
+    """The one for requests that name none. native copies, and works where overlayfs does not; with erofs, new layers are kept as EROFS images only."""
     max_unpacks: Count = 3
     """Layers unpacked at the same time."""
     unpack_timeout_s: Seconds = 1800.0

@@ -5,9 +5,12 @@ from pathlib import Path
 import msgspec
 
 from common.observe.log import get_logger
-from snapshotd.records import SnapshotRecord
+from snapshotd.records import LayerRecord, SnapshotRecord
 
 RECORD_FILE = "record.msgpack"
+TREE = "fs"
+IMAGE = "layer.erofs"
+"""What may be in a layer's directory, at least one of them."""
 NEW_PREFIX = ".new-"
 """Begins the name of a directory that is not whole yet; no key and no digest begins so."""
 _log = get_logger("store")
@@ -28,6 +31,17 @@ class Places:
 
     def layer(self, layer_id: str) -> Path:
         return self.layers / layer_id
+
+    def tree(self, layer_id: str) -> Path:
+        return self.layers / layer_id / TREE
+
+    def image(self, layer_id: str) -> Path:
+        return self.layers / layer_id / IMAGE
+
+    def has(self, layer: LayerRecord) -> bool:
+        """Whether all is there that the record says."""
+        tree = not layer.tree or self.tree(layer.id).is_dir()
+        return tree and (not layer.image or self.image(layer.id).is_file())
 
     def snapshot(self, key: str) -> Path:
         return self.snapshots / key

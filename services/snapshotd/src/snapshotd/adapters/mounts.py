@@ -17,11 +17,12 @@ class MountPoints:
     Args:
         directory: made when it is not there.
         run_dir: the node's, made a shared mount.
+        mode: the directory's.
     """
 
-    def __init__(self, directory: Path, run_dir: Path) -> None:
+    def __init__(self, directory: Path, run_dir: Path, mode: int = 0o711) -> None:
         self.directory = directory
-        self._run_dir = run_dir
+        self._run_dir, self._mode = run_dir, mode
 
     def share(self) -> None:
         """Make the directory, and the node's run directory a shared mount, as every service does.
@@ -30,7 +31,7 @@ class MountPoints:
         was made before (the zygote's) would not follow.
         """
         ensure_shared(self._run_dir)
-        self.directory.mkdir(mode=0o711, parents=True, exist_ok=True)
+        self.directory.mkdir(mode=self._mode, parents=True, exist_ok=True)
         self.directory.parent.chmod(0o711)  # the root of a user namespace goes through it to its filesystem
 
     def path(self, key: str) -> Path:

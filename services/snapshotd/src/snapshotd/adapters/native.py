@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from common.sys import linux
@@ -23,13 +24,13 @@ class NativeSnapshotter:
     """See ports.Snapshotter.
 
     Args:
-        layers: the directory of the layers.
+        root_of: where a layer's tree is.
     """
 
     whole = True
 
-    def __init__(self, layers: Path) -> None:
-        self._layers = layers
+    def __init__(self, root_of: Callable[[LayerRecord], Path]) -> None:
+        self._root_of = root_of
 
     def prepare(
         self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
@@ -38,7 +39,7 @@ class NativeSnapshotter:
         root = directory / "root"
         root.mkdir(mode=0o755)
         for layer in layers:
-            _Copy(self._layers / layer.id / "fs", root, frozenset(layer.implied)).run()
+            _Copy(self._root_of(layer), root, frozenset(layer.implied)).run()
         return measure(root)
 
     def lay(self, directory: Path, diff: Stratum) -> None:
@@ -180,7 +181,8 @@ def _copy_data(source_fd: int, target_fd: int, size: int) -> None:
             raise
         end = os.lseek(source_fd, start, os.SEEK_HOLE)
         while start < end:
-            done = os.copy_file_range(source_fd, target_fd, end - start, start, start)
+            os.lseek(target_fd, start, os.SEEK_SET)
+            done = os.sendfile(target_fd, source_fd, start, end - start)
             if not done:
                 return
             start += done

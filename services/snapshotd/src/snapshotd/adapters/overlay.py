@@ -7,6 +7,7 @@ all options in one page: there layers have views with short names.
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
@@ -27,14 +28,14 @@ class OverlaySnapshotter:
     """See ports.Snapshotter.
 
     Args:
-        layers: the directory of the layers.
+        root_of: where a layer's tree is.
         empty: an empty directory, for stacks that are too low for overlayfs.
     """
 
     whole = False
 
-    def __init__(self, layers: Path, empty: Path) -> None:
-        self._layers = layers
+    def __init__(self, root_of: Callable[[LayerRecord], Path], empty: Path) -> None:
+        self._root_of = root_of
         self._empty = empty
 
     def prepare(
@@ -44,7 +45,7 @@ class OverlaySnapshotter:
         if len(layers) > MAX_LAYERS:
             message = f"{len(layers)} layers: overlayfs takes {MAX_LAYERS} at most"
             raise errors.InvalidArgumentError(message)
-        strata = compose.strata(self._layers, layers)
+        strata = compose.strata(self._root_of, layers)
         wanted = compose.repairs(strata)
         # the merged root looks as the uppermost directory does
         top = directory / ("top" if readonly else "upper")
@@ -80,7 +81,7 @@ class OverlaySnapshotter:
         ids: IdMappings | None,
     ) -> None:
         """Mount; in the old way when the kernel has no lowerdir+."""
-        lowers = [str(stratum.root) for stratum in compose.strata(self._layers, layers)]
+        lowers = [str(stratum.root) for stratum in compose.strata(self._root_of, layers)]
         # overlayfs wants a lower directory, and without an upper one two of them
         lowers = lowers or [str(self._empty)]
         tops = [str(directory / "top")] if readonly else []

@@ -188,7 +188,7 @@ class PrepareRequest(_message.Message):
     DIFF_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     snapshotter: _builtins.str
-    """"overlayfs" or "native"; empty for the default."""
+    """"overlayfs", "native" or "erofs"; empty for the default."""
     readonly: _builtins.bool
     @_builtins.property
     def diff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:

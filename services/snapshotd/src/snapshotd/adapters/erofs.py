@@ -1,0 +1,97 @@
+"""Layers as EROFS images: written by mkfs.erofs, mounted from their file.
+
+Files are compressed, which also keeps their holes small: an image has no holes (erofs-utils 1.5).
+"""
+
+import errno
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import anyio
+
+from common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
+from common.sys import linux
+from snapshotd.adapters.mounts import attach
+from snapshotd.adapters.views import opened
+
+COMMAND = "mkfs.erofs"
+_OPTIONS = ("--quiet", "--preserve-mtime", "-zlz4")
+_STACK_BYTES = 256 << 20
+"""It recurses, with a path on the stack for each directory, into trees that a layer may nest 1024 deep."""
+
+
+class ErofsImages:
+    """See ports.Images.
+
+    Args:
+        timeout_s: the most that writing one may take.
+    """
+
+    def __init__(self, timeout_s: float) -> None:
+        self._timeout_s = timeout_s
+
+    def check(self) -> None:
+        """See ports.Images."""
+        if not shutil.which(COMMAND):
+            raise FailedPreconditionError(f"snapshotter 'erofs': {COMMAND} is not installed (erofs-utils)")
+        try:
+            os.close(linux.fsopen("erofs"))
+        except OSError as exc:
+            if exc.errno != errno.ENODEV:
+                raise
+            raise FailedPreconditionError("snapshotter 'erofs': this kernel has no EROFS") from exc
+
+    async def write(self, tree: Path, image: Path) -> None:
+        """See ports.Images."""
+        unfinished = image.with_name(f"{image.name}.new")
+        limits = [f"--stack={_STACK_BYTES}", "--core=0"]
+        command = ["prlimit", *limits, COMMAND, *_OPTIONS, str(unfinished), str(tree)]
+        try:
+            with anyio.fail_after(self._timeout_s):
+                done = await anyio.run_process(
+                    command, check=False, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+                )
+        except TimeoutError as exc:
+            raise DeadlineExceededError(f"{image}: {COMMAND} took longer than {self._timeout_s:g} s") from exc
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            if os.strerror(errno.ENOSPC) in said:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(image))
+            raise InternalError(f"{image}: {COMMAND} ended with status {done.returncode}: {said[-500:]}")
+        unfinished.rename(image)
+
+    def mount(self, image: Path, target: Path) -> None:
+        """See ports.Images."""
+        try:
+            fd = _from_file(image)
+        except OSError as exc:
+            if exc.errno != errno.ENOTBLK:  # before Linux 6.12, or without CONFIG_EROFS_FS_BACKED_BY_FILE
+                raise
+            mount_by_loop(image, target)
+            return
+        with opened(fd):
+            attach(fd, target)
+
+
+def _from_file(image: Path) -> int:
+    """A detached mount of an image."""
+    with opened(linux.fsopen("erofs")) as fd:
+        linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "source", str(image))
+        linux.fsconfig(fd, linux.FSCONFIG_SET_FLAG, "ro")
+        linux.fsconfig(fd, linux.FSCONFIG_CMD_CREATE)
+        return linux.fsmount(fd, linux.MOUNT_ATTR_RDONLY)
+
+
+def mount_by_loop(image: Path, target: Path) -> None:
+    """Mount by a loop device, which goes with the mount.
+
+    Raises:
+        OSError: with what mount(8) says.
+    """
+    target.mkdir(mode=0o700, exist_ok=True)
+    command = ["mount", "-i", "-n", "-t", "erofs", "-o", "ro,loop", "--", str(image), str(target)]
+    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
+    if done.returncode:
+        raise OSError(errno.EIO, done.stderr.strip()[-300:], str(image))

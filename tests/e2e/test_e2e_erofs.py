@@ -1,0 +1,41 @@
+"""A pod whose handler keeps images as EROFS, beside one that does not, on one node."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from devtools.cri import connect
+from devtools.registry import busybox_layer, directory, file, layer
+from tests.support.node import running_node
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
+HANDLERS = {"crun": {"binary": "crun"}, "images": {"binary": "crun", "snapshotter": "erofs"}}
+
+
+async def test_a_handler_chooses_the_snapshotter(shop, tmp_path: Path) -> None:
+    below = layer([directory("etc"), file("etc/kept", b"kept\n"), file("etc/gone", b"x")])
+    image = shop.push("demo/erofs", [busybox_layer(), below, layer([file("etc/.wh.gone", b"")])], {})
+    settings = {"SLIPWAY_RUNTIMED_HANDLERS": json.dumps(HANDLERS)}
+    with running_node(tmp_path, settings=settings) as node:
+        async with connect(node.socket, node.logs) as cri:
+            await cri.pull(image)
+            for handler, kinds in (("images", {"overlay", "erofs"}), ("crun", {"overlay"})):
+                sandbox = cri.sandbox_config(f"on-{handler}", host_network=True)
+                config = cri.container_config("c", image, ["sleep", "1000"])
+                container_id = await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
+                await cri.start(container_id)
+                script = "cat /etc/kept; ls /etc/gone; echo new > /etc/kept; cat /etc/kept"
+                answer = await cri.exec(container_id, ["sh", "-c", script])
+                assert answer.stdout == b"kept\nnew\n"
+                assert mounted(node.run_dir, container_id) == kinds
+                await cri.remove_all()
+                assert mounted(node.run_dir, container_id) == set()
+            assert node.leftovers()["mounts"] == []
+
+
+def mounted(run_dir: Path, key: str) -> set[str]:
+    """Filesystem types of a snapshot and of layers' images."""
+    places = (f"{run_dir}/snapshotd/mounts/{key}", f"{run_dir}/snapshotd/layers/")
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    return {line.split(" - ")[1].split()[0] for line in lines if line.split()[4].startswith(places)}
