@@ -49,6 +49,7 @@ GROUPS = {
     "imageverbs": ("image", "images", "pull", "tag", "untag", "history", "rmi", "push", "save", "load"),
     "troubleverbs": ("why", "trace", "doctor", "ops"),
     "changeverbs": ("diff", "commit"),
+    "buildverbs": ("build",),
     "pruneverbs": ("prune", "system"),
     "nodeverbs": ("events", "status", "config", "completion", "man", "__complete"),
 }

@@ -52,3 +52,15 @@ def test_an_instruction_changes_what_it_is_for(instruction: str, changed: dict) 
 def test_what_is_malformed_is_refused_by_name(instruction: str) -> None:
     with pytest.raises(InvalidArgumentError, match=r"^change "):
         apply(OLD, instruction)
+
+
+def test_a_health_check_and_a_shell_are_told_as_docker_tells_them() -> None:
+    config = apply({}, 'SHELL ["/bin/bash", "-c"]')
+    assert apply(config, "CMD a b")["Cmd"] == ["/bin/bash", "-c", "a b"]
+    checked = apply(config, 'HEALTHCHECK --interval=1m30s --timeout=500ms --retries=2 CMD ["a", "b"]')
+    expected = {"Test": ["CMD", "a", "b"], "Interval": 90 * 10**9, "Timeout": 500 * 10**6, "Retries": 2}
+    assert checked["Healthcheck"] == expected
+    assert apply(config, "HEALTHCHECK NONE")["Healthcheck"] == {"Test": ["NONE"]}
+    for wrong in ("HEALTHCHECK", "HEALTHCHECK --interval=x CMD a", "HEALTHCHECK curl", "SHELL /bin/sh"):
+        with pytest.raises(InvalidArgumentError, match=r"want|nothing"):
+            apply(config, wrong)

@@ -48,7 +48,7 @@ async def commit(arguments: Namespace) -> int:
         created_by="slipway commit",
         changes=arguments.change,
         ignore=_mounts(status),
-        created_ns=_epoch() * 10**9,
+        created_ns=epoch() * 10**9,
     )
     async with imaged(arguments.run_dir) as client, _still(arguments.run_dir, status.id, pause=pause):
         image = await client.commit(request)
@@ -82,7 +82,7 @@ async def _still(run_dir: str, container_id: str, *, pause: bool) -> AsyncIterat
                 await backend.ResumeContainer(runtime.ResumeContainerRequest(container_id=container_id))
 
 
-def _epoch() -> int:
+def epoch() -> int:
     """SOURCE_DATE_EPOCH, by which the same container gives the same image; 0 when it is not set."""
     text = os.environ.get("SOURCE_DATE_EPOCH", "")  # noqa: TID251 - the name that all build tools read
     if text and not (text.isdecimal() and len(text) < 12):

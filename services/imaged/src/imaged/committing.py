@@ -38,6 +38,7 @@ class Wish:
     """What to make of which container."""
 
     snapshot: str
+    """The container's; empty when only the config changes."""
     image: str
     """What the container was made from."""
     name: str = ""
@@ -49,6 +50,10 @@ class Wish:
     ignore: tuple[str, ...] = ()
     created_ns: int = 0
     """When it is said to be made."""
+    steps: tuple[str, ...] = ()
+    """Changes of before, each with a line of its own in the history."""
+    clamp_times: bool = False
+    """Files in the new layer are no younger than the image is said to be."""
 
 
 class Commits:
@@ -126,26 +131,35 @@ class Commits:
     async def _written(self, wish: Wish, base: ImageRecord, needs: Needs) -> tuple[bytes, Manifest]:
         """The new config and manifest; the new layer is stored by then."""
         layers = [Descriptor(b.digest, b.size_bytes, b.media_type) for b in base.layers]
-        async with self._workplace.directory() as directory:
-            path = f"{directory}/diff"
-            written = await self._layers.write_diff(wish.snapshot, path, wish.ignore)
-            if written.entries:
-                layer = await anyio.to_thread.run_sync(_compress, path, f"{directory}/layer")
-                needs.digests.add(layer.digest)
-                needs.diff_ids.add(written.diff_id)
-                await self._content.adopt(layer, f"{directory}/layer")
-                layers.append(layer)
+        diff_id = ""
+        if wish.snapshot:
+            new, diff_id = await self._layer(wish, needs)
+            layers += new
         old = msgspec.json.decode(await self._content.read(base.id))
-        config = msgspec.json.encode(_config(old, wish, written.diff_id if written.entries else ""))
+        config = msgspec.json.encode(_config(old, wish, diff_id))
         digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
         return config, Manifest(Descriptor(digest, len(config), CONFIG_TYPE), tuple(layers))
+
+    async def _layer(self, wish: Wish, needs: Needs) -> tuple[list[Descriptor], str]:
+        """The new layer, stored, and its diff ID; none when nothing changed."""
+        async with self._workplace.directory() as directory:
+            path = f"{directory}/diff"
+            max_mtime_s = wish.created_ns // 10**9 if wish.clamp_times else 0
+            written = await self._layers.write_diff(wish.snapshot, path, wish.ignore, max_mtime_s=max_mtime_s)
+            if not written.entries:
+                return [], ""
+            layer = await anyio.to_thread.run_sync(_compress, path, f"{directory}/layer")
+            needs.digests.add(layer.digest)
+            needs.diff_ids.add(written.diff_id)
+            await self._content.adopt(layer, f"{directory}/layer")
+        return [layer], written.diff_id
 
 
 def _config(old: dict[str, Any], wish: Wish, diff_id: str) -> dict[str, Any]:
     """The config of the image below, with what is new; what a container of a build left in it goes."""
     created = datetime.fromtimestamp(wish.created_ns // 10**9, UTC).isoformat().replace("+00:00", "Z")
     inner = old.get("config") or {}
-    for change in wish.changes:
+    for change in (*wish.steps, *wish.changes):
         inner = instructions.apply(inner, change)
     step = {"created": created, "created_by": wish.created_by, "author": wish.author, "comment": wish.message}
     before = list(old.get("history") or [])
@@ -153,9 +167,11 @@ def _config(old: dict[str, Any], wish: Wish, diff_id: str) -> dict[str, Any]:
     told = sum(not entry.get("empty_layer") for entry in before)
     # layers that nobody told of, so that the new step means the new layer
     before += [{}] * (len(rootfs.get("diff_ids") or []) - told)
-    history = [*before, {key: value for key, value in step.items() if value}]
-    if not diff_id:
-        history[-1]["empty_layer"] = True
+    history = before + [{"created": created, "created_by": text, "empty_layer": True} for text in wish.steps]
+    if wish.snapshot or not wish.steps:
+        history.append({key: value for key, value in step.items() if value})
+        if not diff_id:
+            history[-1]["empty_layer"] = True
     diff_ids = [*(rootfs.get("diff_ids") or []), *([diff_id] if diff_id else [])]
     kept = {k: v for k, v in old.items() if k not in ("container", "container_config", "id", "parent")}
     author = {"author": wish.author} if wish.author else {}

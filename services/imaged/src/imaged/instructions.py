@@ -9,6 +9,15 @@ from typing import Any, NoReturn
 from common.errors import InvalidArgumentError
 
 _SHELL = ["/bin/sh", "-c"]
+_OPTION = re.compile(r"--([a-z-]+)=(\S*)\s+")
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
+_DURATION = re.compile(rf"(?:{_NUMBER}h)?(?:{_NUMBER}m(?!s))?(?:{_NUMBER}s)?(?:{_NUMBER}ms)?")
+_TIMES = {
+    "interval": "Interval",
+    "timeout": "Timeout",
+    "start-period": "StartPeriod",
+    "start-interval": "StartInterval",
+}
 _PORT = re.compile(r"\d{1,5}(-\d{1,5})?(/(tcp|udp|sctp))?")
 
 Config = dict[str, Any]
@@ -57,11 +66,44 @@ def _directory(config: Config, _: str, rest: str) -> Config:
     return {"WorkingDir": rest if rest.startswith("/") else f"{old}/{rest}"}
 
 
-def _command(instruction: str, rest: str) -> list[str]:
+def _command(config: Config, instruction: str, rest: str) -> list[str]:
     found = _list(instruction, rest)
     if found is not None:
         return found
-    return [*_SHELL, rest] if rest else []
+    return [*(config.get("Shell") or _SHELL), rest] if rest else []
+
+
+def _shell(_: Config, instruction: str, rest: str) -> Config:
+    found = _list(instruction, rest)
+    if not found:
+        _refuse(instruction, "want a JSON list of strings")
+    return {"Shell": found}
+
+
+def _health(_: Config, instruction: str, rest: str) -> Config:
+    check: Config = {}
+    while option := _OPTION.match(rest):
+        name, value = option[1], option[2]
+        rest = rest[option.end() :]
+        if name == "retries" and value.isdecimal() and len(value) < 5:
+            check["Retries"] = int(value)
+        elif name in _TIMES and value and (match := _DURATION.fullmatch(value)):
+            check[_TIMES[name]] = _nanoseconds(match)
+        else:
+            _refuse(instruction, f"--{name}={value}: want {', '.join(_TIMES)} as 30s, or retries as 3")
+    word, test = rest.partition(" ")[::2]
+    if word.upper() == "NONE" and not check and not test:
+        return {"Healthcheck": {"Test": ["NONE"]}}
+    if word.upper() != "CMD" or not test.strip():
+        _refuse(instruction, "want NONE, or options and CMD with a command")
+    exact = _list(instruction, test.strip())
+    told = ["CMD", *exact] if exact is not None else ["CMD-SHELL", test.strip()]
+    return {"Healthcheck": {"Test": told} | check}
+
+
+def _nanoseconds(match: re.Match[str]) -> int:
+    hours, minutes, seconds, thousandths = (float(text or 0) for text in match.groups())
+    return int((hours * 3600 + minutes * 60 + seconds) * 10**9 + thousandths * 10**6)
 
 
 def _list(instruction: str, rest: str) -> list[str] | None:
@@ -102,11 +144,13 @@ def _refuse(instruction: str, why: str) -> NoReturn:
 
 
 _KNOWN: dict[str, Callable[[Config, str, str], Config]] = {
-    "CMD": lambda _, instruction, rest: {"Cmd": _command(instruction, rest)},
-    "ENTRYPOINT": lambda _, instruction, rest: {"Entrypoint": _command(instruction, rest)},
+    "CMD": lambda config, instruction, rest: {"Cmd": _command(config, instruction, rest)},
+    "ENTRYPOINT": lambda config, instruction, rest: {"Entrypoint": _command(config, instruction, rest)},
     "ENV": _environment,
     "EXPOSE": _ports,
+    "HEALTHCHECK": _health,
     "LABEL": _labels,
+    "SHELL": _shell,
     "STOPSIGNAL": lambda _, __, rest: {"StopSignal": rest},
     "USER": lambda _, __, rest: {"User": rest},
     "VOLUME": _volumes,

@@ -229,8 +229,13 @@ class WrittenDiff(Protocol):
 class Layers(Protocol):
     """Unpacked layers: snapshotd."""
 
-    async def write_diff(self, key: str, path: str, ignore: Sequence[str] = ()) -> WrittenDiff:
-        """Write what a snapshot changed into a new file, but for what is empty of `ignore`."""
+    async def write_diff(
+        self, key: str, path: str, ignore: Sequence[str] = (), *, max_mtime_s: int = 0
+    ) -> WrittenDiff:
+        """Write what a snapshot changed into a new file, but for what is empty of `ignore`.
+
+        With `max_mtime_s`, nothing in it is younger.
+        """
 
     async def list(self) -> Iterable[Stack]:
         """All snapshots."""

@@ -106,6 +106,8 @@ class ImagesServicer(rpc.ImagesServicer):
             changes=tuple(request.changes),
             ignore=tuple(request.ignore),
             created_ns=request.created_ns or now_ns(),
+            steps=tuple(request.steps),
+            clamp_times=request.clamp_times,
         )
         return await self._image(await self._commits.commit(wish))
 

@@ -59,8 +59,10 @@ class Differences:
         with disk_faults(f"snapshot {key!r}: cannot be read"):
             return await anyio.to_thread.run_sync(lambda: changes(self._tree(record, ignore)))
 
-    async def write(self, key: str, target: str, ignore: Collection[str]) -> Written:
+    async def write(self, key: str, target: str, ignore: Collection[str], *, max_mtime_s: int = 0) -> Written:
         """Write what a snapshot changed as an uncompressed layer into a new file.
+
+        With `max_mtime_s`, nothing in it is younger.
 
         Raises:
             SlipwayError: as `changes`.
@@ -73,7 +75,7 @@ class Differences:
 
         def work() -> Written:
             tree = self._tree(record, ignore)
-            return write_layer(Path(target), tree.root, changes(tree), tree.ids)
+            return write_layer(Path(target), tree.root, changes(tree), tree.ids, max_mtime_s)
 
         with (
             span("snapshotd.snapshot.diff", {"slipway.snapshot": key}),

@@ -86,7 +86,9 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
             yield pb.ChangesChunk(changes=map(_change, found[start : start + _CHUNK]))
 
     async def WriteDiff(self, request: pb.WriteDiffRequest, context: "Context") -> pb.WrittenDiff:
-        written = await self._differences.write(request.key, request.path, request.ignore)
+        written = await self._differences.write(
+            request.key, request.path, request.ignore, max_mtime_s=request.max_mtime_s
+        )
         return pb.WrittenDiff(**written._asdict())
 
     async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:

@@ -94,9 +94,11 @@ class SnapshotdClient:
             for change in chunk.changes:
                 yield change
 
-    async def write_diff(self, key: str, path: str, ignore: Sequence[str] = ()) -> pb.WrittenDiff:
-        """Write what a snapshot changed as an uncompressed layer into a new file."""
-        request = pb.WriteDiffRequest(key=key, path=path, ignore=ignore)
+    async def write_diff(
+        self, key: str, path: str, ignore: Sequence[str] = (), *, max_mtime_s: int = 0
+    ) -> pb.WrittenDiff:
+        """Write what a snapshot changed as an uncompressed layer into a new file; see the proto for the rest."""
+        request = pb.WriteDiffRequest(key=key, path=path, ignore=ignore, max_mtime_s=max_mtime_s)
         return await self._stub.WriteDiff(request, timeout=APPLY_TIMEOUT_S)
 
     async def usage(self, keys: Sequence[str]) -> pb.UsageResponse:

@@ -30,8 +30,12 @@ class Written(NamedTuple):
     entries: int
 
 
-def write_layer(target: Path, root: Path, changes: Sequence[Change], ids: IdMappings | None) -> Written:
+def write_layer(
+    target: Path, root: Path, changes: Sequence[Change], ids: IdMappings | None, max_mtime_s: int = 0
+) -> Written:
     """Write changes of the tree at `root` as an uncompressed layer into a new file; it is synced.
+
+    With `max_mtime_s`, what is younger is told to be from then.
 
     Raises:
         AbortedError: something changed while it was read.
@@ -43,7 +47,7 @@ def write_layer(target: Path, root: Path, changes: Sequence[Change], ids: IdMapp
     try:
         with os.fdopen(fd, "wb") as out:
             hashed = _Hashed(out)
-            writer = _Writer(hashed, root_fd, ids)
+            writer = _Writer(hashed, root_fd, ids, max_mtime_s)
             for change in changes:
                 if not change.implied:
                     writer.add(change)
@@ -68,10 +72,11 @@ class _Hashed:
 
 
 class _Writer:
-    def __init__(self, out: _Hashed, root_fd: int, ids: IdMappings | None) -> None:
+    def __init__(self, out: _Hashed, root_fd: int, ids: IdMappings | None, max_mtime_s: int) -> None:
         self._out = out
         self._root_fd = root_fd
         self._ids = ids
+        self._max_mtime_s = max_mtime_s
         self._links: dict[int, str] = {}
         self.entries = 0
 
@@ -94,6 +99,8 @@ class _Writer:
     def _entry(self, path: str, status: os.stat_result) -> None:
         member = tarfile.TarInfo(path or ".")
         member.mode, member.mtime = stat.S_IMODE(status.st_mode), int(status.st_mtime)
+        if self._max_mtime_s:
+            member.mtime = min(member.mtime, self._max_mtime_s)
         member.uid, member.gid = status.st_uid, status.st_gid
         if self._ids:
             member.uid = self._ids.uids.to_container(status.st_uid)

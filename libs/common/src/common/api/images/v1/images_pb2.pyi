@@ -602,8 +602,10 @@ class CommitRequest(_message.Message):
     CHANGES_FIELD_NUMBER: _builtins.int
     IGNORE_FIELD_NUMBER: _builtins.int
     CREATED_NS_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    CLAMP_TIMES_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
-    """The container's, at snapshotd."""
+    """The container's, at snapshotd; empty when only the config changes."""
     image: _builtins.str
     """What the container was made from."""
     name: _builtins.str
@@ -614,6 +616,8 @@ class CommitRequest(_message.Message):
     """For the history: what made it."""
     created_ns: _builtins.int
     """When the image is said to be made; 0 for now."""
+    clamp_times: _builtins.bool
+    """Files in the new layer are no younger than the image is said to be."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Instructions of a Dockerfile that change the config: CMD, ENTRYPOINT, ENV, …"""
@@ -621,6 +625,10 @@ class CommitRequest(_message.Message):
     @_builtins.property
     def ignore(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Paths that do not count while they are empty: what the runtime made to mount on."""
+
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Instructions as in `changes`, of before: each has a line of its own in the history."""
 
     def __init__(
         self,
@@ -634,10 +642,12 @@ class CommitRequest(_message.Message):
         changes: _abc.Iterable[_builtins.str] | None = ...,
         ignore: _abc.Iterable[_builtins.str] | None = ...,
         created_ns: _builtins.int = ...,
+        steps: _abc.Iterable[_builtins.str] | None = ...,
+        clamp_times: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "created_by", b"created_by", "created_ns", b"created_ns", "ignore", b"ignore", "image", b"image", "message", b"message", "name", b"name", "snapshot", b"snapshot"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "clamp_times", b"clamp_times", "created_by", b"created_by", "created_ns", b"created_ns", "ignore", b"ignore", "image", b"image", "message", b"message", "name", b"name", "snapshot", b"snapshot", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -191,7 +191,7 @@ class ImagesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+        """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -62,7 +62,7 @@ class ImagesStub:
     Copy: _grpc.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Commit: _grpc.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]
-    """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
     Prune: _grpc.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]
     """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
     pinned, or what work is under way with.
@@ -104,7 +104,7 @@ class ImagesAsyncStub(ImagesStub):
     Copy: _aio.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
     Commit: _aio.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]  # type: ignore[assignment]
-    """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
     Prune: _aio.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]  # type: ignore[assignment]
     """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
     pinned, or what work is under way with.
@@ -215,7 +215,7 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         request: _images_pb2.CommitRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
-        """Makes an image of what a container changed. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+        """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
 
     @_abc_1.abstractmethod
     def Prune(

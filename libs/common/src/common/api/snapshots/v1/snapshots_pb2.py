@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'common/api/snapshots/v1/snapshots.proto\x12\x14slipway.snapshots.v1\"o\n\x11\x41pplyLayerRequest\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tblob_path\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"<\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06inodes\x18\x03 \x01(\x04\"%\n\x11ListLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"A\n\x12ListLayersResponse\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.slipway.snapshots.v1.Layer\"\'\n\x13RemoveLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"$\n\x14RemoveLayersResponse\x12\x0c\n\x04kept\x18\x01 \x03(\t\"\xaf\x01\n\x0ePrepareRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12-\n\x03ids\x18\x05 \x01(\x0b\x32 .slipway.snapshots.v1.IdMappings\x12(\n\x04\x64iff\x18\x06 \x01(\x0b\x32\x1a.slipway.snapshots.v1.Diff\"$\n\x04\x44iff\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"@\n\tIdMapping\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\r\x12\x0f\n\x07host_id\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\"j\n\nIdMappings\x12-\n\x04uids\x18\x01 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\x12-\n\x04gids\x18\x02 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\"u\n\x08Snapshot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x03\"F\n\x06\x43hange\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .slipway.snapshots.v1.ChangeKind\"-\n\x0e\x43hangesRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x03(\t\"=\n\x0c\x43hangesChunk\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.slipway.snapshots.v1.Change\"=\n\x10WriteDiffRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x03(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\"C\n\x0bWrittenDiff\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.slipway.snapshots.v1.Snapshot\"\x1c\n\rRemoveRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\x1c\n\x0cUsageRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"T\n\rSnapshotUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\"X\n\rUsageResponse\x12\x33\n\x06usages\x18\x01 \x03(\x0b\x32#.slipway.snapshots.v1.SnapshotUsage\x12\x12\n\nmountpoint\x18\x02 \x01(\t\"\x0f\n\rFsInfoRequest\"\x8f\x01\n\x0e\x46sInfoResponse\x12\x12\n\nmountpoint\x18\x01 \x01(\t\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clayer_inodes\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fsnapshot_inodes\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03*r\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x32\xbb\x07\n\tSnapshots\x12R\n\nApplyLayer\x12\'.slipway.snapshots.v1.ApplyLayerRequest\x1a\x1b.slipway.snapshots.v1.Layer\x12_\n\nListLayers\x12\'.slipway.snapshots.v1.ListLayersRequest\x1a(.slipway.snapshots.v1.ListLayersResponse\x12\x65\n\x0cRemoveLayers\x12).slipway.snapshots.v1.RemoveLayersRequest\x1a*.slipway.snapshots.v1.RemoveLayersResponse\x12O\n\x07Prepare\x12$.slipway.snapshots.v1.PrepareRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12G\n\x03Get\x12 .slipway.snapshots.v1.GetRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12M\n\x04List\x12!.slipway.snapshots.v1.ListRequest\x1a\".slipway.snapshots.v1.ListResponse\x12S\n\x06Remove\x12#.slipway.snapshots.v1.RemoveRequest\x1a$.slipway.snapshots.v1.RemoveResponse\x12U\n\x07\x43hanges\x12$.slipway.snapshots.v1.ChangesRequest\x1a\".slipway.snapshots.v1.ChangesChunk0\x01\x12V\n\tWriteDiff\x12&.slipway.snapshots.v1.WriteDiffRequest\x1a!.slipway.snapshots.v1.WrittenDiff\x12P\n\x05Usage\x12\".slipway.snapshots.v1.UsageRequest\x1a#.slipway.snapshots.v1.UsageResponse\x12S\n\x06\x46sInfo\x12#.slipway.snapshots.v1.FsInfoRequest\x1a$.slipway.snapshots.v1.FsInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'common/api/snapshots/v1/snapshots.proto\x12\x14slipway.snapshots.v1\"o\n\x11\x41pplyLayerRequest\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x11\n\tblob_path\x18\x03 \x01(\t\x12\x12\n\nmedia_type\x18\x04 \x01(\t\x12\x12\n\nsize_bytes\x18\x05 \x01(\x04\"<\n\x05Layer\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0e\n\x06inodes\x18\x03 \x01(\x04\"%\n\x11ListLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"A\n\x12ListLayersResponse\x12+\n\x06layers\x18\x01 \x03(\x0b\x32\x1b.slipway.snapshots.v1.Layer\"\'\n\x13RemoveLayersRequest\x12\x10\n\x08\x64iff_ids\x18\x01 \x03(\t\"$\n\x14RemoveLayersResponse\x12\x0c\n\x04kept\x18\x01 \x03(\t\"\xaf\x01\n\x0ePrepareRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12-\n\x03ids\x18\x05 \x01(\x0b\x32 .slipway.snapshots.v1.IdMappings\x12(\n\x04\x64iff\x18\x06 \x01(\x0b\x32\x1a.slipway.snapshots.v1.Diff\"$\n\x04\x44iff\x12\x0c\n\x04path\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"@\n\tIdMapping\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\r\x12\x0f\n\x07host_id\x18\x02 \x01(\r\x12\x0c\n\x04size\x18\x03 \x01(\r\"j\n\nIdMappings\x12-\n\x04uids\x18\x01 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\x12-\n\x04gids\x18\x02 \x01(\x0b\x32\x1f.slipway.snapshots.v1.IdMapping\"u\n\x08Snapshot\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x10\n\x08\x64iff_ids\x18\x02 \x03(\t\x12\x13\n\x0bsnapshotter\x18\x03 \x01(\t\x12\x10\n\x08readonly\x18\x04 \x01(\x08\x12\x0c\n\x04path\x18\x05 \x01(\t\x12\x15\n\rcreated_at_ns\x18\x06 \x01(\x03\"F\n\x06\x43hange\x12\x0c\n\x04path\x18\x01 \x01(\x0c\x12.\n\x04kind\x18\x02 \x01(\x0e\x32 .slipway.snapshots.v1.ChangeKind\"-\n\x0e\x43hangesRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x03(\t\"=\n\x0c\x43hangesChunk\x12-\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x1c.slipway.snapshots.v1.Change\"R\n\x10WriteDiffRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x0e\n\x06ignore\x18\x02 \x03(\t\x12\x0c\n\x04path\x18\x03 \x01(\t\x12\x13\n\x0bmax_mtime_s\x18\x04 \x01(\x03\"C\n\x0bWrittenDiff\x12\x0f\n\x07\x64iff_id\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x04\x12\x0f\n\x07\x65ntries\x18\x03 \x01(\x04\"\x19\n\nGetRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\r\n\x0bListRequest\"A\n\x0cListResponse\x12\x31\n\tsnapshots\x18\x01 \x03(\x0b\x32\x1e.slipway.snapshots.v1.Snapshot\"\x1c\n\rRemoveRequest\x12\x0b\n\x03key\x18\x01 \x01(\t\"\x10\n\x0eRemoveResponse\"\x1c\n\x0cUsageRequest\x12\x0c\n\x04keys\x18\x01 \x03(\t\"T\n\rSnapshotUsage\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x12\n\nused_bytes\x18\x02 \x01(\x04\x12\x13\n\x0bused_inodes\x18\x03 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x04 \x01(\x03\"X\n\rUsageResponse\x12\x33\n\x06usages\x18\x01 \x03(\x0b\x32#.slipway.snapshots.v1.SnapshotUsage\x12\x12\n\nmountpoint\x18\x02 \x01(\t\"\x0f\n\rFsInfoRequest\"\x8f\x01\n\x0e\x46sInfoResponse\x12\x12\n\nmountpoint\x18\x01 \x01(\t\x12\x13\n\x0blayer_bytes\x18\x02 \x01(\x04\x12\x14\n\x0clayer_inodes\x18\x03 \x01(\x04\x12\x16\n\x0esnapshot_bytes\x18\x04 \x01(\x04\x12\x17\n\x0fsnapshot_inodes\x18\x05 \x01(\x04\x12\r\n\x05\x61t_ns\x18\x06 \x01(\x03*r\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11\x43HANGE_KIND_ADDED\x10\x01\x12\x17\n\x13\x43HANGE_KIND_CHANGED\x10\x02\x12\x17\n\x13\x43HANGE_KIND_DELETED\x10\x03\x32\xbb\x07\n\tSnapshots\x12R\n\nApplyLayer\x12\'.slipway.snapshots.v1.ApplyLayerRequest\x1a\x1b.slipway.snapshots.v1.Layer\x12_\n\nListLayers\x12\'.slipway.snapshots.v1.ListLayersRequest\x1a(.slipway.snapshots.v1.ListLayersResponse\x12\x65\n\x0cRemoveLayers\x12).slipway.snapshots.v1.RemoveLayersRequest\x1a*.slipway.snapshots.v1.RemoveLayersResponse\x12O\n\x07Prepare\x12$.slipway.snapshots.v1.PrepareRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12G\n\x03Get\x12 .slipway.snapshots.v1.GetRequest\x1a\x1e.slipway.snapshots.v1.Snapshot\x12M\n\x04List\x12!.slipway.snapshots.v1.ListRequest\x1a\".slipway.snapshots.v1.ListResponse\x12S\n\x06Remove\x12#.slipway.snapshots.v1.RemoveRequest\x1a$.slipway.snapshots.v1.RemoveResponse\x12U\n\x07\x43hanges\x12$.slipway.snapshots.v1.ChangesRequest\x1a\".slipway.snapshots.v1.ChangesChunk0\x01\x12V\n\tWriteDiff\x12&.slipway.snapshots.v1.WriteDiffRequest\x1a!.slipway.snapshots.v1.WrittenDiff\x12P\n\x05Usage\x12\".slipway.snapshots.v1.UsageRequest\x1a#.slipway.snapshots.v1.UsageResponse\x12S\n\x06\x46sInfo\x12#.slipway.snapshots.v1.FsInfoRequest\x1a$.slipway.snapshots.v1.FsInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'common.api.snapshots.v1.snapshots_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGEKIND']._serialized_start=1774
-  _globals['_CHANGEKIND']._serialized_end=1888
+  _globals['_CHANGEKIND']._serialized_start=1795
+  _globals['_CHANGEKIND']._serialized_end=1909
   _globals['_APPLYLAYERREQUEST']._serialized_start=65
   _globals['_APPLYLAYERREQUEST']._serialized_end=176
   _globals['_LAYER']._serialized_start=178
@@ -62,29 +62,29 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CHANGESCHUNK']._serialized_start=1053
   _globals['_CHANGESCHUNK']._serialized_end=1114
   _globals['_WRITEDIFFREQUEST']._serialized_start=1116
-  _globals['_WRITEDIFFREQUEST']._serialized_end=1177
-  _globals['_WRITTENDIFF']._serialized_start=1179
-  _globals['_WRITTENDIFF']._serialized_end=1246
-  _globals['_GETREQUEST']._serialized_start=1248
-  _globals['_GETREQUEST']._serialized_end=1273
-  _globals['_LISTREQUEST']._serialized_start=1275
-  _globals['_LISTREQUEST']._serialized_end=1288
-  _globals['_LISTRESPONSE']._serialized_start=1290
-  _globals['_LISTRESPONSE']._serialized_end=1355
-  _globals['_REMOVEREQUEST']._serialized_start=1357
-  _globals['_REMOVEREQUEST']._serialized_end=1385
-  _globals['_REMOVERESPONSE']._serialized_start=1387
-  _globals['_REMOVERESPONSE']._serialized_end=1403
-  _globals['_USAGEREQUEST']._serialized_start=1405
-  _globals['_USAGEREQUEST']._serialized_end=1433
-  _globals['_SNAPSHOTUSAGE']._serialized_start=1435
-  _globals['_SNAPSHOTUSAGE']._serialized_end=1519
-  _globals['_USAGERESPONSE']._serialized_start=1521
-  _globals['_USAGERESPONSE']._serialized_end=1609
-  _globals['_FSINFOREQUEST']._serialized_start=1611
-  _globals['_FSINFOREQUEST']._serialized_end=1626
-  _globals['_FSINFORESPONSE']._serialized_start=1629
-  _globals['_FSINFORESPONSE']._serialized_end=1772
-  _globals['_SNAPSHOTS']._serialized_start=1891
-  _globals['_SNAPSHOTS']._serialized_end=2846
+  _globals['_WRITEDIFFREQUEST']._serialized_end=1198
+  _globals['_WRITTENDIFF']._serialized_start=1200
+  _globals['_WRITTENDIFF']._serialized_end=1267
+  _globals['_GETREQUEST']._serialized_start=1269
+  _globals['_GETREQUEST']._serialized_end=1294
+  _globals['_LISTREQUEST']._serialized_start=1296
+  _globals['_LISTREQUEST']._serialized_end=1309
+  _globals['_LISTRESPONSE']._serialized_start=1311
+  _globals['_LISTRESPONSE']._serialized_end=1376
+  _globals['_REMOVEREQUEST']._serialized_start=1378
+  _globals['_REMOVEREQUEST']._serialized_end=1406
+  _globals['_REMOVERESPONSE']._serialized_start=1408
+  _globals['_REMOVERESPONSE']._serialized_end=1424
+  _globals['_USAGEREQUEST']._serialized_start=1426
+  _globals['_USAGEREQUEST']._serialized_end=1454
+  _globals['_SNAPSHOTUSAGE']._serialized_start=1456
+  _globals['_SNAPSHOTUSAGE']._serialized_end=1540
+  _globals['_USAGERESPONSE']._serialized_start=1542
+  _globals['_USAGERESPONSE']._serialized_end=1630
+  _globals['_FSINFOREQUEST']._serialized_start=1632
+  _globals['_FSINFOREQUEST']._serialized_end=1647
+  _globals['_FSINFORESPONSE']._serialized_start=1650
+  _globals['_FSINFORESPONSE']._serialized_end=1793
+  _globals['_SNAPSHOTS']._serialized_start=1912
+  _globals['_SNAPSHOTS']._serialized_end=2867
 # @@protoc_insertion_point(module_scope)

@@ -407,9 +407,12 @@ class WriteDiffRequest(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     IGNORE_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
+    MAX_MTIME_S_FIELD_NUMBER: _builtins.int
     key: _builtins.str
     path: _builtins.str
     """A file to make, absolute."""
+    max_mtime_s: _builtins.int
+    """Times after it are told as it, in seconds since 1970; 0 for none."""
     @_builtins.property
     def ignore(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -418,10 +421,11 @@ class WriteDiffRequest(_message.Message):
         key: _builtins.str = ...,
         ignore: _abc.Iterable[_builtins.str] | None = ...,
         path: _builtins.str = ...,
+        max_mtime_s: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore", b"ignore", "key", b"key", "path", b"path"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["ignore", b"ignore", "key", b"key", "max_mtime_s", b"max_mtime_s", "path", b"path"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,1 @@
+"""Builds images from Dockerfiles: parsed, planned and driven here, made by the node's services."""

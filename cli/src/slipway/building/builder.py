@@ -1,0 +1,427 @@
+"""Makes the stages of a Dockerfile, each step from the image that the step before it made, or from the cache.
+
+A step that changes files is cached under a key: that of what it stands on, what it says, and what it reads. The
+image that it made is named after the key, so that it is found again, and goes with the images that nobody uses.
+"""
+
+import hashlib
+import io
+import json
+import os
+import posixpath
+import re
+import tarfile
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from typing import NoReturn
+
+import anyio.to_thread
+
+from common.api.images.v1 import images_pb2 as pb
+from common.clients.imaged import ImagedClient
+from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
+from slipway.building import config, copying, mounts
+from slipway.building.dockerfile import Instruction, Stage
+from slipway.building.ignore import Ignore
+from slipway.building.progress import Progress, Step
+from slipway.building.variables import expand
+from slipway.building.worker import Job, Worker
+from slipway.commands.changes import MADE
+from slipway.connect import Node, facts
+from slipway.making import image_id
+from slipway.places import Place
+
+CACHE = "localhost/slipway-build"
+"""Repository of what is cached; the tag is the key."""
+_VERSION = "1"
+_HEREDOC = re.compile(r"<<-?[\"']?[A-Za-z_][A-Za-z0-9_]*[\"']?")
+_PREDEFINED = tuple(
+    name for stem in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (stem, stem.upper())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What is wanted of a build."""
+
+    context: Place
+    ignore: Ignore
+    arguments: Mapping[str, str]
+    secrets: Mapping[str, bytes]
+    epoch_s: int | None = None
+    """When all of it is said to be made; None for now."""
+    use_cache: bool = True
+
+
+@dataclass(slots=True)
+class State:
+    """How far a stage is."""
+
+    image: str
+    key: str
+    environment: dict[str, str]
+    directory: str
+    shell: list[str]
+    arguments: dict[str, str] = field(default_factory=dict)
+    pending: dict[str, Instruction] = field(default_factory=dict)
+    """Changes of the config that `image` has not yet."""
+    has_command: bool = False
+
+    @property
+    def values(self) -> dict[str, str]:
+        """What variables mean; ENV wins over ARG."""
+        return self.arguments | self.environment
+
+    def change(self, text: str, step: Instruction) -> None:
+        """Note a change of the config, and what asks for it."""
+        self.pending.pop(text, None)
+        self.pending[text] = step
+        self.key = key(self.key, text)
+
+
+def key(*parts: str) -> str:
+    """The cache key of something that is made of these."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+class Builder:
+    """Builds stages on one node.
+
+    Args:
+        on: the node.
+        images: its imaged.
+        worker: makes the containers.
+        progress: told of each step.
+        wish: what is wanted.
+    """
+
+    def __init__(
+        self, on: Node, images: ImagedClient, worker: Worker, progress: Progress, wish: Wish
+    ) -> None:
+        self._on, self._images, self._worker = on, images, worker
+        self._progress, self._wish = progress, wish
+        self._stages: list[Stage] = []
+        self._done: dict[int, str] = {}
+        self._globals: dict[str, str] = {}
+
+    async def build(self, arguments: list[Instruction], stages: list[Stage], target: str) -> str:
+        """Build a stage and those that it needs, the last one when none is named; returns the image's id.
+
+        Raises:
+            InvalidArgumentError: the Dockerfile is wrong; the message has file, line and instruction.
+            FailedPreconditionError: a command failed.
+        """
+        self._stages = stages
+        for one in arguments:
+            self._globals |= self._argument(one, self._globals, {})
+        wanted = self._stage(target, len(stages)) if target else len(stages) - 1
+        if wanted is None:
+            message = f"--target {target!r}: there is no such stage"
+            raise InvalidArgumentError(message)
+        return await self._built(wanted)
+
+    def _stage(self, name: str, before: int) -> int | None:
+        for number in reversed(range(before)):
+            if name.lower() == self._stages[number].name or name == str(number):
+                return number
+        return None
+
+    async def _built(self, number: int) -> str:
+        if number not in self._done:
+            stage = self._stages[number]
+            try:
+                base = expand(stage.base, self._globals)
+            except InvalidArgumentError as exc:
+                _refuse(stage.start, exc)
+            state = await self._begin(stage, number, base)
+            total = len(stage.steps) + 1
+            for count, step in enumerate(stage.steps, 2):
+                title = f"[{stage.name or f'stage-{number}'} {count}/{total}] {step.text}"
+                with self._progress.step(title) as shown:
+                    try:
+                        await self._step(state, step, number, shown)
+                    except (SlipwayError, OSError) as exc:
+                        _refuse(step, exc)
+            await self._flush(state)
+            self._done[number] = state.image
+        return self._done[number]
+
+    async def _begin(self, stage: Stage, number: int, base: str) -> State:
+        stage.start.options("platform")
+        other = self._stage(base, number)
+        if other is not None:
+            image = await self._built(other)
+        else:
+            title = f"[{stage.name or f'stage-{number}'} 1/{len(stage.steps) + 1}] FROM {base}"
+            with self._progress.step(title):
+                try:
+                    image = await (self._scratch() if base == "scratch" else image_id(self._on, base))
+                except (SlipwayError, OSError) as exc:
+                    _refuse(stage.start, exc)
+        inner = json.loads((await self._images.get(image)).config).get("config") or {}
+        if inner.get("OnBuild"):
+            stage.start.refuse(f"image {base} has ONBUILD instructions, which are not done here")
+        return State(
+            image=image,
+            key=key(_VERSION, image, str(self._wish.epoch_s)),
+            environment=dict(entry.partition("=")[::2] for entry in inner.get("Env") or []),
+            directory=inner.get("WorkingDir") or "/",
+            shell=inner.get("Shell") or ["/bin/sh", "-c"],
+        )
+
+    async def _scratch(self) -> str:
+        """An image without layers."""
+        body = json.dumps(
+            {
+                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
+                    os.uname().machine, os.uname().machine
+                ),
+                "os": "linux",
+                "config": {},
+                "rootfs": {"type": "layers", "diff_ids": []},
+            }
+        ).encode()
+        manifest = json.dumps([{"Config": "config.json", "RepoTags": [], "Layers": []}]).encode()
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name, content in (("config.json", body), ("manifest.json", manifest)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                tar.addfile(info, io.BytesIO(content))
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield archive.getvalue()
+
+        return (await self._images.load(pieces(), name=f"{CACHE}:scratch", replace=True))[0].image.id
+
+    async def _step(self, state: State, step: Instruction, number: int, shown: Step) -> None:
+        match step.word:
+            case "ARG":
+                state.arguments |= self._argument(step, state.values, self._globals)
+            case "RUN":
+                await self._run(state, step, shown)
+            case "COPY" | "ADD":
+                await self._copy(state, step, number, shown)
+            case "WORKDIR":
+                await self._enter(state, step, shown)
+            case word if word in config.WORDS:
+                self._configure(state, step)
+            case _:
+                step.refuse("is not done here")
+
+    def _argument(
+        self, step: Instruction, values: Mapping[str, str], defaults: Mapping[str, str]
+    ) -> dict[str, str]:
+        found = {}
+        for word in step.words:
+            name, joint, value = word.partition("=")
+            if name in self._wish.arguments:
+                found[name] = self._wish.arguments[name]
+            elif joint:
+                found[name] = expand(value, {**values, **found})
+            elif name in defaults:
+                found[name] = defaults[name]
+        return found
+
+    def _configure(self, state: State, step: Instruction) -> None:
+        if step.word != "HEALTHCHECK":
+            step.options()
+        if step.word == "ENTRYPOINT" and not state.has_command:
+            state.change("CMD []", step)  # that of the image below was for its entrypoint
+        state.has_command |= step.word == "CMD"
+        text = config.change(step, state.values)
+        if step.word == "ENV":
+            state.environment |= config.pairs(step, state.values)
+        elif step.word == "SHELL":
+            if not step.exact:
+                step.refuse('want JSON, such as ["/bin/bash", "-c"]')
+            state.shell = list(step.words)
+        state.change(text, step)
+
+    async def _enter(self, state: State, step: Instruction, shown: Step) -> None:
+        path = posixpath.join(state.directory, *(expand(word, state.values) for word in step.words))
+        state.directory = posixpath.normpath(f"/{path.lstrip('/')}")
+        change = f"WORKDIR {state.directory}"
+
+        async def work(container_id: str) -> list[str]:
+            await self._within(
+                container_id, lambda root: copying.make_directories(root, state.directory, 0, 0)
+            )
+            return []
+
+        await self._change(state, key(state.key, change), change, Job(""), work, shown, changes=(change,))
+
+    async def _run(self, state: State, step: Instruction, shown: Step) -> None:
+        options = step.options("mount", "network")
+        if options.get("network", ["default"]) != ["default"]:
+            step.refuse("--network: only default is done here; `slipway build --network` is for all")
+        command = list(step.words) if step.exact else [*state.shell, _script(step)]
+        arguments = {name: value for name, value in state.arguments.items() if name not in state.environment}
+        given = {k: v for k, v in self._wish.arguments.items() if k in _PREDEFINED}
+        new = key(state.key, "RUN", *command, *step.flags, json.dumps(arguments, sort_keys=True))
+        data_dir = facts(self._on.run_dir).get("data_dir", "/var/lib/slipway")
+        texts = options.get("mount", [])
+        with mounts.mounted(step, texts, self._wish.secrets, data_dir, self._on.run_dir) as found:
+            job = Job("", command, given | arguments, found)
+
+            async def work(container_id: str) -> list[str]:
+                code = await self._worker.run(container_id, shown.output)
+                if code:
+                    message = f"the command ended with exit code {code}"
+                    raise FailedPreconditionError(message)
+                return [above for mount in found for above in _above(mount.container_path)]
+
+            await self._change(state, new, step.text, job, work, shown)
+
+    async def _copy(self, state: State, step: Instruction, number: int, shown: Step) -> None:
+        options = step.options("from", "chown", "chmod", "link")
+        *words, target = [expand(word, state.values) for word in step.words]
+        if not words:
+            step.refuse("want SOURCE… TARGET")
+        directory = target.endswith(("/", "/.")) or target == "."
+        target = posixpath.normpath(posixpath.join(state.directory, target)).replace("//", "/")
+        mode = options.get("chmod", [""])[-1]
+        if mode and not re.fullmatch(r"[0-7]{3,4}", mode):
+            step.refuse(f"--chmod={mode}: want an octal number, such as 0755")
+        who = expand(options.get("chown", [""])[-1], state.values)
+        async with self._place(step, options.get("from", [""])[-1], state, number) as (place, ignore):
+            found = await anyio.to_thread.run_sync(_sources, step, words, place, ignore)
+            digest = await anyio.to_thread.run_sync(copying.digest, found)
+            new = key(state.key, step.word, target, str(directory), who, mode, digest)
+
+            async def work(container_id: str) -> list[str]:
+                def write(root: Place) -> None:
+                    uid, gid = copying.owner(root, who) if who else (0, 0)
+                    where = target + "/" if directory and target != "/" else target
+                    copy = copying.Copy(
+                        found, where, uid, gid, int(mode, 8) if mode else None, unpack=step.word == "ADD"
+                    )
+                    copy.write(root)
+
+                await self._within(container_id, write)
+                return []
+
+            await self._change(state, new, step.text, Job(""), work, shown)
+
+    @asynccontextmanager
+    async def _place(
+        self, step: Instruction, name: str, state: State, number: int
+    ) -> AsyncIterator[tuple[Place, Ignore]]:
+        """Where COPY takes from: the context, another stage, or an image."""
+        if step.word == "ADD" and any("://" in word for word in step.words):
+            step.refuse("a URL is not fetched here: fetch it in a RUN")
+        if not name:
+            yield self._wish.context, self._wish.ignore
+            return
+        other = self._stage(expand(name, state.values), number)
+        async with AsyncExitStack() as stack:
+            image = await (self._built(other) if other is not None else image_id(self._on, name))
+            container_id = await stack.enter_async_context(self._worker.container(Job(image)))
+            fd = _opened(await self._worker.root(container_id))
+            stack.callback(os.close, fd)
+            yield Place(fd), copying.EVERYTHING
+
+    async def _within(self, container_id: str, work: Callable[[Place], None]) -> None:
+        fd = _opened(await self._worker.root(container_id))
+        try:
+            await anyio.to_thread.run_sync(work, Place(fd))
+        finally:
+            os.close(fd)
+
+    async def _change(
+        self,
+        state: State,
+        new: str,
+        text: str,
+        job: Job,
+        work: Callable[[str], Awaitable[list[str]]],
+        shown: Step,
+        changes: tuple[str, ...] = (),
+    ) -> None:
+        """Do what changes files, unless the cache has it; `work` returns what of it was only mounted on."""
+        image = await self._cached(new)
+        shown.cached = bool(image)
+        if not image:
+            await self._flush(state)
+            filled = Job(state.image, job.command, job.environment, job.mounts)
+            async with self._worker.container(filled) as container_id:
+                ignore = await work(container_id)
+                wish = pb.CommitRequest(
+                    snapshot=container_id,
+                    ignore=[*MADE, *ignore],
+                    changes=changes,
+                    created_by=text,
+                )
+                image = await self._commit(state.image, new, wish)
+        state.image, state.key, state.pending = image, new, {}
+
+    async def _cached(self, wanted: str) -> str:
+        if not self._wish.use_cache:
+            return ""
+        try:
+            return (await self._images.get(f"{CACHE}:{wanted}")).id
+        except NotFoundError:
+            return ""
+
+    async def _flush(self, state: State) -> None:
+        """Give the image the changes of the config that it has not yet."""
+        if not state.pending:
+            return
+        image = await self._cached(state.key)
+        if not image:
+            try:
+                image = await self._commit(
+                    state.image, state.key, pb.CommitRequest(steps=list(state.pending))
+                )
+            except InvalidArgumentError as exc:
+                for text, step in state.pending.items():
+                    if repr(text[:200]) in exc.message:
+                        _refuse(step, exc)
+                raise
+        state.image, state.pending = image, {}
+
+    async def _commit(self, base: str, name: str, wish: pb.CommitRequest) -> str:
+        wish.image, wish.name = base, f"{CACHE}:{name}"
+        wish.created_ns = (self._wish.epoch_s or 0) * 10**9
+        wish.clamp_times = self._wish.epoch_s is not None
+        return (await self._images.commit(wish)).id
+
+
+def _sources(step: Instruction, words: list[str], place: Place, ignore: Ignore) -> list[copying.Source]:
+    documents = {doc.name: doc.content for doc in step.heredocs}
+    files = [word for word in words if not word.startswith("<<")]
+    return [
+        *copying.sources(place, files, ignore),
+        *(copying.with_content(name, content) for name, content in documents.items()),
+    ]
+
+
+def _script(step: Instruction) -> str:
+    """A RUN in shell form as its shell reads it."""
+    (line,) = step.words
+    if len(step.heredocs) == 1 and _HEREDOC.fullmatch(line.strip()):
+        return step.heredocs[0].content
+    return line + "".join(f"\n{doc.content}{doc.name}" for doc in step.heredocs)
+
+
+def _above(path: str) -> list[str]:
+    """A path and all above it, which were made to mount on."""
+    parts = path.strip("/").split("/")
+    return ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
+
+
+def _opened(path: str) -> int:
+    return os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+
+
+def _refuse(step: Instruction, cause: SlipwayError | OSError) -> NoReturn:
+    """The same error, with where it is."""
+    if isinstance(cause, OSError):
+        message = f"{step.where}: {step.word}: {cause.filename or ''}: {cause.strerror}"
+        raise FailedPreconditionError(message) from cause
+    if cause.message.startswith(f"{step.where}: ") or cause.message.startswith(
+        step.where.rpartition(":")[0] + ":"
+    ):
+        raise cause
+    raise type(cause)(f"{step.where}: {step.word}: {cause.message}") from cause

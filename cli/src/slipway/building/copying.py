@@ -1,0 +1,239 @@
+"""COPY and ADD: what is copied, its digest, and where it goes by Docker's rules.
+
+Sources are resolved by the kernel below the context or a stage's root, targets below the root of the new image:
+neither a path nor a link leads out.
+"""
+
+import fnmatch
+import hashlib
+import io
+import os
+import posixpath
+import stat
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import IO, Any
+
+from common.errors import InvalidArgumentError, NotFoundError
+from slipway.building.ignore import Ignore
+from slipway.places import CHUNK_BYTES, Entry, Place, Target, entries
+
+_WILD = "*?["
+EVERYTHING = Ignore()
+"""Leaves nothing out."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A file or directory to copy; its name is the last part of its path."""
+
+    place: Place
+    path: str
+    """Below the place, without a slash in front."""
+    ignore: Ignore = EVERYTHING
+    content: bytes | None = None
+    """What a heredoc says, in place of a file."""
+
+    @property
+    def name(self) -> str:
+        return posixpath.basename(self.path)
+
+    def is_directory(self) -> bool:
+        return self.content is None and self.place.kind(self.path or ".") == stat.S_IFDIR
+
+    def entries(self) -> Iterator[Entry]:
+        """All of it that counts, its own entry first; a directory's is called '.'."""
+        if self.content is not None:
+            info = tarfile.TarInfo(self.name)
+            info.size, info.mode = len(self.content), 0o644
+            yield info, io.BytesIO(self.content)
+            return
+        held: dict[str, tarfile.TarInfo] = {}
+        root = "." if self.is_directory() else self.name
+        for info, data in entries(self.place, self.path or ".", root, follow=True):
+            below = info.name[2:] if root == "." else ""
+            if info.name != root and self.ignore.leaves_out(posixpath.join(self.path, below)):
+                if info.isdir():
+                    held[info.name] = info
+                continue
+            # a directory that is left out comes all the same when something in it does not
+            parts = info.name.split("/")
+            for count in range(1, len(parts)):
+                above = held.pop("/".join(parts[:count]), None)
+                if above is not None:
+                    yield above, None
+            yield info, data
+
+
+def sources(place: Place, words: list[str], ignore: Ignore) -> list[Source]:
+    """What paths and patterns mean.
+
+    Raises:
+        NotFoundError: one means nothing.
+    """
+    found: list[Source] = []
+    for word in words:
+        path = posixpath.normpath(f"/{word}").lstrip("/")
+        paths = _matching(place, path) if any(c in word for c in _WILD) else [path]
+        there = [one for one in paths if _exists(place, one) and not (one and ignore.leaves_out(one))]
+        if not there:
+            left_out = " (.dockerignore leaves it out)" if any(_exists(place, one) for one in paths) else ""
+            message = f"{word!r}: not found{left_out}"
+            raise NotFoundError(message)
+        found += [Source(place, one, ignore) for one in there]
+    return found
+
+
+def _exists(place: Place, path: str) -> bool:
+    try:
+        return bool(place.kind(path or "."))
+    except OSError as exc:
+        message = f"{path!r}: {exc.strerror}"
+        raise InvalidArgumentError(message) from exc
+
+
+def _matching(place: Place, pattern: str) -> list[str]:
+    found = [""]
+    for part in pattern.split("/"):
+        if not any(c in part for c in _WILD):
+            found = [posixpath.join(above, part) for above in found]
+            continue
+        matched = []
+        for above in found:
+            if place.kind(above or ".") != stat.S_IFDIR:
+                continue
+            with place.opened(above or ".", os.O_RDONLY | os.O_DIRECTORY) as fd:
+                names = sorted(os.listdir(fd))  # noqa: PTH208 - of a descriptor
+            matched += [
+                posixpath.join(above, name)
+                for name in names
+                if fnmatch.fnmatchcase(name, part.replace("[^", "[!"))
+            ]
+        found = matched
+    return found
+
+
+def digest(found: list[Source]) -> str:
+    """Of names, kinds, modes and content; when they were written does not count."""
+    whole = hashlib.sha256()
+    for source in found:
+        whole.update(repr(source.name).encode())
+        for info, data in source.entries():
+            facts = (info.name, info.type, info.mode, info.linkname, info.size, info.devmajor, info.devminor)
+            whole.update(repr(facts).encode())
+            while data is not None and (chunk := data.read(CHUNK_BYTES)):
+                whole.update(chunk)
+    return whole.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """A COPY, or an ADD, which unpacks archives."""
+
+    sources: list[Source]
+    target: str
+    """Absolute; a slash at its end means a directory."""
+    uid: int = 0
+    gid: int = 0
+    mode: int | None = None
+    unpack: bool = False
+
+    def write(self, root: Place) -> None:
+        """Copy into a root.
+
+        Raises:
+            InvalidArgumentError: several things would become one file.
+            OSError: with the path.
+        """
+        into = self.target.endswith("/") or root.kind(self.target) == stat.S_IFDIR
+        if len(self.sources) > 1 and not into:
+            message = f"{self.target!r}: to copy several, the target must be a directory and end with a slash"
+            raise InvalidArgumentError(message)
+        for source in self.sources:
+            if source.is_directory():
+                self._put(root, self.target, source, "")
+            elif self.unpack and (archive := _archive(source)) is not None:
+                with archive:
+                    self._unpack(root, archive)
+            elif into:
+                self._put(root, self.target, source, source.name)
+            else:
+                directory, _, name = self.target.rpartition("/")
+                self._put(root, directory or "/", source, name)
+
+    def _put(self, root: Place, directory: str, source: Source, name: str) -> None:
+        make_directories(root, directory, self.uid, self.gid)
+        target = Target(root, directory, owners=True)
+        for info, data in source.entries():
+            info.name, info.uid, info.gid = name or info.name, self.uid, self.gid
+            if self.mode is not None and not info.issym():
+                info.mode = self.mode
+            target.write(info, data)
+
+    def _unpack(self, root: Place, archive: tarfile.TarFile) -> None:
+        make_directories(root, self.target, 0, 0)
+        target = Target(root, self.target, owners=True)
+        for info in archive:
+            parent = posixpath.dirname(info.name.strip("/"))
+            if parent and ".." not in parent.split("/"):
+                make_directories(root, posixpath.join(self.target, parent), 0, 0)
+            target.write(info, archive.extractfile(info) if info.isreg() else None)
+
+
+def _archive(source: Source) -> tarfile.TarFile | None:
+    """The tar that a file is, compressed or not; None when it is none."""
+    if source.content is not None or source.place.kind(source.path) != stat.S_IFREG:
+        return None
+    fd = source.place.open(source.path, os.O_RDONLY)
+    file: IO[bytes] = os.fdopen(fd, "rb")
+    try:
+        opened: Any = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115 - the caller closes it
+    except tarfile.TarError:
+        file.close()
+        return None
+    return opened  # type: ignore[no-any-return]
+
+
+def make_directories(root: Place, path: str, uid: int, gid: int) -> None:
+    """Make a directory and those above it that are not there."""
+    made = ""
+    for part in (p for p in path.split("/") if p not in ("", ".")):
+        above, made = made, f"{made}/{part}"
+        if root.kind(made) == stat.S_IFDIR:
+            continue
+        with root.opened(above or "/", os.O_PATH | os.O_DIRECTORY) as fd:
+            os.mkdir(part, 0o755, dir_fd=fd)
+            os.chown(part, uid, gid, dir_fd=fd, follow_symlinks=False)
+
+
+def owner(root: Place, text: str) -> tuple[int, int]:
+    """The ids of USER[:GROUP], names by the image's own files.
+
+    Raises:
+        InvalidArgumentError: a name is not there.
+    """
+    user, joint, group = text.partition(":")
+    uid, primary = _ids(root, "passwd", user)
+    return uid, _ids(root, "group", group)[0] if joint else primary
+
+
+def _ids(root: Place, table: str, name: str) -> tuple[int, int]:
+    if name.isascii() and name.isdecimal() and int(name) < 2**31:
+        return int(name), int(name)
+    try:
+        with root.opened(f"etc/{table}", os.O_RDONLY | os.O_NONBLOCK) as fd:
+            lines = Path(f"/proc/self/fd/{fd}").read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    for fields in (line.split(":") for line in lines):
+        if fields[0] == name and len(fields) > 3 and fields[2].isdecimal():
+            return int(fields[2]), int(fields[3]) if fields[3].isdecimal() else int(fields[2])
+    message = f"{name!r}: the image's /etc/{table} has no such name"
+    raise InvalidArgumentError(message)
+
+
+def with_content(name: str, content: str) -> Source:
+    """A heredoc as a file."""
+    return replace(Source(Place(), name), content=content.encode())

@@ -1,0 +1,125 @@
+"""A Dockerfile as stages of instructions; BuildKit's own parser reads it."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+
+import dockerfile
+
+from common.errors import InvalidArgumentError
+
+MAX_BYTES = 1 << 20
+_STAGE = re.compile(r"[a-z][a-z0-9._-]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Heredoc:
+    """Text that follows an instruction."""
+
+    name: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instruction:
+    """One instruction as it is written; nothing is expanded."""
+
+    word: str
+    words: tuple[str, ...]
+    text: str
+    where: str
+    """File and line."""
+    flags: tuple[str, ...] = ()
+    exact: bool = False
+    """In JSON form."""
+    heredocs: tuple[Heredoc, ...] = ()
+
+    def refuse(self, why: str) -> NoReturn:
+        """Raise an InvalidArgumentError that names file, line and instruction."""
+        message = f"{self.where}: {self.word}: {why}"
+        raise InvalidArgumentError(message)
+
+    def options(self, *known: str) -> dict[str, list[str]]:
+        """Its flags by name, each with its values.
+
+        Raises:
+            InvalidArgumentError: one is none of those known.
+        """
+        found: dict[str, list[str]] = {}
+        for flag in self.flags:
+            name, _, value = flag[2:].partition("=")
+            if name not in known:
+                self.refuse(f"--{name} is not known here; known are {', '.join(known) or 'none'}")
+            found.setdefault(name, []).append(value)
+        return found
+
+
+@dataclass(slots=True)
+class Stage:
+    """FROM, and what follows it."""
+
+    start: Instruction
+    name: str
+    base: str
+    steps: list[Instruction] = field(default_factory=list)
+
+
+def read(path: Path) -> tuple[list[Instruction], list[Stage]]:
+    """The ARGs before the first stage, and the stages.
+
+    Raises:
+        InvalidArgumentError: it is no Dockerfile; the message has file, line and instruction.
+        OSError: it cannot be read.
+    """
+    body = path.read_bytes()
+    if len(body) > MAX_BYTES:
+        message = f"{path.name}: {len(body)} bytes are more than a Dockerfile has ({MAX_BYTES})"
+        raise InvalidArgumentError(message)
+    try:
+        found = dockerfile.parse_string(body.decode())
+    except (ValueError, dockerfile.GoParseError) as exc:
+        message = f"{path.name}: {exc}"
+        raise InvalidArgumentError(message) from exc
+    return _staged(path.name, [_instruction(path.name, command) for command in found])
+
+
+def _instruction(name: str, command: "dockerfile.Command") -> Instruction:
+    return Instruction(
+        word=command.cmd.upper(),
+        words=tuple(command.value),
+        text=command.original.strip(),
+        where=f"{name}:{command.start_line}",
+        flags=tuple(command.flags),
+        exact=command.json,
+        heredocs=tuple(Heredoc(doc.name, doc.content) for doc in command.heredocs),
+    )
+
+
+def _staged(name: str, found: Sequence[Instruction]) -> tuple[list[Instruction], list[Stage]]:
+    arguments: list[Instruction] = []
+    stages: list[Stage] = []
+    for one in found:
+        if one.word == "FROM":
+            stages.append(_stage(one))
+        elif stages:
+            stages[-1].steps.append(one)
+        elif one.word == "ARG":
+            arguments.append(one)
+        else:
+            one.refuse("comes before the first FROM, where only ARG may be")
+    if not stages:
+        message = f"{name}: it has no FROM"
+        raise InvalidArgumentError(message)
+    return arguments, stages
+
+
+def _stage(one: Instruction) -> Stage:
+    named = len(one.words) == 3 and one.words[1].upper() == "AS"
+    if len(one.words) != 1 and not named:
+        one.refuse("want FROM IMAGE [AS NAME]")
+    name = one.words[2].lower() if named else ""
+    if name and not _STAGE.fullmatch(name):
+        one.refuse(f"{name!r} is no name for a stage")
+    return Stage(one, name, one.words[0])

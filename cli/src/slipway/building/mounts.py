@@ -1,0 +1,132 @@
+"""RUN --mount: caches that stay on the node, secrets and temporary directories that do not."""
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import InvalidArgumentError
+from slipway.building.dockerfile import Instruction
+
+_KNOWN = {
+    "cache": ("id", "target", "sharing", "mode", "uid", "gid"),
+    "secret": ("id", "target", "required", "mode", "uid", "gid"),
+    "tmpfs": ("target",),
+}
+_ALIASES = {"dst": "target", "destination": "target"}
+
+
+def secrets(texts: list[str]) -> dict[str, bytes]:
+    """The contents of `--secret id=ID,src=FILE` or `id=ID,env=NAME`, by id.
+
+    Raises:
+        InvalidArgumentError: one is malformed.
+        OSError: a file cannot be read.
+    """
+    found = {}
+    for text in texts:
+        fields = dict(part.partition("=")[::2] for part in text.split(","))
+        name, source = fields.get("id", ""), fields.get("src") or fields.get("source")
+        variable = fields.get("env", "")
+        if not name or bool(source) == bool(variable):
+            message = f"--secret {text!r}: want id=ID,src=FILE or id=ID,env=NAME"
+            raise InvalidArgumentError(message)
+        value = os.environ.get(variable, "").encode()  # noqa: TID251 - as the option asks
+        found[name] = Path(source).read_bytes() if source else value
+    return found
+
+
+@contextmanager
+def mounted(
+    step: Instruction, texts: list[str], given: Mapping[str, bytes], data_dir: str, run_dir: str
+) -> Iterator[list[cri.Mount]]:
+    """The mounts of one RUN for as long as it runs; a cache that is not shared is one build's at a time.
+
+    Raises:
+        InvalidArgumentError: one is malformed, a secret that it needs is not given, or another build has the cache.
+    """
+    with ExitStack() as stack:
+        scratch = tempfile.mkdtemp(prefix="build-", dir=run_dir)
+        stack.callback(shutil.rmtree, scratch, ignore_errors=True)
+        made = []
+        for number, text in enumerate(texts):
+            fields = _fields(step, text)
+            where = f"{scratch}/{number}"
+            match fields["type"]:
+                case "cache":
+                    made.append(cri.Mount(host_path=_cache(step, fields, data_dir, stack)))
+                case "tmpfs":
+                    Path(where).mkdir(mode=0o755)
+                    made.append(cri.Mount(host_path=where))
+                case _:
+                    if not _secret(step, fields, given, where):
+                        continue
+                    made.append(cri.Mount(host_path=where, readonly=True))
+            made[-1].container_path = fields["target"]
+        yield made
+
+
+def _fields(step: Instruction, text: str) -> dict[str, str]:
+    fields = {}
+    for part in text.split(","):
+        name, joint, value = part.partition("=")
+        fields[_ALIASES.get(name, name)] = value if joint else "true"
+    kind = fields.setdefault("type", "bind")
+    if kind not in _KNOWN:
+        step.refuse(f"--mount={text}: type {kind!r} is none of {', '.join(_KNOWN)}")
+    for name in fields:
+        if name != "type" and name not in _KNOWN[kind]:
+            step.refuse(f"--mount={text}: {name!r} is none of {', '.join(_KNOWN[kind])}")
+    if kind == "secret":
+        fields.setdefault("id", fields.get("target", "").rpartition("/")[2])
+        fields.setdefault("target", f"/run/secrets/{fields['id']}")
+    target = fields.get("target", "")
+    if not target.startswith("/") or ".." in target.split("/"):
+        step.refuse(f"--mount={text}: target {target!r}: want an absolute path")
+    return fields
+
+
+def _cache(step: Instruction, fields: Mapping[str, str], data_dir: str, stack: ExitStack) -> str:
+    name = hashlib.sha256(fields.get("id", fields["target"]).encode()).hexdigest()
+    path = Path(data_dir, "build-cache", name)
+    if not path.is_dir():
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.chmod(_number(step, fields, "mode", "0755", 8))
+        os.chown(path, _number(step, fields, "uid", "0", 10), _number(step, fields, "gid", "0", 10))
+    if fields.get("sharing", "shared") != "shared":
+        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        stack.callback(os.close, fd)
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            step.refuse(f"another build uses the cache {fields.get('id', fields['target'])!r}: try again")
+    return str(path)
+
+
+def _secret(step: Instruction, fields: Mapping[str, str], given: Mapping[str, bytes], where: str) -> bool:
+    content = given.get(fields["id"])
+    if content is None:
+        if fields.get("required") == "true":
+            step.refuse(f"secret {fields['id']!r} is not given: --secret id={fields['id']},src=FILE")
+        return False
+    with open(where, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(content)
+    os.chown(where, _number(step, fields, "uid", "0", 10), _number(step, fields, "gid", "0", 10))
+    Path(where).chmod(_number(step, fields, "mode", "0400", 8))
+    return True
+
+
+def _number(step: Instruction, fields: Mapping[str, str], name: str, default: str, base: int) -> int:
+    text = fields.get(name, default)
+    try:
+        number = int(text, base)
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**31:
+        step.refuse(f"--mount: {name}={text}: want a number")
+    return number
