@@ -62,7 +62,7 @@ async def test_every_described_metric_comes_with_its_labels(cri, busybox, node) 
     assert values["container_ulimits_soft"] > 0
     labels = dict(zip(BASE, container.metrics[0].label_values, strict=False))
     assert (labels["container"], labels["name"], labels["pod"]) == ("c", container_id, "metered")
-    assert labels["id"].endswith(container_id)
+    assert labels["id"].removesuffix(".scope").endswith(container_id)
     sent = {
         metric.label_values[-1]: metric.value.value
         for metric in found.metrics

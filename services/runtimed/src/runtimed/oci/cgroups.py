@@ -21,6 +21,7 @@ V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hu
 DEFAULT_PARENT = "/slipway"
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 MIN_SHARES, MAX_SHARES = 2, 262144
+CRUN_SUBGROUP = "container"  # below a systemd scope, which is systemd's to write
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
 _CPUSET = re.compile(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*")
@@ -216,8 +217,11 @@ def unlimit_cpu(plan: CgroupPlan) -> None:
     """Take the quota away. Blocking."""
     if plan.version == 1:
         (Path(plan.dirs["cpu"]) / "cpu.cfs_quota_us").write_text("-1")
-    else:
-        (Path(plan.dirs[""]) / "cpu.max").write_text("max")
+        return
+    scope = Path(plan.dirs[""])
+    for directory in (scope, scope / CRUN_SUBGROUP):
+        if (directory / "cpu.max").exists():
+            (directory / "cpu.max").write_text("max")
 
 
 def _memory(res: Any) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from runtimed.oci import (
     mounts,
     process,
     rlimits,
+    scope,
     security,
     sources,
     sysctls,
@@ -110,6 +111,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
         found["apparmorProfile"] = profile
     if label:
         found["selinuxLabel"] = label
+    linux = _linux(inp, frozenset(found["capabilities"]["bounding"]))
     spec: dict[str, Any] = {
         "ociVersion": OCI_VERSION,
         "process": found,
@@ -121,8 +123,8 @@ def build(inp: SpecInput) -> dict[str, Any]:
             resolv_conf=inp.resolv_conf,
             hostname_file=inp.hostname_file,
         ),
-        "annotations": _annotations(inp),
-        "linux": _linux(inp, frozenset(found["capabilities"]["bounding"])),
+        "annotations": _annotations(inp) | scope.annotations(inp.cgroup, linux["resources"]),
+        "linux": linux,
     }
     if mount_label:
         spec["linux"]["mountLabel"] = mount_label

@@ -14,7 +14,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from runtimed import convert, processes, signals
-from runtimed.oci import capabilities, cgroups, idmaps, spec
+from runtimed.oci import capabilities, cgroups, idmaps, scope, spec
+from runtimed.oci.cgroups import CgroupPlan
 from runtimed.record import ContainerRecord, SandboxRecord, User
 from runtimed.use import imagemounts, network, pause, volumes
 from runtimed.use.parts import Parts
@@ -230,11 +231,17 @@ def read_spec(bundle_path: str) -> dict[str, Any]:
     return found
 
 
-def replace_limits(bundle_path: str, resources: dict[str, Any], oom_score_adj: int | None) -> None:
+def replace_limits(
+    bundle_path: str, cgroup: CgroupPlan | None, resources: dict[str, Any], oom_score_adj: int | None
+) -> None:
     """Give a container that was not started yet other limits. Blocking."""
     found = read_spec(bundle_path)
-    devices = found["linux"].get("resources", {}).get("devices", [])
+    old = found["linux"].get("resources", {})
+    devices = old.get("devices", [])
     found["linux"]["resources"] = {"devices": devices, **resources}
+    stale = scope.annotations(cgroup, old)
+    kept = {key: text for key, text in found["annotations"].items() if key not in stale}
+    found["annotations"] = kept | scope.annotations(cgroup, resources)
     if oom_score_adj is not None:
         found["process"]["oomScoreAdj"] = oom_score_adj
     path = Path(bundle_path) / CONFIG

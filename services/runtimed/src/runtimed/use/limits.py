@@ -4,6 +4,7 @@ import json
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 from weakref import WeakValueDictionary
 
 import anyio
@@ -19,7 +20,7 @@ from common.errors import (
 )
 from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
 from runtimed import selection
-from runtimed.oci import cgroups, process, readback, stats
+from runtimed.oci import cgroups, process, readback, scope, stats
 from runtimed.oci.cgroupfiles import tasks
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use import bundle
@@ -67,6 +68,7 @@ class Limits:
             await anyio.to_thread.run_sync(
                 bundle.replace_limits,
                 record.bundle_path,
+                record.cgroup,
                 limits,
                 score if request.linux.oom_score_adj else None,
             )
@@ -103,6 +105,8 @@ class Limits:
 
     async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
         limits = cgroups.resources(values, self._parts.cgroup_version)
+        if record.cgroup:  # first: systemd would write the old ones over what the runtime writes
+            await scope.update(record.cgroup, self._whole(record, values))
         update = partial(self._parts.shims.update, record.socket_path, record.id)
         if values.cpu_quota >= 0 or record.cgroup is None:
             await update(json.dumps(limits).encode())
@@ -110,9 +114,18 @@ class Limits:
         unlimited = {**limits, "cpu": {**limits.get("cpu", {}), "quota": -1}}
         try:
             await update(json.dumps(unlimited).encode())
-        except UnknownError:  # crun 1.8 writes it as a number without sign
+        except UnknownError:  # crun 1.8 writes it as a number without sign on cgroup v1
             await update(json.dumps(limits).encode())
-            await anyio.to_thread.run_sync(cgroups.unlimit_cpu, record.cgroup)
+        await anyio.to_thread.run_sync(cgroups.unlimit_cpu, record.cgroup)  # crun 1.8 leaves it on v2
+
+    def _whole(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> dict[str, Any]:
+        """All limits that shall hold: systemd takes a CPU quota per second, which depends on the period."""
+        merged = cri.LinuxContainerResources.FromString(record.resources)
+        _merge(merged, values)
+        limits = cgroups.resources(merged, self._parts.cgroup_version)
+        if merged.cpu_quota < 0:
+            limits["cpu"] = {**limits.get("cpu", {}), "quota": -1}
+        return limits
 
     async def reopen_log(self, name: str) -> None:
         """Write on in a new log file; returns when it is in use.

@@ -97,10 +97,9 @@ class Tasks:
         self._parts.evidence.forget(record.id)
         where = str(self._parts.record_dir(record.id))
         await anyio.to_thread.run_sync(self._parts.shims.forget_exit, where)
-        limits = cgroups.resources(
-            cri.LinuxContainerResources.FromString(record.resources), self._parts.cgroup_version
-        )
-        await anyio.to_thread.run_sync(bundle.replace_limits, record.bundle_path, limits, None)
+        held = cri.LinuxContainerResources.FromString(record.resources)
+        limits = cgroups.resources(held, self._parts.cgroup_version)
+        await anyio.to_thread.run_sync(bundle.replace_limits, record.bundle_path, record.cgroup, limits, None)
         await self._start(record.id, asked)
 
     async def _start(self, container_id: str, asked: machine.StartAsked | machine.StartAgainAsked) -> None:
