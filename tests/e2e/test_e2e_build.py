@@ -140,3 +140,15 @@ def test_nothing_leads_out_of_the_context_or_the_root(node, busybox, context: Pa
     assert built(node, context, "-t", "held:1").returncode == 0
     ran = node.slipway("run", "--rm", "--network", "host", "held:1", "cat", "/read")
     assert ran.stdout == "of the context"
+
+
+def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, context: Path) -> None:
+    packed = ["tar", "-czf", str(context / "root.tgz"), "-C", "/bin", "busybox"]
+    subprocess.run(packed, check=True, timeout=30)
+    lines = ("FROM scratch", "ADD root.tgz /bin/", "COPY --chmod=0600 <<EOF /etc/note", "line", "EOF")
+    (context / "Dockerfile").write_text("\n".join([*lines, "COPY d*r/k?pt /copied/", ""]))
+    done = built(node, context, "-t", "nothing:1")
+    assert done.returncode == 0, done.stderr
+    words = ("/bin/busybox", "stat", "-c", "%a %n", "/etc/note", "/copied/kept")
+    ran = node.slipway("run", "--rm", "--network", "host", "nothing:1", *words)
+    assert ran.stdout == "600 /etc/note\n644 /copied/kept\n", ran.stderr
