@@ -45,7 +45,7 @@ async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, c
         return now.get((name, labels), 0) - before.get((name, labels), 0)
 
     assert grown("slipway_imaged_pulls_total", '{result="pulled"}') == 1
-    assert now["slipway_imaged_fetched_bytes_total", ""] > 100_000
+    assert ("slipway_imaged_fetched_bytes_total", "") in now  # none may have come: the image may be here
     assert now["slipway_snapshotd_unpacked_bytes_total", ""] > 100_000
     assert (
         grown(
