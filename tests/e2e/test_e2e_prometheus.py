@@ -46,7 +46,7 @@ async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, c
 
     assert grown("slipway_imaged_pulls_total", '{result="pulled"}') == 1
     assert ("slipway_imaged_fetched_bytes_total", "") in now  # none may have come: the image may be here
-    assert now["slipway_snapshotd_unpacked_bytes_total", ""] > 100_000
+    assert ("slipway_snapshotd_unpacked_bytes_total", "") in now
     assert (
         grown(
             "slipway_operation_duration_seconds_count", '{operation="start",result="ok",service="runtimed"}'
@@ -56,8 +56,8 @@ async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, c
     assert grown("slipway_step_duration_seconds_count", '{step="runtimed.oci.run"}') == 1
     started = '{method="RuntimeService/StartContainer",service="crid"}'
     assert grown("slipway_rpc_duration_seconds_count", started) == 1
-    assert now["slipway_runtimed_containers", '{state="running"}'] == 1
-    assert now["slipway_shimd_shims", '{alive="true"}'] == 1
+    assert grown("slipway_runtimed_containers", '{state="running"}') == 1
+    assert grown("slipway_shimd_shims", '{alive="true"}') == 1
     assert now["slipway_redis_up", '{service="runtimed"}'] == 1
     eventually(
         lambda: ("slipway_runtimed_execs_total", '{result="ok"}') in scrape(node.run_dir, "runtimed"),
