@@ -2,11 +2,11 @@
 
 import json
 import socket
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from common.errors import (
     FailedPreconditionError,
@@ -21,6 +21,14 @@ if TYPE_CHECKING:
     from common.clients.shim import ShimClient
     from common.clients.snapshotd import SnapshotdClient
 
+
+class Closable(Protocol):
+    """What is connected to a service."""
+
+    async def close(self) -> None: ...
+
+
+C = TypeVar("C", bound=Closable)
 TIMEOUT_S = 120.0
 OWNER = "io.slipway.cli"
 """Label of sandboxes that the command line made: `run` with one container, which takes it along, or `pod`."""
@@ -92,16 +100,23 @@ def _only(found: Iterable[Any], name: str, kind: str, lister: str) -> Any:
 
 
 @asynccontextmanager
-async def _channel(run_dir: str, service: str) -> AsyncIterator[Any]:
-    from common.rpc.plain import plain_channel
-
+async def _client(run_dir: str, service: str, connect: Callable[[str], C]) -> AsyncIterator[C]:
+    """What `connect` makes of the socket of a service, closed afterwards."""
     path = f"{run_dir}/{service}.sock"
     probe(run_dir, path)
-    opened = plain_channel(path)
+    opened = connect(path)
     try:
         yield opened
     finally:
         await opened.close()
+
+
+@asynccontextmanager
+async def _channel(run_dir: str, service: str) -> AsyncIterator[Any]:
+    from common.rpc.plain import plain_channel
+
+    async with _client(run_dir, service, plain_channel) as opened:
+        yield opened
 
 
 @asynccontextmanager
@@ -127,13 +142,8 @@ async def imaged(run_dir: str) -> AsyncIterator["ImagedClient"]:
     """
     from common.clients.imaged import ImagedClient
 
-    path = f"{run_dir}/imaged.sock"
-    probe(run_dir, path)
-    client = ImagedClient(path)
-    try:
+    async with _client(run_dir, "imaged", ImagedClient) as client:
         yield client
-    finally:
-        await client.close()
 
 
 @asynccontextmanager
@@ -141,13 +151,8 @@ async def snapshotd(run_dir: str) -> AsyncIterator["SnapshotdClient"]:
     """A client of snapshotd; raises as `imaged` does."""
     from common.clients.snapshotd import SnapshotdClient
 
-    path = f"{run_dir}/snapshotd.sock"
-    probe(run_dir, path)
-    client = SnapshotdClient(path)
-    try:
+    async with _client(run_dir, "snapshotd", SnapshotdClient) as client:
         yield client
-    finally:
-        await client.close()
 
 
 @asynccontextmanager

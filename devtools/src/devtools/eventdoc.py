@@ -1,16 +1,13 @@
 """Writes docs/events.md from common.events.schema; `--check` fails when the file has drifted."""
 
-import sys
-from pathlib import Path
-
 import msgspec
 
 from common.events import subjects
 from common.events.bus import MAX_AGE_S, MAX_BYTES
 from common.events.schema import Envelope, Event, all_events
+from devtools import generated
 from devtools.fieldwords import field_words
 
-DOC = Path(__file__).parents[3] / "docs" / "events.md"
 HEAD = f"""# Lifecycle events
 
 Generated from `libs/common/src/common/events/schema.py` by `./dev protos`; do not edit.
@@ -100,11 +97,7 @@ def _type(kind: object) -> str:
 
 def main() -> None:
     """Write the document, or check it."""
-    text = render()
-    if "--check" not in sys.argv:
-        DOC.write_text(text)
-    elif not DOC.exists() or DOC.read_text() != text:
-        sys.exit("docs/events.md has drifted from the schema: run ./dev protos")
+    generated.keep("events.md", render(), "schema")
 
 
 if __name__ == "__main__":

@@ -1,15 +1,14 @@
 """Writes docs/metrics.md from what the services count; `--check` fails when the file has drifted."""
 
 import importlib
-import sys
 from collections.abc import Iterable
 from pathlib import Path
 
 from common.observe import metrics
 from common.observe.metrics import Metric
+from devtools import generated
 
 ROOT = Path(__file__).parents[3]
-DOC = ROOT / "docs" / "metrics.md"
 SHARED = ("common.rpc.meter", "common.events.relay", "common.operations")
 HEAD = """# Metrics
 
@@ -63,11 +62,7 @@ def _table(title: str, found: Iterable[Metric]) -> str:
 
 def main() -> None:
     """Write the document, or check it."""
-    text = render()
-    if "--check" not in sys.argv:
-        DOC.write_text(text)
-    elif not DOC.exists() or DOC.read_text() != text:
-        sys.exit("docs/metrics.md has drifted from the services: run ./dev protos")
+    generated.keep("metrics.md", render(), "services")
 
 
 if __name__ == "__main__":

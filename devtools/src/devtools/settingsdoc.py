@@ -9,9 +9,9 @@ from typing import Any
 import msgspec
 
 from common.settings import CommonSettings, allowed_values
+from devtools import generated
 from devtools.fieldwords import field_words
 
-DOC = Path(__file__).parents[3] / "docs" / "settings.md"
 SERVICES = Path(__file__).parents[3] / "services"
 HEAD = """# Settings
 
@@ -86,11 +86,7 @@ def _choice(cls: type[CommonSettings], key: str) -> str:
 
 def main() -> None:
     """Write the document, or check it."""
-    text = render()
-    if "--check" not in sys.argv:
-        DOC.write_text(text)
-    elif not DOC.exists() or DOC.read_text() != text:
-        sys.exit("docs/settings.md has drifted from the settings: run ./dev protos")
+    generated.keep("settings.md", render(), "settings")
 
 
 if __name__ == "__main__":
