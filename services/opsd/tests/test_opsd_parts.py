@@ -222,6 +222,18 @@ async def test_events_change_what_the_lists_told() -> None:
     assert fleet.where("c") == ("n", "c1")
 
 
+async def test_nodes_that_somebody_makes_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("opsd.fleet.MAX_NODES", 3)
+    fleet = Fleet(100)
+    for number in range(9):
+        fleet.take_vitals(Vitals(node=f"n{number}", at_ns=NOW_NS, interval_s=1))
+    removed = schema.ContainerRemoved(id="c1", sandbox_id="p1")
+    fleet.take_event(1, envelope(removed, NOW_NS))
+    assert (sorted(fleet.nodes), list(fleet.events)) == (["n0", "n1", "n2"], [])
+    fleet.take_vitals(Vitals(node="n1", at_ns=NOW_NS + 5, interval_s=1))
+    assert fleet.nodes["n1"].vitals.at_ns == NOW_NS + 5
+
+
 async def test_lists_older_than_an_event_do_not_undo_it() -> None:
     fleet = Fleet(100)
     fleet.take_lists(lists(NOW_NS, "c1", "c2"))

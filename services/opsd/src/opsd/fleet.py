@@ -24,6 +24,7 @@ OVERLAP_MS = 2_000
 """An event so little older than lists may be missing in them: it is stamped before its change can be seen."""
 FORGET_MS = 120_000
 """For how long it is remembered that an object was removed, so that older lists do not bring it back."""
+MAX_NODES = 1_000
 
 
 class NodeView:
@@ -111,6 +112,10 @@ class Fleet:
             view = self.nodes[name] = NodeView(name)
         return view
 
+    def _admits(self, name: str) -> bool:
+        """Whether a node is known, or there is room for one more: who may write to NATS can call itself anything."""
+        return name in self.nodes or len(self.nodes) < MAX_NODES
+
     def connected(self, *, yes: bool, error: str = "") -> None:
         """NATS answers, or not any more."""
         if yes != self.link["connected"]:
@@ -126,6 +131,8 @@ class Fleet:
 
     def take_vitals(self, vitals: Vitals) -> None:
         """A heartbeat."""
+        if not self._admits(vitals.node):
+            return
         view = self.node(vitals.node)
         view.vitals, view.heard_s, view.up = vitals, anyio.current_time(), True
         machine = vitals.machine
@@ -159,6 +166,8 @@ class Fleet:
 
     def take_event(self, sequence: int, envelope: Envelope) -> None:
         """A lifecycle event."""
+        if not self._admits(envelope.node):
+            return
         row = event_row(sequence, envelope)
         view = self.node(envelope.node)
         if about := view.containers.get(row["id"]) or view.pods.get(row["id"]):
