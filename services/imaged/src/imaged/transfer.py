@@ -219,9 +219,11 @@ class Transfers:
             _log.exception("push.bug", reference=str(transfer.target))
             transfer.error = InternalError(f"push of {transfer.target}: internal error: {type(exc).__name__}")
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._leases.collect(needs.digests, set())
-            transfer.done.set()
+            try:
+                with anyio.CancelScope(shield=True):
+                    await self._leases.collect(needs.digests, set())
+            finally:
+                transfer.done.set()
 
     async def _send(
         self,

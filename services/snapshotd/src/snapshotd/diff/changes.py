@@ -216,8 +216,11 @@ def _is_opaque(fd: int) -> bool:
 def _is_empty(fd: int, name: str, status: os.stat_result) -> bool:
     if not stat.S_ISDIR(status.st_mode):
         return stat.S_ISREG(status.st_mode) and status.st_size == 0
-    with opened(fd, name, os.O_RDONLY | os.O_DIRECTORY) as inner:
-        return not _names(inner)
+    try:
+        with opened(fd, name, os.O_RDONLY | os.O_DIRECTORY) as inner:
+            return not _names(inner)
+    except FileNotFoundError:
+        return True  # gone meanwhile, and ignored
 
 
 def _names(directory: int | Path) -> list[str]:
