@@ -5,12 +5,10 @@ image that it made is named after the key, so that it is found again, and goes w
 """
 
 import hashlib
-import io
 import json
 import os
 import posixpath
 import re
-import tarfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -21,7 +19,7 @@ import anyio.to_thread
 from common.api.images.v1 import images_pb2 as pb
 from common.clients.imaged import ImagedClient
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
-from slipway.building import config, copying, mounts
+from slipway.building import config, copying, mounts, scratch
 from slipway.building.dockerfile import Instruction, Stage
 from slipway.building.ignore import Ignore
 from slipway.building.progress import Progress, Step
@@ -172,26 +170,9 @@ class Builder:
 
     async def _scratch(self) -> str:
         """An image without layers."""
-        body = json.dumps(
-            {
-                "architecture": {"x86_64": "amd64", "aarch64": "arm64"}.get(
-                    os.uname().machine, os.uname().machine
-                ),
-                "os": "linux",
-                "config": {},
-                "rootfs": {"type": "layers", "diff_ids": []},
-            }
-        ).encode()
-        manifest = json.dumps([{"Config": "config.json", "RepoTags": [], "Layers": []}]).encode()
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w") as tar:
-            for name, content in (("config.json", body), ("manifest.json", manifest)):
-                info = tarfile.TarInfo(name)
-                info.size = len(content)
-                tar.addfile(info, io.BytesIO(content))
 
         async def pieces() -> AsyncIterator[bytes]:
-            yield archive.getvalue()
+            yield scratch.archive()
 
         return (await self._images.load(pieces(), name=f"{CACHE}:scratch", replace=True))[0].image.id
 
