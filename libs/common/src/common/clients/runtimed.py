@@ -89,13 +89,6 @@ class RuntimedClient:
         deadline_s = timeout_s + self._timeout_s if timeout_s else None
         return await self.stub.ExecSync(request, timeout=deadline_s)
 
-    async def prepare_exec(
-        self, container_id: str, cmd: Sequence[str], *, tty: bool = False, stdin: bool = False
-    ) -> pb.ShimAddress:
-        """Where to stream a command."""
-        request = pb.PrepareExecRequest(container_id=container_id, cmd=cmd, tty=tty, stdin=stdin)
-        return await self.stub.PrepareExec(request, timeout=self._timeout_s)
-
     async def prepare_attach(self, container_id: str) -> pb.ShimAddress:
         """Where to stream a container's stdio."""
         request = pb.PrepareAttachRequest(container_id=container_id)

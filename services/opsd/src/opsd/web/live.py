@@ -4,7 +4,7 @@ state   everything: once, at the beginning
 patch   what changed since: nodes, pods, containers, gone ids, use, events; at most 20 a second
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import anyio
@@ -23,7 +23,7 @@ FIRST_EVENTS = 300
 NS_PER_MS = 1_000_000
 
 
-async def stream(fleet: Fleet, self_facts: dict[str, Any]) -> AsyncIterator[bytes]:
+async def stream(fleet: Fleet, self_facts: dict[str, Any]) -> AsyncGenerator[bytes, None]:
     """Server-sent events for one page, until it goes."""
     changes = fleet.open(MAX_EVENTS)
     sent_s = 0.0

@@ -1,6 +1,7 @@
 """HTTP/1.1 on sockets: reads requests, bounded, and writes what the application answers."""
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
@@ -51,7 +52,7 @@ class Reply:
     body: bytes = b""
     kind: str = "application/json"
     headers: dict[str, str] = field(default_factory=dict)
-    stream: AsyncIterator[bytes] | None = None
+    stream: AsyncGenerator[bytes, None] | None = None
 
 
 Application = Callable[[Request], Awaitable[Reply]]
@@ -117,8 +118,9 @@ class Server:
         await _send(stream, head)
         async with anyio.create_task_group() as group:
             group.start_soon(_watch, stream, group.cancel_scope)
-            async for piece in reply.stream:
-                await _send(stream, http.send(h11.Data(data=piece)) or b"")
+            async with aclosing(reply.stream) as pieces:  # a page that has gone is forgotten now
+                async for piece in pieces:
+                    await _send(stream, http.send(h11.Data(data=piece)) or b"")
             group.cancel_scope.cancel()
 
 
