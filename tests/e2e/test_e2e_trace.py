@@ -42,10 +42,13 @@ def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node,
     drawn = on_a_terminal(node, "trace", "traced")
     assert "runtimed: runtimed.oci.run" in drawn
     assert "━" in drawn
-    found = json.loads(node.slipway("trace", "-o", "json", "traced").stdout)
-    assert names(found["traces"][0]) == [
-        span["name"].rpartition("/")[2] for span in found["spans"] if span["trace"] == found["traces"][0]
-    ]
+
+    def the_same_by_the_traces_id() -> bool:
+        found = json.loads(node.slipway("trace", "-o", "json", "traced").stdout)
+        first = [span for span in found["spans"] if span["trace"] == found["traces"][0]]
+        return names(found["traces"][0]) == [span["name"].rpartition("/")[2] for span in first]
+
+    eventually(the_same_by_the_traces_id, what="no span of the start is under way")
     assert node.slipway("rm", "-f", "traced").returncode == 0
     eventually(lambda: "runtimed.container.remove" in names(container_id), what="the spans of its end")
     node.kill("opsd")
