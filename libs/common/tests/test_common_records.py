@@ -185,6 +185,26 @@ async def test_events_reach_jetstream_once_and_in_order_whatever_dies(
     assert seen == [(1, SandboxCreated, 1), (2, SandboxReady, 2), (3, SandboxRemoved, 3)]
 
 
+@pytest.mark.timeout(60)
+async def test_the_events_of_an_object_that_is_made_again_are_relayed_too(
+    redis: RedisServer, nats: NatsServer
+) -> None:
+    store = await store_at(redis)
+    for _ in range(2):
+        await store.create(Thing(id="a"), SandboxReady(id="a"))
+        await store.delete("a", SandboxRemoved(id="a"))
+    async with anyio.create_task_group() as group:
+        relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+        group.start_soon(relay.run)
+        seen = []
+        async for envelope in follow(nats.url, since_ns=1):
+            seen.append(envelope.fields()["type"])
+            if len(seen) == 4:
+                break
+        group.cancel_scope.cancel()
+    assert seen == ["sandbox.ready.v1", "sandbox.removed.v1"] * 2
+
+
 async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServer) -> None:
     client = await nats_client.connect(nats.url)
     stream = client.jetstream()

@@ -367,7 +367,7 @@ class Envelope(msgspec.Struct, frozen=True, kw_only=True):
     schema: int = SCHEMA
     """Version of the envelope."""
     id: str
-    """`<object id>:<revision>`, also the Nats-Msg-Id; a repeated one is the same event."""
+    """`<node>:<kind>:<object id>:<revision>:<at_ns>`, also the Nats-Msg-Id; a repeated one is the same event."""
     seq: int = 0
     """Grows by one with each event of one service on one node."""
     at_ns: int

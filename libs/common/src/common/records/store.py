@@ -179,9 +179,8 @@ class RecordStore(Generic[R]):
     async def emit(self, *events: Event) -> None:
         """Put events into the outbox that belong to no record of this store."""
         for event in events:
-            mark = f"emit:{event.id}:{now_ns()}"
-            envelope = self._envelope(event, 0, mark)
-            await self._transition(mark, "", "", b"", [envelope])
+            mark = f"emit:{event.id}"
+            await self._transition(f"{mark}:{now_ns()}", "", "", b"", [self._envelope(event, 0, mark)])
 
     def _changed(self, record: R, facts: Sequence[Event]) -> None:
         for tell in self._tell if facts else ():
@@ -219,11 +218,13 @@ class RecordStore(Generic[R]):
             for n, event in enumerate(facts)
         ]
 
-    def _envelope(self, event: Event, revision: int, envelope_id: str) -> bytes:
+    def _envelope(self, event: Event, revision: int, name: str) -> bytes:
+        at_ns = now_ns()
         return encoder.encode(
             Envelope(
-                id=f"{self._node}:{self._kind}:{envelope_id}",
-                at_ns=now_ns(),
+                # the time tells it from the same change of an object that had this id before
+                id=f"{self._node}:{self._kind}:{name}:{at_ns}",
+                at_ns=at_ns,
                 node=self._node,
                 source=self._owner,
                 revision=revision,
