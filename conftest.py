@@ -1,6 +1,7 @@
 """Fixtures that every suite has, and the deadline of each test."""
 
 import inspect
+import signal
 from collections.abc import AsyncIterator
 
 import pytest
@@ -9,6 +10,12 @@ from tests.support.pace import patience, within
 
 GUARD = 3
 """An async test that ignores its deadline this many times over blocks the loop: then pytest-timeout raises in it."""
+
+
+def pytest_configure() -> None:
+    """Take SIGINT, which a shell's background job has ignored: what the tests start would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
