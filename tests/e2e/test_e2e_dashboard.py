@@ -106,6 +106,8 @@ async def test_a_page_of_a_container_shows_its_log_trace_and_processes(
         lambda: ask(node.run_dir, f"/api/v1/containers/{container_id}")[0] == 200,
         what="opsd knows the container",
     )
+    page.goto(node.slipway("dashboard").stdout.strip())
+    page.until("location.hash === '#/overview'")
     go(page, f"containers/{container_id}")
     shows(page, "talker")
     shows(page, "vault/token=")
@@ -207,6 +209,8 @@ async def test_nothing_that_a_container_says_becomes_part_of_the_page(page: Page
     for place in ("overview", "containers", "pods", "events"):
         go(page, place)
         shows(page, "onload=" if place == "containers" else "onerror=")
+    page.goto(node.slipway("dashboard").stdout.strip())
+    page.until("location.hash === '#/overview'")
     go(page, f"containers/{container_id}")
     shows(page, "javascript=javascript:")
     page.press("2")
@@ -301,6 +305,36 @@ async def test_actions_want_the_token(page: Page, cri, node, busybox) -> None:
     page.press("Tab", "Enter")  # to cancel is what Enter does at first
     await exited(cri, container_id)
     shows(page, "exit 137")
+
+
+async def test_logs_and_processes_are_shown_to_who_has_the_token(page: Page, cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "private", busybox, ["sh", "-c", TALKS])
+    eventually(
+        lambda: ask(node.run_dir, f"/api/v1/containers/{container_id}")[0] == 200,
+        what="opsd knows the container",
+    )
+    go(page, f"containers/{container_id}")
+    for digit, there in (("2", "line 3"), ("4", "sleep 0.2")):
+        page.press(digit)
+        shows(page, "want the token")
+        assert there not in page.run("document.querySelector('.part').innerText")
+    page.shot(SHOTS / "locked.png")
+    page.click(".locked button")
+    page.until("!!document.querySelector('dialog[open] input')")
+    page.press(*(node.data_dir / "opsd" / "token").read_text(), "Enter")
+    shows(page, "sleep 0.2")
+    page.press("2")
+    shows(page, "line 3")
+    page.run("sessionStorage.clear()")
+    page.goto(node.slipway("dashboard").stdout.strip())  # in a page that is open already
+    page.until("location.hash === '#/overview'")
+    assert page.run("history.length > 1 && !document.URL.includes('token')")
+    go(page, f"containers/{container_id}")
+    page.press("2")
+    shows(page, "line 3")
+    page.listen()
+    # the refused requests are on the console
+    page.problems[:] = [each for each in page.problems if "status of 403" not in each]
 
 
 async def test_the_log_of_events_is_shown_as_it_was(page: Page, cri, node, busybox) -> None:

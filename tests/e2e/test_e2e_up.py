@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import select
 import signal
 import socket
@@ -52,16 +53,20 @@ def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path):
 def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir, tmp_path):
     """Two of Redis would write to one file; whoever follows NATS knows its port."""
 
-    def run(verb: str) -> None:
+    def run(verb: str) -> str:
         command = [SLIPWAY_NODE, verb, "--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=patience(80))
+        return subprocess.run(
+            command, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(80)
+        ).stdout
 
     def state() -> dict[str, Any]:
         found: dict[str, Any] = json.loads((run_dir / "node.json").read_text())
         return found
 
-    run("up")
+    said = run("up")
     try:
+        token = (tmp_path / "opsd/token").read_text()
+        assert re.search(rf"  page    http://127.0.0.1:\d+/#token={token}\n", said)
         before = state()
         supervisor = os.pidfd_open(before["supervisor"])
         signal.pidfd_send_signal(supervisor, signal.SIGKILL)

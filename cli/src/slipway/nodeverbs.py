@@ -8,7 +8,7 @@ SERVICES = ("imaged", "snapshotd", "runtimed", "shimd", "crid", "opsd")
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
-    """`events`, `status`, `completion`."""
+    """`events`, `status`, `dashboard`, `config`, `completion`."""
     examples = """
         slipway events  what happens from now on
         slipway events --since 10m --filter kind=container  what happened to containers, and goes on
@@ -28,6 +28,11 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_output(events)
     examples = "slipway status && echo ready  its exit code is 1 when a condition is not met"
     add_output(add_verb(verbs, "status", "conditions and handlers of the node", "observe:status", examples))
+    examples = """
+        slipway dashboard  open what it prints in a browser of this machine
+        ssh -L 9440:127.0.0.1:9440 root@NODE slipway dashboard  or of another: leave it running while you look"""
+    text = "print the link to the dashboard, with the token for logs, processes and actions"
+    add_verb(verbs, "dashboard", text, "dashboard:dashboard", examples)
     _config(verbs)
     examples = """
         eval "$(slipway completion bash)"  in ~/.bashrc

@@ -18,6 +18,7 @@ import anyio
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.clients import opsd
 from common.errors import (
     DeadlineExceededError,
     FailedPreconditionError,
@@ -269,11 +270,13 @@ def _healthy(run_dir: str, name: str) -> bool:
 
 def _print_up(state: dict[str, Any]) -> None:
     sock = state["cri_socket"]
-    port = state["dashboard_port"]
-    dashboard = f"  page    http://127.0.0.1:{port}\n" if port else ""
+    try:
+        page = opsd.link(state["run_dir"])
+    except SlipwayError as exc:
+        page = f"not there yet ({exc.message}): slipway --run-dir {state['run_dir']} dashboard"
     sys.stdout.write(
         f"node is up\n  CRI     unix://{sock}\n  NATS    {without_secrets(state['nats_url'])}, token in {state['data_dir']}/nats-token\n"
-        f"  logs    {state['run_dir']}/log\n{dashboard}"
+        f"  logs    {state['run_dir']}/log\n  page    {page}\n"
         f"  try     slipway --run-dir {state['run_dir']} status\n"
         f"          crictl --runtime-endpoint unix://{sock} info\n"
         f"  kubelet --container-runtime-endpoint=unix://{sock}\n"

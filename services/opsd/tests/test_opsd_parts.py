@@ -356,7 +356,11 @@ def test_the_token_is_wanted_for_actions_and_for_reading_when_so_set() -> None:
     ):
         with pytest.raises(PermissionDeniedError):
             guard.check_acting(request(**headers))
+        with pytest.raises(PermissionDeniedError):
+            guard.check_private(request(**headers))
     guard.check_acting(request(authorization="Bearer t0ken"))
+    guard.check_private(request(authorization="Bearer t0ken"))
+    guard.check_private(request(local=True))
     closed = Guard([], "t0ken", anonymous=False)
     with pytest.raises(PermissionDeniedError):
         closed.check_reading(request())

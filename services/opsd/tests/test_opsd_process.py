@@ -5,6 +5,8 @@ import os
 import shutil
 import socket
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,11 +18,12 @@ import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
 
+from common.clients.opsd import link
 from common.events import schema, subjects
 from common.events.bus import Bus
 from tests.support.brokers import NatsServer, nats_server
 from tests.support.eventually import eventually
-from tests.support.opsd import Opsd, opsd
+from tests.support.opsd import Opsd, address, opsd
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.timeout(120)]
@@ -225,6 +228,48 @@ async def test_actions_want_the_token_also_of_the_other_node(nats: NatsServer, t
         assert alpha.ask(path, "POST", "two")[0] == 403
         status, body = alpha.ask(path, "POST", "one")
         assert (status, body["message"][:30]) == (403, "node beta has another token: g")
+
+
+def by_address(url: str, path: str, token: str = "") -> tuple[int, dict[str, Any]]:
+    """As any user of the machine may ask, by TCP."""
+    headers = {"Authorization": f"Bearer {token}"} if token else {}
+    wanted = urllib.request.Request(url + path, headers=headers)
+    try:
+        with urllib.request.urlopen(wanted, timeout=patience(20)) as answer:
+            return answer.status, json.loads(answer.read())
+    except urllib.error.HTTPError as exc:
+        return exc.code, json.loads(exc.read())
+
+
+async def test_what_containers_say_and_run_is_not_for_every_user_of_the_machine(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    with opsd("alpha", tmp_path, nats.url, token="o/ne #1") as alpha:
+        eventually(lambda: alpha.state()["link"]["connected"], what="connected")
+        await publish(nats.url, "gone", [created(1)])
+        eventually(lambda: alpha.state()["containers"], what="the container")
+        url = eventually(lambda: address(alpha.run_dir), what="the address")
+        about = f"/api/v1/containers/{1:064x}"
+        assert by_address(url, "/api/v1/state")[1]["containers"]
+        for part in ("/logs", "/processes"):
+            for token in ("", "two"):
+                status, body = by_address(url, about + part, token)
+                assert (status, body["error"]) == (403, "PermissionDeniedError")
+                assert "slipway dashboard" in body["message"]
+            # its node is not there, so who is allowed to ask hears that
+            assert by_address(url, about + part, "o/ne #1")[0] != 403
+            assert alpha.ask(about + part)[0] != 403
+
+
+async def test_the_link_with_the_token_is_told_on_the_unix_socket_only(
+    nats: NatsServer, tmp_path: Path
+) -> None:
+    with opsd("alpha", tmp_path, nats.url, token="o/ne #1") as alpha:
+        url = eventually(lambda: address(alpha.run_dir), what="the address")
+        assert link(str(alpha.run_dir)) == f"{url}/#token=o%2Fne%20%231"
+        for token in ("", "o/ne #1"):
+            assert by_address(url, "/api/v1/link", token)[0] == 403
+        assert "o/ne #1" not in (tmp_path / "alpha.log").read_text()
 
 
 async def test_requests_that_are_none_cost_nothing(nats: NatsServer, tmp_path: Path) -> None:

@@ -1,10 +1,7 @@
 """trace: the life of a container or pod as a waterfall, from the spans that opsd holds, or else its events."""
 
-import http.client
-import json
 import re
 import shutil
-import socket
 import sys
 from argparse import Namespace
 from collections.abc import AsyncGenerator
@@ -13,29 +10,16 @@ from typing import Any
 
 import anyio
 
-from common.errors import BY_REASON, FailedPreconditionError, InternalError, NotFoundError, UnavailableError
+from common.clients.opsd import ask
+from common.errors import FailedPreconditionError, NotFoundError, UnavailableError
 from slipway import render, waterfall
 from slipway.connect import nats_url, node
 
-ANSWER_S = 15.0
 ON_THE_WAY_S = 0.8
 """Services send their spans twice a second."""
 TRACE_ID = re.compile(r"[0-9a-f]{32}")
 OBJECT_ID = re.compile(r"[0-9a-f]{64}")
 NS_PER_MS = 1_000_000
-
-
-class _Opsd(http.client.HTTPConnection):
-    """The node's opsd, by its Unix socket."""
-
-    def __init__(self, run_dir: str) -> None:
-        super().__init__("localhost", timeout=ANSWER_S)
-        self._path = f"{run_dir}/opsd/http.sock"
-
-    def connect(self) -> None:
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self._path)
 
 
 async def trace(arguments: Namespace) -> int:
@@ -46,10 +30,10 @@ async def trace(arguments: Namespace) -> int:
     found: dict[str, Any] = {"traces": [], "spans": []}
     path = f"/api/v1/containers/{object_id}/trace" if object_id else f"/api/v1/traces/{name}"
     try:
-        found = _ask(run_dir, path)
+        found = ask(run_dir, path)
         if not found["spans"]:
             await anyio.sleep(ON_THE_WAY_S)
-            found = _ask(run_dir, path)
+            found = ask(run_dir, path)
     except UnavailableError as exc:
         problem = exc.message
     events = await _events(run_dir, object_id) if object_id and not found["spans"] else []
@@ -77,21 +61,6 @@ async def _object_id(run_dir: str, name: str) -> str:
         except NotFoundError as exc:
             message = f"no container or pod {name!r}: `slipway ps -a` and `slipway pods` list them; one that is gone has its whole id"
             raise NotFoundError(message) from exc
-
-
-def _ask(run_dir: str, path: str) -> dict[str, Any]:
-    connection = _Opsd(run_dir)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        body: dict[str, Any] = json.loads(answer.read())
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise UnavailableError(f"opsd of {run_dir} does not answer: {exc}") from exc
-    finally:
-        connection.close()
-    if answer.status != http.client.OK:
-        raise BY_REASON.get(str(body.get("error")), InternalError)(str(body.get("message")))
-    return body
 
 
 async def _events(run_dir: str, object_id: str) -> list[dict[str, Any]]:

@@ -55,7 +55,7 @@ async def serve(settings: Settings, life: Life) -> None:
         answers = Answers(runtimed, Lister(settings.node, runtimed), spans, Seals(settings.node, token))
         cluster = Cluster(settings, fleet, pulse, answers)
         guard = Guard(settings.hosts, token, anonymous=settings.anonymous)
-        server = Server(Api(fleet, cluster, guard, Assets(), settings.node, token), HEADERS)
+        server = Server(Api(fleet, cluster, pulse, guard, Assets(), settings.node, token), HEADERS)
         meters.show(fleet, spans)
         for task in (pulse.watch_runtime, pulse.watch_pulls, cluster.run):
             life.start(task)

@@ -11,9 +11,9 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     hosts: tuple[str, ...] = ()
     """Names by which browsers may call the page, besides localhost and IP addresses."""
     token: str = ""
-    """Who has it may stop and remove; the same on all nodes, so that one page acts on each. Empty: DATA_DIR/opsd/token, made at the first start, for this node alone."""
+    """Who has it may read logs and processes, stop and remove; the same on all nodes, so that one page acts on each. Empty: DATA_DIR/opsd/token, made at the first start, for this node alone."""
     anonymous: bool = True
-    """Whether the page may be read without the token."""
+    """Whether the page, but no logs and processes, may be read without the token."""
     interval_s: Seconds = 2.0
     """Between two readings of this node."""
     max_spans: Count = 20_000

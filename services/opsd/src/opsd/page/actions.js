@@ -21,7 +21,7 @@ export async function askForToken(reason) {
   const field = h("input", { type: "password", autocomplete: "off", "aria-label": "Token", required: true });
   const note = h("p.bad");
   for (;;) {
-    const given = await dialog([h("p", {}, reason), h("p.quiet", {}, "It is in DATA_DIR/opsd/token on the node, and is kept in this tab only."), field, note], "Use it", () => field.value.trim());
+    const given = await dialog([h("p", {}, reason), h("p.quiet", {}, "`slipway dashboard` on the node prints a link with it. It is kept in this tab only."), field, note], "Use it", () => field.value.trim());
     if (!given) return false;
     token.set(given);
     try {
@@ -32,6 +32,12 @@ export async function askForToken(reason) {
     }
     token.set("");
   }
+}
+
+/** In place of what wants the token: why, and the way to give it; `again` is called when it is there. */
+export function locked(message, again) {
+  const give = async () => (await askForToken(message)) && again();
+  return h("div.locked", {}, h("p", {}, message), h("button", { type: "button", onclick: give }, "Give the token"));
 }
 
 function confirmed(question, word) {

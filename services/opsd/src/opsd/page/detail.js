@@ -4,7 +4,7 @@ import { badge, containerState, lasted, podName, podState } from "./states.js";
 import { bytes, clock, cores, imageName, short, span } from "./format.js";
 import { h, say } from "./dom.js";
 import { ask } from "./session.js";
-import { act } from "./actions.js";
+import { act, locked } from "./actions.js";
 import { chart } from "./chart.js";
 import { eventsOf } from "./events.js";
 import { logs } from "./logs.js";
@@ -187,14 +187,17 @@ function processes(id) {
   const rows = h("tbody");
   const note = h("p.quiet", {}, "…");
   const titles = ["pid", "state", "user", "threads", "CPU", "memory", "command"];
-  const element = h("div.processes", {}, note, h("table", {}, h("thead", {}, h("tr", {}, titles.map((each) => h("th", {}, each)))), rows));
+  const shown = [note, h("table", {}, h("thead", {}, h("tr", {}, titles.map((each) => h("th", {}, each)))), rows)];
+  const element = h("div.processes", {}, shown);
   async function load() {
     try {
       const found = await ask(`/api/v1/containers/${id}/processes`);
       if (!open) return;
+      if (!note.isConnected) element.replaceChildren(...shown);
       say(note, found.length ? `${found.length} on the node, with its process ids` : "It does not run.");
       rows.replaceChildren(...nested(found).map(([each, depth]) => processRow(each, depth)));
     } catch (error) {
+      if (error.status === 403) return element.replaceChildren(locked(error.message, load));
       say(note, error.message);
     }
     if (open) timer = setTimeout(load, PROCESSES_MS);

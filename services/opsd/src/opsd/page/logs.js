@@ -2,6 +2,7 @@
 
 import { h, say } from "./dom.js";
 import { ask } from "./session.js";
+import { locked } from "./actions.js";
 import { plain } from "./format.js";
 
 const EVERY_MS = 1000;
@@ -17,7 +18,8 @@ export function logs(id) {
   const times = toggle("Times", true, (on) => lines.classList.toggle("times", on));
   const following = toggle("Follow", true, () => {});
   const note = h("span.count");
-  const element = h("div.logs", {}, h("div.bar", {}, field, wrap, times, following, note), lines);
+  const shown = [h("div.bar", {}, field, wrap, times, following, note), lines];
+  const element = h("div.logs", {}, shown);
   lines.classList.add("wrap", "times");
 
   function find() {
@@ -34,12 +36,14 @@ export function logs(id) {
     try {
       const found = await ask(`/api/v1/containers/${id}/logs?${new URLSearchParams({ lines: 1000, ...(cursor && { cursor }) })}`);
       if (!open) return;
+      if (!lines.isConnected) element.replaceChildren(...shown);
       if (found.skipped && cursor) lines.append(h("div.gap", {}, "… lines left out: it writes faster than this page reads …"));
       cursor = found.cursor;
       add(found.lines);
       if (!lines.childElementCount) say(note, found.missing ? "the log file is gone" : "no output yet");
       else if (!field.value) say(note, "");
     } catch (error) {
+      if (error.status === 403) return element.replaceChildren(locked(error.message, more));
       say(note, error.message);
     }
     if (open) timer = setTimeout(more, EVERY_MS);

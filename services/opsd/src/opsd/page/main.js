@@ -8,6 +8,7 @@ import { events } from "./events.js";
 import { follow, store } from "./store.js";
 import { overview } from "./overview.js";
 import { span } from "./format.js";
+import { token } from "./session.js";
 
 const PLACES = [["overview", "Overview", "o"], ["containers", "Containers", "c"], ["pods", "Pods", "p"], ["events", "Events", "e"]];
 const THEMES = ["auto", "light", "dark"];
@@ -23,6 +24,7 @@ const help = h("button.icon", { type: "button", title: "Keys (?)", "aria-label":
 const banner = h("p.banner", { role: "alert", hidden: true });
 
 function route() {
+  token.arrive();
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
   const [name, id] = path.split("/").map(decodeURIComponent);
   const params = new URLSearchParams(query);

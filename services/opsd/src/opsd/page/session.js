@@ -1,10 +1,18 @@
 // The token, for this tab only, and requests that carry it.
 
 const KEY = "slipway-token";
+const IN_LINK = /^#token=(.+)$/;
 
 export const token = {
   get: () => sessionStorage.getItem(KEY) ?? "",
   set: (text) => (text ? sessionStorage.setItem(KEY, text) : sessionStorage.removeItem(KEY)),
+  /** Takes the token out of the link that `slipway dashboard` prints; neither the address bar nor the way back keeps it. */
+  arrive: () => {
+    const found = IN_LINK.exec(location.hash);
+    if (!found) return;
+    token.set(decodeURIComponent(found[1]));
+    history.replaceState(null, "", "#/overview");
+  },
   headers: () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {}),
 };
 

@@ -7,20 +7,22 @@
 | `GET /api/v1/state` | everything, once |
 | `GET /api/v1/events` | the log of the past: `node kind verb id text limit`, and `since` or `until` (opsd.history) |
 | `GET /api/v1/containers/ID` | all of one container that may be shown (opsd.agent.detail) |
-| `GET /api/v1/containers/ID/logs` | `lines` as [time, stream, text, whole line], `cursor` for the next request (`cursor=`), `skipped` |
-| `GET /api/v1/containers/ID/processes` | its processes with the node's pids |
+| `GET /api/v1/containers/ID/logs` | `lines` as [time, stream, text, whole line], `cursor` for the next request (`cursor=`), `skipped`; wants the token |
+| `GET /api/v1/containers/ID/processes` | its processes with the node's pids; wants the token |
 | `GET /api/v1/containers/ID/why`, `/pods/ID/why` | `verdict`, `cause`, `next_steps` and `evidence` |
 | `GET /api/v1/containers/ID/trace`, `/pods/ID/trace`, `/traces/ID` | `spans` with `start` (ms), `ms`, `parent`, `service` |
 | `GET /api/v1/session` | whether the request carries the token, and whether one is wanted for reading |
+| `GET /api/v1/link` | on the Unix socket: `url`, the page with the token in its fragment, which browsers send to no server |
 | `POST /api/v1/containers/ID/{stop,kill,remove}`, `/pods/ID/{stop,remove}` | actions; want the token |
 
-ID is an id or the unambiguous beginning of one, on any node. The token goes in `Authorization: Bearer TOKEN`. An error
-has its HTTP status, and `{"error": CLASS, "message": SENTENCE}`.
+ID is an id or the unambiguous beginning of one, on any node. The token goes in `Authorization: Bearer TOKEN`; the Unix
+socket is root's, and answers all but actions without it. An error has its HTTP status, and `{"error": CLASS, "message": SENTENCE}`.
 """
 
 import re
 from collections.abc import Awaitable, Callable
 from typing import Any
+from urllib.parse import quote
 
 import anyio
 import msgspec
@@ -28,6 +30,7 @@ import msgspec
 from common import errors
 from common.observe.log import get_logger
 from opsd import history
+from opsd.agent.pulse import Pulse
 from opsd.agent.seal import sealed
 from opsd.cluster import Cluster
 from opsd.fleet import Fleet
@@ -60,6 +63,8 @@ _QUESTIONS = {
     ("pods", "why"): "why",
     ("pods", "trace"): "trace",
 }
+_PRIVATE = ("logs", "processes")
+"""What containers say and run: not for every user of the machine."""
 _ACTIONS = {
     ("containers", "stop"): "stop",
     ("containers", "kill"): "kill",
@@ -74,10 +79,18 @@ class Api:
     """The application behind the server."""
 
     def __init__(
-        self, fleet: Fleet, cluster: Cluster, guard: Guard, assets: Assets, node: str, token: str
+        self,
+        fleet: Fleet,
+        cluster: Cluster,
+        pulse: Pulse,
+        guard: Guard,
+        assets: Assets,
+        node: str,
+        token: str,
     ) -> None:
         self._fleet = fleet
         self._cluster = cluster
+        self._pulse = pulse
         self._guard = guard
         self._assets = assets
         self._node = node
@@ -87,6 +100,7 @@ class Api:
             "/api/v1/state": self._state,
             "/api/v1/events": self._events,
             "/api/v1/session": self._session,
+            "/api/v1/link": self._link,
         }
 
     async def __call__(self, request: Request) -> Reply:
@@ -116,6 +130,8 @@ class Api:
         what = _QUESTIONS.get((collection, part))
         if what is None:
             raise errors.NotFoundError(f"{request.path[:200]}: there is no such thing")
+        if what in _PRIVATE:
+            self._guard.check_private(request)
         node, whole = self._where(object_id)
         options = {name: each for name, each in request.query.items() if name in ("cursor", "lines")}
         lines = options.get("lines", "1")
@@ -150,6 +166,13 @@ class Api:
     async def _session(self, request: Request) -> Reply:
         allowed = self._guard.may_act(request)
         return _json({"token": allowed, "reading": allowed or self._guard.anonymous})
+
+    async def _link(self, request: Request) -> Reply:
+        if not request.local:
+            raise errors.PermissionDeniedError("the link with the token is told on the Unix socket only")
+        if not self._pulse.address:
+            raise errors.UnavailableError("the page has no address: see the setting `http_address` of opsd")
+        return _json({"url": f"{self._pulse.address}/#token={quote(self._token, safe='')}"})
 
     async def _trace(self, trace_id: str) -> Any:
         """Of every node that has spans of it, `missing` those that did not answer; also of a container or pod that is gone, by its whole id."""

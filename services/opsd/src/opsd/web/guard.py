@@ -71,14 +71,21 @@ class Guard:
         """Raises PermissionDeniedError when reading wants the token, and it is not there."""
         if not (self.anonymous or request.local or self.may_act(request)):
             raise PermissionDeniedError(
-                "this page wants its token: it is in DATA_DIR/opsd/token, or in the settings"
+                "this page wants its token: `slipway dashboard` on the node prints a link with it"
+            )
+
+    def check_private(self, request: Request) -> None:
+        """Raises PermissionDeniedError without the token: every local user reaches loopback, and logs are not for all."""
+        if not (request.local or self.may_act(request)):
+            raise PermissionDeniedError(
+                "logs and processes want the token: `slipway dashboard` on the node prints a link with it"
             )
 
     def check_acting(self, request: Request) -> None:
         """Raises PermissionDeniedError without the token; a cookie could come from another site's page, a header not."""
         if not self.may_act(request):
             raise PermissionDeniedError(
-                "actions want the token: it is in DATA_DIR/opsd/token, or in the settings"
+                "actions want the token: `slipway dashboard` on the node prints a link with it"
             )
 
 
