@@ -91,3 +91,23 @@ async def test_a_gauge_that_cannot_be_read_costs_no_service(
     assert status == 200
     assert parse(body)["slipway_test_broken", ""] == 5
     assert "metrics.failed" in caplog.text
+
+
+async def test_one_client_too_many_is_left_at_once_and_what_it_sends_is_not_kept(tmp_path: Path) -> None:
+    path = tmp_path / "m.sock"
+    async with anyio.create_task_group() as group:
+        group.start_soon(scrape.serve, str(path), "")
+        await _get(path)
+        idle = [await anyio.connect_unix(path) for _ in range(scrape.MAX_CLIENTS)]
+        with anyio.fail_after(scrape.CLIENT_S / 2):
+            async with await anyio.connect_unix(path) as flood:
+                with pytest.raises((anyio.BrokenResourceError, anyio.EndOfStream)):
+                    while True:
+                        await flood.send(b"x" * 65536)
+        for client in idle:
+            await client.send_eof()
+            with pytest.raises(anyio.EndOfStream):
+                await client.receive()
+            await client.aclose()
+        assert (await _get(path))[0] == 200
+        group.cancel_scope.cancel()

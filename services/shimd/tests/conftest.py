@@ -138,7 +138,14 @@ async def exited(client: ShimClient) -> dict[str, Any]:
 def workers(shim: int) -> list[int]:
     """The processes that a shim has for its work, besides the one that stays."""
     children = Path(f"/proc/{shim}/task/{shim}/children").read_text().split()
-    return [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text() == "slipway-shim\n"]
+    return [int(pid) for pid in children if _command(pid) == "slipway-shim\n"]
+
+
+def _command(pid: str) -> str:
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return ""  # it has ended meanwhile
 
 
 async def workers_left(*shims: int) -> list[int]:

@@ -47,16 +47,21 @@ async def _keep(listen: Listen, where: str, slots: anyio.Semaphore) -> None:
 
 
 async def _client(slots: anyio.Semaphore, stream: ByteStream) -> None:
-    """One request of one client; who is slow or speaks no HTTP/1.1 is left."""
+    """One request of one client; who is slow, speaks no HTTP/1.1 or is one too many is left."""
     async with stream:
         try:
+            slots.acquire_nowait()
+        except anyio.WouldBlock:
+            return  # to wait here would be to read and keep all that it sends meanwhile
+        try:
             with anyio.move_on_after(CLIENT_S):
-                async with slots:
-                    await _answer(stream)
+                await _answer(stream)
         except (anyio.BrokenResourceError, anyio.EndOfStream, h11.ProtocolError, OSError) as exc:
             _log.debug("metrics.client", error=str(exc))
         except Exception:  # noqa: BLE001 - the border: a gauge that cannot be read is worth no service either
             _log.exception("metrics.failed")
+        finally:
+            slots.release()
 
 
 async def _answer(stream: ByteStream) -> None:
