@@ -218,3 +218,26 @@ async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServe
     finally:
         await bus.close()
         await client.close()
+
+
+async def test_a_closed_bus_has_no_attempt_to_reconnect_that_goes_on(nats: NatsServer) -> None:
+    bus = await Bus.connect(nats.url)
+    client, missed = bus._client, anyio.Event()
+
+    async def miss_one_cancellation() -> None:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            if missed.is_set():
+                raise
+            missed.set()
+        raise OSError("as when the server refuses in the moment of the cancellation")
+
+    client._select_next_server = miss_one_cancellation
+    nats.kill()
+    with anyio.fail_after(patience(10)):
+        await bus.lost.wait()
+        await bus.close()
+    nats.start()
+    assert client._reconnection_task.done()
+    assert missed.is_set()

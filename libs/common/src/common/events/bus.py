@@ -1,5 +1,6 @@
 """JetStream: the stream, publishing with de-duplication, and following."""
 
+import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing, suppress
 from datetime import UTC, datetime
@@ -23,6 +24,8 @@ DEDUPE_S = 600.0
 MAX_AGE_S = 7 * 86400.0
 MAX_BYTES = 1 << 30
 CONNECT_S = 2
+END_S = 0.1
+"""How long a cancelled task is waited for before it is cancelled again."""
 PUBLISH_S = 5.0
 HELD_BATCH = 500
 HELD_S = 30.0
@@ -200,6 +203,11 @@ class Bus:
     async def close(self) -> None:
         with suppress(nats.errors.Error, TimeoutError):
             await self._client.close()
+        # nats-py can miss the one cancellation that it sends to its own attempts to reconnect: they go on for ever
+        task = self._client._reconnection_task  # noqa: SLF001 - there is no other way to end it
+        while task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task], timeout=END_S)
 
 
 def _start(since_ns: int | None, sequence: int | None) -> ConsumerConfig:
