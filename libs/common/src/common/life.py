@@ -23,6 +23,8 @@ from common.sys import systemd
 
 DRAIN_S = 5.0
 """How long running calls may go on after SIGTERM."""
+ARRIVE_S = 0.2
+"""How long what was taken from a handed-over socket before SIGTERM may need to get to the server."""
 _log = logs.get_logger("life")
 
 
@@ -75,7 +77,9 @@ class Life:
             await self.stopping.wait()
         finally:
             systemd.stopping()
-            with anyio.CancelScope(shield=True), anyio.move_on_after(DRAIN_S + 1):
+            with anyio.CancelScope(shield=True), anyio.move_on_after(ARRIVE_S + DRAIN_S + 1):
+                if waiting:
+                    await anyio.sleep(ARRIVE_S)
                 await servicer.enter_graceful_shutdown()
                 await server.stop(DRAIN_S)
 
