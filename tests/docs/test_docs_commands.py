@@ -9,7 +9,7 @@ import pytest
 from tests.docs.pages import PAGES, ROOT, blocks
 from tests.support.pace import patience
 
-READ_HERE = ("quickstart.md", "operating.md", "dashboard.md")
+READ_HERE = ("quickstart.md", "operating.md", "dashboard.md", "trust.md")
 """Pages whose blocks are typed, one after the other, into one shell."""
 READ_S = patience(120)
 

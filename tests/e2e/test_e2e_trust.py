@@ -24,6 +24,11 @@ async def test_a_kubelet_reads_that_the_policy_refused_the_image(shop, busybox, 
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await client.pull(other)
         told = node.slipway("pull", other)
+        saved = str(tmp_path / "saved.tar")
+        assert node.slipway("save", "-o", saved, busybox).returncode == 0
+        assert node.slipway("load", "-i", saved).returncode == 0
+        loaded = node.slipway("load", "-i", saved, "--name", "elsewhere/app:1")
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
     assert caught.value.details().startswith(f"SignatureValidationFailed: image {other}: the policy rejects")
     assert (told.returncode, "SignatureValidationFailed" in told.stderr) == (1, True)
+    assert (loaded.returncode, "rejects default" in loaded.stderr) == (1, True)

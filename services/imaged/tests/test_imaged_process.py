@@ -42,20 +42,23 @@ class Daemons:
             "NATS_URL": "nats://127.0.0.1:1",
         }
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, **more: str) -> None:
         environment = {f"SLIPWAY_{name.upper()}_{k}": v for k, v in self._settings.items()}
         if name == "imaged":
             environment["SLIPWAY_IMAGED_CERTS_DIR"] = str(self.root / "certs.d")
             environment["SLIPWAY_IMAGED_STALL_TIMEOUT_S"] = "5"
         with (self.root / f"{name}.log").open("ab") as log:
             self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", name], env=os.environ | environment, stdout=log, stderr=log
+                [sys.executable, "-m", name], env=os.environ | environment | more, stdout=log, stderr=log
             )
 
     def end(self, name: str, number: int = signal.SIGTERM) -> int:
         daemon = self._running.pop(name)
         daemon.send_signal(number)
         return daemon.wait(20)
+
+    def wait(self, name: str) -> int:
+        return self._running.pop(name).wait(20)
 
     def close(self) -> None:
         for name in list(self._running):
@@ -103,6 +106,16 @@ async def test_pull_unpacks_and_outlives_a_restart(daemons: Daemons, real_regist
         await client.close()
         await snapshots.close()
     assert daemons.end("imaged") == 0
+
+
+async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons: Daemons) -> None:
+    daemons.end("imaged")
+    policy = daemons.root / "policy.json"
+    policy.write_text('{"default": [{"type": "sigstoreSigned", "fulcio": {"caPath": "/ca"}}]}')
+    daemons.start("imaged", SLIPWAY_IMAGED_SIGNATURE_POLICY=str(policy))
+    assert daemons.wait("imaged") == 1
+    told = f'signature policy {policy}: default[0].\\"fulcio\\": {{\\"caPath\\": \\"/ca\\"}}: not supported'
+    assert told in (daemons.root / "imaged.log").read_text()
 
 
 async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registry, tools) -> None:

@@ -1,6 +1,7 @@
 """Signature policies: which rule an image is under, and what passes, at a real registry with real keys."""
 
 import base64
+import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +13,21 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from common.errors import FailedPreconditionError, SlipwayError, UnknownError
 from imaged.adapters.keys import verify
+from imaged.adapters.spool import Spools
+from imaged.loading import Loads
+from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from imaged.service import Images
-from imaged.signatures import ANNOTATION, PAYLOAD_TYPE
-from imaged.trust import rules_for, scopes_of
+from imaged.signatures import Trust
+from imaged.signed import ANNOTATION, BUNDLE_TYPES, PAYLOAD_TYPE
+from imaged.trust import read, scopes_of
 
 NOBODY = Credentials()
+
+
+def rules_for(policy: Path, reference: Reference):
+    return read(policy, verify).of_image(reference)
 
 
 def pem(private) -> bytes:
@@ -40,7 +49,76 @@ KEYS = {
     "rsa": rsa.generate_private_key(65537, 2048),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
 }
+INDEX = "application/vnd.oci.image.index.v1+json"
+RULE = {"type": "sigstoreSigned", "keyPath": "KEY"}
+SIGNED, ACCEPT = [RULE], [{"type": "insecureAcceptAnything"}]
+SIGN = "https://sigstore.dev/cosign/sign/v1"
 OTHER = ec.generate_private_key(ec.SECP256R1())
+
+
+def dsse(private, digest: str, *, predicate: str = SIGN, name: str = "", spoil: bool = False) -> bytes:
+    """A bundle as `cosign sign --key` of version 3 makes it."""
+    subject = {"digest": {"sha256": digest.removeprefix("sha256:")}} | ({"name": name} if name else {})
+    statement = {
+        "_type": "https://in-toto.io/Statement/v1", "predicateType": predicate,
+        "subject": [subject], "predicate": {},
+    }  # fmt: skip
+    payload, kind = json.dumps(statement).encode(), b"application/vnd.in-toto+json"
+    signed = b" ".join((b"DSSEv1", b"%d" % len(kind), kind, b"%d" % len(payload), payload))
+    envelope = {
+        "payload": base64.b64encode(payload + b" " * spoil).decode(),
+        "payloadType": kind.decode(),
+        "signatures": [{"sig": base64.b64encode(sign(private, signed)).decode(), "keyid": ""}],
+    }
+    return json.dumps(bundle_of(dsseEnvelope=envelope)).encode()
+
+
+def message(private, body: bytes, *, claimed: bytes = b"") -> bytes:
+    """A bundle as `cosign sign-blob --bundle` makes it of a manifest's bytes."""
+    digest = hashlib.sha256(claimed or body).digest()
+    signed = {
+        "messageDigest": {"algorithm": "SHA2_256", "digest": base64.b64encode(digest).decode()},
+        "signature": base64.b64encode(sign(private, body)).decode(),
+    }
+    return json.dumps(bundle_of(messageSignature=signed)).encode()
+
+
+def bundle_of(**content) -> dict:
+    material = {"publicKey": {"hint": "x"}, "tlogEntries": [], "timestampVerificationData": {}}
+    return {"mediaType": BUNDLE_TYPES[0], "verificationMaterial": material, **content}
+
+
+def referring(tools, digest: str, bundle: bytes, artifact: str):
+    """A bundle as an artifact that refers to a document (cosign's BUNDLE_SPEC.md)."""
+    image = tools.image_of([])
+    image.blobs = {tools.sha256(body): body for body in (b"{}", bundle)}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": image.media_type,
+        "artifactType": artifact,
+        "config": {
+            "mediaType": "application/vnd.oci.empty.v1+json",
+            "digest": tools.sha256(b"{}"),
+            "size": 2,
+        },
+        "layers": [{"mediaType": artifact, "digest": tools.sha256(bundle), "size": len(bundle)}],
+        "subject": {"mediaType": image.media_type, "digest": digest, "size": 7023},
+    }
+    image.manifest = json.dumps(manifest).encode()
+    return image
+
+
+def referrers_index(tools, *manifests: bytes) -> bytes:
+    entries = [
+        {
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "digest": tools.sha256(manifest),
+            "size": len(manifest),
+            "artifactType": json.loads(manifest)["artifactType"],
+        }
+        for manifest in manifests
+    ]
+    return json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
 
 
 @dataclass
@@ -86,6 +164,17 @@ class Shop:
         ]
         image.manifest = json.dumps(manifest).encode()
         self.registry.push(path, digest.replace(":", "-") + ".sig", image)
+
+    def bundle(self, path: str, digest: str, bundle: bytes, *, artifact: str = BUNDLE_TYPES[0]) -> bytes:
+        """Push a bundle that refers to a document; returns its manifest, which only its digest names."""
+        image = referring(self.tools, digest, bundle, artifact)
+        self.registry.push(path, image.digest, image)
+        return image.manifest
+
+    def stand_in(self, path: str, digest: str, *manifests: bytes) -> None:
+        """The tag by which a registry without the referrers API lists them."""
+        body = referrers_index(self.tools, *manifests)
+        self.registry.put_manifest(path, digest.replace(":", "-"), body, INDEX)
 
     def policy(self, **requirement) -> str:
         """A policy that rejects all but this registry."""
@@ -216,26 +305,237 @@ def test_the_narrowest_scope_counts(tmp_path: Path) -> None:
     assert rules_for(policy, Reference.parse("busybox"))[0].scope == "docker"
 
 
+@pytest.mark.anyio
+@pytest.mark.integration
+@pytest.mark.parametrize("kind", KEYS)
+@pytest.mark.parametrize("form", ["dsse", "message"])
+async def test_an_image_with_a_sigstore_bundle_passes_by_the_tag_scheme(shop, kind, form) -> None:
+    path = f"bundles/{form}-{kind}"
+    image, name = shop.push(path, path.encode())
+    made = dsse(KEYS[kind], image.digest) if form == "dsse" else message(KEYS[kind], image.manifest)
+    shop.stand_in(path, image.digest, shop.bundle(path, image.digest, made))
+    policy = shop.policy(keyPath=shop.key(KEYS[kind]))
+    pulled = await shop.pull(name, policy)
+    assert pulled.id == image.config_digest
+    assert set(shop.node.content.all()) == {*image.blobs, image.digest}
+    assert await shop.pull(name, policy) == pulled
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_bundles_are_found_by_the_referrers_api_over_its_pages(
+    shop, tools, registry, bad_registry
+) -> None:
+    """The registry here has no such API: one that has it stands before its documents."""
+    image = tools.image_of([tools.tar_of({"f": b"by the API"})])
+    parts = [
+        referring(tools, image.digest, dsse(key, image.digest), BUNDLE_TYPES[0])
+        for key in (OTHER, KEYS["rsa"])
+    ]
+    bad_registry.serve(image)
+    documents = {part.digest: part for part in parts}
+    blobs = {digest: body for part in parts for digest, body in part.blobs.items()}
+    image_answer = bad_registry.answer
+
+    def answer(h) -> None:
+        where, _, query = h.path.partition("?")
+        last = where.rpartition("/")[2]
+        if "/referrers/" in where:
+            page = int("page=2" in query)
+            link = {} if page else {"Link": f'<{where}?{query}&page=2>; rel="next"'}
+            body = referrers_index(tools, parts[page].manifest)
+            tools.reply(h, 200, body, {"Content-Type": INDEX, **link})
+        elif last in documents:
+            tools.reply(h, 200, documents[last].manifest, {"Content-Type": image.media_type})
+        elif last.endswith(".sig"):
+            tools.reply(h, 404)
+        elif last in blobs and last not in image.blobs:
+            tools.reply(h, 200, blobs[last])
+        else:
+            image_answer(h)
+
+    bad_registry.answer = answer
+    name = f"{bad_registry.host}/by/api:v1"
+    policy = shop.directory / "policy.json"
+    rule = {"type": "sigstoreSigned", "keyPath": shop.key(KEYS["rsa"])}
+    policy.write_text(json.dumps({"default": [rule]}))
+    assert (await shop.pull(name, str(policy))).id == image.config_digest
+    asked = [path for _, path, _ in bad_registry.requests if "/referrers/" in path]
+    assert [f"/referrers/{image.digest}?artifactType=application%2Fvnd.dev" in path for path in asked] == [
+        True,
+        True,
+    ]
+    assert not [path for _, path, _ in bad_registry.requests if path.endswith(image.digest.replace(":", "-"))]
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
 @pytest.mark.parametrize(
-    "text",
+    "what", ["another key", "an attestation", "another digest", "another payload", "another artifact", "a name",
+             "a named identity", "two contents", "another manifest"],
+)  # fmt: skip
+async def test_a_bundle_that_does_not_sign_this_image_is_none(shop, what) -> None:
+    path = f"unbundled/{what.replace(' ', '-')}"
+    image, name = shop.push(path, what.encode())
+    mine, digest = KEYS["ecdsa"], image.digest
+    bundle = {
+        "another key": lambda: dsse(OTHER, digest),
+        "an attestation": lambda: dsse(mine, digest, predicate="https://spdx.dev/Document"),
+        "another digest": lambda: dsse(mine, "sha256:" + "a" * 64),
+        "another payload": lambda: dsse(mine, digest, spoil=True),
+        "another artifact": lambda: dsse(mine, digest),
+        "a name": lambda: dsse(mine, digest, name=f"{shop.registry.host}/elsewhere"),
+        "a named identity": lambda: dsse(mine, digest),
+        "two contents": lambda: json.dumps(json.loads(dsse(mine, digest)) | json.loads(message(mine, image.manifest))),
+        "another manifest": lambda: message(mine, b"another", claimed=image.manifest),
+    }[what]()  # fmt: skip
+    body = bundle if isinstance(bundle, bytes) else bundle.encode()
+    artifact = "application/vnd.example" if what == "another artifact" else BUNDLE_TYPES[0]
+    shop.stand_in(path, digest, shop.bundle(path, digest, body, artifact=artifact))
+    more = {"signedIdentity": {"type": "matchRepository"}} if what == "a named identity" else {}
+    with pytest.raises(UnknownError, match=r"^SignatureValidationFailed: image"):
+        await shop.pull(name, shop.policy(keyPath=shop.key(mine), **more))
+    assert (shop.node.images.catalog.all(), shop.node.layers.applied) == ([], [])
+
+
+def archived(tools, image, *bundles: bytes, name: str = "") -> bytes:
+    """An OCI layout of an image and artifacts that refer to it."""
+    parts = [image, *(referring(tools, image.digest, bundle, BUNDLE_TYPES[0]) for bundle in bundles)]
+    entries = [{"mediaType": p.media_type, "digest": p.digest, "size": len(p.manifest)} for p in parts]
+    entries[0]["annotations"] = {"io.containerd.image.name": name} if name else {}
+    blobs = {digest: body for part in parts for digest, body in part.blobs.items()}
+    blobs |= {part.digest: part.manifest for part in parts}
+    return tools.tar_of(
+        {
+            "oci-layout": b'{"imageLayoutVersion":"1.0.0"}',
+            "index.json": json.dumps({"schemaVersion": 2, "manifests": entries}).encode(),
+            **{"blobs/" + digest.replace(":", "/"): body for digest, body in blobs.items()},
+        }
+    )
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("scopes", "name", "key", "passes"),
     [
-        "",
-        "{",
-        "{}",
-        '{"default": [{"type": "signedBy"}]}',
-        '{"default": [{"type": "sigstoreSigned"}]}',
-        '{"default": [{"type": "sigstoreSigned", "keyPath": "/absent"}]}',
-        '{"default": [{"type": "sigstoreSigned", "keyData": "%"}]}',
-        '{"default": [{"type": "sigstoreSigned", "keyData": "eA==", "signedIdentity": {"type": "remapIdentity"}}]}',
+        ({"docker": {"reg.example/team": SIGNED}}, "reg.example/team/app:1", "ecdsa", True),
+        ({"docker": {"reg.example/team": SIGNED}}, "reg.example/team/app:1", "rsa", False),
+        ({"docker": {"reg.example/team": SIGNED}}, "reg.example/team/app:1", "", False),
+        ({"docker": {"reg.example/team": SIGNED}}, "reg.example/other/app:1", "ecdsa", False),
+        ({"docker": {"reg.example/team": SIGNED}}, "", "ecdsa", False),
+        ({"docker": {"": ACCEPT}}, "", "", False),
+        ({"docker": {"": ACCEPT}}, "anything", "", True),
+        ({"oci-archive": {"": ACCEPT}}, "anything", "", True),
+        ({"oci-archive": {"": SIGNED}}, "", "ecdsa", True),
+        ({"oci-archive": {"": SIGNED}, "docker": {"": ACCEPT}}, "anything", "rsa", False),
+        ({"docker-archive": {"": ACCEPT}}, "anything", "", False),
     ],
 )
-def test_a_policy_at_fault_lets_nothing_pass_and_is_named(tmp_path: Path, text: str) -> None:
+async def test_an_archive_is_under_the_policy_before_anything_of_it_is_kept(
+    shop, tools, scopes, name, key, passes
+) -> None:
+    image = tools.image_of([tools.tar_of({"f": b"archived"})])
+    body = archived(tools, image, *([dsse(KEYS[key], image.digest)] if key else []), name=name)
+    policy = shop.directory / "policy.json"
+    text = json.dumps({"default": [{"type": "reject"}], "transports": scopes})
+    policy.write_text(text.replace("KEY", shop.key(KEYS["ecdsa"])))
+    node = shop.node
+    trust = Trust(str(policy), verify, node.content, node.images.leases)
+    loads = Loads(
+        Spools(node.content.ingests, 1 << 20), node.images.catalog, node.images.leases, node.content,
+        node.layers, local_platform(), trust,
+    )  # fmt: skip
+
+    async def pieces():
+        yield body
+
+    if passes:
+        assert [record.id for record, _ in await loads.load(pieces(), name="", replace=False)] == [
+            image.config_digest
+        ]
+        assert set(node.content.all()) == {*image.blobs, image.digest}
+        return
+    with pytest.raises(UnknownError, match=r"^SignatureValidationFailed: image"):
+        await loads.load(pieces(), name="", replace=False)
+    assert (node.images.catalog.all(), node.layers.applied, node.content.all()) == ([], [], [])
+    assert list(node.content.ingests.iterdir()) == []
+
+
+@pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
+@pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
+def test_a_larger_curve_may_use_its_own_hash_or_cosigns(curve, algorithm) -> None:
+    private = ec.generate_private_key(curve)
+    good = algorithm.name in ("sha256", {384: "sha384", 521: "sha512"}[curve.key_size])
+    assert verify(pem(private), private.sign(b"x", ec.ECDSA(algorithm)), b"x") is good
+
+
+@pytest.mark.parametrize(
+    ("document", "told"),
+    [
+        ({}, "default: []: want at least one requirement"),
+        ({"default": [{"type": "signedBy"}]}, 'default[0].type: "signedBy": insecureAcceptAnything'),
+        ({"default": [{"type": "reject", "why": 1}]}, 'default[0]."why": 1: not supported'),
+        ({"default": [{"type": "sigstoreSigned"}]}, "sigstoreSigned wants keyPath"),
+        ({"default": [RULE | {"keyPath": "/absent"}]}, 'default[0].keyPath: "/absent": No such file'),
+        ({"default": [RULE | {"keyPaths": [7]}]}, "default[0].keyPaths[0]: 7: want a string"),
+        ({"default": [RULE | {"keyData": "%"}]}, 'default[0].keyData: "%": it is no base64'),
+        ({"default": [RULE | {"keyData": "eA=="}]}, 'default[0].keyData: "eA==": it is no public key in PEM'),
+        ({"default": [RULE | {"fulcio": {"oidcIssuer": "x"}}]}, 'default[0]."fulcio": {"oidcIssuer": "x"}: not'),
+        ({"default": [RULE | {"rekorPublicKeyPath": "x"}]}, 'default[0]."rekorPublicKeyPath": "x": not supported'),
+        (
+            {"default": [RULE | {"signedIdentity": {"type": "remapIdentity"}}]},
+            'default[0].signedIdentity.type: "remapIdentity": matchRepository',
+        ),
+        (
+            {"default": [RULE | {"signedIdentity": {"type": "matchExact", "prefix": "p"}}]},
+            'default[0].signedIdentity."prefix": "p": not supported',
+        ),
+        ({"default": [{"type": "reject"}], "transport": {}}, "transport: {}: not supported; default, transports"),
+        (
+            {"default": [{"type": "reject"}], "transports": {"dockers": {}}},
+            'transports."dockers": {}: not supported; docker,',
+        ),
+        (
+            {"default": [{"type": "reject"}], "transports": {"docker": {"reg.example/a": []}}},
+            'transports.docker."reg.example/a": []: want at least one',
+        ),
+        (
+            {"default": [{"type": "reject"}], "transports": {"oci-archive": {"/srv": SIGNED}}},
+            'transports.oci-archive."/srv": [{"type": "sigstoreSigned", "keyPath":',
+        ),
+    ],
+)  # fmt: skip
+def test_what_a_policy_has_that_is_not_understood_is_named_with_file_key_and_value(
+    tmp_path: Path, document: dict, told: str
+) -> None:
+    (tmp_path / "key.pub").write_bytes(pem(OTHER))
     policy = tmp_path / "policy.json"
-    policy.write_text(text)
+    policy.write_text(json.dumps(document).replace("KEY", str(tmp_path / "key.pub")))
+    with pytest.raises(FailedPreconditionError) as caught:
+        read(policy, verify)
+    assert caught.value.message.startswith(f"signature policy {policy}: ")
+    assert told in caught.value.message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[]", '{"default": [], "default": []}', "[" * 100_000, '{"default": "\\ud800"}', "\xff"]
+)
+def test_a_policy_that_is_no_policy_is_refused(tmp_path: Path, text: str) -> None:
+    policy = tmp_path / "policy.json"
+    policy.write_bytes(text.encode("latin-1"))
     with pytest.raises(FailedPreconditionError, match=r"policy\.json"):
-        rules_for(policy, Reference.parse("busybox"))
+        read(policy, verify)
     with pytest.raises(FailedPreconditionError, match="No such file"):
-        rules_for(tmp_path / "absent", Reference.parse("busybox"))
+        read(tmp_path / "absent", verify)
+
+
+def test_transports_of_other_programs_are_passed_over(tmp_path: Path) -> None:
+    """Debian's and Fedora's own policy has one."""
+    policy = tmp_path / "policy.json"
+    accept = [{"type": "insecureAcceptAnything"}]
+    policy.write_text(json.dumps({"default": accept, "transports": {"docker-daemon": {"": accept}}}))
+    assert rules_for(policy, Reference.parse("busybox"))[0].accepts_all
 
 
 def test_what_is_no_key_is_refused() -> None:

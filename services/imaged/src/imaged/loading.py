@@ -14,6 +14,7 @@ from imaged.manifest import Descriptor, Platform
 from imaged.ports import Archives, Content, Layers
 from imaged.pull import Unpacking
 from imaged.record import ImageRecord
+from imaged.signatures import Trust
 
 _log = get_logger("imaged")
 
@@ -28,6 +29,7 @@ class Loads:
         content: blobs.
         layers: where they are unpacked.
         want: the platform.
+        trust: holds images to a policy; None lets all pass.
     """
 
     def __init__(
@@ -38,7 +40,9 @@ class Loads:
         content: Content,
         layers: Layers,
         want: Platform,
+        trust: Trust | None = None,
     ) -> None:
+        self._trust = trust
         self._archives, self._catalog, self._leases = archives, catalog, leases
         self._content, self._layers, self._want = content, layers, want
 
@@ -59,6 +63,7 @@ class Loads:
             AlreadyExistsError: a name is another image's, and `replace` is not given.
             DataLossError, InvalidArgumentError, ResourceExhaustedError: as `imaged.ports.Archives` says.
             NotFoundError: no image in it is for this platform.
+            UnknownError: the signature policy lets one of them not pass.
         """
         needs = Needs()
         try:
@@ -73,6 +78,9 @@ class Loads:
     async def _keep(
         self, found: list[Found], needs: Needs, *, replace: bool
     ) -> list[tuple[ImageRecord, tuple[str, ...]]]:
+        if self._trust:
+            for image in found:
+                await self._trust.check_archived(image.form, image.names, image.bodies, image.signed)
         if not replace:
             for image in found:
                 self._catalog.refuse_moves(image.resolved.manifest.config.digest, image.names)

@@ -2,7 +2,9 @@
 
 import sys
 from functools import partial
+from pathlib import Path
 
+import anyio.to_thread
 import grpc
 
 from common.api.images.v1 import images_pb2_grpc as rpc
@@ -13,7 +15,7 @@ from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
-from imaged import meters, reconcile
+from imaged import meters, reconcile, trust
 from imaged.adapters import keys
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.proxies import Proxies
@@ -35,6 +37,7 @@ from imaged.whole import Whole
 
 async def serve(settings: Settings, life: Life) -> None:
     """Load what is here, mend it, and answer until told to stop."""
+    policy = await _policy(settings)
     _, root = own_dirs(settings, "imaged")
     content = LocalContent(root)
     await content.load()
@@ -71,7 +74,7 @@ async def serve(settings: Settings, life: Life) -> None:
         task_group=life.task_group,
         pinned=settings.pinned_images,
         short_names=settings.short_names,
-        policy=(settings.signature_policy, keys.verify) if settings.signature_policy else None,
+        policy=policy,
     )
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()
@@ -93,6 +96,14 @@ async def serve(settings: Settings, life: Life) -> None:
     await life.serve(register, socket_path(settings, "imaged"))
 
 
+async def _policy(settings: Settings) -> tuple[str, trust.Verifier] | None:
+    """What the images are held to; what of it is not understood is known now, not at the first pull."""
+    if not settings.signature_policy:
+        return None
+    await anyio.to_thread.run_sync(trust.read, Path(settings.signature_policy), keys.verify)
+    return settings.signature_policy, keys.verify
+
+
 def _servicer(
     images: Images,
     records: RecordStore[ImageRecord],
@@ -107,7 +118,7 @@ def _servicer(
     whole = Whole(content, registry)
     return ImagesServicer(
         images,
-        Loads(spools, catalog, leases, content, layers, platform),
+        Loads(spools, catalog, leases, content, layers, platform, images.trust),
         Saves(catalog, leases, content, whole),
         Transfers(
             catalog,

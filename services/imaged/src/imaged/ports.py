@@ -170,6 +170,9 @@ class Repository(Protocol):
     async def document(self, name: str) -> Document:
         """A manifest by tag or digest, verified."""
 
+    async def referrers(self, digest: Digest, kinds: Sequence[str]) -> list[Descriptor]:
+        """The documents of these artifact types that refer to a document; none where the registry knows none."""
+
     async def has(self, blob: Descriptor) -> bool:
         """Whether the repository has a blob."""
 

@@ -24,7 +24,8 @@ from imaged.ports import Content, Credentials, Layers, Registry, Repository
 from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
 from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
-from imaged.signatures import Trust, Verifier
+from imaged.signatures import Trust
+from imaged.trust import Verifier
 
 PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
@@ -90,7 +91,7 @@ class Images:
         self.operations = Operations(task_group)
         self.catalog = Catalog(records, short_names)
         self.leases = Leases(self.catalog, content, layers)
-        self._trust = Trust(*policy, content, self.leases) if policy else None
+        self.trust = Trust(*policy, content, self.leases) if policy else None
 
     async def pull(self, text: str, credentials: Credentials) -> AsyncIterator[Progress]:
         """Start a pull or join the one that runs, and follow it.
@@ -235,8 +236,8 @@ class Images:
         return await work.run(repository, known), str(found.top)
 
     async def _check(self, reference: Reference, repository: Repository, *digests: Digest) -> None:
-        if self._trust:
-            await self._trust.check(reference, repository, list(dict.fromkeys(digests)))
+        if self.trust:
+            await self.trust.check(reference, repository, list(dict.fromkeys(digests)))
 
     async def _unchanged(self, repo_digest: str, needs: Needs) -> ImageRecord | None:
         """The image that has this repo digest, if all of it is here."""

@@ -50,4 +50,4 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     short_names: Host = "docker.io"
     """The registry that names without one belong to; empty refuses to pull them."""
     signature_policy: str = ""
-    """A policy.json (containers-policy.json(5)) that says whose images may be pulled; empty lets all pass."""
+    """A policy.json (containers-policy.json(5), docs/trust.md) that says whose images may be here; empty lets all pass."""

@@ -1,18 +1,13 @@
-"""Signatures of images (cosign's simple signing): found beside the image, verified with keys that are here.
+"""Holds images to a policy: finds their signatures, in the repository or the archive, and verifies them with keys that are here.
 
-A signature is a layer of the image `sha256-<hex>.sig` in the same repository: its blob is the payload, which names
-the digest; an annotation has the signature of the payload's bytes.
+In a repository, cosign's simple signing is the image `sha256-<hex>.sig`; sigstore bundles refer to the image.
 """
 
-import base64
-import binascii
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
 
 import anyio
 import anyio.to_thread
-import msgspec
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError, NotFoundError, UnknownError
@@ -20,38 +15,17 @@ from imaged.leases import Leases
 from imaged.manifest import Descriptor
 from imaged.ports import Content, Repository
 from imaged.reference import Reference
-from imaged.trust import Rule, rules_for
+from imaged.signed import BUNDLE_TYPES, Signature, carried, signatures
+from imaged.trust import Rule, Verifier, read
 
 PREFIX = "SignatureValidationFailed: "
 """What a kubelet reads (k8s.io/kubernetes/pkg/kubelet/images)."""
-PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
-ANNOTATION = "dev.cosignproject.cosign/signature"
-MAX_PAYLOAD_BYTES = 1 << 20
 MAX_SIGNATURES = 50
-_KIND = "cosign container image signature"
-
-
-class Verifier(Protocol):
-    """Checks a signature."""
-
-    def __call__(self, key: bytes, signature: bytes, payload: bytes) -> bool:
-        """Whether a key in PEM made it. Blocking.
-
-        Raises:
-            FailedPreconditionError: it is no public key.
-        """
-
-
-class _Layer(Descriptor, frozen=True):
-    annotations: dict[str, str] | None = None
-
-
-class _Signatures(msgspec.Struct, frozen=True):
-    layers: list[_Layer] = []
+"""That are looked at, of each form and document."""
 
 
 class Trust:
-    """Holds images to a policy.
+    """Holds images to a policy, which is read anew each time.
 
     Args:
         policy: its file.
@@ -61,10 +35,10 @@ class Trust:
     """
 
     def __init__(self, policy: str, verify: Verifier, content: Content, leases: Leases) -> None:
-        self._policy, self._verify, self._content, self._leases = policy, verify, content, leases
+        self._policy, self._verify, self._content, self._leases = Path(policy), verify, content, leases
 
     async def check(self, reference: Reference, repository: Repository, digests: Sequence[Digest]) -> None:
-        """Let an image pass, before anything of it is unpacked.
+        """Let an image of a registry pass, before anything of it is unpacked.
 
         Args:
             reference: what is pulled.
@@ -76,53 +50,102 @@ class Trust:
             FailedPreconditionError: the policy or a key is malformed.
             SlipwayError: the registry failed.
         """
-        rules = await anyio.to_thread.run_sync(rules_for, Path(self._policy), reference)
-        found: list[tuple[bytes, bytes, Digest]] | None = None
+        policy = await anyio.to_thread.run_sync(read, self._policy, self._verify)
+        known = {str(digest) for digest in digests}
+
+        async def find() -> list[Signature]:
+            return [each for digest in digests for each in await self._beside(repository, digest)]
+
+        await self._hold(str(reference), policy.of_image(reference), [reference], known, find)
+
+    async def check_archived(
+        self,
+        form: str,
+        names: Sequence[str],
+        documents: Mapping[str, bytes],
+        found: Sequence[tuple[bytes, bytes]],
+    ) -> None:
+        """Let an image of an archive pass, before anything of it is kept.
+
+        Args:
+            form: of the archive: docker-archive or oci-archive.
+            names: that it gets.
+            documents: its own, of which one must be signed.
+            found: the signatures of the archive, as `imaged.signed.signatures` takes them.
+
+        Raises:
+            UnknownError, FailedPreconditionError: as for `check`.
+        """
+        policy = await anyio.to_thread.run_sync(read, self._policy, self._verify)
+        references = [Reference.parse(name) for name in names]
+
+        async def find() -> list[Signature]:
+            return [each for blob, value in found for each in signatures(blob, value, documents)]
+
+        rules = policy.of_archive(form)
+        what = ", ".join(names) or f"{next(iter(documents), '')} of the archive"
+        if rules is not None or not references:
+            wanted = policy.default if rules is None else rules
+            await self._hold(what, wanted, references, set(documents), find)
+            return
+        for reference in references:
+            await self._hold(str(reference), policy.of_image(reference), [reference], set(documents), find)
+
+    async def _hold(
+        self,
+        what: str,
+        rules: Sequence[Rule],
+        names: Sequence[Reference],
+        digests: set[str],
+        find: Callable[[], Awaitable[list[Signature]]],
+    ) -> None:
+        found: list[Signature] | None = None
         for rule in rules:
             if rule.accepts_all:
                 continue
             if rule.rejects_all:
-                self._refuse(reference, f"the policy rejects {rule.scope}")
+                self._refuse(what, f"the policy rejects {rule.scope}")
             if found is None:
-                found = [entry for digest in digests for entry in await self._signatures(repository, digest)]
+                found = await find()
             if not found:
-                self._refuse(reference, f"it has no signature, which the policy wants of {rule.scope}")
-            if not await anyio.to_thread.run_sync(self._is_signed, rule, reference, found):
+                self._refuse(what, f"it has no signature, which the policy wants of {rule.scope}")
+            fitting = [s for s in found if s.digest in digests and _fits(s, names, rule.identity)]
+            if not await anyio.to_thread.run_sync(self._is_signed, rule, fitting):
                 self._refuse(
-                    reference, f"none of its {len(found)} signatures is what the policy wants of {rule.scope}"
+                    what, f"none of its {len(found)} signatures is what the policy wants of {rule.scope}"
                 )
 
-    def _is_signed(self, rule: Rule, reference: Reference, found: list[tuple[bytes, bytes, Digest]]) -> bool:
-        return any(
-            _names(payload, digest, reference, rule.identity)
-            and any(self._verify(key, signature, payload) for key in rule.keys)
-            for signature, payload, digest in found
-        )
+    def _is_signed(self, rule: Rule, found: Sequence[Signature]) -> bool:
+        return any(self._verify(key, s.value, s.payload) for s in found for key in rule.keys)
 
-    async def _signatures(self, repository: Repository, digest: Digest) -> list[tuple[bytes, bytes, Digest]]:
-        """Signatures beside an image, with their payloads; what is malformed is no signature."""
-        try:
-            document = await repository.document(f"{digest.algorithm}-{digest.hex}.sig")
-        except NotFoundError:
-            return []
-        try:
-            layers = msgspec.json.decode(document.body, type=_Signatures).layers
-        except (msgspec.DecodeError, msgspec.ValidationError):
-            return []
+    async def _beside(self, repository: Repository, digest: Digest) -> list[Signature]:
+        """Signatures beside a document; what is malformed is no signature."""
+        blobs = await self._carried(repository, f"{digest.algorithm}-{digest.hex}.sig")
+        bundles: list[tuple[Descriptor, bytes]] = []
+        for referrer in (await repository.referrers(digest, BUNDLE_TYPES))[:MAX_SIGNATURES]:
+            bundles += await self._carried(repository, referrer.digest)
+        documents = {str(digest): await self._document(repository, digest)} if bundles else {}
         found = []
-        for layer in layers[:MAX_SIGNATURES]:
-            text = (layer.annotations or {}).get(ANNOTATION, "")
-            if layer.media_type != PAYLOAD_TYPE or not text or not 0 < layer.size <= MAX_PAYLOAD_BYTES:
-                continue
+        for blob, value in (*blobs[:MAX_SIGNATURES], *bundles[:MAX_SIGNATURES]):
             try:
-                signature = base64.b64decode(text, validate=True)
-                payload = await self._payload(repository, Descriptor(layer.digest, layer.size))
-            except (binascii.Error, InvalidArgumentError):
+                body = await self._blob(repository, blob)
+            except InvalidArgumentError:
                 continue
-            found.append((signature, payload, digest))
+            found += signatures(body, value, documents)
         return found
 
-    async def _payload(self, repository: Repository, blob: Descriptor) -> bytes:
+    async def _carried(self, repository: Repository, name: str) -> list[tuple[Descriptor, bytes]]:
+        try:
+            return carried((await repository.document(name)).body)
+        except NotFoundError:
+            return []
+
+    async def _document(self, repository: Repository, digest: Digest) -> bytes:
+        if self._content.has(str(digest)):
+            return await self._content.read(str(digest))
+        return (await repository.document(str(digest))).body
+
+    async def _blob(self, repository: Repository, blob: Descriptor) -> bytes:
         Digest.parse(blob.digest)
         try:
             with self._leases.hold() as needs:
@@ -136,20 +159,9 @@ class Trust:
             with anyio.CancelScope(shield=True):
                 await self._leases.collect({blob.digest}, set())
 
-    def _refuse(self, reference: Reference, why: str) -> None:
-        raise UnknownError(f"{PREFIX}image {reference}: {why} ({self._policy})")
+    def _refuse(self, what: str, why: str) -> None:
+        raise UnknownError(f"{PREFIX}image {what}: {why} ({self._policy})")
 
 
-def _names(payload: bytes, digest: Digest, reference: Reference, identity: str) -> bool:
-    """Whether a payload is about this digest and this name."""
-    try:
-        critical: Any = msgspec.json.decode(payload)["critical"]
-        name = Reference.parse(str(critical["identity"]["docker-reference"]))
-        said = (critical["type"], critical["image"]["docker-manifest-digest"])
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError, InvalidArgumentError):
-        return False
-    if said != (_KIND, str(digest)) or name.repository != reference.repository:
-        return False
-    if identity == "matchRepository" or (identity == "matchRepoDigestOrExact" and reference.digest):
-        return True
-    return str(name) == str(reference)
+def _fits(signature: Signature, names: Sequence[Reference], identity: str) -> bool:
+    return all(signature.fits(name, identity) for name in names) if names else not identity

@@ -19,11 +19,13 @@ from common.errors import (
     DataLossError,
     FailedPreconditionError,
     InvalidArgumentError,
+    NotFoundError,
     UnavailableError,
     UnknownError,
 )
 from imaged import hosts
 from imaged.adapters.proxies import Proxies
+from imaged.adapters.referrers import by_api, listed
 from imaged.adapters.registry_auth import TokenCache
 from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, meant_for, reason
 from imaged.adapters.upload import Upload, mount, there
@@ -171,6 +173,19 @@ class HttpRepository:
             return Document(digest, response.headers.get("Content-Type", ""), body)
 
         return await self._ask("pull" if ":" in name else "resolve", ask)
+
+    async def referrers(self, digest: Digest, kinds: Sequence[str]) -> list[Descriptor]:
+        try:
+            return await self._ask(
+                "resolve", lambda transport, stop: by_api(transport, digest, kinds, stop, self._body)
+            )
+        except NotFoundError:
+            pass
+        try:
+            tagged = await self.document(f"{digest.algorithm}-{digest.hex}")
+        except NotFoundError:
+            return []
+        return listed(tagged.body, kinds)
 
     async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
         def work(transport: Transport, stop: Stop) -> None:

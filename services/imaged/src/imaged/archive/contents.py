@@ -18,8 +18,11 @@ from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Spooled, SpooledFile
 from imaged.pull import Resolved
 from imaged.reference import Reference
+from imaged.signed import carried
 
 MAX_IMAGES = 1000
+MAX_SIGNATURES = 50
+"""That are read of an archive."""
 MAX_DOCUMENTS_BYTES = 64 << 20
 """Of all manifests and indexes of an archive, which are held in memory."""
 NAME = "io.containerd.image.name"
@@ -59,6 +62,10 @@ class Found:
     """Its documents by digest."""
     files: dict[str, SpooledFile]
     """Its config and layers by digest."""
+    form: str = "docker-archive"
+    """docker-archive or oci-archive, as a signature policy calls it."""
+    signed: tuple[tuple[bytes, bytes], ...] = ()
+    """Signatures in the archive, of whichever image; see `imaged.signed.signatures`."""
 
 
 def images_of(archive: Spooled, want: Platform, name: str) -> list[Found]:
@@ -97,6 +104,7 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
     if len(top.manifests) > MAX_IMAGES:
         _refuse(f"more than {MAX_IMAGES} images")
     found: dict[str, Found] = {}
+    signed: list[tuple[bytes, bytes]] = []
     other: NotFoundError | None = None
     left = MAX_DOCUMENTS_BYTES
     for entry in top.manifests:
@@ -104,6 +112,12 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         said = notes.get(REF_NAME, "")
         bare = bool(said) and "/" not in said and ":" not in said
         full = notes.get(NAME) or ("" if bare else said)
+        blobs = carried(_read(_blob(archive, entry), documents.MAX_MANIFEST_BYTES, entry.digest))
+        if blobs:
+            # a signature in the place of an image
+            room = MAX_SIGNATURES - len(signed)
+            signed += [(_read(_blob(archive, b), b.size, b.digest), value) for b, value in blobs[:room]]
+            continue
         try:
             image = _followed(archive, entry, want)
         except NotFoundError as exc:
@@ -120,7 +134,7 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         )
     if other and not found:
         raise other
-    return list(found.values())
+    return [replace(image, form="oci-archive", signed=tuple(signed)) for image in found.values()]
 
 
 def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
