@@ -4,6 +4,7 @@ import inspect
 import signal
 from collections.abc import AsyncIterator
 
+import hypothesis
 import pytest
 
 from tests.support.pace import patience, within
@@ -13,9 +14,12 @@ GUARD = 3
 
 
 def pytest_configure() -> None:
-    """Take SIGINT, which a shell's background job has ignored: what the tests start would inherit that."""
+    # a shell's background job has SIGINT ignored, and what the tests start would inherit that
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    # on a busy machine the time that one example takes says nothing
+    hypothesis.settings.register_profile("slipway", deadline=None)
+    hypothesis.settings.load_profile("slipway")
 
 
 @pytest.fixture(scope="session")

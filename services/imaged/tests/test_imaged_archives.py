@@ -484,7 +484,7 @@ async def test_documents_are_held_in_bounded_memory(monkeypatch, shelf, tools, l
     form=st.sampled_from([tarfile.GNU_FORMAT, tarfile.PAX_FORMAT]),
     step=st.integers(1, 2000),
 )
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_members_are_told_as_tarfile_wrote_them(names, body, form, step) -> None:
     plain = list(dict.fromkeys("/".join(p for p in n.split("/") if p) for n in names))
     plain = [n for n in plain if n]
@@ -503,7 +503,7 @@ def test_members_are_told_as_tarfile_wrote_them(names, body, form, step) -> None
 
 
 @given(st.binary(max_size=2000), st.integers(0, 1023), st.integers(0, 255))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_no_bytes_do_more_than_be_refused(noise, place, value) -> None:
     whole = bytearray(tar(("a", noise), linked("b", "a")))
     whole[place] = value
