@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import signal
 import subprocess
 import tarfile
 from pathlib import Path
@@ -349,6 +350,24 @@ async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Any
     layers = snapshotd.seen(snapshotd.data / "snapshotd/layers")
     assert list(layers.iterdir()) == []
     await apply(snapshotd, client, "small")
+    await client.close()
+
+
+def nurseries(node: Any) -> list[int]:
+    children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"diff.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    await apply(snapshotd, client, "a")
+    (first,) = nurseries(snapshotd)
+    os.kill(first, signal.SIGKILL)
+    eventually(lambda: nurseries(snapshotd) not in ([], [first]), what="another nursery")
+    await apply(snapshotd, client, "b")
+    (second,) = nurseries(snapshotd)
+    snapshotd.kill()
+    eventually(lambda: not Path(f"/proc/{second}").exists(), what="the end of the nursery")
     await client.close()
 
 

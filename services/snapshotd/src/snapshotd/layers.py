@@ -23,7 +23,8 @@ from common.observe.trace import context_of, span, traceparent
 from common.records import RecordStore
 from common.sys.files import sync_directory
 from snapshotd import meters
-from snapshotd.diff.finish import Unpacked, finish
+from snapshotd.diff.answer import Unpacked
+from snapshotd.diff.finish import finish
 from snapshotd.disk import DiskSync
 from snapshotd.faults import disk_faults
 from snapshotd.ports import Bin, Images, Unpacker, UnpackJob
@@ -303,12 +304,9 @@ class Layers:
             max_entries=self._bounds.max_entries,
             max_bytes=self._bounds.max_bytes,
         )
-        try:
-            await anyio.to_thread.run_sync(_make, target)
-            unpacked = await self._unpacker.unpack(job)
-            await anyio.to_thread.run_sync(finish, target, unpacked)
-        finally:
-            self._group.start_soon(self._warm)
+        await anyio.to_thread.run_sync(_make, target)
+        unpacked = await self._unpacker.unpack(job)
+        await anyio.to_thread.run_sync(finish, target, unpacked)
         return unpacked
 
     async def _write_image(self, directory: Path) -> int:
@@ -318,10 +316,6 @@ class Layers:
             await self._images.write(directory / TREE, image)
             await self._sync.sync_file(image)
         return (await anyio.Path(image).stat()).st_blocks * 512
-
-    async def _warm(self) -> None:
-        with _logged("unpack.helper_not_ready"):
-            await self._unpacker.warm()
 
     def _keep(self, directory: Path, layer_id: str) -> None:
         directory.rename(self._places.layer(layer_id))

@@ -14,9 +14,10 @@ from common.records.redis import connect
 from common.settings import load, own_dirs, socket_path
 from snapshotd import meters
 from snapshotd.adapters.erofs import ErofsImages
-from snapshotd.adapters.helper import HelperPool
+from snapshotd.adapters.helper import HelperUnpacker
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.native import NativeSnapshotter
+from snapshotd.adapters.nursery import Nursery
 from snapshotd.adapters.overlay import OverlaySnapshotter
 from snapshotd.adapters.trash import Trash
 from snapshotd.differences import Differences
@@ -41,7 +42,8 @@ async def serve(settings: Settings, life: Life) -> None:
     layer_records, snapshot_records = await _records(settings, places)
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
-    helpers = HelperPool(settings.unpack_timeout_s)
+    nursery = Nursery()
+    life.start(nursery.run, name="nursery")
     bounds = Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks)
     mounts = MountPoints(run_dir / "mounts", run_dir.parent)
     # nobody on the host but root may run what a layer brings
@@ -51,7 +53,7 @@ async def serve(settings: Settings, life: Life) -> None:
     layers = Layers(
         records=layer_records,
         places=places,
-        unpacker=helpers,
+        unpacker=HelperUnpacker(nursery, settings.unpack_timeout_s),
         trash=trash,
         images=images,
         only_images=settings.snapshotter == EROFS,
@@ -74,7 +76,6 @@ async def serve(settings: Settings, life: Life) -> None:
     await Reconciler(
         layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, trash
     ).run()
-    await helpers.warm()
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url
     )
@@ -88,10 +89,7 @@ async def serve(settings: Settings, life: Life) -> None:
     def register(server: grpc.aio.Server) -> None:
         rpc.add_SnapshotsServicer_to_server(servicer, server)
 
-    try:
-        await life.serve(register, socket_path(settings, NAME))
-    finally:
-        await helpers.close()
+    await life.serve(register, socket_path(settings, NAME))
 
 
 async def _records(

@@ -7,7 +7,7 @@ from typing import Protocol
 from common.digest import Digest
 from common.sys.userns import IdMappings
 from snapshotd.compose import Stratum
-from snapshotd.diff.finish import Unpacked
+from snapshotd.diff.answer import Unpacked
 from snapshotd.records import LayerRecord
 
 
@@ -36,10 +36,9 @@ class Unpacker(Protocol):
             InvalidArgumentError: an entry is never to be unpacked, or a bound is passed.
             ResourceExhaustedError: the disk is full.
             DeadlineExceededError: it took too long.
+            UnavailableError: there is no process to do it in.
+            OSError: the blob cannot be opened.
         """
-
-    async def warm(self) -> None:
-        """Get ready for the next job."""
 
 
 class Images(Protocol):

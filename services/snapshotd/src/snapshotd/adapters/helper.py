@@ -1,118 +1,107 @@
-"""Unpack helpers: exec'ed processes, one job each, with one kept ready."""
+"""Unpack helpers: forked processes, one job each, whose answers nobody trusts."""
 
-import asyncio
-import json
-import sys
-from pathlib import Path
-from typing import Any
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import anyio
-import isal
-import zstandard
+import anyio.to_thread
 
-import snapshotd
 from common import errors
 from common.observe.log import get_logger
-from snapshotd.diff.finish import Unpacked, answer_of
+from common.sys import linux
+from snapshotd.adapters.nursery import Nursery
+from snapshotd.diff.answer import Failed, NonsenseError, Unpacked, read
+from snapshotd.diff.unpack import MAX_ANSWER_BYTES
 from snapshotd.ports import UnpackJob
 
-_MAX_ANSWER_BYTES = 64 << 20
+_PIECE_BYTES = 64 << 10
 _log = get_logger("unpack")
 
 
-def _command() -> list[str]:
-    modules = (snapshotd, isal, zstandard)
-    places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in modules)
-    code = f"import sys; sys.path[:0] = {list(places)!r}; from snapshotd.diff.unpack import main; main()"
-    return [sys.executable, "-I", "-S", "-c", code]
-
-
-class HelperPool:
+class HelperUnpacker:
     """Runs unpack jobs, each in a process of its own.
 
     Args:
+        nursery: forks them.
         timeout_s: a job that takes longer is killed.
     """
 
-    def __init__(self, timeout_s: float) -> None:
-        self._timeout_s = timeout_s
-        self._ready: list[asyncio.subprocess.Process] = []
-
-    async def warm(self) -> None:
-        """Have one helper ready."""
-        if not self._ready:
-            self._ready.append(await self._spawn())
-
-    async def close(self) -> None:
-        """End the helper that waits."""
-        for process in self._ready:
-            await _end(process)
-        self._ready.clear()
+    def __init__(self, nursery: Nursery, timeout_s: float) -> None:
+        self._nursery, self._timeout_s = nursery, timeout_s
 
     async def unpack(self, job: UnpackJob) -> Unpacked:
         """Unpack a blob into an empty directory; see ports.Unpacker."""
-        process = await self._take()
         try:
             with anyio.fail_after(self._timeout_s):
-                answer = await self._talk(process, job)
+                said = await self._ask(job)
         except TimeoutError as exc:
-            message = f"{job.name}: unpacking took longer than {self._timeout_s} s"
+            message = f"{job.name}: unpacking took longer than {self._timeout_s:g} s"
             raise errors.DeadlineExceededError(message) from exc
-        finally:
-            await _end(process)
-        reason = answer.get("error")
-        if reason:
-            where = f" (in {job.target.parent.parent})" if reason == "ResourceExhaustedError" else ""
-            raise errors.BY_REASON[reason](f"{job.name}: {answer['text']}{where}")
-        return answer_of(answer)
+        if isinstance(said, Failed):
+            raise said.as_error(job.name, str(job.target.parent.parent))
+        return said
 
-    async def _take(self) -> asyncio.subprocess.Process:
-        while self._ready:
-            process = self._ready.pop()
-            if process.returncode is None:
-                return process
-        return await self._spawn()
-
-    async def _spawn(self) -> asyncio.subprocess.Process:
-        return await asyncio.create_subprocess_exec(
-            *_command(),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-            limit=_MAX_ANSWER_BYTES,
-            cwd="/",
-            env={},
-        )
-
-    async def _talk(self, process: asyncio.subprocess.Process, job: UnpackJob) -> dict[str, Any]:
-        if process.stdin is None or process.stdout is None:
-            raise errors.InternalError("the unpack helper has no pipes")
+    async def _ask(self, job: UnpackJob) -> Unpacked | Failed:
         request = {
-            "blob": job.blob,
-            "target": str(job.target),
             "media_type": job.media_type,
             "algorithm": job.diff_id.algorithm,
             "hex": job.diff_id.hex,
             "max_entries": job.max_entries,
             "max_bytes": job.max_bytes,
         }
+        with _closed(await anyio.to_thread.run_sync(_open, job)) as (blob, root):
+            answer, write_end = os.pipe2(os.O_CLOEXEC)
+            with _closed([answer]):
+                with _closed([write_end]):
+                    helper = await self._nursery.begin(request, [blob, write_end, root])
+                try:
+                    raw = await _read(answer)
+                finally:
+                    await self._nursery.end(helper)
+        if not raw:
+            kind = errors.UnavailableError if helper.orphaned else errors.InternalError
+            raise kind(f"{job.name}: its helper ended {helper.how}")
         try:
-            process.stdin.write(json.dumps(request).encode() + b"\n")
-            await process.stdin.drain()
-            line = await process.stdout.readline()
-        except (OSError, ValueError) as exc:
-            line = b""
-            _log.warning("unpack.helper_failed", error=str(exc))
-        if not line:
-            code = await process.wait()
-            message = f"{job.name}: the unpack helper ended with status {code}"
-            raise errors.InternalError(message)
-        answer: dict[str, Any] = json.loads(line)
-        return answer
+            return read(raw)
+        except NonsenseError as exc:
+            _log.error("helper.nonsense", name=job.name, nonsense=str(exc), ended=helper.how)
+            raise errors.InternalError(f"{job.name}: its helper answered nonsense ({exc})") from exc
 
 
-async def _end(process: asyncio.subprocess.Process) -> None:
-    with anyio.CancelScope(shield=True):
-        if process.returncode is None:
-            process.kill()
-        await process.wait()
+@contextmanager
+def _closed(fds: list[int]) -> Iterator[list[int]]:
+    try:
+        yield fds
+    finally:
+        for fd in fds:
+            os.close(fd)
+
+
+def _open(job: UnpackJob) -> list[int]:
+    """The blob, and the target as a mount of its own."""
+    blob = os.open(job.blob, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(blob).st_mode):
+            raise errors.InvalidArgumentError(f"{job.name}: {job.blob} is no file")
+        return [blob, linux.open_tree(str(job.target))]
+    except BaseException:
+        os.close(blob)
+        raise
+
+
+async def _read(fd: int) -> bytes:
+    """All that comes, up to one byte more than an answer may have."""
+    os.set_blocking(fd, False)
+    raw = bytearray()
+    while len(raw) <= MAX_ANSWER_BYTES:
+        await anyio.wait_readable(fd)
+        try:
+            piece = os.read(fd, _PIECE_BYTES)
+        except BlockingIOError:
+            continue
+        if not piece:
+            break
+        raw += piece
+    return bytes(raw)

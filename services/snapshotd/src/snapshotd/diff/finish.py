@@ -8,40 +8,12 @@ import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-import msgspec
 
 from common.sys import linux
+from snapshotd.diff.answer import Device, Unpacked
 from snapshotd.diff.whiteout import OPAQUE_XATTR
 
 _NO_LINKS = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
-
-
-class Device(msgspec.Struct, frozen=True):
-    """A device node of the layer; `device` is as makedev gives it."""
-
-    path: str
-    mode: int
-    uid: int
-    gid: int
-    device: int
-    mtime_ns: int
-
-
-class Unpacked(msgspec.Struct, frozen=True):
-    """The helper's answer when all went well."""
-
-    opaque: list[str]
-    devices: list[Device]
-    implied: list[str]
-    size_bytes: int
-    inodes: int
-    compression: str
-
-
-def answer_of(table: dict[str, Any]) -> Unpacked:
-    return msgspec.convert(table, Unpacked)
 
 
 def finish(root: Path, unpacked: Unpacked) -> None:

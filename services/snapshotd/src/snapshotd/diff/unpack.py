@@ -1,74 +1,70 @@
-"""The unpack helper: a process that waits for one job on stdin, does it in a chroot, and answers on stdout.
+"""What an unpack helper does: one blob becomes a tree below its root, which is all that it can see."""
 
-It is exec'ed with explicit search paths and without site-packages' start-up code, ahead of the first job, so
-that a layer does not wait for an interpreter. Job and answer are one line of JSON each.
-"""
-
-import _locale
 import errno
-import hashlib  # noqa: F401 - OpenSSL must be in memory before the root changes
 import json
 import os
-import sys
 from typing import Any
 
-import zstandard  # noqa: F401 - see above
-from isal import igzip  # noqa: F401 - see above
-
 from snapshotd.diff.apply import TooManyError, TreeWriter
-from snapshotd.diff.confine import confine, die_with_parent
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
-from snapshotd.diff.tar import TarError, TarReader
+from snapshotd.diff.tar import Entry, TarError, TarReader
 from snapshotd.diff.whiteout import BadEntryError, show
 
+MAX_ANSWER_BYTES = 8 << 20
+"""Some 100,000 paths: only directories without an entry, opaque ones and devices are named."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
-_REFUSED = (errno.ENAMETOOLONG, errno.EILSEQ, errno.EINVAL, errno.ELOOP, errno.ERANGE, errno.E2BIG)
+_REFUSED = (
+    errno.ENAMETOOLONG,
+    errno.EILSEQ,
+    errno.EINVAL,
+    errno.ELOOP,
+    errno.ERANGE,
+    errno.E2BIG,
+    errno.EFBIG,
+    errno.EMLINK,
+)
 
 
 class _DigestError(Exception):
     """The content is not the diff ID's."""
 
 
-def main() -> None:
-    """Wait for the job, do it, answer, end."""
-    die_with_parent()
-    # libarchive turns PAX names, which are UTF-8, into the locale's bytes
-    _locale.setlocale(_locale.LC_CTYPE, "C.UTF-8")
-    line = sys.stdin.buffer.readline()
-    if not line:
-        return
-    answer = _answer(json.loads(line))
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
-    # threads may still wait at a queue
-    os._exit(0)
-
-
-def _answer(job: dict[str, Any]) -> dict[str, Any]:
+def answer(blob: int, job: dict[str, Any]) -> bytes:
+    """Do the job (adapters/helper.py), and say how it went (diff/answer.py)."""
     last = [b""]
     try:
-        return _unpack(job, last)
-    except (StreamError, TarError, _DigestError) as exc:
-        return _error("DataLossError", str(exc))
-    except (BadEntryError, TooBigError, TooManyError) as exc:
-        return _error("InvalidArgumentError", str(exc))
-    except OSError as exc:
-        where = f"entry {show(last[0])}: {os.strerror(exc.errno or 0)}"
-        if exc.errno in _FULL:
-            return _error("ResourceExhaustedError", where)
-        return _error("InvalidArgumentError" if exc.errno in _REFUSED else "InternalError", where)
+        said = json.dumps(_unpack(blob, job, last)).encode()
+        if len(said) > MAX_ANSWER_BYTES:
+            message = "it has too many devices, opaque directories, or directories without an entry"
+            raise TooManyError(message)
+        return said
     except Exception as exc:  # noqa: BLE001 - the border: whatever happens, the service hears of it
-        return _error("InternalError", f"{type(exc).__name__}: {exc}")
+        return failed(*_reason(exc, f"entry {show(last[0])}"))
 
 
-def _error(reason: str, text: str) -> dict[str, Any]:
-    return {"error": reason, "text": text}
+def _reason(exc: Exception, entry: str) -> tuple[str, str]:
+    match exc:
+        case StreamError() | TarError() | _DigestError():
+            return "DataLossError", str(exc)
+        case BadEntryError() | TooBigError() | TooManyError():
+            return "InvalidArgumentError", str(exc)
+        case MemoryError():
+            return "InvalidArgumentError", f"{entry}: it takes more memory than a layer may"
+        case OSError(errno=number) if number in _FULL:
+            return "ResourceExhaustedError", f"{entry}: {os.strerror(number)}"
+        case OSError(errno=number):
+            reason = "InvalidArgumentError" if number in _REFUSED else "InternalError"
+            return reason, f"{entry}: {os.strerror(number or 0)}"
+        case _:
+            return "InternalError", f"{type(exc).__name__}: {exc}"
 
 
-def _unpack(job: dict[str, Any], last: list[bytes]) -> dict[str, Any]:
-    fd = os.open(job["blob"], os.O_RDONLY | os.O_CLOEXEC)
-    stream = LayerStream(fd, job["media_type"], job["algorithm"], job["max_bytes"])
-    confine(job["target"])
+def failed(error: str, text: str) -> bytes:
+    return json.dumps({"type": "failed", "error": error, "text": text[:1000]}).encode()
+
+
+def _unpack(blob: int, job: dict[str, Any], last: list[bytes]) -> dict[str, Any]:
+    stream = LayerStream(blob, job["media_type"], job["algorithm"], job["max_bytes"])
     stream.start()
     reader = TarReader(stream.read)
     writer = TreeWriter(max_entries=job["max_entries"], max_bytes=job["max_bytes"])
@@ -82,18 +78,23 @@ def _unpack(job: dict[str, Any], last: list[bytes]) -> dict[str, Any]:
     writer.close()
     size_bytes, inodes = _measure()
     return {
-        "opaque": [os.fsdecode(path) for path in writer.opaque],
+        "type": "unpacked",
+        "opaque": [_text(path) for path in writer.opaque],
         "devices": [_device(path, entry) for path, entry in writer.devices.items()],
-        "implied": sorted(os.fsdecode(path) for path in writer.implied),
+        "implied": [_text(path) for path in sorted(writer.implied)],
         "size_bytes": size_bytes,
         "inodes": inodes,
         "compression": stream.compression,
     }
 
 
-def _device(path: bytes, entry: Any) -> dict[str, Any]:
+def _text(path: bytes) -> str:
+    return path.decode("latin-1")
+
+
+def _device(path: bytes, entry: Entry) -> dict[str, Any]:
     return {
-        "path": os.fsdecode(path),
+        "path": _text(path),
         "mode": entry.mode,
         "uid": entry.uid,
         "gid": entry.gid,
