@@ -35,12 +35,12 @@ async def test_blob_is_kept_whole_and_private(content: LocalContent, tools) -> N
 
 async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
-        ingest.partial.write(BODY[:5000])
+        ingest.partial.write(BODY[:5000], 0)
     after = LocalContent(content.blobs.parent)
     await after.load()
     async with after.ingest(wanted(tools)) as ingest:
-        assert (ingest.partial.offset, ingest.partial.resumed) == (5000, True)
-        ingest.partial.write(BODY[5000:])
+        assert ingest.partial.missing() == [(5000, len(BODY))]
+        ingest.partial.write(BODY[5000:], 5000)
         ingest.partial.verify()
         await ingest.sync()
         await ingest.commit()
@@ -49,13 +49,13 @@ async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, to
 
 async def test_wrong_or_surplus_bytes_are_refused(content: LocalContent, tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
-        ingest.partial.write(b"x" * len(BODY))
+        ingest.partial.write(b"x" * len(BODY), 0)
         with pytest.raises(DataLossError, match="what came has"):
             ingest.partial.verify()
-        assert ingest.partial.offset == 0
+        assert ingest.partial.fetched_bytes == 0
         with pytest.raises(DataLossError, match="more than"):
-            ingest.partial.write(BODY + b"!")
-        ingest.partial.write(BODY[:1])
+            ingest.partial.write(BODY + b"!", 0)
+        ingest.partial.write(BODY[:1], 0)
         with pytest.raises(DataLossError, match="1 bytes came"):
             ingest.partial.verify()
 
@@ -70,14 +70,14 @@ async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tool
     async with anyio.create_task_group() as group, content.ingest(wanted(tools)) as ingest:
         group.start_soon(second)
         await anyio.wait_all_tasks_blocked()
-        ingest.partial.write(BODY)
+        ingest.partial.write(BODY, 0)
         await ingest.commit()
     assert seen == [True]
 
 
 async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
-        ingest.partial.write(b"1")
+        ingest.partial.write(b"1", 0)
         assert await content.sweep(set(), -1) == []
     for body in (b"kept", b"stale"):
         await content.put(Digest.parse(tools.sha256(body)), body)

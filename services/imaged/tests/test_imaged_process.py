@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -152,6 +153,46 @@ async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registr
     assert ranges[0] is None
     assert ranges[-1] is not None
     assert int(ranges[-1][6:-1]) >= 1 << 20
+
+
+async def test_killed_pieces_are_resumed_where_they_were(daemons: Daemons, bad_registry, tools) -> None:
+    made = tools.image_of([tools.tar_of({"f": os.urandom(1 << 20) * 70})], compression="none")
+    body = made.blobs[made.layers[0]["digest"]]
+    sent = 0
+
+    def blob(h) -> None:
+        nonlocal sent
+        found = re.fullmatch(r"bytes=(\d+)-(\d*)", h.headers["Range"])
+        start, end = int(found[1]), int(found[2] or len(body) - 1) + 1
+        h.send_response(206)
+        h.send_header("Content-Length", str(end - start))
+        h.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(body)}")
+        h.end_headers()
+        if not killed:
+            # odd lengths: a page at the end of what was written is not whole
+            h.wfile.write(body[start : start + (7 << 20) + 1001])
+            bad_registry.release.wait(30)
+        else:
+            h.wfile.write(body[start:end])
+            sent += end - start
+
+    killed = False
+    bad_registry.serve(made, blob)
+    name = f"{bad_registry.host}/app:v1"
+    client = ImagedClient(daemons.socket("imaged"))
+    try:
+        fetched = 0
+        async for progress in client.pull(name):
+            fetched = sum(layer.fetched_bytes for layer in progress.layers)
+            if fetched >= 4 * (7 << 20):
+                break
+        daemons.end("imaged", signal.SIGKILL)
+        killed = True
+        daemons.start("imaged")
+        assert (await client.pulled(name)).id == made.config_digest
+    finally:
+        await client.close()
+    assert len(body) - fetched <= sent <= len(body) - fetched + 4 * (64 << 10)
 
 
 async def test_a_load_that_was_killed_leaves_nothing(daemons: Daemons) -> None:

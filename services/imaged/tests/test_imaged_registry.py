@@ -178,7 +178,7 @@ async def test_wrong_size_is_data_loss(layer, bad_registry, tools) -> None:
 
 async def test_bad_bytes_of_an_earlier_try_are_fetched_again(layer, content) -> None:
     async with content.ingest(layer.wanted) as ingest:
-        ingest.partial.write(b"bad")
+        ingest.partial.write(b"bad", 0)
     assert await layer.fetch() == layer.body
 
 

@@ -64,6 +64,7 @@ async def serve(settings: Settings, life: Life) -> None:
         limits,
         docker_config=settings.docker_config,
         proxies=proxies,
+        parallel_ranges=settings.parallel_ranges,
     )
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
     images = Images(

@@ -26,22 +26,25 @@ class Credentials:
 
 
 class Partial(Protocol):
-    """An unfinished blob. All methods block, and are called by one thread at a time."""
+    """An unfinished blob. All methods block. `write` may be called by several threads, the others by one alone."""
 
     @property
-    def offset(self) -> int:
-        """Bytes that are here."""
+    def fetched_bytes(self) -> int:
+        """How many are here."""
 
     @property
-    def resumed(self) -> bool:
-        """Whether some of them are from an earlier try."""
+    def scattered(self) -> bool:
+        """Whether bytes may come in any order; else each write begins where the one before ended."""
 
-    def write(self, chunk: bytes) -> None:
-        """Append.
+    def missing(self) -> Sequence[tuple[int, int]]:
+        """What is not here, in order: first byte, and the one after the last."""
+
+    def write(self, chunk: bytes, at: int) -> None:
+        """Write at a place.
 
         Raises:
             ResourceExhaustedError: the disk is full.
-            DataLossError: this is more than the blob's size.
+            DataLossError: this goes beyond the blob's size.
         """
 
     def restart(self) -> None:
@@ -186,7 +189,7 @@ class Repository(Protocol):
         """Store a manifest or an index under a tag or its digest."""
 
     async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
-        """Bring the rest of a blob and verify it; cut connections are resumed."""
+        """Bring what is missing of a blob and verify it; cut connections are resumed."""
 
 
 class Registry(Protocol):

@@ -46,7 +46,7 @@ class LayerStatus:
     def fetched_bytes(self) -> int:
         if self.state is LayerState.DONE or self.state is LayerState.UNPACKING:
             return self.size_bytes
-        return self.partial.offset if self.partial else 0
+        return self.partial.fetched_bytes if self.partial else 0
 
 
 @dataclass(slots=True)

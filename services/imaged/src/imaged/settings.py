@@ -18,7 +18,9 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     certs_dir: str = "/etc/slipway/certs.d"
     """Where hosts.toml files are, as containerd lays them out."""
     max_downloads: Count = 6
-    """Blobs that are fetched at once, over all pulls."""
+    """Blobs and pieces of large blobs that are fetched at once, over all pulls."""
+    parallel_ranges: Count = 4
+    """Pieces of 16 MiB that are fetched at once of a blob of 32 MiB or more, where its registry answers ranges; 1 for a stream."""
     connect_timeout_s: Seconds = 30.0
     """How long a registry may take to accept a connection."""
     stall_timeout_s: Seconds = 60.0

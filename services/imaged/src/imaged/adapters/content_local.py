@@ -78,7 +78,7 @@ class LocalContent:
 
             def fill() -> None:
                 ingest.partial.restart()
-                ingest.partial.write(body)
+                ingest.partial.write(body, 0)
                 ingest.partial.verify()
                 ingest.partial.sync()
 

@@ -8,7 +8,8 @@ import urllib3
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError, NotFoundError
-from imaged.adapters.transport import Refused, Stop, Transport
+from imaged.adapters.interruptible import Stop
+from imaged.adapters.transport import Refused, Transport
 from imaged.manifest import INDEX_TYPES, Descriptor
 
 MAX_PAGES = 8

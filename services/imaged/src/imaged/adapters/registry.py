@@ -6,8 +6,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
-import anyio
-import anyio.lowlevel
 import anyio.to_thread
 import urllib3
 from anyio import CapacityLimiter
@@ -24,16 +22,17 @@ from common.errors import (
     UnknownError,
 )
 from imaged import hosts
+from imaged.adapters.blobs import BlobFetch
+from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.referrers import by_api, listed
 from imaged.adapters.registry_auth import TokenCache
-from imaged.adapters.transport import MAX_TRIES, Limits, Refused, Stop, Transport, meant_for, reason
+from imaged.adapters.transport import Limits, Refused, Transport, meant_for, reason
 from imaged.adapters.upload import Upload, mount, there
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.ports import Credentials, Document, Partial
 from imaged.reference import Reference
 
-CHUNK_BYTES = 1 << 20
 _ACCEPT = ", ".join(
     (*INDEX_TYPES, *MANIFEST_TYPES, "application/vnd.docker.distribution.manifest.v1+prettyjws")
 )
@@ -49,6 +48,7 @@ class HttpRegistry:
         limits: how patient to be.
         docker_config: docker's config.json with logins for those who bring none; empty for none.
         proxies: what requests go through.
+        parallel_ranges: pieces of a large blob at once.
     """
 
     def __init__(
@@ -59,6 +59,7 @@ class HttpRegistry:
         *,
         docker_config: str = "",
         proxies: Proxies | None = None,
+        parallel_ranges: int = 4,
     ) -> None:
         self._certs_dir = certs_dir
         self._limits = limits
@@ -66,6 +67,7 @@ class HttpRegistry:
         self._proxies = proxies or Proxies()
         self._tokens = TokenCache()
         self._schemes: dict[str, str] = {}
+        self.parallel_ranges = parallel_ranges
         self.fetches = CapacityLimiter(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
         self.questions = CapacityLimiter(max_downloads)
@@ -188,13 +190,17 @@ class HttpRepository:
         return listed(tagged.body, kinds)
 
     async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
-        def work(transport: Transport, stop: Stop) -> None:
-            _Fetch(transport, descriptor, partial, self._image, stop).run()
-
-        if partial.offset < descriptor.size or partial.resumed:
-            await self._ask("pull", work, self._registry.fetches)
-        else:
-            await anyio.to_thread.run_sync(partial.verify)
+        able = [transport for transport in self._transports if "pull" in transport.host.capabilities]
+        if not able:
+            raise self._none_may("pull")
+        await BlobFetch(
+            able,
+            descriptor,
+            partial,
+            self._image,
+            limiter=self._registry.fetches,
+            parallel=self._registry.parallel_ranges,
+        ).run()
 
     async def has(self, blob: Descriptor) -> bool:
         return await self._ask("push", lambda transport, stop: there(transport, blob, stop))
@@ -227,30 +233,10 @@ class HttpRepository:
     async def _ask(
         self, capability: str, fn: Callable[[Transport, Stop], T], limiter: CapacityLimiter | None = None
     ) -> T:
-        """Ask each host in a thread until one answers; a cancelled caller cuts the connection."""
-        stop = Stop()
-        async with anyio.create_task_group() as group:
-
-            async def watch() -> None:
-                try:
-                    await anyio.sleep_forever()
-                finally:
-                    stop.set()
-
-            group.start_soon(watch)
-            # the error is carried out as a value: an ExceptionGroup would hide it from callers
-            answer: T | Exception = await anyio.to_thread.run_sync(
-                self._over_hosts,
-                capability,
-                fn,
-                stop,
-                limiter=limiter or self._registry.questions,
-                # a push writes nothing here: nobody waits for the answer to its last request
-                abandon_on_cancel=capability == "push",
-            )
-            group.cancel_scope.cancel()
-        # a fetch that was cut by its caller's cancellation failed for no other reason
-        await anyio.lowlevel.checkpoint_if_cancelled()
+        """Ask each host in a thread until one answers."""
+        answer = await interruptible(
+            lambda stop: self._over_hosts(capability, fn, stop), limiter or self._registry.questions
+        )
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -271,6 +257,9 @@ class HttpRepository:
             else:
                 if failures and not transport.host.mirror_of:
                     self._registry.remember(self._reference.domain, transport.host.url)
+                    self._transports = [
+                        t for t in self._transports if t is transport or t.host.name != transport.host.name
+                    ]
                 return answer
             if stop.is_set():
                 break
@@ -278,6 +267,9 @@ class HttpRepository:
             if isinstance(failures[-1], UnknownError):
                 self._registry.forget(self._reference.domain)
             return failures[-1]  # of the registry itself, which was asked last
+        return self._none_may(capability)
+
+    def _none_may(self, capability: str) -> UnavailableError:
         return UnavailableError(f"image {self._image}: no host of {self._reference.domain} may {capability}")
 
     def _body(self, response: urllib3.BaseHTTPResponse, transport: Transport) -> bytes:
@@ -301,94 +293,3 @@ class HttpRepository:
         except InvalidArgumentError as exc:
             message = f"image {self._image}: registry {transport.host.name} sent {exc.message}"
             raise Refused(DataLossError(message)) from exc
-
-
-class _Fetch:
-    """One blob from one host: as many requests as it takes, while each brings something."""
-
-    def __init__(
-        self, transport: Transport, descriptor: Descriptor, partial: Partial, image: str, stop: Stop
-    ) -> None:
-        self._transport = transport
-        self._wanted = descriptor
-        self._partial = partial
-        self._image = image
-        self._stop = stop
-
-    def run(self) -> None:
-        again = self._partial.resumed
-        while True:
-            self._complete()
-            try:
-                self._partial.verify()
-            except DataLossError as exc:
-                if again:
-                    # bytes of an earlier try may be at fault: once more from nothing
-                    again = False
-                    continue
-                raise Refused(self._lost(exc.message)) from exc
-            return
-
-    def _complete(self) -> None:
-        tries, best = 0, self._partial.offset
-        while self._partial.offset < self._wanted.size:
-            before = self._partial.offset
-            try:
-                self._request()
-                why = "cut the connection"
-            except (HTTPError, OSError) as exc:
-                why = reason(exc)
-            finally:
-                self._stop.attach(None)
-            # against the best so far: a host that starts over each time makes no progress
-            tries = 0 if self._partial.offset > best else tries + 1
-            best = max(best, self._partial.offset)
-            if tries >= MAX_TRIES or self._stop.is_set():
-                raise Refused(self._transport.unavailable(f"{why} at byte {before} of {self._wanted.digest}"))
-            if tries:
-                self._stop.wait(0.1 * 3**tries)
-
-    def _request(self) -> None:
-        offset = self._partial.offset
-        headers = {"Range": f"bytes={offset}-"} if offset else {}
-        response = self._transport.open("GET", f"blobs/{self._wanted.digest}", headers, self._stop)
-        self._stop.attach(response)
-        whole = False
-        try:
-            self._place(response, offset)
-            if response.status != 416:
-                self._copy(response)
-                whole = self._partial.offset == self._wanted.size
-        finally:
-            if whole:
-                response.release_conn()
-            else:
-                response.close()
-
-    def _place(self, response: urllib3.BaseHTTPResponse, offset: int) -> None:
-        """Make sure that the body continues where we are."""
-        length = response.headers.get("Content-Length", "")
-        if response.status == 206:
-            if not response.headers.get("Content-Range", "").startswith(f"bytes {offset}-"):
-                self._partial.restart()
-                raise HTTPError("answered with another range than asked for")
-            return
-        if offset:
-            self._partial.restart()
-        if response.status == 200 and length.isdigit() and int(length) != self._wanted.size:
-            raise Refused(self._lost(f"{length} bytes are offered, the manifest says {self._wanted.size}"))
-
-    def _copy(self, response: urllib3.BaseHTTPResponse) -> None:
-        while not self._stop.is_set():
-            chunk = response.read(CHUNK_BYTES, decode_content=False)
-            if not chunk:
-                return
-            try:
-                self._partial.write(chunk)
-            except DataLossError as exc:
-                self._partial.restart()
-                raise Refused(self._lost(exc.message)) from exc
-
-    def _lost(self, why: str) -> DataLossError:
-        host = self._transport.host.name
-        return DataLossError(f"image {self._image}: registry {host}: {self._wanted.digest}: {why}")

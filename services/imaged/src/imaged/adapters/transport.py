@@ -3,7 +3,6 @@
 import io
 import json
 import ssl
-import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
+from imaged.adapters.interruptible import Stop
 from imaged.adapters.proxies import Pools, Proxies
 from imaged.adapters.registry_auth import Login, TokenCache, parse_challenges
 from imaged.hosts import Host, same_registry
@@ -51,33 +51,6 @@ class Limits:
     stall_timeout_s: float = 60.0
     retry_wait_s: float = 0.2
     max_retry_after_s: float = 20.0
-
-
-class Stop:
-    """Ends the blocking work of one fetch from outside."""
-
-    def __init__(self) -> None:
-        self._set = threading.Event()
-        self._lock = threading.Lock()
-        self._open: urllib3.BaseHTTPResponse | None = None
-
-    def set(self) -> None:
-        """Wake the waits and cut the connection; safe from any thread."""
-        with self._lock:
-            self._set.set()
-            if self._open is not None:
-                with suppress(ValueError, RuntimeError, OSError):
-                    self._open.shutdown()
-
-    def is_set(self) -> bool:
-        return self._set.is_set()
-
-    def wait(self, seconds: float) -> None:
-        self._set.wait(seconds)
-
-    def attach(self, response: urllib3.BaseHTTPResponse | None) -> None:
-        with self._lock:
-            self._open = response
 
 
 Body = bytes | IO[bytes] | io.RawIOBase

@@ -12,7 +12,8 @@ from urllib.parse import urlencode
 import urllib3
 
 from common.errors import NotFoundError, ResourceExhaustedError
-from imaged.adapters.transport import MAX_TRIES, Body, Refused, Stop, Transport
+from imaged.adapters.interruptible import Stop
+from imaged.adapters.transport import MAX_TRIES, Body, Refused, Transport
 from imaged.manifest import Descriptor
 
 RETRY_WAIT_S = 0.2

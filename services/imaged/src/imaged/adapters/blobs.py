@@ -1,0 +1,270 @@
+"""One blob from a registry: a large one in pieces at once, where the registry answers ranges.
+
+    first piece ─→ 206: all others beside it, each retried by itself
+               └─→ 200: this answer is the whole blob, in one stream
+
+The digest is compared over the whole. What a host does not give, the next one is asked for.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import anyio
+import anyio.from_thread
+import anyio.to_thread
+import urllib3
+from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
+from urllib3.exceptions import HTTPError
+
+from common.errors import DataLossError, SlipwayError
+from imaged.adapters.interruptible import Stop, interruptible
+from imaged.adapters.transport import MAX_TRIES, Refused, Transport, reason
+from imaged.manifest import Descriptor
+from imaged.ports import Partial
+
+CHUNK_BYTES = 1 << 20
+PIECE_BYTES = 16 << 20
+_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+@dataclass(slots=True)
+class Span:
+    """A part of a blob that is still to come."""
+
+    at: int
+    end: int
+
+
+class BlobFetch:
+    """Brings one blob.
+
+    Args:
+        transports: the hosts, in the order in which to ask them.
+        blob: what.
+        partial: where to.
+        image: for messages.
+        limiter: of requests at once, over all pulls.
+        parallel: pieces of this blob at once.
+    """
+
+    def __init__(
+        self,
+        transports: Sequence[Transport],
+        blob: Descriptor,
+        partial: Partial,
+        image: str,
+        *,
+        limiter: CapacityLimiter,
+        parallel: int,
+    ) -> None:
+        self._transports = transports
+        self._blob, self._partial, self._image = blob, partial, image
+        self._limiter, self._parallel = limiter, parallel
+        self._left: list[Span] = []
+        self._refusal: SlipwayError | None = None
+        """What the host said last."""
+        self._failure: SlipwayError | None = None
+        """What no other host can better, such as a full disk."""
+
+    async def run(self) -> None:
+        """Bring what is missing, and verify the whole.
+
+        Raises:
+            SlipwayError: what the last host, which is the registry itself, said.
+        """
+        failure: SlipwayError | None = None
+        for transport in self._transports:
+            failure = await self._from(transport)
+            if failure is None:
+                return
+        if failure:
+            raise failure
+
+    async def _from(self, transport: Transport) -> SlipwayError | None:
+        """The rest of the blob from one host; None when the blob is whole, or else why it is not."""
+        again = self._partial.fetched_bytes > 0
+        while True:
+            failure = await self._complete(transport)
+            if failure:
+                return failure
+            try:
+                await anyio.to_thread.run_sync(self._partial.verify)
+            except DataLossError as exc:
+                if not again:
+                    return _lost(transport, self._image, self._blob, exc.message).error
+                # bytes of an earlier try or another host may be at fault: once more from nothing
+                again = False
+            else:
+                return None
+
+    async def _complete(self, transport: Transport) -> SlipwayError | None:
+        self._left = self._missing()
+        if not self._left:
+            return None
+        self._refusal = None
+        async with anyio.create_task_group() as group:
+            await self._work(transport, group, first=True)
+        if self._failure:
+            raise self._failure
+        return self._refusal if self._missing() else None
+
+    def _missing(self) -> list[Span]:
+        in_pieces = self._parallel > 1 and self._partial.scattered and self._blob.size >= 2 * PIECE_BYTES
+        step = PIECE_BYTES if in_pieces else self._blob.size
+        return [
+            Span(at, min(at + step, end))
+            for start, end in self._partial.missing()
+            for at in range(start, end, step or 1)
+        ]
+
+    async def _work(self, transport: Transport, group: TaskGroup, *, first: bool = False) -> None:
+        """Bring piece after piece; a refused one is left to the others that work."""
+        alone = first
+
+        def spread() -> None:
+            """The first answer has begun, and is a piece: others may work, too."""
+            nonlocal alone
+            alone = False
+            for _ in range(min(self._parallel - 1, len(self._left))):
+                group.start_soon(self._work, transport, group)
+
+        while self._left:
+            span = self._left.pop(0)
+            ranges = spread if alone and self._left else None
+            piece = _Piece(transport, self._blob, self._partial, span, self._image, ranges, alone=alone)
+            try:
+                await interruptible(piece.run, self._limiter)
+            except Refused as exc:
+                self._refusal = exc.error
+                if exc.transient:
+                    self._left.insert(0, span)
+                else:
+                    self._left.clear()
+                return
+            except SlipwayError as exc:
+                self._failure = exc
+                group.cancel_scope.cancel()
+                return
+            if alone:
+                self._left = self._missing()  # nothing, when it came as the whole
+
+
+class _Piece:
+    """One piece from one host: as many requests as it takes, while each brings something. Blocks.
+
+    Args:
+        ranges: called on the event loop when the host answers a range; others may come beside then.
+        alone: no other piece is under way, so that the host may answer with the whole.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        blob: Descriptor,
+        partial: Partial,
+        span: Span,
+        image: str,
+        ranges: Callable[[], None] | None,
+        *,
+        alone: bool,
+    ) -> None:
+        self._transport, self._blob, self._partial = transport, blob, partial
+        self._span, self._image = span, image
+        self._ranges, self._alone = ranges, alone
+
+    def run(self, stop: Stop) -> None:
+        """Bring it.
+
+        Raises:
+            Refused: the host does not give it.
+        """
+        tries, best = 0, self._span.at
+        while self._span.at < self._span.end:
+            before = self._span.at
+            try:
+                self._request(stop)
+                why = "cut the connection"
+            except (HTTPError, OSError) as exc:
+                why = reason(exc)
+            finally:
+                stop.detach()
+            # against the best so far: a host that starts over each time makes no progress
+            tries = 0 if self._span.at > best else tries + 1
+            best = max(best, self._span.at)
+            if tries >= MAX_TRIES or stop.is_set():
+                error = self._transport.unavailable(f"{why} at byte {before} of {self._blob.digest}")
+                raise Refused(error, transient=True)
+            if tries:
+                stop.wait(0.1 * 3**tries)
+
+    def _request(self, stop: Stop) -> None:
+        span, size = self._span, self._blob.size
+        headers = {}
+        if (span.at, span.end) != (0, size):
+            headers["Range"] = f"bytes={span.at}-{span.end - 1 if span.end < size else ''}"
+        response = self._transport.open("GET", f"blobs/{self._blob.digest}", headers, stop)
+        stop.attach(response)
+        done = False
+        try:
+            self._place(response)
+            if response.status != 416:
+                self._copy(response, stop)
+                done = span.at == span.end
+        finally:
+            if done:
+                response.release_conn()
+            else:
+                response.close()
+
+    def _place(self, response: urllib3.BaseHTTPResponse) -> None:
+        """Make sure that the body is what is missing, or take it as the whole."""
+        span, size = self._span, self._blob.size
+        if response.status == 206:
+            found = _RANGE.fullmatch(response.headers.get("Content-Range", ""))
+            last = span.end - 1
+            if (
+                not found
+                or (int(found[1]), int(found[2])) != (span.at, last)
+                or found[3] not in (str(size), "*")
+            ):
+                self._begin_anew("answered with another range than asked for")
+                raise HTTPError("answered with another range than asked for")
+            if self._ranges:
+                anyio.from_thread.run_sync(self._ranges)
+                self._ranges, self._alone = None, False
+            return
+        if (span.at, span.end) != (0, size):
+            self._begin_anew("does not answer ranges")
+        length = response.headers.get("Content-Length", "")
+        if response.status == 200 and length.isdigit() and int(length) != size:
+            raise _lost(
+                self._transport, self._image, self._blob,
+                f"{length} bytes are offered, the manifest says {size}",
+            )  # fmt: skip
+
+    def _begin_anew(self, why: str) -> None:
+        """From nothing, in one stream; not beside others."""
+        if not self._alone:
+            raise HTTPError(why)
+        self._partial.restart()
+        self._span.at, self._span.end = 0, self._blob.size
+
+    def _copy(self, response: urllib3.BaseHTTPResponse, stop: Stop) -> None:
+        span = self._span
+        while not stop.is_set():
+            chunk = response.read(CHUNK_BYTES, decode_content=False)
+            if not chunk:
+                return
+            if span.at + len(chunk) > span.end and span.end < self._blob.size:
+                raise HTTPError("sent more than it was asked for")
+            try:
+                self._partial.write(chunk, span.at)
+            except DataLossError as exc:
+                raise _lost(self._transport, self._image, self._blob, exc.message) from exc
+            span.at += len(chunk)
+
+
+def _lost(transport: Transport, image: str, blob: Descriptor, why: str) -> Refused:
+    return Refused(DataLossError(f"image {image}: registry {transport.host.name}: {blob.digest}: {why}"))
