@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from common.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    UnavailableError,
     UnknownError,
 )
 from common.sys import linux
@@ -266,6 +268,41 @@ async def test_an_exit_while_a_service_is_dead_arrives_with_its_code(pods: Pods,
     pods.daemons.start(victim)
     status = await pods.exited(container_id)
     assert (status.exit_code, status.reason) == (42, "Error")
+
+
+async def test_a_start_that_was_cut_off_before_there_was_a_shim_may_be_asked_for_again(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "100")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    shimd = pods.daemons.processes["shimd"]
+    shimd.send_signal(signal.SIGSTOP)
+
+    async def cut_off() -> None:
+        with pytest.raises(UnavailableError):
+            await pods.client.start_container(container_id)
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(cut_off)
+        with anyio.fail_after(UNTIL_S):
+            while not await _is(pods, container_id, "starting"):
+                await anyio.sleep(0.02)
+        pods.daemons.kill("runtimed")
+    pods.daemons.kill("shimd")
+    for name in ("shimd", "runtimed"):
+        pods.daemons.start(name)
+    with anyio.fail_after(UNTIL_S):
+        while not await _is(pods, container_id, "created"):
+            await anyio.sleep(0.02)
+    await pods.client.start_container(container_id)
+    assert (await pods.status(container_id)).state == cri.CONTAINER_RUNNING
+
+
+async def _is(pods: Pods, container_id: str, state: str) -> bool:
+    with suppress(UnavailableError):  # the connection to the one before
+        shown = await pods.client.container_status(container_id, verbose=True)
+        return bool(json.loads(shown.info["info"])["state"] == state)
+    return False
 
 
 async def test_a_container_runs_on_while_runtimed_is_away(pods: Pods) -> None:

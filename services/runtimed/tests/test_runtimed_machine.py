@@ -4,7 +4,7 @@ import msgspec
 import pytest
 
 from common.errors import InvalidTransitionError
-from common.events.schema import ContainerExited, ContainerOomKilled
+from common.events.schema import ContainerExited, ContainerOomKilled, ContainerStarted
 from runtimed.machine import container, sandbox
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 
@@ -17,6 +17,7 @@ CONTAINER_EVENTS = {
     "StartAgainAsked": container.StartAgainAsked(cause="t"),
     "Started": container.Started(cause="t", pid=9, pid_started_ticks=1, at_ns=10, socket_path="/s"),
     "StartFailed": container.StartFailed(cause="t", message="no such file", at_ns=10),
+    "NotStarted": container.NotStarted(cause="t"),
     "Exited": container.Exited(cause="t", exit_code=3, signal=0, oom_killed=False, at_ns=20),
     "Silent": container.Silent(cause="t"),
     "Paused": container.Paused(cause="t"),
@@ -31,6 +32,7 @@ CONTAINER_TABLE = {
     C.STARTING: {
         "Started": C.RUNNING,
         "StartFailed": C.EXITED,
+        "NotStarted": C.CREATED,
         "Exited": C.EXITED,
         "Silent": C.UNKNOWN,
         "Lost": C.EXITED,
@@ -71,6 +73,7 @@ CONTAINER_TABLE = {
     },
     C.UNKNOWN: {
         "Started": C.RUNNING,
+        "NotStarted": C.CREATED,
         "Exited": C.EXITED,
         "Silent": C.UNKNOWN,
         "Lost": C.EXITED,
@@ -120,6 +123,16 @@ def test_sandbox_takes_or_refuses_each_event_in_each_state(state: S, name: str) 
             sandbox.decide(record, SANDBOX_EVENTS[name])
     else:
         assert sandbox.decide(record, SANDBOX_EVENTS[name])[0].state == wanted
+
+
+def test_an_exit_of_which_no_start_was_told_tells_of_that_first() -> None:
+    ended = container.Exited(
+        cause="t", exit_code=3, signal=0, oom_killed=False, at_ns=20, pid=7, started_at_ns=10
+    )
+    _, told = container.decide(a_container(C.STARTING), ended)
+    facts = [i.event for i in told if isinstance(i, container.Publish)]
+    assert [type(fact) for fact in facts] == [ContainerStarted, ContainerExited]
+    assert (facts[0].pid, facts[0].started_at_ns) == (7, 10)
 
 
 def test_an_exit_is_published_once() -> None:

@@ -1,6 +1,7 @@
 """What runtimed needs of others; the adapters speak to snapshotd, shimd and the shims."""
 
 from collections.abc import AsyncIterator
+from enum import StrEnum
 from typing import Protocol
 
 import msgspec
@@ -58,10 +59,29 @@ class InitStarted(msgspec.Struct, frozen=True, kw_only=True):
     runtime_end_ns: int = 0
 
 
+class InitPhase(StrEnum):
+    """How far a shim has come with its container's init."""
+
+    NONE = "none"
+    """It was never asked to start it, or the OCI runtime refused."""
+    BEGINS = "begins"
+    RUNS = "runs"
+    ENDED = "ended"
+
+
+class InitState(msgspec.Struct, frozen=True, kw_only=True):
+    """A container's init, as its shim knows it; pid and start time are 0 before it runs."""
+
+    phase: InitPhase
+    pid: int = 0
+    at_ns: int = 0
+
+
 class InitExit(msgspec.Struct, frozen=True, kw_only=True):
     """How a container's init ended."""
 
     exit_code: int
+    pid: int = 0
     signal: int = 0
     oom_killed: bool = False
     started_at_ns: int = 0
@@ -169,8 +189,8 @@ class Shims(Protocol):
     async def restore(self, socket_path: str, directory: str, timeout_s: float) -> InitStarted:
         """As `start`, with the processes of a dump's directory."""
 
-    async def init_of(self, socket_path: str) -> tuple[int, int]:
-        """Pid and start time of the running init; zeros when none runs.
+    async def init_of(self, socket_path: str) -> InitState:
+        """How far the init is.
 
         Raises:
             UnavailableError, DeadlineExceededError: the shim cannot be reached, or does not answer.

@@ -14,17 +14,17 @@ import anyio
 import anyio.to_thread
 
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import DeadlineExceededError, SlipwayError, UnavailableError
+from common.errors import SlipwayError, UnavailableError
 from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
 from common.records import RecordStore
-from runtimed import convert, meters, processes
-from runtimed.machine import container as containers
+from runtimed import convert, meters
 from runtimed.machine import sandbox as sandboxes
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
 from runtimed.use import bundle, imagemounts, network, pause
+from runtimed.use.sandbox import remove_empty
 
 CAUSE = "reconcile"
 RETRY_S = 0.5
@@ -103,14 +103,16 @@ class Reconciler:
 
     async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
         match record.state:
-            case ContainerState.CREATING if first:
+            case ContainerState.CREATING if first or self._is_left(
+                f"create {record.key}", record.from_checkpoint
+            ):
                 wanted = pb.CreateContainerRequest.FromString(record.request)
                 finish = partial(self._service.containers.set_up, record, wanted, known=True)
                 await self._resume(f"create {record.key}", record.id, finish)
             case ContainerState.STARTING if not self._parts.operations.running(f"start {record.id}"):
-                await self._half_started(record, shim)
+                self._parts.group.start_soon(self._half_started, record.id)
             case ContainerState.UNKNOWN if not record.pid:
-                await self._half_started(record, shim)
+                self._parts.group.start_soon(self._half_started, record.id)
             case ContainerState.RUNNING | ContainerState.PAUSED | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
                 if first and await self._service.checkpoints.thaw_left(record):
@@ -124,42 +126,30 @@ class Reconciler:
             case _:
                 return
 
-    async def _half_started(self, record: ContainerRecord, shim: ShimState | None) -> None:
+    def _is_left(self, operation: str, restored: bool) -> bool:
+        """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away."""
+        return not restored and not self._parts.operations.running(operation)
+
+    async def _half_started(self, container_id: str) -> None:
         """Runtimed died while its shim started a container: what the shim did counts."""
-        where = str(self._parts.record_dir(record.id))
-        exited = await anyio.to_thread.run_sync(self._parts.shims.read_exit, where)
-        if exited is not None:
-            await self._service.tasks.settle(record.id, exited)
-            await self._repaired(record.id, "an exit that happened meanwhile was taken")
+        try:
+            what = await self._service.tasks.finish_start(container_id, CAUSE)
+        except UnavailableError as exc:
+            what = exc.message
+        except SlipwayError as exc:
+            _log.warning("reconcile.skipped", id=container_id, error=exc.message)
             return
-        pid = 0
-        if shim is not None and shim.alive:
-            try:
-                pid, at_ns = await self._parts.shims.init_of(shim.socket_path)
-            except (UnavailableError, DeadlineExceededError):
-                await self._parts.containers.apply(record.id, containers.Silent(cause=CAUSE))
-                return
-            if pid:
-                fact = containers.Started(
-                    cause=CAUSE,
-                    pid=pid,
-                    pid_started_ticks=processes.started_ticks(pid),
-                    at_ns=at_ns,
-                    socket_path=shim.socket_path,
-                )
-                await self._parts.containers.apply(record.id, fact)
-                self._service.tasks.watch(record.id)
-                await self._repaired(record.id, "a container that was being started was adopted")
-                return
-        await self._service.tasks.settle(record.id, None)
-        await self._parts.shims.remove(record.id)
-        await self._repaired(record.id, "a container that was being started never ran")
+        record = self._parts.containers.store.find(container_id)
+        if record is not None and record.state not in (ContainerState.STARTING, ContainerState.UNKNOWN):
+            await self._guard(container_id, partial(self._repaired, container_id, what))
 
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
         if record.restoring and first and not self._parts.operations.running(f"restore {record.key}"):
             await self._service.sandboxes.discard(record)
             await self._repaired(record.id, "a restore that was cut off was undone")
-        elif record.state is SandboxState.CREATING and first:
+        elif record.state is SandboxState.CREATING and (
+            first or self._is_left(f"sandbox {record.key}", record.restoring)
+        ):
             finish = partial(self._set_up_again, record)
             await self._resume(f"sandbox {record.key}", record.id, finish)
         elif record.state is SandboxState.REMOVING:
@@ -211,6 +201,7 @@ class Reconciler:
             (_old_names, parts.run_dir / "bundles", self._remove_bundle, known),
             (_without_record, parts.data_dir / "containers", self._remove_files, known),
             (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, pods),
+            (_without_record, parts.data_dir / "sandboxes", self._remove_pod_files, pods),
         ):
             for name in set(await anyio.to_thread.run_sync(find, directory)) - owners:
                 await self._guard(name, partial(remove, name))
@@ -231,6 +222,10 @@ class Reconciler:
     async def _remove_files(self, container_id: str) -> None:
         await anyio.to_thread.run_sync(bundle.remove_record_dir, self._parts.record_dir(container_id))
         await self._repaired(container_id, "files of a container that was never recorded were removed")
+
+    async def _remove_pod_files(self, sandbox_id: str) -> None:
+        await anyio.to_thread.run_sync(remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
+        await self._repaired(sandbox_id, "the directory of a sandbox without a record was removed")
 
     async def _remove_namespaces(self, sandbox_id: str) -> None:
         directory = self._parts.sandbox_dir(sandbox_id)

@@ -43,10 +43,17 @@ def details_of(error: errors.SlipwayError) -> str:
 
 def from_rpc(rpc: grpc.aio.AioRpcError) -> errors.SlipwayError:
     """The error that the peer raised."""
+    if _is_cut(rpc):
+        return errors.UnavailableError("the service died over this call; ask again")
     trailers = {str(key): value for key, value in rpc.trailing_metadata() or ()}
     named = errors.BY_REASON.get(str(trailers.get(REASON_KEY, "")))
     cls = named or _CLASS.get(rpc.code(), errors.InternalError)
     return cls(rpc.details() or rpc.code().name.lower())
+
+
+def _is_cut(rpc: grpc.aio.AioRpcError) -> bool:
+    """GRPC's word for a connection that broke between the request and its answer."""
+    return rpc.code() is grpc.StatusCode.UNKNOWN and rpc.details() == "Stream removed"
 
 
 def error_code_name(error: errors.SlipwayError) -> str:

@@ -12,13 +12,30 @@ from common.clients.shim import ShimClient, Started
 from common.clients.shimd import ShimdClient
 from common.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError, UnknownError
 from common.observe.trace import traceparent
-from runtimed.ports import ExecNews, ExecOutcome, InitExit, InitStarted, PauseState, ShimPlan, ShimState
+from runtimed.ports import (
+    ExecNews,
+    ExecOutcome,
+    InitExit,
+    InitPhase,
+    InitStarted,
+    InitState,
+    PauseState,
+    ShimPlan,
+    ShimState,
+)
 
 EXIT_FILE = "exit.msgpack"
 UPDATE_S = 30.0
 STATE_S = 5.0
 """A shim knows its state without doing anything."""
 PAUSE_S = 10.0
+_PHASES = {
+    "starting": InitPhase.BEGINS,
+    "running": InitPhase.RUNS,
+    "draining": InitPhase.RUNS,
+    "exited": InitPhase.ENDED,
+}
+"""Of the states of a shim; in the others it has no init."""
 T = TypeVar("T")
 
 
@@ -45,6 +62,7 @@ class ProcessShims:
             memory_cgroup_path=plan.memory_cgroup_path,
             max_line_bytes=plan.max_line_bytes,
         )
+        await self._forget(shim.socket_path)  # an earlier one of this container, which has gone
         return ShimState(
             container_id=shim.container_id, pid=shim.pid, socket_path=shim.socket_path, alive=shim.alive
         )
@@ -88,14 +106,14 @@ class ProcessShims:
             runtime_end_ns=started.runtime_end_ns,
         )
 
-    async def init_of(self, socket_path: str) -> tuple[int, int]:
+    async def init_of(self, socket_path: str) -> InitState:
         try:
             with anyio.fail_after(STATE_S):
                 facts = await self._call(socket_path, lambda shim: shim.state())
         except TimeoutError as exc:
             raise DeadlineExceededError(f"shim {socket_path}: has not answered for {STATE_S:g} s") from exc
-        running = facts["state"] in ("running", "draining", "exited")
-        return (int(facts["pid"]), int(facts["started_at_ns"])) if running else (0, 0)
+        phase = _PHASES.get(str(facts["state"]), InitPhase.NONE)
+        return InitState(phase=phase, pid=int(facts["pid"]), at_ns=int(facts["started_at_ns"]))
 
     async def follow(self, socket_path: str) -> AsyncIterator[ExecNews | InitExit]:
         client = await ShimClient.connect(socket_path)
@@ -209,6 +227,7 @@ def _news(message: dict[str, Any]) -> ExecNews | InitExit | None:
 def _exit(facts: dict[str, Any]) -> InitExit:
     return InitExit(
         exit_code=int(facts["exit_code"]),
+        pid=int(facts.get("pid", 0)),
         signal=int(facts["signal"]),
         oom_killed=bool(facts["oom_killed"]),
         started_at_ns=int(facts["started_at_ns"]),

@@ -7,6 +7,7 @@
                                │                     │  StartFailed (128), Exited, Lost           ▲ │
                                │                     └──────────────────────────────────────────┘ │
                                └──────────────── RemoveAsked ──────────────▶ REMOVING ◀───────────┘
+    STARTING, UNKNOWN ──NotStarted──▶ CREATED
     STARTING, RUNNING ──Silent──▶ UNKNOWN ──Started──▶ RUNNING                    └──▶ (no record)
                                      └──Exited, Lost──▶ EXITED
     RUNNING ──Paused──▶ PAUSED ──Resumed──▶ RUNNING; else PAUSED is as RUNNING
@@ -86,6 +87,13 @@ class StartFailed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class NotStarted:
+    """Its start was cut off before there was an init."""
+
+    cause: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Exited:
     """Its init ended; from the shim's exit record."""
 
@@ -94,6 +102,7 @@ class Exited:
     signal: int
     oom_killed: bool
     at_ns: int
+    pid: int = 0
     started_at_ns: int = 0
     evidence: dict[str, Any] = field(default_factory=dict)
     """Fields of the record that tell why."""
@@ -143,6 +152,7 @@ ContainerEvent = (
     | StartAgainAsked
     | Started
     | StartFailed
+    | NotStarted
     | Exited
     | Silent
     | Paused
@@ -263,13 +273,22 @@ def _start_failed(record: ContainerRecord, event: StartFailed) -> Outcome:
     return failed, (Publish(fact), Reap())
 
 
+def _not_started(record: ContainerRecord, _event: NotStarted) -> Outcome:
+    return _replace(record, state=S.CREATED), ()
+
+
 def _exited(record: ContainerRecord, event: Exited) -> Outcome:
     reason = "OOMKilled" if event.oom_killed else "Error" if event.exit_code else "Completed"
-    oom: tuple[Instruction, ...] = ()
-    if event.oom_killed:
-        oom = (Publish(ContainerOomKilled(id=record.id, sandbox_id=record.sandbox_id)),)
     changed, rest = _ended(record, reason, event)
-    return changed, (*oom, *rest)
+    before: list[Instruction] = []
+    if not record.started_at_ns and event.started_at_ns:  # of which nobody has heard
+        fact = ContainerStarted(
+            id=record.id, sandbox_id=record.sandbox_id, pid=event.pid, started_at_ns=changed.started_at_ns
+        )
+        before.append(Publish(fact))
+    if event.oom_killed:
+        before.append(Publish(ContainerOomKilled(id=record.id, sandbox_id=record.sandbox_id)))
+    return changed, (*before, *rest)
 
 
 def _silent(record: ContainerRecord, _event: Silent) -> Outcome:
@@ -347,6 +366,7 @@ TABLE: dict[tuple[S, type[ContainerEvent]], Callable[[ContainerRecord, Any], Out
     (S.CREATED, RemoveAsked): _remove,
     (S.STARTING, Started): _started,
     (S.STARTING, StartFailed): _start_failed,
+    (S.STARTING, NotStarted): _not_started,
     (S.STARTING, Exited): _exited,
     (S.STARTING, Silent): _silent,
     (S.STARTING, Lost): _lost,
@@ -377,6 +397,7 @@ TABLE: dict[tuple[S, type[ContainerEvent]], Callable[[ContainerRecord, Any], Out
     (S.REMOVING, Lost): _stay,
     (S.REMOVING, RemoveAsked): _remove_again,
     (S.UNKNOWN, Started): _started,
+    (S.UNKNOWN, NotStarted): _not_started,
     (S.UNKNOWN, Exited): _exited,
     (S.UNKNOWN, Silent): _stay,
     (S.UNKNOWN, Lost): _lost,

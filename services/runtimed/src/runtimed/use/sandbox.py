@@ -15,7 +15,13 @@ from google.protobuf.json_format import MessageToDict
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
-from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError, UnimplementedError
+from common.errors import (
+    AlreadyExistsError,
+    FailedPreconditionError,
+    SlipwayError,
+    UnavailableError,
+    UnimplementedError,
+)
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
@@ -231,7 +237,8 @@ class Sandboxes:
         undo.push("pid namespace", partial(network.unpin_pid, directory))
         left = await undo.run()
         if left:
-            raise FailedPreconditionError(f"sandbox {record.id}: not released: {', '.join(left)}")
+            kind = UnavailableError if undo.may_pass else FailedPreconditionError
+            raise kind(f"sandbox {record.id}: not released: {', '.join(left)}")
 
     async def _release(self, record: SandboxRecord) -> None:
         netns = record.namespaces.get("network", "")
@@ -260,7 +267,7 @@ class Sandboxes:
 
     async def _forget(self, sandbox_id: str, fact: SandboxRemoved | SandboxFailed) -> None:
         await self._parts.sandboxes.forget(sandbox_id, fact)
-        await anyio.to_thread.run_sync(_remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
+        await anyio.to_thread.run_sync(remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
 
     def netns_path(self, name: str) -> str:
         """Where a sandbox's network namespace is pinned; "" for the host's.
@@ -333,7 +340,8 @@ def wants_pause(config: cri.PodSandboxConfig) -> bool:
     return config.linux.security_context.namespace_options.pid == cri.POD
 
 
-def _remove_empty(directory: Path) -> None:
+def remove_empty(directory: Path) -> None:
+    """Remove the directory of a record that is gone; idempotent. Blocking."""
     try:
         directory.rmdir()
     except FileNotFoundError:

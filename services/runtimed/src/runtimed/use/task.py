@@ -28,6 +28,7 @@ from runtimed.ports import ExecNews, InitExit, InitStarted
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
 from runtimed.use import bundle, dump
 from runtimed.use.execnews import ExecBook
+from runtimed.use.halfstart import HalfStarts
 from runtimed.use.hold import Holds
 from runtimed.use.parts import Parts, life_span, together
 from runtimed.use.shimplan import shim_plan
@@ -64,6 +65,7 @@ class Tasks:
         self._holds = holds
         self._stops: dict[str, _Stop] = {}
         self._watched: set[str] = set()
+        self._half = HalfStarts(parts, self.settle, self.watch)
 
     async def start(self, name: str) -> None:
         """Run a CREATED container.
@@ -73,12 +75,18 @@ class Tasks:
             InvalidTransitionError: it is not CREATED.
             FailedPreconditionError: its sandbox is not ready.
             UnknownError: the OCI runtime's message; the container is EXITED, 128, StartError.
+            UnavailableError: the start was cut off; it may be asked for again.
         """
         record = selection.find(self._parts.containers.store, "container", name)
         if self._parts.operations.running(f"remove {record.id}"):
             raise FailedPreconditionError(f"container {record.id}: is being removed")
         asked = machine.StartAsked(cause=RPC)
         await self._parts.operations.join(f"start {record.id}", partial(self._start, record.id, asked))
+
+    async def finish_start(self, container_id: str, cause: str) -> str:
+        """Find out what became of a start that was cut off; those that ask for it meanwhile get the same answer."""
+        finish = partial(self._half.finish, container_id, cause)
+        return str(await self._parts.operations.join(f"start {container_id}", finish))
 
     async def start_again(self, name: str) -> None:
         """Run an EXITED container once more, with what it wrote and its limits of now; raises as `start` does."""
@@ -105,6 +113,9 @@ class Tasks:
     async def _start(self, container_id: str, asked: machine.StartAsked | machine.StartAgainAsked) -> None:
         parts = self._parts
         record = parts.containers.store.get(container_id)
+        if self._half.is_open(record):  # left by an earlier life of the service, or of shimd
+            await self._half.finish(container_id, RPC)
+            return
         sandbox = parts.sandboxes.store.get(record.sandbox_id)
         if sandbox.state is not SandboxState.READY:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
@@ -121,7 +132,11 @@ class Tasks:
                 )
                 started = await self._run(record, shim.socket_path)
             except SlipwayError as exc:
-                await self._not_started(container_id, exc)
+                if await self._half.failed(container_id, exc):
+                    return
+                ended = parts.containers.store.find(container_id)
+                if ended is not None and ended.state is ContainerState.EXITED:
+                    parts.group.start_soon(self._reap, container_id)
                 raise
         record_span(
             "runtimed.oci.run",
@@ -148,19 +163,6 @@ class Tasks:
             images = dump.images(parts.record_dir(record.id))
             return await parts.shims.restore(socket_path, str(images), limit_s)
         return await parts.shims.start(socket_path, limit_s)
-
-    async def _not_started(self, container_id: str, error: SlipwayError) -> None:
-        record = self._parts.containers.store.find(container_id)
-        if record is None or record.state is not ContainerState.STARTING:
-            return  # nothing was written: a retry may work
-        if isinstance(error, UnavailableError | DeadlineExceededError) and await self._is_silent(
-            container_id
-        ):
-            await self._parts.containers.apply(container_id, machine.Silent(cause=RPC))
-            return
-        fact = machine.StartFailed(cause=RPC, message=error.message, at_ns=now_ns())
-        await self._parts.containers.apply(container_id, fact)
-        self._parts.group.start_soon(self._reap, container_id)
 
     def watch(self, container_id: str) -> None:
         """Follow a container's shim until its exit is in the record; once for each container."""
@@ -202,17 +204,6 @@ class Tasks:
             return True  # it can come back, for all that is known
         return any(shim.container_id == container_id and shim.alive for shim in shims)
 
-    async def _is_silent(self, container_id: str) -> bool:
-        """Whether a shim lives, and does not say if its init does."""
-        shims, _ = await self._parts.shims.list()
-        for shim in shims:
-            if shim.container_id == container_id and shim.alive:
-                try:
-                    await self._parts.shims.init_of(shim.socket_path)
-                except (UnavailableError, DeadlineExceededError):
-                    return True
-        return False
-
     async def _next_exit(self, record: ContainerRecord) -> InitExit | None:
         try:
             async for news in self._parts.shims.follow(record.socket_path):
@@ -243,6 +234,7 @@ class Tasks:
                 signal=found.signal,
                 oom_killed=found.oom_killed,
                 at_ns=at_ns,
+                pid=found.pid,
                 started_at_ns=found.started_at_ns,
                 evidence=told,
             )

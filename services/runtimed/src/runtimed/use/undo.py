@@ -4,6 +4,7 @@ from collections.abc import Awaitable, Callable
 
 import anyio
 
+from common.errors import UnavailableError
 from common.observe.log import get_logger
 
 _log = get_logger("runtimed")
@@ -20,6 +21,8 @@ class Undo:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._steps: list[tuple[str, Step]] = []
+        self.may_pass = True
+        """Whether all that could not be undone failed for something that was away."""
 
     def push(self, name: str, undo: Step) -> None:
         self._steps.append((name, undo))
@@ -35,6 +38,7 @@ class Undo:
                 except Exception as exc:  # noqa: BLE001 - the way back goes on; the caller is told
                     _log.warning("undo.failed", step=name, error=str(exc))
                     left.append(f"{name} ({exc})")
+                    self.may_pass = self.may_pass and isinstance(exc, UnavailableError)
             if scope.cancelled_caught:
                 left.append(f"{name} (not within {self._timeout_s:.0f} s)")
         return left
