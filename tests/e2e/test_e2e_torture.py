@@ -1,0 +1,43 @@
+"""The short form of ./dev torture: everything is killed while pods come and go, and nothing is lost."""
+
+import os
+
+import pytest
+
+from tests.support.pace import patience
+from torture.kills import VICTIMS
+from torture.main import torture
+from torture.report import Report
+from torture.samples import Sample, slope_per_hour
+
+pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
+SECONDS = 20
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a node needs root")
+async def test_nothing_is_lost_while_everything_is_killed() -> None:
+    found = await torture(patience(SECONDS), seed=7, workers=4)
+    assert not found.problems
+    assert len({fault.victim for fault in found.faults}) > len(VICTIMS) // 3
+    assert found.counts["pods"] > 4
+    assert found.counts["exit codes"] > 4
+    shown = found.markdown()
+    assert "Lost or untrue: **0**" in shown
+    assert all(fault.victim in shown for fault in found.faults)
+
+
+def test_a_leak_is_a_slope() -> None:
+    flat = [sample(at, 5) for at in range(10)]
+    assert slope_per_hour(flat, "fds") == 0
+    assert slope_per_hour([sample(at, 5 + at) for at in range(10)], "fds") == pytest.approx(3600)
+
+
+def sample(at_s: int, fds: int) -> Sample:
+    return Sample(at_s=at_s, memory_mib=1, fds=fds, mounts=1, redis_keys=1, stream_lag=0)
+
+
+def test_a_loss_is_in_the_report() -> None:
+    lost = Report(
+        seed=1, seconds=1, workers=1, counts={}, refused={}, faults=[], samples=[], problems=["an exit code"]
+    )
+    assert "Lost or untrue: **1**" in lost.markdown()

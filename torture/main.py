@@ -1,0 +1,98 @@
+"""`./dev torture`: churn under kills, and what was lost by it."""
+
+import argparse
+import random
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import anyio
+
+from devtools.cri import connect
+from devtools.registry import push_busybox, registry
+from tests.support.node import running_node
+from torture import history, left, report
+from torture.again import Again
+from torture.book import Book
+from torture.churn import Ground, Worker
+from torture.kills import Killer
+from torture.samples import Sampler
+
+SHORT_S, LONG_S = 60.0, 3600.0
+WORKERS = 6
+SETTINGS = {"SLIPWAY_RUNTIMED_RECONCILE_EVERY_S": "5"}
+
+
+async def torture(seconds: float, seed: int, workers: int = WORKERS, keep: str = "") -> report.Report:
+    """Churn and kill for so long; the same seed gives the same work and the same faults."""
+    with tempfile.TemporaryDirectory(prefix="slipway-torture-") as name:
+        base = Path(name)
+        with registry(base / "registry") as shop, running_node(base / "n", settings=SETTINGS) as node:
+            image = push_busybox(shop)
+            again, book = Again(), Book()
+            dice = random.Random(seed)
+            killer, sampler = Killer(node, book, random.Random(dice.random())), Sampler(node)
+            async with connect(node.socket, node.logs) as cri:
+                await cri.pull(image)
+                ground = Ground(cri, again, book, image, node.logs)
+                began = time.monotonic()
+                kills_end, work_ends, looks_end = anyio.Event(), anyio.Event(), anyio.Event()
+                async with anyio.create_task_group() as looking:
+                    looking.start_soon(sampler.run, looks_end)
+                    async with anyio.create_task_group() as group:
+                        group.start_soon(killer.run, kills_end)
+                        for number in range(workers):
+                            worker = Worker(ground, number, random.Random(dice.random()))
+                            group.start_soon(worker.run, work_ends)
+                        await anyio.sleep(seconds)
+                        kills_end.set()
+                        work_ends.set()
+                    looks_end.set()
+                took = time.monotonic() - began
+                await left.check(node, cri, book)
+                await left.relayed(node, book)
+                history.check(await history.read(str(node.state["nats_url"])), book)
+            if keep and book.problems:
+                shutil.copytree(node.run_dir / "log", keep, dirs_exist_ok=True)
+    return report.Report(
+        seed=seed,
+        seconds=took,
+        workers=workers,
+        counts=book.counts,
+        refused=dict(again.refused),
+        faults=killer.faults,
+        samples=sampler.samples,
+        problems=book.problems,
+    )
+
+
+def main() -> None:
+    """Run, print, and end with 1 when something was lost."""
+    parser = argparse.ArgumentParser(
+        prog="./dev torture", description="Kill everything while pods come and go, and count what is lost."
+    )
+    parser.add_argument("--seconds", type=float, default=SHORT_S, help="how long (%(default)g)")
+    parser.add_argument(
+        "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the dice"
+    )
+    parser.add_argument("--workers", type=int, default=WORKERS, help="pods at once (%(default)d)")
+    parser.add_argument("--long", action="store_true", help=f"for {LONG_S:g} s")
+    parser.add_argument(
+        "--keep", metavar="DIR", default="", help="copy the logs there when something is lost"
+    )
+    parser.add_argument("--write", action="store_true", help="write docs/reliability.md with the figures")
+    arguments = parser.parse_args()
+    seconds = LONG_S if arguments.long else arguments.seconds
+    found = anyio.run(torture, seconds, arguments.seed, arguments.workers, arguments.keep)
+    print(found.markdown())
+    if arguments.write:
+        report.write(found)
+    for problem in found.problems:
+        print(f"LOST  {problem}", file=sys.stderr)
+    sys.exit(1 if found.problems else 0)
+
+
+if __name__ == "__main__":
+    main()

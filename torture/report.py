@@ -1,0 +1,100 @@
+"""The figures of a run: as a table on the terminal, and as docs/reliability.md."""
+
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torture.kills import Fault
+from torture.samples import Sample, slope_per_hour
+
+PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
+FIGURES = {
+    "memory_mib": "memory of the services, MiB PSS",
+    "fds": "file descriptors of the services",
+    "mounts": "mounts",
+    "redis_keys": "keys in Redis",
+    "stream_lag": "events that wait for JetStream",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All that a run has found."""
+
+    seed: int
+    seconds: float
+    workers: int
+    counts: dict[str, int]
+    refused: dict[str, int]
+    """Calls that were answered with `ask again`, by kind."""
+    faults: list[Fault]
+    samples: list[Sample]
+    problems: list[str] = field(default_factory=list)
+
+    def markdown(self) -> str:
+        """The tables."""
+        lines = [
+            f"{self.workers} workers for {self.seconds:.0f} s, seed {self.seed}.",
+            "",
+            *_table(["Killed by SIGKILL", "times", "back after, median s", "worst s"], self._faults()),
+            "",
+            *_table(["Checked", "number"], sorted((what, str(n)) for what, n in self.counts.items())),
+            "",
+            f"Lost or untrue: **{len(self.problems)}**. Calls that were to be asked again: {sum(self.refused.values())}.",
+            "",
+            *_table(["Held by the node", "first", "last", "highest", "change per hour"], self._slopes()),
+        ]
+        return "\n".join(lines) + "\n"
+
+    def _faults(self) -> list[tuple[str, ...]]:
+        rows = []
+        for victim, times in sorted(Counter(fault.victim for fault in self.faults).items()):
+            took = sorted(fault.recovered_s for fault in self.faults if fault.victim == victim)
+            rows.append((victim, str(times), f"{took[len(took) // 2]:.2f}", f"{took[-1]:.2f}"))
+        return rows
+
+    def _slopes(self) -> list[tuple[str, ...]]:
+        rows = []
+        for figure, name in FIGURES.items():
+            values = [float(getattr(sample, figure)) for sample in self.samples] or [0.0]
+            slope = slope_per_hour(self.samples, figure)
+            rows.append(
+                (name, f"{values[0]:.0f}", f"{values[-1]:.0f}", f"{max(values):.0f}", f"{slope:+.0f}")
+            )
+        return rows
+
+
+def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
+    return [_row(head), _row(["---"] * len(head)), *map(_row, rows)]
+
+
+def _row(cells: "list[str] | tuple[str, ...]") -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+HEAD = """# Reliability
+
+What the node was made to go through, and what it lost. `sudo ./dev torture` does it again, on any machine:
+
+```sh tested-by=tests/e2e/test_e2e_torture.py
+sudo ./dev torture --seconds 120 --seed 1    # exit status 1 when anything is lost
+sudo ./dev torture --long --write            # an hour, and this page anew
+```
+
+Workers pull an image, run pods of one and two containers, run commands in them, stop and remove them over CRI, while another
+task kills by SIGKILL, at moments that the seed gives: each service, Redis, NATS, the zygote, single shims, and the OCI
+runtime at its work. A call that is refused with UNAVAILABLE is made again. Checked are: every exit code and its
+times; every line of every log; that a repeated call makes no second pod or container; the history of events, each event
+once and in order; and at the end that nothing is left: processes, mounts, namespaces, cgroups, addresses, snapshots, records.
+
+A container whose own shim is killed may lose its exit code (255, `Unknown`) and the end of its log; one whose OCI runtime is
+killed while it starts ends with 128, `StartError`, or runs.
+
+## Figures of one run
+
+"""
+
+
+def write(report: Report) -> None:
+    """Write docs/reliability.md anew."""
+    PAGE.write_text(HEAD + report.markdown())
