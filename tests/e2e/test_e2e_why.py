@@ -102,7 +102,7 @@ async def test_a_signal_by_a_person_names_the_command(node, cri, busybox) -> Non
     assert node.slipway("kill", "-s", "KILL", "struck").returncode == 0
     found = _ended(node, "struck")
     assert found["cause"] == "killed"
-    assert "SIGKILL was sent to it by SignalContainer from slipway" in found["verdict"]
+    assert "SIGKILL was sent to it by slipway kill (" in found["verdict"]
 
 
 async def test_a_kill_from_outside_is_told_as_nobodys(node, cri, busybox) -> None:
@@ -123,11 +123,11 @@ async def test_a_program_that_is_not_there_has_a_next_step(node, cri, busybox) -
     with pytest.raises(Exception, match="/no/such/program"):
         await cri.start(container_id)
     found = _why(node, "typo")
-    assert found["cause"] == "start-failed"
-    assert "/no/such/program" in found["verdict"]
+    assert found["cause"] == "command-missing"
+    assert "its program `/no/such/program` is not in the image" in found["verdict"]
     assert "in the image" in found["next_steps"][0]
     pod = _why(node, "typo-pod")
-    assert (pod["kind"], pod["cause"]) == ("pod", "start-failed")
+    assert (pod["kind"], pod["cause"]) == ("pod", "command-missing")
     assert "typo" in pod["verdict"]
 
 
@@ -139,14 +139,14 @@ async def test_a_missing_image_is_remembered_though_nothing_was_made(node, cri, 
         with pytest.raises(Exception, match="pull it first"):
             await cri.create(sandbox_id, missing, sandbox)
     found = _why(node, "imageless")
-    assert (found["kind"], found["cause"], found["pod_name"]) == ("attempt", "create-failed", "imageless-pod")
+    assert (found["kind"], found["cause"], found["pod_name"]) == ("attempt", "image-absent", "imageless-pod")
     assert "tried 2 times" in found["verdict"]
     assert "slipway pull" in found["next_steps"][0]
     address = busybox.partition("/")[0]
     with pytest.raises(Exception, match="does not have it"):
         await cri.pull(f"{address}/no/such:image", sandbox)
     inside = [(one["image"], one["cause"]) for one in _why(node, "imageless-pod")["containers"]]
-    assert (f"{address}/no/such:image", "create-failed") in inside
+    assert (f"{address}/no/such:image", "image-not-found") in inside
     await cri.pull(busybox)
     mended = cri.container_config("imageless", busybox, ["true"])
     await cri.create(sandbox_id, mended, sandbox)

@@ -59,6 +59,10 @@ class TestNode:
     def pid(self, name: str) -> int:
         return int(self.state["pids"][name])
 
+    def down(self) -> None:
+        """End its services; containers go on."""
+        _command("down", self)
+
     def reboot(self) -> None:
         """What a reboot does to a node: every process ends at once, and what was mounted or in /run is gone."""
         containers = _names(self.run_dir / "runtimed" / "bundles")
@@ -66,7 +70,7 @@ class TestNode:
         for name in containers:
             for procs in cgroups.files(name, "cgroup.procs"):
                 pids |= {int(line) for line in procs.read_text().split()}
-        _command("down", self)
+        self.down()
         for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)

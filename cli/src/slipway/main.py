@@ -40,10 +40,26 @@ def _run(arguments: Namespace) -> int:
 
     module, _, function = arguments.run.partition(":")
     command = getattr(importlib.import_module(f"slipway.commands.{module}"), function)
+    _introduce(arguments.verb)
     gc.freeze()
     gc.enable()
     code: int = asyncio.run(command(arguments))
     return code
+
+
+def _introduce(verb: str) -> None:
+    """Tell the services who asks; `why` says it of what is stopped or removed."""
+    import pwd
+
+    from common.rpc import caller
+
+    user = os.environ.get("SUDO_USER", "")  # noqa: TID251 - the person behind sudo
+    if not user:
+        try:
+            user = pwd.getpwuid(os.getuid()).pw_name
+        except KeyError:
+            user = f"uid {os.getuid()}"
+    caller.current.set(f"{verb} ({user})")
 
 
 def _told(exc: BaseException, arguments: Namespace) -> int | None:

@@ -52,6 +52,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_verb(verbs, "man", "the manual page, for man", "completion:man", examples)
     # What the scripts ask; its words are no options of its own.
     complete = verbs.add_parser("__complete", add_help=False, prefix_chars="\0")
+    complete.set_defaults(verb="slipway completion")
     complete.set_defaults(run="completion:complete")
     complete.add_argument("words", nargs=argparse.REMAINDER)
 

@@ -24,7 +24,7 @@ def add_verb(
         epilog=f"examples:\n{_aligned(examples)}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    verb.set_defaults(run=where)
+    verb.set_defaults(run=where, verb=verb.prog)
     return verb
 
 

@@ -74,7 +74,15 @@ class Node:
         return bundle
 
     async def spawn(self, container_id: str, *args: str, **options: Any) -> ShimClient:
-        keys = ("tty", "stdin", "stdin_once", "max_line_bytes", "log_path", "memory_cgroup_path")
+        keys = (
+            "tty",
+            "stdin",
+            "stdin_once",
+            "max_line_bytes",
+            "log_path",
+            "memory_cgroup_path",
+            "pids_cgroup_path",
+        )
         extra = {key: options.pop(key) for key in keys if key in options}
         bundle = self.bundle(container_id, list(args), tty=extra.get("tty", False), **options)
         spec = {

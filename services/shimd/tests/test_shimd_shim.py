@@ -310,6 +310,16 @@ async def test_oom_is_told(node):
     assert exit_event["oom_killed"]
 
 
+async def test_a_limit_of_processes_that_was_hit_is_told(node):
+    where = cgroup("pids", f"{node.root.name}-a")
+    forks = "sleep 0.2 & sleep 0.2 & sleep 0.2 & wait"
+    shim = await node.spawn("a", "sh", "-c", forks, pids_cgroup_path=where, pids={"limit": 2})
+    await shim.start()
+    exit_event = await exited(shim)
+    assert exit_event["exit_code"] == 2
+    assert exit_event["pids"] == {"limit": 2, "hits": 1}
+
+
 async def test_runtime_op_updates_and_reports(node):
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()

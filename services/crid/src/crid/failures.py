@@ -27,7 +27,12 @@ class Failures:
             yield
         except SlipwayError as exc:
             report = pb.ReportFailureRequest(
-                pod_sandbox_id=pod_sandbox_id, pod_uid=pod_uid, name=name, image=image, error=exc.message
+                pod_sandbox_id=pod_sandbox_id,
+                pod_uid=pod_uid,
+                name=name,
+                image=image,
+                error=exc.message,
+                reason=exc.reason,
             )
             try:
                 await self._runtimed.ReportFailure(report, timeout=REPORT_S)

@@ -24,8 +24,8 @@ AROUND_NS = 300 * 1_000_000_000
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
     """Something that happened to a container, or to the node it was on.
 
-    `what` is stop, kill, signal, exec, pressure, node-pressure or ended (an earlier run of it); `facts` are those of
-    runtimed.why.wording.
+    `what` is stop, kill, signal, exec, pressure, node-pressure, shutdown, no-shim or ended (an earlier run of it);
+    `facts` are those of runtimed.why.wording.
     """
 
     at_ns: int
@@ -44,6 +44,8 @@ class Failure:
     sandbox_id: str
     image: str
     error: str
+    reason: str
+    """Its class in common.errors; empty when it is not known."""
     actor: str
     at_ns: int
     count: int = 1
@@ -84,7 +86,9 @@ class Evidence:
         self._marks.pop(container_id, None)
         self._execs.pop(container_id, None)
 
-    def fail(self, kind: str, name: str, error: str, *, sandbox_id: str = "", image: str = "") -> bool:
+    def fail(
+        self, kind: str, name: str, error: str, *, reason: str = "", sandbox_id: str = "", image: str = ""
+    ) -> bool:
         """Note a failed attempt; whether its error is new for this name."""
         key = (kind, sandbox_id, name or image)
         last = self._failures.pop(key, None)
@@ -95,6 +99,7 @@ class Evidence:
             sandbox_id=sandbox_id,
             image=image,
             error=error,
+            reason=reason,
             actor=caller.current.get(),
             at_ns=now_ns(),
             count=count,

@@ -29,6 +29,7 @@ class ShimPlan(msgspec.Struct, frozen=True, kw_only=True):
     stdin: bool
     stdin_once: bool
     memory_cgroup_path: str
+    pids_cgroup_path: str
     max_line_bytes: int
     record_dir: str
 
@@ -91,6 +92,8 @@ class InitExit(msgspec.Struct, frozen=True, kw_only=True):
     """Of its output; the log could not be written."""
     memory: dict[str, int] = {}
     """What its cgroup knew: limit_bytes, peak_bytes, oom_kill, max, high."""
+    pids: dict[str, int] = {}
+    """What its cgroup knew of processes: limit (none when there is none), hits."""
 
 
 class ExecNews(msgspec.Struct, frozen=True, kw_only=True):

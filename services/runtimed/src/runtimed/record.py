@@ -130,6 +130,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     """What tells why it ended."""
     memory: dict[str, int] = msgspec.field(default_factory=dict)
     """What its cgroup knew of memory when it ended: limit_bytes, peak_bytes, oom_kill, max, high."""
+    pids: dict[str, int] = msgspec.field(default_factory=dict)
+    """What its cgroup knew of processes when it ended: limit (none without one), hits."""
     dropped_bytes: int = 0
     """Of its output that no log took."""
     traceparent: str = ""

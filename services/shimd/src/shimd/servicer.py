@@ -62,6 +62,7 @@ def _spec(request: pb.SpawnRequest) -> dict[str, Any]:
         "stdin": request.stdin,
         "stdin_once": request.stdin_once,
         "memory_cgroup_path": request.memory_cgroup_path,
+        "pids_cgroup_path": request.pids_cgroup_path,
         "max_line_bytes": request.max_line_bytes,
         "record_dir": request.record_dir,
     }

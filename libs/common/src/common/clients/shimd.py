@@ -50,6 +50,7 @@ class ShimdClient:
         stdin: bool = False,
         stdin_once: bool = False,
         memory_cgroup_path: str = "",
+        pids_cgroup_path: str = "",
         max_line_bytes: int = 0,
     ) -> Shim:
         """Fork a shim that waits for `start`; the living one of this container, if there is one."""
@@ -64,6 +65,7 @@ class ShimdClient:
             stdin=stdin,
             stdin_once=stdin_once,
             memory_cgroup_path=memory_cgroup_path,
+            pids_cgroup_path=pids_cgroup_path,
             max_line_bytes=max_line_bytes,
             record_dir=record_dir,
         )

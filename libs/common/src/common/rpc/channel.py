@@ -7,7 +7,6 @@ from opentelemetry import propagate
 from opentelemetry.trace import SpanKind
 
 from common.observe.trace import span
-from common.rpc import caller
 from common.rpc.plain import PATIENCE_S, Around, plain_channel
 
 
@@ -18,10 +17,8 @@ def channel(socket: str, *, patience_s: float = PATIENCE_S) -> grpc.aio.Channel:
 
 class _Traced(Around):
     def headers(self) -> dict[str, str]:
-        carrier: dict[str, str] = {}
+        carrier = super().headers()
         propagate.inject(carrier)
-        if asked := caller.current.get():
-            carrier[caller.HEADER] = asked
         return carrier
 
     def unary(self, name: str) -> AbstractContextManager[object]:

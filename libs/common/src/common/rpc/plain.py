@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 
 from common.errors import UnavailableError
-from common.rpc import status
+from common.rpc import caller, status
 
 PATIENCE_S = 10.0
 """How long a call waits for a service that is not there: longer than one that died takes to come back."""
@@ -27,11 +27,12 @@ OPTIONS = [
 
 
 class Around:
-    """What surrounds each call; here nothing."""
+    """What surrounds each call; here only who has asked for it."""
 
     def headers(self) -> dict[str, str]:
         """Metadata to send along."""
-        return {}
+        asked = caller.current.get()
+        return {caller.HEADER: asked} if asked else {}
 
     def unary(self, name: str) -> AbstractContextManager[object]:
         """Entered for as long as a call with one answer lasts."""

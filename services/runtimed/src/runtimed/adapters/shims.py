@@ -60,6 +60,7 @@ class ProcessShims:
             stdin=plan.stdin,
             stdin_once=plan.stdin_once,
             memory_cgroup_path=plan.memory_cgroup_path,
+            pids_cgroup_path=plan.pids_cgroup_path,
             max_line_bytes=plan.max_line_bytes,
         )
         await self._forget(shim.socket_path)  # an earlier one of this container, which has gone
@@ -234,5 +235,10 @@ def _exit(facts: dict[str, Any]) -> InitExit:
         finished_at_ns=int(facts["finished_at_ns"]),
         log_bytes=int(facts["log_bytes"]),
         dropped_bytes=int(facts["dropped_bytes"]),
-        memory={str(key): int(value) for key, value in facts.get("memory", {}).items()},
+        memory=_counts(facts, "memory"),
+        pids=_counts(facts, "pids"),
     )
+
+
+def _counts(facts: dict[str, Any], key: str) -> dict[str, int]:
+    return {str(name): int(value) for name, value in facts.get(key, {}).items()}

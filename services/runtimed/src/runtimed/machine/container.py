@@ -239,6 +239,7 @@ def _start_again(record: ContainerRecord, _event: StartAgainAsked) -> Outcome:
         from_checkpoint=False,
         marks=[*(mark for mark in record.marks if mark.what == "ended"), ended],
         memory={},
+        pids={},
         dropped_bytes=0,
     )
     return fresh, (Spawn(),)

@@ -63,14 +63,16 @@ class Containers:
         try:
             made = await self._join(sandbox, wanted)
         except SlipwayError as exc:
-            await self.failed(sandbox.id, name, request.config.image.image, exc.message)
+            await self.failed(sandbox.id, name, request.config.image.image, exc.message, exc.reason)
             raise
         self._parts.evidence.succeed(CONTAINER, name, sandbox_id=sandbox.id, image=request.config.image.image)
         return made
 
-    async def failed(self, sandbox_id: str, name: str, image: str, error: str) -> None:
+    async def failed(self, sandbox_id: str, name: str, image: str, error: str, reason: str) -> None:
         """Note that a container could not be made; a repeated attempt that fails alike is counted, not told."""
-        new = self._parts.evidence.fail(CONTAINER, name, error, sandbox_id=sandbox_id, image=image)
+        new = self._parts.evidence.fail(
+            CONTAINER, name, error, reason=reason, sandbox_id=sandbox_id, image=image
+        )
         fact = ContainerCreateFailed(id=name, sandbox_id=sandbox_id, image=image, error=error)
         try:
             if new and name:

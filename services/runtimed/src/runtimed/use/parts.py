@@ -80,6 +80,11 @@ class Parts:
         """All of a sandbox, also those being made."""
         return [record for record in self.containers.store.all() if record.sandbox_id == sandbox_id]
 
+    def is_of_earlier_boot(self, sandbox_id: str) -> bool:
+        """Whether a sandbox was ready in another boot of the machine than this one."""
+        sandbox = self.sandboxes.store.find(sandbox_id)
+        return sandbox is not None and sandbox.boot_id not in ("", self.boot_id)
+
     def rouse_cgroups(self) -> None:
         """In the background, have the kernel ready for the container that is about to start."""
         key = "rouse cgroups"

@@ -1,27 +1,21 @@
 """Why something ended or does not start: evidence of records, marks, logs and failed attempts, with a verdict."""
 
-import os
-import stat
-from functools import partial
-
-import anyio
-import anyio.to_thread
-
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clock import now_ns
 from common.errors import InvalidArgumentError, NotFoundError
 from runtimed import selection
 from runtimed.evidence import CONTAINER, POD, Failure
-from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
+from runtimed.use import remains
 from runtimed.use.container import Containers
 from runtimed.use.parts import Parts
-from runtimed.why import starts, verdict
+from runtimed.why import errors, verdict
+from runtimed.why.finding import End, Trouble
 from runtimed.why.wording import UNLIMITED, size, span, told
 
 MAX_LINES = 200
-MAX_LOG_BYTES = 1 << 16
-LOG_S = 2.0
-"""How long a log's disk may take; it can be of a network that is away."""
+MIN_LINES = 2
+"""Of a log, to see whether one line is all of it."""
 
 
 class Reasons:
@@ -56,14 +50,17 @@ class Reasons:
         if not sandbox_id:
             pods = [r for r in self._parts.sandboxes.store.all() if r.uid == request.pod_uid]
             sandbox_id = pods[-1].id if pods else ""
-        await self._containers.failed(sandbox_id, request.name, request.image, request.error)
+        await self._containers.failed(sandbox_id, request.name, request.image, request.error, request.reason)
 
     async def _container(self, record: ContainerRecord, lines: int) -> pb.Explanation:
         parts = self._parts
         sandbox = parts.sandboxes.store.find(record.sandbox_id)
         marks = parts.evidence.of(record.id, record.marks, record.finished_at_ns)
-        rebooted = sandbox is not None and sandbox.boot_id not in ("", parts.boot_id)
-        found = verdict.of_container(record, marks, now_ns(), rebooted=rebooted)
+        rebooted = parts.is_of_earlier_boot(record.sandbox_id)
+        log = await remains.last_lines(record.log_path, max(lines, MIN_LINES))
+        trouble = await self._not_run(record, log)
+        end = End(record=record, marks=marks, rebooted=rebooted, trouble=trouble)
+        found = verdict.of_container(end, now_ns())
         facts = [pb.Fact(at=m.at_ns, what=m.what, text=told(m), actor=m.actor) for m in marks]
         facts += self._facts(record)
         return pb.Explanation(
@@ -75,14 +72,21 @@ class Reasons:
             image=record.image,
             state=record.state,
             cause=found.cause,
-            verdict=found.sentence,
+            verdict=found.words,
             next_steps=found.next_steps,
             evidence=sorted(facts, key=lambda fact: fact.at),
-            log=await _last_lines(record.log_path, lines),
+            log=log[len(log) - lines :] if lines < len(log) else log,
             exit_code=record.exit_code,
             started_at=record.started_at_ns,
             finished_at=record.finished_at_ns,
         )
+
+    async def _not_run(self, record: ContainerRecord, log: list[str]) -> Trouble | None:
+        """The OCI runtime's words on a program that the kernel did not run, when they are all that is in the log."""
+        if len(log) != 1 or not record.exit_code or record.signal:
+            return None
+        path = errors.program_of(log[0])
+        return Trouble(text=log[0], program=await remains.program_at(record.rootfs, path)) if path else None
 
     def _facts(self, record: ContainerRecord) -> list[pb.Fact]:
         """What the record itself tells."""
@@ -98,6 +102,8 @@ class Reasons:
             facts.append(pb.Fact(at=record.finished_at_ns, what="exit", text=text))
         if memory := _memory(record.memory):
             facts.append(pb.Fact(what="memory", text=memory))
+        if pids := _pids(record.pids):
+            facts.append(pb.Fact(what="pids", text=pids))
         if record.dropped_bytes:
             text = f"{size(record.dropped_bytes)} of its output found no room in its log"
             facts.append(pb.Fact(what="log", text=text))
@@ -114,8 +120,9 @@ class Reasons:
         inside = [await self._container(member, lines) for member in members]
         failures = parts.evidence.failures(sandbox_id=record.id)
         inside += [self._attempt(failure) for failure in failures]
-        rebooted = record.boot_id not in ("", parts.boot_id)
-        cause, sentence = _of_pod(record, inside, rebooted=rebooted)
+        rebooted = parts.is_of_earlier_boot(record.id)
+        told = [(one.name or one.image, one.cause, one.verdict) for one in inside]
+        found = verdict.of_pod(record, told, rebooted=rebooted)
         facts = [pb.Fact(at=record.created_at_ns, what="created", text=f"set-up by handler {record.handler}")]
         if record.ready_at_ns:
             took = span(record.ready_at_ns - record.created_at_ns)
@@ -128,9 +135,9 @@ class Reasons:
             pod_id=record.id,
             pod_name=record.name,
             state=record.state,
-            cause=cause,
-            verdict=sentence,
-            next_steps=starts.steps(record.error) if record.error else [],
+            cause=found.cause,
+            verdict=found.words,
+            next_steps=found.next_steps,
             evidence=facts,
             containers=inside,
             started_at=record.ready_at_ns,
@@ -138,8 +145,7 @@ class Reasons:
 
     def _attempt(self, failure: Failure) -> pb.Explanation:
         sandbox = self._parts.sandboxes.store.find(failure.sandbox_id)
-        what = {CONTAINER: "The container", POD: "The pod"}[failure.kind]
-        tried = f", tried {failure.count} times" if failure.count > 1 else ""
+        found = verdict.of_attempt(failure)
         fact = pb.Fact(at=failure.at_ns, what="failure", text=failure.error, actor=failure.actor)
         return pb.Explanation(
             kind="attempt",
@@ -148,9 +154,9 @@ class Reasons:
             pod_name=sandbox.name if sandbox else "",
             image=failure.image,
             state="absent",
-            cause="create-failed",
-            verdict=f"{what} could not be made{tried}: {failure.error}",
-            next_steps=starts.steps(failure.error),
+            cause=found.cause,
+            verdict=found.words,
+            next_steps=found.next_steps,
             evidence=[fact],
         )
 
@@ -189,48 +195,8 @@ def _memory(found: dict[str, int]) -> str:
     return ", ".join(parts)
 
 
-def _of_pod(record: SandboxRecord, inside: list[pb.Explanation], *, rebooted: bool) -> tuple[str, str]:
-    if record.error:
-        return "setup-failed", f"It could not be set up: {record.error}"
-    if record.state is SandboxState.CREATING:
-        return "creating", "It is being set up."
-    if record.state is not SandboxState.READY:
-        if rebooted:
-            return "rebooted", "The node was rebooted while it was ready."
-        return "stopped", "It is stopped."
-    bad = [c for c in inside if c.cause not in ("running", "completed", "created", "creating", "starting")]
-    if bad:
-        return (
-            bad[-1].cause,
-            f"It is ready, but {len(bad)} of its containers are not well: {bad[-1].name or bad[-1].image}: {bad[-1].verdict}",
-        )
-    running = sum(c.cause == "running" for c in inside)
-    return "running", f"It is ready, and {running} of its {len(inside)} containers run."
-
-
-async def _last_lines(path: str, count: int) -> list[str]:
-    if not path or not count:
-        return []
-    with anyio.move_on_after(LOG_S):
-        return await anyio.to_thread.run_sync(partial(_tail, path, count), abandon_on_cancel=True)
-    return []
-
-
-def _tail(path: str, count: int) -> list[str]:
-    """The last lines of a log without their times; none when it is no file that can be read. Blocking."""
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
-    except OSError:
-        return []
-    try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            return []
-        start = max(0, found.st_size - MAX_LOG_BYTES)
-        records = os.pread(fd, MAX_LOG_BYTES, start).splitlines()
-    except OSError:
-        return []
-    finally:
-        os.close(fd)
-    whole = records[1:] if start else records
-    return [record.split(b" ", 3)[-1].decode(errors="replace") for record in whole[-count:]]
+def _pids(found: dict[str, int]) -> str:
+    hits, limit = found.get("hits", 0), found.get("limit", 0)
+    if not hits:
+        return ""
+    return f"was refused a new process or thread {hits} times" + (f", limit {limit}" if limit else "")

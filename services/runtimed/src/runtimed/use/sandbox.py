@@ -72,7 +72,7 @@ class Sandboxes:
             work = partial(self._run, key, config, handler, restoring=restoring)
             made = await self._parts.operations.join(f"sandbox {key}", work)
         except SlipwayError as exc:
-            self._parts.evidence.fail(POD, name, exc.message)
+            self._parts.evidence.fail(POD, name, exc.message, reason=exc.reason)
             raise
         self._parts.evidence.succeed(POD, name)
         return made

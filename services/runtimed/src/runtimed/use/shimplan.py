@@ -28,6 +28,7 @@ def shim_plan(parts: Parts, record: ContainerRecord, handler_name: str) -> ShimP
         stdin=config.stdin,
         stdin_once=config.stdin_once,
         memory_cgroup_path=dirs.get("memory") or dirs.get("") or "",
+        pids_cgroup_path=dirs.get("pids") or dirs.get("") or "",
         max_line_bytes=parts.settings.max_line_bytes,
         record_dir=str(parts.record_dir(record.id)),
     )

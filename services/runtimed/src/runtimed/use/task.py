@@ -223,11 +223,20 @@ class Tasks:
         """Write a container's end, once; waits for Redis as long as it takes. None is an end that nobody saw."""
         record = self._parts.containers.store.find(container_id)
         at_ns = found.finished_at_ns if found else now_ns()
+        if found is None:
+            self._parts.evidence.add(container_id, "no-shim")
+        elif record is not None and self._parts.is_of_earlier_boot(record.sandbox_id):
+            self._parts.evidence.add(container_id, "shutdown")
         marks = self._parts.evidence.of(container_id, record.marks if record else [], at_ns)
         if found is None:
             fact: machine.ContainerEvent = machine.Lost(cause=SHIM, at_ns=at_ns, evidence={"marks": marks})
         else:
-            told = {"marks": marks, "memory": found.memory, "dropped_bytes": found.dropped_bytes}
+            told = {
+                "marks": marks,
+                "memory": found.memory,
+                "pids": found.pids,
+                "dropped_bytes": found.dropped_bytes,
+            }
             fact = machine.Exited(
                 cause=SHIM,
                 exit_code=found.exit_code,

@@ -93,6 +93,14 @@ def _node(facts: dict[str, Any]) -> str:
     return "on the node, " + _pressure(facts)
 
 
+def _shutdown(_facts: dict[str, Any]) -> str:
+    return "it ended while runtimed was down, in an earlier boot of the node"
+
+
+def _shim_gone(_facts: dict[str, Any]) -> str:
+    return "its shim was found gone, without a record of its end"
+
+
 _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "stop": _stop,
     "kill": _kill,
@@ -101,4 +109,6 @@ _TOLD: dict[str, Callable[[dict[str, Any]], str]] = {
     "pressure": _pressure,
     "node-pressure": _node,
     "ended": _ended,
+    "shutdown": _shutdown,
+    "no-shim": _shim_gone,
 }

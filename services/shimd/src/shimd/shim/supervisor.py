@@ -20,7 +20,7 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
-from shimd.shim import exits
+from shimd.shim import exits, pids
 from shimd.shim import runtime as oci
 from shimd.shim.crilog import CriLog
 from shimd.shim.execgroup import container_cgroup, kill_all, thaw
@@ -191,6 +191,7 @@ class Supervisor:
             "log_bytes": self.log.written_bytes,
             "dropped_bytes": self.log.dropped_bytes,
             "memory": self._oom.memory() if self._oom is not None else {},
+            "pids": pids.limit(self._spec.get("pids_cgroup_path", "")),
         }
         self.log.close()
         if self._oom is not None:

@@ -592,7 +592,9 @@ class Fact(_message.Message):
     at: _builtins.int
     """Nanoseconds since the epoch; 0 for what holds of the whole life."""
     what: _builtins.str
-    """created, started, exit, stop, kill, signal, exec, pressure, node-pressure, ended, memory, log, restarts, failure."""
+    """created, started, exit, stop, kill, signal, exec, pressure, node-pressure, shutdown, no-shim, ended, memory, pids,
+    log, restarts, failure.
+    """
     text: _builtins.str
     actor: _builtins.str
     """Who asked for it; empty for what nobody asked for."""
@@ -621,6 +623,7 @@ class ReportFailureRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
     pod_sandbox_id: _builtins.str
     pod_uid: _builtins.str
     """In place of the id: the uid of the pod, as its creator gave it."""
@@ -628,6 +631,8 @@ class ReportFailureRequest(_message.Message):
     """Of the container; empty when it is not known, as of a pull."""
     image: _builtins.str
     error: _builtins.str
+    reason: _builtins.str
+    """The class of the error in common.errors; empty when it is not known."""
     def __init__(
         self,
         *,
@@ -636,10 +641,11 @@ class ReportFailureRequest(_message.Message):
         name: _builtins.str = ...,
         image: _builtins.str = ...,
         error: _builtins.str = ...,
+        reason: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "image", b"image", "name", b"name", "pod_sandbox_id", b"pod_sandbox_id", "pod_uid", b"pod_uid"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "image", b"image", "name", b"name", "pod_sandbox_id", b"pod_sandbox_id", "pod_uid", b"pod_uid", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ommon/api/shims/v1/shims.proto\x12\x10slipway.shims.v1\"K\n\nOciRuntime\x12\x0e\n\x06\x62inary\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0c\n\x04root\x18\x03 \x01(\t\x12\x11\n\tsandboxed\x18\x04 \x01(\x08\"\xf2\x01\n\x0cSpawnRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_path\x18\x02 \x01(\t\x12-\n\x07runtime\x18\x03 \x01(\x0b\x32\x1c.slipway.shims.v1.OciRuntime\x12\x10\n\x08log_path\x18\x04 \x01(\t\x12\x0b\n\x03tty\x18\x05 \x01(\x08\x12\r\n\x05stdin\x18\x06 \x01(\x08\x12\x12\n\nstdin_once\x18\x07 \x01(\x08\x12\x1a\n\x12memory_cgroup_path\x18\x08 \x01(\t\x12\x16\n\x0emax_line_bytes\x18\t \x01(\r\x12\x12\n\nrecord_dir\x18\n \x01(\t\"M\n\x04Shim\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0bsocket_path\x18\x03 \x01(\t\x12\r\n\x05\x61live\x18\x04 \x01(\x08\"\r\n\x0bListRequest\"^\n\x0cListResponse\x12%\n\x05shims\x18\x01 \x03(\x0b\x32\x16.slipway.shims.v1.Shim\x12\'\n\x06pauses\x18\x02 \x03(\x0b\x32\x17.slipway.shims.v1.Pause\"4\n\rRemoveRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x10\n\x0eRemoveResponse\"?\n\x11SpawnPauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x16\n\x0euser_namespace\x18\x02 \x01(\t\"7\n\x05Pause\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05\x61live\x18\x03 \x01(\x08\"(\n\x12RemovePauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x15\n\x13RemovePauseResponse2\x84\x03\n\x05Shims\x12?\n\x05Spawn\x12\x1e.slipway.shims.v1.SpawnRequest\x1a\x16.slipway.shims.v1.Shim\x12\x45\n\x04List\x12\x1d.slipway.shims.v1.ListRequest\x1a\x1e.slipway.shims.v1.ListResponse\x12K\n\x06Remove\x12\x1f.slipway.shims.v1.RemoveRequest\x1a .slipway.shims.v1.RemoveResponse\x12J\n\nSpawnPause\x12#.slipway.shims.v1.SpawnPauseRequest\x1a\x17.slipway.shims.v1.Pause\x12Z\n\x0bRemovePause\x12$.slipway.shims.v1.RemovePauseRequest\x1a%.slipway.shims.v1.RemovePauseResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1f\x63ommon/api/shims/v1/shims.proto\x12\x10slipway.shims.v1\"K\n\nOciRuntime\x12\x0e\n\x06\x62inary\x18\x01 \x01(\t\x12\x0c\n\x04\x61rgs\x18\x02 \x03(\t\x12\x0c\n\x04root\x18\x03 \x01(\t\x12\x11\n\tsandboxed\x18\x04 \x01(\x08\"\x8c\x02\n\x0cSpawnRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x13\n\x0b\x62undle_path\x18\x02 \x01(\t\x12-\n\x07runtime\x18\x03 \x01(\x0b\x32\x1c.slipway.shims.v1.OciRuntime\x12\x10\n\x08log_path\x18\x04 \x01(\t\x12\x0b\n\x03tty\x18\x05 \x01(\x08\x12\r\n\x05stdin\x18\x06 \x01(\x08\x12\x12\n\nstdin_once\x18\x07 \x01(\x08\x12\x1a\n\x12memory_cgroup_path\x18\x08 \x01(\t\x12\x16\n\x0emax_line_bytes\x18\t \x01(\r\x12\x12\n\nrecord_dir\x18\n \x01(\t\x12\x18\n\x10pids_cgroup_path\x18\x0b \x01(\t\"M\n\x04Shim\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x13\n\x0bsocket_path\x18\x03 \x01(\t\x12\r\n\x05\x61live\x18\x04 \x01(\x08\"\r\n\x0bListRequest\"^\n\x0cListResponse\x12%\n\x05shims\x18\x01 \x03(\x0b\x32\x16.slipway.shims.v1.Shim\x12\'\n\x06pauses\x18\x02 \x03(\x0b\x32\x17.slipway.shims.v1.Pause\"4\n\rRemoveRequest\x12\x14\n\x0c\x63ontainer_id\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x10\n\x0eRemoveResponse\"?\n\x11SpawnPauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x16\n\x0euser_namespace\x18\x02 \x01(\t\"7\n\x05Pause\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\r\n\x05\x61live\x18\x03 \x01(\x08\"(\n\x12RemovePauseRequest\x12\x12\n\nsandbox_id\x18\x01 \x01(\t\"\x15\n\x13RemovePauseResponse2\x84\x03\n\x05Shims\x12?\n\x05Spawn\x12\x1e.slipway.shims.v1.SpawnRequest\x1a\x16.slipway.shims.v1.Shim\x12\x45\n\x04List\x12\x1d.slipway.shims.v1.ListRequest\x1a\x1e.slipway.shims.v1.ListResponse\x12K\n\x06Remove\x12\x1f.slipway.shims.v1.RemoveRequest\x1a .slipway.shims.v1.RemoveResponse\x12J\n\nSpawnPause\x12#.slipway.shims.v1.SpawnPauseRequest\x1a\x17.slipway.shims.v1.Pause\x12Z\n\x0bRemovePause\x12$.slipway.shims.v1.RemovePauseRequest\x1a%.slipway.shims.v1.RemovePauseResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,25 +34,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_OCIRUNTIME']._serialized_start=53
   _globals['_OCIRUNTIME']._serialized_end=128
   _globals['_SPAWNREQUEST']._serialized_start=131
-  _globals['_SPAWNREQUEST']._serialized_end=373
-  _globals['_SHIM']._serialized_start=375
-  _globals['_SHIM']._serialized_end=452
-  _globals['_LISTREQUEST']._serialized_start=454
-  _globals['_LISTREQUEST']._serialized_end=467
-  _globals['_LISTRESPONSE']._serialized_start=469
-  _globals['_LISTRESPONSE']._serialized_end=563
-  _globals['_REMOVEREQUEST']._serialized_start=565
-  _globals['_REMOVEREQUEST']._serialized_end=617
-  _globals['_REMOVERESPONSE']._serialized_start=619
-  _globals['_REMOVERESPONSE']._serialized_end=635
-  _globals['_SPAWNPAUSEREQUEST']._serialized_start=637
-  _globals['_SPAWNPAUSEREQUEST']._serialized_end=700
-  _globals['_PAUSE']._serialized_start=702
-  _globals['_PAUSE']._serialized_end=757
-  _globals['_REMOVEPAUSEREQUEST']._serialized_start=759
-  _globals['_REMOVEPAUSEREQUEST']._serialized_end=799
-  _globals['_REMOVEPAUSERESPONSE']._serialized_start=801
-  _globals['_REMOVEPAUSERESPONSE']._serialized_end=822
-  _globals['_SHIMS']._serialized_start=825
-  _globals['_SHIMS']._serialized_end=1213
+  _globals['_SPAWNREQUEST']._serialized_end=399
+  _globals['_SHIM']._serialized_start=401
+  _globals['_SHIM']._serialized_end=478
+  _globals['_LISTREQUEST']._serialized_start=480
+  _globals['_LISTREQUEST']._serialized_end=493
+  _globals['_LISTRESPONSE']._serialized_start=495
+  _globals['_LISTRESPONSE']._serialized_end=589
+  _globals['_REMOVEREQUEST']._serialized_start=591
+  _globals['_REMOVEREQUEST']._serialized_end=643
+  _globals['_REMOVERESPONSE']._serialized_start=645
+  _globals['_REMOVERESPONSE']._serialized_end=661
+  _globals['_SPAWNPAUSEREQUEST']._serialized_start=663
+  _globals['_SPAWNPAUSEREQUEST']._serialized_end=726
+  _globals['_PAUSE']._serialized_start=728
+  _globals['_PAUSE']._serialized_end=783
+  _globals['_REMOVEPAUSEREQUEST']._serialized_start=785
+  _globals['_REMOVEPAUSEREQUEST']._serialized_end=825
+  _globals['_REMOVEPAUSERESPONSE']._serialized_start=827
+  _globals['_REMOVEPAUSERESPONSE']._serialized_end=848
+  _globals['_SHIMS']._serialized_start=851
+  _globals['_SHIMS']._serialized_end=1239
 # @@protoc_insertion_point(module_scope)

@@ -67,6 +67,7 @@ class SpawnRequest(_message.Message):
     MEMORY_CGROUP_PATH_FIELD_NUMBER: _builtins.int
     MAX_LINE_BYTES_FIELD_NUMBER: _builtins.int
     RECORD_DIR_FIELD_NUMBER: _builtins.int
+    PIDS_CGROUP_PATH_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     bundle_path: _builtins.str
     log_path: _builtins.str
@@ -80,6 +81,8 @@ class SpawnRequest(_message.Message):
     """A line longer than this is split with the P tag; 0 for 16384."""
     record_dir: _builtins.str
     """Where the shim keeps its exit record, on disk: it must outlive a reboot of /run."""
+    pids_cgroup_path: _builtins.str
+    """The cgroup directory with pids.events; empty for none."""
     @_builtins.property
     def runtime(self) -> Global___OciRuntime: ...
     def __init__(
@@ -95,10 +98,11 @@ class SpawnRequest(_message.Message):
         memory_cgroup_path: _builtins.str = ...,
         max_line_bytes: _builtins.int = ...,
         record_dir: _builtins.str = ...,
+        pids_cgroup_path: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["runtime", b"runtime"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_path", b"bundle_path", "container_id", b"container_id", "log_path", b"log_path", "max_line_bytes", b"max_line_bytes", "memory_cgroup_path", b"memory_cgroup_path", "record_dir", b"record_dir", "runtime", b"runtime", "stdin", b"stdin", "stdin_once", b"stdin_once", "tty", b"tty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bundle_path", b"bundle_path", "container_id", b"container_id", "log_path", b"log_path", "max_line_bytes", b"max_line_bytes", "memory_cgroup_path", b"memory_cgroup_path", "pids_cgroup_path", b"pids_cgroup_path", "record_dir", b"record_dir", "runtime", b"runtime", "stdin", b"stdin", "stdin_once", b"stdin_once", "tty", b"tty"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

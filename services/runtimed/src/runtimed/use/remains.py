@@ -1,0 +1,76 @@
+"""What a container has left in files: the last lines of its log, and the program that it was to run.
+
+Both can be of a disk or network that is away, and of a hostile image.
+"""
+
+import os
+import stat
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+import anyio
+import anyio.to_thread
+
+from common.sys import linux
+from runtimed.why import program
+
+T = TypeVar("T")
+MAX_LOG_BYTES = 1 << 16
+WITHIN_S = 2.0
+"""How long a disk may take."""
+
+
+async def last_lines(path: str, count: int) -> list[str]:
+    """The last lines of a log without their times; none when it is no file that can be read."""
+    return await _within(partial(_tail, path, count), []) if path and count else []
+
+
+async def program_at(rootfs: str, path: str) -> program.Program | None:
+    """The program at a path of a root filesystem; None when there is no such file."""
+    return await _within(partial(_program, rootfs, path), None) if rootfs and path else None
+
+
+async def _within(read: Callable[[], T], otherwise: T) -> T:
+    with anyio.move_on_after(WITHIN_S):
+        return await anyio.to_thread.run_sync(read, abandon_on_cancel=True)
+    return otherwise
+
+
+def _tail(path: str, count: int) -> list[str]:
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return []
+    try:
+        found = os.fstat(fd)
+        if not stat.S_ISREG(found.st_mode):
+            return []
+        start = max(0, found.st_size - MAX_LOG_BYTES)
+        records = os.pread(fd, MAX_LOG_BYTES, start).splitlines()
+    except OSError:
+        return []
+    finally:
+        os.close(fd)
+    whole = records[1:] if start else records
+    return [record.split(b" ", 3)[-1].decode(errors="replace") for record in whole[-count:]]
+
+
+def _program(rootfs: str, path: str) -> program.Program | None:
+    try:
+        root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fd = linux.openat2(root, path.lstrip("/"), os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+    except OSError:
+        return None
+    finally:
+        os.close(root)
+    try:
+        is_file = stat.S_ISREG(os.fstat(fd).st_mode)
+        return program.of_head(os.pread(fd, program.HEAD_BYTES, 0)) if is_file else None
+    except OSError:
+        return None
+    finally:
+        os.close(fd)
