@@ -69,6 +69,38 @@ def test_images_go_by_rules_and_never_those_in_use(node, images) -> None:
     assert node.slipway("exec", "user", "true").returncode == 0
 
 
+def test_a_container_counts_as_use_and_a_lease_holds(node, images) -> None:
+    busybox, other = images
+
+    def image(name: str) -> dict:
+        found: dict = json.loads(node.slipway("image", "inspect", name).stdout)[0]
+        return found
+
+    came = image(busybox)
+    assert came["UsedAtNs"] >= came["PulledAtNs"]
+
+    def used_by_a_container() -> bool:
+        node.slipway("run", "--rm", "--network", "host", busybox, "true")
+        return bool(image(busybox)["UsedAtNs"] > came["UsedAtNs"])
+
+    eventually(used_by_a_container, within_s=20, what="a use")  # they are remembered to the second
+    assert image(busybox)["PulledAtNs"] == came["PulledAtNs"]
+    held = node.slipway("image", "lease", other, "--for", "1h", "--name", "backup")
+    assert held.stdout.startswith("Held until 20"), held.stderr
+    assert list(image(other)["Leases"]) == ["backup"]
+    assert image(other)["Pinned"]
+    dry = node.slipway("image", "prune", "-an").stdout
+    assert "the lease 'backup' holds it for 59 min more" in dry
+    assert "last used" in dry
+    assert "the lease 'backup' holds it" in node.slipway("system", "df", "-v").stdout
+    assert "lease" in node.slipway("rmi", other).stderr
+    wrong = node.slipway("image", "lease", other, "--for", "soon")
+    assert (wrong.returncode, "want a time such as 24h" in wrong.stderr) == (1, True)
+    assert node.slipway("image", "lease", other, "--end", "--name", "backup").returncode == 0
+    gone = node.slipway("image", "prune", "-af")
+    assert other not in names(node), gone.stdout
+
+
 def test_ended_pods_of_run_go_and_running_ones_stay(node, images) -> None:
     busybox, _ = images
     for name, command in (("ended", "true"), ("going", "sleep 1000")):

@@ -26,6 +26,9 @@ _RMI = """
 _TAG = "slipway tag app:1 registry.example/app:new  one more name for it"
 _UNTAG = "slipway untag registry.example/app:new  the image keeps its others"
 _HISTORY = "slipway history --no-trunc app:1  the whole commands that made it"
+_LEASE = """
+    slipway image lease app:1 --for 24h  no prune and no kubelet takes it for a day
+    slipway image lease app:1 --end  and now they may"""
 _COPY = """
     slipway image copy a.example/app:1 b.example/app:1  the same digests there"""
 _SAVE = """
@@ -59,6 +62,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
     _copy(inner)
+    _lease(inner)
     add_image_prune(inner)
     inspect = add_verb(
         inner, "inspect", "all that is known of images, as JSON", "imagefacts:inspect", _INSPECT
@@ -90,6 +94,15 @@ def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD", help="for the source's registry")
     copy.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
     add_output(copy)
+
+
+def _lease(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    lease = add_verb(verbs, "lease", "hold an image against collection for a time", "images:lease", _LEASE)
+    lease.add_argument("reference", help=_REFERENCE)
+    lease.add_argument("--name", default="slipway", help="of the lease: an image may have several")
+    long = lease.add_mutually_exclusive_group(required=True)
+    long.add_argument("--for", dest="span", default="", metavar="24h", help="from now (s, m, h, d)")
+    long.add_argument("--end", action="store_true", help="end it")
 
 
 def _images(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:

@@ -14,7 +14,7 @@ _SYSTEM = """
 _IMAGE = """
     slipway image prune --dry-run -a  each image, and why it would go or stay
     slipway image prune -af --keep-last 2  all but the two newest of each repository
-    slipway image prune -af --max-size 20GB  the oldest, until the rest fits"""
+    slipway image prune -af --max-size 20GB  the longest unused, until the rest fits"""
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -43,7 +43,7 @@ def add_image_prune(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         "--max-size",
         default="",
         metavar="20GB",
-        help="only until blobs and layers take no more, the oldest first",
+        help="only until blobs and layers take no more, the longest unused first",
     )
 
 
@@ -56,7 +56,7 @@ def _rules(verb: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="until=24h",
-        help="only what came longer ago (s, m, h, d)",
+        help="only what was last used longer ago, pods: made (s, m, h, d)",
     )
     verb.add_argument("-n", "--dry-run", action="store_true", help="decide only")
     verb.add_argument("-f", "--force", action="store_true", help="do not ask")

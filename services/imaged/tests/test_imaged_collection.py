@@ -4,13 +4,21 @@ import hashlib
 from pathlib import Path
 
 import anyio
+import anyio.lowlevel
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.clock import now_ns
 from common.digest import Digest
-from common.errors import InvalidArgumentError
+from common.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    ResourceExhaustedError,
+)
+from imaged.catalog import MAX_LEASES
 from imaged.collection import Collector, Rules, Sizes, plan
 from imaged.record import ImageRecord, LayerRecord
 
@@ -18,8 +26,8 @@ DAY = 86_400
 NOW_NS = 100 * DAY * 10**9
 
 
-def image(name: str, days: float, *layers: str, tags: tuple[str, ...] = ()) -> ImageRecord:
-    """An image that came so many days ago; its config and each layer have 10 bytes as blob, a layer 100 unpacked."""
+def image(name: str, days: float, *layers: str, tags: tuple[str, ...] = (), used: float = 0.0) -> ImageRecord:
+    """An image that came so many days ago, and was last used so many, if ever; its config and each layer have 10 bytes as blob, a layer 100 unpacked."""
     return ImageRecord(
         id=name,
         manifest_digest=f"m-{name}",
@@ -28,6 +36,7 @@ def image(name: str, days: float, *layers: str, tags: tuple[str, ...] = ()) -> I
         diff_ids=tuple(f"d-{layer}" for layer in layers),
         layers=tuple(LayerRecord(digest=f"b-{layer}", size_bytes=10, media_type="") for layer in layers),
         pulled_at_ns=NOW_NS - int(days * DAY * 10**9),
+        used_at_ns=NOW_NS - int(used * DAY * 10**9) if used else 0,
     )
 
 
@@ -81,7 +90,11 @@ def test_rules_choose(rules: Rules, going: dict[str, str]) -> None:
     ("rules", "key", "why"),
     [
         (Rules(), "old", "has the name reg/app:1"),
-        (Rules(tagged=True, older_than_s=2 * DAY), "new", "came 1 d ago, which is less than 2 d"),
+        (
+            Rules(tagged=True, older_than_s=2 * DAY),
+            "new",
+            "came 1 d ago, not used since, which is less than 2 d",
+        ),
         (Rules(tagged=True, keep_last=2), "mid", "is among the 2 newest of docker.io/reg/app"),
         (Rules(tagged=True, max_bytes=10_000), "old", "620 bytes are within the 10000 allowed"),
     ],
@@ -93,7 +106,32 @@ def test_what_stays_says_why(rules: Rules, key: str, why: str) -> None:
 
 def test_what_goes_says_why() -> None:
     verdicts = plan(IMAGES, ALL, sizes(IMAGES), {}, at_ns=NOW_NS)
-    assert [v.why for v in verdicts][:2] == ["not used, came 30 d ago", "has no name, came 20 d ago"]
+    assert [v.why for v in verdicts][:2] == [
+        "came 30 d ago, not used since",
+        "has no name, came 20 d ago, not used since",
+    ]
+
+
+def test_age_counts_from_the_last_use() -> None:
+    images = [
+        image("old and used", 30, "o", tags=("reg/app:1",), used=2),
+        image("young", 10, "y", tags=("reg/app:2",)),
+        image("nameless", 40, "n", used=9),
+    ]
+    found = decided(images, Rules(tagged=True, older_than_s=5 * DAY))
+    assert found == {
+        "young": "+20/100",
+        "nameless": "+20/100",
+        "old and used": "last used 2 d ago, which is less than 5 d",
+    }
+    # the longest unused goes first, and says so
+    verdicts = plan(images, Rules(tagged=True, max_bytes=300), sizes(images), {}, at_ns=NOW_NS)
+    assert [(v.image.id, v.goes) for v in verdicts] == [
+        ("young", True),
+        ("nameless", False),
+        ("old and used", False),
+    ]
+    assert plan(images, ALL, sizes(images), {}, at_ns=NOW_NS)[1].why == "has no name, last used 9 d ago"
 
 
 @given(
@@ -149,6 +187,73 @@ async def test_collection_frees_at_once_what_only_those_images_had(node, tools, 
     assert used - node.images.usage()[0] == done[1].frees_blob_bytes
     assert done[1].frees_layer_bytes == 1000
     assert node.layers.held == {*pinned.diff_ids, *two.diff_ids}
+
+
+async def aged(node, *records: ImageRecord) -> None:
+    """Make images look as if they came, and were last used, a week ago."""
+    past = now_ns() - 7 * DAY * 10**9
+    for record in records:
+        await node.records.update(
+            record.id, lambda r: msgspec.structs.replace(r, pulled_at_ns=past, used_at_ns=past)
+        )
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_a_use_a_pull_and_a_container_make_an_image_young_again(node, tools, three) -> None:
+    pinned, one, two = three
+    week = Rules(tagged=True, older_than_s=3 * DAY)
+    await aged(node, *three)
+    dry = await collector(node).collect(week, dry_run=True)
+    assert [v.goes for v in dry if v.image.id != pinned.id] == [True, True]
+    await node.images.get(one.id, used=False)
+    await node.pull(two.repo_tags[0])
+    assert {v.image.id for v in await collector(node).collect(week, dry_run=True) if v.goes} == {one.id}
+    await node.images.get(one.id, used=True)
+    with anyio.fail_after(5):
+        while node.records.get(one.id).used_at_ns < now_ns() - DAY * 10**9:
+            await anyio.lowlevel.checkpoint()
+    assert not [v for v in await collector(node).collect(week, dry_run=True) if v.goes]
+    # as long as a container stands on it an image is used: its age begins when that is gone
+    await aged(node, one, two)
+    node.layers.snapshots.append(tools.stack(list(one.diff_ids)))
+    await collector(node).note_use()
+    node.layers.snapshots.clear()
+    found = {v.image.id: v for v in await collector(node).collect(week, dry_run=False)}
+    assert (found[one.id].goes, found[two.id].goes) == (False, True)
+    assert found[one.id].why == "last used 0 s ago, which is less than 3 d"
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_a_lease_holds_an_image_for_its_time(node, three) -> None:
+    pinned, one, two = three
+    images = node.images
+    await images.lease(one.repo_tags[0], "backup", 3600)
+    await images.lease(one.repo_digests[0], "scan", 60)
+    await images.lease(two.id, "backup", 3600)
+    await images.lease(two.id, "backup", 0)
+    found = {v.image.id: v for v in await collector(node).collect(ALL, dry_run=False)}
+    assert (found[one.id].goes, found[one.id].why) == (False, "the lease 'backup' holds it for 59 min more")
+    assert found[two.id].goes
+    with pytest.raises(FailedPreconditionError, match="the lease 'backup' holds it"):
+        await images.untag(one.id, force=False, keep_last=False)
+    await images.lease(one.id, "backup", 0)
+    held = await images.lease(one.id, "scan", 1e-9)
+    assert held.lease_at(now_ns()) == ""
+    assert {v.image.id for v in await collector(node).collect(ALL, dry_run=False) if v.goes} == {one.id}
+    for name, seconds, error in (
+        ("a b", 1, InvalidArgumentError), ("", 1, InvalidArgumentError), ("x", -1, InvalidArgumentError),
+        ("x", float("nan"), InvalidArgumentError), ("x", 1e300, InvalidArgumentError),
+    ):  # fmt: skip
+        with pytest.raises(error):
+            await images.lease(pinned.id, name, seconds)
+    for number in range(MAX_LEASES):
+        await images.lease(pinned.id, f"l{number}", 3600)
+    with pytest.raises(ResourceExhaustedError, match="64 leases"):
+        await images.lease(pinned.id, "more", 3600)
+    with pytest.raises(NotFoundError):
+        await images.lease("absent", "x", 1)
 
 
 @pytest.mark.anyio

@@ -220,7 +220,7 @@ async def test_a_signed_image_passes_and_leaves_no_payload(shop, kind) -> None:
     pulled = await shop.pull(name, policy)
     assert pulled.id == image.config_digest
     assert set(shop.node.content.all()) == {*image.blobs, image.digest}
-    assert await shop.pull(name, policy) == pulled
+    assert (await shop.pull(name, policy)).id == pulled.id
 
 
 @pytest.mark.anyio
@@ -318,7 +318,7 @@ async def test_an_image_with_a_sigstore_bundle_passes_by_the_tag_scheme(shop, ki
     pulled = await shop.pull(name, policy)
     assert pulled.id == image.config_digest
     assert set(shop.node.content.all()) == {*image.blobs, image.digest}
-    assert await shop.pull(name, policy) == pulled
+    assert (await shop.pull(name, policy)).id == pulled.id
 
 
 @pytest.mark.anyio

@@ -341,7 +341,7 @@ class Builder:
         if not self._wish.use_cache:
             return ""
         try:
-            return (await self._images.get(f"{CACHE}:{wanted}")).id
+            return (await self._images.get(f"{CACHE}:{wanted}", used=True)).id
         except NotFoundError:
             return ""
 

@@ -111,13 +111,13 @@ def _verbose(found: _Found) -> None:
         (
             v.names[0] if v.names else "<none>",
             v.id.partition(":")[2][:12],
-            render.age(v.pulled_at_ns),
+            render.age(v.used_at_ns),
             render.size(v.size_bytes),
             "" if v.goes else v.why,
         )
         for v in found.verdicts
     ]
-    render.table(("IMAGE", "ID", "CAME", "SIZE", "STAYS, SINCE IT"), images)
+    render.table(("IMAGE", "ID", "USED", "SIZE", "STAYS, SINCE IT"), images)
     sys.stdout.write("\n")
     containers = [
         (

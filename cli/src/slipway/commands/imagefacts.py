@@ -90,6 +90,8 @@ def facts_of(image: pb.Image) -> dict[str, Any]:
             for layer in image.layers
         ],
         "PulledAtNs": image.pulled_at_ns,
+        "UsedAtNs": image.used_at_ns,
+        "Leases": {lease.name: lease.until_ns for lease in image.leases},
         "Pinned": image.pinned,
     }
 

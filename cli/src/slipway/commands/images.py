@@ -1,7 +1,8 @@
-"""pull, images, rmi, tag, untag."""
+"""pull, images, rmi, tag, untag, lease."""
 
 import sys
 from argparse import Namespace
+from datetime import UTC, datetime
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
@@ -10,6 +11,7 @@ from slipway import render
 from slipway.bars import Bars, Row
 from slipway.connect import imaged, node
 from slipway.logins import auth_of
+from slipway.spans import seconds
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",
@@ -90,6 +92,17 @@ async def tag(arguments: Namespace) -> int:
     """Give an image one more name."""
     async with imaged(arguments.run_dir) as client:
         await client.tag(arguments.source, arguments.target)
+    return 0
+
+
+async def lease(arguments: Namespace) -> int:
+    """Hold an image against collection for a time, or no longer."""
+    span_s = 0.0 if arguments.end else seconds(f"--for {arguments.span!r}", arguments.span)
+    async with imaged(arguments.run_dir) as client:
+        image = await client.lease(arguments.reference, arguments.name, span_s)
+    left = next((lease.until_ns for lease in image.leases if lease.name == arguments.name), 0)
+    until = datetime.fromtimestamp(left / 1e9, UTC).isoformat(timespec="seconds") if left else ""
+    sys.stdout.write(f"Held until {until}\n" if left else "Not held by this lease any more\n")
     return 0
 
 

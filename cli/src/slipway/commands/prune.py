@@ -13,8 +13,8 @@ from common.errors import InvalidArgumentError
 from slipway import render
 from slipway.connect import OWNER, Node, imaged, node
 from slipway.removal import remove_pod
+from slipway.spans import seconds
 
-_SPAN = re.compile(r"(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?")
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?)B?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SCALES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
@@ -90,7 +90,7 @@ def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace) -> None:
         return
     shown = [v for v in verdicts if v.goes or arguments.dry_run]
     if shown:
-        headings = ("IMAGE", "ID", "CAME", "FREES", "VERDICT", "WHY")
+        headings = ("IMAGE", "ID", "USED", "FREES", "VERDICT", "WHY")
         render.table(headings, [_row(verdict, arguments) for verdict in shown])
     freed = sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
     sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
@@ -101,7 +101,7 @@ def _row(verdict: pb.Verdict, arguments: Namespace) -> tuple[str, ...]:
     return (
         verdict.names[0] if verdict.names else "<none>",
         verdict.id.partition(":")[2][:12],
-        render.age(verdict.pulled_at_ns),
+        render.age(verdict.used_at_ns),
         render.size(verdict.frees_blob_bytes + verdict.frees_layer_bytes) if verdict.goes else "",
         goes if verdict.goes else "stays",
         verdict.why,
@@ -110,16 +110,14 @@ def _row(verdict: pb.Verdict, arguments: Namespace) -> tuple[str, ...]:
 
 def _until(filters: list[str]) -> float:
     """The age of `--filter until=AGE` in seconds; 0 without."""
-    seconds = 0.0
+    age_s = 0.0
     for text in filters:
         key, _, value = text.partition("=")
-        found = _SPAN.fullmatch(value) if value else None
-        if key != "until" or not found:
+        if key != "until":
             message = f"--filter {text!r}: want until=AGE, such as until=24h or until=7d"
             raise InvalidArgumentError(message)
-        parts = (int(part or 0) for part in found.groups())
-        seconds = float(sum(n * unit for n, unit in zip(parts, (86_400, 3600, 60, 1), strict=True)))
-    return seconds
+        age_s = seconds(f"--filter {text!r}", value)
+    return age_s
 
 
 def _bytes(text: str) -> int:

@@ -29,7 +29,7 @@ class Images:
             message = f"{field}: empty, want the reference or the id of an image"
             raise InvalidArgumentError(message)
         try:
-            image = await self._imaged.get(reference)
+            image = await self._imaged.get(reference, used=True)
         except NotFoundError as exc:
             message = f"{field}: {reference!r} is not on this node: pull it first"
             raise NotFoundError(message) from exc

@@ -6,11 +6,13 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 
+from common.clock import now_ns
 from common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    ResourceExhaustedError,
 )
 from common.events.schema import Event, ImageRemoved, ImageTagged, ImageUntagged
 from common.observe.log import get_logger
@@ -20,6 +22,10 @@ from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
 
 _ID = re.compile(r"(?:sha256:)?([a-f0-9]{64})")
 _PREFIX = re.compile(r"(?:sha256:)?([a-f0-9]{1,63})")
+_LEASE = re.compile(r"[A-Za-z0-9_.-]{1,128}")
+MAX_LEASES = 64
+"""Of one image."""
+USE_GRAIN_NS = 10**9
 _log = get_logger("imaged")
 
 
@@ -102,11 +108,37 @@ class Catalog:
                 return await self._records.create(named, event)
             known = {*old.repo_tags, *old.repo_digests} >= {*tags, *filter(None, (repo_digest,))}
             if known and old.layers == made.layers:
-                await self._records.emit(event)
-                return old
+                return await self._records.update(made.id, lambda r: _used(r, now_ns()), event)
             return await self._records.update(
-                made.id, lambda r: _named(_merged(r, made), tags, repo_digest), event
+                made.id, lambda r: _named(_used(_merged(r, made), now_ns()), tags, repo_digest), event
             )
+
+    async def use(self, image_id: str, at_ns: int) -> None:
+        """Remember that an image was used; to the second, which spares the writes of containers by the dozen."""
+        async with self._lock:
+            record = self._records.find(image_id)
+            if record and at_ns - record.last_used_ns >= USE_GRAIN_NS:
+                await self._records.update(image_id, lambda r: _used(r, at_ns))
+
+    async def lease(self, text: str, name: str, until_ns: int, *, at_ns: int) -> ImageRecord:
+        """Hold an image by a lease until a time; one that is over ends the lease.
+
+        Raises:
+            InvalidArgumentError: the name is malformed.
+            NotFoundError: the image is not here.
+            ResourceExhaustedError: it has too many leases.
+        """
+        if not _LEASE.fullmatch(name):
+            raise InvalidArgumentError(f"lease {name[:200]!r}: want 1 to 128 of [A-Za-z0-9_.-]")
+        async with self._lock:
+            record = self.find(text)
+            left = {n: u for n, u in record.leases.items() if u > at_ns and n != name}
+            if until_ns > at_ns:
+                left[name] = until_ns
+            if len(left) > MAX_LEASES:
+                raise ResourceExhaustedError(f"image {text}: it has {MAX_LEASES} leases already")
+            _log.info("image.leased", image_id=record.id, lease=name, until_ns=until_ns)
+            return await self._records.update(record.id, lambda r: msgspec.structs.replace(r, leases=left))
 
     def refuse_moves(self, image_id: str, tags: tuple[str, ...]) -> None:
         """Raise when a tag is another image's.
@@ -149,7 +181,7 @@ class Catalog:
             keep_last: the image stays, without a name.
 
         Raises:
-            FailedPreconditionError: this needs `force`.
+            FailedPreconditionError: this needs `force`, as when a lease holds the image.
             NotFoundError: the image is not here.
         """
         async with self._lock:
@@ -169,6 +201,11 @@ class Catalog:
                 return Untagged(gone, None)
             if record.diff_ids in in_use and not force:
                 raise FailedPreconditionError(f"image {text}: a container uses it: remove that, or use force")
+            lease = record.lease_at(now_ns())
+            if lease and not force:
+                raise FailedPreconditionError(
+                    f"image {text}: the lease {lease!r} holds it: end that, or use force"
+                )
             await self._delete(record)
             return Untagged(record.names, record)
 
@@ -258,6 +295,10 @@ def _without(record: ImageRecord, *names: str) -> ImageRecord:
     return msgspec.structs.replace(record, repo_tags=tags, repo_digests=digests)
 
 
+def _used(record: ImageRecord, at_ns: int) -> ImageRecord:
+    return msgspec.structs.replace(record, used_at_ns=max(record.used_at_ns, at_ns))
+
+
 def _named(record: ImageRecord, tags: tuple[str, ...], repo_digest: str) -> ImageRecord:
     digests = (*record.repo_digests, repo_digest) if repo_digest else record.repo_digests
     return msgspec.structs.replace(
@@ -271,5 +312,11 @@ def _merged(old: ImageRecord, made: ImageRecord) -> ImageRecord:
     """The same config under another manifest: the newer blobs count, documents of both stay."""
     both = tuple(dict.fromkeys((*old.documents, *made.documents)))
     return msgspec.structs.replace(
-        made, documents=both, repo_tags=old.repo_tags, repo_digests=old.repo_digests, revision=old.revision
+        made,
+        documents=both,
+        repo_tags=old.repo_tags,
+        repo_digests=old.repo_digests,
+        revision=old.revision,
+        used_at_ns=old.used_at_ns,
+        leases=old.leases,
     )

@@ -27,11 +27,11 @@ class Rules:
     tagged: bool = False
     """Also images with names."""
     older_than_s: float = 0.0
-    """Only those that came longer ago."""
+    """Only those that were last used longer ago."""
     keep_last: int = 0
     """Not the newest ones of each repository, so many."""
     max_bytes: int = 0
-    """Only until blobs and layers take no more than this, the oldest first."""
+    """Only until blobs and layers take no more than this, first what was not used for the longest time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def plan(
     *,
     at_ns: int,
 ) -> list[Verdict]:
-    """A verdict for each image, the oldest first. Pure.
+    """A verdict for each image, what was not used for the longest time first. Pure.
 
     Args:
         images: all.
@@ -88,8 +88,8 @@ def plan(
     total = sum(sizes.blobs.values()) + sum(sizes.layers.values())
     newest = _newest(images, rules.keep_last)
     verdicts = []
-    for record in sorted(images, key=lambda r: (r.pulled_at_ns, r.id)):
-        age_s = max(0.0, (at_ns - record.pulled_at_ns) / 1e9)
+    for record in sorted(images, key=lambda r: (r.last_used_ns, r.id)):
+        age_s = max(0.0, (at_ns - record.last_used_ns) / 1e9)
         why = protected.get(record.id) or _stays(record, rules, age_s, newest)
         if not why and rules.max_bytes and total <= rules.max_bytes:
             why = f"{total} bytes are within the {rules.max_bytes} allowed"
@@ -98,8 +98,8 @@ def plan(
             continue
         blob_bytes, layer_bytes = sizes.count(record, -1)
         total -= blob_bytes + layer_bytes
-        kind = "not used" if record.repo_tags else "has no name"
-        verdicts.append(Verdict(record, True, f"{kind}, came {_age(age_s)} ago", blob_bytes, layer_bytes))
+        kind = "" if record.repo_tags else "has no name, "
+        verdicts.append(Verdict(record, True, f"{kind}{_since(record, age_s)}", blob_bytes, layer_bytes))
     return verdicts
 
 
@@ -107,7 +107,7 @@ def _stays(record: ImageRecord, rules: Rules, age_s: float, newest: Mapping[str,
     if record.repo_tags and not rules.tagged:
         return f"has the name {record.repo_tags[0]}"
     if age_s < rules.older_than_s:
-        return f"came {_age(age_s)} ago, which is less than {_age(rules.older_than_s)}"
+        return f"{_since(record, age_s)}, which is less than {_age(rules.older_than_s)}"
     return newest.get(record.id, "")
 
 
@@ -122,6 +122,12 @@ def _newest(images: list[ImageRecord], count: int) -> dict[str, str]:
         for record in records[:count]:
             found[record.id] = f"is among the {count} newest of {name}"
     return found
+
+
+def _since(record: ImageRecord, age_s: float) -> str:
+    if record.used_at_ns > record.pulled_at_ns:
+        return f"last used {_age(age_s)} ago"
+    return f"came {_age(age_s)} ago, not used since"
 
 
 def _age(seconds: float) -> str:
@@ -161,22 +167,38 @@ class Collector:
             raise InvalidArgumentError(f"collection: {rules}: ages, counts and sizes are not negative")
         layers = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
         in_use = await self._leases.in_use()
+        if not dry_run:
+            await self._note(in_use)
         images = self._catalog.all()
         blobs = {digest: self._content.size(digest) or 0 for digest in self._content.all()}
-        protected = {record.id: why for record in images if (why := self._protection(record, in_use))}
-        verdicts = plan(images, rules, Sizes(blobs, layers), protected, at_ns=now_ns())
+        at_ns = now_ns()
+        protected = {r.id: why for r in images if (why := self._protection(r, in_use, at_ns))}
+        verdicts = plan(images, rules, Sizes(blobs, layers), protected, at_ns=at_ns)
         if not dry_run:
             for verdict in verdicts:
                 if verdict.goes:
                     await self._remove(verdict)
         return verdicts
 
-    def _protection(self, record: ImageRecord, in_use: set[tuple[str, ...]]) -> str:
+    async def note_use(self) -> None:
+        """Remember of what containers stand on that it is used now: so its age begins when the last of them is gone."""
+        await self._note(await self._leases.in_use())
+
+    async def _note(self, in_use: set[tuple[str, ...]]) -> None:
+        for record in self._catalog.all():
+            if record.diff_ids in in_use:
+                await self._catalog.use(record.id, now_ns())
+
+    def _protection(self, record: ImageRecord, in_use: set[tuple[str, ...]], at_ns: int) -> str:
         if record.diff_ids in in_use:
             return "a container uses it"
         pin = self._pin_of(record)
         if pin:
             return f"is pinned by {pin!r}"
+        lease = record.lease_at(at_ns)
+        if lease:
+            left_s = (record.leases[lease] - at_ns) / 1e9
+            return f"the lease {lease!r} holds it for {_age(left_s)} more"
         return "work is under way with it" if self._leases.is_held(record) else ""
 
     async def _remove(self, verdict: Verdict) -> None:

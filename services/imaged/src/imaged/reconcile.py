@@ -50,6 +50,8 @@ async def sweep_for_ever(
         try:
             if settings.gc_max_bytes or settings.gc_max_age_s:
                 await collector.collect(rules, dry_run=False)
+            else:
+                await collector.note_use()
             gone = await content.sweep(images.leases.needed().digests, settings.partial_max_age_s)
             layers = await images.leases.collect_layers()
             if gone or layers:

@@ -25,6 +25,19 @@ class ImageRecord(Record, frozen=True, kw_only=True):
     diff_ids: tuple[str, ...] = ()
     layers: tuple[LayerRecord, ...] = ()
     pulled_at_ns: int = 0
+    used_at_ns: int = 0
+    """When a container was last made from it, was last seen to stand on it, or it was last asked for by a pull."""
+    leases: dict[str, int] = msgspec.field(default_factory=dict)
+    """Until when somebody outside holds the image, by the lease's name; those that have ended may still be here."""
+
+    @property
+    def last_used_ns(self) -> int:
+        return max(self.pulled_at_ns, self.used_at_ns)
+
+    def lease_at(self, at_ns: int) -> str:
+        """The lease that holds the image longest at a time; empty for none."""
+        held = [(until_ns, name) for name, until_ns in self.leases.items() if until_ns > at_ns]
+        return max(held)[1] if held else ""
 
     @property
     def size_bytes(self) -> int:

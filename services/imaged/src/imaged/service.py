@@ -9,8 +9,9 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from common.clock import now_ns
 from common.digest import Digest
-from common.errors import InternalError, SlipwayError, UnavailableError
+from common.errors import InternalError, InvalidArgumentError, SlipwayError, UnavailableError
 from common.events.schema import ImagePulled, PullFailed, PullStarted
 from common.observe.log import get_logger
 from common.observe.trace import span
@@ -31,6 +32,7 @@ PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
 MAX_CONFIGS = 256
 """Configs that are kept in memory; most are a few kilobytes."""
+MAX_LEASE_S = 10 * 365 * 86_400
 _log = get_logger("imaged")
 
 
@@ -135,6 +137,36 @@ class Images:
                 self._configs.pop(next(iter(self._configs)))
             self._configs[record.id] = body
         return body
+
+    async def get(self, text: str, *, used: bool) -> ImageRecord:
+        """An image by any name; with `used`, its age counts from now.
+
+        Raises:
+            InvalidArgumentError, NotFoundError: as `Catalog.find` raises.
+        """
+        record = self.catalog.find(text)
+        if used:
+            self._group.start_soon(self._note_use, record.id)
+        return record
+
+    async def _note_use(self, image_id: str) -> None:
+        """In the background: who makes a container does not wait for a collector's book-keeping."""
+        try:
+            await self.catalog.use(image_id, now_ns())
+        except SlipwayError as exc:
+            _log.warning("use.unnoted", image_id=image_id, error=exc.message)
+
+    async def lease(self, text: str, name: str, seconds: float) -> ImageRecord:
+        """Hold an image against collection for a time; 0 ends the lease.
+
+        Raises:
+            InvalidArgumentError: the time is negative or longer than `MAX_LEASE_S`, or as `Catalog.lease` raises.
+            NotFoundError, ResourceExhaustedError: as `Catalog.lease` raises.
+        """
+        if not 0 <= seconds <= MAX_LEASE_S:
+            raise InvalidArgumentError(f"lease {name!r}: {seconds} s: want 0 to {MAX_LEASE_S}")
+        at_ns = now_ns()
+        return await self.catalog.lease(text, name, at_ns + int(seconds * 1e9), at_ns=at_ns)
 
     def pin_of(self, record: ImageRecord) -> str:
         """The glob that pins an image; empty for none."""

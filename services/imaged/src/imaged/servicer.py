@@ -68,7 +68,10 @@ class ImagesServicer(rpc.ImagesServicer):
         return pb.ListPullsResponse(pulls=[await self._progress(p) for p in self._images.pulls()])
 
     async def Get(self, request: pb.GetRequest, context: "Context") -> pb.Image:
-        return await self._image(self._images.catalog.find(request.reference))
+        return await self._image(await self._images.get(request.reference, used=request.used))
+
+    async def Lease(self, request: pb.LeaseRequest, context: "Context") -> pb.Image:
+        return await self._image(await self._images.lease(request.reference, request.name, request.seconds))
 
     async def List(self, request: pb.ListRequest, context: "Context") -> pb.ListResponse:
         found = self._images.catalog.select(request.reference)
@@ -121,6 +124,7 @@ class ImagesServicer(rpc.ImagesServicer):
                     names=verdict.image.names,
                     size_bytes=verdict.image.size_bytes,
                     pulled_at_ns=verdict.image.pulled_at_ns,
+                    used_at_ns=verdict.image.last_used_ns,
                     goes=verdict.goes,
                     why=verdict.why,
                     frees_blob_bytes=verdict.frees_blob_bytes,
@@ -168,6 +172,8 @@ class ImagesServicer(rpc.ImagesServicer):
         return pb.PullProgress(reference=progress.reference, layers=layers, image=image)
 
     async def _image(self, record: ImageRecord) -> pb.Image:
+        at_ns = now_ns()
+        leases = [pb.Lease(name=n, until_ns=u) for n, u in sorted(record.leases.items()) if u > at_ns]
         return pb.Image(
             id=record.id,
             repo_tags=record.repo_tags,
@@ -176,12 +182,14 @@ class ImagesServicer(rpc.ImagesServicer):
             config=await self._images.config(record),
             diff_ids=record.diff_ids,
             manifest_digest=record.manifest_digest,
-            pinned=bool(self._images.pin_of(record)),
+            pinned=bool(self._images.pin_of(record) or leases),
             pulled_at_ns=record.pulled_at_ns,
             layers=[
                 pb.LayerBlob(digest=layer.digest, size_bytes=layer.size_bytes, media_type=layer.media_type)
                 for layer in record.layers
             ],
+            used_at_ns=record.last_used_ns,
+            leases=leases,
         )
 
 

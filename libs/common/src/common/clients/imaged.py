@@ -60,9 +60,15 @@ class ImagedClient:
         """The pulls that run now."""
         return list((await self._stub.ListPulls(pb.ListPullsRequest(), timeout=self._timeout_s)).pulls)
 
-    async def get(self, reference: str) -> pb.Image:
-        """One image by tag, digest, id or id prefix; NotFoundError when absent."""
-        return await self._stub.Get(pb.GetRequest(reference=reference), timeout=self._timeout_s)
+    async def get(self, reference: str, *, used: bool = False) -> pb.Image:
+        """One image by tag, digest, id or id prefix, which is about to be used or not; NotFoundError when absent."""
+        request = pb.GetRequest(reference=reference, used=used)
+        return await self._stub.Get(request, timeout=self._timeout_s)
+
+    async def lease(self, reference: str, name: str, seconds: float) -> pb.Image:
+        """Hold an image against collection for a time from now; 0 ends the lease."""
+        request = pb.LeaseRequest(reference=reference, name=name, seconds=seconds)
+        return await self._stub.Lease(request, timeout=self._timeout_s)
 
     async def list(self, reference: str = "") -> list[pb.Image]:
         """All images, or the one with this name."""

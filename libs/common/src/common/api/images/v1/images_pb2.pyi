@@ -236,6 +236,8 @@ class Image(_message.Message):
     PINNED_FIELD_NUMBER: _builtins.int
     PULLED_AT_NS_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
+    USED_AT_NS_FIELD_NUMBER: _builtins.int
+    LEASES_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
@@ -245,6 +247,8 @@ class Image(_message.Message):
     manifest_digest: _builtins.str
     pinned: _builtins.bool
     pulled_at_ns: _builtins.int
+    used_at_ns: _builtins.int
+    """When a container was last made from it or seen on it, or a pull asked for it."""
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -256,6 +260,10 @@ class Image(_message.Message):
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerBlob]:
         """Bottom layer first, as `diff_ids`."""
+
+    @_builtins.property
+    def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
+        """Those that have not ended."""
 
     def __init__(
         self,
@@ -270,14 +278,40 @@ class Image(_message.Message):
         pinned: _builtins.bool = ...,
         pulled_at_ns: _builtins.int = ...,
         layers: _abc.Iterable[Global___LayerBlob] | None = ...,
+        used_at_ns: _builtins.int = ...,
+        leases: _abc.Iterable[Global___Lease] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Image: _TypeAlias = Image  # noqa: Y015
+
+@_typing.final
+class Lease(_message.Message):
+    """Somebody outside holds an image for a time."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UNTIL_NS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    until_ns: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        until_ns: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "until_ns", b"until_ns"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Lease: _TypeAlias = Lease  # noqa: Y015
 
 @_typing.final
 class LayerBlob(_message.Message):
@@ -311,19 +345,50 @@ class GetRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     REFERENCE_FIELD_NUMBER: _builtins.int
+    USED_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    used: _builtins.bool
+    """The caller is about to use it: its age counts from now."""
     def __init__(
         self,
         *,
         reference: _builtins.str = ...,
+        used: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["reference", b"reference", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetRequest: _TypeAlias = GetRequest  # noqa: Y015
+
+@_typing.final
+class LeaseRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    name: _builtins.str
+    """Of the lease: the same name again moves its end."""
+    seconds: _builtins.float
+    """From now; 0 ends the lease."""
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        name: _builtins.str = ...,
+        seconds: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "reference", b"reference", "seconds", b"seconds"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
 
 @_typing.final
 class ListRequest(_message.Message):
@@ -665,11 +730,11 @@ class PruneRequest(_message.Message):
     all: _builtins.bool
     """Also images with names."""
     older_than_s: _builtins.float
-    """Only those that came longer ago."""
+    """Only those that were last used longer ago."""
     keep_last: _builtins.int
     """Not the newest of each repository, so many."""
     max_bytes: _builtins.int
-    """Only until blobs and layers take no more, the oldest first; 0 for no bound."""
+    """Only until blobs and layers take no more, what was not used for the longest time first; 0 for no bound."""
     dry_run: _builtins.bool
     """Decide only."""
     def __init__(
@@ -701,6 +766,7 @@ class Verdict(_message.Message):
     WHY_FIELD_NUMBER: _builtins.int
     FREES_BLOB_BYTES_FIELD_NUMBER: _builtins.int
     FREES_LAYER_BYTES_FIELD_NUMBER: _builtins.int
+    USED_AT_NS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     size_bytes: _builtins.int
     pulled_at_ns: _builtins.int
@@ -709,6 +775,7 @@ class Verdict(_message.Message):
     frees_blob_bytes: _builtins.int
     """What nothing else needs, after all verdicts before this one."""
     frees_layer_bytes: _builtins.int
+    used_at_ns: _builtins.int
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     def __init__(
@@ -722,10 +789,11 @@ class Verdict(_message.Message):
         why: _builtins.str = ...,
         frees_blob_bytes: _builtins.int = ...,
         frees_layer_bytes: _builtins.int = ...,
+        used_at_ns: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["frees_blob_bytes", b"frees_blob_bytes", "frees_layer_bytes", b"frees_layer_bytes", "goes", b"goes", "id", b"id", "names", b"names", "pulled_at_ns", b"pulled_at_ns", "size_bytes", b"size_bytes", "why", b"why"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frees_blob_bytes", b"frees_blob_bytes", "frees_layer_bytes", b"frees_layer_bytes", "goes", b"goes", "id", b"id", "names", b"names", "pulled_at_ns", b"pulled_at_ns", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns", "why", b"why"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -733,7 +801,7 @@ Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
 class PruneResponse(_message.Message):
-    """The oldest image first."""
+    """What was not used for the longest time first."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -64,6 +64,11 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
                 _registered_method=True)
+        self.Lease = channel.unary_unary(
+                '/slipway.images.v1.Images/Lease',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LeaseRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+                _registered_method=True)
         self.Untag = channel.unary_unary(
                 '/slipway.images.v1.Images/Untag',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.UntagRequest.SerializeToString,
@@ -147,6 +152,14 @@ class ImagesServicer:
 
     def Tag(self, request, context):
         """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Lease(self, request, context):
+        """Holds an image against collection for a time, until when it is pinned for a kubelet, too. INVALID_ARGUMENT for a name
+        that is none; RESOURCE_EXHAUSTED when the image has too many leases.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -243,6 +256,11 @@ def add_ImagesServicer_to_server(servicer, server):
             'Tag': grpc.unary_unary_rpc_method_handler(
                     servicer.Tag,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
+            ),
+            'Lease': grpc.unary_unary_rpc_method_handler(
+                    servicer.Lease,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.LeaseRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
             ),
             'Untag': grpc.unary_unary_rpc_method_handler(
@@ -447,6 +465,33 @@ class Images:
             target,
             '/slipway.images.v1.Images/Tag',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.TagRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Lease(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/Lease',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.LeaseRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
             options,
             channel_credentials,

@@ -45,6 +45,10 @@ class ImagesStub:
     """Removes all names of the image. Idempotent."""
     Tag: _grpc.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]
     """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+    Lease: _grpc.UnaryUnaryMultiCallable[_images_pb2.LeaseRequest, _images_pb2.Image]
+    """Holds an image against collection for a time, until when it is pinned for a kubelet, too. INVALID_ARGUMENT for a name
+    that is none; RESOURCE_EXHAUSTED when the image has too many leases.
+    """
     Untag: _grpc.UnaryUnaryMultiCallable[_images_pb2.UntagRequest, _images_pb2.UntagResponse]
     """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
     FAILED_PRECONDITION when it needs `force`.
@@ -87,6 +91,10 @@ class ImagesAsyncStub(ImagesStub):
     """Removes all names of the image. Idempotent."""
     Tag: _aio.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]  # type: ignore[assignment]
     """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+    Lease: _aio.UnaryUnaryMultiCallable[_images_pb2.LeaseRequest, _images_pb2.Image]  # type: ignore[assignment]
+    """Holds an image against collection for a time, until when it is pinned for a kubelet, too. INVALID_ARGUMENT for a name
+    that is none; RESOURCE_EXHAUSTED when the image has too many leases.
+    """
     Untag: _aio.UnaryUnaryMultiCallable[_images_pb2.UntagRequest, _images_pb2.UntagResponse]  # type: ignore[assignment]
     """Takes a name away, and the image with its last one, by the rules of `docker rmi`.
     FAILED_PRECONDITION when it needs `force`.
@@ -162,6 +170,16 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
         """Gives an image one more name, which leaves the image that had it. NOT_FOUND when the source is absent."""
+
+    @_abc_1.abstractmethod
+    def Lease(
+        self,
+        request: _images_pb2.LeaseRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
+        """Holds an image against collection for a time, until when it is pinned for a kubelet, too. INVALID_ARGUMENT for a name
+        that is none; RESOURCE_EXHAUSTED when the image has too many leases.
+        """
 
     @_abc_1.abstractmethod
     def Untag(
