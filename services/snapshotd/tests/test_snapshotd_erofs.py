@@ -9,7 +9,7 @@ import pytest
 
 from common.errors import FailedPreconditionError
 from services.snapshotd.tests.test_snapshotd_layers import BASE, HAS_EROFS, REST, E, apply, tar, tree, without
-from snapshotd.adapters.erofs import ErofsImages, mount_by_loop
+from snapshotd.adapters.erofs import ErofsImages, _run, mount_by_loop
 
 pytestmark = [
     pytest.mark.root,
@@ -137,6 +137,23 @@ async def test_without_the_program_it_says_what_is_missing(
         await client.prepare("c1", [layer], "erofs")
     assert tree(snapshotd.seen((await client.prepare("c1", [layer])).path)) == REST
     await client.close()
+
+
+async def test_what_writes_an_image_sees_a_tree_and_may_write_one_file(tmp_path: Path) -> None:
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "tree/a").write_text("a0")
+    (tmp_path / "image").touch()
+    paths = [str(tmp_path / "tree"), str(tmp_path / "image")]
+    status, said = await _run([*paths, "sh", "-c", "echo $$ /* > /image; (true)"])
+    assert (status, "Cannot fork" in said) == (2, True), said
+    pid, *shown = (tmp_path / "image").read_text().split()
+    assert pid == "1"
+    assert set(shown) - {"/bin", "/sbin", "/lib", "/lib64"} == {"/image", "/tree", "/usr"}
+    for place in ("/tree/b", "/usr/b"):
+        assert "Read-only file system" in (await _run([*paths, "sh", "-c", f"echo 1 > {place}"]))[1]
+    status, said = await _run([*paths, "mount", "-n", "-t", "tmpfs", "x", "/tree"])
+    assert (status, "mount" in said) == (32, True), said
+    assert [path.name for path in (tmp_path / "tree").iterdir()] == ["a"]
 
 
 async def test_an_image_can_be_mounted_by_a_loop_device(tmp_path: Path) -> None:

@@ -63,6 +63,9 @@ _TIMEX_BYTES = 512
 """More than struct timex of linux/timex.h takes."""
 _TIME_ERROR = 5
 PR_SET_NO_NEW_PRIVS = 38
+PR_SET_SECCOMP = 22
+_SECCOMP_MODE_FILTER = 2
+_BPF_INSTRUCTION_BYTES = 8
 
 # Numbers from asm-generic/unistd.h; the same on x86_64 and aarch64.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
@@ -88,6 +91,12 @@ class MountAttr(ctypes.Structure):
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
     )
+
+
+class SockFprog(ctypes.Structure):
+    """struct sock_fprog of linux/filter.h."""
+
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
 class OpenHow(ctypes.Structure):
@@ -133,6 +142,12 @@ def setns(fd: int, flags: int = 0) -> None:
 
 def prctl(option: int, value: int = 0) -> int:
     return _check(_libc.prctl(option, value, 0, 0, 0))
+
+
+def set_seccomp(program: bytes) -> None:
+    """Have a BPF program decide about the system calls of this thread, and of those that it starts."""
+    filter_ = SockFprog(len(program) // _BPF_INSTRUCTION_BYTES, program)
+    _check(_libc.prctl(PR_SET_SECCOMP, _SECCOMP_MODE_FILTER, ctypes.addressof(filter_), 0, 0))
 
 
 def sethostname(name: str) -> None:

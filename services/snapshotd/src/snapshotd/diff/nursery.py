@@ -19,7 +19,6 @@ import os
 import select
 import signal
 import socket
-import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
@@ -27,8 +26,8 @@ import zstandard  # noqa: F401 - see above
 from isal import igzip  # noqa: F401 - see above
 
 from common.sys import linux
-from snapshotd.diff import unpack
-from snapshotd.diff.confine import confine, die_with
+from snapshotd.diff import syscalls, unpack
+from snapshotd.diff.confine import die_with
 
 CONTROL_FD = 3
 MAX_PACKET_BYTES = 64 << 10
@@ -43,6 +42,7 @@ class _Nursery:
         self._control = control
         self._pids = os.open("/proc/self/ns/pid", os.O_RDONLY | os.O_CLOEXEC)
         self._self = os.pidfd_open(os.getpid())
+        self._program = syscalls.compiled(syscalls.UNPACK)
         self._helpers: dict[int, tuple[int, int]] = {}
         """Id and pid by pidfd."""
         self._poll = select.poll()
@@ -96,12 +96,19 @@ class _Nursery:
             for fd, target in zip(fds, (_BLOB_FD, _ANSWER_FD, _ROOT_FD), strict=True):
                 os.dup2(fd, target)
             os.closerange(_ROOT_FD + 1, _ALL_FDS)
-            left = memoryview(_work(job))
+            left = memoryview(self._work(job))
             while left:
                 left = left[os.write(_ANSWER_FD, left) :]
             status = 0
         finally:
             os._exit(status)  # threads may still wait at a queue
+
+    def _work(self, job: dict[str, Any]) -> bytes:
+        try:
+            unpack.enter(_ROOT_FD, self._program, job["max_bytes"])
+        except OSError as exc:
+            return unpack.failed("InternalError", f"its helper cannot be confined: {exc}")
+        return unpack.answer(_BLOB_FD, job)
 
     def _kill(self, number: int) -> None:
         for each, pid in self._helpers.values():
@@ -113,14 +120,6 @@ class _Nursery:
         self._poll.unregister(pidfd)
         os.close(pidfd)
         self.tell(id=number, status=os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
-
-
-def _work(job: dict[str, Any]) -> bytes:
-    try:
-        confine(_ROOT_FD, max_file_bytes=job["max_bytes"])
-    except OSError as exc:
-        return unpack.failed("InternalError", f"its helper cannot be confined: {exc}")
-    return unpack.answer(_BLOB_FD, job)
 
 
 def _leave_mounts() -> None:
@@ -143,18 +142,16 @@ def main() -> None:
     _locale.setlocale(_locale.LC_CTYPE, "C.UTF-8")
     control = socket.socket(fileno=CONTROL_FD)
     control.set_inheritable(False)
-    nursery = _Nursery(control)
     try:
+        nursery = _Nursery(control)
         _leave_mounts()
-        nursery.tell(pid=os.getpid())
-    except BrokenPipeError:
-        return
     except OSError as exc:
-        nursery.tell(error=str(exc))
+        control.send(json.dumps({"error": str(exc)}).encode())
         return
     gc.collect()
     gc.freeze()
     try:
+        nursery.tell(pid=os.getpid())
         nursery.serve()
     except BrokenPipeError:
-        sys.exit(0)  # snapshotd has gone
+        return  # snapshotd has gone

@@ -3,9 +3,12 @@
 import errno
 import json
 import os
+import resource
 from typing import Any
 
+from common.sys import linux
 from snapshotd.diff.apply import TooManyError, TreeWriter
+from snapshotd.diff.confine import restrict
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
 from snapshotd.diff.tar import Entry, TarError, TarReader
 from snapshotd.diff.whiteout import BadEntryError, show
@@ -25,8 +28,37 @@ _REFUSED = (
 )
 
 
+_CAPABILITIES = (0, 1, 3, 4, 31)
+"""CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP of linux/capability.h."""
+_MAX_MEMORY_BYTES = 1 << 30
+"""Of addresses: a zstd window of 128 MiB, libraries, and the heaps that threads reserve."""
+_MAX_FDS = 64
+
+
 class _DigestError(Exception):
     """The content is not the diff ID's."""
+
+
+def enter(root: int, program: bytes, max_file_bytes: int) -> None:
+    """Make the directory `root` all that can be named, and keep only what writing a tree takes.
+
+    `root` is closed. It is a mount that hangs nowhere, so that no way leads up from it.
+
+    Raises:
+        OSError: the kernel refuses.
+    """
+    linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC)
+    os.fchdir(root)
+    os.chroot(".")
+    os.close(root)
+    os.umask(0)
+    limits = {
+        resource.RLIMIT_AS: _MAX_MEMORY_BYTES,
+        resource.RLIMIT_FSIZE: max_file_bytes,
+        resource.RLIMIT_NOFILE: _MAX_FDS,
+        resource.RLIMIT_CORE: 0,
+    }
+    restrict(limits, _CAPABILITIES, program)
 
 
 def answer(blob: int, job: dict[str, Any]) -> bytes:
