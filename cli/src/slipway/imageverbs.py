@@ -1,6 +1,7 @@
 """The command line's words for images: each verb by itself, as docker has them, and below `image`."""
 
 import argparse
+import sys
 from collections.abc import Callable
 
 from slipway.pruneverbs import add_image_prune
@@ -19,7 +20,8 @@ _IMAGES = """
 _INSPECT = "slipway image inspect app:1 | jq '.[0].Config.Entrypoint'  what it runs"
 _PULL = """
     slipway pull registry.example/app:1  with a bar for each layer
-    slipway pull --creds me:secret registry.example/app@sha256:...  by digest, as somebody"""
+    slipway pull --creds me:secret registry.example/app@sha256:...  by digest, as somebody
+    slipway pull --priority -1 registry.example/big:1  while no other pull has something to fetch"""
 _RMI = """
     slipway rmi app:1  this name, and the image with its last one
     slipway rmi -f app:1  also when a container uses it"""
@@ -74,7 +76,24 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     pull = add_verb(verbs, name, "pull an image from its registry", "images:pull", _PULL)
     pull.add_argument("reference", help="a name, with a tag or a digest")
     pull.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
+    pull.add_argument(
+        "--priority",
+        type=_priority,
+        default=0,
+        metavar="N",
+        help="of pulls that wait, the highest comes first; a kubelet's have 0 (%(default)s)",
+    )
     add_output(pull)
+
+
+def _priority(text: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
+        number = sys.maxsize
+    if not -1000 <= number <= 1000:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number from -1000 to 1000")
+    return number
 
 
 def _push(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:

@@ -23,7 +23,8 @@ STATES = {
 
 async def pull(arguments: Namespace) -> int:
     """Pull an image, with a bar for each layer on a terminal."""
-    image = await fetch(arguments.run_dir, arguments.reference, auth_of(arguments.reference, arguments.creds))
+    auth = auth_of(arguments.reference, arguments.creds)
+    image = await fetch(arguments.run_dir, arguments.reference, auth, priority=arguments.priority)
     if arguments.output == "json":
         render.messages([image])
     else:
@@ -31,12 +32,12 @@ async def pull(arguments: Namespace) -> int:
     return 0
 
 
-async def fetch(run_dir: str, reference: str, auth: pb.Auth | None) -> pb.Image:
+async def fetch(run_dir: str, reference: str, auth: pb.Auth | None, *, priority: int = 0) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
     bars = Bars()
     try:
         async with imaged(run_dir) as client:
-            async for progress in client.pull(reference, auth):
+            async for progress in client.pull(reference, auth, priority=priority):
                 bars.show(map(_row, progress.layers))
                 if progress.HasField("image"):
                     return progress.image

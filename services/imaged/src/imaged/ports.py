@@ -8,6 +8,7 @@ from typing import Protocol
 from common.digest import Digest
 from imaged.manifest import Descriptor
 from imaged.reference import Reference
+from imaged.turns import Queue
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -188,17 +189,31 @@ class Repository(Protocol):
     async def push_document(self, name: str, media_type: str, body: bytes) -> None:
         """Store a manifest or an index under a tag or its digest."""
 
-    async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
-        """Bring what is missing of a blob and verify it; cut connections are resumed."""
+    async def fetch(self, descriptor: Descriptor, partial: Partial, order: int = 0) -> None:
+        """Bring what is missing of a blob and verify it; cut connections are resumed.
+
+        Of the blobs of one pull that wait, those of a lower order come first.
+        """
 
 
 class Registry(Protocol):
     """Registries."""
 
+    def queue(self, priority: int) -> Queue:
+        """Turns for the blobs of one pull."""
+
     def repository(
-        self, reference: Reference, credentials: Credentials, *, push: bool = False
+        self,
+        reference: Reference,
+        credentials: Credentials,
+        *,
+        push: bool = False,
+        queue: Queue | None = None,
     ) -> AbstractAsyncContextManager[Repository]:
-        """One repository; with `push`, credentials are used to ask for the right to write."""
+        """One repository; with `push`, credentials are used to ask for the right to write.
+
+        Blobs come by the turns of `queue`, or else of a new one of priority 0.
+        """
 
 
 class Held(Protocol):

@@ -22,6 +22,7 @@ from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Ingest, Layers, Partial, Repository
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
+from imaged.turns import Queue
 
 
 class LayerState(StrEnum):
@@ -154,7 +155,7 @@ class Unpacking:
         descriptor = self._found.manifest.config
         if not self._content.has(descriptor.digest):
             async with self._content.ingest(descriptor) as ingest:
-                await _fetch(repository, descriptor, ingest)
+                await _fetch(repository, descriptor, ingest, 0)
                 await ingest.sync()
                 await ingest.commit()
         body = await self._content.read(descriptor.digest)
@@ -176,7 +177,7 @@ class Unpacking:
         async with self._content.ingest(descriptor) as ingest:
             if not ingest.committed:
                 status.partial, status.state = ingest.partial, LayerState.FETCHING
-                await _fetch(repository, descriptor, ingest)
+                await _fetch(repository, descriptor, ingest, 1 + number)
             await self._config_read.wait()
             await self._unpack(descriptor, self._diff_ids[number], ingest, status)
 
@@ -228,7 +229,7 @@ class Unpacking:
         )
 
 
-async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest) -> None:
+async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest, order: int) -> None:
     if ingest.committed:
         return
     if repository is None:
@@ -236,7 +237,7 @@ async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: 
     with span(
         "imaged.blob.fetch", {"slipway.digest": descriptor.digest, "slipway.size_bytes": descriptor.size}
     ):
-        await repository.fetch(descriptor, ingest.partial)
+        await repository.fetch(descriptor, ingest.partial, order)
 
 
 def _first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
@@ -253,6 +254,7 @@ class Operation:
     """A running pull that callers may join."""
 
     reference: Reference
+    queue: Queue
     done: anyio.Event = field(default_factory=anyio.Event)
     statuses: list[LayerStatus] = field(default_factory=list)
     record: ImageRecord | None = None

@@ -95,8 +95,13 @@ class Images:
         self.leases = Leases(self.catalog, content, layers)
         self.trust = Trust(*policy, content, self.leases) if policy else None
 
-    async def pull(self, text: str, credentials: Credentials) -> AsyncIterator[Progress]:
+    async def pull(self, text: str, credentials: Credentials, priority: int = 0) -> AsyncIterator[Progress]:
         """Start a pull or join the one that runs, and follow it.
+
+        Args:
+            text: the image.
+            credentials: for its registry.
+            priority: among the pulls that wait, the highest comes first; joining may raise it.
 
         Raises:
             InvalidArgumentError: the reference or the image is malformed.
@@ -108,8 +113,9 @@ class Images:
         key = (str(reference), credentials)
         operation = self._operations.get(key)
         if operation is None:
-            operation = self._operations[key] = Operation(reference)
+            operation = self._operations[key] = Operation(reference, self._registry.queue(priority))
             self._group.start_soon(self._operate, operation, credentials, name=f"pull {reference}")
+        operation.queue.priority = max(operation.queue.priority, priority)
         last: list[tuple[LayerState, int]] = []
         while not operation.done.is_set():
             with anyio.move_on_after(PROGRESS_S):
@@ -237,7 +243,7 @@ class Images:
     ) -> tuple[ImageRecord, str]:
         """The image's record, not stored yet, and the digest that the reference stands for."""
         reference = operation.reference
-        async with self._registry.repository(reference, credentials) as repository:
+        async with self._registry.repository(reference, credentials, queue=operation.queue) as repository:
             top = await repository.resolve()
             if top:
                 known = await self._unchanged(reference.at(top), needs)

@@ -61,7 +61,8 @@ class ImagesServicer(rpc.ImagesServicer):
         self._mountpoint = mountpoint
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
-        async for progress in self._images.pull(request.reference, credentials(request.auth)):
+        auth = credentials(request.auth)
+        async for progress in self._images.pull(request.reference, auth, request.priority):
             yield await self._progress(progress)
 
     async def ListPulls(self, request: pb.ListPullsRequest, context: "Context") -> pb.ListPullsResponse:

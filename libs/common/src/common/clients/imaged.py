@@ -30,10 +30,15 @@ class ImagedClient:
         self._timeout_s = timeout_s
 
     async def pull(
-        self, reference: str, auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
+        self,
+        reference: str,
+        auth: pb.Auth | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+        *,
+        priority: int = 0,
     ) -> AsyncIterator[pb.PullProgress]:
         """Pull an image and follow it; the last message carries it. Leaving early does not stop the pull."""
-        request = pb.PullRequest(reference=reference, auth=auth)
+        request = pb.PullRequest(reference=reference, auth=auth, priority=priority)
         for tries_left in reversed(range(MAX_TRIES)):
             try:
                 async for progress in self._stub.Pull(request, timeout=timeout_s):

@@ -23,6 +23,7 @@ from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.transport import MAX_TRIES, Refused, Transport, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
+from imaged.turns import Queue
 
 CHUNK_BYTES = 1 << 20
 PIECE_BYTES = 16 << 20
@@ -45,7 +46,9 @@ class BlobFetch:
         blob: what.
         partial: where to.
         image: for messages.
-        limiter: of requests at once, over all pulls.
+        limiter: of threads, as many as there are turns.
+        queue: gives turns to the pull.
+        order: of this blob among those of the pull.
         parallel: pieces of this blob at once.
     """
 
@@ -57,11 +60,14 @@ class BlobFetch:
         image: str,
         *,
         limiter: CapacityLimiter,
+        queue: Queue,
+        order: int,
         parallel: int,
     ) -> None:
         self._transports = transports
         self._blob, self._partial, self._image = blob, partial, image
         self._limiter, self._parallel = limiter, parallel
+        self._queue, self._order = queue, order
         self._left: list[Span] = []
         self._refusal: SlipwayError | None = None
         """What the host said last."""
@@ -131,24 +137,33 @@ class BlobFetch:
                 group.start_soon(self._work, transport, group)
 
         while self._left:
-            span = self._left.pop(0)
-            ranges = spread if alone and self._left else None
-            piece = _Piece(transport, self._blob, self._partial, span, self._image, ranges, alone=alone)
-            try:
-                await interruptible(piece.run, self._limiter)
-            except Refused as exc:
-                self._refusal = exc.error
-                if exc.transient:
-                    self._left.insert(0, span)
-                else:
-                    self._left.clear()
-                return
-            except SlipwayError as exc:
-                self._failure = exc
-                group.cancel_scope.cancel()
-                return
+            async with self._queue.turn(self._order):
+                if not self._left:
+                    return
+                span = self._left.pop(0)
+                ranges = spread if alone and self._left else None
+                piece = _Piece(transport, self._blob, self._partial, span, self._image, ranges, alone=alone)
+                if not await self._bring(piece, span, group):
+                    return
             if alone:
                 self._left = self._missing()  # nothing, when it came as the whole
+
+    async def _bring(self, piece: "_Piece", span: Span, group: TaskGroup) -> bool:
+        """Whether a piece came; what is left of it goes back when others may have more luck."""
+        try:
+            await interruptible(piece.run, self._limiter)
+        except Refused as exc:
+            self._refusal = exc.error
+            if exc.transient:
+                self._left.insert(0, span)
+            else:
+                self._left.clear()
+            return False
+        except SlipwayError as exc:
+            self._failure = exc
+            group.cancel_scope.cancel()
+            return False
+        return True
 
 
 class _Piece:

@@ -32,6 +32,7 @@ from imaged.adapters.upload import Upload, mount, there
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.ports import Credentials, Document, Partial
 from imaged.reference import Reference
+from imaged.turns import Queue, Turns
 
 _ACCEPT = ", ".join(
     (*INDEX_TYPES, *MANIFEST_TYPES, "application/vnd.docker.distribution.manifest.v1+prettyjws")
@@ -44,7 +45,7 @@ class HttpRegistry:
 
     Args:
         certs_dir: where hosts.toml files are.
-        max_downloads: requests at once, over all pulls.
+        max_downloads: blobs and pieces at once, over all pulls.
         limits: how patient to be.
         docker_config: docker's config.json with logins for those who bring none; empty for none.
         proxies: what requests go through.
@@ -69,12 +70,18 @@ class HttpRegistry:
         self._schemes: dict[str, str] = {}
         self.parallel_ranges = parallel_ranges
         self.fetches = CapacityLimiter(max_downloads)
+        self.turns = Turns(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
         self.questions = CapacityLimiter(max_downloads)
 
     @asynccontextmanager
     async def repository(
-        self, reference: Reference, credentials: Credentials, *, push: bool = False
+        self,
+        reference: Reference,
+        credentials: Credentials,
+        *,
+        push: bool = False,
+        queue: Queue | None = None,
     ) -> AsyncIterator["HttpRepository"]:
         """One repository, for one pull; see `imaged.ports.Registry`."""
 
@@ -100,10 +107,14 @@ class HttpRegistry:
 
         transports = await anyio.to_thread.run_sync(make, limiter=self.questions)
         try:
-            yield HttpRepository(self, reference, transports)
+            yield HttpRepository(self, reference, transports, queue or self.turns.queue())
         finally:
             for transport in transports:
                 transport.close()
+
+    def queue(self, priority: int) -> Queue:
+        """See `imaged.ports.Registry`."""
+        return self.turns.queue(priority)
 
     def remember(self, domain: str, url: str) -> None:
         """Which scheme a loopback registry answered by, so that the next pull asks there only."""
@@ -138,10 +149,13 @@ class HttpRegistry:
 class HttpRepository:
     """See `imaged.ports.Repository`."""
 
-    def __init__(self, registry: HttpRegistry, reference: Reference, transports: list[Transport]) -> None:
+    def __init__(
+        self, registry: HttpRegistry, reference: Reference, transports: list[Transport], queue: Queue
+    ) -> None:
         self._registry = registry
         self._reference = reference
         self._transports = transports
+        self._queue = queue
         self._image = str(reference)
 
     async def resolve(self) -> Digest | None:
@@ -189,7 +203,7 @@ class HttpRepository:
             return []
         return listed(tagged.body, kinds)
 
-    async def fetch(self, descriptor: Descriptor, partial: Partial) -> None:
+    async def fetch(self, descriptor: Descriptor, partial: Partial, order: int = 0) -> None:
         able = [transport for transport in self._transports if "pull" in transport.host.capabilities]
         if not able:
             raise self._none_may("pull")
@@ -199,6 +213,8 @@ class HttpRepository:
             partial,
             self._image,
             limiter=self._registry.fetches,
+            queue=self._queue,
+            order=order,
             parallel=self._registry.parallel_ranges,
         ).run()
 

@@ -112,7 +112,10 @@ class PullRequest(_message.Message):
 
     REFERENCE_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
+    PRIORITY_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
+    priority: _builtins.int
+    """Of the pulls that wait for a turn to transfer, the highest comes first; those of one priority in turn."""
     @_builtins.property
     def auth(self) -> Global___Auth: ...
     def __init__(
@@ -120,10 +123,11 @@ class PullRequest(_message.Message):
         *,
         reference: _builtins.str = ...,
         auth: Global___Auth | None = ...,
+        priority: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "priority", b"priority", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
