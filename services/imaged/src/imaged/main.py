@@ -17,6 +17,7 @@ from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
 from imaged import meters, reconcile, trust
 from imaged.adapters import keys
+from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry import HttpRegistry
@@ -65,6 +66,7 @@ async def serve(settings: Settings, life: Life) -> None:
         docker_config=settings.docker_config,
         proxies=proxies,
         parallel_ranges=settings.parallel_ranges,
+        bandwidth=Bandwidth(settings.max_bytes_per_s),
     )
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
     images = Images(

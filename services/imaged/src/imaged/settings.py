@@ -21,6 +21,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Blobs and pieces of large blobs that are fetched at once, over all pulls."""
     parallel_ranges: Count = 4
     """Pieces of 16 MiB that are fetched at once of a blob of 32 MiB or more, where its registry answers ranges; 1 for a stream."""
+    max_bytes_per_s: Number = 0
+    """The most that all downloads of blobs take together; 0 for no cap."""
     connect_timeout_s: Seconds = 30.0
     """How long a registry may take to accept a connection."""
     stall_timeout_s: Seconds = 60.0

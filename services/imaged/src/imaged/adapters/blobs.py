@@ -19,13 +19,13 @@ from anyio.abc import TaskGroup
 from urllib3.exceptions import HTTPError
 
 from common.errors import DataLossError, SlipwayError
+from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.transport import MAX_TRIES, Refused, Transport, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
 from imaged.turns import Queue
 
-CHUNK_BYTES = 1 << 20
 PIECE_BYTES = 16 << 20
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
 
@@ -50,6 +50,7 @@ class BlobFetch:
         queue: gives turns to the pull.
         order: of this blob among those of the pull.
         parallel: pieces of this blob at once.
+        bandwidth: of all downloads.
     """
 
     def __init__(
@@ -63,11 +64,12 @@ class BlobFetch:
         queue: Queue,
         order: int,
         parallel: int,
+        bandwidth: Bandwidth,
     ) -> None:
         self._transports = transports
         self._blob, self._partial, self._image = blob, partial, image
         self._limiter, self._parallel = limiter, parallel
-        self._queue, self._order = queue, order
+        self._queue, self._order, self._bandwidth = queue, order, bandwidth
         self._left: list[Span] = []
         self._refusal: SlipwayError | None = None
         """What the host said last."""
@@ -142,7 +144,16 @@ class BlobFetch:
                     return
                 span = self._left.pop(0)
                 ranges = spread if alone and self._left else None
-                piece = _Piece(transport, self._blob, self._partial, span, self._image, ranges, alone=alone)
+                piece = _Piece(
+                    transport,
+                    self._blob,
+                    self._partial,
+                    span,
+                    self._image,
+                    ranges,
+                    alone=alone,
+                    bandwidth=self._bandwidth,
+                )
                 if not await self._bring(piece, span, group):
                     return
             if alone:
@@ -184,10 +195,11 @@ class _Piece:
         ranges: Callable[[], None] | None,
         *,
         alone: bool,
+        bandwidth: Bandwidth,
     ) -> None:
         self._transport, self._blob, self._partial = transport, blob, partial
         self._span, self._image = span, image
-        self._ranges, self._alone = ranges, alone
+        self._ranges, self._alone, self._bandwidth = ranges, alone, bandwidth
 
     def run(self, stop: Stop) -> None:
         """Bring it.
@@ -269,7 +281,7 @@ class _Piece:
     def _copy(self, response: urllib3.BaseHTTPResponse, stop: Stop) -> None:
         span = self._span
         while not stop.is_set():
-            chunk = response.read(CHUNK_BYTES, decode_content=False)
+            chunk = response.read(self._bandwidth.chunk_bytes, decode_content=False)
             if not chunk:
                 return
             if span.at + len(chunk) > span.end and span.end < self._blob.size:
@@ -279,6 +291,7 @@ class _Piece:
             except DataLossError as exc:
                 raise _lost(self._transport, self._image, self._blob, exc.message) from exc
             span.at += len(chunk)
+            self._bandwidth.spend(len(chunk), stop)
 
 
 def _lost(transport: Transport, image: str, blob: Descriptor, why: str) -> Refused:

@@ -22,6 +22,7 @@ from common.errors import (
     UnknownError,
 )
 from imaged import hosts
+from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.blobs import BlobFetch
 from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.proxies import Proxies
@@ -50,6 +51,7 @@ class HttpRegistry:
         docker_config: docker's config.json with logins for those who bring none; empty for none.
         proxies: what requests go through.
         parallel_ranges: pieces of a large blob at once.
+        bandwidth: of all downloads; None for no cap.
     """
 
     def __init__(
@@ -61,6 +63,7 @@ class HttpRegistry:
         docker_config: str = "",
         proxies: Proxies | None = None,
         parallel_ranges: int = 4,
+        bandwidth: Bandwidth | None = None,
     ) -> None:
         self._certs_dir = certs_dir
         self._limits = limits
@@ -69,6 +72,7 @@ class HttpRegistry:
         self._tokens = TokenCache()
         self._schemes: dict[str, str] = {}
         self.parallel_ranges = parallel_ranges
+        self.bandwidth = bandwidth or Bandwidth()
         self.fetches = CapacityLimiter(max_downloads)
         self.turns = Turns(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
@@ -216,6 +220,7 @@ class HttpRepository:
             queue=self._queue,
             order=order,
             parallel=self._registry.parallel_ranges,
+            bandwidth=self._registry.bandwidth,
         ).run()
 
     async def has(self, blob: Descriptor) -> bool:
