@@ -1,59 +1,23 @@
-"""The history of events: of each object every event once, in order, and none that is missing."""
+"""The history of events against what the workers did; that each is there once and in order, the checker says."""
 
-import re
-from collections import defaultdict
-from contextlib import aclosing
+from slipway.doctor.deep import history, recorded
+from tests.support.node import TestNode
+from torture.book import Book
 
-from common.events import subjects
-from common.events.bus import Bus
-from common.events.schema import Envelope
-from torture.book import Book, Life
-
-CONTAINER = re.compile(
-    r"created (unknown )?(started )?(start_failed |(stop_requested )*(unknown )?(stop_requested )*(exited )?)removed "
-)
-SANDBOX = re.compile(r"created ready (stopped )?removed ")
+STARTED, GONE = {"started", "exited"}, {"created", "removed"}
 
 
-async def read(nats_url: str) -> list[Envelope]:
-    """All events that JetStream holds, in their order."""
-    bus = await Bus.connect(nats_url, attempts=8)
-    try:
-        async with aclosing(bus.held(subjects.pattern("*", "*", "*", "*"), sequence=1)) as held:
-            return [envelope async for _, envelope in held]
-    finally:
-        await bus.close()
-
-
-def check(events: list[Envelope], book: Book) -> None:
-    """Compare the history with what the workers did."""
-    verbs: defaultdict[str, list[str]] = defaultdict(list)
-    seen: set[str] = set()
-    last: dict[str, int] = {}
-    for envelope in events:
-        if envelope.id in seen:
-            book.lost(f"event {envelope.id}: came twice")
-        seen.add(envelope.id)
-        if envelope.seq <= last.get(envelope.source, 0):
-            book.lost(f"event {envelope.id}: number {envelope.seq} after {last[envelope.source]}")
-        last[envelope.source] = max(envelope.seq, last.get(envelope.source, 0))
-        fields = envelope.fields()
-        kind, verb, _ = str(fields["type"]).split(".")
-        if kind in ("container", "sandbox"):
-            verbs[str(fields["id"])].append(verb)
+async def check(node: TestNode, book: Book) -> None:
+    """Find the events that are missing of what the workers saw happen."""
+    events = await recorded.history(str(node.state["nats_url"]), str(node.state["node"]))
+    told = history.gather(events)
     for life in book.lives.values():
-        if life.removed:
-            _container(life, verbs[life.container_id], book)
+        wanted = (STARTED if life.started and not life.harm else set()) | (GONE if life.removed else set())
+        verbs = told.verbs["container"].get(life.container_id, [])
+        if missing := wanted - set(verbs):
+            book.lost(f"{life.container_id[:12]}: no event {sorted(missing)} among {verbs}")
     for sandbox_id, name in book.sandboxes.items():
-        told = "".join(f"{verb} " for verb in verbs[sandbox_id])
-        if not SANDBOX.fullmatch(told):
-            book.lost(f"{name}: events of the pod: {told}")
+        verbs = told.verbs["sandbox"].get(sandbox_id, [])
+        if missing := {"created", "ready", "removed"} - set(verbs):
+            book.lost(f"{name}: no event {sorted(missing)} among {verbs}")
     book.count("events", len(events))
-
-
-def _container(life: Life, verbs: list[str], book: Book) -> None:
-    told = "".join(f"{verb} " for verb in verbs)
-    once = [verb for verb in ("created", "started", "exited", "removed") if verbs.count(verb) > 1]
-    missing = {"started", "exited"} - set(verbs) if life.started and not life.harm else set()
-    if once or missing or not CONTAINER.fullmatch(told):
-        book.lost(f"{life.container_id[:12]}: events {told}")

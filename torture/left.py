@@ -34,13 +34,11 @@ async def relayed(node: TestNode, book: Book) -> None:
 async def check(node: TestNode, cri: Cri, book: Book) -> None:
     """Remove what the workers could not, and see that nothing stays."""
     await Again()("remove all", partial(cri.remove_all))
-    found: dict[str, list[str]] = {}
     with anyio.move_on_after(CLEAN_S):
-        while True:
-            left = await anyio.to_thread.run_sync(node.leftovers)
-            found = {kind: names for kind, names in left.items() if names}
-            if not found:
-                return
+        while any((await anyio.to_thread.run_sync(node.leftovers)).values()):
             await anyio.sleep(LOOK_S)
-    for kind, names in found.items():
-        book.lost(f"left: {len(names)} {kind}: {', '.join(names[:5])}")
+    for kind, names in node.leftovers().items():
+        if names:
+            book.lost(f"left: {len(names)} {kind}: {', '.join(names[:5])}")
+    for difference in await node.differences():
+        book.lost(f"checker: {difference}")

@@ -53,7 +53,7 @@ async def torture(seconds: float, seed: int, workers: int = WORKERS, keep: str =
                 took = time.monotonic() - began
                 await left.check(node, cri, book)
                 await left.relayed(node, book)
-                history.check(await history.read(str(node.state["nats_url"])), book)
+                await history.check(node, book)
             if keep and book.problems:
                 shutil.copytree(node.run_dir / "log", keep, dirs_exist_ok=True)
     return report.Report(

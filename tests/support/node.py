@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from common.sys.mounts import mount_points, unmount_below
+from common.sys.mounts import unmount_below
 from devtools import bridge
+from slipway.doctor.deep import examine, inventory
 from tests.support import cgroups
 from tests.support.pace import patience
 
@@ -93,20 +94,13 @@ class TestNode:
         )
 
     def leftovers(self) -> dict[str, list[str]]:
-        """What pods have left: mounts, pinned namespaces, cgroups, shims, bundles, snapshots, leases."""
-        run = str(self.run_dir)
-        return {
-            "mounts": [
-                p for p, _ in mount_points() if p.startswith(run) and p.count("/") > run.count("/") + 2
-            ],
-            "shims": _names(self.run_dir / "shimd" / "shims"),
-            "bundles": _names(self.run_dir / "runtimed" / "bundles"),
-            "sandboxes": _names(self.run_dir / "runtimed" / "sandboxes"),
-            "records": _names(self.data_dir / "runtimed" / "containers")
-            + _names(self.data_dir / "runtimed" / "sandboxes"),
-            "snapshots": _names(self.data_dir / "snapshotd" / "snapshots"),
-            "cni": _names(self.data_dir / "cni-cache"),
-        }
+        """What pods have left on the machine, by kind; empty once all are removed."""
+        return inventory.take(self.run_dir, self.data_dir, self.data_dir / "cni").left()
+
+    async def differences(self, *, settle_s: float = 20.0) -> list[str]:
+        """What the node has lost or left behind, as `slipway doctor --deep` tells it."""
+        found = await examine.differences(self.state, settle_s=patience(settle_s))
+        return [str(one) for one in found if not one.passing]
 
 
 def _names(directory: Path) -> list[str]:

@@ -26,9 +26,13 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_output(trace)
     examples = """
         slipway doctor  all that was looked at; its exit code is 1 when something fails
+        slipway doctor --deep  what the node has lost or left behind, too
         slipway doctor -o json  the same for programs"""
     text = "say what on this machine is missing or will bite, with the fix"
-    add_output(add_verb(verbs, "doctor", text, "doctor:doctor", examples))
+    doctor = add_verb(verbs, "doctor", text, "doctor:doctor", examples)
+    deep = "compare all that the node has recorded with all that is on the machine, too; takes seconds"
+    doctor.add_argument("--deep", action="store_true", help=deep)
+    add_output(doctor)
     examples = """
         slipway ops  what goes on, since when, and at which step
         slipway ops cancel 3fa2  end a pull or a creation as if it had failed"""

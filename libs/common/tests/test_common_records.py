@@ -145,6 +145,21 @@ async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_
     assert (await store_at(redis)).get("a").size == 1
 
 
+async def test_no_directory_of_a_record_that_is_gone_stays_but_for_what_its_owner_keeps(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    store = await store_at(redis, tmp_path / "copies")
+    for name in ("plain", "kept"):
+        await store.create(Thing(id=name))
+    (tmp_path / "copies" / "kept" / "own").touch()
+    (tmp_path / "copies" / "cut-off").mkdir()
+    for name in ("plain", "kept"):
+        await store.delete(name)
+    assert sorted(path.name for path in (tmp_path / "copies").iterdir()) == ["cut-off", "kept"]
+    await store_at(redis, tmp_path / "copies")
+    assert [path.name for path in (tmp_path / "copies").iterdir()] == ["kept"]
+
+
 async def test_a_redis_wiped_while_running_takes_the_next_change(redis: RedisServer) -> None:
     store = await store_at(redis)
     await store.create(Thing(id="a", size=1))

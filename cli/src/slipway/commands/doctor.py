@@ -4,9 +4,11 @@ import sys
 from argparse import Namespace
 from collections.abc import Iterable
 from dataclasses import asdict
+from typing import Any
 
 import anyio.to_thread
 
+from common.errors import SlipwayError
 from slipway import render
 from slipway.connect import facts
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
@@ -27,11 +29,36 @@ async def doctor(arguments: Namespace) -> int:
     found = await anyio.to_thread.run_sync(examine, machine)
     for ask in services.ASKING:
         found += await ask(machine, known)
+    if arguments.deep:
+        found += await deep(known)
     if arguments.report == "json":
         render.document([asdict(finding) for finding in found])
     else:
         _show(found)
     return 1 if any(finding.level is Level.FAIL for finding in found) else 0
+
+
+async def deep(known: dict[str, Any]) -> list[Finding]:
+    """Each thing of the node that does not fit what it has recorded; what it gets rid of by itself is a note."""
+    from slipway.doctor.deep.examine import differences
+
+    if not known:
+        return [Finding("deep", Level.FAIL, "no node is known here", "Start one: `sudo ./dev up`.")]
+    try:
+        found = await differences(known)
+    except SlipwayError as exc:
+        return [Finding("deep", Level.FAIL, exc.message, "Look again once it answers.")]
+    fix = "The node repairs itself once a minute; what stays is worth a report, with RUN_DIR/log."
+    told = [
+        Finding(
+            f"deep: {one.kind}",
+            Level.NOTE if one.passing else Level.FAIL,
+            f"{one.name}: {one.what}",
+            "" if one.passing else fix,
+        )
+        for one in found
+    ]
+    return told or [Finding("deep", Level.OK, "all that is recorded is there, and nothing else")]
 
 
 def examine(machine: Machine) -> list[Finding]:

@@ -13,5 +13,11 @@ def outbox_key(node: str, owner: str) -> str:
     return f"slipway:{node}:{owner}:outbox"
 
 
+def pattern(node: str) -> str:
+    """What all keys of a node look like, to Redis' SCAN."""
+    quoted = "".join(f"\\{c}" if c in "\\*?[]^" else c for c in node)
+    return f"slipway:{quoted}:*"
+
+
 def sequence_key(node: str, owner: str) -> str:
     return f"slipway:{node}:{owner}:seq"

@@ -103,6 +103,18 @@ async def body(redis: "Redis", key: str) -> bytes:
     return found or b""
 
 
+async def names(redis: "Redis", pattern: str) -> set[str]:
+    """The keys that look so."""
+    found: set[str] = set()
+    cursor = 0
+    while True:
+        reply: Any = await answer(redis.scan(cursor, match=pattern, count=1000))
+        cursor, batch = reply
+        found |= {bytes(key).decode() for key in batch}
+        if not cursor:
+            return found
+
+
 async def entries(
     redis: "Redis", stream: str, count: int, block_ms: int
 ) -> list[tuple[bytes, dict[bytes, bytes]]]:

@@ -6,6 +6,7 @@ index, add the events to the outbox. So an event exists if and only if its chang
 
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -258,6 +259,9 @@ class RecordStore(Generic[R]):
     def _read_copies(self, corrupt: list[str]) -> dict[str, R]:
         if not self._directory or not self._directory.is_dir():
             return {}
+        for directory in self._directory.iterdir():
+            with suppress(OSError):  # of a record that an earlier life could not finish
+                directory.rmdir()
         found: dict[str, R] = {}
         for path in self._directory.glob(f"*/{RECORD_FILE}"):
             record = self._decode(path.parent.name, path.read_bytes(), corrupt)
@@ -276,6 +280,8 @@ class RecordStore(Generic[R]):
     def _drop_copy(self, key: str) -> None:
         if self._directory:
             (self._directory / key / RECORD_FILE).unlink(missing_ok=True)
+            with suppress(OSError):  # its owner keeps more there, and removes that itself
+                (self._directory / key).rmdir()
 
 
 def _facts(record: Any, events: Sequence[EventSource]) -> list[Event]:

@@ -1,0 +1,19 @@
+"""What a deep look finds."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Difference:
+    """Something that should not be there, or should and is not."""
+
+    kind: str
+    """The area, one word: record, shim, mount, address, event, …"""
+    name: str
+    """Whose: an object's id, a path."""
+    what: str
+    passing: bool = False
+    """The node gets rid of it by itself, within the hour."""
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.name}: {self.what}"

@@ -1,0 +1,98 @@
+"""The history of events: of each object every event once, in order, and in line with its record."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Any
+
+from common.events.schema import Envelope
+from slipway.doctor.deep.difference import Difference
+
+KIND = "event"
+_ASIDE = {
+    "create_failed", "log_reopened", "oom_killed", "paused", "pressure_cleared", "pressure_raised", "resumed",
+    "signalled", "stop_requested", "unknown", "updated",
+}  # fmt: skip
+"""Verbs that may come at any time of a life."""
+_END = "(exited|start_failed) "
+LIVES = {
+    "container": re.compile(f"created ((started )?{_END}(started {_END})*)?(started |removed )?"),
+    "sandbox": re.compile("created (failed |(ready )?(stopped )?(removed )?)"),
+}
+_STATE = {
+    ("container", "created"): {"created", "starting", "unknown", "exited", "removing"},
+    ("container", "started"): {"running", "paused", "unknown"},
+    ("container", "exited"): {"exited", "removing", "starting"},
+    ("container", "start_failed"): {"exited", "removing", "starting"},
+    ("sandbox", "created"): {"creating"},
+    ("sandbox", "ready"): {"ready"},
+    ("sandbox", "stopped"): {"notready", "removing"},
+}
+"""States of a record whose last event is this."""
+
+
+@dataclass
+class Told:
+    """What was told of each object, by kind and id: its verbs in order, without those that may come at any time."""
+
+    verbs: dict[str, dict[str, list[str]]] = field(default_factory=dict)
+    differences: list[Difference] = field(default_factory=list)
+
+    def ended(self, kind: str) -> set[str]:
+        """Objects of which the last word is that they are gone."""
+        gone = ("removed", "failed")
+        return {name for name, verbs in self.verbs.get(kind, {}).items() if verbs and verbs[-1] in gone}
+
+
+def gather(events: Iterable[Envelope]) -> Told:
+    """Sort the events by their objects; what came twice or out of order is a difference."""
+    told = Told({kind: defaultdict(list) for kind in LIVES})
+    seen: set[str] = set()
+    last: dict[str, int] = {}
+    for envelope in events:
+        before = last.get(envelope.source, 0)
+        if envelope.id in seen:
+            told.differences.append(Difference(KIND, envelope.id, "came twice"))
+            continue
+        if before and envelope.seq <= before:
+            told.differences.append(
+                Difference(KIND, envelope.id, f"has number {envelope.seq}, after {before}")
+            )
+        seen.add(envelope.id)
+        last[envelope.source] = envelope.seq
+        fields = envelope.fields()
+        kind, verb, _ = str(fields["type"]).split(".")
+        if kind in LIVES and verb not in _ASIDE:
+            told.verbs[kind][str(fields["id"])].append(verb)
+    for kind, life in LIVES.items():
+        for name, verbs in told.verbs[kind].items():
+            text = "".join(f"{verb} " for verb in verbs)
+            # of a life whose beginning is held no more nothing can be said
+            if verbs[0] == "created" and not life.fullmatch(text):
+                told.differences.append(Difference(KIND, name, f"the {kind} was told {text.strip()}"))
+    return told
+
+
+def against_records(told: Told, records: dict[str, dict[str, dict[str, Any]]]) -> list[Difference]:
+    """Objects whose record and last event do not fit; for when no event waits."""
+    found = []
+    for kind in LIVES:
+        risen = sorted(told.ended(kind) & set(records[kind]))
+        found += [
+            Difference(KIND, name, f"the {kind} was told to be gone, and has a record") for name in risen
+        ]
+        for name, verbs in told.verbs[kind].items():
+            record = records[kind].get(name)
+            if record is None:
+                if name not in told.ended(kind):
+                    found.append(
+                        Difference(KIND, name, f"the {kind} has no record, and nobody was told of its end")
+                    )
+                continue
+            state, wanted = str(record.get("state")), _STATE.get((kind, verbs[-1]))
+            if wanted is not None and state not in wanted:
+                found.append(
+                    Difference(KIND, name, f"the {kind} is {state}, and was told last to be {verbs[-1]}")
+                )
+    return found
