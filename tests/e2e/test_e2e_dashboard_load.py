@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -29,6 +30,8 @@ SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 CONTAINERS = 1000
 PER_S = 10_000 / 60
 SECONDS = 8
+QUIET_MS = 2000
+"""How long the page is looked at before the storm."""
 FRAMES = """new Promise(done => { const gaps = []; let last = performance.now(); const until = last + %d;
 const frame = now => { gaps.push(now - last); last = now; now < until ? requestAnimationFrame(frame) : done(gaps); };
 requestAnimationFrame(frame); })"""
@@ -77,6 +80,7 @@ def test_a_thousand_containers_and_ten_thousand_events_a_minute_stay_smooth(
     ):
         opened(page, on, "containers")
         page.until(f"document.querySelector('.count')?.innerText === '{CONTAINERS}'", patience(20))
+        quiet = sorted(page.run(FRAMES % QUIET_MS))
         page.run(f"window.frames_ = {FRAMES % (SECONDS * 1000)}; 1")
         told = storm(crowd)
         assert told > SECONDS * PER_S * 0.9
@@ -95,9 +99,42 @@ def test_a_thousand_containers_and_ten_thousand_events_a_minute_stay_smooth(
         assert page.run("import('/store.js').then(m => m.store.missed)") == 0
         assert late_s < patience(1.5)
         assert elements < 3000
-        assert gaps[len(gaps) // 2] < patience(50), gaps[-20:]
-        assert gaps[int(len(gaps) * 0.95)] < patience(250), gaps[-20:]
+        # a machine with much else to do draws slowly without a storm, too
+        for share, limit_ms in ((0.5, 50), (0.95, 250)):
+            before = quiet[int(len(quiet) * share)]
+            assert gaps[int(len(gaps) * share)] < max(patience(limit_ms), 3 * before), (quiet, gaps)
         assert pss_mib(on.process.pid) < 120
+
+
+def test_a_key_acts_at_once_in_the_storm(nats: NatsServer, tmp_path: Path) -> None:
+    with (
+        opsd("alpha", tmp_path, nats.url) as on,
+        madeup_node(nats.url, "crowd", CONTAINERS) as crowd,
+        chromium(tmp_path) as page,
+    ):
+        opened(page, on, "containers")
+        page.until(f"document.querySelector('.count')?.innerText === '{CONTAINERS}'", patience(20))
+        told = threading.Thread(target=storm, args=(crowd,))
+        told.start()
+        try:
+            for _ in range(5):
+                # each is looked at as soon as its key was taken, without waiting
+                page.press("g", "p")
+                assert page.run("location.hash") == "#/pods"
+                assert page.run("document.querySelector('[aria-current]').innerText") == "Pods"
+                assert "load/pod-" in page.run("document.querySelector('.tbody').innerText")
+                page.press("j")
+                assert page.run("!!document.querySelector('.tr.selected')")
+                page.press("Enter")
+                assert page.run("location.hash.startsWith('#/pods/')")
+                page.press("g", "c")
+                page.press("/", "7")
+                assert page.run("document.querySelector('.count').innerText").endswith(f" of {CONTAINERS}")
+                page.press("Escape")
+        finally:
+            told.join()
+        page.listen()
+        assert page.problems == []
 
 
 def test_many_nodes_are_on_one_page_and_one_that_falls_silent_is_seen(

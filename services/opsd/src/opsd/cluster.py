@@ -18,6 +18,7 @@ from opsd.agent.pulse import Pulse
 from opsd.fleet import Fleet
 from opsd.news import Answer, Lists, Question, Vitals, failed, pack, told, unpack
 from opsd.settings import Settings
+from opsd.turns import Turns
 
 AGAIN_S = 0.5
 ASK_S = 10.0
@@ -114,7 +115,9 @@ class Cluster:
                 await self._pulse.pulled.wait()
 
     async def _hear_vitals(self, bus: Bus) -> None:
+        turns = Turns()
         async for message in bus.hear(subjects.vitals()):
+            await turns.give()
             try:
                 vitals: Vitals = unpack(message.data, Vitals)
             except SlipwayError as exc:
@@ -130,12 +133,14 @@ class Cluster:
         if not 0 < self._sequence <= last:  # the last ones, for pages that open; also when NATS began anew
             self._sequence = max(0, last - self._settings.max_events)
         wanted = self._sequence + 1
+        turns = Turns()
         async for sequence, envelope in bus.follow_from(subjects.ALL, sequence=wanted):
             if sequence > self._sequence:
                 self._sequence = sequence
                 if envelope.node == self._settings.node:
                     self._answers.lister.forget(str(envelope.fields().get("id", "")))
                 self._fleet.take_event(sequence, envelope)
+                await turns.give()
 
     async def _hear_questions(self, bus: Bus, group: TaskGroup) -> None:
         slots = anyio.Semaphore(MAX_ASKED)  # of this connection: what ends with it gives none back
@@ -164,6 +169,8 @@ class Cluster:
         """Ask for the lists of nodes that have none, or old ones; without NATS, for our own all the time."""
         while True:
             self._fleet.look_for_silence()
+            for name in self._fleet.forget(self._settings.forget_s, self._settings.node):
+                self._asked_s.pop(name, None)
             now_s = anyio.current_time()
             for view in list(self._fleet.nodes.values()):
                 mine = view.name == self._settings.node
@@ -178,7 +185,8 @@ class Cluster:
         try:
             self._asked_s[node] = anyio.current_time()
             found = await self.ask(node, Question(what="lists"))
-            self._fleet.take_lists(msgspec.convert(found, Lists))
+            if node in self._fleet.nodes:  # and was not forgotten meanwhile
+                self._fleet.take_lists(msgspec.convert(found, Lists))
         except SlipwayError as exc:
             _log.debug("lists.unknown", of=node, error=exc.message)
         except Exception:  # noqa: BLE001 - the border: a node with another version is not all nodes

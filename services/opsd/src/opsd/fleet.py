@@ -5,9 +5,11 @@ A node's lists hold every change up to their time; an object that an event chang
 
 from collections import deque
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import anyio
+import msgspec
 
 from common.clock import now_ns
 from common.events.schema import Envelope
@@ -27,13 +29,32 @@ FORGET_MS = 120_000
 MAX_NODES = 1_000
 
 
+class Use:
+    """The last readings of one container, the newest at the end, as pages draw them: nothing is copied to tell them."""
+
+    __slots__ = ("cpu", "memory")
+
+    def __init__(self) -> None:
+        self.cpu: list[int] = []
+        """Thousandths of a core."""
+        self.memory: list[int] = []
+        """Bytes."""
+
+    def add(self, cpu: int, memory: int) -> None:
+        """One more; the oldest goes."""
+        if len(self.cpu) == HISTORY:
+            del self.cpu[0], self.memory[0]
+        self.cpu.append(cpu)
+        self.memory.append(memory)
+
+
 class NodeView:
     """One node as it was told."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.vitals: Vitals | None = None
-        self.heard_s = 0.0
+        self.heard_s = anyio.current_time()
         self.up = False
         self.pods: dict[str, Pod] = {}
         self.containers: dict[str, Container] = {}
@@ -44,7 +65,31 @@ class NodeView:
         """Its lists have to be asked for."""
         self.cpu: deque[float] = deque(maxlen=HISTORY)
         self.memory: deque[float] = deque(maxlen=HISTORY)
-        self.use: dict[str, deque[tuple[int, int]]] = {}
+        self.use: dict[str, Use] = {}
+        self._latest: msgspec.Raw | None = None
+
+    def beat(self, vitals: Vitals) -> None:
+        """Take a heartbeat."""
+        self.vitals, self.heard_s, self.up, self._latest = vitals, anyio.current_time(), True, None
+        machine = vitals.machine
+        self.cpu.append(machine.cpu)
+        self.memory.append(machine.memory_used / machine.memory_total if machine.memory_total else 0)
+        running = {each[0] for each in vitals.use}
+        for gone in self.use.keys() - running - self.containers.keys():
+            del self.use[gone]
+        for container_id, cpu, memory in vitals.use:
+            use = self.use.get(container_id)
+            if use is None:
+                use = self.use[container_id] = Use()
+            use.add(cpu, memory)
+        self.stale = self.stale or bool(running - self.containers.keys() - self.changed_ms.keys())
+
+    @property
+    def latest(self) -> msgspec.Raw:
+        """The last reading of each container, encoded once for all pages."""
+        if self._latest is None:
+            self._latest = msgspec.Raw(msgspec.json.encode(self.vitals.use if self.vitals else []))
+        return self._latest
 
     def shown(self) -> dict[str, Any]:
         """As pages have it."""
@@ -71,7 +116,7 @@ class Changes:
         self.objects: set[tuple[str, str]] = set()
         self.nodes: set[str] = set()
         self.used: set[str] = set()
-        self.events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self.events: deque[msgspec.Raw] = deque(maxlen=max_events)
         self.missed = 0
         """Events that came faster than they were taken."""
         self.link = False
@@ -83,7 +128,8 @@ class Fleet:
 
     def __init__(self, max_events: int) -> None:
         self.nodes: dict[str, NodeView] = {}
-        self.events: deque[dict[str, Any]] = deque(maxlen=max_events)
+        self.events: deque[tuple[int, msgspec.Raw]] = deque(maxlen=max_events)
+        """With their sequence; encoded once, for all pages."""
         self.link: dict[str, Any] = {
             "connected": False,
             "since": now_ns() / NS_PER_MS,
@@ -134,16 +180,7 @@ class Fleet:
         if not self._admits(vitals.node):
             return
         view = self.node(vitals.node)
-        view.vitals, view.heard_s, view.up = vitals, anyio.current_time(), True
-        machine = vitals.machine
-        view.cpu.append(machine.cpu)
-        view.memory.append(machine.memory_used / machine.memory_total if machine.memory_total else 0)
-        running = {each[0] for each in vitals.use}
-        for gone in view.use.keys() - running - view.containers.keys():
-            del view.use[gone]
-        for container_id, cpu, memory in vitals.use:
-            view.use.setdefault(container_id, deque(maxlen=HISTORY)).append((cpu, memory))
-        view.stale = view.stale or bool(running - view.containers.keys() - view.changed_ms.keys())
+        view.beat(vitals)
 
         def mark(page: Changes) -> None:
             page.nodes.add(view.name)
@@ -172,7 +209,8 @@ class Fleet:
         view = self.node(envelope.node)
         if about := view.containers.get(row["id"]) or view.pods.get(row["id"]):
             row["name"] = about.name  # it may be gone when the event is looked at
-        self.events.append(row)
+        told = msgspec.Raw(msgspec.json.encode(row))
+        self.events.append((sequence, told))
         event = envelope.decoded()
         at_ms = envelope.at_ns / NS_PER_MS
         known = at_ms + OVERLAP_MS < view.lists_at_ns / NS_PER_MS
@@ -180,7 +218,7 @@ class Fleet:
 
         def mark(page: Changes) -> None:
             page.missed += len(page.events) == page.events.maxlen
-            page.events.append(row)
+            page.events.append(told)
 
         self._tell(mark)
         self._touch(view.name, touched)
@@ -193,6 +231,23 @@ class Fleet:
             if view.up and now - view.heard_s > limit_s:
                 view.up = False
                 self._tell(lambda page, name=view.name: page.nodes.add(name))  # type: ignore[misc]
+
+    def forget(self, silent_s: float, keep: str) -> list[str]:
+        """Drop the nodes that were not heard of for so long, but for this one; returns their names."""
+        now = anyio.current_time()
+        names = [name for name, view in self.nodes.items() if name != keep and now - view.heard_s > silent_s]
+        for name in names:
+            view = self.nodes.pop(name)
+            self._touch(name, {*view.containers, *view.pods})
+            self._tell(lambda page, name=name: page.nodes.add(name))  # type: ignore[misc]
+        return names
+
+    def since(self, sequence: int) -> tuple[list[msgspec.Raw], bool]:
+        """The events after this one and whether none between is missing; all that are held when it is not known."""
+        if self.events and self.events[0][0] <= sequence + 1 and sequence <= self.events[-1][0]:
+            later = takewhile(lambda each: each[0] > sequence, reversed(self.events))
+            return [told for _, told in later][::-1], True
+        return [told for _, told in self.events], False
 
     def where(self, object_id: str) -> tuple[str, str]:
         """Node and whole id of a container or pod, by its id or the unambiguous beginning of one; "" when unknown."""

@@ -12,6 +12,7 @@ from common.observe.log import get_logger
 from opsd import meters
 
 MAX_WAITING = 256
+MAX_WAITING_BYTES = 16 << 20
 """Deliveries that wait for the collector; more are dropped and counted."""
 SEND_S = 5.0
 _log = get_logger("forward")
@@ -25,17 +26,24 @@ class Forward:
         self._give, self._waiting = anyio.create_memory_object_stream[pb.ExportTraceServiceRequest](
             MAX_WAITING
         )
+        self._bytes = 0
 
     def take(self, request: pb.ExportTraceServiceRequest) -> None:
         """Queue a delivery."""
+        size = request.ByteSize()
+        if self._bytes + size > MAX_WAITING_BYTES:
+            meters.DROPPED.inc()
+            return
         try:
             self._give.send_nowait(request)
+            self._bytes += size
         except anyio.WouldBlock:
             meters.DROPPED.inc()
 
     async def run(self) -> None:
         """Send for ever; what the collector does not take in time is dropped, as exporters do."""
         async for request in self._waiting:
+            self._bytes -= request.ByteSize()
             try:
                 await self._stub.Export(request, timeout=SEND_S)
             except grpc.aio.AioRpcError as exc:

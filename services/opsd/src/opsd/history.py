@@ -13,6 +13,7 @@ from common.errors import UnavailableError
 from common.events import subjects
 from common.events.bus import Bus
 from opsd.eventrow import event_row
+from opsd.turns import Turns
 
 NS_PER_MS = 1_000_000
 MAX_ROWS = 2_000
@@ -105,10 +106,11 @@ async def _backward(
 
 async def _rows(bus: Bus, wanted: Wanted, since_ms: float) -> AsyncGenerator[dict[str, Any], None]:
     pattern = subjects.pattern(node=wanted.node or "*", kind=wanted.kind or "*", verb=wanted.verb or "*")
-    looked = 0
+    looked, turns = 0, Turns()
     async with aclosing(bus.held(pattern, since_ns=max(0, int(since_ms * NS_PER_MS)))) as events:
         async for sequence, envelope in events:
             looked += 1
+            await turns.give()
             at_ms = envelope.at_ns / NS_PER_MS
             # stored a little after it happened, so the order is that of storing
             if looked > MAX_READ or (wanted.until and at_ms >= wanted.until):

@@ -36,6 +36,8 @@ from opsd.web.server import Server
 LOCAL_S = 5.0
 """Deadline of a call to a service of this node."""
 AGAIN_S = 1.0
+MAX_EXPORT_BYTES = 4 << 20
+"""Of one delivery of spans; exporters send 512 at once."""
 _log = get_logger("opsd")
 
 
@@ -49,7 +51,7 @@ async def serve(settings: Settings, life: Life) -> None:
         stack.push_async_callback(runtimed.close)
         imaged = ImagedClient(socket_path(settings, "imaged"), LOCAL_S)
         stack.push_async_callback(imaged.close)
-        spans = SpanStore(settings.max_spans)
+        spans = SpanStore(settings.max_spans, settings.max_span_bytes)
         fleet = Fleet(settings.max_events)
         pulse = Pulse(settings, runtimed, imaged)
         answers = Answers(runtimed, Lister(settings.node, runtimed), spans, Seals(settings.node, token))
@@ -57,7 +59,7 @@ async def serve(settings: Settings, life: Life) -> None:
         guard = Guard(settings.hosts, token, anonymous=settings.anonymous)
         server = Server(Api(fleet, cluster, pulse, guard, Assets(), settings.node, token), HEADERS)
         meters.show(fleet, spans)
-        for task in (pulse.watch_runtime, pulse.watch_pulls, cluster.run):
+        for task in (pulse.watch_runtime, pulse.watch_pulls, cluster.run, meters.watch_loop):
             life.start(task)
         forward = await stack.enter_async_context(forwarding(settings.otlp_endpoint))
         if forward:
@@ -70,7 +72,7 @@ async def serve(settings: Settings, life: Life) -> None:
         def register(server: grpc.aio.Server) -> None:
             rpc.add_TraceServiceServicer_to_server(TraceServicer(spans, forward), server)  # type: ignore[no-untyped-call]
 
-        await life.serve(register, socket_path(settings, "opsd"))
+        await life.serve(register, socket_path(settings, "opsd"), MAX_EXPORT_BYTES)
 
 
 async def _serve_tcp(settings: Settings, server: Server, pulse: Pulse, last: anyio.Path) -> None:

@@ -8,6 +8,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 from opsd import redact
 from opsd.forward import Forward
 from opsd.spans import Span, SpanStore
+from opsd.turns import Turns
 
 STATUS_ERROR = 2
 MAX_TEXT = 400
@@ -25,12 +26,14 @@ class TraceServicer(rpc.TraceServiceServicer):
     async def Export(
         self, request: pb.ExportTraceServiceRequest, context: Any
     ) -> pb.ExportTraceServiceResponse:
+        turns = Turns()
         for resource in request.resource_spans:
             about = {a.key: a.value.string_value for a in resource.resource.attributes}
             service, node = about.get("service.name", ""), about.get("host.name", "")
             for scope in resource.scope_spans:
                 for each in scope.spans:
                     self._spans.add(_span(each, service[:MAX_TEXT], node[:MAX_TEXT]))
+                    await turns.give()
         if self._forward:
             self._forward.take(request)
         return pb.ExportTraceServiceResponse()

@@ -16,7 +16,11 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Whether the page, but no logs and processes, may be read without the token."""
     interval_s: Seconds = 2.0
     """Between two readings of this node."""
+    forget_s: Seconds = 86_400.0
+    """A node that was not heard of for so long is shown no more, until it is heard again."""
     max_spans: Count = 20_000
     """Spans that are kept in memory; the traces that were told of longest ago go first."""
+    max_span_bytes: Count = 33_554_432
+    """What these spans may take, in bytes."""
     max_events: Count = 2_000
     """Events that are kept in memory for pages that open; older ones are read from JetStream."""

@@ -7,6 +7,8 @@ import msgspec
 READS = ("List", "Get", "Status", "Stats", "Version", "Usage", "Watch", "FsInfo", "Stream", "Metric")
 """Words in the names of calls that only read: traces of nothing else are many, and are kept shortest."""
 MAX_READS = 200
+SPAN_BYTES, TEXT_BYTES = 700, 50
+"""Of a span, and of each text in it, besides the characters."""
 OBJECTS = ("slipway.object.id", "slipway.container.id", "slipway.sandbox.id")
 """Attributes that say which object a span is about."""
 
@@ -25,12 +27,18 @@ class Span(msgspec.Struct, frozen=True, kw_only=True):
     error: str = ""
     attributes: dict[str, str] = {}
 
+    def size(self) -> int:
+        """What it takes in memory, about, in bytes."""
+        texts = (self.name, self.service, self.node, self.error, *self.attributes, *self.attributes.values())
+        return SPAN_BYTES + sum(TEXT_BYTES + len(text) for text in texts)
+
 
 class _Trace:
-    __slots__ = ("objects", "reads", "spans")
+    __slots__ = ("bytes", "objects", "reads", "spans")
 
     def __init__(self) -> None:
         self.spans: dict[str, Span] = {}
+        self.bytes = 0
         self.objects: set[str] = set()
         self.reads = True
         """Whether no span of it did more than read."""
@@ -41,20 +49,25 @@ class SpanStore:
 
     Args:
         max_spans: kept at most.
+        max_bytes: that they take at most.
     """
 
-    def __init__(self, max_spans: int) -> None:
+    def __init__(self, max_spans: int, max_bytes: int) -> None:
         self._max = max_spans
+        self._max_bytes = max_bytes
         self._lives: OrderedDict[str, _Trace] = OrderedDict()
         self._reads: OrderedDict[str, _Trace] = OrderedDict()
         self._of_object: dict[str, set[str]] = {}
         self.count = 0
+        self.bytes = 0
 
     def add(self, span: Span) -> None:
         """Keep a span; one that is told twice is kept once."""
         trace = self._lives.pop(span.trace, None) or self._reads.pop(span.trace, None) or _Trace()
-        self.count += span.id not in trace.spans
+        self._take_out(trace, span.id)
         trace.spans[span.id] = span
+        size = span.size()
+        self.count, self.bytes, trace.bytes = self.count + 1, self.bytes + size, trace.bytes + size
         trace.reads = trace.reads and any(word in span.name for word in READS)
         for key in OBJECTS:
             if value := span.attributes.get(key):
@@ -74,19 +87,27 @@ class SpanStore:
         return [trace_id for _, trace_id in sorted(found)]
 
     def _shrink(self) -> None:
-        while len(self._reads) > MAX_READS or (self.count > self._max and self._reads):
+        while len(self._reads) > MAX_READS or (self._too_much() and self._reads):
             self._drop(self._reads)
-        while self.count > self._max and len(self._lives) > 1:
+        while self._too_much() and len(self._lives) > 1:
             self._drop(self._lives)
-        if self.count > self._max:  # one trace alone is too much: its oldest spans go
+        while self._too_much():  # one trace alone: its oldest spans go
             (last,) = self._lives.values()
-            for span_id in list(last.spans)[: self.count - self._max]:
-                del last.spans[span_id]
-            self.count = len(last.spans)
+            self._take_out(last, next(iter(last.spans)))
+
+    def _too_much(self) -> bool:
+        return self.count > self._max or self.bytes > self._max_bytes
+
+    def _take_out(self, trace: _Trace, span_id: str) -> None:
+        span = trace.spans.pop(span_id, None)
+        if span:
+            size = span.size()
+            self.count, self.bytes, trace.bytes = self.count - 1, self.bytes - size, trace.bytes - size
 
     def _drop(self, traces: OrderedDict[str, _Trace]) -> None:
         trace_id, trace = traces.popitem(last=False)
         self.count -= len(trace.spans)
+        self.bytes -= trace.bytes
         for object_id in trace.objects:
             left = self._of_object[object_id]
             left.discard(trace_id)

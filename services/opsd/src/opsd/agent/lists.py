@@ -7,6 +7,7 @@ from common.clients.runtimed import RuntimedClient
 from common.clock import now_ns
 from common.errors import NotFoundError
 from opsd.news import Container, Lists, Pod
+from opsd.turns import Turns
 
 NS_PER_MS = 1_000_000
 STATES = {
@@ -35,23 +36,35 @@ class Lister:
         self._runtimed = runtimed
         self._pods: dict[str, Pod] = {}
         self._containers: dict[str, Container] = {}
+        self._changed: set[str] = set()
+        """What was forgotten while the lists were read."""
 
     def forget(self, object_id: str) -> None:
         """Something happened to it: ask again what its state in the list does not tell."""
         self._containers.pop(object_id, None)
+        self._changed.add(object_id)
 
     async def read(self) -> Lists:
         """All of it; raises common.errors."""
         at_ns = now_ns()
+        self._changed.clear()
         sandboxes = await self._runtimed.list_sandboxes()
         containers = await self._runtimed.list_containers()
-        self._pods = {item.id: await self._pod(item) for item in sandboxes}
-        self._containers = {item.id: await self._container(item) for item in containers}
+        turns = Turns()
+        pods: dict[str, Pod] = {}
+        for item in sandboxes:
+            pods[item.id] = await self._pod(item)
+            await turns.give()
+        found: dict[str, Container] = {}
+        for each in containers:
+            found[each.id] = await self._container(each)
+            await turns.give()
+        self._pods, self._containers = pods, {i: row for i, row in found.items() if i not in self._changed}
         return Lists(
             node=self._node,
             at_ns=at_ns,
-            pods=list(self._pods.values()),
-            containers=list(self._containers.values()),
+            pods=list(pods.values()),
+            containers=list(found.values()),
         )
 
     async def _pod(self, item: cri.PodSandbox) -> Pod:

@@ -160,7 +160,7 @@ export function events(params) {
     update: () => {},
     focus: bar.focus,
     move: (step) => table.move(step),
-    open: () => table.open(),
+    chosen: () => table.chosen(),
     close: () => {
       pause();
       store.removeEventListener("events", take);

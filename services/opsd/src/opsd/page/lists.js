@@ -117,5 +117,5 @@ function list(title, path, params, table, rows, states, words) {
     table.set(found);
   };
   bar.onchange = update;
-  return { element, update, title, focus: bar.focus, move: (step) => table.move(step), open: () => table.open() };
+  return { element, update, title, focus: bar.focus, move: (step) => table.move(step), chosen: () => table.chosen() };
 }

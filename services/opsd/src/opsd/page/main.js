@@ -40,6 +40,13 @@ function route() {
   draw();
 }
 
+/** Goes there in this turn: a change of the hash by itself would be told after what waits already. */
+function visit(hash) {
+  if (!hash || location.hash === hash) return;
+  history.pushState(null, "", hash);
+  route();
+}
+
 function draw() {
   view.update();
   document.title = `${view.title} · Slipway`;
@@ -74,11 +81,11 @@ function press(event) {
   if (event.target.closest("input, textarea, select")) return;
   const go = leading && PLACES.find(([, , key]) => key === event.key);
   leading = event.key === "g";
-  if (go) location.hash = `#/${go[0]}`;
+  if (go) visit(`#/${go[0]}`);
   else if (event.key === "/") view.focus?.();
   else if (event.key === "j" || event.key === "ArrowDown") view.move?.(1);
   else if (event.key === "k" || event.key === "ArrowUp") view.move?.(-1);
-  else if (event.key === "Enter" && !event.target.closest("a, button, summary")) view.open?.();
+  else if (event.key === "Enter" && !event.target.closest("a, button, summary")) visit(view.chosen?.());
   else if (event.key === "Escape" && location.hash.split("/").length > 2) history.back();
   else if (event.key === "t") turnTheme();
   else if (event.key === "?") showHelp();

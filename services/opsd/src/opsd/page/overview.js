@@ -70,6 +70,11 @@ function perMinute() {
 
 function drawNodes(container, cards) {
   const names = [...store.nodes.keys()].sort();
+  for (const [name, card] of cards) {
+    if (store.nodes.has(name)) continue;
+    card.element.remove();
+    cards.delete(name);
+  }
   for (const name of names) {
     if (!cards.has(name)) {
       cards.set(name, nodeCard(name));

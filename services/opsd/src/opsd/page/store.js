@@ -4,6 +4,9 @@ import { token } from "./session.js";
 
 const KEPT = 60;
 const MAX_EVENTS = 3000;
+/** After drawing, leave the page to the keyboard for so many times as long as that took. */
+const REST = 2;
+const MAX_REST_MS = 150;
 const SILENCE_MS = 25000;
 /** Browsers have six connections to a server: a tab that nobody sees leaves its own to the others after so long. */
 const UNSEEN_MS = 60000;
@@ -24,6 +27,7 @@ class Store extends EventTarget {
   /** The server's clock less ours, in milliseconds. */
   skew = 0;
   #pending = false;
+  #rest = 0;
 
   now() {
     return Date.now() + this.skew;
@@ -34,10 +38,12 @@ class Store extends EventTarget {
     this.#pending = true;
     const tell = () => {
       this.#pending = false;
+      const began = performance.now();
       this.dispatchEvent(new Event("change"));
+      this.#rest = Math.min(REST * (performance.now() - began), MAX_REST_MS);
     };
     if (document.hidden) setTimeout(tell, 500);
-    else requestAnimationFrame(tell);
+    else setTimeout(() => requestAnimationFrame(tell), this.#rest);
   }
 
   takeState(state) {
@@ -48,10 +54,9 @@ class Store extends EventTarget {
     this.pods = byKey(state.pods, "id");
     this.containers = byKey(state.containers, "id");
     this.use = new Map();
-    for (const histories of Object.values(state.use)) {
-      for (const [id, [cpu, memory]] of Object.entries(histories)) this.use.set(id, { cpu, memory });
-    }
-    this.events = state.events;
+    for (const [id, cpu, memory] of state.use) this.use.set(id, { cpu, memory });
+    if (!state.resumed) this.events = state.events;
+    else this.#tell(state.events);
     this.stream = "live";
     this.dispatchEvent(new Event("state"));
     this.changed();
@@ -63,21 +68,24 @@ class Store extends EventTarget {
     for (const node of patch.nodes ?? []) this.nodes.set(node.name, node);
     for (const pod of patch.pods ?? []) this.pods.set(pod.id, pod);
     for (const container of patch.containers ?? []) this.containers.set(container.id, container);
+    for (const name of patch.forgotten ?? []) this.nodes.delete(name);
     for (const id of patch.gone ?? []) {
       this.pods.delete(id);
       this.containers.delete(id);
       this.use.delete(id);
     }
-    for (const used of Object.values(patch.use ?? {})) {
+    for (const used of patch.use ?? []) {
       for (const [id, cpu, memory] of used) this.#append(id, cpu, memory);
     }
-    if (patch.events?.length) {
-      this.events.push(...patch.events);
-      if (this.events.length > MAX_EVENTS) this.events.splice(0, this.events.length - MAX_EVENTS);
-      this.dispatchEvent(new CustomEvent("events", { detail: patch.events }));
-    }
+    if (patch.events?.length) this.#tell(patch.events);
     this.missed += patch.missed ?? 0;
     this.changed();
+  }
+
+  #tell(events) {
+    this.events.push(...events);
+    if (this.events.length > MAX_EVENTS) this.events.splice(0, this.events.length - MAX_EVENTS);
+    this.dispatchEvent(new CustomEvent("events", { detail: events }));
   }
 
   #append(id, cpu, memory) {
@@ -149,7 +157,7 @@ async function once() {
   const done = new AbortController();
   leaving(abort, done.signal);
   try {
-    const answer = await fetch("/api/v1/stream", { headers: token.headers(), signal: abort.signal });
+    const answer = await fetch(`/api/v1/stream?after=${store.events.at(-1)?.seq ?? 0}`, { headers: token.headers(), signal: abort.signal });
     if (!answer.ok) throw Object.assign(new Error(answer.statusText), { status: answer.status });
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";

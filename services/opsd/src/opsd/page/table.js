@@ -87,9 +87,10 @@ export class Table {
     this.#draw();
   }
 
-  open() {
+  /** Where the selected row leads; nowhere if none is. */
+  chosen() {
     const row = this.#shown[this.#selected];
-    if (row && this.#href) location.hash = this.#href(row);
+    return row && this.#href?.(row);
   }
 
   #draw() {

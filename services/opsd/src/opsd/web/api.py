@@ -3,7 +3,7 @@
 | Request | Answer |
 |---|---|
 | `GET /` | the page, and its files beside it |
-| `GET /api/v1/stream` | server-sent events: `state` with everything, then `patch` (opsd.web.live) |
+| `GET /api/v1/stream` | server-sent events: `state` with everything, then `patch` (opsd.web.live); `after=` the last event known |
 | `GET /api/v1/state` | everything, once |
 | `GET /api/v1/events` | the log of the past: `node kind verb id text limit`, and `since` or `until` (opsd.history) |
 | `GET /api/v1/containers/ID` | all of one container that may be shown (opsd.agent.detail) |
@@ -53,6 +53,9 @@ STATUS: dict[type[errors.SlipwayError], int] = {
     errors.DeadlineExceededError: 504,
 }
 MAX_DIGITS = 6
+MAX_SEQUENCE_DIGITS = 19
+MAX_PAGES = 64
+"""That follow at once; each wants its own patches."""
 _OBJECT = re.compile(r"/api/v1/(containers|pods|traces)/([^/]+)(?:/([a-z]+))?")
 _QUESTIONS = {
     ("containers", ""): "container",
@@ -151,10 +154,16 @@ class Api:
         return _json(await self._cluster.ask(node, question))
 
     async def _stream(self, request: Request) -> Reply:
-        return Reply(kind="text/event-stream", stream=live.stream(self._fleet, self._self()))
+        after = request.query.get("after", "0")
+        if not after.isdecimal() or len(after) > MAX_SEQUENCE_DIGITS:
+            raise errors.InvalidArgumentError(f"after {after[:30]!r}: want the number of an event")
+        if self._fleet.pages >= MAX_PAGES:
+            raise errors.ResourceExhaustedError(f"{MAX_PAGES} pages follow already")
+        pieces = live.stream(self._fleet, self._self(), int(after))
+        return Reply(kind="text/event-stream", stream=pieces)
 
     async def _state(self, request: Request) -> Reply:
-        return _json(live.state(self._fleet) | {"self": self._self()})
+        return Reply(body=b"".join([piece async for piece in live.state(self._fleet, self._self())]))
 
     async def _events(self, request: Request) -> Reply:
         try:

@@ -1,5 +1,7 @@
 """HTTP/1.1 on sockets: reads requests, bounded, and writes what the application answers."""
 
+import socket
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
@@ -8,16 +10,23 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 import anyio
 import h11
-from anyio.abc import ByteStream, Listener
+from anyio.abc import ByteStream, Listener, SocketAttribute
 
 from common.observe.log import get_logger
+from opsd import meters
 
-HEAD_S = 20.0
-"""How long a client may take for a request, or idle between two."""
-WRITE_S = 20.0
-"""A client that takes nothing for so long is left."""
+REQUEST_S = 10.0
+"""How long a client may take for a whole request, or idle between two."""
+WRITE_S = 10.0
+"""A client that takes nothing for so long is left; a page comes again by itself."""
+MAX_HEAD_BYTES = 16 << 10
 MAX_BODY_BYTES = 16 << 10
 MAX_CLIENTS = 256
+MAX_CLIENTS_OF_ADDRESS = 64
+"""A browser has six connections, or is one of many behind a proxy. The Unix socket counts as an address."""
+KERNEL_BYTES = 128 << 10
+"""What the kernel may keep for a client that is slow; it takes twice as much."""
+FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 AGAIN_S = 0.2
 _READ_BYTES = 16 << 10
 _GONE = (
@@ -59,17 +68,19 @@ Application = Callable[[Request], Awaitable[Reply]]
 
 
 class Server:
-    """Serves one application on several listeners."""
+    """Serves one application on several listeners; connections are bounded per address and in all."""
 
     def __init__(self, application: Application, headers: dict[str, str]) -> None:
         self._application = application
         self._headers = headers
-        self._clients = 0
+        self._clients: Counter[str] = Counter()
 
     async def serve(self, listener: Listener[Any], *, local: bool) -> None:
         """Serve until cancelled."""
 
         async def client(stream: ByteStream) -> None:
+            raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
+            raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
             await self._client(stream, local=local)
 
         async with listener:
@@ -81,29 +92,44 @@ class Server:
                 await anyio.sleep(AGAIN_S)
 
     async def _client(self, stream: ByteStream, *, local: bool) -> None:
-        self._clients += 1
+        address = "local" if local else str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - no Django
+        self._clients[address] += 1
         try:
             async with stream:
-                if self._clients <= MAX_CLIENTS:
+                if self._clients.total() > MAX_CLIENTS or self._clients[address] > MAX_CLIENTS_OF_ADDRESS:
+                    meters.REFUSED.inc()
+                    await _send(stream, FULL)
+                else:
                     await self._talk(stream, local=local)
         except* _GONE as errors:
             _log.debug("http.client", error=str(errors.exceptions[0]))
         except* Exception:  # noqa: BLE001 - the border: one client's trouble is not another's
             _log.exception("http.bug")
         finally:
-            self._clients -= 1
+            self._clients[address] -= 1
+            self._clients += Counter()  # keeps no address that is gone
 
     async def _talk(self, stream: ByteStream, *, local: bool) -> None:
-        http = h11.Connection(h11.SERVER)
+        http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
         while True:
-            with anyio.move_on_after(HEAD_S) as reading:
-                request = await _read(http, stream, local=local)
-            if reading.cancelled_caught or request is None:
+            try:
+                with anyio.fail_after(REQUEST_S):
+                    request = await _read(http, stream, local=local)
+            except h11.RemoteProtocolError as exc:
+                await self._refuse(http, stream, exc)
+                return
+            if request is None:
                 return
             await self._write(http, stream, request, await self._application(request))
             if http.our_state is not h11.DONE or http.their_state is not h11.DONE:
                 return
             http.start_next_cycle()
+
+    async def _refuse(self, http: h11.Connection, stream: ByteStream, why: h11.RemoteProtocolError) -> None:
+        if http.our_state is h11.IDLE or http.our_state is h11.SEND_RESPONSE:
+            headers = [*self._headers.items(), ("Content-Length", "0"), ("Connection", "close")]
+            answer = h11.Response(status_code=why.error_status_hint, headers=headers)
+            await _send(stream, http.send(answer) or b"")
 
     async def _write(self, http: h11.Connection, stream: ByteStream, request: Request, reply: Reply) -> None:
         headers = {**self._headers, "Content-Type": reply.kind, **reply.headers}
@@ -134,8 +160,12 @@ async def _watch(stream: ByteStream, scope: anyio.CancelScope) -> None:
 
 
 async def _send(stream: ByteStream, data: bytes) -> None:
-    with anyio.fail_after(WRITE_S):
-        await stream.send(data)
+    try:
+        with anyio.fail_after(WRITE_S):
+            await stream.send(data)
+    except TimeoutError:
+        meters.LEFT.inc()
+        raise
 
 
 async def _read(http: h11.Connection, stream: ByteStream, *, local: bool) -> Request | None:
@@ -152,7 +182,7 @@ async def _read(http: h11.Connection, stream: ByteStream, *, local: bool) -> Req
         elif isinstance(event, h11.Data):
             body += event.data
             if len(body) > MAX_BODY_BYTES:
-                return None
+                raise h11.RemoteProtocolError(f"a body of more than {MAX_BODY_BYTES} bytes", 413)
         else:
             return None
     if head is None:
