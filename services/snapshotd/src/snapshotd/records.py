@@ -13,6 +13,19 @@ NATIVE = "native"
 EROFS = "erofs"
 
 
+class LazyForm(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the bytes of a layer that still come are, and what vouches for them."""
+
+    digest: str
+    """The blob's."""
+    blob_path: str
+    """A sparse file of imaged's; what is not here reads as zero."""
+    size_bytes: int
+    """The blob's, whole."""
+    toc_offset: int
+    toc_digest: str
+
+
 class LayerRecord(Record, frozen=True, kw_only=True):
     """An unpacked layer; `id` is the hex of its diff ID, as its directory's name is."""
 
@@ -26,6 +39,8 @@ class LayerRecord(Record, frozen=True, kw_only=True):
     """It is kept as an EROFS image."""
     implied: list[str] = msgspec.field(default_factory=list)
     """Directories that the layer goes through without an entry of their own; '' is the root."""
+    lazy: LazyForm | None = None
+    """Its bytes still come; it is kept as neither of both until they are here."""
     orphaned: bool = False
     """Nobody wants it any more but the snapshots that stand on it."""
 

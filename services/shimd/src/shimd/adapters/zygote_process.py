@@ -1,7 +1,6 @@
 """The zygote as the front sees it: exec'ed, asked over a socketpair, started again when it died."""
 
 import asyncio
-import os
 import socket
 import sys
 from asyncio.subprocess import Process
@@ -175,17 +174,3 @@ class ZygoteProcess:
             if not waiting.done():
                 waiting.set_exception(UnavailableError(f"zygote: {why}"))
         self._died.set()
-
-
-def cgroup_directories(name: str, root: str = "/sys/fs/cgroup") -> list[str]:
-    """The directories of one cgroup in every hierarchy that this machine has; none for an empty name."""
-    if not name:
-        return []
-    if os.path.exists(f"{root}/cgroup.controllers"):
-        return [f"{root}/{name}"]
-    hierarchies = sorted(
-        entry for entry in os.listdir(root) if os.path.exists(f"{root}/{entry}/cgroup.procs")
-    )
-    # cpu and cpu,cpuacct may be two names of one hierarchy.
-    found = {os.path.realpath(f"{root}/{entry}"): None for entry in hierarchies}
-    return [f"{directory}/{name}" for directory in found]

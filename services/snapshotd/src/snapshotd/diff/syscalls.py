@@ -114,6 +114,9 @@ _START = [
     "sendfile",
 ]
 """What a program asks for before its main, and mkfs.erofs besides."""
+_ASK = ["socket", "connect", "sendto", "recvfrom", "getsockopt", "ioctl"]
+"""What a client of a Unix socket needs; Python sets time-outs by ioctl."""
+SERVE = frozenset([*_RUN, *_READ, *_WRITE, *_ASK])
 UNPACK = frozenset([*_RUN, *_READ, *_WRITE, *_MAKE])
 MAKE_IMAGE = frozenset([*_RUN, *_READ, *_WRITE, *_START])
 

@@ -1,0 +1,151 @@
+"""Mounts of layers whose bytes come while they are read: a mount, and a keeper that outlives the service."""
+
+import os
+import select
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import isal
+import msgspec
+
+import common
+import snapshotd
+from common.errors import FailedPreconditionError, InternalError, InvalidArgumentError
+from common.sys import linux
+from common.sys.cgroups import cgroup_directories
+from snapshotd.adapters.mounts import MountPoints
+from snapshotd.adapters.views import opened
+from snapshotd.lazy import slots
+from snapshotd.lazy.worker import Job, Verdict
+from snapshotd.records import LazyForm
+
+DEVICE = "/dev/fuse"
+_OPTIONS = "fd={},rootmode=40755,user_id=0,group_id=0,default_permissions,allow_other"
+_VERDICT_BYTES = 64 << 20
+
+
+class LazyMounts:
+    """See ports.LazyLayers. Blocking.
+
+    Args:
+        mounts: the mount points, by layer.
+        socket: where imaged brings bytes.
+        read_timeout_s: the longest that a container's read waits for its bytes.
+        max_entries: bound on a layer's files.
+        max_bytes: bound on the sum of their sizes.
+        cgroup: the keepers' own; empty leaves them in the service's.
+        start_s: the longest that reading a table of contents may take.
+    """
+
+    def __init__(
+        self,
+        mounts: MountPoints,
+        socket: Path,
+        *,
+        read_timeout_s: float,
+        max_entries: int,
+        max_bytes: int,
+        cgroup: str,
+        start_s: float = 60.0,
+    ) -> None:
+        self._mounts, self._socket, self._start_s = mounts, socket, start_s
+        self._read_timeout_s, self._max_entries, self._max_bytes = read_timeout_s, max_entries, max_bytes
+        self._cgroups = cgroup_directories(cgroup)
+        self._keepers: list[subprocess.Popen[bytes]] = []
+
+    def path(self, layer_id: str) -> Path:
+        return self._mounts.path(layer_id)
+
+    def is_mounted(self, layer_id: str) -> bool:
+        """Whether it is mounted, and its keeper lives."""
+        return os.path.ismount(self._mounts.path(layer_id))
+
+    def mount(self, layer_id: str, form: LazyForm) -> Verdict:
+        """See ports.LazyLayers."""
+        self._mounts.unmount(layer_id)  # what a dead keeper left
+        try:
+            fuse = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
+        except OSError as exc:
+            raise FailedPreconditionError(
+                f"{DEVICE}: {exc.strerror}: layers cannot be served while they come"
+            ) from exc
+        with opened(fuse), opened(os.open(form.blob_path, os.O_RDONLY | os.O_CLOEXEC)) as blob:
+            target = self._mounts.path(layer_id)
+            target.mkdir(mode=0o700, exist_ok=True)
+            linux.mount("slipway-lazy", str(target), "fuse.slipway", linux.MS_RDONLY, _OPTIONS.format(fuse))
+            try:
+                return self._start(fuse, blob, form)
+            except BaseException:
+                self._mounts.unmount(layer_id)
+                raise
+
+    def unmount(self, layer_id: str) -> None:
+        """Unmount; containers that use it keep it until they end. Idempotent."""
+        self._mounts.unmount(layer_id)
+        self._reap()
+
+    def _start(self, fuse: int, blob: int, form: LazyForm) -> Verdict:
+        job = Job(
+            digest=form.digest,
+            size=form.size_bytes,
+            toc_offset=form.toc_offset,
+            toc_digest=form.toc_digest,
+            socket=str(self._socket),
+            timeout_s=self._read_timeout_s,
+            max_entries=self._max_entries,
+            max_bytes=self._max_bytes,
+        )
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        with opened(reader), opened(slots.make()) as memory:
+            with opened(writer):
+                self._spawn([fuse, blob, memory, writer], job)
+            return self._verdict(reader, form)
+
+    def _spawn(self, fds: list[int], job: Job) -> None:
+        """Start a keeper with these descriptors.
+
+        It is nobody's asyncio process: such a one is killed when its event loop closes.
+        """
+        self._reap()
+        command = [sys.executable, "-I", "-S", "-c", _code("keeper"), _code("worker")]
+        command += [msgspec.json.encode(job).decode(), ",".join(map(str, fds)), *self._cgroups]
+        self._keepers.append(
+            subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=fds,
+                cwd="/",
+                env={},
+                start_new_session=True,
+            )
+        )
+
+    def _verdict(self, reader: int, form: LazyForm) -> Verdict:
+        deadline, said = time.monotonic() + self._start_s, b""
+        answer = select.poll()
+        answer.register(reader, select.POLLIN)
+        while not said.endswith(b"\n"):
+            left_s = deadline - time.monotonic()
+            if left_s <= 0 or not answer.poll(left_s * 1000):
+                raise InternalError(f"layer {form.digest}: its server did not start in {self._start_s:g} s")
+            part = os.read(reader, 1 << 16)
+            if not part or len(said) > _VERDICT_BYTES:
+                raise InternalError(f"layer {form.digest}: its server ended")
+            said += part
+        found = msgspec.json.decode(said, type=Verdict)
+        if found.error:
+            raise InvalidArgumentError(f"layer {form.digest}: {found.error}")
+        return found
+
+    def _reap(self) -> None:
+        self._keepers = [each for each in self._keepers if each.poll() is None]
+
+
+def _code(module: str) -> str:
+    """A program that needs no site-packages' start-up code."""
+    modules = (common, snapshotd, isal, msgspec)
+    places = list(dict.fromkeys(str(Path(str(each.__file__)).parents[1]) for each in modules))
+    return f"import sys; sys.path[:0] = {places!r}; from snapshotd.lazy.{module} import main; main()"

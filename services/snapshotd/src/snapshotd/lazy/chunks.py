@@ -1,0 +1,115 @@
+"""Chunks of files out of a blob whose bytes may not be here: nothing is given out that its digest does not vouch for.
+
+Nobody keeps a list of what is here. A chunk is read and verified; when that fails, its bytes are asked for, and then
+asked for again, for the case that what was here is damaged.
+"""
+
+import hashlib
+import os
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+from snapshotd.lazy.member import MAGIC, inflated
+from snapshotd.lazy.tree import Chunk
+
+KEPT_BYTES = 24 << 20
+"""Of decompressed chunks; the kernel caches what was read of them, too."""
+
+
+class Source(Protocol):
+    """Brings bytes of the blob. Blocking; from any thread."""
+
+    def bring(self, start: int, end: int, *, again: bool) -> None:
+        """Have these bytes in the blob's file; `again` although they seem to be there.
+
+        Raises:
+            OSError: they cannot be had, or not in time.
+        """
+
+    def damaged(self, start: int, end: int) -> None:
+        """Tell that the registry's bytes are not what the table says."""
+
+
+class Chunks:
+    """Verified chunks of one blob; from any thread.
+
+    Args:
+        blob: descriptor of its file, in which bytes that are not here are zero.
+        source: brings them.
+        kept_bytes: of chunks in memory.
+    """
+
+    def __init__(self, blob: int, source: Source, kept_bytes: int = KEPT_BYTES) -> None:
+        self._blob, self._source, self._room = blob, source, kept_bytes
+        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
+        self._coming: dict[tuple[int, int], threading.Lock] = {}
+        self._lock = threading.Lock()
+
+    def here(self, chunk: Chunk) -> bytes | None:
+        """A chunk whose bytes are here; None otherwise. Waits for no network."""
+        key = (chunk.offset, chunk.inner)
+        with self._lock:
+            found = self._kept.get(key)
+            if found is not None:
+                self._kept.move_to_end(key)
+                return found
+        if os.pread(self._blob, len(MAGIC), chunk.offset) != MAGIC:
+            return None
+        found = verified(self._read(chunk), chunk)
+        if found is not None:
+            self._keep(key, found)
+        return found
+
+    def get(self, chunk: Chunk) -> bytes:
+        """A chunk, brought here when it must be.
+
+        Raises:
+            OSError: it cannot be had, or the registry has other bytes.
+        """
+        key = (chunk.offset, chunk.inner)
+        with self._lock:
+            first = self._coming.setdefault(key, threading.Lock())
+        with first:
+            try:
+                return self._brought(chunk)
+            finally:
+                with self._lock:
+                    self._coming.pop(key, None)
+
+    def _brought(self, chunk: Chunk) -> bytes:
+        for again in (None, False, True):
+            if again is not None:
+                self._source.bring(chunk.offset, chunk.end, again=again)
+            found = self.here(chunk)
+            if found is not None:
+                return found
+        self._source.damaged(chunk.offset, chunk.end)
+        raise OSError(
+            f"bytes {chunk.offset} to {chunk.end} of the blob are not what the table of contents says"
+        )
+
+    def _read(self, chunk: Chunk) -> bytes:
+        parts, at = [], chunk.offset
+        while at < chunk.end and (part := os.pread(self._blob, chunk.end - at, at)):
+            parts.append(part)
+            at += len(part)
+        return b"".join(parts)
+
+    def _keep(self, key: tuple[int, int], content: bytes) -> None:
+        with self._lock:
+            if key in self._kept:
+                return
+            self._kept[key] = content
+            self._room -= len(content)
+            while self._room < 0 and len(self._kept) > 1:
+                self._room += len(self._kept.popitem(last=False)[1])
+
+
+def verified(member: bytes, chunk: Chunk) -> bytes | None:
+    """A chunk out of the compressed bytes that have it; None when these are not its bytes."""
+    content = inflated(member, chunk.inner + chunk.size)
+    if content is None:
+        return None
+    piece = content[chunk.inner :]
+    return piece if hashlib.sha256(piece).digest() == chunk.sha256 else None
