@@ -1,12 +1,19 @@
 """Images built from Dockerfiles by the slipway command, on a real node."""
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
+from slipway.building import platform
+from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 STAGES = """
@@ -111,7 +118,18 @@ def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, 
         ("COPY --from=BASE ../../../nosuch /", "Dockerfile:2: COPY: '../../../nosuch': not found"),
         ("EXPOSE no", "Dockerfile:2: EXPOSE: change 'EXPOSE no': 'no' is no port"),
         ('ENV A="${B:?must be given}"', "Dockerfile:2: ENV: B: must be given"),
-        ("ONBUILD RUN x", "Dockerfile:2: ONBUILD: is not done here"),
+        ("ONBUILD FROM x", "Dockerfile:2: ONBUILD: FROM: may not be in an ONBUILD"),
+        ("RUN --mount=type=ssh true", "Dockerfile:2: RUN: --mount=type=ssh: ssh is not done here"),
+        ("RUN --mount=type=bind,source=nosuch,target=/x true", "Dockerfile:2: RUN: 'nosuch': not found"),
+        ("RUN --mount=from=BASE,source=/nosuch,target=/x true", "Dockerfile:2: RUN: nosuch: No such file"),
+        ("ADD https://git.example/a.git /x", "a git repository is not fetched here"),
+        ("ADD ftp://h.example/a /x", "want a URL of http or https"),
+        ("ADD http://127.0.0.1:1/a /x", "Dockerfile:2: ADD: http://127.0.0.1:1/a: [Errno 111]"),
+        ("ADD --checksum=sha256:aa http://127.0.0.1:1/a /x", "want sha256:<64 hex digits>, and one URL"),
+        (
+            "FROM --platform=linux/s390x BASE",
+            "Dockerfile:2: FROM: --platform=linux/s390x: images are made for",
+        ),
         ("RUN --mount=type=odd,target=/x true", "type 'odd' is none of"),
         ("FOO bar", "FOO"),
     ],
@@ -152,3 +170,151 @@ def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, conte
     words = ("/bin/busybox", "stat", "-c", "%a %n", "/etc/note", "/copied/kept")
     ran = node.slipway("run", "--rm", "--network", "host", "nothing:1", *words)
     assert ran.stdout == "600 /etc/note\n644 /copied/kept\n", ran.stderr
+
+
+BINDS = """
+FROM {base} AS made
+RUN mkdir /deep && echo from-stage > /deep/file && ln -s deep/file /link
+
+FROM {base}
+RUN --mount=type=bind,target=/src cat /src/dir/kept > /kept && ls -a /src/dir > /listed && ! touch /src/x
+RUN --mount=from=made,source=/link,target=/one --mount=from=made,source=deep,dst=/two,rw \\
+    cat /one > /linked && echo more >> /two/file && cat /two/file > /both
+RUN --mount=src=dir/kept,target=/single,readonly cat /single > /alone
+COPY --from=made /deep/file /unchanged
+"""
+
+
+def test_bind_mounts_show_the_context_and_stages_and_keep_nothing(node, busybox, context: Path) -> None:
+    (context / "dir" / "kept").write_text("kept\n")
+    (context / "Dockerfile").write_text(BINDS.format(base=busybox))
+    done = built(node, context, "-t", "bound:1")
+    assert done.returncode == 0, done.stderr
+    files = ("/kept", "/listed", "/linked", "/both", "/alone", "/unchanged")
+    ran = node.slipway("run", "--rm", "--network", "host", "bound:1", "cat", *files)
+    assert ran.stdout.split() == [
+        *("kept", ".", "..", "kept", "from-stage", "from-stage", "more", "kept", "from-stage"),
+    ], ran.stderr
+    # what was made to mount on is in no layer
+    there = node.slipway("run", "--rm", "--network", "host", "bound:1", "ls", "/")
+    assert not {"src", "one", "two", "single", "bound"} & set(there.stdout.split())
+    assert (context / "dir" / "kept").read_text() == "kept\n"
+    (context / "dir" / "other").write_text("of which one mount knows nothing")
+    again = built(node, context, "-t", "bound:1")
+    # the stage and the mount of the file are the same, what saw the whole context is not
+    assert again.stderr.count("CACHED") == 1, again.stderr
+    assert not any(node.leftovers().values()), node.leftovers()
+
+
+@pytest.fixture
+def web(tmp_path: Path):
+    """A web server on loopback: what it serves, its address, and what it was asked for."""
+    served, asked = tmp_path / "served", []
+    served.mkdir()
+
+    class Handler(SimpleHTTPRequestHandler):
+        def __init__(self, *words) -> None:
+            super().__init__(*words, directory=str(served))
+
+        def log_message(self, *words) -> None:
+            asked.append(self.path)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield served, f"http://127.0.0.1:{server.server_port}", asked
+        server.shutdown()
+        thread.join()
+
+
+def test_a_url_is_added_as_it_is_and_by_its_checksum(node, busybox, context: Path, web) -> None:
+    served, address, asked = web
+    packed = ["tar", "-czf", str(served / "a%20file.tgz"), "-C", str(context), "dir"]
+    subprocess.run(packed, check=True, timeout=30)
+    body = (served / "a%20file.tgz").read_bytes()
+    url = f"{address}/a%2520file.tgz"
+    checksum = f"sha256:{hashlib.sha256(body).hexdigest()}"
+    text = f"FROM {busybox}\nADD {url} /into/\nADD --checksum={checksum} --chmod=0644 {url} /named\n"
+    (context / "Dockerfile").write_text(text)
+    done = built(node, context, "-t", "added:1")
+    assert done.returncode == 0, done.stderr
+    words = ("run", "--rm", "--network", "host", "added:1")
+    sums = node.slipway(*words, "sha256sum", "/into/a%20file.tgz", "/named").stdout.split()
+    assert sums[::2] == [checksum.removeprefix("sha256:")] * 2
+    modes = node.slipway(*words, "stat", "-c", "%a", "/into/a%20file.tgz", "/named")
+    assert modes.stdout.split() == ["600", "644"]
+    asked.clear()
+    again = built(node, context, "-t", "added:1")
+    # what its checksum names is not fetched again
+    assert (again.stdout, again.stderr.count("CACHED"), len(asked)) == (done.stdout, 2, 1), again.stderr
+    (context / "Dockerfile").write_text(text.replace(checksum, "sha256:" + "0" * 64))
+    wrong = built(node, context)
+    assert (wrong.returncode, f"it has the checksum {checksum}, not" in wrong.stderr) == (1, True)
+    missing = text.replace("a%2520file", "missing")
+    (context / "Dockerfile").write_text(missing)
+    assert "the server answered 404" in built(node, context).stderr
+
+
+def test_onbuild_is_done_by_the_first_that_builds_on_it_only(node, busybox, context: Path) -> None:
+    (context / "Dockerfile").write_text(
+        f"FROM {busybox}\nONBUILD ARG NAME=nobody\nONBUILD COPY dir /dir\nONBUILD RUN echo $NAME > /name\n"
+    )
+    assert built(node, context, "-t", "parent:1").returncode == 0
+    parent = json.loads(node.slipway("image", "inspect", "parent:1").stdout)[0]
+    assert parent["Config"]["OnBuild"] == ["ARG NAME=nobody", "COPY dir /dir", "RUN echo $NAME > /name"]
+    (context / "Dockerfile").write_text("FROM parent:1\nRUN cat /name /dir/kept > /both\n")
+    done = built(node, context, "-t", "child:1", "--build-arg", "NAME=you")
+    assert done.returncode == 0, done.stderr
+    assert node.slipway("run", "--rm", "--network", "host", "child:1", "cat", "/both").stdout == "you\nkept"
+    child = json.loads(node.slipway("image", "inspect", "child:1").stdout)[0]
+    assert not child["Config"].get("OnBuild")
+    (context / "Dockerfile").write_text("FROM parent:1\nONBUILD RUN false\n")
+    assert built(node, context, "-t", "bad:1").returncode == 0
+    (context / "Dockerfile").write_text("FROM bad:1\n")
+    bad = built(node, context)
+    assert "Dockerfile:1: ONBUILD: RUN: the command ended with exit code 1" in bad.stderr
+
+
+def test_platforms_that_are_this_machines_are_told_to_the_dockerfile(node, busybox, context: Path) -> None:
+    lines = (
+        f"FROM --platform=$BUILDPLATFORM {busybox}",
+        "ARG TARGETPLATFORM TARGETARCH",
+        "RUN echo $TARGETPLATFORM $TARGETARCH > /for",
+    )
+    (context / "Dockerfile").write_text("\n".join(lines))
+    assert built(node, context, "-t", "for:1").returncode == 0
+    ran = node.slipway("run", "--rm", "--network", "host", "for:1", "cat", "/for")
+    architecture = platform.own()[1]
+    assert ran.stdout == f"linux/{architecture} {architecture}\n"
+    refused = built(node, context, "--platform", "linux/s390x")
+    assert (refused.returncode, "--platform=linux/s390x: images are made for" in refused.stderr) == (1, True)
+
+
+def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, busybox, context: Path) -> None:
+    def row() -> dict:
+        rows = json.loads(node.slipway("system", "df", "-o", "json").stdout)
+        return next(kind for kind in rows if kind["name"] == "Build caches")
+
+    node.slipway("prune", "-f")
+    assert row()["total"] == 0
+    (context / "Dockerfile").write_text(
+        f"FROM {busybox}\nRUN --mount=type=cache,id=big,target=/c dd if=/dev/zero of=/c/f bs=1M count=3"
+        " && touch /c/ready && until [ -e /c/go ]; do sleep 0.05; done\n"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(built, node, context, "--no-cache")
+        cache = node.data_dir / "build-cache"
+        eventually(lambda: list(cache.glob("*/ready")), within_s=30, what="the command")
+        (there,) = cache.glob("*/ready")
+        assert (row()["active"], row()["reclaimable_bytes"]) == (1, 0)
+        assert "build cache" not in node.slipway("prune", "-f").stdout
+        (there.parent / "go").touch()
+        assert running.result().returncode == 0
+    counted = row()
+    assert (counted["total"], counted["active"]) == (1, 0)
+    assert counted["reclaimable_bytes"] >= 3 << 20
+    assert "build cache" not in node.slipway("prune", "-f", "--filter", "until=1h").stdout
+    assert "Would remove build cache: big, last used" in node.slipway("prune", "-n").stdout
+    done = node.slipway("prune", "-f")
+    assert "Removed build cache: big" in done.stdout
+    assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])

@@ -24,6 +24,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     build.add_argument(
         "--secret", action="append", default=[], metavar="id=ID,src=FILE", help="or id=ID,env=NAME"
     )
+    build.add_argument("--platform", default="", metavar="linux/amd64", help="must be this machine's")
     build.add_argument("--no-cache", action="store_true", help="do each step anew")
     build.add_argument("--network", choices=("pod", "host"), default="pod", help="of RUN (%(default)s)")
     build.add_argument("--iidfile", default="", metavar="FILE", help="gets the image's id")

@@ -6,7 +6,7 @@ from slipway.verbs import Verbs, add_output, add_verb
 
 _PRUNE = """
     slipway prune --dry-run  what would go, and why the rest stays
-    slipway prune -f  ended pods of `run`, images without a name
+    slipway prune -f  ended pods of `run`, caches of builds, images without a name
     slipway prune -af --filter until=168h  also images that nothing has used for a week"""
 _SYSTEM = """
     slipway system df  what images, layers and containers take, and what could go
@@ -19,7 +19,15 @@ _IMAGE = """
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """`prune` and `system`."""
-    _rules(add_verb(verbs, "prune", "remove ended pods of `run`, and images", "prune:everything", _PRUNE))
+    _rules(
+        add_verb(
+            verbs,
+            "prune",
+            "remove ended pods of `run`, caches of builds, and images",
+            "prune:everything",
+            _PRUNE,
+        )
+    )
     system = add_verb(verbs, "system", "what takes space, and making some", "diskuse:df", _SYSTEM)
     system.set_defaults(verbose=False)
     add_output(system)

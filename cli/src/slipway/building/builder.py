@@ -9,18 +9,21 @@ import json
 import os
 import posixpath
 import re
+import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import NoReturn
 
 import anyio.to_thread
 
+from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.clients.imaged import ImagedClient
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
-from slipway.building import config, copying, mounts, scratch
-from slipway.building.dockerfile import Instruction, Stage
+from slipway.building import config, copying, fetching, mounts, platform, scratch
+from slipway.building.dockerfile import Instruction, Stage, triggers
 from slipway.building.ignore import Ignore
 from slipway.building.progress import Progress, Step
 from slipway.building.variables import expand
@@ -33,6 +36,7 @@ from slipway.places import Place
 CACHE = "localhost/slipway-build"
 """Repository of what is cached; the tag is the key."""
 _VERSION = "1"
+_CHECKSUM = re.compile(r"sha256:[a-f0-9]{64}")
 _HEREDOC = re.compile(r"<<-?[\"']?[A-Za-z_][A-Za-z0-9_]*[\"']?")
 _PREDEFINED = tuple(
     name for stem in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (stem, stem.upper())
@@ -65,6 +69,8 @@ class State:
     pending: dict[str, Instruction] = field(default_factory=dict)
     """Changes of the config that `image` has not yet."""
     has_command: bool = False
+    triggers: list[Instruction] = field(default_factory=list)
+    """What the image below asks to do first."""
 
     @property
     def values(self) -> dict[str, str]:
@@ -76,6 +82,16 @@ class State:
         self.pending.pop(text, None)
         self.pending[text] = step
         self.key = key(self.key, text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A bind mount and what it shows: of an image, or what is copied of the context."""
+
+    bind: mounts.Bind
+    image: str
+    sources: list[copying.Source]
+    key: str
 
 
 def key(*parts: str) -> str:
@@ -111,6 +127,7 @@ class Builder:
             FailedPreconditionError: a command failed.
         """
         self._stages = stages
+        self._globals = platform.arguments()
         for one in arguments:
             self._globals |= self._argument(one, self._globals, {})
         wanted = self._stage(target, len(stages)) if target else len(stages) - 1
@@ -133,8 +150,9 @@ class Builder:
             except InvalidArgumentError as exc:
                 _refuse(stage.start, exc)
             state = await self._begin(stage, number, base)
-            total = len(stage.steps) + 1
-            for count, step in enumerate(stage.steps, 2):
+            steps = [*state.triggers, *stage.steps]
+            total = len(steps) + 1
+            for count, step in enumerate(steps, 2):
                 title = f"[{stage.name or f'stage-{number}'} {count}/{total}] {step.text}"
                 with self._progress.step(title) as shown:
                     try:
@@ -146,7 +164,11 @@ class Builder:
         return self._done[number]
 
     async def _begin(self, stage: Stage, number: int, base: str) -> State:
-        stage.start.options("platform")
+        for text in stage.start.options("platform").get("platform", []):
+            try:
+                platform.check(expand(text, self._globals))
+            except InvalidArgumentError as exc:
+                _refuse(stage.start, exc)
         other = self._stage(base, number)
         if other is not None:
             image = await self._built(other)
@@ -158,15 +180,18 @@ class Builder:
                 except (SlipwayError, OSError) as exc:
                     _refuse(stage.start, exc)
         inner = json.loads((await self._images.get(image)).config).get("config") or {}
-        if inner.get("OnBuild"):
-            stage.start.refuse(f"image {base} has ONBUILD instructions, which are not done here")
-        return State(
+        state = State(
             image=image,
             key=key(_VERSION, image, str(self._wish.epoch_s)),
             environment=dict(entry.partition("=")[::2] for entry in inner.get("Env") or []),
             directory=inner.get("WorkingDir") or "/",
             shell=inner.get("Shell") or ["/bin/sh", "-c"],
         )
+        if inner.get("OnBuild"):
+            # done here, and not again by whoever builds on this
+            state.triggers = triggers(inner["OnBuild"], stage.start.where)
+            state.change("ONBUILD []", stage.start)
+        return state
 
     async def _scratch(self) -> str:
         """An image without layers."""
@@ -181,7 +206,7 @@ class Builder:
             case "ARG":
                 state.arguments |= self._argument(step, state.values, self._globals)
             case "RUN":
-                await self._run(state, step, shown)
+                await self._run(state, step, number, shown)
             case "COPY" | "ADD":
                 await self._copy(state, step, number, shown)
             case "WORKDIR":
@@ -231,77 +256,130 @@ class Builder:
             )
             return []
 
-        await self._change(state, key(state.key, change), change, Job(""), work, shown, changes=(change,))
+        await self._change(state, key(state.key, change), change, _plain, work, shown, changes=(change,))
 
-    async def _run(self, state: State, step: Instruction, shown: Step) -> None:
+    async def _run(self, state: State, step: Instruction, number: int, shown: Step) -> None:
         options = step.options("mount", "network")
         if options.get("network", ["default"]) != ["default"]:
             step.refuse("--network: only default is done here; `slipway build --network` is for all")
         command = list(step.words) if step.exact else [*state.shell, _script(step)]
         arguments = {name: value for name, value in state.arguments.items() if name not in state.environment}
         given = {k: v for k, v in self._wish.arguments.items() if k in _PREDEFINED}
-        new = key(state.key, "RUN", *command, *step.flags, json.dumps(arguments, sort_keys=True))
-        data_dir = facts(self._on.run_dir).get("data_dir", "/var/lib/slipway")
         texts = options.get("mount", [])
+        bound = [await self._bound(state, step, bind, number) for bind in mounts.binds(step, texts)]
+        parts = ("RUN", *command, *step.flags, json.dumps(arguments, sort_keys=True), *(b.key for b in bound))
+        data_dir = facts(self._on.run_dir).get("data_dir", "/var/lib/slipway")
         with mounts.mounted(step, texts, self._wish.secrets, data_dir, self._on.run_dir) as found:
-            job = Job("", command, given | arguments, found)
+
+            async def job(stack: AsyncExitStack) -> Job:
+                more = [await self._bind(one, stack) for one in bound]
+                return Job("", command, given | arguments, [*found, *more])
 
             async def work(container_id: str) -> list[str]:
                 code = await self._worker.run(container_id, shown.output)
                 if code:
                     message = f"the command ended with exit code {code}"
                     raise FailedPreconditionError(message)
-                return [above for mount in found for above in _above(mount.container_path)]
+                targets = [*(mount.container_path for mount in found), *(one.bind.target for one in bound)]
+                return [above for target in targets for above in _above(target)]
 
-            await self._change(state, new, step.text, job, work, shown)
+            await self._change(state, key(state.key, *parts), step.text, job, work, shown)
+
+    async def _bound(self, state: State, step: Instruction, bind: mounts.Bind, number: int) -> _Bound:
+        """What a bind mount shows, found but not there yet."""
+        if not bind.origin:
+            source = copying.sources(self._wish.context, [bind.source], self._wish.ignore)
+            digest = await anyio.to_thread.run_sync(copying.digest, source)
+            return _Bound(bind, "", source, key("context", digest))
+        image = await self._origin(expand(bind.origin, state.values), number)
+        return _Bound(bind, image, [], key("image", image))
+
+    async def _bind(self, one: _Bound, stack: AsyncExitStack) -> cri.Mount:
+        """The mount, of a container that only has it: what a command writes there is lost with that."""
+        container_id = await stack.enter_async_context(
+            self._worker.container(Job(one.image or await self._scratch()))
+        )
+        root = await self._worker.root(container_id)
+        path = one.bind.source
+        if not one.image:
+            # of the context a copy, without what .dockerignore leaves out
+            path = "/bound" if one.sources[0].is_directory() else f"/bound/{one.sources[0].name}"
+            await self._within(container_id, copying.Copy(one.sources, "/bound/").write)
+        fd = _opened(root)
+        try:
+            with Place(fd).opened(path, os.O_PATH) as there:
+                found = str(Path(f"/proc/self/fd/{there}").readlink())
+        finally:
+            os.close(fd)
+        return cri.Mount(host_path=found, container_path=one.bind.target, readonly=not one.bind.writable)
+
+    async def _origin(self, name: str, number: int) -> str:
+        """The image that `from=` names: a stage before this one, or any."""
+        other = self._stage(name, number)
+        return await (self._built(other) if other is not None else image_id(self._on, name))
 
     async def _copy(self, state: State, step: Instruction, number: int, shown: Step) -> None:
-        options = step.options("from", "chown", "chmod", "link")
+        options = step.options(
+            "from", "chown", "chmod", "link", *(["checksum"] if step.word == "ADD" else [])
+        )
         *words, target = [expand(word, state.values) for word in step.words]
         if not words:
             step.refuse("want SOURCE… TARGET")
-        directory = target.endswith(("/", "/.")) or target == "."
+        into = target.endswith(("/", "/.")) or target == "."
         target = posixpath.normpath(posixpath.join(state.directory, target)).replace("//", "/")
         mode = options.get("chmod", [""])[-1]
         if mode and not re.fullmatch(r"[0-7]{3,4}", mode):
             step.refuse(f"--chmod={mode}: want an octal number, such as 0755")
         who = expand(options.get("chown", [""])[-1], state.values)
-        async with self._place(step, options.get("from", [""])[-1], state, number) as (place, ignore):
-            found = await anyio.to_thread.run_sync(_sources, step, words, place, ignore)
-            digest = await anyio.to_thread.run_sync(copying.digest, found)
-            new = key(state.key, step.word, target, str(directory), who, mode, digest)
+        checksum = expand(options.get("checksum", [""])[-1], state.values)
+        if checksum and not (_CHECKSUM.fullmatch(checksum) and len(words) == 1 and _is_url(step, words[0])):
+            step.refuse(f"--checksum={checksum}: want sha256:<64 hex digits>, and one URL")
+        async with AsyncExitStack() as stack:
+            place, ignore = await self._place(options.get("from", [""])[-1], state, number, stack)
+            directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-add-"))
+
+            def gather() -> list[copying.Source]:
+                far = [word for word in words if _is_url(step, word)]
+                fetched = [
+                    fetching.fetch(url, Path(tempfile.mkdtemp(dir=directory)), checksum) for url in far
+                ]
+                return [*_sources(step, [w for w in words if w not in far], place, ignore), *fetched]
+
+            found: list[copying.Source] = []
+            if checksum:  # says what comes: nothing is fetched for what the cache has
+                digest = key(fetching.name_of(words[0]), checksum)
+            else:
+                found = await anyio.to_thread.run_sync(gather)
+                digest = await anyio.to_thread.run_sync(copying.digest, found)
+            new = key(state.key, step.word, target, str(into), who, mode, digest)
 
             async def work(container_id: str) -> list[str]:
+                what = found or await anyio.to_thread.run_sync(gather)
+
                 def write(root: Place) -> None:
                     uid, gid = copying.owner(root, who) if who else (0, 0)
-                    where = target + "/" if directory and target != "/" else target
+                    where = target + "/" if into and target != "/" else target
                     copy = copying.Copy(
-                        found, where, uid, gid, int(mode, 8) if mode else None, unpack=step.word == "ADD"
+                        what, where, uid, gid, int(mode, 8) if mode else None, unpack=step.word == "ADD"
                     )
                     copy.write(root)
 
                 await self._within(container_id, write)
                 return []
 
-            await self._change(state, new, step.text, Job(""), work, shown)
+            await self._change(state, new, step.text, _plain, work, shown)
 
-    @asynccontextmanager
     async def _place(
-        self, step: Instruction, name: str, state: State, number: int
-    ) -> AsyncIterator[tuple[Place, Ignore]]:
-        """Where COPY takes from: the context, another stage, or an image."""
-        if step.word == "ADD" and any("://" in word for word in step.words):
-            step.refuse("a URL is not fetched here: fetch it in a RUN")
+        self, name: str, state: State, number: int, stack: AsyncExitStack
+    ) -> tuple[Place, Ignore]:
+        """Where COPY takes from for as long as a stack is open: the context, another stage, or an image."""
         if not name:
-            yield self._wish.context, self._wish.ignore
-            return
-        other = self._stage(expand(name, state.values), number)
-        async with AsyncExitStack() as stack:
-            image = await (self._built(other) if other is not None else image_id(self._on, name))
-            container_id = await stack.enter_async_context(self._worker.container(Job(image)))
-            fd = _opened(await self._worker.root(container_id))
-            stack.callback(os.close, fd)
-            yield Place(fd), copying.EVERYTHING
+            return self._wish.context, self._wish.ignore
+        image = await self._origin(expand(name, state.values), number)
+        container_id = await stack.enter_async_context(self._worker.container(Job(image)))
+        fd = _opened(await self._worker.root(container_id))
+        stack.callback(os.close, fd)
+        return Place(fd), copying.EVERYTHING
 
     async def _within(self, container_id: str, work: Callable[[Place], None]) -> None:
         fd = _opened(await self._worker.root(container_id))
@@ -315,7 +393,7 @@ class Builder:
         state: State,
         new: str,
         text: str,
-        job: Job,
+        job: Callable[[AsyncExitStack], Awaitable[Job]],
         work: Callable[[str], Awaitable[list[str]]],
         shown: Step,
         changes: tuple[str, ...] = (),
@@ -325,8 +403,9 @@ class Builder:
         shown.cached = bool(image)
         if not image:
             await self._flush(state)
-            filled = Job(state.image, job.command, job.environment, job.mounts)
-            async with self._worker.container(filled) as container_id:
+            async with AsyncExitStack() as stack:
+                wanted = replace(await job(stack), image=state.image)
+                container_id = await stack.enter_async_context(self._worker.container(wanted))
                 ignore = await work(container_id)
                 wish = pb.CommitRequest(
                     snapshot=container_id,
@@ -376,6 +455,15 @@ def _sources(step: Instruction, words: list[str], place: Place, ignore: Ignore) 
         *copying.sources(place, files, ignore),
         *(copying.with_content(name, content) for name, content in documents.items()),
     ]
+
+
+def _is_url(step: Instruction, word: str) -> bool:
+    return step.word == "ADD" and fetching.is_remote(word)
+
+
+async def _plain(_: AsyncExitStack) -> Job:
+    """A container that is not started."""
+    return Job("")
 
 
 def _script(step: Instruction) -> str:

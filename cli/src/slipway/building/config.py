@@ -4,12 +4,12 @@ import json
 import shlex
 from collections.abc import Mapping
 
-from slipway.building.dockerfile import Instruction
+from slipway.building.dockerfile import Instruction, triggers
 from slipway.building.variables import expand
 
 WORDS = (
     *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "SHELL", "STOPSIGNAL"),
-    *("USER", "VOLUME"),
+    *("ONBUILD", "USER", "VOLUME"),
 )
 
 
@@ -19,7 +19,7 @@ def pairs(step: Instruction, values: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
-def change(step: Instruction, values: Mapping[str, str]) -> str:
+def change(step: Instruction, values: Mapping[str, str]) -> str:  # noqa: PLR0911 - a table
     """What imaged is told.
 
     Raises:
@@ -36,6 +36,10 @@ def change(step: Instruction, values: Mapping[str, str]) -> str:
         case "HEALTHCHECK":
             test = json.dumps(step.words[1:]) if step.exact else " ".join(step.words[1:])
             return " ".join(part for part in ("HEALTHCHECK", *step.flags, step.words[0], test) if part)
+        case "ONBUILD":
+            text = step.text.partition(" ")[2].strip()
+            triggers([text], step.where)
+            return f"ONBUILD {text}"
         case "VOLUME":
             return f"VOLUME {json.dumps([expand(word, values) for word in step.words])}"
         case _:

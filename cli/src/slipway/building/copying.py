@@ -35,6 +35,8 @@ class Source:
     ignore: Ignore = EVERYTHING
     content: bytes | None = None
     """What a heredoc says, in place of a file."""
+    whole: bool = False
+    """ADD does not unpack it: an archive from elsewhere."""
 
     @property
     def name(self) -> str:
@@ -184,7 +186,7 @@ class Copy:
 
 def _archive(source: Source) -> tarfile.TarFile | None:
     """The tar that a file is, compressed or not; None when it is none."""
-    if source.content is not None or source.place.kind(source.path) != stat.S_IFREG:
+    if source.whole or source.content is not None or source.place.kind(source.path) != stat.S_IFREG:
         return None
     fd = source.place.open(source.path, os.O_RDONLY)
     file: IO[bytes] = os.fdopen(fd, "rb")

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -11,6 +11,7 @@ import dockerfile
 from common.errors import InvalidArgumentError
 
 MAX_BYTES = 1 << 20
+_NO_TRIGGERS = ("FROM", "ONBUILD", "MAINTAINER")
 _STAGE = re.compile(r"[a-z][a-z0-9._-]*")
 
 
@@ -83,6 +84,30 @@ def read(path: Path) -> tuple[list[Instruction], list[Stage]]:
         message = f"{path.name}: {exc}"
         raise InvalidArgumentError(message) from exc
     return _staged(path.name, [_instruction(path.name, command) for command in found])
+
+
+def triggers(texts: Sequence[str], where: str) -> list[Instruction]:
+    """ONBUILD instructions of an image.
+
+    Args:
+        texts: as its config has them.
+        where: the FROM that takes the image, for messages.
+
+    Raises:
+        InvalidArgumentError: one is no instruction that may be there.
+    """
+    found: list[Instruction] = []
+    for text in texts:
+        try:
+            commands = dockerfile.parse_string(text)
+        except (ValueError, dockerfile.GoParseError) as exc:
+            message = f"{where}: ONBUILD {text[:200]!r}: {exc}"
+            raise InvalidArgumentError(message) from exc
+        found += [replace(_instruction("", command), where=f"{where}: ONBUILD") for command in commands]
+    for one in found:
+        if one.word in _NO_TRIGGERS:
+            one.refuse("may not be in an ONBUILD")
+    return found
 
 
 def _instruction(name: str, command: "dockerfile.Command") -> Instruction:

@@ -1,24 +1,27 @@
-"""RUN --mount: caches that stay on the node, secrets and temporary directories that do not."""
+"""RUN --mount: caches that stay on the node, secrets and temporary directories that do not; which binds are wanted."""
 
-import fcntl
-import hashlib
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
+from slipway.building import caches
 from slipway.building.dockerfile import Instruction
 
 _KNOWN = {
+    "bind": ("from", "source", "target", "readwrite", "readonly"),
     "cache": ("id", "target", "sharing", "mode", "uid", "gid"),
     "secret": ("id", "target", "required", "mode", "uid", "gid"),
     "tmpfs": ("target",),
 }
-_ALIASES = {"dst": "target", "destination": "target"}
+_ALIASES = {
+    "dst": "target", "destination": "target", "src": "source", "rw": "readwrite", "ro": "readonly",
+}  # fmt: skip
 
 
 def secrets(texts: list[str]) -> dict[str, bytes]:
@@ -57,6 +60,8 @@ def mounted(
         for number, text in enumerate(texts):
             fields = _fields(step, text)
             where = f"{scratch}/{number}"
+            if fields["type"] == "bind":
+                continue
             match fields["type"]:
                 case "cache":
                     made.append(cri.Mount(host_path=_cache(step, fields, data_dir, stack)))
@@ -77,6 +82,8 @@ def _fields(step: Instruction, text: str) -> dict[str, str]:
         name, joint, value = part.partition("=")
         fields[_ALIASES.get(name, name)] = value if joint else "true"
     kind = fields.setdefault("type", "bind")
+    if kind == "ssh":
+        step.refuse(f"--mount={text}: ssh is not done here: give a key as --secret")
     if kind not in _KNOWN:
         step.refuse(f"--mount={text}: type {kind!r} is none of {', '.join(_KNOWN)}")
     for name in fields:
@@ -91,20 +98,44 @@ def _fields(step: Instruction, text: str) -> dict[str, str]:
     return fields
 
 
+@dataclass(frozen=True, slots=True)
+class Bind:
+    """A mount of what another stage, an image or the context has."""
+
+    origin: str
+    """A stage or an image; empty for the context."""
+    source: str
+    target: str
+    writable: bool
+    """What is written there is lost."""
+
+
+def binds(step: Instruction, texts: list[str]) -> list[Bind]:
+    """The bind mounts among the mounts of a RUN.
+
+    Raises:
+        InvalidArgumentError: one is malformed.
+    """
+    found = []
+    for fields in (_fields(step, text) for text in texts):
+        if fields["type"] == "bind":
+            writable = fields.get("readwrite") == "true" or fields.get("readonly") == "false"
+            source = fields.get("source", "/")
+            found.append(Bind(fields.get("from", ""), source, fields["target"], writable))
+    return found
+
+
 def _cache(step: Instruction, fields: Mapping[str, str], data_dir: str, stack: ExitStack) -> str:
-    name = hashlib.sha256(fields.get("id", fields["target"]).encode()).hexdigest()
-    path = Path(data_dir, "build-cache", name)
-    if not path.is_dir():
-        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    name = fields.get("id", fields["target"])
+    try:
+        alone = fields.get("sharing", "shared") != "shared"
+        path, new = caches.held(data_dir, name, alone=alone, stack=stack)
+    except BlockingIOError:
+        step.refuse(f"another build uses the cache {name!r}: try again")
+    if new:
+        path.mkdir(exist_ok=True, mode=0o700)
         path.chmod(_number(step, fields, "mode", "0755", 8))
         os.chown(path, _number(step, fields, "uid", "0", 10), _number(step, fields, "gid", "0", 10))
-    if fields.get("sharing", "shared") != "shared":
-        fd = os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        stack.callback(os.close, fd)
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            step.refuse(f"another build uses the cache {fields.get('id', fields['target'])!r}: try again")
     return str(path)
 
 

@@ -2,18 +2,17 @@
 
 import io
 import json
-import os
 import tarfile
 
-_ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+from slipway.building import platform
 
 
 def archive() -> bytes:
     """Such an image for this machine, as `docker save` would write it."""
-    machine = os.uname().machine
+    system, architecture, _ = platform.own()
     config = {
-        "architecture": _ARCHITECTURES.get(machine, machine),
-        "os": "linux",
+        "architecture": architecture,
+        "os": system,
         "config": {},
         "rootfs": {"type": "layers", "diff_ids": []},
     }

@@ -6,7 +6,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from common.errors import InvalidArgumentError
-from slipway.building import dockerfile, mounts
+from slipway.building import dockerfile, mounts, platform
 from slipway.building.builder import Builder, Wish
 from slipway.building.ignore import Ignore, parse
 from slipway.building.progress import Progress
@@ -20,6 +20,8 @@ async def build(arguments: Namespace) -> int:
     """Build an image from a Dockerfile, name it, and print its id."""
     context = Path(arguments.context)
     file = Path(arguments.file) if arguments.file else context / "Dockerfile"
+    if arguments.platform:
+        platform.check(arguments.platform)
     progress = Progress(quiet=arguments.quiet)
     with progress.step(f"[internal] load build definition from {file.name}"):
         before, stages = dockerfile.read(file)

@@ -5,11 +5,13 @@ from argparse import Namespace
 from typing import Any, NamedTuple
 
 import anyio
+import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from slipway import render
-from slipway.connect import imaged, node, snapshotd
+from slipway.building import caches
+from slipway.connect import facts, imaged, node, snapshotd
 
 
 class _Kind(NamedTuple):
@@ -30,6 +32,8 @@ class _Found(NamedTuple):
     """Diff IDs of layers that snapshots stand on."""
     usages: dict[str, Any]
     containers: list[Any]
+    caches: list[caches.Cache]
+    """Of builds."""
 
 
 async def df(arguments: Namespace) -> int:
@@ -59,12 +63,16 @@ async def _asked(run_dir: str) -> _Found:
             found["stood_on"] = {d for snapshot in await snapshots.list() for d in snapshot.diff_ids}
             found["usages"] = {usage.key: usage for usage in (await snapshots.usage(())).usages}
 
+        async def of_caches() -> None:
+            data_dir = facts(run_dir).get("data_dir", "/var/lib/slipway")
+            found["caches"] = await anyio.to_thread.run_sync(caches.listed, data_dir)
+
         async def of_containers() -> None:
             answer = await on.runtime.ListContainers(cri.ListContainersRequest())
             found["containers"] = list(answer.containers)
 
         async with anyio.create_task_group() as group:
-            for ask in (of_images, of_snapshots, of_containers):
+            for ask in (of_images, of_snapshots, of_containers, of_caches):
                 group.start_soon(ask)
     return _Found(**found)
 
@@ -96,6 +104,13 @@ def _kinds(found: _Found) -> list[_Kind]:
             len(running),
             sum(sizes.values()),
             sum(size for key, size in sizes.items() if key in ended),
+        ),
+        _Kind(
+            "Build caches",
+            len(found.caches),
+            sum(cache.in_use for cache in found.caches),
+            sum(cache.size_bytes for cache in found.caches),
+            sum(cache.size_bytes for cache in found.caches if not cache.in_use),
         ),
     ]
 

@@ -7,11 +7,14 @@ from argparse import Namespace
 from collections.abc import Sequence
 from typing import Any
 
+import anyio.to_thread
+
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import InvalidArgumentError
 from slipway import render
-from slipway.connect import OWNER, Node, imaged, node
+from slipway.building import caches
+from slipway.connect import OWNER, Node, facts, imaged, node
 from slipway.removal import remove_pod
 from slipway.spans import seconds
 
@@ -39,10 +42,10 @@ async def images(arguments: Namespace) -> int:
 
 
 async def everything(arguments: Namespace) -> int:
-    """Remove ended pods that the command line made, then images."""
+    """Remove ended pods that the command line made, cache mounts of builds, then images."""
     older_than_s = _until(arguments.filter)
     which = "images that nothing uses" if arguments.all else "images without a name"
-    if not _agreed(arguments, f"ended pods that `slipway run` made, and {which}"):
+    if not _agreed(arguments, f"ended pods that `slipway run` made, caches of builds, and {which}"):
         return 1
     async with node(arguments.run_dir) as on:
         for pod in await _ended(on, older_than_s):
@@ -51,10 +54,25 @@ async def everything(arguments: Namespace) -> int:
             if arguments.output != "json":
                 verb = "Would remove" if arguments.dry_run else "Removed"
                 sys.stdout.write(f"{verb} pod: {render.clean(pod.metadata.name)}\n")
+    freed_bytes = await anyio.to_thread.run_sync(_caches, arguments, older_than_s)
     rules = pb.PruneRequest(all=arguments.all, older_than_s=older_than_s, dry_run=arguments.dry_run)
     async with imaged(arguments.run_dir) as client:
-        _tell(await client.prune(rules), arguments)
+        _tell(await client.prune(rules), arguments, freed_bytes)
     return 0
+
+
+def _caches(arguments: Namespace, older_than_s: float) -> int:
+    """Remove the cache mounts of builds that no build uses; returns the bytes that are free. Blocking."""
+    limit_ns, freed_bytes = time.time_ns() - int(older_than_s * 1e9), 0
+    for cache in caches.listed(facts(arguments.run_dir).get("data_dir", "/var/lib/slipway")):
+        if cache.in_use or cache.used_at_ns > limit_ns or not (arguments.dry_run or caches.remove(cache)):
+            continue
+        freed_bytes += cache.size_bytes
+        if arguments.output != "json":
+            verb = "Would remove" if arguments.dry_run else "Removed"
+            used = render.age(cache.used_at_ns)
+            sys.stdout.write(f"{verb} build cache: {render.clean(cache.id)}, last used {used}\n")
+    return freed_bytes
 
 
 async def _ended(on: Node, older_than_s: float) -> list[Any]:
@@ -84,7 +102,7 @@ def _agreed(arguments: Namespace, what: str) -> bool:
     return sys.stdin.readline().strip().lower() in ("y", "yes")
 
 
-def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace) -> None:
+def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int = 0) -> None:
     if arguments.output == "json":
         render.messages(verdicts)
         return
@@ -92,7 +110,7 @@ def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace) -> None:
     if shown:
         headings = ("IMAGE", "ID", "USED", "FREES", "VERDICT", "WHY")
         render.table(headings, [_row(verdict, arguments) for verdict in shown])
-    freed = sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
+    freed = freed_bytes + sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
     sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
 
 

@@ -101,6 +101,13 @@ def _health(_: Config, instruction: str, rest: str) -> Config:
     return {"Healthcheck": {"Test": told} | check}
 
 
+def _trigger(config: Config, instruction: str, rest: str) -> Config:
+    """One more; an empty list takes all away, as a build does that has done them."""
+    if _list(instruction, rest) == []:
+        return {"OnBuild": []}
+    return {"OnBuild": [*(config.get("OnBuild") or []), rest]}
+
+
 def _nanoseconds(match: re.Match[str]) -> int:
     hours, minutes, seconds, thousandths = (float(text or 0) for text in match.groups())
     return int((hours * 3600 + minutes * 60 + seconds) * 10**9 + thousandths * 10**6)
@@ -150,6 +157,7 @@ _KNOWN: dict[str, Callable[[Config, str, str], Config]] = {
     "EXPOSE": _ports,
     "HEALTHCHECK": _health,
     "LABEL": _labels,
+    "ONBUILD": _trigger,
     "SHELL": _shell,
     "STOPSIGNAL": lambda _, __, rest: {"StopSignal": rest},
     "USER": lambda _, __, rest: {"User": rest},
