@@ -2,6 +2,8 @@
 
 import argparse
 import importlib
+import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway import parser
+from slipway import parser, unoffered
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
@@ -72,7 +74,21 @@ def test_wrong_words_have_dockers_code_and_the_next_step(words: tuple[str, ...])
     [
         (("psx",), "slipway: no command 'psx', perhaps ps or ops: see slipway --help"),
         (("pods", "rmm"), "slipway pods: no command 'rmm', perhaps rm: see slipway pods --help"),
-        (("ps", "--foo"), "slipway ps: unrecognized arguments: --foo: see slipway ps --help"),
+        (("ps", "--foo"), "slipway ps: no option --foo: see slipway ps --help"),
+        (("ps", "--no-trun"), "slipway ps: no option --no-trun, perhaps --no-trunc: see slipway ps --help"),
+        (("ps", "x"), "slipway ps: unrecognized arguments: x: see slipway ps --help"),
+        (
+            ("run", "--volumes-from=a", "x"),
+            "slipway run: --volumes-from of docker is not offered: give the same -v to both: see slipway run --help",
+        ),
+        (
+            ("run", "--restart", "always", "x"),
+            f"slipway run: --restart always of docker is not offered: {unoffered.WHY['--restart']}: see slipway run --help",
+        ),
+        (
+            ("run", "--shm-size", "1m", "x"),
+            "slipway run: --shm-size of docker is not offered: see slipway run --help",
+        ),
     ],
 )
 def test_a_word_that_is_unknown_is_refused_by_the_command_that_would_take_it(
@@ -132,3 +148,15 @@ def test_only_the_group_of_the_command_is_built(words: tuple[str, ...], all_of_t
     usage = parser.build(words).format_help()
     assert "list containers" in usage
     assert ("remove names of images" in usage) == all_of_them
+
+
+def test_each_option_of_dockers_run_is_taken_or_refused_by_name() -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    done = subprocess.run(["docker", "run", "--help"], capture_output=True, text=True, timeout=30, check=True)
+    theirs = set(re.findall(r"^ +(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.MULTILINE))
+    windows = {"--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops"}
+    verbs = next(a for a in parser.build(["run"])._actions if isinstance(a, argparse._SubParsersAction))
+    ours = set(verbs.choices["run"]._option_string_actions)
+    assert len(theirs) > 90
+    assert theirs - windows - ours == (set(unoffered.WHY) | set(unoffered.OTHERS)) - ours

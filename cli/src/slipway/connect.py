@@ -58,12 +58,13 @@ class Stub:
 
 
 class Node:
-    """One node's CRI, by its run directory."""
+    """One node, by its run directory: its CRI, and runtimed for what is not in CRI."""
 
-    def __init__(self, run_dir: str, runtime: Any, images: Any) -> None:
+    def __init__(self, run_dir: str, runtime: Any, images: Any, backend: Any) -> None:
         self.run_dir = run_dir
         self.runtime = runtime
         self.images = images
+        self.backend = backend
 
     async def container(self, name: str) -> Any:
         """The container of this name, id or unambiguous id prefix.
@@ -129,8 +130,9 @@ async def node(run_dir: str) -> AsyncIterator[Node]:
     from common.api.cri.v1 import api_pb2 as cri
 
     services = cri.DESCRIPTOR.services_by_name
-    async with _channel(run_dir, "crid") as opened:
-        yield Node(run_dir, Stub(opened, services["RuntimeService"]), Stub(opened, services["ImageService"]))
+    async with _channel(run_dir, "crid") as opened, runtimed(run_dir) as backend:
+        runtime, images = Stub(opened, services["RuntimeService"]), Stub(opened, services["ImageService"])
+        yield Node(run_dir, runtime, images, backend)
 
 
 @asynccontextmanager
@@ -162,6 +164,15 @@ async def runtimed(run_dir: str) -> AsyncIterator[Any]:
 
     async with _channel(run_dir, "runtimed") as opened:
         yield Stub(opened, pb.DESCRIPTOR.services_by_name["Runtime"])
+
+
+@asynccontextmanager
+async def images_of(run_dir: str) -> AsyncIterator[Any]:
+    """A stub of imaged, which is imported sooner than its client."""
+    from common.api.images.v1 import images_pb2 as pb
+
+    async with _channel(run_dir, "imaged") as opened:
+        yield Stub(opened, pb.DESCRIPTOR.services_by_name["Images"])
 
 
 @asynccontextmanager

@@ -6,12 +6,12 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import AlreadyExistsError
 from slipway import request
-from slipway.commands.images import fetch
 from slipway.connect import TIMEOUT_S, Node, log_root
-from slipway.logins import auth_of
 from slipway.removal import remove_pod
+from slipway.resolving import resolve, resolve_mounted
 
 
 async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
@@ -23,9 +23,12 @@ async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
     """
     name = request.name_of(arguments)
     config = request.sandbox(arguments, name, log_root(arguments.run_dir))
-    request.container(arguments, name, arguments.image)  # refuses wrong options before anything is made
+    wanted = pb.CreateContainerRequest(extras=request.extras(arguments))
+    wanted.request.config.CopyFrom(request.container(arguments, name, arguments.image))
+    wanted.request.sandbox_config.CopyFrom(config)
     await _refuse_taken(on, name)
-    return await _create(on, arguments, name, config, await image_id(on, arguments.image))
+    await name_images(on, wanted, arguments.pull)
+    return await _create(on, arguments, config, wanted)
 
 
 async def _refuse_taken(on: Node, name: str) -> None:
@@ -35,30 +38,27 @@ async def _refuse_taken(on: Node, name: str) -> None:
         raise AlreadyExistsError(message)
 
 
-async def image_id(on: Node, reference: str) -> str:
-    """The image of this name, pulled when it is not here."""
-    spec = cri.ImageSpec(image=reference)
-    found = await on.images.ImageStatus(cri.ImageStatusRequest(image=spec))
-    if found.HasField("image"):
-        return str(found.image.id)
-    return (await fetch(on.run_dir, reference, auth_of(reference, ""))).id
+async def name_images(on: Node, wanted: pb.CreateContainerRequest, pull: str) -> None:
+    """Put the images into a request, pulled by the rule of --pull."""
+    config = wanted.request.config
+    wanted.image.CopyFrom(await resolve(on, config.image.user_specified_image, pull))
+    config.image.image = wanted.image.id
+    for name, image in (await resolve_mounted(on, config.mounts, pull)).items():
+        wanted.mount_images[name].CopyFrom(image)
 
 
 async def _create(
-    on: Node, arguments: Namespace, name: str, config: cri.PodSandboxConfig, image: str
+    on: Node, arguments: Namespace, config: cri.PodSandboxConfig, wanted: pb.CreateContainerRequest
 ) -> tuple[str, str]:
     """The sandbox and the container; nothing of them when one fails."""
     Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
     sandbox_id = ""
     try:
-        wanted = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
-        sandbox_id = (await on.runtime.RunPodSandbox(wanted)).pod_sandbox_id
-        create = cri.CreateContainerRequest(
-            pod_sandbox_id=sandbox_id,
-            config=request.container(arguments, name, image),
-            sandbox_config=config,
-        )
-        container_id = (await on.runtime.CreateContainer(create)).container_id
+        pod = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
+        isolated = arguments.network == "none"
+        made = await on.backend.RunSandbox(pb.RunSandboxRequest(request=pod, isolated=isolated))
+        sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
+        container_id = (await on.backend.CreateContainer(wanted)).container_id
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
             await remove_pod(on, sandbox_id, config.metadata.uid)

@@ -51,7 +51,7 @@ GROUPS = {
     "changeverbs": ("diff", "commit"),
     "buildverbs": ("build",),
     "pruneverbs": ("prune", "system"),
-    "nodeverbs": ("events", "status", "config", "completion", "man", "__complete"),
+    "nodeverbs": ("events", "status", "dashboard", "config", "completion", "man", "__complete"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""
 _GLOBAL = ("--run-dir", "-o", "--output", "--format")
@@ -61,6 +61,10 @@ _GLOBAL = ("--run-dir", "-o", "--output", "--format")
 class Parser(argparse.ArgumentParser):
     """Wrong words end as docker's do: a lower code could be one of the command that `run` or `exec` was to run."""
 
+    def __init__(self, **options: Any) -> None:
+        # The beginning of an option is none of docker's: --pid would be taken for --pids-limit.
+        super().__init__(**options, allow_abbrev=False)
+
     def error(self, message: str) -> NoReturn:
         self.print_usage(sys.stderr)
         self.exit(DAEMON, f"{self.prog}: {message}: see {self.prog} --help\n")
@@ -69,11 +73,17 @@ class Parser(argparse.ArgumentParser):
         """As argparse does it, but the command that does not know a word says so, not the one above it."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}")
+            from slipway.unoffered import refusal
+
+            self.error(refusal(self.prog.rpartition(" ")[2], unknown, self._option_string_actions))
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the commands that are near to a wrong one, in place of all."""
+        """Name the commands that are near to a wrong one, in place of all; say why docker's policies are not here."""
+        if "--restart" in action.option_strings and value != "no":
+            from slipway.unoffered import WHY
+
+            self.error(f"--restart {value} of docker is not offered: {WHY['--restart']}")
         if action.nargs != argparse.PARSER or value in (action.choices or ()):
             super()._check_value(action, value)
             return

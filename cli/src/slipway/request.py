@@ -1,35 +1,23 @@
-"""The options of `run` as CRI's configurations."""
+"""The options of `run` as CRI's configurations, and what CRI has no word for."""
 
-import os
+import ipaddress
 import re
 import uuid
 from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError
+from slipway import limits, mounting, security, variables
 from slipway.connect import OWNER
 
 NAMESPACE = "slipway"
 """Namespace of the pods that `run` makes."""
-MASKED_PATHS = (
-    *("/proc/asound", "/proc/acpi", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
-    *("/proc/timer_stats", "/proc/sched_debug", "/proc/scsi", "/sys/firmware"),
-    "/sys/devices/virtual/powercap",
-)
-READONLY_PATHS = ("/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger")
 LOG_NAME = "0.log"
 _NAME = re.compile(r"[a-zA-Z0-9][a-zA-Z0-9_.-]{0,62}")
-_UNITS = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}
-_CPU_PERIOD_US = 100_000
-_MAX_CPUS = 8192
-_MAX_BYTES = 2**63 - 1
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]{0,252})?")
 _PROTOCOLS = {"tcp": cri.TCP, "udp": cri.UDP, "sctp": cri.SCTP}
-_PROPAGATION = {
-    "rprivate": cri.PROPAGATION_PRIVATE,
-    "rslave": cri.PROPAGATION_HOST_TO_CONTAINER,
-    "rshared": cri.PROPAGATION_BIDIRECTIONAL,
-}
-MAX_UID = 2**31 - 1
+MIN_SCORE, MAX_SCORE = -1000, 1000
 
 
 def name_of(options: Namespace) -> str:
@@ -56,15 +44,29 @@ def sandbox(options: Namespace, name: str, log_root: str) -> cri.PodSandboxConfi
         log_directory=f"{log_root}/{uid}",
         labels={OWNER: "run"},
         port_mappings=[_port(text) for text in options.publish],
+        dns_config=cri.DNSConfig(
+            servers=[_server(text) for text in options.dns],
+            searches=options.dns_search,
+            options=options.dns_option,
+        ),
     )
-    if options.network == "pod":
-        config.hostname = options.hostname or re.sub(r"[^a-zA-Z0-9-]", "-", name).strip("-")
-    elif options.publish or options.hostname:
+    if options.network == "host" and (options.publish or options.hostname):
         message = "--publish and --hostname need a network of the pod's own: leave out --network host"
         raise InvalidArgumentError(message)
-    security = config.linux.security_context
-    security.privileged = options.privileged
-    security.namespace_options.CopyFrom(_namespaces(options))
+    if options.network == "none" and options.publish:
+        message = "--publish needs a network: leave out --network none"
+        raise InvalidArgumentError(message)
+    if options.network != "host":
+        config.hostname = options.hostname or re.sub(r"[^a-zA-Z0-9-]", "-", name).strip("-")
+    context = config.linux.security_context
+    context.privileged = options.privileged
+    context.namespace_options.CopyFrom(security.namespaces(options))
+    for text in options.sysctl:
+        key, joint, value = text.partition("=")
+        if not key or not joint:
+            message = f"--sysctl {text!r}: want NAME=VALUE, such as net.core.somaxconn=1024"
+            raise InvalidArgumentError(message)
+        config.linux.sysctls[key] = value
     return config
 
 
@@ -76,111 +78,70 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         command=[options.entrypoint] if options.entrypoint else [],
         args=options.command,
         working_dir=options.workdir,
-        envs=[variable for text in options.env if (variable := _environment(text))],
-        mounts=[_mount(text) for text in options.volume],
-        labels={OWNER: "run"},
+        envs=variables.environment(options),
+        mounts=mounting.mounts(options),
+        devices=mounting.devices(options),
+        labels=variables.labels(options) | {OWNER: "run"},
+        annotations=variables.annotations(options),
         log_path=LOG_NAME,
         stdin=options.interactive,
         # A terminal outlives whoever detaches from it; the end of a pipe is told.
         stdin_once=options.interactive and not options.detach and not options.tty,
         tty=options.tty,
+        stop_signal=_stop_signal(options.stop_signal),
     )
-    limits(config.linux.resources, options)
-    _secure(config.linux.security_context, options)
+    resources = config.linux.resources
+    limits.limits(resources, options)
+    if not MIN_SCORE <= options.oom_score_adj <= MAX_SCORE:
+        message = f"--oom-score-adj {options.oom_score_adj}: want a number from {MIN_SCORE} to {MAX_SCORE}"
+        raise InvalidArgumentError(message)
+    resources.oom_score_adj = options.oom_score_adj
+    security.secure(config.linux.security_context, options)
     return config
 
 
-def limits(resources: cri.LinuxContainerResources, options: Namespace) -> None:
-    """What it may use at most; what is not given stays as it is.
+def extras(options: Namespace) -> pb.ContainerExtras:
+    """What the container has that CRI has no word for.
 
     Raises:
-        InvalidArgumentError: a value that can never work.
+        InvalidArgumentError: naming the option and its value.
     """
-    if options.memory:
-        resources.memory_limit_in_bytes = size_bytes("--memory", options.memory)
-    if options.memory_swap:
-        unlimited = options.memory_swap == "-1"
-        swap = -1 if unlimited else size_bytes("--memory-swap", options.memory_swap)
-        resources.memory_swap_limit_in_bytes = swap
-    if not 0 <= options.cpus <= _MAX_CPUS:
-        message = f"--cpus {options.cpus:g}: want a number of processors, such as 1.5; 0 is no limit"
-        raise InvalidArgumentError(message)
-    if options.cpus:
-        resources.cpu_period = _CPU_PERIOD_US
-        resources.cpu_quota = int(options.cpus * _CPU_PERIOD_US)
-    if options.cpu_shares < 0:
-        message = f"--cpu-shares {options.cpu_shares}: want a weight from 2 to 262144"
-        raise InvalidArgumentError(message)
-    resources.cpu_shares = options.cpu_shares
-    resources.cpuset_cpus = options.cpuset_cpus
-    resources.cpuset_mems = options.cpuset_mems
-    if options.pids_limit is not None:
-        if options.pids_limit < -1 or options.pids_limit == 0:
-            message = f"--pids-limit {options.pids_limit}: want a number above 0; -1 is no limit"
+    found = pb.ContainerExtras(tmpfs=mounting.in_memory(options))
+    for text in options.ulimit:
+        name, soft, hard = limits.ulimit(text)
+        found.ulimits.add(name=name, soft=soft, hard=hard)
+    for text in options.add_host:
+        host, _, address = text.replace("=", ":", 1).partition(":")
+        if not _HOST.fullmatch(host) or not _is_address(address.strip("[]")):
+            message = f"--add-host {text!r}: want HOST:ADDRESS, such as db:10.1.2.3"
             raise InvalidArgumentError(message)
-        resources.unified["pids.max"] = "max" if options.pids_limit < 0 else str(options.pids_limit)
+        found.hosts.add(name=host, address=address.strip("[]"))
+    return found
 
 
-def _secure(security: cri.LinuxContainerSecurityContext, options: Namespace) -> None:
-    security.privileged = options.privileged
-    security.readonly_rootfs = options.read_only
-    security.namespace_options.CopyFrom(_namespaces(options))
-    if not options.privileged:
-        # CRI takes empty lists for "none", so the defaults have to be spelled out.
-        security.masked_paths.extend(MASKED_PATHS)
-        security.readonly_paths.extend(READONLY_PATHS)
-        security.seccomp.profile_type = cri.SecurityProfile.RuntimeDefault
-    user, _, group = options.user.partition(":")
-    if _is_id(user):
-        security.run_as_user.value = int(user)
-    else:
-        security.run_as_username = user
-    if group:
-        if not _is_id(group):
-            message = f"--user {options.user!r}: the group has to be a number, {MAX_UID} at most"
-            raise InvalidArgumentError(message)
-        security.run_as_group.value = int(group)
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
-def _is_id(text: str) -> bool:
-    return text.isascii() and text.isdecimal() and int(text) <= MAX_UID
-
-
-def _namespaces(options: Namespace) -> cri.NamespaceOption:
-    network = cri.NODE if options.network == "host" else cri.POD
-    return cri.NamespaceOption(network=network, pid=cri.CONTAINER, ipc=cri.POD)
-
-
-def _environment(text: str) -> cri.KeyValue | None:
-    """A variable; None for one that is to be passed on and that we do not have."""
-    key, joint, value = text.partition("=")
-    if not key:
-        message = f"--env {text!r}: want KEY=VALUE, or KEY to pass on our own"
+def _server(text: str) -> str:
+    if not _is_address(text):
+        message = f"--dns {text!r}: want an IP address"
         raise InvalidArgumentError(message)
-    if not joint:
-        ours = os.environ.get(key)  # noqa: TID251 - `-e KEY` passes on the caller's, as docker's
-        if ours is None:
-            return None
-        value = ours
-    return cri.KeyValue(key=key, value=os.fsencode(value))
+    return text
 
 
-def _mount(text: str) -> cri.Mount:
-    host, _, rest = text.partition(":")
-    where, _, flags = rest.partition(":")
-    if not host.startswith("/") or not where.startswith("/"):
-        message = f"--volume {text!r}: want HOST:CONTAINER[:ro], both absolute paths"
+def _stop_signal(text: str) -> cri.Signal.ValueType:
+    name = f"SIGNAL_SIG{text.upper().removeprefix('SIG')}"
+    if not text:
+        return cri.SIGNAL_RUNTIME_DEFAULT
+    if name not in cri.Signal.keys():  # noqa: SIM118 - an enum of protobuf, no table
+        message = f"--stop-signal {text!r}: want a signal's name, such as SIGQUIT"
         raise InvalidArgumentError(message)
-    mount = cri.Mount(host_path=host, container_path=where)
-    for flag in filter(None, flags.split(",")):
-        if flag in ("ro", "rw"):
-            mount.readonly = flag == "ro"
-        elif flag in _PROPAGATION:
-            mount.propagation = _PROPAGATION[flag]
-        else:
-            message = f"--volume {text!r}: {flag!r} is none of ro, rw, {', '.join(_PROPAGATION)}"
-            raise InvalidArgumentError(message)
-    return mount
+    return cri.Signal.Value(name)
 
 
 def _port(text: str) -> cri.PortMapping:
@@ -194,17 +155,3 @@ def _port(text: str) -> cri.PortMapping:
         container_port=int(match[3]),
         protocol=_PROTOCOLS[match[4] or "tcp"],
     )
-
-
-def size_bytes(option: str, text: str) -> int:
-    """A size such as 256m.
-
-    Raises:
-        InvalidArgumentError: it is none.
-    """
-    match = re.fullmatch(r"([0-9]{1,19})([bkmg]?)", text.lower())
-    count = int(match[1]) * _UNITS[match[2]] if match else 0
-    if not 0 < count <= _MAX_BYTES:
-        message = f"{option} {text!r}: want a number above 0 and b, k, m or g, such as 256m"
-        raise InvalidArgumentError(message)
-    return count

@@ -3,6 +3,7 @@
 import argparse
 
 from slipway.containerverbs import add_container, add_containers
+from slipway.runoptions import add_keys, add_limits, add_settings
 from slipway.verbs import Verbs, add_verb
 
 
@@ -23,13 +24,13 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
     run.add_argument("--rm", action="store_true", help="remove it when it ends")
     add_keys(run)
-    _add_settings(run)
+    add_settings(run)
     examples = """
         slipway create --name job app:1 work  it does not run yet
         slipway start -a job  now it does"""
     create = add_verb(verbs, "create", "make a container in a pod of its own", "run:create", examples)
     create.set_defaults(detach=False)
-    _add_settings(create)
+    add_settings(create)
 
 
 def _start(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -58,7 +59,7 @@ def _start(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway update -m 512m web  more memory
         slipway update --cpus 0.5 --pids-limit 100 web db  less of the rest, for both"""
     update = add_verb(verbs, "update", "give containers other limits", "update:update", examples)
-    _add_limits(update)
+    add_limits(update)
     add_containers(update)
 
 
@@ -72,68 +73,3 @@ def _exec(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_keys(execute)
     add_container(execute)
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")
-
-
-def _add_settings(verb: argparse.ArgumentParser) -> None:
-    """What a container is made of."""
-    option = verb.add_argument
-    option("-i", "--interactive", action="store_true", help="give it our standard input")
-    option("-t", "--tty", action="store_true", help="give it a terminal")
-    option("--name", default="", help="its name; one from the image's without this")
-    option(
-        "-e",
-        "--env",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="a variable; KEY alone passes ours",
-    )
-    option(
-        "-v",
-        "--volume",
-        action="append",
-        default=[],
-        metavar="HOST:CONTAINER[:ro]",
-        help="a path of the node",
-    )
-    option(
-        "-p",
-        "--publish",
-        action="append",
-        default=[],
-        metavar="[IP:]HOST:CONTAINER[/PROTOCOL]",
-        help="a port of the node",
-    )
-    option(
-        "-u", "--user", default="", metavar="UID[:GID]|NAME", help="who it runs as, in place of the image's"
-    )
-    option("-w", "--workdir", default="", help="where it starts, in place of the image's")
-    option("--entrypoint", default="", help="in place of the image's")
-    option("--hostname", default="", help="of its pod")
-    _add_limits(verb)
-    option("--read-only", action="store_true", help="no writing to the root filesystem")
-    option("--network", "--net", choices=("pod", "host"), default="pod", help="of its own, or the node's")
-    option("--handler", "--runtime", default="", help="crun, runc or another of the node's settings")
-    option("--privileged", action="store_true", help="with all that root may do on the node")
-    option("image", help="a reference, or an id")
-    option("command", nargs=argparse.REMAINDER, help="in place of the image's command")
-
-
-def _add_limits(verb: argparse.ArgumentParser) -> None:
-    option = verb.add_argument
-    option("-m", "--memory", default="", metavar="256m", help="limit of memory")
-    option("--memory-swap", default="", metavar="512m", help="limit of memory and swap; -1 for none")
-    option("--cpus", type=float, default=0.0, metavar="1.5", help="limit of processors")
-    option(
-        "-c", "--cpu-shares", type=int, default=0, metavar="N", help="weight against others; 1024 is usual"
-    )
-    option("--cpuset-cpus", default="", metavar="0-3,5", help="the processors that it may use")
-    option("--cpuset-mems", default="", metavar="0", help="the memory nodes that it may use")
-    option("--pids-limit", type=int, default=None, metavar="N", help="limit of processes; -1 for none")
-
-
-def add_keys(verb: argparse.ArgumentParser) -> None:
-    """The keys that leave a terminal."""
-    verb.add_argument(
-        "--detach-keys", default="ctrl-p,ctrl-q", metavar="KEYS", help="what leaves a terminal (%(default)s)"
-    )

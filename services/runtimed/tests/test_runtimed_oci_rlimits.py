@@ -9,7 +9,7 @@ from runtimed.oci import rlimits
 
 def test_limits_become_those_of_the_process() -> None:
     wanted = {"nofile": (1024, 2048), "core": (0, -1)}
-    rlimits.check(wanted)
+    rlimits.check("default_ulimits", wanted)
     assert rlimits.build(wanted, frozenset({"CAP_SYS_RESOURCE"})) == [
         {"type": "RLIMIT_CORE", "soft": 0, "hard": 2**64 - 1},
         {"type": "RLIMIT_NOFILE", "soft": 1024, "hard": 2048},
@@ -34,4 +34,4 @@ def test_without_the_capability_none_is_above_our_own() -> None:
 )
 def test_what_no_kernel_would_take_is_refused(wanted: dict[str, tuple[int, int]], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        rlimits.check(wanted)
+        rlimits.check("default_ulimits", wanted)

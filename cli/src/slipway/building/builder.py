@@ -30,8 +30,8 @@ from slipway.building.variables import expand
 from slipway.building.worker import Job, Worker
 from slipway.commands.changes import MADE
 from slipway.connect import Node, facts
-from slipway.making import image_id
 from slipway.places import Place
+from slipway.resolving import image_id
 
 CACHE = "localhost/slipway-build"
 """Repository of what is cached; the tag is the key."""

@@ -13,7 +13,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from slipway import logfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
 from slipway.removal import remove_pod
-from slipway.request import MASKED_PATHS, NAMESPACE, READONLY_PATHS
+from slipway.request import NAMESPACE
+from slipway.security import MASKED_PATHS, READONLY_PATHS
 from slipway.waiting import final_code
 
 POLL_S = 0.03

@@ -6,12 +6,14 @@ from argparse import Namespace
 from pathlib import Path
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
 from slipway import podfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, node
 from slipway.each import each
-from slipway.making import image_id
+from slipway.making import name_images
 from slipway.removal import remove_pod
+from slipway.resolving import MISSING
 
 
 async def run(arguments: Namespace) -> int:
@@ -23,9 +25,10 @@ async def run(arguments: Namespace) -> int:
     pod = podfile.read(path, arguments.run_dir) if path else podfile.of_images(arguments)
     async with node(arguments.run_dir) as on:
         await _refuse_taken(on, pod)
-        for config in pod.containers:
-            config.image.image = await image_id(on, config.image.user_specified_image)
-        sys.stdout.write(f"{await _run(on, pod)}\n")
+        wanted = [_request(pod, config) for config in pod.containers]
+        for request in wanted:
+            await name_images(on, request, MISSING)
+        sys.stdout.write(f"{await _run(on, pod, wanted)}\n")
     return 0
 
 
@@ -37,17 +40,22 @@ async def _refuse_taken(on: Node, pod: podfile.Pod) -> None:
         raise AlreadyExistsError(message)
 
 
-async def _run(on: Node, pod: podfile.Pod) -> str:
+def _request(pod: podfile.Pod, config: cri.ContainerConfig) -> pb.CreateContainerRequest:
+    return pb.CreateContainerRequest(
+        request=cri.CreateContainerRequest(config=config, sandbox_config=pod.sandbox)
+    )
+
+
+async def _run(on: Node, pod: podfile.Pod, wanted: list[pb.CreateContainerRequest]) -> str:
     Path(pod.sandbox.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
-    wanted = cri.RunPodSandboxRequest(config=pod.sandbox, runtime_handler=pod.handler)
-    pod_id = str((await on.runtime.RunPodSandbox(wanted)).pod_sandbox_id)
+    sandbox = cri.RunPodSandboxRequest(config=pod.sandbox, runtime_handler=pod.handler)
+    made_pod = await on.backend.RunSandbox(pb.RunSandboxRequest(request=sandbox))
+    pod_id = str(made_pod.pod_sandbox_id)
     try:
         made = []
-        for config in pod.containers:
-            request = cri.CreateContainerRequest(
-                pod_sandbox_id=pod_id, config=config, sandbox_config=pod.sandbox
-            )
-            made.append((await on.runtime.CreateContainer(request)).container_id)
+        for request in wanted:
+            request.request.pod_sandbox_id = pod_id
+            made.append((await on.backend.CreateContainer(request)).container_id)
         for container_id in made:
             await on.runtime.StartContainer(cri.StartContainerRequest(container_id=container_id))
     except BaseException:

@@ -4,7 +4,7 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import request
+from slipway import limits
 from slipway.connect import Node
 from slipway.each import each
 
@@ -12,7 +12,7 @@ from slipway.each import each
 async def update(arguments: Namespace) -> int:
     """Apply new limits; what is not given stays as it is."""
     wanted = cri.LinuxContainerResources()
-    request.limits(wanted, arguments)
+    limits.limits(wanted, arguments)
     if not wanted.ListFields():
         message = "update: no limit given: `slipway update --help` lists them"
         raise InvalidArgumentError(message)

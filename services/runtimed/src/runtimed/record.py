@@ -54,6 +54,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     handler: str = ""
     requested_handler: str = ""
     host_network: bool = False
+    isolated: bool = False
+    """Its network is a loopback and nothing else."""
     host_ipc: bool = False
     hostname: str = ""
     cgroup_parent: str = ""

@@ -23,6 +23,13 @@ class RuntimeServicer(rpc.RuntimeServicer):
         sandbox_id = await self._service.sandboxes.run(request.config, request.runtime_handler)
         return cri.RunPodSandboxResponse(pod_sandbox_id=sandbox_id)
 
+    async def RunSandbox(self, request: pb.RunSandboxRequest, context: Any) -> cri.RunPodSandboxResponse:
+        wanted = request.request
+        made = await self._service.sandboxes.run(
+            wanted.config, wanted.runtime_handler, isolated=request.isolated
+        )
+        return cri.RunPodSandboxResponse(pod_sandbox_id=made)
+
     async def StopPodSandbox(
         self, request: cri.StopPodSandboxRequest, context: Any
     ) -> cri.StopPodSandboxResponse:

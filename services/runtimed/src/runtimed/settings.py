@@ -98,7 +98,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
 
     def __post_init__(self) -> None:
         """Refuse what no container could start with."""
-        rlimits.check(self.default_ulimits)
+        rlimits.check("default_ulimits", self.default_ulimits)
         if self.default_handler not in self.handlers:
             raise ValueError(
                 f"default_handler {self.default_handler!r} is none of {', '.join(self.handlers)}"

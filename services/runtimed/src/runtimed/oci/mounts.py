@@ -1,8 +1,9 @@
 """`mounts` of an OCI configuration, and the volumes that an image declares."""
 
 import posixpath
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from common.errors import InvalidArgumentError
@@ -52,6 +53,8 @@ def build(
     shm_path: str,
     resolv_conf: str,
     hostname_file: str,
+    hosts_file: str = "",
+    tmpfs: Mapping[str, list[str]] = MappingProxyType({}),
 ) -> list[Mount]:
     """Defaults and the request's mounts, which replace defaults at the same path; parents before children.
 
@@ -61,9 +64,12 @@ def build(
     found = {mount["destination"]: mount for mount in _defaults(writable_kernel=context.privileged)}
     found["/dev/shm"] = _bind("/dev/shm", shm_path or "/dev/shm", ["nosuid", "nodev", "noexec"])  # noqa: S108
     access = "ro" if context.readonly_rootfs else "rw"
-    for path, file in (("/etc/resolv.conf", resolv_conf), ("/etc/hostname", hostname_file)):
+    own = (("/etc/resolv.conf", resolv_conf), ("/etc/hostname", hostname_file), ("/etc/hosts", hosts_file))
+    for path, file in own:
         if file:
             found[path] = _bind(path, file, ["rprivate", access])
+    for path, options in tmpfs.items():
+        found[path] = {"destination": path, "type": "tmpfs", "source": "tmpfs", "options": options}
     for mount, source in zip(container.mounts, sources, strict=True):
         path = contained("mounts.container_path", mount.container_path)
         found.pop(path, None)

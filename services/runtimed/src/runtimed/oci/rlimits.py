@@ -1,4 +1,4 @@
-"""Resource limits (setrlimit) that every container starts with: a setting of the node, since CRI has no field."""
+"""Resource limits (setrlimit) that a container starts with: a setting of the node and a wish of people, since CRI has no field."""
 
 import resource
 from collections.abc import Mapping
@@ -13,17 +13,17 @@ UNLIMITED = -1
 _INFINITY = 2**64 - 1  # RLIM_INFINITY of the OCI runtime specification
 
 
-def check(limits: Mapping[str, tuple[int, int]]) -> None:
-    """Refuse a setting that no kernel would take.
+def check(field: str, limits: Mapping[str, tuple[int, int]]) -> None:
+    """Refuse limits that no kernel would take.
 
     Raises:
         ValueError: with the name and the values.
     """
     for name, (soft, hard) in limits.items():
         if name not in NAMES:
-            raise ValueError(f"default_ulimits: {name!r} is none of {', '.join(sorted(NAMES))}")
+            raise ValueError(f"{field}: {name!r} is none of {', '.join(sorted(NAMES))}")
         if min(soft, hard) < UNLIMITED or _number(soft) > _number(hard):
-            raise ValueError(f"default_ulimits: {name} = {soft}, {hard} is no soft and hard limit")
+            raise ValueError(f"{field}: {name} = {soft}, {hard} is no soft and hard limit")
 
 
 def build(limits: Mapping[str, tuple[int, int]], host_caps: frozenset[str]) -> list[dict[str, Any]]:

@@ -61,6 +61,8 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         host_caps: what this process may give, as CAP_ names.
         never_made: mount sources that are refused when missing, rather than made.
         ulimits: soft and hard limits by name.
+        tmpfs: options of file systems in memory by their paths.
+        hosts_file: a file to mount on /etc/hosts; "" for none.
         cdi_dirs: where CDI specifications are; a later directory goes before an earlier.
     """
 
@@ -83,6 +85,8 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     cdi_dirs: tuple[str, ...]
     ulimits: dict[str, tuple[int, int]]
     handler_annotations: dict[str, str]
+    tmpfs: dict[str, list[str]] = {}
+    hosts_file: str = ""
 
 
 def build(inp: SpecInput) -> dict[str, Any]:
@@ -122,6 +126,8 @@ def build(inp: SpecInput) -> dict[str, Any]:
             shm_path=inp.shm_path,
             resolv_conf=inp.resolv_conf,
             hostname_file=inp.hostname_file,
+            hosts_file=inp.hosts_file,
+            tmpfs=inp.tmpfs,
         ),
         "annotations": _annotations(inp) | scope.annotations(inp.cgroup, linux["resources"]),
         "linux": linux,

@@ -14,13 +14,14 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from runtimed import convert, processes, signals
-from runtimed.oci import capabilities, cgroups, idmaps, scope, spec
+from runtimed.oci import capabilities, cgroups, extras, idmaps, scope, spec
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.record import ContainerRecord, SandboxRecord, User
 from runtimed.use import imagemounts, network, pause, volumes
 from runtimed.use.parts import Parts
 
 CONFIG = "config.json"
+HOSTS = "hosts"
 MAX_IMAGE_CONFIG_BYTES = 8 << 20
 
 
@@ -47,7 +48,7 @@ async def make(
     stop_signal = _stop_signal(request.config, image)
     mounted = [mount.host_path for mount in request.config.mounts if not imagemounts.is_image(mount)]
     await parts.hostpaths.check("mounts.host_path", mounted)
-    found = _Findings(record, sandbox, request.config, given, image, namespaces, roots)
+    found = _Findings(record, sandbox, request.config, given, image, namespaces, roots, wanted.extras)
     facts = await anyio.to_thread.run_sync(partial(_write, parts, found), abandon_on_cancel=True)
     return facts | {"stop_signal": stop_signal, "log_path": _log_path(given, request.config)}
 
@@ -70,6 +71,7 @@ class _Findings:
     image: dict[str, Any]
     namespaces: dict[str, str]
     roots: Roots
+    extras: pb.ContainerExtras
 
 
 def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
@@ -90,6 +92,10 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
         parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version
     )
     handler = parts.handler(sandbox.handler)[1]
+    hosts = extras.hosts(found.extras, sandbox.hostname, sandbox.ips)
+    if hosts:
+        (bundle / HOSTS).write_text(hosts)
+        (bundle / HOSTS).chmod(0o644)
     made = spec.build(
         spec.SpecInput(
             container_id=record.id,
@@ -109,7 +115,9 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             host_caps=capabilities.of_handler(parts.host_caps, sandboxed=handler.sandboxed),
             never_made=parts.settings.absent_mount_sources_to_reject,
             cdi_dirs=parts.settings.cdi_spec_dirs,
-            ulimits=parts.settings.default_ulimits,
+            ulimits=parts.settings.default_ulimits | extras.ulimits(found.extras),
+            tmpfs=extras.tmpfs(found.extras),
+            hosts_file=str(bundle / HOSTS) if hosts else "",
             handler_annotations=handler.annotations,
         )
     )

@@ -28,7 +28,7 @@ from common.sys.userns import IdMappings
 from runtimed import convert, selection
 from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
-from runtimed.oci import idmaps
+from runtimed.oci import extras, idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use import bundle, dump, imagemounts
@@ -83,6 +83,7 @@ class Containers:
     async def _join(self, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest) -> str:
         request = wanted.request
         validate_container(request.config, self._sandbox_config(sandbox, request))
+        extras.check(wanted.extras)
         await self._check_handler(sandbox.handler, request.config)
         meta = request.config.metadata
         key = f"{sandbox.id}_{meta.name}_{meta.attempt}"

@@ -18,6 +18,7 @@ from common.clock import now_ns
 from common.errors import (
     AlreadyExistsError,
     FailedPreconditionError,
+    InvalidArgumentError,
     SlipwayError,
     UnavailableError,
     UnimplementedError,
@@ -51,12 +52,15 @@ class Sandboxes:
         self._containers = containers
         self._ports = hostports.HostPorts()
 
-    async def run(self, config: cri.PodSandboxConfig, handler: str, *, restoring: bool = False) -> str:
+    async def run(
+        self, config: cri.PodSandboxConfig, handler: str, *, isolated: bool = False, restoring: bool = False
+    ) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
 
         Args:
             config: what it is to be.
             handler: runtime handler; "" for the default.
+            isolated: its network is a loopback and nothing else.
             restoring: the caller makes its containers too, and then says so in the record.
 
         Raises:
@@ -67,9 +71,11 @@ class Sandboxes:
         name = config.metadata.name
         try:
             validate_sandbox(config)
+            if isolated:
+                _check_isolated(config)
             await self._check_handler(self._parts.handler(handler)[0], config)
             key = key_of(config)
-            work = partial(self._run, key, config, handler, restoring=restoring)
+            work = partial(self._run, key, config, handler, isolated=isolated, restoring=restoring)
             made = await self._parts.operations.join(f"sandbox {key}", work)
         except SlipwayError as exc:
             self._parts.evidence.fail(POD, name, exc.message, reason=exc.reason)
@@ -84,7 +90,9 @@ class Sandboxes:
                 f"namespace_options.userns_options: handler {handler!r} or this kernel cannot map ids"
             )
 
-    async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str, *, restoring: bool) -> str:
+    async def _run(
+        self, key: str, config: cri.PodSandboxConfig, handler: str, *, isolated: bool, restoring: bool
+    ) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
         if old is not None and old.restoring:
             if self._parts.operations.running(f"restore {key}"):
@@ -103,7 +111,7 @@ class Sandboxes:
                 )
             await self._remove(old.id)
         made = new_record(key, config, self._parts.handler(handler)[0], handler)
-        record = msgspec.structs.replace(made, restoring=restoring)
+        record = msgspec.structs.replace(made, isolated=isolated, restoring=restoring)
         fact = SandboxCreated(
             id=record.id,
             name=record.name,
@@ -171,7 +179,7 @@ class Sandboxes:
         namespaces, *_ = await together(*steps)
         ips: list[str] = []
         raw = b""
-        if not record.host_network:
+        if not record.host_network and not record.isolated:
             wish = network.attachment(record, config, namespaces["network"])
             undo.push("network", partial(parts.cni.delete, wish))
             with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}), cancellable():
@@ -231,7 +239,7 @@ class Sandboxes:
         directory = self._parts.sandbox_dir(record.id)
         undo.push("directory", partial(network.remove_directory, directory))
         undo.push("namespaces", partial(network.unpin, directory))
-        if not record.host_network and not record.network_released:
+        if not (record.host_network or record.isolated or record.network_released):
             undo.push("network", partial(self._release, record))
         undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
         undo.push("pid namespace", partial(network.unpin_pid, directory))
@@ -333,6 +341,13 @@ def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: 
         created_at_ns=now_ns(),
         traceparent=traceparent(),
     )
+
+
+def _check_isolated(config: cri.PodSandboxConfig) -> None:
+    if config.linux.security_context.namespace_options.network == cri.NODE:
+        raise InvalidArgumentError("isolated: the network is the node's")
+    if config.port_mappings:
+        raise InvalidArgumentError("port_mappings: an isolated sandbox has no network")
 
 
 def wants_pause(config: cri.PodSandboxConfig) -> bool:

@@ -22,6 +22,30 @@ else:
 DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
+class RunSandboxRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    ISOLATED_FIELD_NUMBER: _builtins.int
+    isolated: _builtins.bool
+    """Its network namespace has a loopback and nothing else: no CNI plugin is asked."""
+    @_builtins.property
+    def request(self) -> _api_pb2.RunPodSandboxRequest: ...
+    def __init__(
+        self,
+        *,
+        request: _api_pb2.RunPodSandboxRequest | None = ...,
+        isolated: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RunSandboxRequest: _TypeAlias = RunSandboxRequest  # noqa: Y015
+
+@_typing.final
 class ResolvedImage(_message.Message):
     """What runtimed needs of an image."""
 
@@ -86,6 +110,7 @@ class CreateContainerRequest(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     MOUNT_IMAGES_FIELD_NUMBER: _builtins.int
     CHECKPOINT_FIELD_NUMBER: _builtins.int
+    EXTRAS_FIELD_NUMBER: _builtins.int
     checkpoint: _builtins.str
     """The archive of a checkpoint to go on from; runtimed's own, from RestorePod."""
     @_builtins.property
@@ -96,6 +121,8 @@ class CreateContainerRequest(_message.Message):
     def mount_images(self) -> _containers.MessageMap[_builtins.str, Global___ResolvedImage]:
         """The images of the request's mounts, by the reference that each mount gives."""
 
+    @_builtins.property
+    def extras(self) -> Global___ContainerExtras: ...
     def __init__(
         self,
         *,
@@ -103,14 +130,127 @@ class CreateContainerRequest(_message.Message):
         image: Global___ResolvedImage | None = ...,
         mount_images: _abc.Mapping[_builtins.str, Global___ResolvedImage] | None = ...,
         checkpoint: _builtins.str = ...,
+        extras: Global___ContainerExtras | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "request", b"request"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["extras", b"extras", "image", b"image", "request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "image", b"image", "mount_images", b"mount_images", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["checkpoint", b"checkpoint", "extras", b"extras", "image", b"image", "mount_images", b"mount_images", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___CreateContainerRequest: _TypeAlias = CreateContainerRequest  # noqa: Y015
+
+@_typing.final
+class ContainerExtras(_message.Message):
+    """What people want of a container that CRI has no word for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TMPFS_FIELD_NUMBER: _builtins.int
+    ULIMITS_FIELD_NUMBER: _builtins.int
+    HOSTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def tmpfs(self) -> _containers.RepeatedCompositeFieldContainer[Global___Tmpfs]: ...
+    @_builtins.property
+    def ulimits(self) -> _containers.RepeatedCompositeFieldContainer[Global___Ulimit]:
+        """In place of the node's own of the same name."""
+
+    @_builtins.property
+    def hosts(self) -> _containers.RepeatedCompositeFieldContainer[Global___HostName]:
+        """For /etc/hosts; with none it is the image's."""
+
+    def __init__(
+        self,
+        *,
+        tmpfs: _abc.Iterable[Global___Tmpfs] | None = ...,
+        ulimits: _abc.Iterable[Global___Ulimit] | None = ...,
+        hosts: _abc.Iterable[Global___HostName] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hosts", b"hosts", "tmpfs", b"tmpfs", "ulimits", b"ulimits"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ContainerExtras: _TypeAlias = ContainerExtras  # noqa: Y015
+
+@_typing.final
+class Tmpfs(_message.Message):
+    """A file system in memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATH_FIELD_NUMBER: _builtins.int
+    OPTIONS_FIELD_NUMBER: _builtins.int
+    path: _builtins.str
+    @_builtins.property
+    def options(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of mount(8), such as size=67108864, mode=1777 and noexec."""
+
+    def __init__(
+        self,
+        *,
+        path: _builtins.str = ...,
+        options: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["options", b"options", "path", b"path"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Tmpfs: _TypeAlias = Tmpfs  # noqa: Y015
+
+@_typing.final
+class Ulimit(_message.Message):
+    """Limits of setrlimit(2)."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SOFT_FIELD_NUMBER: _builtins.int
+    HARD_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """In lower case, such as nofile."""
+    soft: _builtins.int
+    """-1 is no limit."""
+    hard: _builtins.int
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        soft: _builtins.int = ...,
+        hard: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hard", b"hard", "name", b"name", "soft", b"soft"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Ulimit: _TypeAlias = Ulimit  # noqa: Y015
+
+@_typing.final
+class HostName(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    ADDRESS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    address: _builtins.str
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        address: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["address", b"address", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___HostName: _TypeAlias = HostName  # noqa: Y015
 
 @_typing.final
 class RestorePodRequest(_message.Message):

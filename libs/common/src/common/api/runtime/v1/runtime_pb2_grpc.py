@@ -40,6 +40,11 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.FromString,
                 _registered_method=True)
+        self.RunSandbox = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/RunSandbox',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RunSandboxRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.FromString,
+                _registered_method=True)
         self.StopPodSandbox = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/StopPodSandbox',
                 request_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.StopPodSandboxRequest.SerializeToString,
@@ -232,6 +237,13 @@ class RuntimeServicer:
 
     def RunPodSandbox(self, request, context):
         """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RunSandbox(self, request, context):
+        """As RunPodSandbox, with what CRI has no word for; the command line's.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
@@ -478,6 +490,11 @@ def add_RuntimeServicer_to_server(servicer, server):
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxRequest.FromString,
                     response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.SerializeToString,
             ),
+            'RunSandbox': grpc.unary_unary_rpc_method_handler(
+                    servicer.RunSandbox,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RunSandboxRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.SerializeToString,
+            ),
             'StopPodSandbox': grpc.unary_unary_rpc_method_handler(
                     servicer.StopPodSandbox,
                     request_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.StopPodSandboxRequest.FromString,
@@ -690,6 +707,33 @@ class Runtime:
             target,
             '/slipway.runtime.v1.Runtime/RunPodSandbox',
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RunSandbox(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/RunSandbox',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.RunSandboxRequest.SerializeToString,
             common_dot_api_dot_cri_dot_v1_dot_api__pb2.RunPodSandboxResponse.FromString,
             options,
             channel_credentials,

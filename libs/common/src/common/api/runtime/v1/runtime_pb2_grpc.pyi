@@ -35,6 +35,8 @@ class RuntimeStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> RuntimeAsyncStub: ...
     RunPodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.RunPodSandboxRequest, _api_pb2.RunPodSandboxResponse]
+    RunSandbox: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.RunSandboxRequest, _api_pb2.RunPodSandboxResponse]
+    """As RunPodSandbox, with what CRI has no word for; the command line's."""
     StopPodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.StopPodSandboxRequest, _api_pb2.StopPodSandboxResponse]
     RemovePodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.RemovePodSandboxRequest, _api_pb2.RemovePodSandboxResponse]
     PodSandboxStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatusRequest, _api_pb2.PodSandboxStatusResponse]
@@ -90,6 +92,8 @@ class RuntimeStub:
 class RuntimeAsyncStub(RuntimeStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunPodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.RunPodSandboxRequest, _api_pb2.RunPodSandboxResponse]  # type: ignore[assignment]
+    RunSandbox: _aio.UnaryUnaryMultiCallable[_runtime_pb2.RunSandboxRequest, _api_pb2.RunPodSandboxResponse]  # type: ignore[assignment]
+    """As RunPodSandbox, with what CRI has no word for; the command line's."""
     StopPodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.StopPodSandboxRequest, _api_pb2.StopPodSandboxResponse]  # type: ignore[assignment]
     RemovePodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.RemovePodSandboxRequest, _api_pb2.RemovePodSandboxResponse]  # type: ignore[assignment]
     PodSandboxStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatusRequest, _api_pb2.PodSandboxStatusResponse]  # type: ignore[assignment]
@@ -148,6 +152,14 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _api_pb2.RunPodSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.RunPodSandboxResponse, _abc.Awaitable[_api_pb2.RunPodSandboxResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def RunSandbox(
+        self,
+        request: _runtime_pb2.RunSandboxRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.RunPodSandboxResponse, _abc.Awaitable[_api_pb2.RunPodSandboxResponse]]:
+        """As RunPodSandbox, with what CRI has no word for; the command line's."""
 
     @_abc_1.abstractmethod
     def StopPodSandbox(

@@ -1,0 +1,62 @@
+"""The images of a container that is to be made, pulled when they are not here."""
+
+from collections.abc import Iterable
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.images.v1 import images_pb2
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import NotFoundError
+from slipway.connect import Node, images_of
+from slipway.logins import auth_of
+
+ALWAYS, MISSING, NEVER = "always", "missing", "never"
+
+
+async def resolve(on: Node, reference: str, pull: str = MISSING) -> pb.ResolvedImage:
+    """The image of this name or id.
+
+    Args:
+        on: its node.
+        reference: what names it.
+        pull: when it is pulled.
+
+    Raises:
+        NotFoundError: it is not here, and not to be pulled.
+    """
+    if pull == ALWAYS:
+        return await _pulled(on, reference)
+    try:
+        async with images_of(on.run_dir) as images:
+            return _resolved(await images.Get(images_pb2.GetRequest(reference=reference)))
+    except NotFoundError as exc:
+        if pull == NEVER:
+            message = f"image {reference!r} is not on this node: leave out --pull never, or `slipway pull` it"
+            raise NotFoundError(message) from exc
+    return await _pulled(on, reference)
+
+
+async def image_id(on: Node, reference: str) -> str:
+    """The id of an image, pulled when it is not here."""
+    return str((await resolve(on, reference)).id)
+
+
+async def resolve_mounted(
+    on: Node, mounts: Iterable[cri.Mount], pull: str = MISSING
+) -> dict[str, pb.ResolvedImage]:
+    """The images of mounts by their names, each noted in its mount."""
+    found: dict[str, pb.ResolvedImage] = {}
+    for mount in mounts:
+        if name := mount.image.image:
+            found[name] = found.get(name) or await resolve(on, name, pull)
+            mount.image.image_ref = found[name].ref
+    return found
+
+
+async def _pulled(on: Node, reference: str) -> pb.ResolvedImage:
+    from slipway.commands.images import fetch
+
+    return _resolved(await fetch(on.run_dir, reference, auth_of(reference, "")))
+
+
+def _resolved(image: images_pb2.Image) -> pb.ResolvedImage:
+    return pb.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id)
