@@ -1,7 +1,16 @@
 """`slipway pull`, as its user sees it: who is first, how far it is."""
 
+import fcntl
 import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -12,15 +21,19 @@ from devtools.registry import file, layer
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, gate
 from tests.support.node import TestNode, running_node
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
+CAP = 2_000_000
+"""Bytes per second."""
 
 
 @pytest.fixture(scope="module")
 def node(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
-    """A node that fetches one blob at a time."""
+    """A node that fetches one blob at a time, and slowly."""
     root = Path(tmp_path_factory.mktemp("pulls"))
-    with running_node(root, settings={"SLIPWAY_IMAGED_MAX_DOWNLOADS": "1"}) as running:
+    settings = {"SLIPWAY_IMAGED_MAX_DOWNLOADS": "1", "SLIPWAY_IMAGED_MAX_BYTES_PER_S": str(CAP)}
+    with running_node(root, settings=settings) as running:
         yield running
 
 
@@ -70,3 +83,35 @@ def test_a_priority_that_is_none_is_refused(node: TestNode) -> None:
         done = node.slipway("pull", "--priority", text, "registry.example/app:1")
         assert done.returncode == 125
         assert f"--priority: '{text}' is no number" in done.stderr
+
+
+def test_progress_is_shown_on_a_terminal_and_told_as_events(node: TestNode, shop) -> None:
+    blob = os.urandom(3 * CAP)
+    reference = shop.push("pulls/slow", [layer([file("big", blob)])], {})
+    shown = _on_terminal(node, "pull", reference)
+    assert re.search(r"\d s left", shown), shown
+    assert re.search(r"all .*MB", shown), shown
+    done = node.slipway("events", "--until-now", "--filter", "verb=pull_progressed", "-o", "json")
+    told = [json.loads(line)["event"] for line in done.stdout.splitlines()]
+    told = [each for each in told if each["id"] == reference]
+    assert told, done
+    sizes = [each["fetched_bytes"] for each in told]
+    assert sizes == sorted(set(sizes))
+    assert all(each["size_bytes"] >= len(blob) for each in told)
+
+
+def _on_terminal(node: TestNode, *arguments: str) -> str:
+    """What the command shows on a terminal, without its colours."""
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), *arguments]
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 120, 0, 0))
+    environment = os.environ | {"TERM": "xterm"}
+    child = subprocess.Popen(command, stdout=theirs, stderr=theirs, env=environment)
+    os.close(theirs)
+    shown = b""
+    with suppress(OSError):  # EIO, once nobody has the other side
+        while piece := os.read(ours, 65536):
+            shown += piece
+    os.close(ours)
+    assert child.wait(patience(30)) == 0, shown
+    return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())

@@ -4,6 +4,8 @@ import sys
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+_ALL = "all"
+
 
 class Row(NamedTuple):
     """One blob."""
@@ -39,6 +41,20 @@ class Bars:
                 name = row.digest.partition(":")[2][:12]
                 self._tasks[row.digest] = self._progress.add_task(name, total=row.size_bytes, state="")
             self._progress.update(self._tasks[row.digest], completed=row.done_bytes, state=row.state)
+
+    def show_left(self, seconds: float | None) -> None:
+        """Say under the bars how much of all there is, and how long the rest will take; None for not known."""
+        if self._progress is None or not self._tasks:
+            return
+        if _ALL not in self._tasks:
+            self._tasks[_ALL] = self._progress.add_task("all", state="")
+        tasks = [task for task in self._progress.tasks if task.id != self._tasks[_ALL]]
+        self._progress.update(
+            self._tasks[_ALL],
+            total=sum(task.total for task in tasks),
+            completed=sum(task.completed for task in tasks),
+            state="" if seconds is None else f"{seconds:.0f} s left",
+        )
 
     def close(self) -> None:
         """Leave them as they are."""

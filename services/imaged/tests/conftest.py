@@ -32,6 +32,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.record import ImageRecord
 from imaged.service import Images
+from tests.support.pace import patience
 
 OCI = "application/vnd.oci.image."
 DOCKER = "application/vnd.docker."
@@ -251,6 +252,13 @@ class Tools:
     index_of = staticmethod(index_of)
     reply = staticmethod(reply)
     bad_registry = BadRegistry
+
+    @staticmethod
+    async def until(fact: Callable[[], object]) -> None:
+        """Wait for a fact that no event tells."""
+        with anyio.fail_after(patience(15)):
+            while not fact():
+                await anyio.sleep(0.01)
 
     @staticmethod
     def stack(diff_ids: list[str]) -> "Stack":

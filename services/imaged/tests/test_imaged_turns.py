@@ -142,10 +142,10 @@ async def test_a_pull_of_higher_priority_goes_before_one_that_began_earlier(
         await anyio.to_thread.run_sync(begun.wait)
         group.start_soon(pull, "urgent", 0)
         group.start_soon(pull, "urgent", 3)  # joins, and raises it
-        with anyio.fail_after(patience(5)):
-            operations = node.images._operations
-            while not any(each.queue.waiting for each in operations.values() if each.queue.priority == 3):
-                await anyio.sleep(0.01)
+        operations = node.images._operations
+        await tools.until(
+            lambda: any(each.queue.waiting for each in operations.values() if each.queue.priority == 3)
+        )
         go_on.set()
     assert blobs == ["plain", "plain", "urgent", "urgent", *["plain"] * 5]
 

@@ -39,6 +39,7 @@ async def fetch(run_dir: str, reference: str, auth: pb.Auth | None, *, priority:
         async with imaged(run_dir) as client:
             async for progress in client.pull(reference, auth, priority=priority):
                 bars.show(map(_row, progress.layers))
+                bars.show_left(progress.left_s if progress.HasField("left_s") else None)
                 if progress.HasField("image"):
                     return progress.image
     finally:

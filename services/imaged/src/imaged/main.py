@@ -52,23 +52,11 @@ async def serve(settings: Settings, life: Life) -> None:
     )
     await records.load()
     await reconcile.repair(records, content)
-    limits = Limits(
-        settings.connect_timeout_s,
-        settings.stall_timeout_s,
-        settings.retry_wait_s,
-        settings.max_retry_after_s,
-    )
-    proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
-    registry = HttpRegistry(
-        settings.certs_dir,
-        settings.max_downloads,
-        limits,
-        docker_config=settings.docker_config,
-        proxies=proxies,
-        parallel_ranges=settings.parallel_ranges,
-        bandwidth=Bandwidth(settings.max_bytes_per_s),
-    )
+    registry = _registry(settings)
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
+    relay = OutboxRelay(
+        await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
+    )
     images = Images(
         records,
         content,
@@ -78,14 +66,12 @@ async def serve(settings: Settings, life: Life) -> None:
         pinned=settings.pinned_images,
         short_names=settings.short_names,
         policy=policy,
+        listened=lambda: relay.connected,
     )
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()
     collector = Collector(images.catalog, images.leases, content, layers, images.pin_of)
     servicer = _servicer(images, records, content, registry, layers, spools, collector, life)
-    relay = OutboxRelay(
-        await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
-    )
     meters.IMAGES.set_function(lambda: len(records.all()))
     meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
@@ -97,6 +83,24 @@ async def serve(settings: Settings, life: Life) -> None:
 
     # the channel to snapshotd closes with the process: running pulls end by cancellation, not by its errors
     await life.serve(register, socket_path(settings, "imaged"))
+
+
+def _registry(settings: Settings) -> HttpRegistry:
+    limits = Limits(
+        settings.connect_timeout_s,
+        settings.stall_timeout_s,
+        settings.retry_wait_s,
+        settings.max_retry_after_s,
+    )
+    return HttpRegistry(
+        settings.certs_dir,
+        settings.max_downloads,
+        limits,
+        docker_config=settings.docker_config,
+        proxies=Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy),
+        parallel_ranges=settings.parallel_ranges,
+        bandwidth=Bandwidth(settings.max_bytes_per_s),
+    )
 
 
 async def _policy(settings: Settings) -> tuple[str, trust.Verifier] | None:

@@ -42,6 +42,8 @@ class LayerStatus:
     size_bytes: int
     state: LayerState = LayerState.WAITING
     partial: Partial | None = None
+    had_bytes: int = 0
+    """What was here before this pull."""
 
     @property
     def fetched_bytes(self) -> int:
@@ -172,10 +174,13 @@ class Unpacking:
         if wait or self._content.has(descriptor.digest):
             await self._config_read.wait()
             if self._diff_ids[number] in self._held:
-                status.state = LayerState.DONE
+                status.state, status.had_bytes = LayerState.DONE, descriptor.size
                 return
         async with self._content.ingest(descriptor) as ingest:
-            if not ingest.committed:
+            if ingest.committed:
+                status.had_bytes = descriptor.size
+            else:
+                status.had_bytes = ingest.partial.fetched_bytes
                 status.partial, status.state = ingest.partial, LayerState.FETCHING
                 await _fetch(repository, descriptor, ingest, 1 + number)
             await self._config_read.wait()
@@ -257,12 +262,18 @@ class Operation:
     queue: Queue
     done: anyio.Event = field(default_factory=anyio.Event)
     statuses: list[LayerStatus] = field(default_factory=list)
+    left_s: float | None = None
+    """Until all is fetched; None while that is not known."""
     record: ImageRecord | None = None
     error: SlipwayError | None = None
 
     def bytes(self) -> tuple[int, int]:
         """How many are here, and of how many."""
         return sum(s.fetched_bytes for s in self.statuses), sum(s.size_bytes for s in self.statuses)
+
+    def came_bytes(self) -> int:
+        """How many came from the network; fewer than before when some were of no use."""
+        return sum(s.fetched_bytes - s.had_bytes for s in self.statuses)
 
     def result(self) -> ImageRecord:
         """The image, once done."""

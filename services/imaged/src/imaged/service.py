@@ -1,7 +1,7 @@
 """The image service: pulls that callers share, look-ups, removals, usage."""
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Protocol
@@ -22,6 +22,7 @@ from imaged.catalog import Catalog, Untagged
 from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
 from imaged.ports import Content, Credentials, Layers, Registry, Repository
+from imaged.progress import report
 from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
 from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
@@ -42,6 +43,8 @@ class Progress:
 
     reference: str
     layers: list[LayerStatus]
+    left_s: float | None = None
+    """Until all is fetched; None while that is not known."""
     image: ImageRecord | None = None
 
 
@@ -66,6 +69,7 @@ class Images:
         pinned: globs over names that are pinned.
         short_names: the registry of names that have none; empty refuses to pull them.
         policy: the file that says whose images may be pulled, and what checks their signatures.
+        listened: whether events get through now.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class Images:
         pinned: tuple[str, ...] = (),
         short_names: str = DEFAULT_DOMAIN,
         policy: tuple[str, Verifier] | None = None,
+        listened: Callable[[], bool] = lambda: True,
     ) -> None:
         self._records = records
         self._content = content
@@ -87,6 +92,7 @@ class Images:
         self._group = task_group
         self._pinned = pinned
         self._short_names = short_names
+        self._listened = listened
         self._platform = local_platform()
         self._operations: dict[tuple[str, Credentials], Operation] = {}
         self._configs: dict[str, bytes] = {}
@@ -115,6 +121,7 @@ class Images:
         if operation is None:
             operation = self._operations[key] = Operation(reference, self._registry.queue(priority))
             self._group.start_soon(self._operate, operation, credentials, name=f"pull {reference}")
+            self._group.start_soon(report, operation, self._records.emit, self._listened, name="progress")
         operation.queue.priority = max(operation.queue.priority, priority)
         last: list[tuple[LayerState, int]] = []
         while not operation.done.is_set():
@@ -123,12 +130,13 @@ class Images:
             now = [(status.state, status.fetched_bytes) for status in operation.statuses]
             if now != last:
                 last = now
-                yield Progress(str(reference), operation.statuses)
-        yield Progress(str(reference), operation.statuses, operation.result())
+                yield Progress(str(reference), operation.statuses, operation.left_s)
+        yield Progress(str(reference), operation.statuses, 0.0, operation.result())
 
     def pulls(self) -> list[Progress]:
         """The pulls that run now."""
-        return [Progress(str(each.reference), each.statuses) for each in self._operations.values()]
+        running = self._operations.values()
+        return [Progress(str(each.reference), each.statuses, each.left_s) for each in running]
 
     async def config(self, record: ImageRecord) -> bytes:
         """The image's config; empty when the disk lost it, so that a list of all images still works."""

@@ -170,7 +170,9 @@ class ImagesServicer(rpc.ImagesServicer):
             for status in progress.layers
         ]
         image = await self._image(progress.image) if progress.image else None
-        return pb.PullProgress(reference=progress.reference, layers=layers, image=image)
+        return pb.PullProgress(
+            reference=progress.reference, layers=layers, image=image, left_s=progress.left_s
+        )
 
     async def _image(self, record: ImageRecord) -> pb.Image:
         at_ns = now_ns()

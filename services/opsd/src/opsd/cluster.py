@@ -15,6 +15,7 @@ from common.events.bus import Bus
 from common.observe.log import get_logger
 from opsd.agent.answers import Answers
 from opsd.agent.pulse import Pulse
+from opsd.eventrow import is_progress
 from opsd.fleet import Fleet
 from opsd.news import Answer, Lists, Question, Vitals, failed, pack, told, unpack
 from opsd.settings import Settings
@@ -137,6 +138,8 @@ class Cluster:
         async for sequence, envelope in bus.follow_from(subjects.ALL, sequence=wanted):
             if sequence > self._sequence:
                 self._sequence = sequence
+                if is_progress(envelope):  # comes with the vitals, and would push all else off the page
+                    continue
                 if envelope.node == self._settings.node:
                     self._answers.lister.forget(str(envelope.fields().get("id", "")))
                 self._fleet.take_event(sequence, envelope)

@@ -2,13 +2,18 @@
 
 from typing import Any
 
-from common.events.schema import Envelope
+from common.events.schema import Envelope, PullProgressed
 from opsd import redact
 
 NS_PER_MS = 1_000_000
 MAX_TEXT = 1000
 MAX_WORDS = 100
 """Of a list."""
+
+
+def is_progress(envelope: Envelope) -> bool:
+    """Whether an event only says how far a pull is; of these there are many."""
+    return envelope.fields().get("type") == PullProgressed.__struct_config__.tag
 
 
 def event_row(sequence: int, envelope: Envelope) -> dict[str, Any]:

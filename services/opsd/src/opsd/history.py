@@ -12,7 +12,7 @@ from common.clock import now_ns
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.bus import Bus
-from opsd.eventrow import event_row
+from opsd.eventrow import event_row, is_progress
 from opsd.turns import Turns
 
 NS_PER_MS = 1_000_000
@@ -115,6 +115,8 @@ async def _rows(bus: Bus, wanted: Wanted, since_ms: float) -> AsyncGenerator[dic
             # stored a little after it happened, so the order is that of storing
             if looked > MAX_READ or (wanted.until and at_ms >= wanted.until):
                 return
+            if is_progress(envelope) and not wanted.verb:
+                continue
             row = event_row(sequence, envelope)
             if wanted.fits(row):
                 yield row

@@ -72,6 +72,8 @@ class Pull(msgspec.Struct, kw_only=True):
 
     reference: str
     layers: list[Layer] = []
+    left_s: float | None = None
+    """Until all is fetched; None while that is not known."""
 
 
 class Machine(msgspec.Struct, kw_only=True):

@@ -45,6 +45,11 @@ class OutboxRelay:
         self._key = outbox_key(node, owner)
         self._bus: Bus | None = None
 
+    @property
+    def connected(self) -> bool:
+        """Whether events go out now."""
+        return self._bus is not None and self._bus.connected
+
     async def run(self) -> None:
         """Relay for ever, through any outage of Redis or NATS."""
         metrics.measure(self._measure)
@@ -80,7 +85,7 @@ class OutboxRelay:
                 await bus.close()
 
     async def _measure(self) -> None:
-        _NATS.labels(self._owner).set(self._bus is not None and self._bus.connected)
+        _NATS.labels(self._owner).set(self.connected)
         _REDIS.labels(self._owner).set(0)
         count, oldest_ms = await backlog(self._redis, self._key)
         _REDIS.labels(self._owner).set(1)

@@ -34,6 +34,20 @@ class PullStarted(Event, frozen=True, kw_only=True, tag="image.pull_started.v1")
     """A pull has begun; `id` is the reference."""
 
 
+class PullProgressed(Event, frozen=True, kw_only=True, tag="image.pull_progressed.v1"):
+    """A pull has come further; `id` is the reference. Twice a second at most, then rarer; not kept while NATS is away."""
+
+    fetched_bytes: int
+    """Of layers that are here, also from earlier."""
+    size_bytes: int
+    """Of all layers, compressed."""
+    layers: int
+    layers_done: int
+    """Fetched and unpacked."""
+    left_s: int = -1
+    """Seconds until all layers are fetched, by what came lately; -1 while that is not known."""
+
+
 class PullFailed(Event, frozen=True, kw_only=True, tag="image.pull_failed.v1"):
     """A pull ended without an image; `id` is the reference."""
 

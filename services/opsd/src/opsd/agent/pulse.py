@@ -102,6 +102,7 @@ class Pulse:
 def _pull(progress: images.PullProgress) -> Pull:
     return Pull(
         reference=progress.reference,
+        left_s=progress.left_s if progress.HasField("left_s") else None,
         layers=[
             Layer(
                 digest=layer.digest,

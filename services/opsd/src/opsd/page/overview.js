@@ -141,7 +141,8 @@ function drawPulls(container) {
       const got = pull.layers.reduce((sum, layer) => sum + layer.fetched, 0);
       const bar = meter("wide");
       bar.draw(size ? got / size : 0);
-      rows.push(h("div.pull", {}, h("span.name", {}, pull.reference), h("span.quiet", {}, node.name), bar.element, h("span.number", {}, `${bytes(got)} of ${bytes(size)} · ${pull.layers.length} layers`)));
+      const left = got === size || !Number.isFinite(pull.left_s) ? "" : ` · ${span(pull.left_s * 1000)} left`;
+      rows.push(h("div.pull", {}, h("span.name", {}, pull.reference), h("span.quiet", {}, node.name), bar.element, h("span.number", {}, `${bytes(got)} of ${bytes(size)} · ${pull.layers.length} layers${left}`)));
     }
   }
   container.replaceChildren(...rows);

@@ -168,8 +168,11 @@ class PullProgress(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     LAYERS_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    LEFT_S_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """The reference, normalised."""
+    left_s: _builtins.float
+    """Seconds until all layers are fetched, by what came lately; absent while that is not known."""
     @_builtins.property
     def layers(self) -> _containers.RepeatedCompositeFieldContainer[Global___LayerProgress]: ...
     @_builtins.property
@@ -182,12 +185,15 @@ class PullProgress(_message.Message):
         reference: _builtins.str = ...,
         layers: _abc.Iterable[Global___LayerProgress] | None = ...,
         image: Global___Image | None = ...,
+        left_s: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_left_s", b"_left_s", "image", b"image", "left_s", b"left_s"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image", b"image", "layers", b"layers", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_left_s", b"_left_s", "image", b"image", "layers", b"layers", "left_s", b"left_s", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__left_s: _TypeAlias = _typing.Literal["left_s"]  # noqa: Y015
+    _WhichOneofArgType__left_s: _TypeAlias = _typing.Literal["_left_s", b"_left_s"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__left_s) -> _WhichOneofReturnType__left_s | None: ...
 
 Global___PullProgress: _TypeAlias = PullProgress  # noqa: Y015
 
