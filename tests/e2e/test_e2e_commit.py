@@ -69,6 +69,23 @@ def test_a_commit_runs_with_what_was_written_and_said(node, writer, tmp_path: Pa
     assert json.loads(read.stdout)["config"]["Cmd"] == ["cat", "/srv/l"]
 
 
+def test_a_container_stands_still_while_it_is_read_only(node, writer) -> None:
+    fill = "dd if=/dev/urandom of=/big bs=1M count=40"
+    assert node.slipway("exec", writer, "sh", "-c", fill).returncode == 0
+    image = committed(node, writer, "big:1")
+    told = node.slipway("events", "--until-now", "-o", "json").stdout.splitlines()
+    verbs = [
+        (event["event"]["type"], event["at_ns"])
+        for event in map(json.loads, told)
+        if event["event"]["type"].startswith(("container.paused", "container.resumed", "image.committed"))
+    ]
+    kinds = [kind for kind, _ in verbs][-3:]
+    assert kinds == ["container.paused.v1", "container.resumed.v1", "image.committed.v1"], verbs
+    assert node.slipway("exec", writer, "true").returncode == 0
+    ran = node.slipway("run", "--rm", "--network", "host", image, "stat", "-c", "%s", "/big")
+    assert ran.stdout == f"{40 << 20}\n"
+
+
 def test_the_same_container_at_the_same_time_is_the_same_image(node, writer) -> None:
     first = committed(node, writer, SOURCE_DATE_EPOCH="1700000000")
     assert committed(node, writer, "again:1", SOURCE_DATE_EPOCH="1700000000") == first

@@ -4,7 +4,7 @@ import os
 import sys
 from argparse import Namespace
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 import anyio
@@ -50,8 +50,10 @@ async def commit(arguments: Namespace) -> int:
         ignore=_mounts(status),
         created_ns=epoch() * 10**9,
     )
-    async with imaged(arguments.run_dir) as client, _still(arguments.run_dir, status.id, pause=pause):
-        image = await client.commit(request)
+    async with imaged(arguments.run_dir) as client, AsyncExitStack() as stack:
+        # it stands still while it is read, not while that is compressed and stored
+        await stack.enter_async_context(_still(arguments.run_dir, status.id, pause=pause))
+        image = await client.commit(request, stack.aclose)
     sys.stdout.write(f"{image.id}\n")
     return 0
 

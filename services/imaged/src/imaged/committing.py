@@ -1,6 +1,7 @@
 """What a container changed becomes a layer, and with the image below it a new image."""
 
 import hashlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,7 +22,7 @@ from imaged import manifest as documents
 from imaged.catalog import Catalog, tag_of
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Platform
-from imaged.ports import Content, Credentials, Layers, Workplace
+from imaged.ports import Content, Credentials, Layers, Workplace, WrittenDiff
 from imaged.pull import Resolved, Unpacking
 from imaged.record import ImageRecord
 from imaged.whole import Whole
@@ -82,8 +83,11 @@ class Commits:
         self._catalog, self._leases, self._content = catalog, leases, content
         self._layers, self._whole, self._workplace, self._want = layers, whole, workplace, want
 
-    async def commit(self, wish: Wish) -> ImageRecord:
+    async def commit(self, wish: Wish) -> AsyncIterator[ImageRecord | None]:
         """Make an image; the same container, wish and time give the same image.
+
+        Yields:
+            None once what the container wrote has been read, so that it may write again; then the image.
 
         Raises:
             NotFoundError: the container's image or its snapshot is not here.
@@ -96,9 +100,13 @@ class Commits:
         needs = Needs()
         try:
             with self._leases.hold(needs), span("imaged.image.commit", {"slipway.snapshot": wish.snapshot}):
-                await self._whole.complete(base, needs, Credentials())
+                needs.add(base)
                 await self._check(wish, base)
-                config, manifest = await self._written(wish, base, needs)
+                async with self._workplace.directory() as directory:
+                    written = await self._read(wish, f"{directory}/diff")
+                    yield None
+                    await self._whole.complete(base, needs, Credentials())
+                    config, manifest = await self._written(wish, base, needs, directory, written)
                 digest, body = documents.written(manifest)
                 needs.digests |= {manifest.config.digest, str(digest)}
                 await self._content.put(Digest.parse(manifest.config.digest), config)
@@ -116,7 +124,8 @@ class Commits:
                 record = await work.run(None, ())
                 event = ImageCommitted(id=record.id, reference=name, container_id=wish.snapshot)
                 _log.info("image.committed", image_id=record.id, name=name, snapshot=wish.snapshot)
-                return await self._catalog.keep(record, event, tags=(name,) if name else ())
+                kept = await self._catalog.keep(record, event, tags=(name,) if name else ())
+            yield kept
         finally:
             with anyio.CancelScope(shield=True):
                 await self._leases.collect(needs.digests, needs.diff_ids)
@@ -128,31 +137,29 @@ class Commits:
                     f"container {wish.snapshot} does not stand on the layers of image {base.id}"
                 )
 
-    async def _written(self, wish: Wish, base: ImageRecord, needs: Needs) -> tuple[bytes, Manifest]:
+    async def _read(self, wish: Wish, path: str) -> WrittenDiff | None:
+        """What the container changed, as an uncompressed layer; None for no container, or nothing."""
+        if not wish.snapshot:
+            return None
+        max_mtime_s = wish.created_ns // 10**9 if wish.clamp_times else 0
+        written = await self._layers.write_diff(wish.snapshot, path, wish.ignore, max_mtime_s=max_mtime_s)
+        return written if written.entries else None
+
+    async def _written(
+        self, wish: Wish, base: ImageRecord, needs: Needs, directory: str, written: WrittenDiff | None
+    ) -> tuple[bytes, Manifest]:
         """The new config and manifest; the new layer is stored by then."""
         layers = [Descriptor(b.digest, b.size_bytes, b.media_type) for b in base.layers]
-        diff_id = ""
-        if wish.snapshot:
-            new, diff_id = await self._layer(wish, needs)
-            layers += new
-        old = msgspec.json.decode(await self._content.read(base.id))
-        config = msgspec.json.encode(_config(old, wish, diff_id))
-        digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
-        return config, Manifest(Descriptor(digest, len(config), CONFIG_TYPE), tuple(layers))
-
-    async def _layer(self, wish: Wish, needs: Needs) -> tuple[list[Descriptor], str]:
-        """The new layer, stored, and its diff ID; none when nothing changed."""
-        async with self._workplace.directory() as directory:
-            path = f"{directory}/diff"
-            max_mtime_s = wish.created_ns // 10**9 if wish.clamp_times else 0
-            written = await self._layers.write_diff(wish.snapshot, path, wish.ignore, max_mtime_s=max_mtime_s)
-            if not written.entries:
-                return [], ""
-            layer = await anyio.to_thread.run_sync(_compress, path, f"{directory}/layer")
+        if written:
+            layer = await anyio.to_thread.run_sync(_compress, f"{directory}/diff", f"{directory}/layer")
             needs.digests.add(layer.digest)
             needs.diff_ids.add(written.diff_id)
             await self._content.adopt(layer, f"{directory}/layer")
-        return [layer], written.diff_id
+            layers.append(layer)
+        old = msgspec.json.decode(await self._content.read(base.id))
+        config = msgspec.json.encode(_config(old, wish, written.diff_id if written else ""))
+        digest = f"sha256:{hashlib.sha256(config).hexdigest()}"
+        return config, Manifest(Descriptor(digest, len(config), CONFIG_TYPE), tuple(layers))
 
 
 def _config(old: dict[str, Any], wish: Wish, diff_id: str) -> dict[str, Any]:

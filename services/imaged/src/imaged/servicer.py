@@ -99,7 +99,7 @@ class ImagesServicer(rpc.ImagesServicer):
         async for transfer in self._transfers.copy(request.source, request.target, source, target):
             yield _transfer(transfer)
 
-    async def Commit(self, request: pb.CommitRequest, context: "Context") -> pb.Image:
+    async def Commit(self, request: pb.CommitRequest, context: "Context") -> AsyncIterator[pb.CommitProgress]:
         wish = Wish(
             snapshot=request.snapshot,
             image=request.image,
@@ -113,7 +113,8 @@ class ImagesServicer(rpc.ImagesServicer):
             steps=tuple(request.steps),
             clamp_times=request.clamp_times,
         )
-        return await self._image(await self._commits.commit(wish))
+        async for made in self._commits.commit(wish):
+            yield pb.CommitProgress(image=await self._image(made) if made else None)
 
     async def Prune(self, request: pb.PruneRequest, context: "Context") -> pb.PruneResponse:
         rules = Rules(request.all, request.older_than_s, request.keep_last, request.max_bytes)

@@ -1,6 +1,6 @@
 """Client of imaged."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import anyio
 
@@ -122,9 +122,26 @@ class ImagedClient:
         async for progress in self._stub.Copy(request, timeout=timeout_s):
             yield progress
 
-    async def commit(self, request: pb.CommitRequest, timeout_s: float = PULL_TIMEOUT_S) -> pb.Image:
-        """Make an image of what a container changed; AbortedError when it wrote meanwhile."""
-        return await self._stub.Commit(request, timeout=timeout_s)
+    async def commit(
+        self,
+        request: pb.CommitRequest,
+        was_read: Callable[[], Awaitable[None]] | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+    ) -> pb.Image:
+        """Make an image of what a container changed; AbortedError when it wrote meanwhile.
+
+        Args:
+            request: what is wanted.
+            was_read: called once the container may write again.
+            timeout_s: deadline.
+        """
+        image = pb.Image()
+        async for progress in self._stub.Commit(request, timeout=timeout_s):
+            if progress.HasField("image"):
+                image = progress.image
+            elif was_read:
+                await was_read()
+        return image
 
     async def prune(self, request: pb.PruneRequest) -> "Sequence[pb.Verdict]":
         """Remove images by rules, or only decide; a verdict for each image, the oldest first."""

@@ -94,10 +94,10 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
                 _registered_method=True)
-        self.Commit = channel.unary_unary(
+        self.Commit = channel.unary_stream(
                 '/slipway.images.v1.Images/Commit',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
-                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitProgress.FromString,
                 _registered_method=True)
         self.Prune = channel.unary_unary(
                 '/slipway.images.v1.Images/Prune',
@@ -204,7 +204,8 @@ class ImagesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Commit(self, request, context):
-        """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+        """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
+        write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -288,10 +289,10 @@ def add_ImagesServicer_to_server(servicer, server):
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
             ),
-            'Commit': grpc.unary_unary_rpc_method_handler(
+            'Commit': grpc.unary_stream_rpc_method_handler(
                     servicer.Commit,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.FromString,
-                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.SerializeToString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitProgress.SerializeToString,
             ),
             'Prune': grpc.unary_unary_rpc_method_handler(
                     servicer.Prune,
@@ -649,12 +650,12 @@ class Images:
             wait_for_ready=None,
             timeout=None,
             metadata=None):
-        return grpc.experimental.unary_unary(
+        return grpc.experimental.unary_stream(
             request,
             target,
             '/slipway.images.v1.Images/Commit',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
-            common_dot_api_dot_images_dot_v1_dot_images__pb2.Image.FromString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitProgress.FromString,
             options,
             channel_credentials,
             insecure,

@@ -65,8 +65,10 @@ class ImagesStub:
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _grpc.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
-    Commit: _grpc.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]
-    """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    Commit: _grpc.UnaryStreamMultiCallable[_images_pb2.CommitRequest, _images_pb2.CommitProgress]
+    """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
+    write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+    """
     Prune: _grpc.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]
     """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
     pinned, or what work is under way with.
@@ -111,8 +113,10 @@ class ImagesAsyncStub(ImagesStub):
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _aio.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
-    Commit: _aio.UnaryUnaryMultiCallable[_images_pb2.CommitRequest, _images_pb2.Image]  # type: ignore[assignment]
-    """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    Commit: _aio.UnaryStreamMultiCallable[_images_pb2.CommitRequest, _images_pb2.CommitProgress]  # type: ignore[assignment]
+    """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
+    write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+    """
     Prune: _aio.UnaryUnaryMultiCallable[_images_pb2.PruneRequest, _images_pb2.PruneResponse]  # type: ignore[assignment]
     """Removes images by rules, and says of each image why it goes or stays. Never what a container uses, what is
     pinned, or what work is under way with.
@@ -232,8 +236,10 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _images_pb2.CommitRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_images_pb2.Image, _abc.Awaitable[_images_pb2.Image]]:
-        """Makes an image of what a container changed, or of another image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile."""
+    ) -> _typing.Union[_abc.Iterator[_images_pb2.CommitProgress], _abc.AsyncIterator[_images_pb2.CommitProgress]]:
+        """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
+        write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
+        """
 
     @_abc_1.abstractmethod
     def Prune(
