@@ -229,6 +229,10 @@ async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, cred
     async with layer._registry.repository(layer.reference, credentials) as repository:
         assert str(await repository.resolve()) == layer.image.digest
     assert len(tokens) == 1
+    # who was logged in before is not asked for it again
+    assert [h.get("Authorization") for _, path, h in bad_registry.requests if "/manifests/" in path] == [
+        "Bearer abc"
+    ]
     method, path, authorization, body = tokens[0]
     if credentials.identity_token:
         assert method == "POST"
@@ -238,6 +242,49 @@ async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, cred
         assert "service=reg" in path
         assert "scope=repository%3Asome%2Fapp%3Apull" in path
         assert bool(authorization) == bool(credentials)
+
+
+async def test_a_token_that_is_taken_no_more_is_replaced(layer, bad_registry, tools) -> None:
+    good, tokens = bad_registry.answer, iter(["one", "two"])
+    taken = {"Bearer one"}
+
+    def answer(h) -> None:
+        if h.path.startswith("/token"):
+            tools.reply(h, 200, json.dumps({"token": next(tokens), "expires_in": 300}).encode())
+        elif h.headers.get("Authorization") in taken:
+            good(h)
+        else:
+            realm = f'Bearer realm="http://{bad_registry.host}/token",service="reg"'
+            tools.reply(h, 401, b"", {"WWW-Authenticate": realm})
+
+    bad_registry.answer = answer
+    for _ in range(2):
+        async with layer._registry.repository(layer.reference, NOBODY) as repository:
+            assert str(await repository.resolve()) == layer.image.digest
+        taken = {"Bearer two"}
+    assert next(tokens, None) is None
+
+
+async def test_basic_is_sent_at_once_to_who_took_it_before(layer, bad_registry, tools) -> None:
+    good, me = bad_registry.answer, Credentials("u", "p")
+    wanted = "Basic " + base64.b64encode(b"u:p").decode()
+
+    def answer(h) -> None:
+        if h.headers.get("Authorization") == wanted:
+            good(h)
+        else:
+            tools.reply(h, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
+
+    bad_registry.answer = answer
+    for _ in range(2):
+        async with layer._registry.repository(layer.reference, me) as repository:
+            await repository.resolve()
+    async with layer._registry.repository(layer.reference, Credentials("u", "other")) as repository:
+        with pytest.raises(PermissionDeniedError):
+            await repository.resolve()
+    sent = [r[2].get("Authorization") for r in bad_registry.requests]
+    assert sent[:3] == [None, wanted, wanted]
+    assert sent[3] is None
 
 
 async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> None:

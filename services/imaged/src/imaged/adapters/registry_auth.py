@@ -26,6 +26,7 @@ MAX_CHALLENGE_CHARACTERS = 4096
 DEFAULT_LIFE_S = 60
 """A token without expires_in lives for 60 s (distribution spec)."""
 MARGIN_S = 10
+BASIC = ("basic",)
 _CHALLENGE = re.compile(r"(?:^|,)\s*(Basic|Bearer)(?:\s+|$)", re.IGNORECASE)
 _PARAMETER = re.compile(r'(?<![a-zA-Z_])([a-zA-Z_]++)\s*=\s*(?:"((?:[^"\\]|\\.)*)"|([^\s,"]+))')
 
@@ -45,7 +46,21 @@ class TokenCache:
     """Tokens by token service, scope and credentials, until shortly before they expire."""
 
     _tokens: dict[tuple[str, ...], tuple[str, float]] = field(default_factory=dict, repr=False)
+    _ways: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)
+    """By host, scope and credentials: the token that was used last, or BASIC."""
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def way(self, place: tuple[str, ...]) -> tuple[str, ...]:
+        """How a place was logged in to last; empty when it was not."""
+        with self._lock:
+            return self._ways.get(place, ())
+
+    def note(self, place: tuple[str, ...], way: tuple[str, ...]) -> None:
+        """Remember how a place wants to be logged in to."""
+        with self._lock:
+            if len(self._ways) >= MAX_CACHED:
+                self._ways.clear()
+            self._ways[place] = way
 
     def get(self, key: tuple[str, ...]) -> str:
         with self._lock:
@@ -126,8 +141,18 @@ class Login:
         self._credentials = credentials
         self._cache = cache
         self._lock = threading.Lock()
+        self._place = (host, "https" if secure else "http", scope, fingerprint(credentials))
         self._used: tuple[str, ...] = ()
-        self.header = f"Bearer {credentials.registry_token}" if credentials.registry_token else ""
+        self.header = f"Bearer {credentials.registry_token}" if credentials.registry_token else self._known()
+
+    def _known(self) -> str:
+        """The header that the host took last time, so that it need not be asked for one."""
+        way = self._cache.way(self._place)
+        if way == BASIC:
+            return basic(self._credentials)
+        token = self._cache.get(way) if way else ""
+        self._used = way if token else ()
+        return f"Bearer {token}" if token else ""
 
     def answer(self, refused: str, challenges: list[Challenge]) -> bool:
         """Get a new header after a 401.
@@ -155,7 +180,10 @@ class Login:
 
     def _header(self, challenge: Challenge, *, again: bool) -> str:
         if challenge.scheme == "basic":
-            return basic(self._credentials) if self._credentials.username else ""
+            if not self._credentials.username:
+                return ""
+            self._cache.note(self._place, BASIC)
+            return basic(self._credentials)
         scope = challenge.scope or self._scope
         key = (challenge.realm, challenge.service, scope, fingerprint(self._credentials))
         if again and key == self._used:
@@ -165,6 +193,7 @@ class Login:
             token, life_s = self._fetch(challenge, scope)
             self._cache.put(key, token, life_s)
         self._used = key
+        self._cache.note(self._place, key)
         return f"Bearer {token}"
 
     def _fetch(self, challenge: Challenge, scope: str) -> tuple[str, float]:
