@@ -51,7 +51,6 @@ def test_the_run_directory_may_come_from_the_environment(tmp_path: Path) -> None
         (("events", "--filter", "colour=red"), "kind, verb, id, node"),
         (("events", "--since", "soon"), "10m"),
         (("exec", "x"), "no command"),
-        (("run", "-d", "--rm", "x"), "--rm and --detach"),
     ],
 )
 def test_a_wrong_option_is_told_before_anything_is_asked(words: tuple[str, ...], told: str) -> None:

@@ -55,8 +55,9 @@ async def _create(
     sandbox_id = ""
     try:
         pod = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
-        isolated = arguments.network == "none"
-        made = await on.backend.RunSandbox(pb.RunSandboxRequest(request=pod, isolated=isolated))
+        made = await on.backend.RunSandbox(
+            pb.RunSandboxRequest(request=pod, isolated=arguments.network == "none", remove_ended=arguments.rm)
+        )
         sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
         container_id = (await on.backend.CreateContainer(wanted)).container_id
     except BaseException:

@@ -18,18 +18,19 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway run --rm -it busybox sh  a shell, gone when it ends
         slipway run -d --name web -p 8080:80 nginx  in the background, with a port
+        slipway run -d --rm job:1  in the background, gone when it ends
         slipway run --rm -v /srv/data:/data:ro -m 256m --cpus 1.5 app:1 work  with files and limits
         slipway run --rm --network host busybox wget -O- localhost  in the node's own network"""
     run = add_verb(verbs, "run", "run a container in a pod of its own", "run:run", examples)
     run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
-    run.add_argument("--rm", action="store_true", help="remove it when it ends")
+    run.add_argument("--rm", action="store_true", help="it goes when it ends, with its pod and its logs")
     add_keys(run)
     add_settings(run)
     examples = """
         slipway create --name job app:1 work  it does not run yet
         slipway start -a job  now it does"""
     create = add_verb(verbs, "create", "make a container in a pod of its own", "run:create", examples)
-    create.set_defaults(detach=False)
+    create.set_defaults(detach=False, rm=False)
     add_settings(create)
 
 

@@ -4,18 +4,22 @@ import os
 import pwd
 import sys
 from argparse import Namespace
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 from common.errors import FailedPreconditionError
 from slipway import render
 from slipway.connect import node
+from slipway.keeping import kept
 from slipway.waiting import final_code
 
 
 async def wait(arguments: Namespace) -> int:
     """Print each container's exit code when it has ended, in the order they were named."""
-    async with node(arguments.run_dir) as on:
+    async with node(arguments.run_dir) as on, AsyncExitStack() as held:
         ids = [(await on.container(name)).id for name in arguments.container]
+        for container_id in ids:
+            await held.enter_async_context(kept(on, container_id))
         for container_id in ids:
             code = await final_code(on, container_id)
             sys.stdout.write(f"{code}\n")

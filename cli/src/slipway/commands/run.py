@@ -2,27 +2,25 @@
 
 import sys
 from argparse import Namespace
+from contextlib import nullcontext
 from pathlib import Path
 
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError, UnavailableError
+from common.errors import FailedPreconditionError, SlipwayError, UnavailableError
 from slipway import exitcode, render, streams, terminal
 from slipway.attaching import attached, forward_signals, log_path
 from slipway.connect import TIMEOUT_S, Node, node, runtimed, shim_of
 from slipway.each import each
+from slipway.keeping import kept, until_gone
 from slipway.making import make
-from slipway.removal import remove
 from slipway.waiting import final_code
 
 
 async def run(arguments: Namespace) -> int:
     """Run a container; attached, end as it ends."""
-    if arguments.detach and arguments.rm:
-        message = "--rm and --detach: nobody would wait for its end: leave one out; `slipway prune` removes what has ended"
-        raise InvalidArgumentError(message)
     terminal.require_terminal(
         wants_tty=arguments.tty and not arguments.detach, interactive=arguments.interactive
     )
@@ -33,16 +31,16 @@ async def run(arguments: Namespace) -> int:
             if not arguments.detach:
                 # From here to the end, and while it is removed, no signal ends us before the container.
                 await group.start(forward_signals, on, container_id)
-            code = await _start(on, container_id)
-            if code == 0 and arguments.detach:
-                sys.stdout.write(f"{container_id}\n")
-                return 0
-            if code == 0:
-                code = await attached(
-                    on, container_id, tty=arguments.tty, stdin=arguments.interactive, keys=keys
-                )
-            if arguments.rm and code != streams.DETACHED:
-                await remove(on, container_id, sandbox_id)
+            async with kept(on, container_id) if arguments.rm else nullcontext():
+                code = await _start(on, container_id)
+                if code == 0 and arguments.detach:
+                    sys.stdout.write(f"{container_id}\n")
+                elif code == 0:
+                    code = await attached(
+                        on, container_id, tty=arguments.tty, stdin=arguments.interactive, keys=keys
+                    )
+            if arguments.rm and not arguments.detach and code != streams.DETACHED:
+                await until_gone(on, sandbox_id)
             group.cancel_scope.cancel()
         return max(code, 0)
 
@@ -130,7 +128,11 @@ async def attach(arguments: Namespace) -> int:
 
 async def _join(on: Node, container_id: str, *, stdin: bool, keys: bytes) -> int:
     tty = await _has_tty(on, container_id)
-    async with shim_of(on.run_dir, container_id) as shim, anyio.create_task_group() as group:
+    async with (
+        kept(on, container_id),
+        shim_of(on.run_dir, container_id) as shim,
+        anyio.create_task_group() as group,
+    ):
         if shim is None:
             message = f"container {container_id}: its shim does not answer: it may have ended"
             raise UnavailableError(message)

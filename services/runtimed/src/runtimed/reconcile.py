@@ -94,6 +94,7 @@ class Reconciler:
                 await self._guard(record.id, partial(self._container, record, shim, first=first))
         await self._orphans(shims, pauses)
         self._service.stats.forget_gone()
+        await self._service.departures.again()
 
     async def _guard(self, name: str, mend: Callable[[], Awaitable[None]]) -> None:
         try:

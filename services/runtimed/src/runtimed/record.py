@@ -56,6 +56,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     host_network: bool = False
     isolated: bool = False
     """Its network is a loopback and nothing else."""
+    remove_ended: bool = False
+    """It goes when its containers have ended (runtimed.use.departure)."""
     host_ipc: bool = False
     hostname: str = ""
     cgroup_parent: str = ""

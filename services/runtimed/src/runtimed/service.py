@@ -2,6 +2,7 @@
 
 from runtimed.use.checkpoint import Checkpoints
 from runtimed.use.container import Containers
+from runtimed.use.departure import Departures
 from runtimed.use.exec import Execs
 from runtimed.use.execnews import ExecBook
 from runtimed.use.hold import Holds
@@ -26,6 +27,7 @@ class Service:
         self.tasks = Tasks(parts, book, self.holds)
         self.containers = Containers(parts, self.tasks)
         self.sandboxes = Sandboxes(parts, self.containers)
+        self.departures = Departures(parts, self.sandboxes)
         self.execs = Execs(parts, book)
         self.limits = Limits(parts)
         self.stats = Stats(parts)

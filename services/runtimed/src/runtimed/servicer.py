@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from typing import Any
 
+import anyio
+
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
 from runtimed.metrics import families
 from runtimed.service import Service
 from runtimed.use.overview import overview
+from runtimed.use.sandbox import Manner
 
 
 class RuntimeServicer(rpc.RuntimeServicer):
@@ -25,9 +28,8 @@ class RuntimeServicer(rpc.RuntimeServicer):
 
     async def RunSandbox(self, request: pb.RunSandboxRequest, context: Any) -> cri.RunPodSandboxResponse:
         wanted = request.request
-        made = await self._service.sandboxes.run(
-            wanted.config, wanted.runtime_handler, isolated=request.isolated
-        )
+        manner = Manner(isolated=request.isolated, remove_ended=request.remove_ended)
+        made = await self._service.sandboxes.run(wanted.config, wanted.runtime_handler, manner)
         return cri.RunPodSandboxResponse(pod_sandbox_id=made)
 
     async def StopPodSandbox(
@@ -115,6 +117,13 @@ class RuntimeServicer(rpc.RuntimeServicer):
     ) -> pb.ResumeContainerResponse:
         await self._service.holds.resume(request.container_id)
         return pb.ResumeContainerResponse()
+
+    async def KeepContainer(
+        self, request: pb.KeepContainerRequest, context: Any
+    ) -> AsyncIterator[pb.KeepContainerResponse]:
+        with self._service.departures.keep(request.container_id):
+            yield pb.KeepContainerResponse()
+            await anyio.sleep_forever()
 
     async def SignalContainer(
         self, request: pb.SignalContainerRequest, context: Any

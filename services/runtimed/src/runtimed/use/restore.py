@@ -16,7 +16,7 @@ from runtimed.oci.validate import validate_container, validate_sandbox
 from runtimed.use.checkpoint import require
 from runtimed.use.container import Containers
 from runtimed.use.parts import Parts, together
-from runtimed.use.sandbox import Sandboxes, key_of
+from runtimed.use.sandbox import Manner, Sandboxes, key_of
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")
@@ -72,7 +72,9 @@ class Restores:
             raise AlreadyExistsError(f"sandbox {key}: is there already: remove it first")
         for record in known:
             await self._sandboxes.discard(record)
-        sandbox_id = await self._sandboxes.run(request.config, request.runtime_handler, restoring=True)
+        sandbox_id = await self._sandboxes.run(
+            request.config, request.runtime_handler, Manner(restoring=True)
+        )
         undo = Undo(parts.settings.cleanup_s)
         undo.push("sandbox", partial(self._sandboxes.remove, sandbox_id))
         for container in wanted.containers:

@@ -4,6 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,16 @@ RPC = "rpc"
 MAX_NAME_BYTES = 64
 
 
+@dataclass(frozen=True, kw_only=True)
+class Manner:
+    """How a sandbox is made, beside what CRI says of it: fields of its record."""
+
+    isolated: bool = False
+    remove_ended: bool = False
+    restoring: bool = False
+    """The caller makes its containers too, and then says so in the record."""
+
+
 class Sandboxes:
     """The sandboxes of this node."""
 
@@ -52,16 +63,13 @@ class Sandboxes:
         self._containers = containers
         self._ports = hostports.HostPorts()
 
-    async def run(
-        self, config: cri.PodSandboxConfig, handler: str, *, isolated: bool = False, restoring: bool = False
-    ) -> str:
+    async def run(self, config: cri.PodSandboxConfig, handler: str, manner: Manner | None = None) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
 
         Args:
             config: what it is to be.
             handler: runtime handler; "" for the default.
-            isolated: its network is a loopback and nothing else.
-            restoring: the caller makes its containers too, and then says so in the record.
+            manner: what CRI has no word for.
 
         Raises:
             InvalidArgumentError, UnimplementedError: a field's value.
@@ -71,11 +79,12 @@ class Sandboxes:
         name = config.metadata.name
         try:
             validate_sandbox(config)
-            if isolated:
+            manner = manner or Manner()
+            if manner.isolated:
                 _check_isolated(config)
             await self._check_handler(self._parts.handler(handler)[0], config)
             key = key_of(config)
-            work = partial(self._run, key, config, handler, isolated=isolated, restoring=restoring)
+            work = partial(self._run, key, config, handler, manner)
             made = await self._parts.operations.join(f"sandbox {key}", work)
         except SlipwayError as exc:
             self._parts.evidence.fail(POD, name, exc.message, reason=exc.reason)
@@ -90,9 +99,7 @@ class Sandboxes:
                 f"namespace_options.userns_options: handler {handler!r} or this kernel cannot map ids"
             )
 
-    async def _run(
-        self, key: str, config: cri.PodSandboxConfig, handler: str, *, isolated: bool, restoring: bool
-    ) -> str:
+    async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str, manner: Manner) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
         if old is not None and old.restoring:
             if self._parts.operations.running(f"restore {key}"):
@@ -111,7 +118,7 @@ class Sandboxes:
                 )
             await self._remove(old.id)
         made = new_record(key, config, self._parts.handler(handler)[0], handler)
-        record = msgspec.structs.replace(made, isolated=isolated, restoring=restoring)
+        record = msgspec.structs.replace(made, **asdict(manner))
         fact = SandboxCreated(
             id=record.id,
             name=record.name,

@@ -27,8 +27,11 @@ class RunSandboxRequest(_message.Message):
 
     REQUEST_FIELD_NUMBER: _builtins.int
     ISOLATED_FIELD_NUMBER: _builtins.int
+    REMOVE_ENDED_FIELD_NUMBER: _builtins.int
     isolated: _builtins.bool
     """Its network namespace has a loopback and nothing else: no CNI plugin is asked."""
+    remove_ended: _builtins.bool
+    """It goes, with its logs, when its containers have ended and nobody keeps them."""
     @_builtins.property
     def request(self) -> _api_pb2.RunPodSandboxRequest: ...
     def __init__(
@@ -36,10 +39,11 @@ class RunSandboxRequest(_message.Message):
         *,
         request: _api_pb2.RunPodSandboxRequest | None = ...,
         isolated: _builtins.bool = ...,
+        remove_ended: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "remove_ended", b"remove_ended", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -502,6 +506,40 @@ class ResumeContainerResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ResumeContainerResponse: _TypeAlias = ResumeContainerResponse  # noqa: Y015
+
+@_typing.final
+class KeepContainerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTAINER_ID_FIELD_NUMBER: _builtins.int
+    container_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        container_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container_id", b"container_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepContainerRequest: _TypeAlias = KeepContainerRequest  # noqa: Y015
+
+@_typing.final
+class KeepContainerResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___KeepContainerResponse: _TypeAlias = KeepContainerResponse  # noqa: Y015
 
 @_typing.final
 class SignalContainerRequest(_message.Message):

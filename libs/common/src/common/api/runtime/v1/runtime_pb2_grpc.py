@@ -125,6 +125,11 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.FromString,
                 _registered_method=True)
+        self.KeepContainer = channel.unary_stream(
+                '/slipway.runtime.v1.Runtime/KeepContainer',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerResponse.FromString,
+                _registered_method=True)
         self.SignalContainer = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/SignalContainer',
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.SignalContainerRequest.SerializeToString,
@@ -343,6 +348,14 @@ class RuntimeServicer:
 
     def ResumeContainer(self, request, context):
         """Lets a paused container run on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def KeepContainer(self, request, context):
+        """As long as the call lasts a container stays that would go when it ends. It answers once, when that holds;
+        its end is also that of one that was never started. NOT_FOUND when it is gone.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -574,6 +587,11 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.ResumeContainer,
                     request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.FromString,
                     response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.SerializeToString,
+            ),
+            'KeepContainer': grpc.unary_stream_rpc_method_handler(
+                    servicer.KeepContainer,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerRequest.FromString,
+                    response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerResponse.SerializeToString,
             ),
             'SignalContainer': grpc.unary_unary_rpc_method_handler(
                     servicer.SignalContainer,
@@ -1167,6 +1185,33 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/ResumeContainer',
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerRequest.SerializeToString,
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ResumeContainerResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def KeepContainer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/KeepContainer',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerRequest.SerializeToString,
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.KeepContainerResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -57,6 +57,10 @@ class RuntimeStub:
     """Holds every process of a container still; CRI knows it as running."""
     ResumeContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]
     """Lets a paused container run on."""
+    KeepContainer: _grpc.UnaryStreamMultiCallable[_runtime_pb2.KeepContainerRequest, _runtime_pb2.KeepContainerResponse]
+    """As long as the call lasts a container stays that would go when it ends. It answers once, when that holds;
+    its end is also that of one that was never started. NOT_FOUND when it is gone.
+    """
     SignalContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]
     """Signals the init of a container."""
     Overview: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]
@@ -114,6 +118,10 @@ class RuntimeAsyncStub(RuntimeStub):
     """Holds every process of a container still; CRI knows it as running."""
     ResumeContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ResumeContainerRequest, _runtime_pb2.ResumeContainerResponse]  # type: ignore[assignment]
     """Lets a paused container run on."""
+    KeepContainer: _aio.UnaryStreamMultiCallable[_runtime_pb2.KeepContainerRequest, _runtime_pb2.KeepContainerResponse]  # type: ignore[assignment]
+    """As long as the call lasts a container stays that would go when it ends. It answers once, when that holds;
+    its end is also that of one that was never started. NOT_FOUND when it is gone.
+    """
     SignalContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]  # type: ignore[assignment]
     """Signals the init of a container."""
     Overview: _aio.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]  # type: ignore[assignment]
@@ -276,6 +284,16 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.ResumeContainerResponse, _abc.Awaitable[_runtime_pb2.ResumeContainerResponse]]:
         """Lets a paused container run on."""
+
+    @_abc_1.abstractmethod
+    def KeepContainer(
+        self,
+        request: _runtime_pb2.KeepContainerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_runtime_pb2.KeepContainerResponse], _abc.AsyncIterator[_runtime_pb2.KeepContainerResponse]]:
+        """As long as the call lasts a container stays that would go when it ends. It answers once, when that holds;
+        its end is also that of one that was never started. NOT_FOUND when it is gone.
+        """
 
     @_abc_1.abstractmethod
     def SignalContainer(

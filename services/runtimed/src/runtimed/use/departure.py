@@ -1,0 +1,113 @@
+"""Pods that go by themselves when their containers have ended, as those of `run --rm`.
+
+Who needs a container beyond its end keeps it: the exit code and the log are there until nobody does. An end and the
+last keeper's leaving are looked at when they come; what happened while runtimed was away, at the next round of the
+reconciler, after keepers had time to come back.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import anyio
+import anyio.to_thread
+
+from common.clock import now_ns
+from common.errors import SlipwayError
+from common.events.schema import Event
+from common.observe.log import get_logger
+from runtimed import convert, selection
+from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
+from runtimed.use.parts import Parts
+from runtimed.use.sandbox import Sandboxes
+
+KEEP_AGAIN_S = 5.0
+"""How long after the start of the service keepers may take to come back."""
+FORSAKEN_NS = 120 * 1_000_000_000
+"""A container that was made so long ago, and that nobody keeps, will not be started any more."""
+_ENDED = (ContainerState.EXITED, ContainerState.REMOVING)
+_log = get_logger("departure")
+
+
+class Departures:
+    """Removes what has ended and is kept by nobody."""
+
+    def __init__(self, parts: Parts, sandboxes: Sandboxes) -> None:
+        self._parts = parts
+        self._sandboxes = sandboxes
+        self._keepers: Counter[str] = Counter()
+        self._began = time.monotonic()
+        self._began_ns = now_ns()
+        parts.containers.store.on_change(self._changed)
+
+    @contextmanager
+    def keep(self, name: str) -> Iterator[None]:
+        """Hold a container back from going.
+
+        Raises:
+            NotFoundError: there is none.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        self._keepers[record.id] += 1
+        _log.info("container.kept", id=record.id)
+        try:
+            yield
+        finally:
+            self._keepers[record.id] -= 1
+            if not self._keepers[record.id]:
+                del self._keepers[record.id]
+                self._parts.group.start_soon(partial(self._leave, record.sandbox_id, left=True))
+
+    async def again(self) -> None:
+        """Look at all that may go; for the reconciler."""
+        for record in self._parts.sandboxes.store.all():
+            if record.remove_ended:
+                self._parts.group.start_soon(self._leave, record.id)
+
+    def _changed(self, record: ContainerRecord, _facts: Sequence[Event]) -> None:
+        sandbox = self._parts.sandboxes.store.find(record.sandbox_id)
+        if sandbox is not None and sandbox.remove_ended and record.state is ContainerState.EXITED:
+            self._parts.group.start_soon(self._leave, sandbox.id)
+
+    async def _leave(self, sandbox_id: str, *, left: bool = False) -> None:
+        """Remove a sandbox, if it may go; `left` says that its last keeper has gone just now."""
+        sandbox = self._parts.sandboxes.store.find(sandbox_id)
+        if sandbox is not None and sandbox.created_at_ns < self._began_ns:
+            await anyio.sleep(self._began + KEEP_AGAIN_S - time.monotonic())
+            sandbox = self._parts.sandboxes.store.find(sandbox_id)
+        if sandbox is None or not sandbox.remove_ended:
+            return
+        members = self._parts.containers_of(sandbox_id)
+        if not members or not all(self._may_go(member, left=left) for member in members):
+            return
+        logs = [member.log_path for member in members if member.log_path]
+        try:
+            await self._sandboxes.remove(sandbox_id)
+        except SlipwayError as exc:  # the reconciler tries again
+            _log.warning("sandbox.kept", sandbox_id=sandbox_id, error=exc.message)
+            return
+        await anyio.to_thread.run_sync(_drop_logs, logs, _log_directory(sandbox))
+
+    def _may_go(self, record: ContainerRecord, *, left: bool) -> bool:
+        if self._keepers[record.id]:
+            return False
+        forsaken = left or now_ns() - record.created_at_ns > FORSAKEN_NS
+        return record.state in _ENDED or (record.state is ContainerState.CREATED and forsaken)
+
+
+def _log_directory(record: SandboxRecord) -> str:
+    return convert.sandbox_config(record).log_directory
+
+
+def _drop_logs(logs: list[str], directory: str) -> None:
+    """Remove the logs, and their directory when nothing else is in it. Blocking."""
+    try:
+        for path in logs:
+            Path(path).unlink(missing_ok=True)
+        if directory:
+            Path(directory).rmdir()
+    except OSError as exc:
+        _log.warning("logs.kept", directory=directory, error=str(exc))
