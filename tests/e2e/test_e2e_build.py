@@ -1,12 +1,18 @@
 """Images built from Dockerfiles by the slipway command, on a real node."""
 
+import fcntl
 import hashlib
 import json
 import os
+import pty
+import re
+import struct
 import subprocess
 import sys
+import termios
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -318,3 +324,63 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
     done = node.slipway("prune", "-f")
     assert "Removed build cache: big" in done.stdout
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
+
+
+def test_stages_that_need_each_other_not_are_built_at_the_same_time(node, busybox, context: Path) -> None:
+    meet = "RUN --mount=type=cache,id=meet,target=/c touch /c/{0} /{0} && until [ -e /c/{1} ]; do sleep 0.05; done"
+    lines = (
+        *(f"FROM {busybox} AS one", meet.format("one", "two")),
+        *(f"FROM {busybox} AS two", meet.format("two", "one")),
+        *(f"FROM {busybox} AS unneeded", "RUN false"),
+        *(f"FROM {busybox}", "COPY --from=one /one /", "COPY --from=two /two /"),
+    )
+    (context / "Dockerfile").write_text("\n".join(lines))
+    done = built(node, context, "-t", "both:1", "--no-cache")
+    assert done.returncode == 0, done.stderr
+    ran = node.slipway("run", "--rm", "--network", "host", "both:1", "ls", "/one", "/two")
+    assert ran.stdout == "/one\n/two\n", ran.stderr
+    # one that fails ends the other, which would wait for ever
+    (context / "Dockerfile").write_text("\n".join(lines).replace("touch /c/one /one", "rm -f /c/* && false"))
+    failed = built(node, context, "--no-cache")
+    assert (failed.returncode, "Dockerfile:2: RUN: the command ended with" in failed.stderr) == (1, True)
+    assert not any(node.leftovers().values()), node.leftovers()
+
+
+@pytest.mark.parametrize(("last", "code"), [("true", 0), ("sh -c 'echo why; exit 3'", 1)])
+def test_a_terminal_has_one_line_a_step_that_is_redrawn(
+    node, busybox, context: Path, last: str, code: int
+) -> None:
+    (context / "Dockerfile").write_text(f"FROM {busybox}\nRUN echo going; sleep 1\nRUN {last}\n")
+    words = [
+        "slipway",
+        "--run-dir",
+        str(node.run_dir),
+        "build",
+        "--no-cache",
+        "--network",
+        "host",
+        str(context),
+    ]
+    words[0] = str(Path(sys.executable).parent / "slipway")
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(ours, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "100", "LINES": "24"}
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=theirs, env=environment) as running:
+        os.close(theirs)
+        shown = b""
+        with suppress(OSError):  # how a terminal ends
+            while piece := os.read(ours, 1 << 16):
+                shown += piece
+        assert running.wait(60) == code, shown.decode()[-3000:]
+    os.close(ours)
+    plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode())
+    drawn = [screen for screen in plain.split("[+] Building ") if "=> [stage-0 2/3] RUN echo going" in screen]
+    # while it runs its output stands below it; afterwards it does not
+    assert any("=> => # " in screen and "going" in screen.split("=> => # ")[1] for screen in drawn)
+    assert "=> => # " not in drawn[-1]
+    assert re.search(r"=> \[stage-0 2/3\] RUN echo going; sleep 1 +[1-9][0-9.]*s", drawn[-1])
+    if code:
+        assert "ERROR [stage-0 3/3]" in drawn[-1]
+        assert re.search(r"> \[stage-0 3/3\] .*:\r\n[0-9.]+ why\r\n------", drawn[-1])
+    else:
+        assert "FINISHED" in plain

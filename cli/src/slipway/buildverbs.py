@@ -26,6 +26,9 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     build.add_argument("--platform", default="", metavar="linux/amd64", help="must be this machine's")
     build.add_argument("--no-cache", action="store_true", help="do each step anew")
+    build.add_argument(
+        "--progress", choices=("auto", "plain"), default="auto", help="plain: lines on a terminal, too"
+    )
     build.add_argument("--network", choices=("pod", "host"), default="pod", help="of RUN (%(default)s)")
     build.add_argument("--iidfile", default="", metavar="FILE", help="gets the image's id")
     build.add_argument("-q", "--quiet", action="store_true", help="print the id only")

@@ -4,34 +4,38 @@ A step that changes files is cached under a key: that of what it stands on, what
 image that it made is named after the key, so that it is found again, and goes with the images that nobody uses.
 """
 
-import hashlib
 import json
 import os
 import posixpath
 import re
 import tempfile
+from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
+import anyio
 import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.clients.imaged import ImagedClient
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
+from slipway import render
 from slipway.building import config, copying, fetching, mounts, platform, scratch
 from slipway.building.dockerfile import Instruction, Stage, triggers
 from slipway.building.ignore import Ignore
+from slipway.building.needs import needed, stage_of
 from slipway.building.progress import Progress, Step
+from slipway.building.state import State, Wish, key
 from slipway.building.variables import expand
 from slipway.building.worker import Job, Worker
 from slipway.commands.changes import MADE
 from slipway.connect import Node, facts
+from slipway.logins import auth_of
 from slipway.places import Place
-from slipway.resolving import image_id
 
 CACHE = "localhost/slipway-build"
 """Repository of what is cached; the tag is the key."""
@@ -44,47 +48,6 @@ _PREDEFINED = tuple(
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
-    """What is wanted of a build."""
-
-    context: Place
-    ignore: Ignore
-    arguments: Mapping[str, str]
-    secrets: Mapping[str, bytes]
-    epoch_s: int | None = None
-    """When all of it is said to be made; None for now."""
-    use_cache: bool = True
-
-
-@dataclass(slots=True)
-class State:
-    """How far a stage is."""
-
-    image: str
-    key: str
-    environment: dict[str, str]
-    directory: str
-    shell: list[str]
-    arguments: dict[str, str] = field(default_factory=dict)
-    pending: dict[str, Instruction] = field(default_factory=dict)
-    """Changes of the config that `image` has not yet."""
-    has_command: bool = False
-    triggers: list[Instruction] = field(default_factory=list)
-    """What the image below asks to do first."""
-
-    @property
-    def values(self) -> dict[str, str]:
-        """What variables mean; ENV wins over ARG."""
-        return self.arguments | self.environment
-
-    def change(self, text: str, step: Instruction) -> None:
-        """Note a change of the config, and what asks for it."""
-        self.pending.pop(text, None)
-        self.pending[text] = step
-        self.key = key(self.key, text)
-
-
-@dataclass(frozen=True, slots=True)
 class _Bound:
     """A bind mount and what it shows: of an image, or what is copied of the context."""
 
@@ -92,11 +55,6 @@ class _Bound:
     image: str
     sources: list[copying.Source]
     key: str
-
-
-def key(*parts: str) -> str:
-    """The cache key of something that is made of these."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
 class Builder:
@@ -118,11 +76,14 @@ class Builder:
         self._stages: list[Stage] = []
         self._done: dict[int, str] = {}
         self._globals: dict[str, str] = {}
+        self._locks: defaultdict[int, anyio.Lock] = defaultdict(anyio.Lock)
+        self._room = anyio.CapacityLimiter(max(2, os.cpu_count() or 2))
+        """For steps that work at the same time."""
 
     async def build(self, arguments: list[Instruction], stages: list[Stage], target: str) -> str:
         """Build a stage and those that it needs, the last one when none is named; returns the image's id.
 
-        Raises:
+        Raises, in a group, since stages are built at the same time:
             InvalidArgumentError: the Dockerfile is wrong; the message has file, line and instruction.
             FailedPreconditionError: a command failed.
         """
@@ -134,34 +95,39 @@ class Builder:
         if wanted is None:
             message = f"--target {target!r}: there is no such stage"
             raise InvalidArgumentError(message)
-        return await self._built(wanted)
+        async with anyio.create_task_group() as group:
+            for number in sorted(needed(stages, wanted, self._globals)):
+                group.start_soon(self._built, number)
+        return self._done[wanted]
 
     def _stage(self, name: str, before: int) -> int | None:
-        for number in reversed(range(before)):
-            if name.lower() == self._stages[number].name or name == str(number):
-                return number
-        return None
+        return stage_of(self._stages, name, before)
 
     async def _built(self, number: int) -> str:
-        if number not in self._done:
-            stage = self._stages[number]
-            try:
-                base = expand(stage.base, self._globals)
-            except InvalidArgumentError as exc:
-                _refuse(stage.start, exc)
-            state = await self._begin(stage, number, base)
-            steps = [*state.triggers, *stage.steps]
-            total = len(steps) + 1
-            for count, step in enumerate(steps, 2):
-                title = f"[{stage.name or f'stage-{number}'} {count}/{total}] {step.text}"
-                with self._progress.step(title) as shown:
-                    try:
-                        await self._step(state, step, number, shown)
-                    except (SlipwayError, OSError) as exc:
-                        _refuse(step, exc)
-            await self._flush(state)
-            self._done[number] = state.image
-        return self._done[number]
+        """The image of a stage; who comes while it is built waits for it."""
+        async with self._locks[number]:
+            if number not in self._done:
+                self._done[number] = await self._made(number)
+            return self._done[number]
+
+    async def _made(self, number: int) -> str:
+        stage = self._stages[number]
+        try:
+            base = expand(stage.base, self._globals)
+        except InvalidArgumentError as exc:
+            _refuse(stage.start, exc)
+        state = await self._begin(stage, number, base)
+        steps = [*state.triggers, *stage.steps]
+        total = len(steps) + 1
+        for count, step in enumerate(steps, 2):
+            title = f"[{stage.name or f'stage-{number}'} {count}/{total}] {step.text}"
+            with self._progress.step(title) as shown:
+                try:
+                    await self._step(state, step, number, shown)
+                except (SlipwayError, OSError) as exc:
+                    _refuse(step, exc)
+        await self._flush(state)
+        return state.image
 
     async def _begin(self, stage: Stage, number: int, base: str) -> State:
         for text in stage.start.options("platform").get("platform", []):
@@ -174,9 +140,9 @@ class Builder:
             image = await self._built(other)
         else:
             title = f"[{stage.name or f'stage-{number}'} 1/{len(stage.steps) + 1}] FROM {base}"
-            with self._progress.step(title):
+            with self._progress.step(title) as shown:
                 try:
-                    image = await (self._scratch() if base == "scratch" else image_id(self._on, base))
+                    image = await (self._scratch() if base == "scratch" else self._image(base, shown))
                 except (SlipwayError, OSError) as exc:
                     _refuse(stage.start, exc)
         inner = json.loads((await self._images.get(image)).config).get("config") or {}
@@ -316,7 +282,23 @@ class Builder:
     async def _origin(self, name: str, number: int) -> str:
         """The image that `from=` names: a stage before this one, or any."""
         other = self._stage(name, number)
-        return await (self._built(other) if other is not None else image_id(self._on, name))
+        return await (self._built(other) if other is not None else self._image(name))
+
+    async def _image(self, name: str, shown: Step | None = None) -> str:
+        """An image by its name, pulled when it is not here."""
+        try:
+            return (await self._images.get(name)).id
+        except NotFoundError:
+            pass
+        image = ""
+        async for progress in self._images.pull(name, auth_of(name, "")):
+            image = progress.image.id
+            if shown:
+                here = sum(layer.fetched_bytes for layer in progress.layers)
+                shown.note(
+                    f"{render.size(here)} of {render.size(sum(layer.size_bytes for layer in progress.layers))}"
+                )
+        return image
 
     async def _copy(self, state: State, step: Instruction, number: int, shown: Step) -> None:
         options = step.options(
@@ -403,7 +385,7 @@ class Builder:
         shown.cached = bool(image)
         if not image:
             await self._flush(state)
-            async with AsyncExitStack() as stack:
+            async with self._room, AsyncExitStack() as stack:
                 wanted = replace(await job(stack), image=state.image)
                 container_id = await stack.enter_async_context(self._worker.container(wanted))
                 ignore = await work(container_id)

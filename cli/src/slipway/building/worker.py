@@ -43,12 +43,14 @@ class Worker:
         self._uid = str(uuid.uuid4())
         self._config = cri.PodSandboxConfig()
         self._pod = ""
+        self._lock = anyio.Lock()
 
     async def create(self, job: Job) -> str:
         """A container that was not started; returns its id, which is its snapshot's too."""
         name = f"build-{uuid.uuid4().hex[:12]}"
-        if not self._pod:
-            await self._start_pod(name)
+        async with self._lock:
+            if not self._pod:
+                await self._start_pod(name)
         config = cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name=name),
             image=cri.ImageSpec(image=job.image, user_specified_image=job.image),

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.errors import InvalidArgumentError
 from slipway.building import dockerfile, mounts, platform
-from slipway.building.builder import Builder, Wish
+from slipway.building.builder import Builder
 from slipway.building.ignore import Ignore, parse
 from slipway.building.progress import Progress
+from slipway.building.state import Wish
 from slipway.building.worker import Worker
 from slipway.commands.changes import epoch
 from slipway.connect import imaged, node
@@ -18,11 +19,19 @@ from slipway.places import Place
 
 async def build(arguments: Namespace) -> int:
     """Build an image from a Dockerfile, name it, and print its id."""
-    context = Path(arguments.context)
-    file = Path(arguments.file) if arguments.file else context / "Dockerfile"
     if arguments.platform:
         platform.check(arguments.platform)
-    progress = Progress(quiet=arguments.quiet)
+    with Progress(quiet=arguments.quiet, plain=arguments.progress == "plain") as progress:
+        image = await _built(arguments, progress)
+    if arguments.iidfile:
+        Path(arguments.iidfile).write_text(image)
+    sys.stdout.write(f"{image}\n")
+    return 0
+
+
+async def _built(arguments: Namespace, progress: Progress) -> str:
+    context = Path(arguments.context)
+    file = Path(arguments.file) if arguments.file else context / "Dockerfile"
     with progress.step(f"[internal] load build definition from {file.name}"):
         before, stages = dockerfile.read(file)
     fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -49,10 +58,7 @@ async def build(arguments: Namespace) -> int:
                     step.say(f"naming to {name}")
     finally:
         os.close(fd)
-    if arguments.iidfile:
-        Path(arguments.iidfile).write_text(image)
-    sys.stdout.write(f"{image}\n")
-    return 0
+    return image
 
 
 def _ignore(context: Path, file: Path) -> Ignore:
