@@ -4,8 +4,11 @@ import gzip
 import hashlib
 import io
 import json
+import os
+import signal
 import socket
 import subprocess
+import sys
 import tarfile
 import tempfile
 import threading
@@ -25,6 +28,7 @@ from common.events.schema import Event, envelope_decoder
 from common.records import RecordStore
 from common.records.keys import outbox_key
 from common.records.redis import connect
+from common.sys import linux
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
@@ -112,10 +116,10 @@ def index_of(*images: tuple[ImageParts, dict], docker: bool = False) -> tuple[by
 
 
 class RealRegistry:
-    """docker-registry on a free port, filled by plain HTTP."""
+    """docker-registry, filled by plain HTTP."""
 
-    def __init__(self, port: int) -> None:
-        self.host = f"127.0.0.1:{port}"
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
+        self.host = f"{address}:{port}"
         self._http = urllib3.PoolManager()
 
     def push(self, path: str, tag: str, image: ImageParts) -> str:
@@ -242,6 +246,63 @@ def bad_registry() -> Iterator[BadRegistry]:
     server.close()
 
 
+class Daemons:
+    """imaged and snapshotd in directories of their own."""
+
+    def __init__(
+        self,
+        root: Path,
+        redis_url: str,
+        *,
+        node: str = "n",
+        netns: str = "",
+        nats: str = "nats://127.0.0.1:1",
+        **imaged,
+    ) -> None:
+        self.root = root
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+        self._inside = ["nsenter", f"--net=/run/netns/{netns}"] if netns else []
+        self._imaged = {"CERTS_DIR": str(root / "certs.d"), "STALL_TIMEOUT_S": "5"} | imaged
+        self._settings = {
+            "NODE": node,
+            "RUN_DIR": str(root / "run"),
+            "DATA_DIR": str(root / "data"),
+            "REDIS_URL": redis_url,
+            "NATS_URL": nats,
+        }
+
+    def start(self, name: str, **more: str) -> None:
+        environment = {f"SLIPWAY_{name.upper()}_{k}": v for k, v in self._settings.items()}
+        if name == "imaged":
+            environment |= {f"SLIPWAY_IMAGED_{k}": v for k, v in self._imaged.items()}
+        with (self.root / f"{name}.log").open("ab") as log:
+            self._running[name] = subprocess.Popen(
+                [*self._inside, sys.executable, "-m", name],
+                env=os.environ | environment | more,
+                stdout=log,
+                stderr=log,
+            )
+
+    def end(self, name: str, number: int = signal.SIGTERM) -> int:
+        daemon = self._running.pop(name)
+        daemon.send_signal(number)
+        return daemon.wait(20)
+
+    def wait(self, name: str) -> int:
+        return self._running.pop(name).wait(20)
+
+    def close(self) -> None:
+        for name in list(self._running):
+            self.end(name)
+        # snapshotd keeps its mounts for the containers that outlive it
+        mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
+        for path in reversed([p for p in mounted if p.startswith(f"{self.root}/")]):
+            linux.umount(path, linux.MNT_DETACH)
+
+    def socket(self, name: str) -> str:
+        return str(self.root / "run" / f"{name}.sock")
+
+
 @dataclass
 class Tools:
     """What test modules share; they cannot import each other."""
@@ -252,6 +313,8 @@ class Tools:
     index_of = staticmethod(index_of)
     reply = staticmethod(reply)
     bad_registry = BadRegistry
+    daemons = Daemons
+    real_registry = RealRegistry
 
     @staticmethod
     async def until(fact: Callable[[], object]) -> None:

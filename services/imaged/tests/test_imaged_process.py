@@ -4,8 +4,6 @@ import importlib.util
 import os
 import re
 import signal
-import subprocess
-import sys
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
@@ -17,7 +15,6 @@ import pytest
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import NotFoundError, UnavailableError
-from common.sys import linux
 
 pytestmark = [
     pytest.mark.anyio,
@@ -29,54 +26,10 @@ pytestmark = [
 ]
 
 
-class Daemons:
-    """imaged and snapshotd in directories of their own."""
-
-    def __init__(self, root: Path, redis_url: str) -> None:
-        self.root = root
-        self._running: dict[str, subprocess.Popen[bytes]] = {}
-        self._settings = {
-            "NODE": "n",
-            "RUN_DIR": str(root / "run"),
-            "DATA_DIR": str(root / "data"),
-            "REDIS_URL": redis_url,
-            "NATS_URL": "nats://127.0.0.1:1",
-        }
-
-    def start(self, name: str, **more: str) -> None:
-        environment = {f"SLIPWAY_{name.upper()}_{k}": v for k, v in self._settings.items()}
-        if name == "imaged":
-            environment["SLIPWAY_IMAGED_CERTS_DIR"] = str(self.root / "certs.d")
-            environment["SLIPWAY_IMAGED_STALL_TIMEOUT_S"] = "5"
-        with (self.root / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [sys.executable, "-m", name], env=os.environ | environment | more, stdout=log, stderr=log
-            )
-
-    def end(self, name: str, number: int = signal.SIGTERM) -> int:
-        daemon = self._running.pop(name)
-        daemon.send_signal(number)
-        return daemon.wait(20)
-
-    def wait(self, name: str) -> int:
-        return self._running.pop(name).wait(20)
-
-    def close(self) -> None:
-        for name in list(self._running):
-            self.end(name)
-        # snapshotd keeps its mounts for the containers that outlive it
-        mounted = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-        for path in reversed([p for p in mounted if p.startswith(f"{self.root}/")]):
-            linux.umount(path, linux.MNT_DETACH)
-
-    def socket(self, name: str) -> str:
-        return str(self.root / "run" / f"{name}.sock")
-
-
 @pytest.fixture
-def daemons(redis_url: str) -> Iterator[Daemons]:
+def daemons(redis_url: str, tools) -> Iterator:
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
-        made = Daemons(Path(directory), redis_url)
+        made = tools.daemons(Path(directory), redis_url)
         made.start("snapshotd")
         made.start("imaged")
         try:
@@ -85,7 +38,7 @@ def daemons(redis_url: str) -> Iterator[Daemons]:
             made.close()
 
 
-async def test_pull_unpacks_and_outlives_a_restart(daemons: Daemons, real_registry, tools) -> None:
+async def test_pull_unpacks_and_outlives_a_restart(daemons, real_registry, tools) -> None:
     made = tools.image_of([tools.tar_of({"etc/passwd": b"root"}), tools.tar_of({"b": b"b" * 100000})])
     name = real_registry.push("process/app", "v1", made)
     client, snapshots = ImagedClient(daemons.socket("imaged")), SnapshotdClient(daemons.socket("snapshotd"))
@@ -109,7 +62,7 @@ async def test_pull_unpacks_and_outlives_a_restart(daemons: Daemons, real_regist
     assert daemons.end("imaged") == 0
 
 
-async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons: Daemons) -> None:
+async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons) -> None:
     daemons.end("imaged")
     policy = daemons.root / "policy.json"
     policy.write_text('{"default": [{"type": "sigstoreSigned", "fulcio": {"caPath": "/ca"}}]}')
@@ -119,7 +72,7 @@ async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemon
     assert told in (daemons.root / "imaged.log").read_text()
 
 
-async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registry, tools) -> None:
+async def test_killed_pull_is_resumed_where_it_was(daemons, bad_registry, tools) -> None:
     made = tools.image_of([tools.tar_of({"f": os.urandom(3_000_000)})], compression="none")
     layer = made.blobs[made.layers[0]["digest"]]
     ranges: list[str | None] = []
@@ -155,7 +108,7 @@ async def test_killed_pull_is_resumed_where_it_was(daemons: Daemons, bad_registr
     assert int(ranges[-1][6:-1]) >= 1 << 20
 
 
-async def test_killed_pieces_are_resumed_where_they_were(daemons: Daemons, bad_registry, tools) -> None:
+async def test_killed_pieces_are_resumed_where_they_were(daemons, bad_registry, tools) -> None:
     made = tools.image_of([tools.tar_of({"f": os.urandom(1 << 20) * 70})], compression="none")
     body = made.blobs[made.layers[0]["digest"]]
     sent = 0
@@ -195,7 +148,7 @@ async def test_killed_pieces_are_resumed_where_they_were(daemons: Daemons, bad_r
     assert len(body) - fetched <= sent <= len(body) - fetched + 4 * (64 << 10)
 
 
-async def test_a_load_that_was_killed_leaves_nothing(daemons: Daemons) -> None:
+async def test_a_load_that_was_killed_leaves_nothing(daemons) -> None:
     ingests = daemons.root / "data" / "imaged" / "ingest"
     header = tarfile.TarInfo("blobs/sha256/" + "a" * 64)
     header.size = 64 << 20

@@ -11,6 +11,7 @@ from common.api.images.v1 import images_pb2_grpc as rpc
 from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
+from common.observe.log import get_logger
 from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
@@ -27,6 +28,9 @@ from imaged.collection import Collector
 from imaged.committing import Commits
 from imaged.loading import Loads
 from imaged.manifest import local_platform
+from imaged.peers.neighbours import Neighbours
+from imaged.peers.seal import Seals
+from imaged.peers.server import BlobServer, listen
 from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.service import Images
@@ -34,6 +38,9 @@ from imaged.servicer import ImagesServicer
 from imaged.settings import Settings
 from imaged.transfer import Transfers
 from imaged.whole import Whole
+
+LISTEN_AGAIN_S = 5.0
+_log = get_logger("imaged")
 
 
 async def serve(settings: Settings, life: Life) -> None:
@@ -52,7 +59,8 @@ async def serve(settings: Settings, life: Life) -> None:
     )
     await records.load()
     await reconcile.repair(records, content)
-    registry = _registry(settings)
+    neighbours = await _neighbours(settings)
+    registry = _registry(settings, neighbours)
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
@@ -75,6 +83,8 @@ async def serve(settings: Settings, life: Life) -> None:
     meters.IMAGES.set_function(lambda: len(records.all()))
     meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
+    if neighbours:
+        life.start(_give, settings, neighbours, images, name="peers")
     life.start(reconcile.sweep_for_ever, images, content, collector, settings, name="sweep")
 
     def register(server: grpc.aio.Server) -> None:
@@ -85,7 +95,7 @@ async def serve(settings: Settings, life: Life) -> None:
     await life.serve(register, socket_path(settings, "imaged"))
 
 
-def _registry(settings: Settings) -> HttpRegistry:
+def _registry(settings: Settings, neighbours: Neighbours | None) -> HttpRegistry:
     limits = Limits(
         settings.connect_timeout_s,
         settings.stall_timeout_s,
@@ -100,7 +110,36 @@ def _registry(settings: Settings) -> HttpRegistry:
         proxies=Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy),
         parallel_ranges=settings.parallel_ranges,
         bandwidth=Bandwidth(settings.max_bytes_per_s),
+        neighbours=neighbours,
     )
+
+
+async def _neighbours(settings: Settings) -> Neighbours | None:
+    """The other nodes; what is wrong with the secret is known now."""
+    if not settings.peer_address:
+        return None
+    seals = await anyio.to_thread.run_sync(Seals.read, Path(settings.peer_secret_file))
+    return Neighbours(settings.node, settings.nats_url, seals, settings.peer_answer_s)
+
+
+async def _give(settings: Settings, neighbours: Neighbours, images: Images) -> None:
+    """Give blobs to the other nodes, for ever."""
+    bandwidth = Bandwidth(settings.peer_max_bytes_per_s)
+    server = BlobServer(
+        settings.node, neighbours.seals, images.shared, bandwidth, settings.peer_max_connections
+    )
+    while True:
+        try:
+            listening = listen(settings.peer_address)
+        except OSError as exc:
+            # an address that is not there yet costs no pull
+            _log.warning("peers.waiting", address=settings.peer_address, error=exc.strerror)
+            await anyio.sleep(LISTEN_AGAIN_S)
+            continue
+        with listening:
+            async with anyio.create_task_group() as group:
+                group.start_soon(server.serve, listening)
+                group.start_soon(neighbours.run, settings.peer_address, server.gives)
 
 
 async def _policy(settings: Settings) -> tuple[str, trust.Verifier] | None:

@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Protocol
 
 import anyio
@@ -199,6 +200,14 @@ class Images:
         if found.image:
             await self._collect(found.image)
         return found
+
+    def shared(self, repository: str, digest: str) -> Path | None:
+        """The file of a blob, when it is here and an image of the repository has it."""
+        of_it = (f"{repository}:", f"{repository}@")
+        for record in self._records.all():
+            if any(name.startswith(of_it) for name in record.names) and digest in record.blobs:
+                return Path(self._content.path(digest)) if self._content.has(digest) else None
+        return None
 
     def usage(self) -> tuple[int, int]:
         """Bytes and files of all blobs."""

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import msgspec
 
-from common.settings import CommonSettings, Count, Seconds
+from common.settings import Address, CommonSettings, Count, Seconds
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Age = Annotated[float, msgspec.Meta(ge=0)]
@@ -55,3 +55,13 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """The registry that names without one belong to; empty refuses to pull them."""
     signature_policy: str = ""
     """A policy.json (containers-policy.json(5), docs/trust.md) that says whose images may be here; empty lets all pass."""
+    peer_address: Address = ""
+    """Where this node gives blobs to the other nodes of its NATS cluster, as HOST:PORT that they reach; empty for neither giving nor asking."""
+    peer_secret_file: str = ""
+    """A file with 32 characters or more that all nodes of the cluster have, and nobody else; wanted with peer_address."""
+    peer_max_bytes_per_s: Number = 0
+    """The most that other nodes take together; 0 for no cap."""
+    peer_max_connections: Count = 8
+    """Other nodes' requests that are served at once; further ones find their blobs elsewhere."""
+    peer_answer_s: Seconds = 0.1
+    """How long a pull waits for another node to say that it has a blob, before it asks the registry."""

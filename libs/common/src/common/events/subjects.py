@@ -6,6 +6,7 @@ PREFIX = "slipway.v1"
 ALL = f"{PREFIX}.>"
 _VITALS = "slipway.stats.v1"
 _ASK = "slipway.ask.v1"
+_PEERS = "slipway.peers.v1"
 _UNSAFE = str.maketrans({" ": "_", ".": "_", "*": "_", ">": "_", "\t": "_", "\n": "_", "\r": "_"})
 
 
@@ -33,3 +34,13 @@ def vitals(node: str = "*") -> str:
 def ask(node: str) -> str:
     """Where a node's opsd answers the others' questions."""
     return f"{_ASK}.{token(node)}"
+
+
+def peers_ask() -> str:
+    """Where imaged asks which nodes have a blob; not kept."""
+    return f"{_PEERS}.ask"
+
+
+def peers_answer(node: str) -> str:
+    """Where a node's imaged hears who has what it asked for."""
+    return f"{_PEERS}.answer.{token(node)}"

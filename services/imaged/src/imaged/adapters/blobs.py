@@ -7,8 +7,10 @@ The digest is compared over the whole. What a host does not give, the next one i
 """
 
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import anyio
 import anyio.from_thread
@@ -19,15 +21,41 @@ from anyio.abc import TaskGroup
 from urllib3.exceptions import HTTPError
 
 from common.errors import DataLossError, SlipwayError
+from imaged import meters
 from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.interruptible import Stop, interruptible
-from imaged.adapters.transport import MAX_TRIES, Refused, Transport, reason
+from imaged.adapters.transport import MAX_TRIES, Refused, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
 from imaged.turns import Queue
 
 PIECE_BYTES = 16 << 20
+SLOW_S = 3.0
+"""Waited for so long, a source's pace is known."""
 _RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+
+
+class Source(Protocol):
+    """A host that has blobs. Thread-safe; its methods block."""
+
+    least_bytes_per_s: int
+    """Who gives less is left; 0 for who may take any time."""
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+
+    def open(
+        self, method: str, path: str, headers: Mapping[str, str], stop: Stop
+    ) -> urllib3.BaseHTTPResponse:
+        """Ask for `blobs/<digest>`; the answer is 200, 206 or 416 and its body is not read yet.
+
+        Raises:
+            Refused: with the error for the caller.
+        """
+
+    def unavailable(self, why: str) -> SlipwayError:
+        """The error of a host that failed."""
 
 
 @dataclass(slots=True)
@@ -42,7 +70,7 @@ class BlobFetch:
     """Brings one blob.
 
     Args:
-        transports: the hosts, in the order in which to ask them.
+        sources: the hosts, in the order in which to ask them.
         blob: what.
         partial: where to.
         image: for messages.
@@ -55,7 +83,7 @@ class BlobFetch:
 
     def __init__(
         self,
-        transports: Sequence[Transport],
+        sources: Sequence[Source],
         blob: Descriptor,
         partial: Partial,
         image: str,
@@ -66,7 +94,7 @@ class BlobFetch:
         parallel: int,
         bandwidth: Bandwidth,
     ) -> None:
-        self._transports = transports
+        self._sources = sources
         self._blob, self._partial, self._image = blob, partial, image
         self._limiter, self._parallel = limiter, parallel
         self._queue, self._order, self._bandwidth = queue, order, bandwidth
@@ -83,37 +111,37 @@ class BlobFetch:
             SlipwayError: what the last host, which is the registry itself, said.
         """
         failure: SlipwayError | None = None
-        for transport in self._transports:
-            failure = await self._from(transport)
+        for source in self._sources:
+            failure = await self._from(source)
             if failure is None:
                 return
         if failure:
             raise failure
 
-    async def _from(self, transport: Transport) -> SlipwayError | None:
+    async def _from(self, source: Source) -> SlipwayError | None:
         """The rest of the blob from one host; None when the blob is whole, or else why it is not."""
         again = self._partial.fetched_bytes > 0
         while True:
-            failure = await self._complete(transport)
+            failure = await self._complete(source)
             if failure:
                 return failure
             try:
                 await anyio.to_thread.run_sync(self._partial.verify)
             except DataLossError as exc:
                 if not again:
-                    return _lost(transport, self._image, self._blob, exc.message).error
+                    return _lost(source, self._image, self._blob, exc.message).error
                 # bytes of an earlier try or another host may be at fault: once more from nothing
                 again = False
             else:
                 return None
 
-    async def _complete(self, transport: Transport) -> SlipwayError | None:
+    async def _complete(self, source: Source) -> SlipwayError | None:
         self._left = self._missing()
         if not self._left:
             return None
         self._refusal = None
         async with anyio.create_task_group() as group:
-            await self._work(transport, group, first=True)
+            await self._work(source, group, first=True)
         if self._failure:
             raise self._failure
         return self._refusal if self._missing() else None
@@ -127,7 +155,7 @@ class BlobFetch:
             for at in range(start, end, step or 1)
         ]
 
-    async def _work(self, transport: Transport, group: TaskGroup, *, first: bool = False) -> None:
+    async def _work(self, source: Source, group: TaskGroup, *, first: bool = False) -> None:
         """Bring piece after piece; a refused one is left to the others that work."""
         alone = first
 
@@ -136,7 +164,7 @@ class BlobFetch:
             nonlocal alone
             alone = False
             for _ in range(min(self._parallel - 1, len(self._left))):
-                group.start_soon(self._work, transport, group)
+                group.start_soon(self._work, source, group)
 
         while self._left:
             async with self._queue.turn(self._order):
@@ -145,7 +173,7 @@ class BlobFetch:
                 span = self._left.pop(0)
                 ranges = spread if alone and self._left else None
                 piece = _Piece(
-                    transport,
+                    source,
                     self._blob,
                     self._partial,
                     span,
@@ -181,13 +209,14 @@ class _Piece:
     """One piece from one host: as many requests as it takes, while each brings something. Blocks.
 
     Args:
+        source: that host.
         ranges: called on the event loop when the host answers a range; others may come beside then.
         alone: no other piece is under way, so that the host may answer with the whole.
     """
 
     def __init__(
         self,
-        transport: Transport,
+        source: Source,
         blob: Descriptor,
         partial: Partial,
         span: Span,
@@ -197,7 +226,7 @@ class _Piece:
         alone: bool,
         bandwidth: Bandwidth,
     ) -> None:
-        self._transport, self._blob, self._partial = transport, blob, partial
+        self._source, self._blob, self._partial = source, blob, partial
         self._span, self._image = span, image
         self._ranges, self._alone, self._bandwidth = ranges, alone, bandwidth
 
@@ -221,7 +250,7 @@ class _Piece:
             tries = 0 if self._span.at > best else tries + 1
             best = max(best, self._span.at)
             if tries >= MAX_TRIES or stop.is_set():
-                error = self._transport.unavailable(f"{why} at byte {before} of {self._blob.digest}")
+                error = self._source.unavailable(f"{why} at byte {before} of {self._blob.digest}")
                 raise Refused(error, transient=True)
             if tries:
                 stop.wait(0.1 * 3**tries)
@@ -231,7 +260,7 @@ class _Piece:
         headers = {}
         if (span.at, span.end) != (0, size):
             headers["Range"] = f"bytes={span.at}-{span.end - 1 if span.end < size else ''}"
-        response = self._transport.open("GET", f"blobs/{self._blob.digest}", headers, stop)
+        response = self._source.open("GET", f"blobs/{self._blob.digest}", headers, stop)
         stop.attach(response)
         done = False
         try:
@@ -267,7 +296,7 @@ class _Piece:
         length = response.headers.get("Content-Length", "")
         if response.status == 200 and length.isdigit() and int(length) != size:
             raise _lost(
-                self._transport, self._image, self._blob,
+                self._source, self._image, self._blob,
                 f"{length} bytes are offered, the manifest says {size}",
             )  # fmt: skip
 
@@ -279,20 +308,29 @@ class _Piece:
         self._span.at, self._span.end = 0, self._blob.size
 
     def _copy(self, response: urllib3.BaseHTTPResponse, stop: Stop) -> None:
-        span = self._span
+        span, least, waited_s, came = self._span, self._source.least_bytes_per_s, 0.0, 0
         while not stop.is_set():
-            chunk = response.read(self._bandwidth.chunk_bytes, decode_content=False)
+            start_s = time.monotonic()
+            # what is held to a pace is read as it comes
+            read = response.read1 if least else response.read
+            chunk = read(self._bandwidth.chunk_bytes, decode_content=False)
+            waited_s += time.monotonic() - start_s
             if not chunk:
                 return
+            came += len(chunk)
+            if waited_s > SLOW_S and came < least * waited_s:
+                raise Refused(self._source.unavailable(f"gives less than {least} bytes per second"))
+            if least:
+                meters.PEER_FETCHED.inc(len(chunk))
             if span.at + len(chunk) > span.end and span.end < self._blob.size:
                 raise HTTPError("sent more than it was asked for")
             try:
                 self._partial.write(chunk, span.at)
             except DataLossError as exc:
-                raise _lost(self._transport, self._image, self._blob, exc.message) from exc
+                raise _lost(self._source, self._image, self._blob, exc.message) from exc
             span.at += len(chunk)
             self._bandwidth.spend(len(chunk), stop)
 
 
-def _lost(transport: Transport, image: str, blob: Descriptor, why: str) -> Refused:
-    return Refused(DataLossError(f"image {image}: registry {transport.host.name}: {blob.digest}: {why}"))
+def _lost(source: Source, image: str, blob: Descriptor, why: str) -> Refused:
+    return Refused(DataLossError(f"image {image}: {source.name}: {blob.digest}: {why}"))

@@ -31,6 +31,8 @@ from imaged.adapters.registry_auth import TokenCache
 from imaged.adapters.transport import Limits, Refused, Transport, meant_for, reason
 from imaged.adapters.upload import Upload, mount, there
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
+from imaged.peers.neighbours import Neighbours
+from imaged.peers.source import PeerSource
 from imaged.ports import Credentials, Document, Partial
 from imaged.reference import Reference
 from imaged.turns import Queue, Turns
@@ -38,6 +40,8 @@ from imaged.turns import Queue, Turns
 _ACCEPT = ", ".join(
     (*INDEX_TYPES, *MANIFEST_TYPES, "application/vnd.docker.distribution.manifest.v1+prettyjws")
 )
+LEAST_PEER_BYTES = 1 << 20
+"""Smaller blobs come from their registry sooner than a neighbour is found."""
 T = TypeVar("T")
 
 
@@ -52,6 +56,7 @@ class HttpRegistry:
         proxies: what requests go through.
         parallel_ranges: pieces of a large blob at once.
         bandwidth: of all downloads; None for no cap.
+        neighbours: the nodes to ask for large blobs first; None for no other.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class HttpRegistry:
         proxies: Proxies | None = None,
         parallel_ranges: int = 4,
         bandwidth: Bandwidth | None = None,
+        neighbours: Neighbours | None = None,
     ) -> None:
         self._certs_dir = certs_dir
         self._limits = limits
@@ -73,6 +79,7 @@ class HttpRegistry:
         self._schemes: dict[str, str] = {}
         self.parallel_ranges = parallel_ranges
         self.bandwidth = bandwidth or Bandwidth()
+        self.neighbours = neighbours
         self.fetches = CapacityLimiter(max_downloads)
         self.turns = Turns(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
@@ -161,6 +168,8 @@ class HttpRepository:
         self._transports = transports
         self._queue = queue
         self._image = str(reference)
+        self._shown = False
+        """Whether the registry has answered for a manifest, with the credentials of this pull."""
 
     async def resolve(self) -> Digest | None:
         def ask(transport: Transport, stop: Stop) -> Digest | None:
@@ -170,6 +179,7 @@ class HttpRepository:
             return self._claimed(response, transport)
 
         found = await self._ask("resolve", ask)
+        self._shown = True
         wanted = self._reference.digest
         if wanted and found and found != wanted:
             raise DataLossError(f"image {self._image}: its registry says it has the digest {found}")
@@ -192,7 +202,9 @@ class HttpRepository:
                 )
             return Document(digest, response.headers.get("Content-Type", ""), body)
 
-        return await self._ask("pull" if ":" in name else "resolve", ask)
+        found = await self._ask("pull" if ":" in name else "resolve", ask)
+        self._shown = True
+        return found
 
     async def referrers(self, digest: Digest, kinds: Sequence[str]) -> list[Descriptor]:
         try:
@@ -211,17 +223,33 @@ class HttpRepository:
         able = [transport for transport in self._transports if "pull" in transport.host.capabilities]
         if not able:
             raise self._none_may("pull")
-        await BlobFetch(
-            able,
-            descriptor,
-            partial,
-            self._image,
-            limiter=self._registry.fetches,
-            queue=self._queue,
-            order=order,
-            parallel=self._registry.parallel_ranges,
-            bandwidth=self._registry.bandwidth,
-        ).run()
+        peers = await self._peers(descriptor)
+        try:
+            await BlobFetch(
+                [*peers, *able],
+                descriptor,
+                partial,
+                self._image,
+                limiter=self._registry.fetches,
+                queue=self._queue,
+                order=order,
+                parallel=self._registry.parallel_ranges,
+                bandwidth=self._registry.bandwidth,
+            ).run()
+        finally:
+            for peer in peers:
+                peer.close()
+
+    async def _peers(self, blob: Descriptor) -> list[PeerSource]:
+        """Other nodes that have a blob, for who has shown the registry that it may read this repository."""
+        neighbours = self._registry.neighbours
+        if neighbours is None or not self._shown or blob.size < LEAST_PEER_BYTES:
+            return []
+        repository = self._reference.repository
+        return [
+            PeerSource(peer, neighbours.node, repository, self._image, neighbours.seals)
+            for peer in await neighbours.holders(repository, blob.digest)
+        ]
 
     async def has(self, blob: Descriptor) -> bool:
         return await self._ask("push", lambda transport, stop: there(transport, blob, stop))

@@ -103,6 +103,13 @@ class Transport:
             self._pool, host.name, f"repository:{repository}:{actions}", credentials, tokens, secure=secure
         )
 
+    least_bytes_per_s = 0
+
+    @property
+    def name(self) -> str:
+        """For messages."""
+        return f"registry {self.host.name}"
+
     def close(self) -> None:
         self._pool.clear()
 
