@@ -39,10 +39,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="a skipped test is a failure of the run, but for those marked beyond_debian",
     )
+    parser.addoption("--long", action="store_true", help="also tests that take minutes, marked long")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Give each test its deadline: an async one is cancelled alone, any other interrupted by pytest-timeout."""
+    if not config.getoption("--long"):
+        late = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in late]
+        config.hook.pytest_deselected(items=late)
     for item in items:
         marker = item.get_closest_marker("timeout")
         limit = patience(float(marker.args[0] if marker else config.getini("timeout")))

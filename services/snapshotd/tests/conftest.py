@@ -60,8 +60,8 @@ class SnapshotdNode:
         path = self.directory / "log"
         return path.read_text() if path.exists() else ""
 
-    def client(self) -> SnapshotdClient:
-        return SnapshotdClient(str(self.run / "snapshotd.sock"), timeout_s=30)
+    def client(self, timeout_s: float = 30) -> SnapshotdClient:
+        return SnapshotdClient(str(self.run / "snapshotd.sock"), timeout_s=timeout_s)
 
     def seen(self, path: str | Path) -> Path:
         """A path as the service's mount namespace has it."""

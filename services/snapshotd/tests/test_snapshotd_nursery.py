@@ -163,6 +163,7 @@ async def test_a_helper_has_only_what_it_needs(tmp_path: Path) -> None:
             "Max core file size": 0,
             "Max file size": 1 << 20,
             "Max address space": 1 << 30,
+            "Max data size": 160 << 20,
         }
         for name, value in bounds.items():
             (line,) = [line for line in limits.splitlines() if line.startswith(name)]

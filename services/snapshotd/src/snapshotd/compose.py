@@ -7,6 +7,7 @@ such directories are taken from the nearest layer that states them.
 
 import os
 import stat
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -70,44 +71,68 @@ def strata(root_of: Callable[[LayerRecord], Path], layers: Sequence[LayerRecord]
 
 def with_root(wanted: dict[str, Attributes], stack: Sequence[Stratum]) -> dict[str, Attributes]:
     """These repairs, and how the root looks."""
-    root, _ = stated(stack, "")
-    return {"": root, **wanted} if root else wanted
-
-
-def stated(strata: Sequence[Stratum], path: str) -> tuple[Attributes | None, bool]:
-    """A directory's attributes in a stack (top layer first), and whether the top one that has it lacks them."""
-    first: Attributes | None = None
-    for stratum in strata:
-        place = stratum.root / path
-        try:
-            status = place.lstat()
-        except (FileNotFoundError, NotADirectoryError):
-            continue
-        if not stat.S_ISDIR(status.st_mode):
-            break
-        if path not in stratum.implied:
-            return attributes_of(place), first is not None
-        first = first or attributes_of(place)
-        if is_opaque(place):
-            break
-    return first, False
+    if not stack:
+        return wanted
+    look, _ = _look("", [(stratum, stratum.root) for stratum in stack])
+    return {"": look, **wanted}
 
 
 def repairs(strata: Sequence[Stratum]) -> dict[str, Attributes]:
     """Directories, parents first, that must be made above the stack (top layer first) to look right."""
+    inner: defaultdict[str, set[str]] = defaultdict(set)
+    for implied in {path for stratum in strata for path in stratum.implied}:
+        path = implied
+        while path and path not in inner[parent := path.rpartition("/")[0]]:
+            inner[parent].add(path)
+            path = parent
+    merged: dict[str, _Merged] = {"": [(stratum, stratum.root) for stratum in strata]}
     found: dict[str, Attributes] = {}
-    for path in sorted({path for stratum in strata for path in stratum.implied}):
-        look, differs = stated(strata, path)
-        if look is None or not differs:
-            continue
-        parents = path.split("/")[:-1]
-        for depth in range(1, len(parents) + 1):
-            parent = "/".join(parents[:depth])
-            above, _ = stated(strata, parent)
-            if above:
-                found.setdefault(parent, above)
-        found[path] = look
+    waiting = [""]
+    while waiting:
+        here = waiting.pop()
+        for path in inner[here]:
+            directories = _below(merged[here], path.rpartition("/")[2])
+            if not directories:
+                continue
+            merged[path] = directories
+            waiting.append(path)
+            look, lacking = _look(path, directories)
+            if lacking:
+                found[path] = look
+    for repaired in list(found):
+        path = repaired
+        while (path := path.rpartition("/")[0]) and path not in found:
+            found[path], _ = _look(path, merged[path])
     return dict(sorted(found.items()))
+
+
+_Merged = list[tuple[Stratum, Path]]
+"""The layers, top first, that show something at one path, with their directories there."""
+
+
+def _below(merged: _Merged, name: str) -> _Merged:
+    """What is merged one step further down: in the place of any directory, a layer may have a link to wherever."""
+    found: _Merged = []
+    for stratum, directory in merged:
+        inner = directory / name
+        try:
+            status = inner.lstat()
+        except FileNotFoundError:
+            continue
+        if not stat.S_ISDIR(status.st_mode):
+            break
+        found.append((stratum, inner))
+        if is_opaque(inner):
+            break
+    return found
+
+
+def _look(path: str, merged: _Merged) -> tuple[Attributes, bool]:
+    """A directory's attributes, and whether the uppermost layer that has it lacks them."""
+    for number, (stratum, directory) in enumerate(merged):
+        if path not in stratum.implied:
+            return attributes_of(directory), number > 0
+    return attributes_of(merged[0][1]), False
 
 
 def make(root: Path, wanted: dict[str, Attributes]) -> None:

@@ -5,6 +5,7 @@ import fcntl
 import os
 import stat
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 
 from common.sys import linux
@@ -17,6 +18,7 @@ from snapshotd.usage import measure
 
 _FICLONE = 0x40049409
 """linux/fs.h"""
+_BATCH = 1000
 _CANNOT_CLONE = (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY, errno.ENOSYS)
 
 
@@ -80,51 +82,49 @@ class _Copy:
     def __init__(self, source: Path, target: Path, implied: frozenset[str]) -> None:
         self._source, self._target, self._implied = source, target, implied
         self._links: dict[int, Path] = {}
-        self._dirs: list[tuple[Path, Path]] = []
 
     def run(self) -> None:
         # a layer that implies its root leaves the root as the lower layers made it
         fresh = not any(self._target.iterdir())
-        if "" not in self._implied or fresh:
-            self._dirs.append((self._source, self._target))
-        waiting = [""]
+        if is_opaque(self._source):
+            remove_tree(self._target)
+            self._target.mkdir(mode=0o755)
+            fresh = True
+        waiting = [("", fresh)]
         while waiting:
-            here = waiting.pop()
-            if is_opaque(self._source / here):
-                for path in list((self._target / here).iterdir()):
-                    remove_tree(path)
+            here, fresh = waiting.pop()
             with os.scandir(self._source / here) as found:
-                names = sorted(each.name for each in found)
-            for name in names:
-                relative = f"{here}/{name}" if here else name
-                if self._place(relative):
-                    waiting.append(relative)
-        # times of directories last: filling them changes these
-        for source, target in reversed(self._dirs):
-            dress(target, attributes_of(source))
+                for each in found:
+                    relative = f"{here}/{each.name}" if here else each.name
+                    if each.is_dir(follow_symlinks=False):
+                        waiting.append((relative, self._make_directory(relative)))
+                    else:
+                        self._place(relative)
+            if fresh or here not in self._implied:
+                dress(self._target / here, attributes_of(self._source / here))
 
-    def _place(self, relative: str) -> bool:
-        """Put one entry; true for a directory to go into."""
+    def _make_directory(self, relative: str) -> bool:
+        """Have a directory; true when it is new, or stands for one that hides what was there."""
+        target = self._target / relative
+        if _kind(target) == stat.S_IFDIR and not is_opaque(self._source / relative):
+            return False
+        remove_tree(target)
+        target.mkdir(mode=0o700)
+        return True
+
+    def _place(self, relative: str) -> None:
+        """Put what is no directory."""
         source, target = self._source / relative, self._target / relative
         status = source.lstat()
-        old = _kind(target)
-        if stat.S_ISDIR(status.st_mode):
-            if old != stat.S_IFDIR:
-                remove_tree(target)
-                target.mkdir(mode=0o700)
-                old = 0
-            if not old or relative not in self._implied:
-                self._dirs.append((source, target))
-            return True
         remove_tree(target)
         if stat.S_ISCHR(status.st_mode) and status.st_rdev == 0:
-            return False
-        if status.st_nlink > 1 and status.st_ino in self._links:
+            return
+        if status.st_ino in self._links:
             os.link(self._links[status.st_ino], target, follow_symlinks=False)
-            return False
+            return
         self._make(source, target, status)
-        self._links[status.st_ino] = target
-        return False
+        if status.st_nlink > 1:
+            self._links[status.st_ino] = target
 
     def _make(self, source: Path, target: Path, status: os.stat_result) -> None:
         link = stat.S_ISLNK(status.st_mode)
@@ -190,19 +190,21 @@ def _copy_data(source_fd: int, target_fd: int, size: int) -> None:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove whatever is here; no recursion, since a layer may nest as deeply as its names allow."""
+    """Remove whatever is here; without recursion and in batches, since a layer may nest and fill directories as it likes."""
     kind = _kind(path)
     if kind != stat.S_IFDIR:
         path.unlink(missing_ok=True)
         return
-    waiting, dirs = [path], []
+    waiting = [path]
     while waiting:
-        here = waiting.pop()
-        dirs.append(here)
-        for each in here.iterdir():
-            if _kind(each) == stat.S_IFDIR:
-                waiting.append(each)
+        here = waiting[-1]
+        with os.scandir(here) as found:
+            some = list(islice(found, _BATCH))
+        for each in some:
+            if each.is_dir(follow_symlinks=False):
+                waiting.append(Path(each.path))
             else:
-                each.unlink()
-    for each in reversed(dirs):
-        each.rmdir()
+                Path(each.path).unlink()
+        if not some:
+            here.rmdir()
+            waiting.pop()

@@ -46,6 +46,7 @@ def _directory(root_fd: int, path: str) -> Iterator[int]:
 
 def _make_device(parent_fd: int, name: str, device: Device) -> None:
     before = os.fstat(parent_fd)
+    os.unlink(name, dir_fd=parent_fd)  # the file in its place
     os.mknod(name, stat.S_IFMT(device.mode) | 0o600, device.device, dir_fd=parent_fd)
     os.chown(name, device.uid, device.gid, dir_fd=parent_fd, follow_symlinks=False)
     os.chmod(name, stat.S_IMODE(device.mode), dir_fd=parent_fd)

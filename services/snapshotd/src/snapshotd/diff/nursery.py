@@ -138,8 +138,9 @@ def main() -> None:
     """Serve snapshotd until it goes."""
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # who stops the services lets snapshotd drain
-    # libarchive turns PAX names, which are UTF-8, into the locale's bytes
-    _locale.setlocale(_locale.LC_CTYPE, "C.UTF-8")
+    # libarchive turns PAX names, which are UTF-8, into the locale's bytes, and normalises them, which would make two names one:
+    # what a locale does not have it leaves as it is
+    _locale.setlocale(_locale.LC_CTYPE, "C")
     control = socket.socket(fileno=CONTROL_FD)
     control.set_inheritable(False)
     try:

@@ -10,10 +10,10 @@ import queue
 import threading
 from typing import Protocol
 
-BLOCK_BYTES = 1 << 20
-_DEPTH = 6
-_MAX_WINDOW_BYTES = 1 << 27
-"""The largest zstd window that a decoder must support (RFC 8878, 3.1.1.1.2, and what `zstd` accepts)."""
+BLOCK_BYTES = 256 << 10
+_DEPTH = 8
+_MAX_WINDOW_BYTES = 1 << 26
+"""A decoder should support 8 MiB (RFC 8878, 3.1.1.1.2), and no writer of images is known to take more."""
 
 
 class StreamError(Exception):

@@ -30,8 +30,10 @@ _REFUSED = (
 
 _CAPABILITIES = (0, 1, 3, 4, 31)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP of linux/capability.h."""
-_MAX_MEMORY_BYTES = 1 << 30
-"""Of addresses: a zstd window of 128 MiB, libraries, and the heaps that threads reserve."""
+_MAX_ADDRESSES_BYTES = 1 << 30
+"""Libraries, and the heaps that threads reserve."""
+_MAX_DATA_BYTES = 160 << 20
+"""The interpreter, a window of zstd, the stacks of two threads, and what is kept of each directory."""
 _MAX_FDS = 64
 
 
@@ -53,7 +55,8 @@ def enter(root: int, program: bytes, max_file_bytes: int) -> None:
     os.close(root)
     os.umask(0)
     limits = {
-        resource.RLIMIT_AS: _MAX_MEMORY_BYTES,
+        resource.RLIMIT_AS: _MAX_ADDRESSES_BYTES,
+        resource.RLIMIT_DATA: _MAX_DATA_BYTES,
         resource.RLIMIT_FSIZE: max_file_bytes,
         resource.RLIMIT_NOFILE: _MAX_FDS,
         resource.RLIMIT_CORE: 0,
@@ -113,7 +116,7 @@ def _unpack(blob: int, job: dict[str, Any], last: list[bytes]) -> dict[str, Any]
         "type": "unpacked",
         "opaque": [_text(path) for path in writer.opaque],
         "devices": [_device(path, entry) for path, entry in writer.devices.items()],
-        "implied": [_text(path) for path in sorted(writer.implied)],
+        "implied": [_text(path) for path in writer.implied],
         "size_bytes": size_bytes,
         "inodes": inodes,
         "compression": stream.compression,

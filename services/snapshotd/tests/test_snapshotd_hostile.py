@@ -1,0 +1,316 @@
+"""The hostile corpus against a whole snapshotd: what it shows, what it refuses, what it costs, and that nothing gets out or stays."""
+
+import dataclasses
+import gzip
+import hashlib
+import os
+import secrets
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import zstandard
+
+from common.errors import DataLossError, InternalError, InvalidArgumentError, SlipwayError
+from services.snapshotd.tests import corpus
+from services.snapshotd.tests.conftest import snapshotd_node
+from services.snapshotd.tests.reference import compose
+from services.snapshotd.tests.test_snapshotd_layers import SNAPSHOTTERS, E, apply, digest_of, tar
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
+MAX_MEMORY_BYTES = 200 << 20
+"""What snapshotd and all that it starts may take together (PSS), and snapshotd at its peak (VmHWM)."""
+LAYER_BYTES = 64 << 20
+
+
+class Watch:
+    """The memory of a service and its processes, looked at again and again."""
+
+    def __init__(self, pid: int) -> None:
+        self._pid = pid
+        self.most_bytes = 0
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> int:
+        """The most bytes that they took together."""
+        self._over.set()
+        self._thread.join()
+        status = Path(f"/proc/{self._pid}/status").read_text()
+        peak = next(int(line.split()[1]) << 10 for line in status.splitlines() if line.startswith("VmHWM"))
+        return max(peak, self.most_bytes)
+
+    def _run(self) -> None:
+        while not self._over.wait(0.05):
+            self.most_bytes = max(self.most_bytes, sum(map(_pss_bytes, family(self._pid))))
+
+
+def family(pid: int) -> list[int]:
+    """A process and all below it."""
+    found, waiting = [], [pid]
+    while waiting:
+        each = waiting.pop()
+        found.append(each)
+        try:
+            waiting += map(int, Path(f"/proc/{each}/task/{each}/children").read_text().split())
+        except OSError:
+            continue  # ended meanwhile
+    return found
+
+
+def _pss_bytes(pid: int) -> int:
+    try:
+        with open(f"/proc/{pid}/smaps_rollup") as file:
+            return next((int(line.split()[1]) << 10 for line in file if line.startswith("Pss:")), 0)
+    except OSError:
+        return 0
+
+
+@pytest.fixture(scope="module")
+def host() -> Iterator[Path]:
+    """A directory of the host, with a look of its own."""
+    directory = Path(f"/var/tmp/slipway-host-{secrets.token_hex(4)}")
+    (directory / "data/deep").mkdir(parents=True)
+    (directory / "canary").write_text("alive")
+    for path in (directory / "data/deep", directory / "data", directory):
+        os.chown(path, 4321, 1234)
+        path.chmod(0o2705)
+    before = look_of(directory)
+    yield directory
+    assert look_of(directory) == before
+    subprocess.run(["rm", "-rf", directory], check=True)
+
+
+def look_of(root: Path) -> dict[str, tuple[object, ...]]:
+    """As reference.compose has it."""
+    kinds = {stat.S_IFDIR: "d", stat.S_IFLNK: "l", stat.S_IFIFO: "p", stat.S_IFCHR: "c", stat.S_IFBLK: "b"}
+    found: dict[str, tuple[object, ...]] = {}
+    base = os.fsencode(root)
+    waiting = [b""]
+    while waiting:
+        path = waiting.pop()
+        place = base + b"/" + path if path else base
+        try:
+            status = os.lstat(place)
+        except FileNotFoundError:
+            continue  # overlayfs lists whiteouts in a directory that one layer alone has
+        kind = kinds.get(stat.S_IFMT(status.st_mode), "f")
+        content = ""
+        if kind == "d":
+            waiting += [path + b"/" + name if path else name for name in os.listdir(place)]
+        elif kind == "l":
+            content = os.fsdecode(os.readlink(place))
+        elif kind == "f":
+            content = hashlib.sha256(Path(os.fsdecode(place)).read_bytes()).hexdigest()
+        elif kind in "cb":
+            content = f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+        look = (stat.S_IMODE(status.st_mode), status.st_uid, status.st_gid)
+        found[os.fsdecode(path)] = (kind, look, content, status.st_mtime if kind != "d" else None)
+    return found
+
+
+@pytest.fixture(scope="module")
+def node() -> Iterator[Any]:
+    """One service for the whole corpus: nothing stays of it, and it took little."""
+    with snapshotd_node() as made:
+        made.start(layer_max_entries="5000", layer_max_bytes=str(LAYER_BYTES), sync="false")
+        watch = Watch(made.process.pid)
+        yield made
+        most = watch.close()
+        assert most <= MAX_MEMORY_BYTES, f"{most >> 20} MiB"
+        assert_clean(made)
+
+
+def assert_clean(node: Any) -> None:
+    root = node.data / "snapshotd"
+    for name in ("layers", "snapshots", "trash"):
+        place = root / name
+        eventually(lambda place=place: list(place.iterdir()) == [], within_s=600, what=f"the end of {name}")
+    assert node.mounts() == []
+    eventually(lambda: len(family(node.process.pid)) <= 2, what="the service alone with its nursery")
+
+
+def at(host: Path, entries: list[E]) -> list[E]:
+    return [
+        dataclasses.replace(entry, target=entry.target.replace(corpus.HOST, str(host))) for entry in entries
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "snapshotter"),
+    [
+        (name, each)
+        for name in corpus.STACKS
+        for each in SNAPSHOTTERS
+        if (name, each) != (corpus.LONG, "erofs")
+    ],
+)
+async def test_a_stack_shows_what_the_reference_shows(
+    node: Any, host: Path, snapshotter: str, name: str
+) -> None:
+    layers = [at(host, entries) for entries in corpus.STACKS[name]]
+    gnu = any("\udcff" in entry.name for entries in layers for entry in entries)
+    diff_ids = [await apply(node, tar(entries, 1) if gnu else tar(entries)) for entries in layers]
+    client = node.client()
+    key = f"s{secrets.token_hex(6)}"
+    try:
+        made = await client.prepare(key, diff_ids, snapshotter)
+        expected = {
+            path: (*rest, None if rest[0] == "d" else mtime)
+            for path, (*rest, mtime) in compose(layers).items()
+        }
+        assert look_of(node.seen(made.path)) == expected
+    finally:
+        await client.remove(key)
+        await client.remove_layers(diff_ids)
+        await client.close()
+
+
+async def refused(
+    node: Any, content: bytes, blob: bytes | None = None, *, kind: type[SlipwayError] = InvalidArgumentError
+) -> str:
+    with pytest.raises(kind) as caught:
+        await apply(node, content, blob)
+    assert "\n" not in caught.value.message
+    client = node.client()
+    assert await client.list_layers([digest_of(content)]) == []
+    await client.close()
+    assert node.leftovers() == []
+    return caught.value.message
+
+
+@pytest.mark.parametrize("name", corpus.REFUSED)
+async def test_what_no_layer_may_hold_is_refused(node: Any, host: Path, name: str) -> None:
+    await refused(node, tar(at(host, corpus.REFUSED[name])))
+
+
+@pytest.mark.parametrize("name", corpus.DAMAGED)
+async def test_bytes_that_are_no_tar_are_refused_or_mean_nothing(node: Any, name: str) -> None:
+    raw = corpus.DAMAGED[name]
+    try:
+        diff_id = await apply(node, raw)
+    except (DataLossError, InvalidArgumentError) as exc:
+        assert "\n" not in exc.message
+    else:
+        client = node.client()
+        (layer,) = await client.list_layers([diff_id])
+        assert layer.inodes <= 20
+        await client.remove_layers([diff_id])
+        await client.close()
+
+
+async def test_floods_of_records_are_bounded(node: Any) -> None:
+    for entries in (corpus.flood(), corpus.xattr_flood()):
+        content = tar(entries)
+        try:
+            diff_id = await apply(node, content)
+        except SlipwayError as exc:
+            assert len(exc.message) < 500
+        else:
+            client = node.client()
+            await client.remove_layers([diff_id])
+            await client.close()
+
+
+async def test_bombs_end_at_the_bound(node: Any) -> None:
+    for _, content, blob in corpus.bombs():
+        with pytest.raises((InvalidArgumentError, DataLossError)):
+            await apply(node, content, blob)
+    assert node.leftovers() == []
+
+
+COMPRESSIONS: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "none": (bytes, corpus.BLOCK),
+    "gzip": (gzip.compress, 32),
+    "zstd": (zstandard.compress, 32),
+}
+
+
+@pytest.mark.parametrize("name", COMPRESSIONS)
+async def test_a_blob_that_ends_early_is_data_loss_wherever_it_ends(node: Any, name: str) -> None:
+    compress, step = COMPRESSIONS[name]
+    for blob in corpus.cut(corpus.ONE, compress, step):
+        await refused(node, corpus.ONE, blob, kind=DataLossError)
+
+
+async def test_another_content_than_the_diff_id_is_data_loss(node: Any) -> None:
+    for other in (corpus.ONE + b"\0", tar([E("f", "n", b"other")])):
+        assert "has the digest" in await refused(node, corpus.ONE, other, kind=DataLossError)
+
+
+async def test_a_hole_as_large_as_a_layer_may_be_takes_no_disk_and_a_larger_one_is_refused(node: Any) -> None:
+    content = corpus.sparse(LAYER_BYTES - 4096)
+    diff_id = await apply(node, content)
+    client = node.client()
+    (layer,) = await client.list_layers([diff_id])
+    assert layer.size_bytes < 1 << 20
+    await client.remove_layers([diff_id])
+    await client.close()
+    await refused(node, corpus.sparse(1 << 50))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+async def test_a_million_files_in_one_directory(tmp_path: Path, snapshotter: str) -> None:
+    count = 1_000_000
+    corpus.many(count, tmp_path / "blob")
+    digest = subprocess.run(
+        ["sha256sum", tmp_path / "blob"], check=True, capture_output=True, text=True
+    ).stdout.split()[0]
+    with snapshotd_node() as node:
+        node.start(sync="false")
+        watch = Watch(node.process.pid)
+        client = node.client(timeout_s=900)
+        began = time.monotonic()
+        try:
+            await client.apply_layer(diff_id=f"sha256:{digest}", blob_path=str(tmp_path / "blob"))
+            made = await client.prepare("s1", [f"sha256:{digest}"], snapshotter)
+        except SlipwayError as exc:
+            assert snapshotter == "erofs", exc.message
+            assert isinstance(exc, InvalidArgumentError | InternalError), exc.message
+            sys.stdout.write(f"{snapshotter}: {exc.message}\n")
+        else:
+            with os.scandir(node.seen(made.path) / "d") as found:
+                assert sum(1 for _ in found) == count
+            await client.remove("s1")
+        await client.remove_layers([f"sha256:{digest}"])
+        await client.close()
+        most = watch.close()
+        sys.stdout.write(f"{snapshotter}: {time.monotonic() - began:.0f} s, {most >> 20} MiB\n")
+        assert most <= MAX_MEMORY_BYTES, f"{most >> 20} MiB"
+        assert_clean(node)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3000)
+async def test_bombs_of_gigabytes(tmp_path: Path) -> None:
+    with snapshotd_node() as node:
+        node.start(sync="false")
+        watch = Watch(node.process.pid)
+        client = node.client(timeout_s=900)
+        hole = corpus.sparse(
+            (128 << 30) - 4096
+        )  # as large as the settings allow; the disk says whether it can be
+        digest = digest_of(hole)
+        (tmp_path / "hole").write_bytes(hole)
+        (layer,) = [await client.apply_layer(diff_id=digest, blob_path=str(tmp_path / "hole"))]
+        assert layer.size_bytes < 1 << 20
+        await client.remove_layers([digest])
+        zeros, total = tmp_path / "zeros.gz", 4 << 30
+        script = f"(head -c {total} /dev/zero) | gzip -1 > {zeros}"
+        subprocess.run(["sh", "-c", script], check=True)
+        with pytest.raises((DataLossError, InvalidArgumentError)):
+            await client.apply_layer(diff_id="sha256:" + "0" * 64, blob_path=str(zeros))
+        await client.close()
+        most = watch.close()
+        assert most <= MAX_MEMORY_BYTES, f"{most >> 20} MiB"
+        assert_clean(node)
