@@ -1,5 +1,6 @@
 """Images as volumes over CRI: read-only, by sub path, confined, there as long as the container is."""
 
+import json
 import tarfile
 
 import grpc
@@ -170,3 +171,38 @@ async def test_a_volume_behind_a_link_is_filled_from_the_image(cri, shop) -> Non
     assert code == 0
     assert "nobody:x:65534" in said
     assert "shadow" not in said
+
+
+async def test_an_artifact_is_listed_and_mounted_and_not_run(cri, node, shop, busybox) -> None:
+    kind = "application/vnd.example.model"
+    files = {"model.bin": b"m" * 1000, "conf/a.json": b"{}\n"}
+    artifact = shop.push_artifact("demo/artifact", kind, files)
+    artifact_id = await cri.pull(artifact)
+    listed = {
+        image.id: image
+        for image in (await cri.call(cri.images.ListImages, cri_pb.ListImagesRequest())).images
+    }
+    assert list(listed[artifact_id].repo_tags) == [artifact]
+    container_id = await run(
+        cri, "artifact", busybox, volume(artifact), volume(artifact, "/one", image_sub_path="conf/a.json")
+    )
+    assert await shell(cri, container_id, "cat /v/conf/a.json /one; wc -c < /v/model.bin") == (
+        0,
+        "{}\n{}\n1000\n",
+    )
+    code, said = await shell(cri, container_id, "echo x > /v/model.bin")
+    assert (code, "Read-only file system" in said) == (1, True)
+    sandbox = cri.sandbox_config("artifact-run", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await cri.create(sandbox_id, cri.container_config("c", artifact, ["x"]), sandbox)
+    assert caught.value.code() is CODE.INVALID_ARGUMENT
+    assert (
+        f"is an artifact of type {kind!r}: it can be mounted as a volume, not run" in caught.value.details()
+    )
+    told = json.loads(node.slipway("image", "inspect", artifact).stdout)[0]
+    assert (told["ArtifactType"], told["Id"]) == (kind, artifact_id)
+    refused = node.slipway("rmi", artifact)
+    assert (refused.returncode, "a container uses it" in refused.stderr) == (1, True)
+    await cri.remove(container_id)
+    assert node.slipway("rmi", artifact).returncode == 0

@@ -21,6 +21,7 @@ from devtools.ports import wait_for_port
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
 CONFIG = "application/vnd.oci.image.config.v1+json"
+TITLE = "org.opencontainers.image.title"
 LAYER_GZIP = "application/vnd.oci.image.layer.v1.tar+gzip"
 ARCHITECTURE = {"x86_64": "amd64", "aarch64": "arm64"}.get(platform.machine(), platform.machine())
 HTTP_S = 120
@@ -68,6 +69,19 @@ class Registry:
         self._manifest(repository, tag, index, INDEX)
         self.pushed.append(f"{self.address}/{repository}:{tag}")
         return self.pushed[-1]
+
+    def push_artifact(self, repository: str, kind: str, files: dict[str, bytes], tag: str = "latest") -> str:
+        """Push files as an artifact, as ORAS does; returns its reference."""
+        empty = self._blob(repository, b"{}", "application/vnd.oci.empty.v1+json")
+        layers = [
+            self._blob(repository, body, "application/octet-stream") | {"annotations": {TITLE: name}}
+            for name, body in files.items()
+        ]
+        document = {"schemaVersion": 2, "mediaType": MANIFEST, "artifactType": kind}
+        self._manifest(
+            repository, tag, json.dumps(document | {"config": empty, "layers": layers}).encode(), MANIFEST
+        )
+        return f"{self.address}/{repository}:{tag}"
 
     def _manifest(self, repository: str, reference: str, body: bytes, kind: str) -> None:
         self._call("PUT", f"/v2/{repository}/manifests/{reference}", body, kind)

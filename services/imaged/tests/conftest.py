@@ -31,6 +31,7 @@ from common.records.redis import connect
 from common.sys import linux
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
 from imaged.manifest import local_platform
 from imaged.ports import Credentials
@@ -446,7 +447,10 @@ async def node(redis_url: str, content, registry, tools, tmp_path) -> AsyncItera
     await records.load()
     layers = MemoryLayers(tools.sha256)
     async with anyio.create_task_group() as group:
-        images = Images(records, content, registry, layers, task_group=group, pinned=("*/pause:*",))
+        images = Images(
+            records, content, registry, layers, task_group=group,
+            workplace=Spools(content.ingests, 1 << 20), pinned=("*/pause:*",),
+        )  # fmt: skip
         yield Node(images, layers, content, records, redis)
         group.cancel_scope.cancel()
     await redis.aclose()

@@ -43,8 +43,6 @@ def test_manifest_is_read() -> None:
         (doc(manifests=[]), "both manifests and layers"),
         (doc(layers=layer(OCI + "layer.v1.tar+gzip+encrypted")), "encrypted"),
         (doc(layers=layer("application/vnd.example.blob")), "unknown media type"),
-        (doc(config={"mediaType": "application/vnd.helm", "digest": D, "size": 2}), "artifact"),
-        (doc(artifactType="x/y", config={"mediaType": OCI + "empty", "digest": D, "size": 2}), "'x/y'"),
         (doc(config={"mediaType": OCI + "config.v1+json", "digest": D, "size": 9 << 20}), "larger"),
         (doc(config={"mediaType": OCI + "config.v1+json", "digest": "sha256:1", "size": 2}), "sha256:1"),
         (doc(layers=[{"mediaType": OCI + "layer.v1.tar", "digest": D, "size": -1}]), "size -1"),

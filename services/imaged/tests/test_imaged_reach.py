@@ -330,12 +330,21 @@ async def test_short_names_belong_to_the_registry_of_the_setting(
             node.content,
             registry,
             node.layers,
+            workplace=node.images._workplace,
             task_group=group,
             short_names=real_registry.host,
         )
         assert [m async for m in images.pull("short:v1", NOBODY)][-1].image.repo_tags == (name,)
         assert images.catalog.find("short:v1").repo_tags == (name,)
-        strict = Images(node.records, node.content, registry, node.layers, task_group=group, short_names="")
+        strict = Images(
+            node.records,
+            node.content,
+            registry,
+            node.layers,
+            task_group=group,
+            workplace=node.images._workplace,
+            short_names="",
+        )
         with pytest.raises(InvalidArgumentError, match="short_names"):
             [m async for m in strict.pull("short:v1", NOBODY)]
         assert [m async for m in strict.pull(name, NOBODY)][-1].image.id == made.config_digest

@@ -194,7 +194,7 @@ class Shop:
         async with anyio.create_task_group() as group:
             images = Images(
                 self.node.records, self.node.content, self.source, self.node.layers,
-                task_group=group, policy=(policy, verify),
+                task_group=group, workplace=Spools(self.node.content.ingests, 1 << 20), policy=(policy, verify),
             )  # fmt: skip
             try:
                 image = [moment async for moment in images.pull(name, NOBODY)][-1].image

@@ -145,7 +145,12 @@ class Builder:
                     image = await (self._scratch() if base == "scratch" else self._image(base, shown))
                 except (SlipwayError, OSError) as exc:
                     _refuse(stage.start, exc)
-        inner = json.loads((await self._images.get(image)).config).get("config") or {}
+        found = await self._images.get(image)
+        if found.artifact_type:
+            stage.start.refuse(
+                f"{base} is an artifact of type {found.artifact_type!r}: no image stands on it"
+            )
+        inner = json.loads(found.config).get("config") or {}
         state = State(
             image=image,
             key=key(_VERSION, image, str(self._wish.epoch_s)),

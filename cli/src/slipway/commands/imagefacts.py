@@ -93,6 +93,7 @@ def facts_of(image: pb.Image) -> dict[str, Any]:
         "UsedAtNs": image.used_at_ns,
         "Leases": {lease.name: lease.until_ns for lease in image.leases},
         "Pinned": image.pinned,
+        "ArtifactType": image.artifact_type,
     }
 
 

@@ -10,6 +10,8 @@ from common.clients.snapshotd import SnapshotdClient
 from common.errors import InternalError, InvalidArgumentError, NotFoundError
 from crid.convert.image import auth_of, config_of, image_of
 
+IMAGE = "config.image.image"
+
 
 class Images:
     """The use cases of ImageService, and what CreateContainer needs of an image."""
@@ -18,11 +20,11 @@ class Images:
         self._imaged = imaged
         self._snapshotd = snapshotd
 
-    async def resolve(self, reference: str, field: str = "config.image.image") -> runtime_pb2.ResolvedImage:
+    async def resolve(self, reference: str, field: str = IMAGE) -> runtime_pb2.ResolvedImage:
         """The image that a field of a container's request names.
 
         Raises:
-            InvalidArgumentError: no image is named.
+            InvalidArgumentError: no image is named, or an artifact is to run.
             NotFoundError: it was not pulled.
         """
         if not reference:
@@ -33,6 +35,10 @@ class Images:
         except NotFoundError as exc:
             message = f"{field}: {reference!r} is not on this node: pull it first"
             raise NotFoundError(message) from exc
+        if image.artifact_type and field == IMAGE:
+            kind = image.artifact_type
+            message = f"{field}: {reference!r} is an artifact of type {kind!r}: it can be mounted as a volume, not run"
+            raise InvalidArgumentError(message)
         return runtime_pb2.ResolvedImage(
             id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id
         )

@@ -97,6 +97,10 @@ class Commits:
         """
         name = tag_of(wish.name) if wish.name else ""
         base = self._catalog.find(wish.image)
+        if base.artifact_type:
+            raise FailedPreconditionError(
+                f"image {wish.image}: it is an artifact of type {base.artifact_type!r}: no image stands on it"
+            )
         needs = Needs()
         try:
             with self._leases.hold(needs), span("imaged.image.commit", {"slipway.snapshot": wish.snapshot}):

@@ -65,19 +65,20 @@ async def serve(settings: Settings, life: Life) -> None:
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
     )
+    spools = Spools(content.ingests, settings.max_load_bytes)
+    spools.clear()
     images = Images(
         records,
         content,
         registry,
         layers,
         task_group=life.task_group,
+        workplace=spools,
         pinned=settings.pinned_images,
         short_names=settings.short_names,
         policy=policy,
         listened=lambda: relay.connected,
     )
-    spools = Spools(content.ingests, settings.max_load_bytes)
-    spools.clear()
     collector = Collector(images.catalog, images.leases, content, layers, images.pin_of)
     servicer = _servicer(images, records, content, registry, layers, spools, collector, life)
     meters.IMAGES.set_function(lambda: len(records.all()))

@@ -22,6 +22,8 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+TITLE = "org.opencontainers.image.title"
+EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",
@@ -68,6 +70,10 @@ class Manifest:
 
     config: Descriptor
     layers: tuple[Descriptor, ...]
+    artifact_type: str = ""
+    """What an artifact is; empty for a container image, which can be run."""
+    titles: tuple[str, ...] = ()
+    """What the files of an artifact are called, as many as layers; empty where one has no name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,15 @@ class Index:
     """A list of manifests, one for each platform."""
 
     manifests: tuple[Descriptor, ...]
+
+
+class _Entry(Descriptor, frozen=True):
+    annotations: Any = None
+
+    @property
+    def title(self) -> str:
+        found = self.annotations.get(TITLE, "") if isinstance(self.annotations, dict) else ""
+        return found if isinstance(found, str) else ""
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -93,7 +108,7 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     artifact_type: str = ""
     manifests: list[Descriptor] | None = None
     config: Descriptor | None = None
-    layers: list[Descriptor] | None = None
+    layers: list[_Entry] | None = None
     fs_layers: Any = None
 
 
@@ -220,14 +235,19 @@ def _decode(image: str, body: bytes) -> _Document:
         raise InvalidArgumentError(f"image {image}: its manifest is malformed: {exc}") from exc
 
 
-def _manifest(image: str, document: _Document, config: Descriptor, layers: list[Descriptor]) -> Manifest:
-    if config.media_type not in _CONFIG_TYPES:
-        kind = document.artifact_type or config.media_type
-        _refuse(image, f"it is an artifact of type {kind!r}, not a container image")
+def _manifest(image: str, document: _Document, config: Descriptor, layers: list[_Entry]) -> Manifest:
     if config.size > MAX_CONFIG_BYTES:
         _refuse(image, f"its config of {config.size} bytes is larger than {MAX_CONFIG_BYTES}")
     if len(layers) > MAX_LAYERS:
         _refuse(image, f"it has {len(layers)} layers, more than {MAX_LAYERS}")
+    if config.media_type not in _CONFIG_TYPES:
+        return Manifest(
+            _checked(image, config),
+            tuple(_checked(image, layer) for layer in layers),
+            # image-spec, "Guidelines for Artifact Usage"
+            document.artifact_type or config.media_type or "unknown",
+            tuple(layer.title for layer in layers),
+        )
     for layer in layers:
         if layer.media_type.endswith("+encrypted"):
             _refuse(
@@ -259,7 +279,7 @@ def _checked(image: str, descriptor: Descriptor) -> Descriptor:
     _digest(image, descriptor.digest)
     if descriptor.size < 0:
         _refuse(image, f"{descriptor.digest} has the size {descriptor.size}")
-    return descriptor
+    return Descriptor(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.platform)
 
 
 def _digest(image: str, text: str) -> Digest:

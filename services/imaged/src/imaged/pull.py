@@ -148,7 +148,7 @@ class Unpacking:
                     started.add(layer.digest)
                     group.start_soon(self._layer, repository, number, wait)
         except* SlipwayError as failures:
-            failure = _first(failures)
+            failure = first(failures)
         if failure:
             raise failure
         return self._record()
@@ -157,7 +157,7 @@ class Unpacking:
         descriptor = self._found.manifest.config
         if not self._content.has(descriptor.digest):
             async with self._content.ingest(descriptor) as ingest:
-                await _fetch(repository, descriptor, ingest, 0)
+                await fetch(repository, descriptor, ingest, 0)
                 await ingest.sync()
                 await ingest.commit()
         body = await self._content.read(descriptor.digest)
@@ -182,7 +182,7 @@ class Unpacking:
             else:
                 status.had_bytes = ingest.partial.fetched_bytes
                 status.partial, status.state = ingest.partial, LayerState.FETCHING
-                await _fetch(repository, descriptor, ingest, 1 + number)
+                await fetch(repository, descriptor, ingest, 1 + number)
             await self._config_read.wait()
             await self._unpack(descriptor, self._diff_ids[number], ingest, status)
 
@@ -198,7 +198,7 @@ class Unpacking:
                 if diff_id not in self._held:
                     await self._apply(descriptor, diff_id, ingest)
         except* SlipwayError as failures:
-            failure = _first(failures)
+            failure = first(failures)
         if failure:
             if isinstance(failure, DataLossError):
                 # what is stored is no use, whether the disk or the config lies
@@ -234,7 +234,13 @@ class Unpacking:
         )
 
 
-async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest, order: int) -> None:
+async def fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest, order: int) -> None:
+    """Bring what is missing of a blob.
+
+    Raises:
+        NotFoundError: it is not here, and there is no repository to ask.
+        SlipwayError: as `Repository.fetch` raises.
+    """
     if ingest.committed:
         return
     if repository is None:
@@ -245,11 +251,11 @@ async def _fetch(repository: Repository | None, descriptor: Descriptor, ingest: 
         await repository.fetch(descriptor, ingest.partial, order)
 
 
-def _first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
+def first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
     """The error to tell: one inside a group, however deep."""
     for failure in failures.exceptions:
         if isinstance(failure, BaseExceptionGroup):
-            return _first(failure)
+            return first(failure)
         return failure
     return AbortedError("a pull ended without a reason")
 

@@ -14,7 +14,7 @@ class LayerRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ImageRecord(Record, frozen=True, kw_only=True):
-    """An image; its id is the digest of its config."""
+    """An image; its id is the digest of its config. Or an artifact."""
 
     repo_tags: tuple[str, ...] = ()
     repo_digests: tuple[str, ...] = ()
@@ -24,6 +24,9 @@ class ImageRecord(Record, frozen=True, kw_only=True):
     """Digests of the manifest and of the indexes that led to it."""
     diff_ids: tuple[str, ...] = ()
     layers: tuple[LayerRecord, ...] = ()
+    artifact_type: str = ""
+    """Of an artifact, which can be mounted and not run: its id is its manifest's digest, its layers are all its blobs,
+    and its only diff ID is that of its files."""
     pulled_at_ns: int = 0
     used_at_ns: int = 0
     """When a container was last made from it, was last seen to stand on it, or it was last asked for by a pull."""

@@ -101,6 +101,7 @@ class Saves:
                     "Layers": [_path(layer.digest) for layer in image.record.layers],
                 }
                 for image in chosen
+                if not image.record.artifact_type  # which docker does not know
             ]
         )
 

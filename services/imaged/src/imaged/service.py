@@ -19,10 +19,11 @@ from common.observe.trace import span
 from common.operations import Operations, cancellable
 from common.records import RecordStore
 from imaged import meters, pull
+from imaged.artifact import Artifact
 from imaged.catalog import Catalog, Untagged
 from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
-from imaged.ports import Content, Credentials, Layers, Registry, Repository
+from imaged.ports import Content, Credentials, Layers, Registry, Repository, Workplace
 from imaged.progress import report
 from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
@@ -67,6 +68,7 @@ class Images:
         registry: where images come from.
         layers: where they are unpacked.
         task_group: pulls live here, not in their callers.
+        workplace: where the files of artifacts become a layer.
         pinned: globs over names that are pinned.
         short_names: the registry of names that have none; empty refuses to pull them.
         policy: the file that says whose images may be pulled, and what checks their signatures.
@@ -81,6 +83,7 @@ class Images:
         layers: Layers,
         *,
         task_group: TaskGroup,
+        workplace: Workplace,
         pinned: tuple[str, ...] = (),
         short_names: str = DEFAULT_DOMAIN,
         policy: tuple[str, Verifier] | None = None,
@@ -91,6 +94,7 @@ class Images:
         self._registry = registry
         self._layers = layers
         self._group = task_group
+        self._workplace = workplace
         self._pinned = pinned
         self._short_names = short_names
         self._listened = listened
@@ -140,7 +144,9 @@ class Images:
         return [Progress(str(each.reference), each.statuses, each.left_s) for each in running]
 
     async def config(self, record: ImageRecord) -> bytes:
-        """The image's config; empty when the disk lost it, so that a list of all images still works."""
+        """The image's config; empty for an artifact, and when the disk lost it, so that a list of all images still works."""
+        if record.artifact_type:
+            return b""
         body = self._configs.get(record.id)
         if body is None:
             try:
@@ -277,15 +283,21 @@ class Images:
             needs.digests.add(str(top))
         found = await pull.resolve(repository, self._content, reference, top, self._platform)
         await self._check(reference, repository, found.top, found.manifest_digest)
-        work = Unpacking(
-            str(reference),
-            found,
-            content=self._content,
-            layers=self._layers,
-            held_lock=self.leases.lock,
-            needs=needs,
-            want=self._platform,
-        )
+        work: Unpacking | Artifact
+        if found.manifest.artifact_type:
+            work = Artifact(
+                str(reference), found, self._content, self._layers, self._workplace, self.leases.lock, needs
+            )
+        else:
+            work = Unpacking(
+                str(reference),
+                found,
+                content=self._content,
+                layers=self._layers,
+                held_lock=self.leases.lock,
+                needs=needs,
+                want=self._platform,
+            )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}
         return await work.run(repository, known), str(found.top)

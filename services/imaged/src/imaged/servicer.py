@@ -193,6 +193,7 @@ class ImagesServicer(rpc.ImagesServicer):
                 for layer in record.layers
             ],
             used_at_ns=record.last_used_ns,
+            artifact_type=record.artifact_type,
             leases=leases,
         )
 

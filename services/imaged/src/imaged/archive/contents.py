@@ -146,6 +146,8 @@ def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
         bodies[at.digest] = body
         read = documents.parse(_WHAT, body, at.media_type)
         if isinstance(read, Manifest):
+            if read.artifact_type:
+                _refuse(f"{at.digest} in it is an artifact of type {read.artifact_type!r}, no image")
             blobs = (read.config, *read.layers)
             files = {blob.digest: _blob(archive, blob) for blob in blobs}
             config = _read(files[read.config.digest], documents.MAX_CONFIG_BYTES, read.config.digest)

@@ -248,17 +248,22 @@ class Image(_message.Message):
     LAYERS_FIELD_NUMBER: _builtins.int
     USED_AT_NS_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
+    ARTIFACT_TYPE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
     """Sum of the compressed layers and the config."""
     config: _builtins.bytes
-    """The OCI image config, as bytes of the registry."""
+    """The OCI image config, as bytes of the registry; empty for an artifact."""
     manifest_digest: _builtins.str
     pinned: _builtins.bool
     pulled_at_ns: _builtins.int
     used_at_ns: _builtins.int
     """When a container was last made from it or seen on it, or a pull asked for it."""
+    artifact_type: _builtins.str
+    """What an artifact is, which can be mounted and not run: its id is its manifest's digest, its only diff ID that of its
+    files. Empty for a container image.
+    """
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -290,10 +295,11 @@ class Image(_message.Message):
         layers: _abc.Iterable[Global___LayerBlob] | None = ...,
         used_at_ns: _builtins.int = ...,
         leases: _abc.Iterable[Global___Lease] | None = ...,
+        artifact_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,155 @@
+"""Artifacts: pulled from a real registry as files of one layer, named as their titles say, refused where they cannot be."""
+
+import json
+import tarfile
+
+import pytest
+
+from common.errors import FailedPreconditionError, InvalidArgumentError
+from imaged.artifact import files_of
+from imaged.manifest import EMPTY_TYPE, Descriptor
+from imaged.ports import Credentials
+from imaged.saving import Saves
+from imaged.whole import Whole
+
+NOBODY = Credentials()
+OCI = "application/vnd.oci.image.manifest.v1+json"
+TITLE = "org.opencontainers.image.title"
+
+
+def artifact_of(tools, files: dict[str, bytes], *, kind: str = "application/vnd.example.model", **more):
+    """Parts of an artifact as ORAS makes it; a name that begins with `-` is no title."""
+    made = tools.image_of([])
+    made.blobs = {tools.sha256(body): body for body in (b"{}", *files.values())}
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": OCI,
+        "artifactType": kind,
+        "config": {"mediaType": EMPTY_TYPE, "digest": tools.sha256(b"{}"), "size": 2},
+        "layers": [
+            {
+                "mediaType": "application/octet-stream",
+                "digest": tools.sha256(body),
+                "size": len(body),
+                "annotations": {} if name.startswith("-") else {TITLE: name},
+            }
+            for name, body in files.items()
+        ],
+    } | more
+    made.manifest = json.dumps(manifest).encode()
+    return made
+
+
+FILES = {"model.bin": b"m" * 100_000, "docs/deep/read.me": b"text", "-": b"nameless"}
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_an_artifact_is_pulled_as_one_layer_of_files(node, registry, real_registry, tools) -> None:
+    seen: dict[str, bytes] = {}
+    apply = node.layers.apply_layer
+
+    async def look(**given):
+        with tarfile.open(given["blob_path"]) as tar:
+            for entry in tar:
+                assert (entry.mtime, entry.uid, entry.mode) == (0, 0, 0o755 if entry.isdir() else 0o444)
+                if entry.isreg():
+                    seen[entry.name] = tar.extractfile(entry).read()
+        return await apply(**given)
+
+    node.layers.apply_layer = look
+    made = artifact_of(tools, FILES)
+    name = real_registry.push("artifacts/model", "v1", made)
+    record = await node.pull(name)
+    nameless = tools.sha256(b"nameless").replace(":", "-")
+    assert seen == {"model.bin": FILES["model.bin"], "docs/deep/read.me": b"text", nameless: b"nameless"}
+    assert (record.id, record.artifact_type) == (made.digest, "application/vnd.example.model")
+    assert record.repo_tags == (name,)
+    assert set(node.content.all()) == {made.digest, *made.blobs}
+    assert record.size_bytes >= 100_000
+    assert await node.images.config(record) == b""
+    # the same again fetches and unpacks nothing; another artifact with the same config is another
+    applied = list(node.layers.applied)
+    assert (await node.pull(name)).id == record.id
+    assert node.layers.applied == applied
+    other = await node.pull(real_registry.push("artifacts/other", "v1", artifact_of(tools, {"a": b"a"})))
+    assert other.id != record.id
+    # it is saved for those who know artifacts, and nothing stays behind
+    saves = Saves(node.images.catalog, node.images.leases, node.content, Whole(node.content, registry))
+    saved = b"".join([piece async for piece in saves.save([record.id], NOBODY)])
+    assert b"vnd.example.model" in saved
+    for each in (record, other):
+        await node.images.remove(each.id)
+    assert (node.content.all(), node.layers.held) == ([], set())
+    assert list(node.content.ingests.iterdir()) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_a_registry_need_not_have_the_empty_config(node, bad_registry, tools) -> None:
+    made = artifact_of(tools, {"a": b"body"})
+    bad_registry.serve(made)
+    answer, empty = bad_registry.answer, tools.sha256(b"{}")
+    bad_registry.answer = lambda h: tools.reply(h, 404) if empty in h.path else answer(h)
+    record = await node.pull(f"{bad_registry.host}/a:v1")
+    assert (await node.content.read(empty), record.artifact_type) == (b"{}", "application/vnd.example.model")
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_an_unknown_config_is_named_as_the_type(node, real_registry, tools) -> None:
+    config = {
+        "mediaType": "application/vnd.cncf.helm.config.v1+json",
+        "digest": tools.sha256(b"{}"),
+        "size": 2,
+    }
+    made = artifact_of(tools, {"chart.tgz": b"chart"}, config=config)
+    document = json.loads(made.manifest)
+    del document["artifactType"]
+    made.manifest = json.dumps(document).encode()
+    record = await node.pull(real_registry.push("artifacts/chart", "v1", made))
+    assert record.artifact_type == "application/vnd.cncf.helm.config.v1+json"
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+@pytest.mark.parametrize("title", ["../out", "/etc/passwd", "a//b", ".", "x" * 256, "nul\0", "a/../../b"])
+async def test_a_title_that_is_no_name_is_refused_before_anything_is_fetched(
+    node, real_registry, tools, title
+) -> None:
+    made = artifact_of(tools, {title: b"body"})
+    with pytest.raises(InvalidArgumentError, match="has no name for a file"):
+        await node.pull(real_registry.push("artifacts/bad", "v1", made))
+    assert node.layers.applied == []
+
+
+def test_two_files_of_one_name_are_refused_and_one_twice_is_one() -> None:
+    one, two = (Descriptor("sha256:" + c * 64, 1) for c in "ab")
+    assert files_of("i", [one, one, two], ["a", "a", ""]) == {
+        "a": one.digest,
+        two.digest.replace(":", "-"): two.digest,
+    }
+    with pytest.raises(InvalidArgumentError, match="two of its files are called 'a'"):
+        files_of("i", [one, two], ["a", "a"])
+    with pytest.raises(InvalidArgumentError, match="'a/b' is below another file"):
+        files_of("i", [one, two], ["a", "a/b"])
+    assert files_of("i", [Descriptor("sha256:" + "c" * 64, 2, EMPTY_TYPE)], [""]) == {}
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_no_image_stands_on_an_artifact(node, registry, real_registry, tools) -> None:
+    from imaged.committing import Commits, Wish
+    from imaged.manifest import local_platform
+
+    name = real_registry.push("artifacts/base", "v1", artifact_of(tools, {"a": b"base"}))
+    await node.pull(name)
+    images, content = node.images, node.content
+    commits = Commits(
+        images.catalog, images.leases, content, node.layers, Whole(content, registry), images._workplace,
+        local_platform(),
+    )  # fmt: skip
+    with pytest.raises(
+        FailedPreconditionError, match=r"is an artifact of type 'application/vnd.example.model'"
+    ):
+        await anext(commits.commit(Wish(snapshot="", image=name)))
