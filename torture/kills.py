@@ -31,6 +31,20 @@ class Fault:
     recovered_s: float
 
 
+def strike(node: TestNode, victim: str, container_id: str = "") -> None:
+    """SIGKILL for a service, Redis, NATS, the zygote, or the shim of a container, as it is now.
+
+    Raises:
+        ProcessLookupError: there is none.
+    """
+    if victim in (ZYGOTE, SHIM):
+        own = "zygote" if victim == ZYGOTE else f"shims/{container_id}/pid"
+        if not (text := _text(node.run_dir / "shimd" / own)) or not _end(int(text.split()[0])):
+            raise ProcessLookupError(victim)
+    else:
+        node.kill(victim)
+
+
 class Killer:
     """Kills by dice.
 

@@ -18,6 +18,7 @@ from torture.again import Again
 from torture.book import Book
 from torture.churn import Ground, Worker
 from torture.kills import Killer
+from torture.matrix import Matrix, Row, rows, settings
 from torture.samples import Sampler
 
 SHORT_S, LONG_S = 60.0, 3600.0
@@ -68,6 +69,30 @@ async def torture(seconds: float, seed: int, workers: int = WORKERS, keep: str =
     )
 
 
+async def matrix(chosen: list[Row], keep: str = "") -> Matrix:
+    """Go through rows of the kill matrix on a node of their own."""
+    with tempfile.TemporaryDirectory(prefix="slipway-matrix-") as name:
+        base = Path(name)
+        oci = base / "oci"
+        oci.mkdir()
+        with (
+            registry(base / "registry") as shop,
+            running_node(base / "n", settings=settings(oci), failpoints=True) as node,
+        ):
+            image = push_busybox(shop)
+            async with connect(node.socket, node.logs) as cri:
+                await cri.pull(image)
+                found = Matrix(node, cri, image, oci)
+                for row in chosen:
+                    began, before = time.monotonic(), len(found.problems)
+                    await found.run(row)
+                    _tell(found.problems[before:])
+                    print(f"{time.monotonic() - began:6.1f} s  {row}", file=sys.stderr, flush=True)
+            if keep and found.problems:
+                shutil.copytree(node.run_dir / "log", keep, dirs_exist_ok=True)
+    return found
+
+
 def main() -> None:
     """Run, print, and end with 1 when something was lost."""
     parser = argparse.ArgumentParser(
@@ -83,15 +108,29 @@ def main() -> None:
         "--keep", metavar="DIR", default="", help="copy the logs there when something is lost"
     )
     parser.add_argument("--write", action="store_true", help="write docs/reliability.md with the figures")
+    parser.add_argument(
+        "--matrix", action="store_true", help="the whole kill matrix instead, in the order of its steps"
+    )
+    parser.add_argument("--only", metavar="TEXT", default="", help="of the matrix, rows whose name has this")
     arguments = parser.parse_args()
+    if arguments.matrix or arguments.only:
+        chosen = [row for row in rows() if arguments.only in str(row)]
+        went = anyio.run(matrix, chosen, arguments.keep)
+        print(f"{went.done} rows of the kill matrix, {len(went.problems)} problems")
+        sys.exit(1 if went.problems else 0)
     seconds = LONG_S if arguments.long else arguments.seconds
     found = anyio.run(torture, seconds, arguments.seed, arguments.workers, arguments.keep)
     print(found.markdown())
     if arguments.write:
         report.write(found)
-    for problem in found.problems:
-        print(f"LOST  {problem}", file=sys.stderr)
-    sys.exit(1 if found.problems else 0)
+    sys.exit(_tell(found.problems))
+
+
+def _tell(problems: list[str]) -> int:
+    """Print what was lost; the status of the command."""
+    for problem in problems:
+        print(f"LOST  {problem}", file=sys.stderr, flush=True)
+    return 1 if problems else 0
 
 
 if __name__ == "__main__":

@@ -90,6 +90,29 @@ once and in order; and at the end that nothing is left: processes, mounts, names
 A container whose own shim is killed may lose its exit code (255, `Unknown`) and the end of its log; one whose OCI runtime is
 killed while it starts ends with 128, `StartError`, or runs.
 
+## The kill matrix
+
+Each step of a pod's life has failpoints (`libs/common/src/common/failpoint.py`), at which a service of a test's node can be held.
+From this registry a matrix is made: each service, Redis, NATS and the zygote is killed at each failpoint, the shim where there is
+one, and the OCI runtime at its own verbs. The pod's life goes on to its end: a repeated call answers the same id, the container
+runs once, its exit code, its log lines and its events are complete, and `slipway doctor --deep` has nothing to tell. CI goes
+through a sample that is always the same.
+
+```sh tested-by=tests/e2e/test_e2e_matrix.py
+sudo ./dev torture --matrix                     # all rows, the better part of an hour
+sudo ./dev torture --only 'shim at runtimed'    # those whose name has this
+```
+
+A new step gets a failpoint in its code and a line in the registry; a test fails where one of the two is missing, and the rows
+come by themselves.
+
+## Stores that forget
+
+A Redis that is wiped while the node runs gets every record anew within a minute, or with the next change of the record, or at the
+start of its service from the copies on disk; of a log that was cut short the newer of record and copy counts. Events that had not
+been relayed go with Redis, and the numbers of later events begin anew. A JetStream that is wiped is made again, without its history.
+`tests/e2e/test_e2e_outages.py` does each.
+
 ## Figures of one run
 
 """

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from common import failpoint
 from common.sys.mounts import unmount_below
 from devtools import bridge
 from slipway.doctor.deep import examine, inventory
@@ -124,8 +125,10 @@ def _tails(run_dir: Path) -> str:
 
 
 @contextmanager
-def running_node(data: Path, *, otlp: str = "", settings: dict[str, str] | None = None) -> Iterator[TestNode]:
-    """Bring a node up, and take it down with all that it mounted."""
+def running_node(
+    data: Path, *, otlp: str = "", settings: dict[str, str] | None = None, failpoints: bool = False
+) -> Iterator[TestNode]:
+    """Bring a node up, and take it down with all that it mounted; `failpoints` lets some be armed."""
     name = uuid.uuid4().hex[:6]
     number = int(name[:2], 16)
     node = TestNode(Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {})
@@ -133,6 +136,8 @@ def running_node(data: Path, *, otlp: str = "", settings: dict[str, str] | None 
         node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
     )
     node.logs.mkdir(parents=True)
+    if failpoints:
+        (node.run_dir / failpoint.DIRECTORY).mkdir(parents=True)
     try:
         _command("up", node)
         yield node

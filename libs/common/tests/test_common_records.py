@@ -117,6 +117,18 @@ async def test_redis_away_changes_nothing_and_says_unavailable(redis: RedisServe
 
 
 @pytest.mark.timeout(60)
+async def test_a_deletion_that_redis_did_not_take_leaves_the_copy(redis: RedisServer, tmp_path: Path) -> None:
+    store = await store_at(redis, tmp_path / "copies")
+    await store.create(Thing(id="a"))
+    redis.kill()
+    with pytest.raises(UnavailableError):
+        await store.delete("a")
+    assert (tmp_path / "copies" / "a" / "record.msgpack").exists()
+    redis.start()
+    await store.delete("a")
+    assert not list((tmp_path / "copies").iterdir())
+
+
 async def test_a_frozen_redis_is_unavailable_in_time_and_does_nothing_of_it_later(redis: RedisServer) -> None:
     store = await store_at(redis)
     await store.create(Thing(id="a", size=1))
@@ -166,6 +178,30 @@ async def test_a_redis_wiped_while_running_takes_the_next_change(redis: RedisSer
     await (await connect(redis.url)).flushall()
     assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=2))).size == 2
     assert (await store_at(redis)).get("a").size == 2
+
+
+async def test_what_redis_has_forgotten_is_written_anew_and_the_newer_of_two_copies_counts(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    store = await store_at(redis, tmp_path / "copies")
+    for name in ("lost", "old", "kept"):
+        await store.create(Thing(id=name))
+    client = await connect(redis.url)
+    key = record_key("n1", "runtimed", "thing", "old")
+    before = await client.hgetall(key)
+    await store.update("old", lambda thing: msgspec.structs.replace(thing, size=7))
+    await client.hset(key, mapping=before)  # as a log that was cut short leaves it
+    await client.delete(record_key("n1", "runtimed", "thing", "lost"))
+    assert (await store_at(redis, tmp_path / "copies")).get("old").size == 7
+    await client.hset(key, mapping=before)
+    await client.delete(record_key("n1", "runtimed", "thing", "lost"))
+    assert sorted(await store.mend()) == ["lost", "old"]
+    assert await store.mend() == []
+    await client.hset(key, mapping=before)
+    changed = await store.update("old", lambda thing: msgspec.structs.replace(thing, size=9))
+    again = await store_at(redis)
+    assert (again.get("old"), again.get("lost")) == (changed, store.get("lost"))
+    await client.aclose()
 
 
 async def test_a_corrupt_record_is_set_aside(redis: RedisServer) -> None:

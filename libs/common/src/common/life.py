@@ -12,6 +12,7 @@ import grpc
 from anyio.abc import TaskGroup
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from common import failpoint
 from common.errors import SlipwayError
 from common.observe import log as logs
 from common.observe import metrics, scrape, trace
@@ -90,6 +91,7 @@ def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[
     logs.setup(settings.log_level)
     trace.setup(daemon, settings.node, settings.otlp_endpoint)
     metrics.setup(daemon)
+    failpoint.setup(settings.run_dir)
     try:
         anyio.run(_live, daemon, settings, main)
     except* SlipwayError as group:

@@ -84,6 +84,7 @@ async def serve(settings: Settings, life: Life) -> None:
     meters.IMAGES.set_function(lambda: len(records.all()))
     meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
+    life.start(records.guard, name="guard of images")
     if neighbours:
         life.start(_give, settings, neighbours, images, name="peers")
     life.start(reconcile.sweep_for_ever, images, content, collector, settings, name="sweep")

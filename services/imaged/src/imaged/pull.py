@@ -15,6 +15,7 @@ import anyio
 from common.clock import now_ns
 from common.digest import Digest
 from common.errors import AbortedError, DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
+from common.failpoint import failpoint
 from common.observe.trace import span
 from imaged import manifest as documents
 from imaged.leases import Needs
@@ -91,6 +92,7 @@ async def resolve(
         first = first or digest
         seen.append(str(digest))
         if isinstance(read, Manifest):
+            await failpoint("imaged.pull.resolved")
             return Resolved(first, digest, read, tuple(seen))
         chosen = documents.choose(image, read, want)
         name, kind = chosen.digest, chosen.media_type
@@ -183,6 +185,7 @@ class Unpacking:
                 status.had_bytes = ingest.partial.fetched_bytes
                 status.partial, status.state = ingest.partial, LayerState.FETCHING
                 await fetch(repository, descriptor, ingest, 1 + number)
+                await failpoint("imaged.pull.fetched")
             await self._config_read.wait()
             await self._unpack(descriptor, self._diff_ids[number], ingest, status)
 
@@ -216,6 +219,7 @@ class Unpacking:
                 media_type=descriptor.media_type,
                 size_bytes=descriptor.size,
             )
+        await failpoint("imaged.pull.unpacked")
         self._held.add(diff_id)
 
     def _record(self) -> ImageRecord:

@@ -14,6 +14,7 @@ from common.clock import now_ns
 from common.digest import Digest
 from common.errors import InternalError, InvalidArgumentError, SlipwayError, UnavailableError
 from common.events.schema import ImagePulled, PullFailed, PullStarted
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import span
 from common.operations import Operations, cancellable
@@ -237,6 +238,7 @@ class Images:
                 with cancellable():
                     record, whole = await self._bring(operation, needs, credentials)
                 operation.record = await self._keep(reference, record, whole, start)
+                await failpoint("imaged.pull.recorded")
                 _log.info(
                     "image.pulled",
                     reference=str(reference),

@@ -90,6 +90,8 @@ async def _serve(life: Life, settings: Settings) -> None:
     relay = OutboxRelay(await connect(settings.redis_url), nats_url=settings.nats_url, **facts)
     life.start(relay.run, name="relay")
     life.start(reconciler.run, name="reconcile")
+    life.start(sandboxes.guard, name="guard of sandboxes")
+    life.start(containers.guard, name="guard of containers")
     life.start(PressureWatch(parts).run, name="pressure")
     servicer = RuntimeServicer(service)
     try:

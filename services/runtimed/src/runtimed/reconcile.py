@@ -39,6 +39,8 @@ class Reconciler:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._parts = service.parts
+        self._began_s = time.time()
+        """What was there before, and has no record, is nobody's."""
         self._strays: set[str] = set()
         """Snapshots that had no container in the last round: one being made may be ahead of its record."""
 
@@ -204,7 +206,8 @@ class Reconciler:
             (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, pods),
             (_without_record, parts.data_dir / "sandboxes", self._remove_pod_files, pods),
         ):
-            for name in set(await anyio.to_thread.run_sync(find, directory)) - owners:
+            before_s = max(self._began_s, time.time() - YOUNG_S)
+            for name in set(await anyio.to_thread.run_sync(find, directory, before_s)) - owners:
                 await self._guard(name, partial(remove, name))
 
     async def _remove_shim(self, shim: ShimState) -> None:
@@ -245,14 +248,13 @@ class Reconciler:
         await self._parts.containers.store.emit(NodeRepaired(id=object_id, service="runtimed", what=what))
 
 
-def _old_names(directory: Path) -> list[str]:
-    """Names of the entries that are not of just now. Blocking."""
+def _old_names(directory: Path, before_s: float) -> list[str]:
+    """Names of the entries that were there before a time. Blocking."""
     if not directory.is_dir():
         return []
-    now = time.time()
-    return [p.name for p in directory.iterdir() if now - p.stat().st_mtime > YOUNG_S]
+    return [p.name for p in directory.iterdir() if p.stat().st_mtime < before_s]
 
 
-def _without_record(directory: Path) -> list[str]:
-    """Names of those that are not of just now and have no copy of a record, nor one that was set aside. Blocking."""
-    return [name for name in _old_names(directory) if not any((directory / name).glob("record.*"))]
+def _without_record(directory: Path, before_s: float) -> list[str]:
+    """Names of those that have no copy of a record, nor one that was set aside. Blocking."""
+    return [name for name in _old_names(directory, before_s) if not any((directory / name).glob("record.*"))]

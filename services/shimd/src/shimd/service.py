@@ -25,6 +25,7 @@ from common.errors import (
     SlipwayError,
     UnavailableError,
 )
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from shimd import meters
 from shimd.ports import Forker
@@ -85,7 +86,10 @@ class ShimService:
     async def _fork(self, directory: Path, spec: bytes) -> dict[str, Any]:
         listener, log = await anyio.to_thread.run_sync(_furnish, directory, spec)
         try:
-            return await self._forker.request("spawn", (listener, log), directory=str(directory), spec=spec)
+            await failpoint("shimd.spawn.furnished")
+            made = await self._forker.request("spawn", (listener, log), directory=str(directory), spec=spec)
+            await failpoint("shimd.spawn.forked")
+            return made
         finally:
             os.close(listener)
             os.close(log)
@@ -113,6 +117,7 @@ class ShimService:
                 await self._bury(directory)
             elif found is not None and found.alive:
                 await self._end(container_id, found.pid)
+                await failpoint("shimd.remove.ended")
                 await anyio.to_thread.run_sync(shutil.rmtree, directory)
             elif directory.exists():
                 await self._bury(directory)

@@ -18,6 +18,7 @@ from common import errors
 from common.clock import now_ns
 from common.digest import Digest
 from common.events.schema import LayerRemoved, LayerUnpacked
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import context_of, span, traceparent
 from common.records import RecordStore
@@ -272,6 +273,7 @@ class Layers:
                 if self._only_images:
                     await anyio.to_thread.run_sync(self._images.check)
                 unpacked = await self._lay_out(name, blob, directory / TREE)
+                await failpoint("snapshotd.unpack.laid-out")
                 if self._only_images:
                     size_bytes = await self._write_image(directory)
                     await self._trash.throw(directory / TREE)
@@ -283,7 +285,9 @@ class Layers:
                 with anyio.CancelScope(shield=True):
                     await self._trash.throw(directory)
                 raise
+        await failpoint("snapshotd.unpack.kept")
         record = await self._record(blob, unpacked, start)
+        await failpoint("snapshotd.unpack.recorded")
         meters.UNPACK_SECONDS.observe(time.monotonic() - start)
         meters.UNPACKED_BYTES.inc(record.size_bytes)
         _log.info(

@@ -82,6 +82,8 @@ async def serve(settings: Settings, life: Life) -> None:
     meters.LAYERS.set_function(lambda: len(layer_records.all()))
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
     life.start(relay.run, name="relay")
+    life.start(layer_records.guard, name="guard of layers")
+    life.start(snapshot_records.guard, name="guard of snapshots")
     life.start(snapshots.cache.run, name="usage")
     differences = Differences(snapshot_records, layers, places, roots, snapshotters, bounds.max_entries)
     servicer = SnapshotsServicer(layers, snapshots, differences, root)

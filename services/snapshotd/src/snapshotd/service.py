@@ -14,6 +14,7 @@ import msgspec
 from common import errors
 from common.clock import now_ns
 from common.events.schema import SnapshotPrepared, SnapshotRemoved
+from common.failpoint import failpoint
 from common.observe.trace import span
 from common.records import RecordStore
 from common.sys.userns import IdMappings
@@ -137,7 +138,9 @@ class Snapshots:
                 return
             with disk_faults(f"snapshot {key!r}: cannot be removed"):
                 await anyio.to_thread.run_sync(self._mounts.unmount, key)
+                await failpoint("snapshotd.remove.unmounted")
                 await self._records.delete(key, SnapshotRemoved(id=key))
+                await failpoint("snapshotd.remove.forgotten")
                 await self._trash.throw(self._places.snapshot(key))
             await self._layers.release(record.layers)
         if not self._locks[key].statistics().tasks_waiting:
@@ -194,7 +197,10 @@ class Snapshots:
         with disk_faults(f"snapshot {key!r}"):
             try:
                 made = await anyio.to_thread.run_sync(self._build, record, stack, laid)
-                return await self._records.create(made, _prepared)
+                await failpoint("snapshotd.prepare.built")
+                made = await self._records.create(made, _prepared)
+                await failpoint("snapshotd.prepare.recorded")
+                return made
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._mounts.unmount, key)

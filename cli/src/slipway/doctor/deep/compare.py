@@ -80,7 +80,8 @@ def sandboxes(node: Node) -> Iterator[Difference]:
     """Each sandbox, and what it needs in its state."""
     has = node.has
     for name, fields in node.records("sandbox").items():
-        ready, networked = fields.get("state") == "ready", not fields.get("host_network")
+        ready = fields.get("state") == "ready"
+        networked = not fields.get("host_network") and not fields.get("isolated")
         if ready and name not in has.sandboxes:
             yield Difference("sandbox", name, "it is ready, and has no directory")
         for kind, path in (fields.get("namespaces") or {}).items():

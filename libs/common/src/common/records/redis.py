@@ -103,6 +103,12 @@ async def body(redis: "Redis", key: str) -> bytes:
     return found or b""
 
 
+async def revision(redis: "Redis", key: str) -> int:
+    """The revision of a record; 0 when there is none."""
+    found: Any = await answer(redis.hget(key, "revision"))
+    return int(found or 0)
+
+
 async def names(redis: "Redis", pattern: str) -> set[str]:
     """The keys that look so."""
     found: set[str] = set()

@@ -17,8 +17,8 @@ import msgspec
 from redis.asyncio import Redis
 
 from common.clock import now_ns
-from common.errors import AbortedError, AlreadyExistsError, NotFoundError
-from common.events.schema import Envelope, Event, NodeRecordCorrupt, encoder
+from common.errors import AbortedError, AlreadyExistsError, NotFoundError, SlipwayError, UnavailableError
+from common.events.schema import Envelope, Event, NodeRecordCorrupt, NodeRepaired, encoder
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.records import keys
@@ -26,6 +26,7 @@ from common.records import redis as scripts
 from common.sys.files import replace_file
 
 RECORD_FILE = "record.msgpack"
+GUARD_S = 60.0
 _log = get_logger("records")
 
 
@@ -90,15 +91,52 @@ class RecordStore(Generic[R]):
         copies = await anyio.to_thread.run_sync(self._read_copies, corrupt)
         self._records = kept
         for record_id, copy in copies.items():
-            if record_id not in kept:
-                await self._write(copy, None, ())
+            held = kept.get(record_id)
+            if held is None or held.revision < copy.revision:
+                await self._write(copy, held.revision if held else None, ())
                 self._records[record_id] = copy
                 _log.warning("record.restored", kind=self._kind, id=record_id)
+        for record in kept.values():
+            if self._directory and record.id not in copies:  # a deletion was cut off, or forgotten by Redis
+                await self._copy(record)
         for record_id in corrupt:
             await self.emit(
                 NodeRecordCorrupt(id=record_id, service=self._owner, error=f"unreadable {self._kind}")
             )
         return corrupt
+
+    async def mend(self) -> list[str]:
+        """Write anew what Redis has lost while we ran; returns the ids.
+
+        Raises:
+            UnavailableError: Redis is away.
+        """
+        index = keys.index_key(self._node, self._owner, self._kind)
+        there = {bytes(member).decode() for member in await scripts.members(self._redis, index)}
+        lost = []
+        for record in self.all():
+            held = await scripts.revision(
+                self._redis, keys.record_key(self._node, self._owner, self._kind, record.id)
+            )
+            async with self._locks[record.id]:
+                if self._records.get(record.id) is record and (
+                    held < record.revision or record.id not in there
+                ):
+                    await self._write(record, held or None, ())
+                    lost.append(record.id)
+        return lost
+
+    async def guard(self) -> None:
+        """Mend every minute, with an event for what was mended; a long task."""
+        while True:
+            await anyio.sleep(GUARD_S)
+            try:
+                for record_id in await self.mend():
+                    _log.warning("record.written_anew", kind=self._kind, id=record_id)
+                    what = f"a {self._kind}'s record that Redis had lost was written anew"
+                    await self.emit(NodeRepaired(id=record_id, service=self._owner, what=what))
+            except UnavailableError as exc:
+                _log.warning("records.unguarded", kind=self._kind, error=exc.message)
 
     def on_change(self, tell: Callable[[R, Sequence[Event]], None]) -> None:
         """Call this after each change that has events, once it is visible: the record, and what it put in the outbox.
@@ -163,7 +201,11 @@ class RecordStore(Generic[R]):
             return new
 
     async def delete(self, key: str, *events: EventSource) -> None:
-        """Remove a record with its events; nothing happens when it is gone already."""
+        """Remove a record with its events; nothing happens when it is gone already.
+
+        Raises:
+            UnavailableError: Redis is away; the record is as it was.
+        """
         async with self._locks[key]:
             old = self._records.get(key)
             if old is None:
@@ -172,7 +214,11 @@ class RecordStore(Generic[R]):
                 await anyio.to_thread.run_sync(self._drop_copy, key)
             facts = _facts(old, events)
             envelopes = self._envelopes(old.revision + 1, facts)
-            await self._transition(key, str(old.revision), "", b"", envelopes)
+            try:
+                await self._transition(key, str(old.revision), "", b"", envelopes)
+            except SlipwayError:
+                await self._copy(old)  # it is still here
+                raise
             self._records.pop(key, None)
             self._changed(old, facts)
         self._locks.pop(key, None)
@@ -202,9 +248,10 @@ class RecordStore(Generic[R]):
         answer = await scripts.run(self._script, names, [was, now, key, body, *envelopes])
         if answer == scripts.DONE:
             return
-        if answer == 0 and was:
-            # Redis lost the record (wiped while we ran): memory is the truth, write it anew
-            again = await scripts.run(self._script, names, ["", now, key, body, *envelopes])
+        if was and 0 <= answer < int(was):
+            # Redis lost the record or its last changes (wiped or cut short while we ran): memory is the truth
+            found = str(answer) if answer else ""
+            again = await scripts.run(self._script, names, [found, now, key, body, *envelopes])
             if again == scripts.DONE:
                 return
         if answer == scripts.EXISTS or answer == int(now or 0):

@@ -11,6 +11,7 @@ import grpc
 
 from common.api.cri.v1 import api_pb2
 from common.api.runtime.v1 import runtime_pb2
+from common.failpoint import failpoint
 from crid.failures import Failures
 from crid.images import Images
 from crid.servicer import lists
@@ -111,6 +112,7 @@ def _create(runtimed: grpc.aio.Channel, images: Images, failures: Failures) -> A
             image=config.image.image, name=config.metadata.name, pod_sandbox_id=request.pod_sandbox_id
         ):
             wanted = await _resolved(request, images)
+        await failpoint("crid.create.resolved")
         answer: api_pb2.CreateContainerResponse = await call(wanted, timeout=context.time_remaining())
         return answer
 

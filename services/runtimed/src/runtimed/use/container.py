@@ -21,6 +21,7 @@ from common.errors import (
     UnknownError,
 )
 from common.events.schema import ContainerCreateFailed, ContainerRemoved
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.operations import cancellable
@@ -156,9 +157,12 @@ class Containers:
         with life_span("runtimed.container.create", record):
             try:
                 rootfs, images, *_ = await together(*steps)
+                await failpoint("runtimed.create.rooted")
                 facts = await bundle.make(parts, record, sandbox, wanted, bundle.Roots(rootfs, images))
+                await failpoint("runtimed.create.bundled")
                 done = machine.CreateDone(cause=RPC, at_ns=now_ns(), facts=facts)
                 await parts.containers.apply(record.id, done)
+                await failpoint("runtimed.create.recorded")
             except Exception:
                 left = await undo.run()
                 if left:
@@ -205,6 +209,7 @@ class Containers:
             record, instructions = await parts.containers.apply(container_id, machine.RemoveAsked(cause=RPC))
             if machine.Clean() not in instructions:
                 raise FailedPreconditionError(f"container {container_id}: is {record.state}")
+            await failpoint("runtimed.remove.recorded")
             mounted = imagemounts.keys(container_id, convert.container_config(record))
             await together(
                 partial(parts.shims.remove, container_id),
@@ -212,9 +217,11 @@ class Containers:
                 *[partial(parts.snapshots.remove, key) for key in mounted.values()],
                 partial(bundle.remove, parts, container_id),
             )
+            await failpoint("runtimed.remove.cleaned")
             await parts.containers.forget(
                 container_id, ContainerRemoved(id=container_id, sandbox_id=record.sandbox_id)
             )
+            await failpoint("runtimed.remove.forgotten")
             await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(container_id))
         self._tasks.forget(container_id)
 

@@ -9,6 +9,7 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.failpoint import failpoint
 from runtimed import selection
 from runtimed.oci.spec import process_for_exec
 from runtimed.record import ContainerRecord, ContainerState
@@ -38,10 +39,12 @@ class Execs:
         self._parts.rouse_cgroups()
         process = await self._process(record, list(request.cmd), tty=False)
         exec_id = self._new_id(record, list(request.cmd), tty=False)
+        await failpoint("runtimed.exec.asked")
         with life_span("runtimed.exec.sync", record):
             outcome = await self._parts.shims.exec_sync(
                 record.socket_path, exec_id, process, float(request.timeout)
             )
+        await failpoint("runtimed.exec.answered")
         return cri.ExecSyncResponse(stdout=outcome.stdout, stderr=outcome.stderr, exit_code=outcome.exit_code)
 
     async def prepare(self, request: pb.PrepareExecRequest) -> pb.ShimAddress:

@@ -14,6 +14,7 @@ from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use.parts import Parts
 
 AGAIN_S = 0.05
+YOUNG_S = 0.5
 RPC = "rpc"
 
 
@@ -65,7 +66,7 @@ class HalfStarts:
         Raises:
             UnavailableError: the container never ran and is CREATED again, or nobody can say by now.
         """
-        parts = self._parts
+        parts, young = self._parts, False
         while (record := parts.containers.store.find(container_id)) and self.is_open(record):
             where = str(parts.record_dir(container_id))
             exited = await anyio.to_thread.run_sync(parts.shims.read_exit, where)
@@ -74,6 +75,14 @@ class HalfStarts:
             if exited is not None:
                 await self._settle(container_id, exited)
                 return "an exit that happened meanwhile was taken"
+            if shim is not None and not shim.pid and not young:
+                young = (
+                    True  # shimd died between its directory and its fork, or it has not said yet who it is
+                )
+                await anyio.sleep(YOUNG_S)
+                continue
+            if shim is not None and not shim.pid:
+                shim = None
             if shim is not None and not shim.alive:
                 await self._settle(container_id, None)
                 await parts.shims.remove(container_id)

@@ -19,6 +19,7 @@ from common.errors import (
     UnknownError,
 )
 from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
+from common.failpoint import failpoint
 from runtimed import selection
 from runtimed.oci import cgroups, process, readback, scope, stats
 from runtimed.oci.cgroupfiles import tasks
@@ -136,7 +137,9 @@ class Limits:
         record = selection.find(self._parts.containers.store, "container", name)
         if not record.state.has_init:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        await failpoint("runtimed.rotate.asked")
         await self._parts.shims.reopen_log(record.socket_path)
+        await failpoint("runtimed.rotate.done")
         fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)
         await self._parts.containers.amend(record.id, fact)
 

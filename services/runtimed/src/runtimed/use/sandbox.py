@@ -25,6 +25,7 @@ from common.errors import (
     UnimplementedError,
 )
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import span, traceparent
 from common.operations import cancellable
@@ -161,6 +162,7 @@ class Sandboxes:
         try:
             done = await self._steps(record, config, undo, fact)
             ready, _ = await self._parts.sandboxes.apply(record.id, done)
+            await failpoint("runtimed.sandbox.ready")
         except Exception as exc:
             left = await undo.run()
             error = exc.message if isinstance(exc, SlipwayError) else str(exc) or type(exc).__name__
@@ -184,19 +186,25 @@ class Sandboxes:
             # what is made without a record is found by its name; what other programs are told to make is not
             steps.append(partial(parts.sandboxes.store.create, record, fact))
         namespaces, *_ = await together(*steps)
+        await failpoint("runtimed.sandbox.grounded")
         ips: list[str] = []
         raw = b""
         if not record.host_network and not record.isolated:
+            known = parts.sandboxes.store.find(record.id)
+            if known is not None and known.network_released:  # by the end of an earlier set-up
+                await parts.sandboxes.amend(record.id, network_released=False)
             wish = network.attachment(record, config, namespaces["network"])
             undo.push("network", partial(parts.cni.delete, wish))
             with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}), cancellable():
                 result = await parts.cni.add(wish)
             ips, raw = result.ips, json.dumps(result.raw).encode()
             hostports.check_families(config, ips)
+            await failpoint("runtimed.sandbox.attached")
         pause_pid = 0
         if wants_pause(config):
             undo.push("pause", partial(parts.shims.remove_pause, record.id))
             pause_pid = await parts.shims.spawn_pause(record.id, namespaces.get("user", ""))
+            await failpoint("runtimed.sandbox.paused")
             undo.push("pid namespace", partial(network.unpin_pid, directory))
             namespaces["pid"] = await network.pin_pid(directory, pause_pid)
         return machine.SetupDone(
@@ -236,6 +244,7 @@ class Sandboxes:
             if record is None:
                 return
             record, _ = await self._parts.sandboxes.apply(sandbox_id, machine.StopAsked(cause=RPC))
+            await failpoint("runtimed.unsandbox.stopped")
             await self.tear_down(record)
 
     async def tear_down(self, record: SandboxRecord) -> None:
@@ -261,6 +270,7 @@ class Sandboxes:
         wish = network.attachment(record, convert.sandbox_config(record), there)
         with span("runtimed.cni.delete", {"slipway.sandbox.id": record.id}):
             await self._parts.cni.delete(wish)
+        await failpoint("runtimed.unsandbox.released")
         await self._parts.sandboxes.amend(record.id, network_released=True)
 
     async def remove(self, name: str) -> None:
@@ -278,10 +288,12 @@ class Sandboxes:
             containers = self._parts.containers_of(sandbox_id)
             await together(*[partial(self._containers.remove, c.id) for c in containers])
             await self._parts.sandboxes.apply(sandbox_id, machine.RemoveAsked(cause=RPC))
+            await failpoint("runtimed.unsandbox.recorded")
             await self._forget(sandbox_id, SandboxRemoved(id=sandbox_id))
 
     async def _forget(self, sandbox_id: str, fact: SandboxRemoved | SandboxFailed) -> None:
         await self._parts.sandboxes.forget(sandbox_id, fact)
+        await failpoint("runtimed.unsandbox.forgotten")
         await anyio.to_thread.run_sync(remove_empty, self._parts.data_dir / "sandboxes" / sandbox_id)
 
     def netns_path(self, name: str) -> str:

@@ -19,6 +19,7 @@ from common.errors import (
     UnknownError,
 )
 from common.events.schema import ContainerStopRequested
+from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import record_span
 from runtimed import meters, processes, selection, signals
@@ -130,7 +131,9 @@ class Tasks:
                 _, shim = await together(
                     partial(parts.containers.apply, container_id, asked), partial(parts.shims.spawn, plan)
                 )
+                await failpoint("runtimed.start.spawned")
                 started = await self._run(record, shim.socket_path)
+                await failpoint("runtimed.start.ran")
             except SlipwayError as exc:
                 if await self._half.failed(container_id, exc):
                     return
@@ -153,6 +156,7 @@ class Tasks:
             socket_path=shim.socket_path,
         )
         await parts.containers.apply(container_id, fact)
+        await failpoint("runtimed.start.recorded")
         self.watch(container_id)
         if record.from_checkpoint:
             await dump.remove(parts.record_dir(container_id))
@@ -247,7 +251,9 @@ class Tasks:
                 started_at_ns=found.started_at_ns,
                 evidence=told,
             )
+        await failpoint("runtimed.exit.heard")
         written = await self._write_end(container_id, fact)
+        await failpoint("runtimed.exit.recorded")
         if written is not None and machine.Reap() in written[1]:
             if found is not None:
                 meters.LOG_BYTES.inc(found.log_bytes)
@@ -316,10 +322,12 @@ class Tasks:
                 parts.evidence.add(container_id, "stop", signal=fact.signal, timeout_s=fact.timeout_s)
                 marks = parts.evidence.of(container_id, record.marks)
                 await parts.containers.amend(container_id, fact, marks=marks)
+                await failpoint("runtimed.stop.recorded")
                 if record.state is ContainerState.PAUSED:
                     await self._holds.release(record, RPC)
                 if stop.kill_at > anyio.current_time() and record.state is not ContainerState.UNKNOWN:
                     await self._signal(record, record.stop_signal, everyone=False)
+                    await failpoint("runtimed.stop.signalled")
                     if await self._ended_before_kill(container_id, stop):
                         return
                     parts.evidence.add(container_id, "kill", timeout_s=fact.timeout_s)
