@@ -95,6 +95,7 @@ async def test_the_page_changes_as_pods_do(page: Page, cri, node, busybox) -> No
 async def test_a_page_of_a_container_shows_its_log_trace_and_processes(
     page: Page, cri, node, busybox
 ) -> None:
+    await cri.pull(busybox)
     sandbox = cri.sandbox_config("talker", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     config = cri.container_config("talker", busybox, ["sh", "-c", TALKS])
@@ -196,6 +197,7 @@ def half_sent(upstream: str) -> Iterator[tuple[str, threading.Event]]:
 
 async def test_nothing_that_a_container_says_becomes_part_of_the_page(page: Page, cri, node, busybox) -> None:
     hostile = "<img src=x onerror=window.hacked=1>"
+    await cri.pull(busybox)
     sandbox = cri.sandbox_config("hostile", host_network=True)
     sandbox.metadata.name = hostile
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -300,7 +302,7 @@ async def test_actions_want_the_token(page: Page, cri, node, busybox) -> None:
     shows(page, "That is not the token")
     page.run("document.querySelector('dialog[open] input').value = ''")
     page.press(*token, "Enter")
-    shows(page, "kill container")
+    shows(page, "Kill container")
     page.shot(SHOTS / "action.png")
     page.press("Tab", "Enter")  # to cancel is what Enter does at first
     await exited(cri, container_id)

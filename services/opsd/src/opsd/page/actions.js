@@ -1,7 +1,7 @@
 // What changes something: asked once more, and with the token.
 
 import { ask, session, token } from "./session.js";
-import { h, say } from "./dom.js";
+import { h, prose, say } from "./dom.js";
 
 /** Stops, kills or removes a container or pod, if the person means it. */
 export async function act(kind, id, what, name) {
@@ -21,7 +21,7 @@ export async function askForToken(reason) {
   const field = h("input", { type: "password", autocomplete: "off", "aria-label": "Token", required: true });
   const note = h("p.bad");
   for (;;) {
-    const given = await dialog([h("p", {}, reason), h("p.quiet", {}, "`slipway dashboard` on the node prints a link with it. It is kept in this tab only."), field, note], "Use it", () => field.value.trim());
+    const given = await dialog([h("p", {}, prose(reason)), h("p.quiet", {}, prose("`slipway dashboard` on the node prints a link with it. It is kept in this tab only.")), field, note], "Use it", () => field.value.trim());
     if (!given) return false;
     token.set(given);
     try {
@@ -37,19 +37,19 @@ export async function askForToken(reason) {
 /** In place of what wants the token: why, and the way to give it; `again` is called when it is there. */
 export function locked(message, again) {
   const give = async () => (await askForToken(message)) && again();
-  return h("div.locked", {}, h("p", {}, message), h("button", { type: "button", onclick: give }, "Give the token"));
+  return h("div.locked", {}, h("p", {}, prose(message)), h("button", { type: "button", onclick: give }, "Give the token"));
 }
 
 function confirmed(question, word) {
-  return dialog([h("p", {}, question)], word, () => true);
+  return dialog([h("p", {}, prose(question))], word, () => true, word === "stop" ? "" : "danger");
 }
 
-function dialog(content, word, value) {
+function dialog(content, word, value, tone = "") {
   return new Promise((resolve) => {
     const element = h(
       "dialog",
       { onclose: () => (element.remove(), resolve(element.returnValue === "yes" ? value() : false)) },
-      h("form", { method: "dialog" }, content, h("menu", {}, h("button", { value: "no", type: "button", onclick: () => element.close("no") }, "Cancel"), h("button.primary", { value: "yes" }, word))),
+      h("form", { method: "dialog" }, content, h("menu", {}, h("button", { value: "no", type: "button", onclick: () => element.close("no") }, "Cancel"), h(`button.primary${tone && `.${tone}`}`, { value: "yes" }, word))),
     );
     document.body.append(element);
     element.showModal();

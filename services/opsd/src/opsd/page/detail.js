@@ -2,7 +2,7 @@
 
 import { badge, containerState, lasted, podName, podState } from "./states.js";
 import { bytes, clock, cores, imageName, short, span } from "./format.js";
-import { h, say } from "./dom.js";
+import { dress, h, prose, say } from "./dom.js";
 import { ask } from "./session.js";
 import { act, locked } from "./actions.js";
 import { chart } from "./chart.js";
@@ -12,6 +12,8 @@ import { store } from "./store.js";
 import { waterfall } from "./trace.js";
 
 const PROCESSES_MS = 2000;
+/** Causes that `why` gives of what is as it should be. */
+const WELL = new Set(["running", "starting", "created", "creating"]);
 
 export function container(id) {
   const parts = { summary: () => summary(id), logs: () => logs(id), trace: () => traceOf("containers", id), processes: () => processes(id), events: () => eventsOf(id) };
@@ -162,7 +164,10 @@ function listed(found) {
 async function explain(id, panel) {
   try {
     const found = await ask(`/api/v1/containers/${id}/why`);
-    panel.replaceChildren(h("h2", {}, "Why"), h("p.verdict", {}, found.verdict), h("dl.facts", {}, (found.evidence ?? []).flatMap((each) => [h("dt", {}, each.kind), h("dd", {}, each.text)])));
+    const steps = found.next_steps.map((each) => h("li", {}, prose(each)));
+    const evidence = found.evidence.map((each) => h("tr", {}, h("td", {}, h("time", {}, each.at ? clock(each.at) : "")), h("td.quiet", {}, each.kind.replace(/[-_]/g, " ")), h("td", {}, each.text)));
+    panel.replaceChildren(h("h2", {}, "Why"), h("p.verdict", {}, found.verdict), h("ol.steps", {}, steps), h("table.evidence", {}, evidence));
+    dress(panel, `panel why ${WELL.has(found.cause) ? "good" : found.cause === "completed" || found.cause === "stopped" ? "idle" : "bad"}`);
     panel.hidden = false;
   } catch {
     panel.hidden = true; // its node is away, or it is gone

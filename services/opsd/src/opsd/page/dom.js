@@ -24,6 +24,12 @@ function fill(element, spec, props, children) {
   return element;
 }
 
+/** A sentence of the server as a person reads it: what stands between backquotes is typed. */
+export function prose(text) {
+  const [first, ...rest] = text.split("`");
+  return [first.charAt(0).toUpperCase() + first.slice(1), ...rest.map((part, index) => (index % 2 ? part : h("code", {}, part)))];
+}
+
 /** Sets the text of an element, if it is another. */
 export function say(element, text) {
   const wanted = String(text ?? "");

@@ -89,7 +89,7 @@ export function events(params) {
       const found = await ask(`/api/v1/events?${query}`);
       if (mine !== loading) return;
       first = found.first;
-      rows = found.events;
+      rows = store.learn(found.events);
       if (at === null) rows.push(...store.events.filter((row) => row.seq > (rows.at(-1)?.seq ?? 0) && fits(row)));
       tell("");
     } catch (error) {
@@ -112,7 +112,7 @@ export function events(params) {
     live.setAttribute("aria-pressed", String(at === null));
     slider.value = at === null || !first ? STEPS : ((at - first) / (now - first)) * STEPS;
     say(shown, at === null ? `held since ${clock(first)}` : `${clock(at)}, ${span(now - at)} ago`);
-    if (at !== null && document.activeElement !== when) when.value = localInput(at);
+    if (document.activeElement !== when) when.value = localInput(at ?? now);
   }
 
   async function begin() {
@@ -123,7 +123,7 @@ export function events(params) {
       tell(error.message);
       return { events: [] };
     });
-    const coming = found.events;
+    const coming = store.learn(found.events);
     timer = setInterval(() => {
       at += TICK_MS * speed;
       while (coming.length && coming[0].at <= at) rows.push(coming.shift());

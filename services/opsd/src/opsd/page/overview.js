@@ -91,6 +91,7 @@ function nodeCard(name) {
   const show = badge(title);
   const [cpu, memory] = [sparkline(120, 26), sparkline(120, 26)];
   const [cpuText, memoryText, diskText, counts, note] = [h("b"), h("b"), h("b"), h("span.counts"), h("p.note")];
+  const memoryOf = h("b.of");
   const disk = meter();
   const pressure = ["cpu", "memory", "io"].map((kind) => ({ kind, bar: meter("pressure"), text: h("b") }));
   const element = h(
@@ -98,7 +99,7 @@ function nodeCard(name) {
     {},
     h("header", {}, title, counts),
     h("div.gauge", {}, h("label", {}, "CPU ", cpuText), cpu.element),
-    h("div.gauge", {}, h("label", {}, "Memory ", memoryText), memory.element),
+    h("div.gauge", {}, h("label", {}, "Memory ", memoryText, memoryOf), memory.element),
     h("div.gauge", {}, h("label", {}, "Disk ", diskText), disk.element),
     h("div.gauge.pressures", { title: "Pressure: share of the last 10 s in which something waited" }, pressure.map((p) => h("span", {}, h("label", {}, `${p.kind === "memory" ? "mem" : p.kind} `, p.text), p.bar.element))),
     note,
@@ -113,7 +114,8 @@ function nodeCard(name) {
     memory.draw(node.memory, 1);
     if (machine) {
       say(cpuText, percent(machine.cpu));
-      say(memoryText, `${percent(machine.memory_total ? machine.memory_used / machine.memory_total : 0)} of ${bytes(machine.memory_total)}`);
+      say(memoryText, percent(machine.memory_total ? machine.memory_used / machine.memory_total : 0));
+      say(memoryOf, ` of ${bytes(machine.memory_total)}`);
       const share = machine.disk_total ? machine.disk_used / machine.disk_total : 0;
       say(diskText, `${percent(share)} of ${bytes(machine.disk_total)}`);
       disk.draw(share, share > 0.9 ? "bad" : share > 0.8 ? "warn" : "");

@@ -1,7 +1,7 @@
 // What states mean, how they look, and who a thing is.
 
 import { age, imageName, short } from "./format.js";
-import { h } from "./dom.js";
+import { h, say } from "./dom.js";
 import { store } from "./store.js";
 
 /** A container's state in one word, and its tone: good, idle, warn, bad or busy. */
@@ -29,11 +29,11 @@ export function troubled(container) {
 /** A dot and a word; the update takes [word, tone]. */
 export function badge(cell) {
   const dot = h("i.dot");
-  const word = document.createTextNode("");
+  const word = h("span.word");
   cell.append(dot, word);
   return ([text, tone]) => {
     if (dot.className !== `dot ${tone}`) dot.className = `dot ${tone}`;
-    if (word.data !== text) word.data = text;
+    say(word, text);
   };
 }
 
@@ -49,7 +49,7 @@ export function subject(event) {
   const pod = store.pods.get(event.id);
   if (pod) return [`${pod.namespace}/${pod.name}`, `#/pods/${pod.id}`];
   if (event.kind === "image") return [imageName(event.facts.reference ?? event.id), ""];
-  return [event.name ?? event.facts.name ?? short(event.id), ""];
+  return [event.name ?? event.facts.name ?? store.names.get(event.id) ?? short(event.id), ""];
 }
 
 /** The tone of an event. */

@@ -4,6 +4,7 @@ import { token } from "./session.js";
 
 const KEPT = 60;
 const MAX_EVENTS = 3000;
+const MAX_NAMES = 10000;
 /** After drawing, leave the page to the keyboard for so many times as long as that took. */
 const REST = 2;
 const MAX_REST_MS = 150;
@@ -18,6 +19,8 @@ class Store extends EventTarget {
   containers = new Map();
   use = new Map();
   events = [];
+  /** What things were called, by id, as events told: they may be gone. */
+  names = new Map();
   link = { connected: true };
   self = {};
   missed = 0;
@@ -55,7 +58,7 @@ class Store extends EventTarget {
     this.containers = byKey(state.containers, "id");
     this.use = new Map();
     for (const [id, cpu, memory] of state.use) this.use.set(id, { cpu, memory });
-    if (!state.resumed) this.events = state.events;
+    if (!state.resumed) this.events = this.learn(state.events);
     else this.#tell(state.events);
     this.stream = "live";
     this.dispatchEvent(new Event("state"));
@@ -82,8 +85,17 @@ class Store extends EventTarget {
     this.changed();
   }
 
+  /** Notes the names in events; returns them. */
+  learn(events) {
+    for (const { id, name, facts } of events) {
+      if (name || facts.name) this.names.set(id, facts.namespace ? `${facts.namespace}/${facts.name}` : (name ?? facts.name));
+    }
+    while (this.names.size > MAX_NAMES) this.names.delete(this.names.keys().next().value);
+    return events;
+  }
+
   #tell(events) {
-    this.events.push(...events);
+    this.events.push(...this.learn(events));
     if (this.events.length > MAX_EVENTS) this.events.splice(0, this.events.length - MAX_EVENTS);
     this.dispatchEvent(new CustomEvent("events", { detail: events }));
   }
