@@ -10,6 +10,8 @@ import msgspec
 from common.digest import Digest
 from common.errors import InvalidArgumentError, NotFoundError
 
+MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
+"""What reading somebody else's JSON raises: also for text that is no UTF-8, and for lists within lists."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 8 << 20
 MAX_INDEX_DEPTH = 3
@@ -197,7 +199,7 @@ def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> l
     """
     try:
         read = msgspec.json.decode(config, type=_Config)
-    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+    except MALFORMED as exc:
         raise InvalidArgumentError(f"image {image}: its config is malformed: {exc}") from exc
     if read.rootfs is None:
         _refuse(image, "its config has no rootfs")
@@ -231,7 +233,7 @@ _DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)
 def _decode(image: str, body: bytes) -> _Document:
     try:
         return msgspec.json.decode(body, type=_Document)
-    except (msgspec.DecodeError, msgspec.ValidationError) as exc:
+    except MALFORMED as exc:
         raise InvalidArgumentError(f"image {image}: its manifest is malformed: {exc}") from exc
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
-from imaged.manifest import Descriptor
+from imaged.manifest import MALFORMED, Descriptor
 from imaged.reference import Reference
 
 PAYLOAD_TYPE = "application/vnd.dev.cosign.simplesigning.v1+json"
@@ -110,7 +110,7 @@ def carried(document: bytes) -> list[tuple[Descriptor, bytes]]:
     """The blobs of signatures that a manifest has, each with the signature beside it; empty for a bundle's."""
     try:
         layers = msgspec.json.decode(document, type=_Document).layers
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except MALFORMED:
         return []
     found = []
     for layer in layers:
@@ -146,7 +146,7 @@ def signatures(blob: bytes, value: bytes, documents: Mapping[str, bytes]) -> lis
         if bundle.message_signature:
             return _message(bundle.message_signature, documents)
         return _statement(bundle.dsse_envelope) if bundle.dsse_envelope else []
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError):
+    except MALFORMED:
         return []
 
 
@@ -156,7 +156,7 @@ def _simple(payload: bytes, value: bytes) -> list[Signature]:
         name = str(critical["identity"]["docker-reference"])
         digest = str(critical["image"]["docker-manifest-digest"])
         kind = critical["type"]
-    except (msgspec.DecodeError, UnicodeDecodeError, LookupError, TypeError):
+    except (*MALFORMED, LookupError, TypeError):
         return []
     return [Signature(value, payload, digest, name)] if name and kind == _KIND else []
 

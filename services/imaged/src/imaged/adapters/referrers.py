@@ -10,7 +10,7 @@ from common.digest import Digest
 from common.errors import InvalidArgumentError, NotFoundError
 from imaged.adapters.interruptible import Stop
 from imaged.adapters.transport import Refused, Transport
-from imaged.manifest import INDEX_TYPES, Descriptor
+from imaged.manifest import INDEX_TYPES, MALFORMED, Descriptor
 
 MAX_PAGES = 8
 """Of the API's answer; what is listed later is not seen."""
@@ -30,7 +30,7 @@ def listed(body: bytes, kinds: Sequence[str]) -> list[Descriptor]:
     """The entries of an index of these artifact types; none when it is malformed."""
     try:
         entries = msgspec.json.decode(body, type=_Index).manifests
-    except (msgspec.DecodeError, msgspec.ValidationError):
+    except MALFORMED:
         return []
     return [
         Descriptor(e.digest, e.size, e.media_type)

@@ -294,7 +294,7 @@ def _discard(response: urllib3.BaseHTTPResponse) -> str:
     response.release_conn()
     try:
         text = str(json.loads(body)["errors"][0].get("message", ""))
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, RecursionError, LookupError, TypeError, AttributeError):
         return ""
     plain = "".join(c for c in text if c.isprintable())[:200]
     return f": {plain}" if plain else ""

@@ -226,7 +226,7 @@ def _decode(archive: Spooled, name: str, kind: type[T]) -> T:
         return msgspec.json.decode(
             _read(_named_file(archive, name), documents.MAX_MANIFEST_BYTES, name), type=kind
         )
-    except (msgspec.DecodeError, msgspec.ValidationError, UnicodeDecodeError) as exc:
+    except documents.MALFORMED as exc:
         raise InvalidArgumentError(f"archive: its {name} is malformed: {exc}") from exc
 
 
