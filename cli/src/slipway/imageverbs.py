@@ -22,6 +22,10 @@ _PULL = """
     slipway pull registry.example/app:1  with a bar for each layer
     slipway pull --creds me:secret registry.example/app@sha256:...  by digest, as somebody
     slipway pull --priority -1 registry.example/big:1  while no other pull has something to fetch"""
+_LOGIN = """
+    slipway login registry.example  asks for user and password
+    slipway login -u me --password-stdin registry.example < secret  in scripts"""
+_LOGOUT = "slipway logout registry.example  also from its credential helper"
 _RMI = """
     slipway rmi app:1  this name, and the image with its last one
     slipway rmi -f app:1  also when a container uses it"""
@@ -64,6 +68,8 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
     _copy(inner)
+    _login(verbs)
+    _logout(verbs)
     _lease(inner)
     add_image_prune(inner)
     inspect = add_verb(
@@ -84,6 +90,22 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         help="of pulls that wait, the highest comes first; a kubelet's have 0 (%(default)s)",
     )
     add_output(pull)
+
+
+def _login(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    login = add_verb(verbs, "login", "log in to a registry, as docker does", "logins:login", _LOGIN)
+    login.add_argument("registry", help="a host, with its port")
+    login.add_argument("-u", "--username", default="", metavar="USER", help="asked for on a terminal")
+    login.add_argument(
+        "--password-stdin",
+        action="store_true",
+        help="read the password from standard input; else it is asked for",
+    )
+
+
+def _logout(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    logout = add_verb(verbs, "logout", "forget a login", "logins:logout", _LOGOUT)
+    logout.add_argument("registry", help="a host, with its port")
 
 
 def _priority(text: str) -> int:

@@ -165,16 +165,19 @@ def push_busybox(registry: Registry) -> str:
 
 
 @contextmanager
-def registry(data: Path) -> Iterator[Registry]:
-    """Run a registry with its blobs in `data`."""
+def registry(data: Path, accounts: str = "") -> Iterator[Registry]:
+    """Run a registry with its blobs in `data`; with the lines of an htpasswd file, only for those accounts."""
     data.mkdir(parents=True, exist_ok=True)
     with held_port() as port, (data / "registry.log").open("ab") as log:
-        settings = {
+        settings: dict[str, Any] = {
             "version": "0.1",
             "log": {"level": "error", "accesslog": {"disabled": True}},
             "storage": {"filesystem": {"rootdirectory": str(data)}},
             "http": {"addr": f"127.0.0.1:{port}"},
         }
+        if accounts:
+            (data / "htpasswd").write_text(accounts)
+            settings["auth"] = {"htpasswd": {"realm": "here", "path": str(data / "htpasswd")}}
         path = data / "config.yml"
         path.write_text(json.dumps(settings))
         process = subprocess.Popen(["docker-registry", "serve", str(path)], stdout=log, stderr=log)

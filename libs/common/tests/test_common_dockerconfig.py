@@ -3,14 +3,16 @@
 import base64
 import json
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
-from common.dockerconfig import Login, find_login, registry_of
+from common.dockerconfig import Login, drop_login, find_login, keep_login, registry_of
 from common.errors import FailedPreconditionError
 
 PAIR = {"auth": base64.b64encode(b"me:pass:word").decode()}
+HUB_KEY = "https://index.docker.io/v1/"
 MINE = Login("me", "pass:word")
 
 
@@ -138,3 +140,61 @@ def test_no_file_is_no_login(config: Path) -> None:
 
 def test_a_login_is_not_shown() -> None:
     assert "pass" not in repr(MINE)
+
+
+@pytest.mark.parametrize("registry", ["reg.example:5000", "docker.io"])
+def test_a_login_is_kept_beside_others_and_forgotten_alone(config: Path, registry: str) -> None:
+    write(config, auths={"other.example": PAIR, f"{registry}/team": PAIR}, HttpHeaders={"a": "b"})
+    assert keep_login(config, registry, Login("u", "p:w")) == str(config)
+    assert find_login(config, registry) == Login("u", "p:w")
+    assert stat.S_IMODE(config.stat().st_mode) == 0o600
+    kept = json.loads(config.read_text())
+    assert kept["HttpHeaders"] == {"a": "b"}
+    assert base64.b64decode(kept["auths"][registry if ":" in registry else HUB_KEY]["auth"]) == b"u:p:w"
+    assert drop_login(config, registry)
+    assert not drop_login(config, registry)
+    assert sorted(json.loads(config.read_text())["auths"]) == sorted(["other.example", f"{registry}/team"])
+
+
+def test_the_file_is_made_and_a_link_stays_one(tmp_path: Path) -> None:
+    new = tmp_path / "new" / "config.json"
+    assert not drop_login(new, "reg.example")
+    assert not new.exists()
+    keep_login(new, "reg.example", Login("u", "p"))
+    assert find_login(new, "reg.example") == Login("u", "p")
+    link = tmp_path / "link.json"
+    link.symlink_to(new)
+    keep_login(link, "b.example", Login("v", "q"))
+    assert link.is_symlink()
+    assert find_login(new, "b.example") == Login("v", "q")
+
+
+def test_a_helper_keeps_and_forgets(config: Path, helpers: Path) -> None:
+    (helpers / "docker-credential-real").write_text(
+        f"""#!/bin/sh
+read text
+case $1 in
+  store) echo "$text" > {helpers}/kept ;;
+  erase) echo "$text" > {helpers}/erased; rm {helpers}/kept ;;
+  get) cat {helpers}/kept 2>/dev/null || {{ echo credentials not found; exit 1; }} ;;
+esac
+"""
+    )
+    (helpers / "docker-credential-real").chmod(0o755)
+    write(config, credHelpers={"a.example": "real"})
+    assert keep_login(config, "a.example", Login("u", "secret")) == "credential helper real"
+    assert json.loads((helpers / "kept").read_text()) == {
+        "ServerURL": "a.example",
+        "Username": "u",
+        "Secret": "secret",
+    }
+    assert "secret" not in config.read_text()
+    assert json.loads(config.read_text())["auths"] == {"a.example": {}}
+    assert find_login(config, "a.example") == Login("u", "secret")
+    assert drop_login(config, "a.example")
+    assert (helpers / "erased").read_text() == "a.example\n"
+    assert not drop_login(config, "a.example")
+    write(config, credsStore="broken")
+    with pytest.raises(FailedPreconditionError, match="keyring is locked") as caught:
+        keep_login(config, "a.example", Login("u", "secret"))
+    assert "secret" not in caught.value.message

@@ -215,6 +215,14 @@ class Registry(Protocol):
         Blobs come by the turns of `queue`, or else of a new one of priority 0.
         """
 
+    async def check_login(self, domain: str, credentials: Credentials) -> bool:
+        """Whether a registry asked for the login, which it took.
+
+        Raises:
+            PermissionDeniedError: it does not take it.
+            UnknownError: with the prefix `RegistryUnavailable:`.
+        """
+
 
 class Held(Protocol):
     """A layer that snapshotd holds."""

@@ -139,6 +139,20 @@ class Images:
                 yield Progress(str(reference), operation.statuses, operation.left_s)
         yield Progress(str(reference), operation.statuses, 0.0, operation.result())
 
+    async def check_login(self, registry: str, credentials: Credentials) -> bool:
+        """Whether a registry asked for the login, which it took; nothing is kept.
+
+        Raises:
+            InvalidArgumentError: the registry is no host, or there is no login.
+            PermissionDeniedError, UnknownError: as `imaged.ports.Registry` says.
+        """
+        if not credentials:
+            raise InvalidArgumentError(f"login at {registry!r}: no user")
+        reference = Reference.parse(f"{registry}/login")
+        if reference.domain != registry:
+            raise InvalidArgumentError(f"registry {registry!r}: want HOST or HOST:PORT")
+        return await self._registry.check_login(registry, credentials)
+
     def pulls(self) -> list[Progress]:
         """The pulls that run now."""
         running = self._operations.values()

@@ -65,6 +65,10 @@ class ImagesServicer(rpc.ImagesServicer):
         async for progress in self._images.pull(request.reference, auth, request.priority):
             yield await self._progress(progress)
 
+    async def CheckLogin(self, request: pb.CheckLoginRequest, context: "Context") -> pb.CheckLoginResponse:
+        asked = await self._images.check_login(request.registry, credentials(request.auth))
+        return pb.CheckLoginResponse(asked=asked)
+
     async def ListPulls(self, request: pb.ListPullsRequest, context: "Context") -> pb.ListPullsResponse:
         return pb.ListPullsResponse(pulls=[await self._progress(p) for p in self._images.pulls()])
 

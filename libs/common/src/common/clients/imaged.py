@@ -61,6 +61,11 @@ class ImagedClient:
                 image = progress.image
         return image
 
+    async def check_login(self, registry: str, auth: pb.Auth) -> bool:
+        """Ask a registry whether it takes a login; False when it asks nobody. PermissionDeniedError when it does not."""
+        request = pb.CheckLoginRequest(registry=registry, auth=auth)
+        return (await self._stub.CheckLogin(request, timeout=self._timeout_s)).asked
+
     async def pulls(self) -> list[pb.PullProgress]:
         """The pulls that run now."""
         return list((await self._stub.ListPulls(pb.ListPullsRequest(), timeout=self._timeout_s)).pulls)

@@ -123,6 +123,31 @@ class HttpRegistry:
             for transport in transports:
                 transport.close()
 
+    async def check_login(self, domain: str, credentials: Credentials) -> bool:
+        """Ask `GET /v2/` as the distribution spec says; see `imaged.ports.Registry`."""
+
+        def ask(stop: Stop) -> bool:
+            failure: Refused | None = None
+            for host in self._places(domain):
+                if host.mirror_of:
+                    continue
+                transport = Transport(
+                    host, "", "", credentials, tokens=TokenCache(), limits=self._limits, proxies=self._proxies
+                )
+                try:
+                    transport.send("GET", f"{host.url}/", {}, stop, expect=(200,)).release_conn()
+                except Refused as exc:
+                    failure = exc
+                else:
+                    return transport.logged_in
+                finally:
+                    transport.close()
+            raise (
+                failure.error if failure else FailedPreconditionError(f"registry {domain}: no host is known")
+            )
+
+        return await interruptible(ask, self.questions)
+
     def queue(self, priority: int) -> Queue:
         """See `imaged.ports.Registry`."""
         return self.turns.queue(priority)

@@ -110,6 +110,11 @@ class Transport:
         """For messages."""
         return f"registry {self.host.name}"
 
+    @property
+    def logged_in(self) -> bool:
+        """Whether requests are sent with a login, since the host asked for one."""
+        return bool(self._login.header)
+
     def close(self) -> None:
         self._pool.clear()
 

@@ -39,6 +39,11 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PullRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PullProgress.FromString,
                 _registered_method=True)
+        self.CheckLogin = channel.unary_unary(
+                '/slipway.images.v1.Images/CheckLogin',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginResponse.FromString,
+                _registered_method=True)
         self.ListPulls = channel.unary_unary(
                 '/slipway.images.v1.Images/ListPulls',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.ListPullsRequest.SerializeToString,
@@ -117,6 +122,13 @@ class ImagesServicer:
     def Pull(self, request, context):
         """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
         Callers with the same reference and credentials share one pull.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckLogin(self, request, context):
+        """Asks a registry whether it takes a login. PERMISSION_DENIED when it does not. Nothing is kept.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -234,6 +246,11 @@ def add_ImagesServicer_to_server(servicer, server):
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PullRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PullProgress.SerializeToString,
             ),
+            'CheckLogin': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckLogin,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginResponse.SerializeToString,
+            ),
             'ListPulls': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPulls,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.ListPullsRequest.FromString,
@@ -332,6 +349,33 @@ class Images:
             '/slipway.images.v1.Images/Pull',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.PullRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.PullProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckLogin(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.images.v1.Images/CheckLogin',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.CheckLoginResponse.FromString,
             options,
             channel_credentials,
             insecure,

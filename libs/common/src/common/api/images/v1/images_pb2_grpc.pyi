@@ -35,6 +35,8 @@ class ImagesStub:
     """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
     Callers with the same reference and credentials share one pull.
     """
+    CheckLogin: _grpc.UnaryUnaryMultiCallable[_images_pb2.CheckLoginRequest, _images_pb2.CheckLoginResponse]
+    """Asks a registry whether it takes a login. PERMISSION_DENIED when it does not. Nothing is kept."""
     ListPulls: _grpc.UnaryUnaryMultiCallable[_images_pb2.ListPullsRequest, _images_pb2.ListPullsResponse]
     """The pulls that run now, as far as they are."""
     Get: _grpc.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]
@@ -83,6 +85,8 @@ class ImagesAsyncStub(ImagesStub):
     """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
     Callers with the same reference and credentials share one pull.
     """
+    CheckLogin: _aio.UnaryUnaryMultiCallable[_images_pb2.CheckLoginRequest, _images_pb2.CheckLoginResponse]  # type: ignore[assignment]
+    """Asks a registry whether it takes a login. PERMISSION_DENIED when it does not. Nothing is kept."""
     ListPulls: _aio.UnaryUnaryMultiCallable[_images_pb2.ListPullsRequest, _images_pb2.ListPullsResponse]  # type: ignore[assignment]
     """The pulls that run now, as far as they are."""
     Get: _aio.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]  # type: ignore[assignment]
@@ -134,6 +138,14 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         """Pulls an image and unpacks its layers. Progress comes until the last message, which carries the image.
         Callers with the same reference and credentials share one pull.
         """
+
+    @_abc_1.abstractmethod
+    def CheckLogin(
+        self,
+        request: _images_pb2.CheckLoginRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_images_pb2.CheckLoginResponse, _abc.Awaitable[_images_pb2.CheckLoginResponse]]:
+        """Asks a registry whether it takes a login. PERMISSION_DENIED when it does not. Nothing is kept."""
 
     @_abc_1.abstractmethod
     def ListPulls(
