@@ -126,19 +126,31 @@ def run(image: Path, command: list[str], timeout_s: int, wheels: Path | None = N
     Raises:
         subprocess.TimeoutExpired: it was not done in time; the machine is gone.
     """
-    with tempfile.TemporaryDirectory(prefix="slipway-guest-") as made, _checkout() as checkout:
-        place = Path(made)
-        if wheels:
-            shutil.copytree(wheels, checkout / WHEELS)
-        (place / "status").touch()
-        _disk(place / "checkout.img", checkout, str(_size(checkout) + SPARE_BYTES >> 10) + "k")
-        (place / "command").write_text(_script(command))
-        os.truncate(place / "command", 64 << 10)
-        subprocess.run(_qemu(image, place), timeout=timeout_s, check=True, stdin=subprocess.DEVNULL)
+    with furnished(wheels) as place:
+        order(place, command)
+        subprocess.run(qemu(image, place), timeout=timeout_s, check=True, stdin=subprocess.DEVNULL)
         status = (place / "status").read_text().strip()
         if not status:
             sys.stderr.write("".join((place / "console").read_text(errors="replace").splitlines(True)[-20:]))
         return int(status or 1)
+
+
+@contextmanager
+def furnished(wheels: Path | None = None) -> Iterator[Path]:
+    """A folder with what a machine needs besides its root: the checkout's disk. `order` gives it a command."""
+    with tempfile.TemporaryDirectory(prefix="slipway-guest-") as made, _checkout() as checkout:
+        place = Path(made)
+        if wheels:
+            shutil.copytree(wheels, checkout / WHEELS)
+        _disk(place / "checkout.img", checkout, str(_size(checkout) + SPARE_BYTES >> 10) + "k")
+        yield place
+
+
+def order(place: Path, command: list[str]) -> None:
+    """What the next machine of this folder is to run."""
+    (place / "status").write_text("")
+    (place / "command").write_text(_script(command))
+    os.truncate(place / "command", 64 << 10)
 
 
 def _script(command: list[str]) -> str:
@@ -151,7 +163,15 @@ def _script(command: list[str]) -> str:
     )
 
 
-def _qemu(image: Path, place: Path) -> list[str]:
+def qemu(image: Path, place: Path, output: str = "/dev/stdout", kept: Path | None = None) -> list[str]:
+    """The command line of a machine.
+
+    Args:
+        image: from `root_image`.
+        place: from `furnished`, with an order.
+        output: where its output goes.
+        kept: the only disk to which writes stay, when there is one.
+    """
     disks = {"root": image / "root.img", "checkout": place / "checkout.img", "command": place / "command"}
     command = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", MEMORY]
     command += [
@@ -161,7 +181,6 @@ def _qemu(image: Path, place: Path) -> list[str]:
         "none",
         "-nic",
         "none",
-        "-snapshot",
     ]
     command += ["-kernel", str(image / "vmlinuz"), "-initrd", str(image / "initrd.img")]
     command += ["-append", "root=LABEL=root rw console=ttyS0 quiet panic=-1"]
@@ -174,16 +193,22 @@ def _qemu(image: Path, place: Path) -> list[str]:
         "virtio-serial-pci",
     ]
     for name, path in disks.items():
-        command += ["-drive", f"id={name},file={path},format=raw,if=none,cache=unsafe"]
-        command += ["-device", f"virtio-blk-pci,drive={name},serial={name}"]
+        command += _drive(name, f"file={path},snapshot=on,cache=unsafe")
+    if kept:
+        command += _drive("kept", f"file={kept},cache=writeback")
     command += [
         "-chardev",
-        "file,id=output,path=/dev/stdout,append=on",
+        f"file,id=output,path={output},append=on",
         "-device",
         "virtserialport,chardev=output,name=output",
     ]
     command += ["-chardev", f"file,id=status,path={place}/status"]
     return [*command, "-device", "virtserialport,chardev=status,name=status"]
+
+
+def _drive(name: str, options: str) -> list[str]:
+    drive = f"id={name},format=raw,if=none,{options}"
+    return ["-drive", drive, "-device", f"virtio-blk-pci,drive={name},serial={name}"]
 
 
 @contextmanager
