@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import anyio
+
 from common import failpoint
+from common.errors import UnavailableError
 from common.sys.mounts import unmount_below
 from devtools import bridge
 from slipway.doctor.deep import examine, inventory
@@ -100,7 +103,15 @@ class TestNode:
 
     async def differences(self, *, settle_s: float = 20.0) -> list[str]:
         """What the node has lost or left behind, as `slipway doctor --deep` tells it."""
-        found = await examine.differences(self.state, settle_s=patience(settle_s))
+        give_up_at = anyio.current_time() + patience(20)
+        while True:
+            try:
+                found = await examine.differences(self.state, settle_s=patience(settle_s))
+                break
+            except UnavailableError:  # a store that was killed just now
+                if anyio.current_time() > give_up_at:
+                    raise
+            await anyio.sleep(0.2)
         return [str(one) for one in found if not one.passing]
 
 
