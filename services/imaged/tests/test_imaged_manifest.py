@@ -27,6 +27,15 @@ def layer(kind: str) -> list[dict[str, object]]:
     return [{"mediaType": kind, "digest": D, "size": 3}]
 
 
+@pytest.mark.parametrize("size", [-1, (1 << 46) + 1, 1 << 64, 10**30])
+def test_a_size_that_nothing_can_count_is_refused(size: int) -> None:
+    """Such sizes ended imaged, whose events cannot count so far."""
+    kind = OCI + "layer.v1.tar+gzip"
+    with pytest.raises(InvalidArgumentError, match=f"has the size {size}"):
+        manifest.parse("i", doc(layers=[{"mediaType": kind, "digest": D, "size": size}]), "")
+    assert manifest.parse("i", doc(layers=[{"mediaType": kind, "digest": D, "size": 1 << 46}]), "")
+
+
 def test_manifest_is_read() -> None:
     read = manifest.parse("i", doc(), "")
     assert isinstance(read, Manifest)

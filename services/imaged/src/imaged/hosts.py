@@ -82,7 +82,7 @@ def _from_toml(path: Path, domain: str) -> list[Host]:
             return hosts + _defaults(domain)
         default = f"https://{DOCKER_HUB if domain in _HUB_NAMES else domain}"
         return [*hosts, _host(path, server or default, plain, domain)]
-    except (OSError, ValueError, TypeError, AttributeError) as exc:
+    except (OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
         raise FailedPreconditionError(f"registry settings {path}: {exc}") from exc
 
 
@@ -102,10 +102,16 @@ def _host(path: Path, url: str, entry: dict[str, Any], domain: str) -> Host:
         skip_verify=bool(entry.get("skip_verify", False)),
         ca=tuple(str(path.parent / name) for name in _list(entry.get("ca", []))),
         client=_clients(path.parent, entry.get("client", [])),
-        headers=tuple((k, v) for k, vs in entry.get("header", {}).items() for v in _list(vs)),
+        headers=tuple((k, _header(k, v)) for k, vs in entry.get("header", {}).items() for v in _list(vs)),
         mirror_of="" if same_registry(parts.netloc, domain) else domain,
         connect_timeout_s=_seconds(entry.get("dial_timeout", "0s")),
     )
+
+
+def _header(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not (name + value).isprintable():
+        raise ValueError(f"header {name!r} wants printable text")
+    return value
 
 
 def _clients(base: Path, value: Any) -> tuple[tuple[str, str], ...]:

@@ -14,6 +14,8 @@ MALFORMED = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError)
 """What reading somebody else's JSON raises: also for text that is no UTF-8, and for lists within lists."""
 MAX_MANIFEST_BYTES = 4 << 20
 MAX_CONFIG_BYTES = 8 << 20
+MAX_BLOB_BYTES = 1 << 46
+"""64 TiB: sums of so many as an image may have fit what protos and events count in."""
 MAX_INDEX_DEPTH = 3
 MAX_LAYERS = 1000
 INDEX_TYPES = (
@@ -279,7 +281,7 @@ def _rank(have: Platform | None, want: Platform) -> int | None:
 
 def _checked(image: str, descriptor: Descriptor) -> Descriptor:
     _digest(image, descriptor.digest)
-    if descriptor.size < 0:
+    if not 0 <= descriptor.size <= MAX_BLOB_BYTES:
         _refuse(image, f"{descriptor.digest} has the size {descriptor.size}")
     return Descriptor(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.platform)
 

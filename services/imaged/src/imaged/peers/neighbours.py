@@ -6,6 +6,7 @@ Both are sealed. A node answers only for a repository that it has an image of wi
 """
 
 import secrets
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
@@ -13,7 +14,7 @@ import anyio
 import msgspec
 
 from common.clock import now_ns
-from common.errors import PermissionDeniedError, SlipwayError
+from common.errors import PermissionDeniedError
 from common.events import subjects
 from common.events.bus import Bus
 from common.observe.log import get_logger
@@ -27,6 +28,8 @@ MAX_ANSWERS = 2
 MAX_ASKED = 1000
 """Questions of this node that wait for answers at once."""
 AGAIN_S = 2.0
+SILENT_S = 60.0
+"""Between two complaints of messages that are none of the cluster's."""
 _Text = Annotated[str, msgspec.Meta(max_length=512)]
 _Message = TypeVar("_Message", "Question", "Answer")
 _log = get_logger("peers")
@@ -82,6 +85,7 @@ class Neighbours:
         self.node, self._url, self._answer_s = node, nats_url, answer_s
         self.seals = seals
         self._bus: Bus | None = None
+        self._silent_until = 0.0
         self._asked: dict[str, tuple[list[Peer], anyio.Event]] = {}
 
     async def run(self, address: str, gives: Callable[[str, str], bool]) -> None:
@@ -106,7 +110,7 @@ class Neighbours:
                     self._bus = None
                     with anyio.CancelScope(shield=True), anyio.move_on_after(AGAIN_S):
                         await bus.close()
-            except* (SlipwayError, OSError) as errors:
+            except* Exception as errors:  # noqa: BLE001 - the border: pulls go on without neighbours
                 _log.warning("peers.waiting", error=str(errors.exceptions[0]))
             await anyio.sleep(AGAIN_S)
 
@@ -158,6 +162,8 @@ class Neighbours:
             found = msgspec.msgpack.decode(message.data, type=cls)
             self.seals.check(found.seal, found.at_ns, *found.words)
         except (msgspec.DecodeError, PermissionDeniedError) as exc:
-            _log.warning("peers.refused", subject=message.subject, error=str(exc))
+            if time.monotonic() >= self._silent_until:  # a stranger could fill the log
+                self._silent_until = time.monotonic() + SILENT_S
+                _log.warning("peers.refused", subject=message.subject, error=str(exc))
             return None
         return found

@@ -25,6 +25,7 @@ from imaged.peers.seal import Seals
 
 MAX_HEAD_BYTES = 8 << 10
 HEAD_S = 5.0
+ACCEPT_AGAIN_S = 0.05
 WRITE_S = 10.0
 """A client that takes nothing for so long is left."""
 BACKLOG = 16
@@ -84,11 +85,15 @@ class BlobServer:
         async with anyio.create_task_group() as group:
             while True:
                 await anyio.wait_readable(listening)
-                with suppress(OSError):  # it has left again
+                try:
                     connection, _ = listening.accept()
-                    if self._limiter.available_tokens < 1:
-                        connection.close()
-                        continue
+                except OSError as exc:  # it has left again, or there are too many files
+                    _log.debug("peers.accept", error=str(exc))
+                    await anyio.sleep(ACCEPT_AGAIN_S)
+                    continue
+                if self._limiter.available_tokens < 1:
+                    connection.close()
+                else:
                     group.start_soon(self._client, connection)
 
     async def _client(self, connection: socket.socket) -> None:
