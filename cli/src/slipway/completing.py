@@ -169,10 +169,8 @@ async def _containers(run_dir: str, wanted: Callable[[Any], bool]) -> Candidates
 
 
 async def _pods(run_dir: str) -> Candidates:
-    from common.api.cri.v1 import api_pb2 as cri
-
     async with node(run_dir) as on:
-        found = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
+        found = await on.pods()
     return [(pod.metadata.name, f"pod in {pod.metadata.namespace}") for pod in found]
 
 

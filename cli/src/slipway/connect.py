@@ -73,17 +73,24 @@ class Node:
             NotFoundError: there is none.
             InvalidArgumentError: there are several.
         """
-        from common.api.cri.v1 import api_pb2 as cri
-
-        found = (await self.runtime.ListContainers(cri.ListContainersRequest())).containers
-        return _only(found, name, "container", "slipway ps -a")
+        return _only(await self.containers(), name, "container", "slipway ps -a")
 
     async def pod(self, name: str) -> Any:
         """The sandbox of this name, id or unambiguous id prefix; raises as `container` does."""
-        from common.api.cri.v1 import api_pb2 as cri
+        return _only(await self.pods(), name, "pod", "slipway pods")
 
-        found = (await self.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
-        return _only(found, name, "pod", "slipway pods")
+    async def containers(self) -> list[Any]:
+        """All containers, whoever made them, as CRI lists one."""
+        return [entry.container for entry in (await self._overview()).containers]
+
+    async def pods(self) -> list[Any]:
+        """All sandboxes, whoever made them, as CRI lists one."""
+        return [entry.pod for entry in (await self._overview()).pods]
+
+    async def _overview(self) -> Any:
+        from common.api.runtime.v1 import runtime_pb2 as pb
+
+        return await self.backend.Overview(pb.OverviewRequest())
 
 
 def _only(found: Iterable[Any], name: str, kind: str, lister: str) -> Any:

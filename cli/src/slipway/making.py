@@ -32,8 +32,7 @@ async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
 
 
 async def _refuse_taken(on: Node, name: str) -> None:
-    found = (await on.runtime.ListContainers(cri.ListContainersRequest())).containers
-    if any(c.metadata.name == name for c in found):
+    if any(c.metadata.name == name for c in await on.containers()):
         message = f"a container {name!r} exists: choose another --name, or `slipway rm {name}` first"
         raise AlreadyExistsError(message)
 

@@ -10,9 +10,8 @@ from slipway.connect import OWNER, Node, log_root
 async def remove(on: Node, container_id: str, sandbox_id: str) -> None:
     """Remove a container, and its sandbox when the command line made it."""
     await on.runtime.RemoveContainer(cri.RemoveContainerRequest(container_id=container_id))
-    sandboxes = cri.ListPodSandboxRequest(filter=cri.PodSandboxFilter(id=sandbox_id))
-    for sandbox in (await on.runtime.ListPodSandbox(sandboxes)).items:
-        if sandbox.labels.get(OWNER) == "run":
+    for sandbox in await on.pods():
+        if sandbox.id == sandbox_id and sandbox.labels.get(OWNER) == "run":
             await remove_pod(on, sandbox_id, sandbox.metadata.uid)
 
 

@@ -27,7 +27,7 @@ async def resolve(on: Node, reference: str, pull: str = MISSING) -> pb.ResolvedI
         return await _pulled(on, reference)
     try:
         async with images_of(on.run_dir) as images:
-            return _resolved(await images.Get(images_pb2.GetRequest(reference=reference)))
+            return _resolved(await images.Get(images_pb2.GetRequest(reference=reference, used=True)))
     except NotFoundError as exc:
         if pull == NEVER:
             message = f"image {reference!r} is not on this node: leave out --pull never, or `slipway pull` it"

@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import logfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
 from slipway.removal import remove_pod
@@ -130,8 +131,8 @@ class Worker:
         )
         self._config.linux.security_context.namespace_options.CopyFrom(self._namespaces())
         Path(self._config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
-        request = cri.RunPodSandboxRequest(config=self._config)
-        self._pod = str((await self._on.runtime.RunPodSandbox(request)).pod_sandbox_id)
+        request = pb.RunSandboxRequest(request=cri.RunPodSandboxRequest(config=self._config))
+        self._pod = str((await self._on.backend.RunSandbox(request)).pod_sandbox_id)
 
     def _namespaces(self) -> cri.NamespaceOption:
         network = cri.NODE if self._network == "host" else cri.POD

@@ -68,8 +68,7 @@ async def _asked(run_dir: str) -> _Found:
             found["caches"] = await anyio.to_thread.run_sync(caches.listed, data_dir)
 
         async def of_containers() -> None:
-            answer = await on.runtime.ListContainers(cri.ListContainersRequest())
-            found["containers"] = list(answer.containers)
+            found["containers"] = await on.containers()
 
         async with anyio.create_task_group() as group:
             for ask in (of_images, of_snapshots, of_containers, of_caches):

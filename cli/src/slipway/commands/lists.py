@@ -6,7 +6,7 @@ from argparse import Namespace
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import render
-from slipway.connect import node, runtimed
+from slipway.connect import runtimed
 
 _STATES = {
     cri.CONTAINER_CREATED: "Created",
@@ -66,8 +66,8 @@ def port(mapping: cri.PortMapping) -> str:
 
 async def pods(arguments: Namespace) -> int:
     """List sandboxes."""
-    async with node(arguments.run_dir) as on:
-        found = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
+    async with runtimed(arguments.run_dir) as backend:
+        found = [entry.pod for entry in (await backend.Overview(pb.OverviewRequest())).pods]
     if arguments.report == "json":
         render.messages(found)
         return 0

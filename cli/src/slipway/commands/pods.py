@@ -33,9 +33,8 @@ async def run(arguments: Namespace) -> int:
 
 
 async def _refuse_taken(on: Node, pod: podfile.Pod) -> None:
-    found = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
     name, namespace = pod.sandbox.metadata.name, pod.sandbox.metadata.namespace
-    if any((p.metadata.name, p.metadata.namespace) == (name, namespace) for p in found):
+    if any((p.metadata.name, p.metadata.namespace) == (name, namespace) for p in await on.pods()):
         message = f"a pod {name!r} exists: choose another name, or `slipway pods rm {name}` first"
         raise AlreadyExistsError(message)
 

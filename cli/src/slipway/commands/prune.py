@@ -78,8 +78,7 @@ def _caches(arguments: Namespace, older_than_s: float) -> int:
 async def _ended(on: Node, older_than_s: float) -> list[Any]:
     """Pods of the command line in which nothing runs, or will."""
     limit_ns = time.time_ns() - int(older_than_s * 1e9)
-    pods = (await on.runtime.ListPodSandbox(cri.ListPodSandboxRequest())).items
-    containers = (await on.runtime.ListContainers(cri.ListContainersRequest())).containers
+    pods, containers = await on.pods(), await on.containers()
     alive = {c.pod_sandbox_id for c in containers if c.state != cri.CONTAINER_EXITED}
     held = {c.pod_sandbox_id for c in containers}
     ended = [p for p in pods if p.state == cri.SANDBOX_NOTREADY or p.id in held - alive]

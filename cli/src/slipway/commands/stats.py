@@ -5,7 +5,7 @@ import sys
 from argparse import Namespace
 from typing import Any
 
-from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import render
 from slipway.connect import node
 
@@ -17,8 +17,7 @@ async def stats(arguments: Namespace) -> int:
     before: dict[str, Any] = {}
     async with node(arguments.run_dir) as on:
         while True:
-            request = cri.ListContainerStatsRequest()
-            found = (await on.runtime.ListContainerStats(request)).stats
+            found = (await on.backend.OverviewStats(pb.OverviewRequest())).stats
             if arguments.report == "json":
                 render.messages(found)
             else:

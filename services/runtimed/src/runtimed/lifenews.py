@@ -11,7 +11,7 @@ from common.events import schema
 from common.records import RecordStore
 from runtimed import convert, selection
 from runtimed.feed import Feed
-from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.record import ContainerRecord, Origin, SandboxRecord
 
 CREATED, STARTED = cri.CONTAINER_CREATED_EVENT, cri.CONTAINER_STARTED_EVENT
 STOPPED, DELETED = cri.CONTAINER_STOPPED_EVENT, cri.CONTAINER_DELETED_EVENT
@@ -32,8 +32,15 @@ class LifeNews:
     """Tells a feed of the changes of both stores, for as long as they live."""
 
     def __init__(
-        self, feed: Feed, sandboxes: RecordStore[SandboxRecord], containers: RecordStore[ContainerRecord]
+        self,
+        feed: Feed,
+        sandboxes: RecordStore[SandboxRecord],
+        containers: RecordStore[ContainerRecord],
+        *,
+        command_pods: bool,
     ) -> None:
+        """`command_pods` says whether those of the command line are told, too."""
+        self._command_pods = command_pods
         self._feed, self._sandboxes, self._containers = feed, sandboxes, containers
         sandboxes.on_change(self._sandbox)
         containers.on_change(self._container)
@@ -46,6 +53,8 @@ class LifeNews:
 
     def _tell(self, sandbox: SandboxRecord | None, facts: Sequence[schema.Event]) -> None:
         if sandbox is None or not self._feed.heard:  # a kubelet ignores an event without its sandbox
+            return
+        if sandbox.origin is Origin.COMMAND and not self._command_pods:
             return
         for fact in facts:
             for kind in KINDS.get(type(fact), ()):

@@ -82,7 +82,7 @@ async def _serve(life: Life, settings: Settings) -> None:
         hostpaths=HostPaths(),
         evidence=Evidence(),
     )
-    LifeNews(parts.feed, sandboxes, containers)
+    LifeNews(parts.feed, sandboxes, containers, command_pods=settings.show_command_pods)
     Meter(sandboxes, containers)
     service = Service(parts)
     reconciler = Reconciler(service)

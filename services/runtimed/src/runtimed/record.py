@@ -12,6 +12,13 @@ from runtimed.evidence import Mark
 from runtimed.oci.cgroups import CgroupPlan
 
 
+class Origin(StrEnum):
+    """Who makes sandboxes and containers."""
+
+    CRI = "cri"
+    COMMAND = "command"
+
+
 class SandboxState(StrEnum):
     """States of runtimed.machine.sandbox."""
 
@@ -56,6 +63,7 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     host_network: bool = False
     isolated: bool = False
     """Its network is a loopback and nothing else."""
+    origin: Origin = Origin.CRI
     remove_ended: bool = False
     """It goes when its containers have ended (runtimed.use.departure)."""
     host_ipc: bool = False
@@ -96,6 +104,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
 
     key: str
     sandbox_id: str
+    origin: Origin = Origin.CRI
+    """Its sandbox's."""
     state: ContainerState = ContainerState.CREATING
     config: bytes = b""
     name: str = ""

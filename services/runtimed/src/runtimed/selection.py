@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from common.errors import InvalidArgumentError, NotFoundError
 from common.records import RecordStore
-from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.record import ContainerRecord, Origin, SandboxRecord
 
 T = TypeVar("T", SandboxRecord, ContainerRecord)
 _HIDDEN = "creating"
@@ -14,6 +14,11 @@ _HIDDEN = "creating"
 def listed(store: RecordStore[T]) -> list[T]:
     """All but those whose set-up goes on, oldest first."""
     return sorted((r for r in store.all() if r.state != _HIDDEN), key=lambda r: r.created_at_ns)
+
+
+def of_cri(records: Iterable[T]) -> list[T]:
+    """Those that were made over CRI."""
+    return [record for record in records if record.origin is Origin.CRI]
 
 
 def find(store: RecordStore[T], noun: str, name: str) -> T:

@@ -9,6 +9,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
 from runtimed.metrics import families
+from runtimed.record import Origin
 from runtimed.service import Service
 from runtimed.use.overview import overview
 from runtimed.use.sandbox import Manner
@@ -28,7 +29,7 @@ class RuntimeServicer(rpc.RuntimeServicer):
 
     async def RunSandbox(self, request: pb.RunSandboxRequest, context: Any) -> cri.RunPodSandboxResponse:
         wanted = request.request
-        manner = Manner(isolated=request.isolated, remove_ended=request.remove_ended)
+        manner = Manner(origin=Origin.COMMAND, isolated=request.isolated, remove_ended=request.remove_ended)
         made = await self._service.sandboxes.run(wanted.config, wanted.runtime_handler, manner)
         return cri.RunPodSandboxResponse(pod_sandbox_id=made)
 
@@ -133,6 +134,11 @@ class RuntimeServicer(rpc.RuntimeServicer):
 
     async def Overview(self, request: pb.OverviewRequest, context: Any) -> pb.OverviewResponse:
         return overview(self._service.parts)
+
+    async def OverviewStats(
+        self, request: pb.OverviewRequest, context: Any
+    ) -> cri.ListContainerStatsResponse:
+        return cri.ListContainerStatsResponse(stats=await self._service.stats.running())
 
     async def Explain(self, request: pb.ExplainRequest, context: Any) -> pb.Explanation:
         return await self._service.reasons.explain(request.name, request.log_lines)

@@ -63,6 +63,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Specifications of CDI devices, *.json and *.yaml; a later directory goes before an earlier."""
     default_ulimits: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
     """Soft and hard limit of every container by name, as nofile = [1024, 524288]; -1 is unlimited. Else shimd's."""
+    show_command_pods: bool = False
+    """Whether CRI's lists and events show what `slipway run` made too: a kubelet takes that for orphans, and ends it."""
     shm_size_bytes: Count = 64 << 20
     """Size of the shared memory (shm) of a sandbox."""
     boot_id_path: str = "/proc/sys/kernel/random/boot_id"

@@ -234,8 +234,8 @@ class Containers:
         return response
 
     def list(self, wanted: cri.ContainerFilter) -> list[cri.Container]:
-        """The containers that fit a filter."""
-        found = selection.by_id(selection.listed(self._parts.containers.store), wanted.id)
+        """The containers that fit a filter, as CRI sees them."""
+        found = selection.by_id(self._parts.for_cri(self._parts.containers.store), wanted.id)
         found = selection.with_labels(found, wanted.label_selector)
         if wanted.pod_sandbox_id:
             found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
@@ -253,6 +253,7 @@ def new_record(key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerReque
         id=secrets.token_hex(32),
         key=key,
         sandbox_id=sandbox.id,
+        origin=sandbox.origin,
         config=config.SerializeToString(),
         name=config.metadata.name,
         attempt=config.metadata.attempt,

@@ -1,4 +1,4 @@
-"""What a person wants to see of all containers: CRI's entry, and what CRI keeps for ContainerStatus."""
+"""What a person wants to see of all pods and containers: CRI's entry, and what CRI keeps for ContainerStatus."""
 
 from common.api.runtime.v1 import runtime_pb2 as pb
 from runtimed import convert, selection
@@ -7,10 +7,16 @@ from runtimed.use.parts import Parts
 
 
 def overview(parts: Parts) -> pb.OverviewResponse:
-    """All listed containers, oldest first."""
+    """All that are listed, oldest first."""
     pods = {pod.id: pod for pod in parts.sandboxes.store.all()}
     listed = selection.listed(parts.containers.store)
-    return pb.OverviewResponse(containers=[_entry(record, pods.get(record.sandbox_id)) for record in listed])
+    shown = [
+        pb.PodOverview(pod=convert.sandbox_item(pod), origin=pod.origin)
+        for pod in selection.listed(parts.sandboxes.store)
+    ]
+    return pb.OverviewResponse(
+        containers=[_entry(record, pods.get(record.sandbox_id)) for record in listed], pods=shown
+    )
 
 
 def _entry(record: ContainerRecord, pod: SandboxRecord | None) -> pb.ContainerOverview:
@@ -20,6 +26,7 @@ def _entry(record: ContainerRecord, pod: SandboxRecord | None) -> pb.ContainerOv
         exit_code=record.exit_code,
         started_at=record.started_at_ns,
         finished_at=record.finished_at_ns,
+        origin=record.origin,
     )
     if pod is not None:
         entry.pod_name, entry.pod_namespace = pod.name, pod.namespace

@@ -15,6 +15,8 @@ from common.errors import NotFoundError
 from common.observe.log import get_logger
 from common.observe.trace import remote_span, span, traceparent
 from common.operations import Operations
+from common.records import RecordStore
+from runtimed import selection
 from runtimed.evidence import Evidence
 from runtimed.feed import Feed
 from runtimed.network.cni import Cni
@@ -84,6 +86,11 @@ class Parts:
         """Whether a sandbox was ready in another boot of the machine than this one."""
         sandbox = self.sandboxes.store.find(sandbox_id)
         return sandbox is not None and sandbox.boot_id not in ("", self.boot_id)
+
+    def for_cri(self, store: RecordStore[selection.T]) -> list[selection.T]:
+        """What CRI's lists show: without the command line's own, which a kubelet would take for orphans and end."""
+        shown = selection.listed(store)
+        return shown if self.settings.show_command_pods else selection.of_cri(shown)
 
     def rouse_cgroups(self) -> None:
         """In the background, have the kernel ready for the container that is about to start."""

@@ -35,7 +35,7 @@ from runtimed.machine import sandbox as machine
 from runtimed.network import hostports
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
-from runtimed.record import SandboxRecord, SandboxState
+from runtimed.record import Origin, SandboxRecord, SandboxState
 from runtimed.use import network, pause
 from runtimed.use.container import Containers
 from runtimed.use.parts import Parts, life_span, together
@@ -50,6 +50,7 @@ MAX_NAME_BYTES = 64
 class Manner:
     """How a sandbox is made, beside what CRI says of it: fields of its record."""
 
+    origin: Origin = Origin.CRI
     isolated: bool = False
     remove_ended: bool = False
     restoring: bool = False
@@ -319,8 +320,8 @@ class Sandboxes:
         return response
 
     def list(self, wanted: cri.PodSandboxFilter) -> list[cri.PodSandbox]:
-        """The sandboxes that fit a filter."""
-        found = selection.by_id(selection.listed(self._parts.sandboxes.store), wanted.id)
+        """The sandboxes that fit a filter, as CRI sees them."""
+        found = selection.by_id(self._parts.for_cri(self._parts.sandboxes.store), wanted.id)
         found = selection.with_labels(found, wanted.label_selector)
         if wanted.HasField("state"):
             found = [r for r in found if convert.sandbox_state(r) == wanted.state.state]

@@ -49,11 +49,16 @@ class Stats:
         return (await self._read([record]))[0].stats
 
     async def containers(self, wanted: cri.ContainerStatsFilter) -> list[cri.ContainerStats]:
-        """The containers that fit; those that do not run carry no CPU and memory."""
-        found = selection.by_id(selection.listed(self._parts.containers.store), wanted.id)
+        """The containers that fit, as CRI sees them; those that do not run carry no CPU and memory."""
+        found = selection.by_id(self._parts.for_cri(self._parts.containers.store), wanted.id)
         found = selection.with_labels(found, wanted.label_selector)
         if wanted.pod_sandbox_id:
             found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
+        return [each.stats for each in await self._read(found)]
+
+    async def running(self) -> list[cri.ContainerStats]:
+        """All containers that run, whoever made them."""
+        found = [r for r in selection.listed(self._parts.containers.store) if r.state.has_init]
         return [each.stats for each in await self._read(found)]
 
     async def sandbox(self, name: str) -> cri.PodSandboxStats:
@@ -62,8 +67,8 @@ class Stats:
         return (await self._sandboxes([record]))[0]
 
     async def sandboxes(self, wanted: cri.PodSandboxStatsFilter) -> list[cri.PodSandboxStats]:
-        """The sandboxes that fit."""
-        found = selection.by_id(selection.listed(self._parts.sandboxes.store), wanted.id)
+        """The sandboxes that fit, as CRI sees them."""
+        found = selection.by_id(self._parts.for_cri(self._parts.sandboxes.store), wanted.id)
         return await self._sandboxes(selection.with_labels(found, wanted.label_selector))
 
     async def _read(self, records: Sequence[ContainerRecord]) -> list[_Reading]:

@@ -598,20 +598,48 @@ class OverviewResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CONTAINERS_FIELD_NUMBER: _builtins.int
+    PODS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def containers(self) -> _containers.RepeatedCompositeFieldContainer[Global___ContainerOverview]: ...
+    @_builtins.property
+    def pods(self) -> _containers.RepeatedCompositeFieldContainer[Global___PodOverview]: ...
     def __init__(
         self,
         *,
         containers: _abc.Iterable[Global___ContainerOverview] | None = ...,
+        pods: _abc.Iterable[Global___PodOverview] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["containers", b"containers", "pods", b"pods"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OverviewResponse: _TypeAlias = OverviewResponse  # noqa: Y015
+
+@_typing.final
+class PodOverview(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    POD_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
+    origin: _builtins.str
+    """Who made it: cri or command."""
+    @_builtins.property
+    def pod(self) -> _api_pb2.PodSandbox: ...
+    def __init__(
+        self,
+        *,
+        pod: _api_pb2.PodSandbox | None = ...,
+        origin: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["pod", b"pod"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "pod", b"pod"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PodOverview: _TypeAlias = PodOverview  # noqa: Y015
 
 @_typing.final
 class ContainerOverview(_message.Message):
@@ -625,6 +653,7 @@ class ContainerOverview(_message.Message):
     POD_NAME_FIELD_NUMBER: _builtins.int
     POD_NAMESPACE_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
+    ORIGIN_FIELD_NUMBER: _builtins.int
     paused: _builtins.bool
     exit_code: _builtins.int
     started_at: _builtins.int
@@ -632,6 +661,8 @@ class ContainerOverview(_message.Message):
     finished_at: _builtins.int
     pod_name: _builtins.str
     pod_namespace: _builtins.str
+    origin: _builtins.str
+    """Who made it: cri or command."""
     @_builtins.property
     def container(self) -> _api_pb2.Container: ...
     @_builtins.property
@@ -647,10 +678,11 @@ class ContainerOverview(_message.Message):
         pod_name: _builtins.str = ...,
         pod_namespace: _builtins.str = ...,
         ports: _abc.Iterable[_api_pb2.PortMapping] | None = ...,
+        origin: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "exit_code", b"exit_code", "finished_at", b"finished_at", "paused", b"paused", "pod_name", b"pod_name", "pod_namespace", b"pod_namespace", "ports", b"ports", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "exit_code", b"exit_code", "finished_at", b"finished_at", "origin", b"origin", "paused", b"paused", "pod_name", b"pod_name", "pod_namespace", b"pod_namespace", "ports", b"ports", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -140,6 +140,11 @@ class RuntimeStub:
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
                 _registered_method=True)
+        self.OverviewStats = channel.unary_unary(
+                '/slipway.runtime.v1.Runtime/OverviewStats',
+                request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListContainerStatsResponse.FromString,
+                _registered_method=True)
         self.Explain = channel.unary_unary(
                 '/slipway.runtime.v1.Runtime/Explain',
                 request_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.ExplainRequest.SerializeToString,
@@ -247,7 +252,8 @@ class RuntimeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def RunSandbox(self, request, context):
-        """As RunPodSandbox, with what CRI has no word for; the command line's.
+        """As RunPodSandbox, with what CRI has no word for. Its pod and containers are the command line's: CRI's lists and
+        events do not show them unless the setting show_command_pods says so.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -369,7 +375,14 @@ class RuntimeServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Overview(self, request, context):
-        """What a person wants to see of all containers, in one call.
+        """What a person wants to see of all pods and containers, whoever made them, in one call.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OverviewStats(self, request, context):
+        """As ListContainerStats, of all that run, whoever made them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -602,6 +615,11 @@ def add_RuntimeServicer_to_server(servicer, server):
                     servicer.Overview,
                     request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.FromString,
                     response_serializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.SerializeToString,
+            ),
+            'OverviewStats': grpc.unary_unary_rpc_method_handler(
+                    servicer.OverviewStats,
+                    request_deserializer=common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.FromString,
+                    response_serializer=common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListContainerStatsResponse.SerializeToString,
             ),
             'Explain': grpc.unary_unary_rpc_method_handler(
                     servicer.Explain,
@@ -1266,6 +1284,33 @@ class Runtime:
             '/slipway.runtime.v1.Runtime/Overview',
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
             common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OverviewStats(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.runtime.v1.Runtime/OverviewStats',
+            common_dot_api_dot_runtime_dot_v1_dot_runtime__pb2.OverviewRequest.SerializeToString,
+            common_dot_api_dot_cri_dot_v1_dot_api__pb2.ListContainerStatsResponse.FromString,
             options,
             channel_credentials,
             insecure,

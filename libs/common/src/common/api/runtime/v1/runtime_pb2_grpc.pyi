@@ -36,7 +36,9 @@ class RuntimeStub:
     def __new__(cls, channel: _aio.Channel) -> RuntimeAsyncStub: ...
     RunPodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.RunPodSandboxRequest, _api_pb2.RunPodSandboxResponse]
     RunSandbox: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.RunSandboxRequest, _api_pb2.RunPodSandboxResponse]
-    """As RunPodSandbox, with what CRI has no word for; the command line's."""
+    """As RunPodSandbox, with what CRI has no word for. Its pod and containers are the command line's: CRI's lists and
+    events do not show them unless the setting show_command_pods says so.
+    """
     StopPodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.StopPodSandboxRequest, _api_pb2.StopPodSandboxResponse]
     RemovePodSandbox: _grpc.UnaryUnaryMultiCallable[_api_pb2.RemovePodSandboxRequest, _api_pb2.RemovePodSandboxResponse]
     PodSandboxStatus: _grpc.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatusRequest, _api_pb2.PodSandboxStatusResponse]
@@ -64,7 +66,9 @@ class RuntimeStub:
     SignalContainer: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]
     """Signals the init of a container."""
     Overview: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]
-    """What a person wants to see of all containers, in one call."""
+    """What a person wants to see of all pods and containers, whoever made them, in one call."""
+    OverviewStats: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _api_pb2.ListContainerStatsResponse]
+    """As ListContainerStats, of all that run, whoever made them."""
     Explain: _grpc.UnaryUnaryMultiCallable[_runtime_pb2.ExplainRequest, _runtime_pb2.Explanation]
     """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
     Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
@@ -97,7 +101,9 @@ class RuntimeAsyncStub(RuntimeStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     RunPodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.RunPodSandboxRequest, _api_pb2.RunPodSandboxResponse]  # type: ignore[assignment]
     RunSandbox: _aio.UnaryUnaryMultiCallable[_runtime_pb2.RunSandboxRequest, _api_pb2.RunPodSandboxResponse]  # type: ignore[assignment]
-    """As RunPodSandbox, with what CRI has no word for; the command line's."""
+    """As RunPodSandbox, with what CRI has no word for. Its pod and containers are the command line's: CRI's lists and
+    events do not show them unless the setting show_command_pods says so.
+    """
     StopPodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.StopPodSandboxRequest, _api_pb2.StopPodSandboxResponse]  # type: ignore[assignment]
     RemovePodSandbox: _aio.UnaryUnaryMultiCallable[_api_pb2.RemovePodSandboxRequest, _api_pb2.RemovePodSandboxResponse]  # type: ignore[assignment]
     PodSandboxStatus: _aio.UnaryUnaryMultiCallable[_api_pb2.PodSandboxStatusRequest, _api_pb2.PodSandboxStatusResponse]  # type: ignore[assignment]
@@ -125,7 +131,9 @@ class RuntimeAsyncStub(RuntimeStub):
     SignalContainer: _aio.UnaryUnaryMultiCallable[_runtime_pb2.SignalContainerRequest, _runtime_pb2.SignalContainerResponse]  # type: ignore[assignment]
     """Signals the init of a container."""
     Overview: _aio.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _runtime_pb2.OverviewResponse]  # type: ignore[assignment]
-    """What a person wants to see of all containers, in one call."""
+    """What a person wants to see of all pods and containers, whoever made them, in one call."""
+    OverviewStats: _aio.UnaryUnaryMultiCallable[_runtime_pb2.OverviewRequest, _api_pb2.ListContainerStatsResponse]  # type: ignore[assignment]
+    """As ListContainerStats, of all that run, whoever made them."""
     Explain: _aio.UnaryUnaryMultiCallable[_runtime_pb2.ExplainRequest, _runtime_pb2.Explanation]  # type: ignore[assignment]
     """Why a container or a pod ended, does not start, or that it runs; by id, unambiguous id prefix or name.
     Also one of which there is nothing but failed attempts. NOT_FOUND for a name that nobody has tried.
@@ -167,7 +175,9 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_pb2.RunSandboxRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_api_pb2.RunPodSandboxResponse, _abc.Awaitable[_api_pb2.RunPodSandboxResponse]]:
-        """As RunPodSandbox, with what CRI has no word for; the command line's."""
+        """As RunPodSandbox, with what CRI has no word for. Its pod and containers are the command line's: CRI's lists and
+        events do not show them unless the setting show_command_pods says so.
+        """
 
     @_abc_1.abstractmethod
     def StopPodSandbox(
@@ -309,7 +319,15 @@ class RuntimeServicer(metaclass=_abc_1.ABCMeta):
         request: _runtime_pb2.OverviewRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_runtime_pb2.OverviewResponse, _abc.Awaitable[_runtime_pb2.OverviewResponse]]:
-        """What a person wants to see of all containers, in one call."""
+        """What a person wants to see of all pods and containers, whoever made them, in one call."""
+
+    @_abc_1.abstractmethod
+    def OverviewStats(
+        self,
+        request: _runtime_pb2.OverviewRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_api_pb2.ListContainerStatsResponse, _abc.Awaitable[_api_pb2.ListContainerStatsResponse]]:
+        """As ListContainerStats, of all that run, whoever made them."""
 
     @_abc_1.abstractmethod
     def Explain(
