@@ -29,12 +29,22 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway ps  those that run
         slipway ps -a  those that have ended too, with their codes
+        slipway ps -f label=tier=front -f status=running  by a label
         slipway rm $(slipway ps -aq)  remove all that have ended
         slipway ps -a --format json | jq -r '.[].container.id'  for programs"""
     ps = add_verb(verbs, "ps", "list containers", "lists:containers", examples)
     ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
     ps.add_argument("-q", "--quiet", action="store_true", help="ids only")
     ps.add_argument("--no-trunc", action="store_true", help="whole ids")
+    ps.add_argument("-n", "--last", type=int, default=-1, metavar="N", help="the last N that were made")
+    ps.add_argument("-l", "--latest", dest="last", action="store_const", const=1, help="the last one")
+    ps.add_argument(
+        *("-f", "--filter"),
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="name, id, status, label, ancestor, pod, origin or exited; several of one key are alternatives",
+    )
     add_output(ps)
     examples = """
         slipway inspect web  state, exit code, mounts, OCI configuration
@@ -76,10 +86,14 @@ def _output(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway logs web  all that it wrote
         slipway logs -f --tail 10 web  the last lines, and what comes
+        slipway logs --since 10m --until 5m web  what it wrote then
         slipway logs -t web | grep error  with the time of each line; a pipe gets each byte as it is"""
     logs = add_verb(verbs, "logs", "print a container's output", "logs:logs", examples)
     logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
-    logs.add_argument("--tail", type=int, default=-1, metavar="N", help="the last N lines only")
+    logs.add_argument("-n", "--tail", default="all", metavar="N", help="the last N lines only, or all")
+    when = "a time such as 2026-01-31T12:00:00Z, or an age such as 10m"
+    logs.add_argument("--since", default="", metavar="TIME", help=f"from then on: {when}")
+    logs.add_argument("--until", default="", metavar="TIME", help="up to then")
     logs.add_argument("-t", "--timestamps", action="store_true", help="the time of each line before it")
     logs.add_argument("--raw", action="store_true", help="let it command our terminal, not only colour it")
     add_container(logs)

@@ -49,6 +49,7 @@ _LOAD = """
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """All verbs of images."""
     image = add_verb(verbs, "image", "list images, or work with them", "images:images", _IMAGES)
+    image.set_defaults(quiet=False, digests=False, no_trunc=False, filter=[], wanted="")
     add_output(image)
     inner = image.add_subparsers(metavar="COMMAND")
     both: dict[str, Add] = {
@@ -147,7 +148,23 @@ def _lease(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 
 
 def _images(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
-    add_output(add_verb(verbs, name, "list images", "images:images", _IMAGES))
+    images = add_verb(verbs, name, "list images", "images:images", _IMAGES)
+    _add_choice(images)
+
+
+def _add_choice(images: argparse.ArgumentParser) -> None:
+    images.add_argument("-q", "--quiet", action="store_true", help="ids only")
+    images.add_argument("--digests", action="store_true", help="the digest of each name at its registry, too")
+    images.add_argument("--no-trunc", action="store_true", help="whole ids")
+    images.add_argument(
+        *("-f", "--filter"),
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="reference (with * and ?), id or dangling; several of one key are alternatives",
+    )
+    images.add_argument("wanted", nargs="?", default="", metavar="NAME[:TAG]", help="those of this name only")
+    add_output(images)
 
 
 def _rmi(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:

@@ -3,7 +3,7 @@
 import argparse
 
 from slipway.containerverbs import add_container, add_containers
-from slipway.runoptions import add_keys, add_limits, add_settings
+from slipway.runoptions import add_keys, add_limits, add_settings, add_variables
 from slipway.verbs import Verbs, add_verb
 
 
@@ -67,10 +67,23 @@ def _start(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def _exec(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway exec web cat /etc/hostname  its exit code is ours
-        slipway exec -it web sh  a shell"""
+        slipway exec -it web sh  a shell
+        slipway exec -u root -w /srv -e MODE=test web ./check  as somebody, somewhere, with a variable
+        slipway exec -d web sh -c 'sleep 60; touch /tmp/late'  in the background"""
     execute = add_verb(verbs, "exec", "run a command in a running container", "execute:execute", examples)
     execute.add_argument("-i", "--interactive", action="store_true", help="give it our standard input")
     execute.add_argument("-t", "--tty", action="store_true", help="give it a terminal")
+    execute.add_argument(
+        "-d", "--detach", action="store_true", help="leave it running; its output is dropped"
+    )
+    execute.add_argument(
+        "-u", "--user", default="", metavar="USER[:GROUP]", help="who it runs as, by name or number"
+    )
+    execute.add_argument("-w", "--workdir", default="", help="where it starts")
+    add_variables(execute)
+    execute.add_argument(
+        "--privileged", action="store_true", help="with all capabilities; the container stays as it is"
+    )
     add_keys(execute)
     add_container(execute)
     execute.add_argument("command", nargs=argparse.REMAINDER, help="the command and its arguments")

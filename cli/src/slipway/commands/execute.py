@@ -9,6 +9,7 @@ from common.errors import InvalidArgumentError, SlipwayError, UnavailableError, 
 from common.observe.trace import traceparent
 from slipway import exitcode, render, streams, terminal
 from slipway.connect import node, runtimed
+from slipway.variables import environment
 
 
 async def execute(arguments: Namespace) -> int:
@@ -16,16 +17,30 @@ async def execute(arguments: Namespace) -> int:
     if not arguments.command:
         message = "exec: no command given"
         raise InvalidArgumentError(message)
+    if arguments.detach and (arguments.interactive or arguments.tty):
+        message = "exec: --detach has no streams: leave out -i and -t"
+        raise InvalidArgumentError(message)
     keys = terminal.detach_keys(arguments.detach_keys)
     terminal.require_terminal(wants_tty=arguments.tty, interactive=arguments.interactive)
+    envs = environment(arguments)
     async with node(arguments.run_dir) as on, runtimed(arguments.run_dir) as backend:
         found = await on.container(arguments.container)
         wanted = pb.PrepareExecRequest(
-            container_id=found.id, cmd=arguments.command, tty=arguments.tty, stdin=arguments.interactive
+            container_id=found.id,
+            cmd=arguments.command,
+            tty=arguments.tty,
+            stdin=arguments.interactive,
+            user=arguments.user,
+            working_dir=arguments.workdir,
+            envs=envs,
+            privileged=arguments.privileged,
         )
         address = await backend.PrepareExec(wanted)
     async with await ShimClient.connect(address.socket_path) as shim:
         try:
+            if arguments.detach:
+                await shim.exec_detached(address.exec_id, address.process, traceparent=traceparent())
+                return 0
             stream = await shim.exec_stream(
                 address.exec_id,
                 address.process,

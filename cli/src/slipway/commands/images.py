@@ -3,11 +3,12 @@
 import sys
 from argparse import Namespace
 from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError, NotFoundError
-from slipway import render
+from slipway import filters, render
 from slipway.bars import Bars, Row
 from slipway.connect import imaged, node
 from slipway.logins import auth_of
@@ -56,16 +57,57 @@ async def images(arguments: Namespace) -> int:
     """List images."""
     async with node(arguments.run_dir) as on:
         found = (await on.images.ListImages(cri.ListImagesRequest())).images
-    if arguments.report == "json":
-        render.messages(found)
-        return 0
-    rows = [
-        (tag, image.id.partition(":")[2][:12], render.size(image.size))
-        for image in found
-        for tag in (image.repo_tags or image.repo_digests or ["<none>"])
-    ]
-    render.table(("IMAGE", "ID", "SIZE"), sorted(rows))
+    wishes = [*arguments.filter, *([f"reference={arguments.wanted}"] if arguments.wanted else [])]
+    shown = filters.chosen(found, wishes, _TESTS)
+    if arguments.quiet:
+        for image in shown:
+            sys.stdout.write(f"{_short(image, whole=arguments.no_trunc)}\n")
+    elif arguments.report == "json":
+        render.messages(shown)
+    else:
+        patterns = [text.removeprefix("reference=") for text in wishes if text.startswith("reference=")]
+        whole = bool(arguments.no_trunc)
+        rows = sorted(row for image in shown for row in _image_rows(image, patterns, whole=whole))
+        headings = ("IMAGE", "DIGEST", "ID", "SIZE")
+        keep = [0, 1, 2, 3] if arguments.digests else [0, 2, 3]
+        render.table([headings[i] for i in keep], [[row[i] for i in keep] for row in rows])
     return 0
+
+
+_TESTS: dict[str, filters.Test] = {
+    "reference": lambda image, value: any(_named(name, value) for name in image.repo_tags),
+    "id": lambda image, value: image.id.removeprefix("sha256:").startswith(value.removeprefix("sha256:")),
+    "dangling": lambda image, value: (not image.repo_tags) == (value.lower() in ("true", "1")),
+}
+
+
+def _named(name: str, pattern: str) -> bool:
+    """Whether a name, its end after a slash, or either without its tag is as the pattern says."""
+    forms = {name, name.rpartition(":")[0]}
+    for form in tuple(forms):
+        parts = form.split("/")
+        forms |= {"/".join(parts[i:]) for i in range(len(parts))}
+    return any(fnmatchcase(form, pattern) for form in forms)
+
+
+def _short(image: cri.Image, *, whole: bool) -> str:
+    return str(image.id) if whole else str(image.id).partition(":")[2][:12]
+
+
+def _image_rows(image: cri.Image, patterns: list[str], *, whole: bool) -> list[tuple[str, str, str, str]]:
+    """A row for each name that is asked for, with the digest that its repository has."""
+    digests = {text.partition("@")[0]: text.partition("@")[2] for text in image.repo_digests}
+    names = list(image.repo_tags or image.repo_digests or ["<none>"])
+    if patterns:
+        names = [name for name in names if any(_named(name, pattern) for pattern in patterns)]
+    return [
+        (name, _digest(digests, name), _short(image, whole=whole), render.size(image.size)) for name in names
+    ]
+
+
+def _digest(digests: dict[str, str], name: str) -> str:
+    repository = name.partition("@")[0] if "@" in name else name.rpartition(":")[0]
+    return digests.get(repository, "<none>")
 
 
 async def rmi(arguments: Namespace) -> int:

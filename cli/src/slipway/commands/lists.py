@@ -5,7 +5,7 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from slipway import render
+from slipway import filters, render
 from slipway.connect import runtimed
 
 _STATES = {
@@ -16,12 +16,34 @@ _STATES = {
 }
 
 
+_TESTS: dict[str, filters.Test] = {
+    "name": lambda c, value: value in c.container.metadata.name,
+    "id": lambda c, value: c.container.id.startswith(value),
+    "status": lambda c, value: state(c).partition(" ")[0].lower() == value.lower(),
+    "label": lambda c, value: filters.has_label(c.container.labels, value),
+    "ancestor": lambda c, value: (
+        value in (_image(c.container), c.container.image_id.partition(":")[2][: len(value)])
+    ),
+    "pod": lambda c, value: value == c.pod_name or c.container.pod_sandbox_id.startswith(value),
+    "origin": lambda c, value: c.origin == value,
+    "exited": lambda c, value: c.container.state == cri.CONTAINER_EXITED and str(c.exit_code) == value,
+}
+
+
 async def containers(arguments: Namespace) -> int:
     """List containers, newest first."""
     async with runtimed(arguments.run_dir) as backend:
         found = (await backend.Overview(pb.OverviewRequest())).containers
-    shown = [c for c in found if arguments.all or c.container.state == cri.CONTAINER_RUNNING]
+    shown = filters.chosen(found, arguments.filter, _TESTS)
+    if not (
+        arguments.all
+        or arguments.last >= 0
+        or any(f.startswith(("status=", "exited=")) for f in arguments.filter)
+    ):
+        shown = [c for c in shown if c.container.state == cri.CONTAINER_RUNNING]
     shown.reverse()
+    if arguments.last >= 0:
+        shown = shown[: arguments.last]
     if arguments.quiet:
         for entry in shown:
             sys.stdout.write(f"{entry.container.id if arguments.no_trunc else entry.container.id[:12]}\n")
@@ -35,7 +57,7 @@ async def containers(arguments: Namespace) -> int:
 
 def _row(entry: pb.ContainerOverview, *, whole: bool) -> tuple[str, ...]:
     container = entry.container
-    image = container.image.user_specified_image or container.image.image
+    image = _image(container)
     ports = ", ".join(port(mapping) for mapping in entry.ports if mapping.host_port)
     return (
         container.id if whole else container.id[:12],
@@ -46,6 +68,10 @@ def _row(entry: pb.ContainerOverview, *, whole: bool) -> tuple[str, ...]:
         ports,
         container.pod_sandbox_id if whole else container.pod_sandbox_id[:12],
     )
+
+
+def _image(container: cri.Container) -> str:
+    return container.image.user_specified_image or container.image.image
 
 
 def state(entry: pb.ContainerOverview) -> str:

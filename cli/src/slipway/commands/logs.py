@@ -8,15 +8,19 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import NotFoundError
+from common.errors import InvalidArgumentError, NotFoundError
 from slipway import logfile, render
 from slipway.connect import Node, node
+from slipway.moments import moment
 
 POLL_S = 0.1
 
 
 async def logs(arguments: Namespace) -> int:
     """Print a container's output, and follow it until it ends."""
+    tail = _lines(arguments.tail)
+    since = moment("--since", arguments.since) if arguments.since else ""
+    until = moment("--until", arguments.until) if arguments.until else ""
     async with node(arguments.run_dir) as on:
         container_id = (await on.container(arguments.container)).id
         path = (await _status(on, container_id)).log_path
@@ -24,17 +28,33 @@ async def logs(arguments: Namespace) -> int:
             message = f"container {arguments.container!r} has no log file {path!r}: was it started?"
             raise NotFoundError(message)
         log = logfile.LogFile(path)
-        # With --tail 0 nothing, with -1 all.
-        records = log.records() if arguments.tail < 0 else deque(log.records(), maxlen=arguments.tail)
+        within = (record for record in log.records() if _is_within(record, since, until))
+        records = within if tail is None else deque(within, maxlen=tail)
         plain = sys.stdout.isatty() and not arguments.raw
         for record in records:
             logfile.show(record, timestamps=arguments.timestamps, plain=plain)
         logfile.flush()
-        if arguments.follow:
+        if arguments.follow and not until:
             await _follow(on, container_id, log, timestamps=arguments.timestamps, plain=plain)
         if plain:
             sys.stdout.write(render.PLAIN)  # a colour that it left on is not ours
     return 0
+
+
+def _lines(text: str) -> int | None:
+    """The number of --tail; None for all."""
+    if text in ("all", "-1"):
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        message = f"--tail {text!r}: want a number of lines, or all"
+        raise InvalidArgumentError(message)
+    return int(text)
+
+
+def _is_within(record: bytes, since: str, until: str) -> bool:
+    """Whether it was written then; its time is compared as text, of which all have the same form."""
+    at = record[: len("2026-01-31T12:00:00.000000000")].decode(errors="replace")
+    return (not since or at >= since) and (not until or at < until)
 
 
 async def _follow(

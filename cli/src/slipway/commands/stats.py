@@ -10,12 +10,18 @@ from slipway import render
 from slipway.connect import node
 
 STATS_S = 1.0
+BETWEEN_S = 0.5
+"""Of two readings for one look: shorter ones tell more of the moment than of the container."""
 
 
 async def stats(arguments: Namespace) -> int:
-    """Show usage, once or each second."""
+    """Show usage, once or each second; also once it takes two readings, of which CPU is the difference."""
     before: dict[str, Any] = {}
     async with node(arguments.run_dir) as on:
+        if arguments.no_stream:
+            first = (await on.backend.OverviewStats(pb.OverviewRequest())).stats
+            before = {item.attributes.id: item for item in first}
+            await asyncio.sleep(BETWEEN_S)
         while True:
             found = (await on.backend.OverviewStats(pb.OverviewRequest())).stats
             if arguments.report == "json":

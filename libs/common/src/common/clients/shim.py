@@ -133,6 +133,11 @@ class ShimClient:
             timed_out=reply["timed_out"],
         )
 
+    async def exec_detached(self, exec_id: str, process: bytes, *, traceparent: str = "") -> None:
+        """Start an OCI process.json that goes on by itself; its output is dropped. Raises as `exec` does."""
+        fields = {"exec_id": exec_id, "process": process, "detach": True, "traceparent": traceparent}
+        await self._call("exec", CALL_S, **fields)
+
     async def exec_stream(
         self, exec_id: str, process: bytes, *, tty: bool, stdin: bool, traceparent: str = ""
     ) -> ShimStream:

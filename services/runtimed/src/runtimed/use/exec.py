@@ -11,6 +11,9 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
 from common.failpoint import failpoint
 from runtimed import selection
+from runtimed.oci import capabilities, users
+from runtimed.oci.process import check_variable
+from runtimed.oci.process import directory as process_directory
 from runtimed.oci.spec import process_for_exec
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use import bundle
@@ -50,7 +53,8 @@ class Execs:
     async def prepare(self, request: pb.PrepareExecRequest) -> pb.ShimAddress:
         """Where to stream a command, and the process to ask for there."""
         record = self._running(request.container_id)
-        process = await self._process(record, list(request.cmd), tty=request.tty)
+        made = await self._process(record, list(request.cmd), tty=request.tty)
+        process = await anyio.to_thread.run_sync(self._otherwise, record, made, request)
         exec_id = self._new_id(record, list(request.cmd), tty=request.tty)
         return pb.ShimAddress(
             socket_path=record.socket_path,
@@ -59,6 +63,28 @@ class Execs:
             exec_id=exec_id,
             tty=request.tty,
         )
+
+    def _otherwise(self, record: ContainerRecord, made: bytes, wanted: pb.PrepareExecRequest) -> bytes:
+        """The process with what a request has in place of the container's own. Blocking."""
+        if not (wanted.user or wanted.working_dir or wanted.envs or wanted.privileged):
+            return made
+        found = json.loads(made)
+        if wanted.user:
+            user = users.resolve(cri.LinuxContainerSecurityContext(), wanted.user, record.rootfs)
+            found["user"] = {"uid": user.uid, "gid": user.gid, "additionalGids": list(user.groups)}
+        if wanted.working_dir:
+            found["cwd"] = process_directory(wanted.working_dir, {})
+        variables = {item.key: f"{item.key}={check_variable(item.key, item.value)}" for item in wanted.envs}
+        kept = [text for text in found["env"] if text.partition("=")[0] not in variables]
+        found["env"] = [*kept, *variables.values()]
+        if wanted.privileged:
+            sandbox = self._parts.sandboxes.store.get(record.sandbox_id)
+            sandboxed = self._parts.handler(sandbox.handler)[1].sandboxed
+            every = capabilities.of_handler(self._parts.host_caps, sandboxed=sandboxed)
+            context = cri.LinuxContainerSecurityContext(privileged=True)
+            found["capabilities"] = capabilities.resolve(context, every)
+            found["noNewPrivileges"] = False
+        return json.dumps(found).encode()
 
     def prepare_attach(self, request: pb.PrepareAttachRequest) -> pb.ShimAddress:
         """Where to stream a container's stdio."""

@@ -181,6 +181,11 @@ class Server:
 
     def _exec(self, connection: Connection, message: Message) -> None:
         made = self._new_exec(connection, message)
+        if message.get("detach"):
+            later = self._later(connection, message)
+            made.on_start = lambda: later({"pid": made.pid})
+            self._begin(made, message, tty=False, stdin=False, timeout_s=0)
+            return
         Capture(made, self._later(connection, message))
         self._begin(made, message, tty=False, stdin=False, timeout_s=float(message.get("timeout_s", 0)))
         self._askers[made.exec_id] = connection

@@ -290,11 +290,22 @@ class PrepareExecRequest(_message.Message):
     CMD_FIELD_NUMBER: _builtins.int
     TTY_FIELD_NUMBER: _builtins.int
     STDIN_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    WORKING_DIR_FIELD_NUMBER: _builtins.int
+    ENVS_FIELD_NUMBER: _builtins.int
+    PRIVILEGED_FIELD_NUMBER: _builtins.int
     container_id: _builtins.str
     tty: _builtins.bool
     stdin: _builtins.bool
+    user: _builtins.str
+    """In place of the container's: USER[:GROUP] by names of its files or by numbers, a directory, more variables."""
+    working_dir: _builtins.str
+    privileged: _builtins.bool
+    """With all that root may do on the node."""
     @_builtins.property
     def cmd(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
+    @_builtins.property
+    def envs(self) -> _containers.RepeatedCompositeFieldContainer[_api_pb2.KeyValue]: ...
     def __init__(
         self,
         *,
@@ -302,10 +313,14 @@ class PrepareExecRequest(_message.Message):
         cmd: _abc.Iterable[_builtins.str] | None = ...,
         tty: _builtins.bool = ...,
         stdin: _builtins.bool = ...,
+        user: _builtins.str = ...,
+        working_dir: _builtins.str = ...,
+        envs: _abc.Iterable[_api_pb2.KeyValue] | None = ...,
+        privileged: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cmd", b"cmd", "container_id", b"container_id", "stdin", b"stdin", "tty", b"tty"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cmd", b"cmd", "container_id", b"container_id", "envs", b"envs", "privileged", b"privileged", "stdin", b"stdin", "tty", b"tty", "user", b"user", "working_dir", b"working_dir"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

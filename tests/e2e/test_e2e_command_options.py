@@ -1,0 +1,132 @@
+"""Docker's options of exec, ps, images, logs and stats."""
+
+import json
+import time
+
+import pytest
+
+from tests.support.eventually import eventually
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+@pytest.fixture(scope="module")
+def pair(node, busybox: str):
+    """One that runs and counts, one that has ended."""
+    loop = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done"
+    label = ["-l", "tier=front"]
+    assert node.slipway("run", "-d", "--name", "runner", *label, busybox, "sh", "-c", loop).returncode == 0
+    assert (
+        node.slipway("run", "--name", "ended", "-l", "plain", busybox, "sh", "-c", "exit 3").returncode == 3
+    )
+    yield
+    node.slipway("rm", "-f", "runner", "ended")
+
+
+def _ids(node, *names: str) -> list[str]:
+    return [json.loads(node.slipway("inspect", name).stdout)[0]["status"]["id"] for name in names]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["-u", "1234:99"], "1234 99 / "),
+        (["-u", "root"], "0 0 / "),
+        (["-w", "/tmp"], "0 0 /tmp "),
+        (["-e", "SAID=yes"], "0 0 / yes"),
+    ],
+)
+def test_exec_runs_as_somebody_somewhere_with_variables(node, pair, words: list[str], said: str) -> None:
+    done = node.slipway("exec", *words, "runner", "sh", "-c", "echo $(id -u) $(id -g) $PWD $SAID")
+    assert (done.returncode, done.stdout.strip()) == (0, said.strip()), done.stderr
+
+
+def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(node, pair, tmp_path) -> None:
+    refused = node.slipway("exec", "-u", "nosuch", "runner", "true")
+    assert (refused.returncode, "user 'nosuch'" in refused.stderr) == (125, True)
+    (tmp_path / "vars").write_text("SAID=from a file\n")
+    held = node.slipway("exec", "--env-file", f"{tmp_path}/vars", "runner", "sh", "-c", "echo $SAID")
+    assert held.stdout == "from a file\n"
+    caps = [
+        int(
+            node.slipway("exec", *words, "runner", "grep", "CapEff", "/proc/self/status").stdout.split()[1],
+            16,
+        )
+        for words in ([], ["--privileged"])
+    ]
+    assert caps[0] != caps[1]
+    assert caps[0] & caps[1] == caps[0]
+
+
+def test_exec_goes_on_when_it_is_left(node, pair) -> None:
+    started = time.monotonic()
+    done = node.slipway("exec", "-d", "runner", "sh", "-c", "sleep 3; echo late > /tmp/late")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert node.slipway("exec", "-d", "-i", "runner", "cat").returncode == 125
+    eventually(
+        lambda: node.slipway("exec", "runner", "cat", "/tmp/late").stdout == "late\n", what="it writes"
+    )
+    assert time.monotonic() - started >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "names"),
+    [
+        ([], ["runner"]),
+        (["-a"], ["ended", "runner"]),
+        (["-n", "1"], ["ended"]),
+        (["-l"], ["ended"]),
+        (["-f", "name=unn"], ["runner"]),
+        (["-f", "status=exited"], ["ended"]),
+        (["-f", "exited=3"], ["ended"]),
+        (["-a", "-f", "exited=4"], []),
+        (["-a", "-f", "label=tier"], ["runner"]),
+        (["-a", "-f", "label=tier=back"], []),
+        (["-a", "-f", "label=tier=front", "-f", "label=plain"], ["ended", "runner"]),
+        (["-a", "-f", "origin=cri"], []),
+    ],
+)
+def test_ps_lists_what_fits(node, pair, words: list[str], names: list[str]) -> None:
+    done = node.slipway("ps", "-q", "--no-trunc", *words)
+    assert (done.returncode, done.stdout.split()) == (0, _ids(node, *names)), done.stderr
+
+
+def test_ps_refuses_a_filter_with_those_that_there_are(node) -> None:
+    done = node.slipway("ps", "-f", "colour=red")
+    assert (done.returncode, "name, id, status, label, ancestor" in done.stderr) == (1, True)
+
+
+def test_images_by_name_with_digests_or_ids_alone(node, busybox: str, pair) -> None:
+    assert node.slipway("tag", busybox, "options.example/team/app:1").returncode == 0
+    try:
+        shown = node.slipway("images", "--digests", "-f", "reference=*/demo/busybox").stdout
+        assert busybox in shown
+        assert "sha256:" in shown
+        assert "options.example" not in shown
+        for wanted in ("app", "app:1", "team/app", "options.example/team/app:1"):
+            assert "options.example/team/app:1" in node.slipway("images", wanted).stdout
+        short, whole = (
+            node.slipway("images", "-q", *words, busybox).stdout for words in ([], ["--no-trunc"])
+        )
+        assert whole.removeprefix("sha256:").startswith(short.strip())
+        assert len(short.strip()) == 12
+        assert node.slipway("images", "-q", "-f", "dangling=true").stdout == ""
+    finally:
+        node.slipway("untag", "options.example/team/app:1")
+
+
+def test_logs_of_a_span_of_time(node, pair) -> None:
+    eventually(lambda: "line 5" in node.slipway("logs", "runner").stdout, what="it has written")
+    stamped = node.slipway("logs", "-t", "-n", "all", "runner").stdout.splitlines()
+    third, fifth = stamped[2].split()[0], stamped[4].split()[0]
+    assert node.slipway("logs", "--since", third, "--until", fifth, "runner").stdout == "line 3\nline 4\n"
+    assert node.slipway("logs", "--until", fifth, "-n", "1", "runner").stdout == "line 4\n"
+    assert node.slipway("logs", "-f", "--until", fifth, "runner").stdout.endswith("line 4\n")
+    assert node.slipway("logs", "--since", "1s", "runner").stdout.count("\n") < len(stamped)
+    wrong = node.slipway("logs", "--tail", "few", "runner")
+    assert (wrong.returncode, "--tail 'few'" in wrong.stderr) == (1, True)
+
+
+def test_stats_once_has_the_processor_too(node, pair) -> None:
+    row = next(r for r in node.slipway("stats", "--no-stream").stdout.splitlines() if " runner " in r)
+    assert float(row.split()[2].removesuffix("%")) >= 0
