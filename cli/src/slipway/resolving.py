@@ -5,34 +5,34 @@ from collections.abc import Iterable
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import NotFoundError
+from common.errors import InvalidArgumentError, NotFoundError
 from slipway.connect import Node, images_of
 from slipway.logins import auth_of
 
 ALWAYS, MISSING, NEVER = "always", "missing", "never"
 
 
-async def resolve(on: Node, reference: str, pull: str = MISSING) -> pb.ResolvedImage:
+async def resolve(
+    on: Node, reference: str, pull: str = MISSING, *, mounted: bool = False
+) -> pb.ResolvedImage:
     """The image of this name or id.
 
     Args:
         on: its node.
         reference: what names it.
         pull: when it is pulled.
+        mounted: it need not run, as an artifact cannot.
 
     Raises:
+        InvalidArgumentError: it cannot run.
         NotFoundError: it is not here, and not to be pulled.
     """
-    if pull == ALWAYS:
-        return await _pulled(on, reference)
-    try:
-        async with images_of(on.run_dir) as images:
-            return _resolved(await images.Get(images_pb2.GetRequest(reference=reference, used=True)))
-    except NotFoundError as exc:
-        if pull == NEVER:
-            message = f"image {reference!r} is not on this node: leave out --pull never, or `slipway pull` it"
-            raise NotFoundError(message) from exc
-    return await _pulled(on, reference)
+    image = await _fetched(on, reference) if pull == ALWAYS else await _found(on, reference, pull)
+    if image.artifact_type and not mounted:
+        kind = image.artifact_type
+        message = f"image {reference!r} is an artifact of type {kind!r}: it can be mounted, not run"
+        raise InvalidArgumentError(message)
+    return pb.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id)
 
 
 async def image_id(on: Node, reference: str) -> str:
@@ -47,16 +47,24 @@ async def resolve_mounted(
     found: dict[str, pb.ResolvedImage] = {}
     for mount in mounts:
         if name := mount.image.image:
-            found[name] = found.get(name) or await resolve(on, name, pull)
+            found[name] = found.get(name) or await resolve(on, name, pull, mounted=True)
             mount.image.image_ref = found[name].ref
     return found
 
 
-async def _pulled(on: Node, reference: str) -> pb.ResolvedImage:
+async def _found(on: Node, reference: str, pull: str) -> images_pb2.Image:
+    try:
+        async with images_of(on.run_dir) as images:
+            image: images_pb2.Image = await images.Get(images_pb2.GetRequest(reference=reference, used=True))
+    except NotFoundError as exc:
+        if pull == NEVER:
+            message = f"image {reference!r} is not on this node: leave out --pull never, or `slipway pull` it"
+            raise NotFoundError(message) from exc
+        return await _fetched(on, reference)
+    return image
+
+
+async def _fetched(on: Node, reference: str) -> images_pb2.Image:
     from slipway.commands.images import fetch
 
-    return _resolved(await fetch(on.run_dir, reference, auth_of(reference, "")))
-
-
-def _resolved(image: images_pb2.Image) -> pb.ResolvedImage:
-    return pb.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id)
+    return await fetch(on.run_dir, reference, auth_of(reference, ""))
