@@ -1,251 +1,331 @@
-"""Text of others, made up: references, manifests, challenges, hosts.toml, ranges, messages of peers.
+"""Documents and archives that somebody made up: each is read, or refused by an error of ours, and costs what the bounds say."""
 
-Each is read or refused by an error of ours; nothing else is raised, and what is read holds what its reader counts on.
-"""
-
+import gzip
+import io
 import json
-import string
-from contextlib import suppress
+import tarfile
+import threading
+from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
-from hypothesis import example, given
+import zstandard
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from common.digest import Digest
-from common.dockerconfig import Login, drop_login, find_login
-from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, SlipwayError
-from imaged import hosts
-from imaged import manifest as documents
-from imaged.adapters.registry_auth import parse_challenges
-from imaged.manifest import LAYER_TYPES, MANIFEST_TYPES, MAX_BLOB_BYTES, Descriptor, Index, Manifest, Platform
-from imaged.peers.neighbours import Answer, Neighbours, Question
-from imaged.peers.seal import Seals
-from imaged.peers.server import _Refusal, _span
+from common.errors import DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
+from imaged import manifest, signed
+from imaged.adapters.referrers import listed
+from imaged.archive.contents import images_of
+from imaged.archive.inflate import Inflater
+from imaged.archive.tarstream import Member, TarParser
+from imaged.manifest import INDEX_TYPES, LAYER_TYPES, MANIFEST_TYPES, Descriptor, Index, Manifest, Platform
+from imaged.ports import Credentials, Spooled, SpooledFile
+from imaged.pull import resolve
 from imaged.reference import Reference
 
-LINUX = Platform("linux", "amd64")
-DIGESTS = st.one_of(
-    st.text("0123456789abcdef", min_size=64, max_size=64).map("sha256:{}".format),
-    st.sampled_from(
-        ["", "sha256:", "sha256:" + "A" * 64, "sha256:" + "0" * 63, "md5:" + "0" * 32, "sha256:../../x"]
-    ),
-    st.text(),
+AMD64 = Platform("linux", "amd64")
+DIGESTS = [
+    "sha256:" + "ab" * 32,
+    "sha512:" + "cd" * 64,
+    "sha256:" + "AB" * 32,
+    "sha256:..",
+    "md5:1",
+    "",
+    "latest",
+]
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=20)
+    | st.sampled_from([*DIGESTS, *INDEX_TYPES, *MANIFEST_TYPES, *sorted(LAYER_TYPES)[:3]])
 )
-NUMBERS = st.one_of(st.integers(-5, 1 << 40), st.integers(), st.floats(), st.none())
-VALUES = st.recursive(
-    st.one_of(st.none(), st.booleans(), NUMBERS, st.text(), DIGESTS),
-    lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(), inner, max_size=4)),
-    max_leaves=12,
+anything = st.recursive(
+    scalars,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
+    max_leaves=10,
 )
-DESCRIPTORS = st.fixed_dictionaries(
-    {"digest": DIGESTS, "size": NUMBERS},
-    optional={
-        "mediaType": st.one_of(st.sampled_from(sorted(LAYER_TYPES)), st.text()),
-        "platform": st.one_of(VALUES, st.just({"os": "linux", "architecture": "amd64"})),
-        "annotations": VALUES,
-        "urls": VALUES,
-    },
-)
-DOCUMENTS = st.fixed_dictionaries(
+descriptors = st.fixed_dictionaries(
     {},
     optional={
-        "schemaVersion": st.one_of(st.just(2), VALUES),
-        "mediaType": st.one_of(st.sampled_from(MANIFEST_TYPES), VALUES),
-        "artifactType": VALUES,
-        "config": st.one_of(DESCRIPTORS, VALUES),
-        "layers": st.one_of(st.lists(st.one_of(DESCRIPTORS, VALUES), max_size=4), VALUES),
-        "manifests": st.one_of(st.lists(st.one_of(DESCRIPTORS, VALUES), max_size=4), VALUES),
-        "subject": VALUES,
+        "mediaType": scalars,
+        "digest": st.sampled_from(DIGESTS) | scalars,
+        "size": st.integers(-2, 1 << 70) | scalars,
+        "platform": st.fixed_dictionaries(
+            {}, optional={"os": scalars, "architecture": scalars, "variant": scalars}
+        ),
+        "annotations": anything,
+    },
+)
+documents = st.fixed_dictionaries(
+    {},
+    optional={
+        "schemaVersion": st.sampled_from([2, 1, 0]) | scalars,
+        "mediaType": scalars,
+        "artifactType": scalars,
+        "config": descriptors | anything,
+        "layers": st.lists(descriptors, max_size=3) | anything,
+        "manifests": st.lists(descriptors, max_size=3) | anything,
+        "fsLayers": anything,
+        "rootfs": st.fixed_dictionaries({}, optional={"diff_ids": st.lists(scalars, max_size=3) | anything}),
+        "os": scalars,
+        "architecture": scalars,
+    },
+)
+DEEP = b'{"fsLayers":' + b"[" * 200_000
+NO_TEXT = b'{"mediaType":"\xff\xfe"}'
+bodies = documents.map(lambda document: json.dumps(document).encode()) | st.binary(max_size=200)
+
+
+@given(bodies, st.sampled_from([*INDEX_TYPES, *MANIFEST_TYPES, "", "text/html"]))
+@example(DEEP, "")
+@example(NO_TEXT, "")
+@example(b'{"mediaType":"\\ud800"}', "")
+def test_any_document_is_read_or_refused(body: bytes, kind: str) -> None:
+    try:
+        read = manifest.parse("i", body, kind)
+    except InvalidArgumentError as exc:
+        assert len(exc.message) < 2000
+    else:
+        if isinstance(read, Index):
+            for each in read.manifests:
+                assert each.size >= 0
+            try:
+                manifest.choose("i", read, AMD64)
+            except NotFoundError:
+                return
+        else:
+            assert 0 <= read.config.size <= manifest.MAX_CONFIG_BYTES
+            assert manifest.kind_of(body)
+    try:
+        manifest.links("i", body)
+    except InvalidArgumentError:
+        return
+
+
+@given(bodies)
+@example(DEEP)
+@example(NO_TEXT)
+def test_any_config_is_read_or_refused(body: bytes) -> None:
+    image = Manifest(Descriptor(DIGESTS[0], 2), (Descriptor(DIGESTS[0], 3),))
+    try:
+        found = manifest.diff_ids("i", image, body, AMD64)
+    except (InvalidArgumentError, NotFoundError):
+        return
+    assert len(found) == 1
+
+
+@given(bodies)
+@example(DEEP)
+@example(NO_TEXT)
+def test_any_signature_is_one_or_none(body: bytes) -> None:
+    for blob, value in signed.carried(body):
+        assert blob.size > 0
+        signed.signatures(body, value, {})
+    assert signed.signatures(body, b"", {}) == []
+    assert signed.signatures(body, b"x", {}) == []
+    listed(body, ("x",))
+
+
+def saved(files: dict[str, bytes]) -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as archive:
+        for name, body in files.items():
+            member = tarfile.TarInfo(name)
+            member.size = len(body)
+            archive.addfile(member, io.BytesIO(body))
+    return out.getvalue()
+
+
+class Told:
+    """A sink that keeps what it was told."""
+
+    def __init__(self) -> None:
+        self.told: list[tuple[Member, bytes]] = []
+        self._member: Member | None = None
+        self._body = b""
+
+    def begin(self, member: Member) -> None:
+        self._member, self._body = member, b""
+        if member.kind != "file":
+            self.told.append((member, b""))
+
+    def write(self, piece: bytes) -> None:
+        self._body += piece
+
+    def end(self) -> None:
+        assert self._member
+        self.told.append((self._member, self._body))
+
+
+def parsed(pieces: list[bytes]) -> list[tuple[Member, bytes]] | type[SlipwayError]:
+    sink = Told()
+    parser = TarParser(sink)
+    try:
+        for piece in pieces:
+            parser.feed(piece)
+        parser.close()
+    except (DataLossError, InvalidArgumentError) as exc:
+        return type(exc)
+    return sink.told
+
+
+TAR = saved({"manifest.json": b"[]", "a" * 120: b"x" * 700, "blobs/sha256/" + "a" * 64: b"1"})
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, len(TAR) - 1), st.binary(min_size=1, max_size=12)), max_size=6),
+    st.integers(1, 1500),
+)
+def test_any_tar_means_the_same_however_it_comes(changes: list[tuple[int, bytes]], step: int) -> None:
+    raw = bytearray(TAR)
+    for at, patch in changes:
+        raw[at : at + len(patch)] = patch
+        head = at // 512 * 512
+        raw[head + 148 : head + 156] = (
+            b" " * 8
+        )  # a header that was changed has the right checksum, as an attacker's has
+        raw[head + 148 : head + 156] = b"%06o\0 " % sum(raw[head : head + 512])
+    whole = bytes(raw)
+    told = parsed([whole])
+    assert told == parsed([whole[i : i + step] for i in range(0, len(whole), step)])
+    if isinstance(told, list):
+        assert all(not name.startswith("/") and ".." not in name.split("/") for (name, *_), _ in told)
+
+
+PACKED = [gzip.compress(TAR), zstandard.compress(TAR), gzip.compress(TAR[:1000]) + gzip.compress(TAR[1000:])]
+
+
+@given(
+    st.sampled_from(PACKED),
+    st.lists(st.tuples(st.integers(6, 400), st.integers(0, 255)), max_size=4),
+    st.integers(6, 300),
+)
+def test_any_compressed_bytes_are_read_or_refused(
+    packed: bytes, changes: list[tuple[int, int]], end: int
+) -> None:
+    raw = bytearray(packed)
+    for at, value in changes:
+        raw[at % len(raw)] = value
+    inflater = Inflater()
+    try:
+        for piece in (bytes(raw[:end]), bytes(raw[end:])):
+            for inflated in inflater.feed(piece) if piece else ():
+                assert len(inflated) <= 64 << 20
+        inflater.close()
+    except (DataLossError, InvalidArgumentError):
+        return
+
+
+entries = st.fixed_dictionaries(
+    {},
+    optional={
+        "Config": st.sampled_from(["c", "index.json", ""]) | scalars,
+        "Layers": anything,
+        "RepoTags": anything,
     },
 )
 
 
-def _dumped(value: Any) -> bytes:
-    return json.dumps(value).encode()
-
-
-@given(st.one_of(st.text(), st.text(string.ascii_lowercase + "0123456789.:/@-_[]", max_size=80)))
-@example("a" * 300)
-@example("[::1]:5000/app@sha256:" + "0" * 64)
-def test_a_reference_is_refused_or_stays_what_it_is(text: str) -> None:
-    try:
-        found = Reference.parse(text)
-    except InvalidArgumentError as exc:
-        assert exc.message
-        return
-    assert Reference.parse(str(found)) == found
-    assert "\n" not in str(found)
-    assert not {".", ".."} & set(found.path.split("/"))
-    assert bool(found.tag) != bool(found.digest)
-
-
-@given(st.one_of(st.binary(), VALUES.map(_dumped)), st.text())
-@example(b"[" * 100_000, "")
-@example(b'{"schemaVersion":2,"config":null,"layers":null}', "")
-def test_any_bytes_are_a_document_or_refused(body: bytes, kind: str) -> None:
-    _read(body, kind)
-
-
-@given(DOCUMENTS.map(_dumped), st.sampled_from(["", *MANIFEST_TYPES]))
-def test_what_looks_like_a_manifest_is_one_or_refused(body: bytes, kind: str) -> None:
-    _read(body, kind)
-
-
-def _read(body: bytes, kind: str) -> None:
-    try:
-        found = documents.parse("app:1", body, kind)
-    except SlipwayError:
-        return
-    blobs = found.manifests if isinstance(found, Index) else (found.config, *found.layers)
-    for blob in blobs:
-        assert str(Digest.parse(blob.digest)) == blob.digest
-        assert 0 <= blob.size <= MAX_BLOB_BYTES
-    if isinstance(found, Index):
-        with suppress(InvalidArgumentError, NotFoundError):
-            assert documents.choose("app:1", found, LINUX) in found.manifests
-
-
+@settings(max_examples=200)
 @given(
-    st.one_of(
-        st.binary(),
-        st.fixed_dictionaries({}, optional={"rootfs": VALUES, "os": VALUES, "architecture": VALUES}).map(
-            _dumped
-        ),
-    ),
-    st.integers(0, 3),
+    st.none() | documents,
+    st.none() | st.lists(entries, max_size=3) | anything,
+    st.binary(max_size=50) | documents.map(lambda document: json.dumps(document).encode()),
 )
-def test_any_config_is_one_for_its_layers_or_refused(body: bytes, count: int) -> None:
-    layer = Descriptor("sha256:" + "1" * 64, 5, min(LAYER_TYPES))
-    made = Manifest(Descriptor("sha256:" + "2" * 64, len(body)), (layer,) * count)
-    try:
-        found = documents.diff_ids("app:1", made, body, LINUX)
-    except SlipwayError:
-        return
-    assert len(found) == count
-    assert all(str(Digest.parse(diff_id)) == diff_id for diff_id in found)
+def test_any_archive_is_read_or_refused(top: Any, docker: Any, blob: bytes) -> None:
+    import hashlib
+    import tempfile
 
-
-WORDS = st.sampled_from(
-    ["Bearer ", "Basic ", 'realm="', "realm=", ",", '"', "\\", "=", "service", "scope=", "a", " ", "\t", "☃"]
-)
-
-
-@given(st.lists(st.one_of(st.text(), st.lists(WORDS).map("".join)), max_size=5))
-@example(['Bearer realm="https://a/token",service="b",scope="repository:c:pull"'])
-def test_challenges_are_read_whatever_they_say(headers: list[str]) -> None:
-    for found in parse_challenges(headers):
-        assert found.scheme in ("basic", "bearer")
-        assert all(isinstance(each, str) for each in (found.realm, found.service, found.scope))
-
-
-def _toml(value: Any) -> str:
-    """A value as TOML has it inline."""
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{json.dumps(key)} = {_toml(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list):
-        return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value)
-
-
-PLAIN = st.text(string.ascii_letters + string.digits + ":/.-_[] ", max_size=20)
-SCALARS = st.one_of(st.booleans(), st.integers(-9, 99), PLAIN)
-ENTRIES = st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3), max_leaves=5)
-KEYS = ("capabilities", "ca", "client", "skip_verify", "override_path", "dial_timeout", "header")
-HOST_TABLES = st.fixed_dictionaries(
-    {}, optional={key: st.one_of(ENTRIES, st.dictionaries(PLAIN, ENTRIES, max_size=2)) for key in KEYS}
-)
-
-
-@given(
-    st.one_of(
-        st.text(),
-        st.tuples(
-            ENTRIES, st.one_of(ENTRIES, st.dictionaries(PLAIN, st.one_of(HOST_TABLES, ENTRIES), max_size=3))
-        ).map(lambda pair: f"server = {_toml(pair[0])}\nhost = {_toml(pair[1])}\n"),
-        HOST_TABLES.map(lambda table: "".join(f"{key} = {_toml(each)}\n" for key, each in table.items())),
-    )
-)
-@example("header = {a = 1}")
-@example('header = {a = ["b", "c\\r\\nd: e"]}')
-@example("client = {}")
-@example('[host."http://[x"]')
-def test_any_hosts_toml_is_hosts_or_refused_by_its_name(
-    tmp_path_factory: pytest.TempPathFactory, text: str
-) -> None:
-    root = tmp_path_factory.getbasetemp() / "fuzzed"
-    (root / "reg.example").mkdir(parents=True, exist_ok=True)
-    (root / "reg.example" / "hosts.toml").write_text(text, errors="replace")
-    try:
-        found = hosts.find(str(root), "reg.example")
-    except FailedPreconditionError as exc:
-        assert "hosts.toml" in exc.message
-        return
-    assert found
-    for host in found:
-        assert host.url.startswith(("http://", "https://"))
-        assert host.name
-        assert host.capabilities <= {"pull", "resolve", "push"}
-        assert host.connect_timeout_s >= 0
-        assert all(isinstance(part, str) for pair in (*host.client, *host.headers) for part in pair)
-        assert all(isinstance(path, str) for path in host.ca)
-
-
-@given(
-    st.fixed_dictionaries(
-        {},
-        optional={
-            "auths": st.one_of(
-                VALUES,
-                st.dictionaries(st.sampled_from(["reg.example", "https://reg.example/v1/", "x"]), VALUES),
-            ),
-            "credHelpers": st.one_of(st.none(), st.dictionaries(st.just("reg.example"), VALUES)),
-            "credsStore": st.one_of(st.none(), st.just("../x"), st.just("no such")),
-        },
-    )
-)
-def test_any_docker_config_is_logins_or_refused(
-    tmp_path_factory: pytest.TempPathFactory, document: dict[str, Any]
-) -> None:
-    config = tmp_path_factory.getbasetemp() / "fuzzed-config.json"
-    config.write_text(json.dumps(document))
-    for work in (find_login, drop_login):
+    with tempfile.TemporaryDirectory() as directory:
+        digest = hashlib.sha256(blob).hexdigest()
+        files = {f"blobs/sha256/{digest}": blob, "c": blob}
+        if top is not None:
+            entry = {"mediaType": INDEX_TYPES[0], "digest": f"sha256:{digest}", "size": len(blob)}
+            files |= {"oci-layout": b"{}", "index.json": json.dumps({"manifests": [entry], **top}).encode()}
+        if docker is not None:
+            files["manifest.json"] = json.dumps(docker).encode()
+        spooled = {}
+        for number, (name, body) in enumerate(files.items()):
+            path = Path(directory) / str(number)
+            path.write_bytes(body)
+            spooled[name] = SpooledFile(str(path), "sha256:" + hashlib.sha256(body).hexdigest(), len(body))
         try:
-            found = work(config, "reg.example")
-        except FailedPreconditionError as exc:
-            assert exc.message
-        else:
-            assert found is None or isinstance(found, bool | Login)
+            found = images_of(Spooled(spooled, {}), AMD64, "")
+        except (DataLossError, InvalidArgumentError, NotFoundError):
+            return
+        assert found
 
 
-@given(
-    st.one_of(st.text(), st.from_regex(r"bytes=\d{0,20}-\d{0,20}", fullmatch=True)), st.integers(0, 1 << 40)
-)
-def test_a_range_is_within_the_blob_or_refused(text: str, size: int) -> None:
-    try:
-        start, end = _span(text, size)
-    except _Refusal as exc:
-        assert exc.status == 416
+@pytest.mark.anyio
+async def test_indexes_that_lead_to_one_another_end(registry, content, bad_registry, tools) -> None:
+    """By tags a registry can let them: what a digest names cannot name itself."""
+    asked = []
+
+    def answer(h: Any) -> None:
+        asked.append(h.path)
+        body, _ = tools.index_of()
+        entry = {"mediaType": INDEX_TYPES[0], "digest": f"sha256:{len(asked):064}", "size": 1}
+        body = json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": [entry]}).encode()
+        tools.reply(h, 200, body, {"Content-Type": INDEX_TYPES[0]})
+
+    bad_registry.answer = answer
+    reference = Reference.parse(f"{bad_registry.host}/a:v1")
+    async with registry.repository(reference, Credentials()) as repository:
+        with pytest.raises((DataLossError, InvalidArgumentError)):
+            await resolve(repository, content, reference, None, AMD64)
+    assert len(asked) <= 6
+
+
+@pytest.mark.anyio
+async def test_indexes_within_indexes_are_refused_at_a_depth(registry, content, bad_registry, tools) -> None:
+    bodies = [tools.image_of([]).manifest]
+    for kind in [MANIFEST_TYPES[0]] + [INDEX_TYPES[0]] * 5:
+        entry = {"mediaType": kind, "digest": tools.sha256(bodies[-1]), "size": len(bodies[-1])}
+        bodies.append(
+            json.dumps({"schemaVersion": 2, "mediaType": INDEX_TYPES[0], "manifests": [entry]}).encode()
+        )
+    named = {tools.sha256(body): body for body in bodies} | {"v1": bodies[-1]}
+    bad_registry.answer = lambda h: tools.reply(h, 200, named[h.path.rpartition("/")[2]])
+    reference = Reference.parse(f"{bad_registry.host}/a:v1")
+    async with registry.repository(reference, Credentials()) as repository:
+        with pytest.raises(InvalidArgumentError, match="indexes within indexes"):
+            await resolve(repository, content, reference, None, AMD64)
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("stated", [True, False])
+async def test_a_config_of_a_hundred_megabytes_is_not_fetched(
+    registry, content, bad_registry, tools, stated: bool
+) -> None:
+    """Told by its descriptor, and not told: then no more comes than was stated, and one piece."""
+    huge, sent = 100 << 20, [0]
+    over = threading.Event()
+    if stated:
+        image = json.loads(tools.image_of([tools.tar_of({"f": b"1"})]).manifest)
+        image["config"]["size"] = huge
+        with pytest.raises(InvalidArgumentError, match=f"config of {huge} bytes is larger"):
+            manifest.parse("i", json.dumps(image).encode(), "")
         return
-    assert 0 <= start <= end <= size
 
+    def answer(h: Any) -> None:
+        h.send_response(200)
+        h.end_headers()  # without a length: until the connection closes
+        h.close_connection = True
+        try:
+            while sent[0] < huge:
+                sent[0] += h.wfile.write(bytes(64 << 10))
+        except OSError:
+            pass  # hung up
+        over.set()
 
-class _Message:
-    subject = "s"
-
-    def __init__(self, data: bytes) -> None:
-        self.data = data
-
-
-@given(
-    st.one_of(
-        st.binary(),
-        VALUES.map(lambda value: msgspec.msgpack.encode(json.loads(json.dumps(value), parse_int=float))),
-    )
-)
-def test_a_message_without_a_seal_is_none(data: bytes) -> None:
-    made = Neighbours("n", "nats://127.0.0.1:1", Seals("s" * 32), 1.0)
-    made._silent_until = float("inf")
-    for cls in (Question, Answer):
-        assert made._opened(_Message(data), cls) is None
+    bad_registry.answer = answer
+    reference = Reference.parse(f"{bad_registry.host}/a:v1")
+    wanted = Descriptor("sha256:" + "0" * 64, 2, "application/vnd.oci.image.config.v1+json")
+    async with registry.repository(reference, Credentials()) as repository, content.ingest(wanted) as ingest:
+        with pytest.raises(SlipwayError):
+            await repository.fetch(wanted, ingest.partial)
+    assert over.wait(10)
+    assert sent[0] < 32 << 20, sent
