@@ -13,7 +13,7 @@ import anyio
 from devtools.cri import connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
-from torture import history, left, report
+from torture import density, history, left, report
 from torture.again import Again
 from torture.book import Book
 from torture.churn import Ground, Worker
@@ -112,7 +112,13 @@ def main() -> None:
         "--matrix", action="store_true", help="the whole kill matrix instead, in the order of its steps"
     )
     parser.add_argument("--only", metavar="TEXT", default="", help="of the matrix, rows whose name has this")
+    parser.add_argument(
+        "--density", action="store_true", help="250 pods, restarts with them, execs and attaches instead"
+    )
     arguments = parser.parse_args()
+    if arguments.density:
+        print("\n".join(anyio.run(density.measure).lines()))
+        return
     if arguments.matrix or arguments.only:
         chosen = [row for row in rows() if arguments.only in str(row)]
         went = anyio.run(matrix, chosen, arguments.keep)

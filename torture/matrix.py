@@ -19,7 +19,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from common.failpoint import POINTS, REACHED, Step
 from devtools.cri import Cri
 from tests.support.node import TestNode
-from torture.again import Again
+from torture.again import PATIENCE_S, Again
 from torture.kills import RUNTIME, SHIM, ZYGOTE, strike
 
 EVERYWHERE = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "redis", "nats", ZYGOTE)
@@ -230,13 +230,14 @@ class Matrix:
     async def _exec(self, row: Row, container_id: str) -> None:
         """A command; asked for again when a fault took its answer."""
         command = ["sh", "-c", f"echo said; exit {EXEC_CODE}"]
-        for attempt in range(20):
+        give_up_at = anyio.current_time() + PATIENCE_S
+        while True:
             try:
                 answer = await self.cri.exec(container_id, command, 20)
             except grpc.aio.AioRpcError as exc:
                 if row.victim == SHIM:
                     return
-                if attempt == 19 or exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+                if anyio.current_time() > give_up_at or exc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
                     raise
                 await anyio.sleep(0.25)
                 continue

@@ -106,6 +106,18 @@ sudo ./dev torture --only 'shim at runtimed'    # those whose name has this
 A new step gets a failpoint in its code and a line in the registry; a test fails where one of the two is missing, and the rows
 come by themselves.
 
+## Many pods
+
+```sh tested-by=tests/e2e/test_e2e_torture.py
+sudo ./dev torture --density    # 250 pods, each service and then all killed with them there, 1000 execs, 10,000 attaches
+```
+
+After the services were killed every container must be listed as running; every exec must have its own output and exit code; the
+descriptors of the services must be as many as before.
+
+`tests/e2e/test_e2e_model.py` has hypothesis call CRI in random orders, and some calls at the same time, and compares each answer with
+a model of what a kubelet may rely on.
+
 ## Stores that forget
 
 A Redis that is wiped while the node runs gets every record anew within a minute, or with the next change of the record, or at the

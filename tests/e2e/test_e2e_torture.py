@@ -4,7 +4,9 @@ import os
 
 import pytest
 
+from node.layout import SERVICES
 from tests.support.pace import patience
+from torture import density
 from torture.kills import VICTIMS
 from torture.main import torture
 from torture.report import Report
@@ -24,6 +26,14 @@ async def test_nothing_is_lost_while_everything_is_killed() -> None:
     shown = found.markdown()
     assert "Lost or untrue: **0**" in shown
     assert all(fault.victim in shown for fault in found.faults)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a node needs root")
+async def test_pods_outlive_the_restart_of_all_services_and_no_call_leaks() -> None:
+    found = await density.measure(pods=5, execs=10, attaches=20)
+    assert set(found.restart_s) == set(SERVICES)
+    assert 0 < found.all_s < patience(60)
+    assert any("10 execs" in line for line in found.lines())
 
 
 def test_a_leak_is_a_slope() -> None:

@@ -1,0 +1,248 @@
+"""CRI calls in random orders, and some at the same time, against a model of what a kubelet may rely on."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
+from hypothesis.stateful import run_state_machine_as_test as run_machine
+
+from common.api.cri.v1 import api_pb2 as cri_pb
+from common.api.cri.v1 import api_pb2_grpc as cri_grpc
+from tests.support.pace import patience
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(300)]
+CALL_S = patience(60)
+CREATED, RUNNING, EXITED = cri_pb.CONTAINER_CREATED, cri_pb.CONTAINER_RUNNING, cri_pb.CONTAINER_EXITED
+TERM_CODE, KILL_CODE, EXEC_CODE = 7, 137, 3
+SCRIPT = f"trap 'exit {TERM_CODE}' TERM; echo up > /up; while :; do sleep 0.02; done"
+EXAMPLES, STEPS = 4, 18
+CODE = grpc.StatusCode
+
+
+@dataclass
+class Container:
+    id: str
+    config: Any
+    state: int = CREATED
+    codes: frozenset[int] = frozenset()
+    """Those that it may have ended with."""
+    settled: bool = False
+    """Its signal handler is there: until then a stop may kill it."""
+
+
+@dataclass
+class Pod:
+    id: str
+    config: Any
+    ready: bool = True
+    containers: list[Container] = field(default_factory=list)
+
+
+class Kubelet(RuleBasedStateMachine):
+    """Rules are calls; what they must answer is in the model."""
+
+    socket = image = logs = ""
+    made = 0
+    pods = Bundle("pods")
+    containers = Bundle("containers")
+
+    def __init__(self) -> None:
+        super().__init__()
+        options = [("grpc.default_authority", "localhost")]
+        self.channel = grpc.insecure_channel(f"unix:{self.socket}", options=options)
+        self.runtime: Any = cri_grpc.RuntimeServiceStub(self.channel)
+        self.threads = ThreadPoolExecutor(4)
+        self.known: dict[str, Pod] = {}
+
+    def call(self, name: str, request: Any) -> Any:
+        return getattr(self.runtime, name)(request, timeout=CALL_S)
+
+    def at_once(self, name: str, *requests: Any) -> list[Any]:
+        futures: list[Future[Any]] = [self.threads.submit(self.call, name, one) for one in requests]
+        return [future.result() for future in futures]
+
+    def refused(self, code: grpc.StatusCode, name: str, request: Any) -> None:
+        with pytest.raises(grpc.RpcError) as caught:
+            self.call(name, request)
+        assert caught.value.code() is code, caught.value.details()
+
+    @rule(target=pods, twice=st.booleans())
+    def run_pod(self, twice: bool) -> Pod:
+        Kubelet.made += 1
+        name = f"model-{Kubelet.made}"
+        config = cri_pb.PodSandboxConfig(
+            metadata=cri_pb.PodSandboxMetadata(name=name, uid=name, namespace="model"),
+            log_directory=f"{self.logs}/{name}",
+        )
+        options = config.linux.security_context.namespace_options
+        options.network, options.pid = cri_pb.NODE, cri_pb.CONTAINER
+        request = cri_pb.RunPodSandboxRequest(config=config)
+        ids = {answer.pod_sandbox_id for answer in self.at_once("RunPodSandbox", *[request] * (1 + twice))}
+        assert len(ids) == 1
+        pod = Pod(ids.pop(), config)
+        self.known[pod.id] = pod
+        return pod
+
+    @rule(pod=pods)
+    def run_pod_again(self, pod: Pod) -> None:
+        request = cri_pb.RunPodSandboxRequest(config=pod.config)
+        if pod.id in self.known and pod.ready:
+            assert self.call("RunPodSandbox", request).pod_sandbox_id == pod.id
+        elif pod.id in self.known:
+            self.refused(CODE.ALREADY_EXISTS, "RunPodSandbox", request)
+
+    @rule(target=containers, pod=pods, twice=st.booleans())
+    def create(self, pod: Pod, twice: bool) -> tuple[Pod, Container] | None:
+        Kubelet.made += 1
+        config = cri_pb.ContainerConfig(
+            metadata=cri_pb.ContainerMetadata(name=f"c{Kubelet.made}"),
+            image=cri_pb.ImageSpec(image=self.image),
+            command=["sh", "-c", SCRIPT],
+            log_path=f"c{Kubelet.made}.log",
+        )
+        request = self._create(pod, config)
+        if pod.id not in self.known or not pod.ready:
+            code = CODE.FAILED_PRECONDITION if pod.id in self.known else CODE.NOT_FOUND
+            self.refused(code, "CreateContainer", request)
+            return None
+        ids = {answer.container_id for answer in self.at_once("CreateContainer", *[request] * (1 + twice))}
+        assert len(ids) == 1
+        pod.containers.append(Container(ids.pop(), config))
+        return pod, pod.containers[-1]
+
+    def _create(self, pod: Pod, config: Any) -> Any:
+        return cri_pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
+
+    def _is_known(self, one: tuple[Pod, Container] | None) -> bool:
+        return one is not None and one[0].id in self.known and one[1] in one[0].containers
+
+    @rule(one=containers)
+    def create_again(self, one: tuple[Pod, Container] | None) -> None:
+        if not self._is_known(one) or not one[0].ready:
+            return
+        request = self._create(one[0], one[1].config)
+        if one[1].state == CREATED:
+            assert self.call("CreateContainer", request).container_id == one[1].id
+        else:
+            self.refused(CODE.ALREADY_EXISTS, "CreateContainer", request)
+
+    @rule(one=containers, twice=st.booleans())
+    def start(self, one: tuple[Pod, Container] | None, twice: bool) -> None:
+        if one is None:
+            return
+        pod, container = one
+        request = cri_pb.StartContainerRequest(container_id=container.id)
+        if not self._is_known(one):
+            self.refused(CODE.NOT_FOUND, "StartContainer", request)
+        elif container.state != CREATED or not pod.ready:
+            self.refused(CODE.FAILED_PRECONDITION, "StartContainer", request)
+        elif twice:
+            outcomes = [self.threads.submit(self.call, "StartContainer", request) for _ in range(2)]
+            refused = [found for future in outcomes if (found := future.exception())]
+            assert len(refused) < 2  # the second joins the first, or comes after it
+            container.state = RUNNING
+        else:
+            self.call("StartContainer", request)
+            container.state = RUNNING
+
+    @rule(one=containers)
+    def exec(self, one: tuple[Pod, Container] | None) -> None:
+        if one is None:
+            return
+        script = f"while [ ! -e /up ]; do sleep 0.01; done; exit {EXEC_CODE}"
+        request = cri_pb.ExecSyncRequest(container_id=one[1].id, cmd=["sh", "-c", script], timeout=30)
+        if not self._is_known(one):
+            self.refused(CODE.NOT_FOUND, "ExecSync", request)
+        elif one[1].state != RUNNING:
+            self.refused(CODE.FAILED_PRECONDITION, "ExecSync", request)
+        else:
+            assert self.call("ExecSync", request).exit_code == EXEC_CODE
+            one[1].settled = True
+
+    @rule(one=containers, timeout=st.sampled_from([0, 20]), twice=st.booleans())
+    def stop(self, one: tuple[Pod, Container] | None, timeout: int, twice: bool) -> None:
+        if one is None:
+            return
+        request = cri_pb.StopContainerRequest(container_id=one[1].id, timeout=timeout)
+        self.at_once("StopContainer", *[request] * (1 + twice))  # idempotent, also for what is gone
+        if self._is_known(one):
+            self._end(one[1], polite=timeout > 0)
+
+    def _end(self, container: Container, *, polite: bool) -> None:
+        if container.state == RUNNING:
+            term = {TERM_CODE} if container.settled else {TERM_CODE, KILL_CODE, 143}
+            container.state = EXITED
+            container.codes = frozenset(term if polite else {KILL_CODE})
+
+    @rule(one=consumes(containers), twice=st.booleans())
+    def remove(self, one: tuple[Pod, Container] | None, twice: bool) -> None:
+        if one is None:
+            return
+        request = cri_pb.RemoveContainerRequest(container_id=one[1].id)
+        self.at_once("RemoveContainer", *[request] * (1 + twice))
+        if self._is_known(one):
+            one[0].containers.remove(one[1])
+
+    @rule(pod=pods)
+    def stop_pod(self, pod: Pod) -> None:
+        self.call("StopPodSandbox", cri_pb.StopPodSandboxRequest(pod_sandbox_id=pod.id))
+        pod.ready = False
+        for container in pod.containers:
+            self._end(container, polite=False)
+
+    @rule(pod=consumes(pods))
+    def remove_pod(self, pod: Pod) -> None:
+        self.call("RemovePodSandbox", cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id))
+        self.known.pop(pod.id, None)
+
+    @precondition(lambda self: self.known)
+    @rule()
+    def statuses(self) -> None:
+        for pod in self.known.values():
+            for container in pod.containers:
+                request = cri_pb.ContainerStatusRequest(container_id=container.id)
+                status = self.call("ContainerStatus", request).status
+                assert status.state == container.state
+                if container.state == EXITED:
+                    assert status.exit_code in container.codes
+                    assert 0 < status.created_at <= status.started_at <= status.finished_at
+
+    @invariant()
+    def lists_are_those_of_the_model(self) -> None:
+        pods = self.call("ListPodSandbox", cri_pb.ListPodSandboxRequest()).items
+        shown = {
+            pod.id: pod.state == cri_pb.SANDBOX_READY for pod in pods if pod.metadata.namespace == "model"
+        }
+        assert shown == {pod.id: pod.ready for pod in self.known.values()}
+        containers = self.call("ListContainers", cri_pb.ListContainersRequest()).containers
+        listed = {one.id: one.state for one in containers if one.pod_sandbox_id in self.known}
+        assert listed == {one.id: one.state for pod in self.known.values() for one in pod.containers}
+
+    def teardown(self) -> None:
+        for pod in self.known.values():
+            self.call("RemovePodSandbox", cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id))
+        self.threads.shutdown()
+        self.channel.close()
+
+
+def test_a_node_does_what_the_model_says(node, busybox) -> None:
+    assert node.slipway("pull", busybox).returncode == 0
+    Kubelet.socket, Kubelet.image, Kubelet.logs = node.socket, busybox, str(node.logs)
+    run_machine(
+        Kubelet,
+        settings=settings(
+            max_examples=EXAMPLES,
+            stateful_step_count=STEPS,
+            deadline=None,
+            derandomize=True,
+            database=None,
+            suppress_health_check=list(HealthCheck),
+        ),
+    )
+    left = node.leftovers()
+    assert not any(left.values()), left
