@@ -140,18 +140,34 @@ class Layers:
     async def remove(self, diff_ids: Iterable[str]) -> list[str]:
         """Remove layers; returns those that snapshots stand on, which go with the last of these."""
         kept: list[str] = []
-        for digest in [Digest.parse(diff_id) for diff_id in dict.fromkeys(diff_ids)]:
-            async with self._locks[digest.hex]:
-                record = self._records.find(digest.hex)
-                if record is None:
-                    continue
-                if self._users[digest.hex]:
-                    kept.append(record.diff_id)
-                    if not record.orphaned:
-                        await self._records.update(record.id, _orphan)
-                else:
-                    await self._drop(record)
-        return kept
+        failures: list[errors.SlipwayError] = []
+
+        async def one(digest: Digest) -> None:
+            try:
+                if await self._remove(digest):
+                    kept.append(str(digest))
+            except errors.SlipwayError as exc:
+                failures.append(exc)
+
+        async with anyio.create_task_group() as group:
+            for digest in [Digest.parse(diff_id) for diff_id in dict.fromkeys(diff_ids)]:
+                group.start_soon(one, digest)
+        if failures:
+            raise failures[0]
+        return sorted(kept)
+
+    async def _remove(self, digest: Digest) -> bool:
+        """Remove a layer; true when it is kept for now."""
+        async with self._locks[digest.hex]:
+            record = self._records.find(digest.hex)
+            if record is None:
+                return False
+            if not self._users[digest.hex]:
+                await self._drop(record)
+                return False
+            if not record.orphaned:
+                await self._records.update(record.id, _orphan)
+            return True
 
     def stack(self, diff_ids: Iterable[str]) -> list[LayerRecord]:
         """The layers of a snapshot, bottom first.
@@ -187,7 +203,7 @@ class Layers:
         if lacking:
             await anyio.to_thread.run_sync(self._images.check)
         for layer_id in lacking:
-            async with self._limiter, self._locks[layer_id]:
+            async with self._locks[layer_id], self._limiter:
                 record = self._records.get(layer_id)
                 if record.image:
                     continue
@@ -245,7 +261,7 @@ class Layers:
     async def _run(self, this: _Unpacking) -> None:
         blob = this.blob
         try:
-            async with self._limiter, self._locks[blob.diff_id.hex]:
+            async with self._locks[blob.diff_id.hex]:
                 attributes = {"slipway.diff_id": str(blob.diff_id), "slipway.digest": blob.digest}
                 with span("snapshotd.layer.unpack", attributes, parent=context_of(this.trace)):
                     this.record = await self._unpack(blob)
@@ -272,13 +288,15 @@ class Layers:
             try:
                 if self._only_images:
                     await anyio.to_thread.run_sync(self._images.check)
-                unpacked = await self._lay_out(name, blob, directory / TREE)
-                await failpoint("snapshotd.unpack.laid-out")
-                if self._only_images:
-                    size_bytes = await self._write_image(directory)
-                    await self._trash.throw(directory / TREE)
-                    unpacked = msgspec.structs.replace(unpacked, size_bytes=size_bytes, inodes=1)
-                else:
+                async with self._limiter:
+                    unpacked = await self._lay_out(name, blob, directory / TREE)
+                    await failpoint("snapshotd.unpack.laid-out")
+                    if self._only_images:
+                        size_bytes = await self._write_image(directory)
+                        await self._trash.throw(directory / TREE)
+                        unpacked = msgspec.structs.replace(unpacked, size_bytes=size_bytes, inodes=1)
+                if not self._only_images:
+                    # the next layer need not wait for the disk, and one sync serves all that wait
                     await self._sync.sync()
                 await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
             except BaseException:
