@@ -1,44 +1,64 @@
-"""The image of the pull benchmark: 4 layers, 26,000 entries, a tar of 341 MB, 105 MB by gzip; the same on any machine.
+"""The images of the pull benchmark, the same on any machine: many files in a few layers, one large layer, many small layers.
 
-Its files have sizes like those of a Debian root, mostly small with a few large ones, and compress alike.
+Their files have sizes like those of a Debian root, mostly small with a few large ones, and compress alike.
 """
 
 import gzip
 import io
 import random
 import tarfile
+from dataclasses import dataclass
 from pathlib import Path
 
 from devtools.registry import Layer, Registry, digest
 
-CACHE = Path("/var/cache/slipway-dev/large-1")
-LAYERS = 4
-DIRECTORIES, LINKS, FILES = 650, 450, 5400
-"""In each layer."""
-CONTENT_BYTES = 81_000_000
-"""In each layer; headers and padding come on top."""
+CACHE = Path("/var/cache/slipway-dev")
 _POOL_BYTES = 32 << 20
 _RANDOM_SHARE = 0.05
 _MAX_FILE_BYTES = 4 << 20
 
 
-def large_image(registry: Registry) -> str:
-    """Push the image; made once, then cached."""
-    if not CACHE.exists():
-        made = CACHE.with_suffix(".new")
+@dataclass(frozen=True)
+class Shape:
+    """An image; all but the number of layers is for each layer."""
+
+    name: str
+    title: str
+    layers: int
+    directories: int
+    links: int
+    files: int
+    content_bytes: int
+    level: int
+    goal: str
+    """Of the time of a pull, against containerd's."""
+
+
+SHAPES = (
+    Shape("large", "341 MB in 4 layers", 4, 650, 450, 5400, 81_000_000, 6, "0.4 x"),
+    Shape("single", "2 GB in one layer", 1, 400, 100, 6000, 2_000_000_000, 1, "0.5 x"),
+    Shape("small", "60 small layers", 60, 4, 2, 24, 300_000, 6, "0.4 x"),
+)
+
+
+def push(registry: Registry, shape: Shape) -> str:
+    """Push an image; its layers are made once, then cached."""
+    cache = CACHE / f"{shape.name}-1"
+    if not cache.exists():
+        made = cache.with_suffix(".new")
         made.mkdir(parents=True, exist_ok=True)
         chance = random.Random(1)  # noqa: S311 - the same image every time
         pool = _pool(chance)
-        for number in range(LAYERS):
-            raw = _tar(number, chance, pool)
+        for number in range(shape.layers):
+            raw = _tar(shape, number, chance, pool)
             (made / f"{number}.digest").write_text(digest(raw))
-            (made / f"{number}.tar.gz").write_bytes(gzip.compress(raw, 6, mtime=0))
-        made.rename(CACHE)
+            (made / f"{number}.tar.gz").write_bytes(gzip.compress(raw, shape.level, mtime=0))
+        made.rename(cache)
     layers = [
-        Layer((CACHE / f"{n}.tar.gz").read_bytes(), (CACHE / f"{n}.digest").read_text())
-        for n in range(LAYERS)
+        Layer((cache / f"{n}.tar.gz").read_bytes(), (cache / f"{n}.digest").read_text())
+        for n in range(shape.layers)
     ]
-    return registry.push("bench/large", layers, {"Cmd": ["sh"]})
+    return registry.push(f"bench/{shape.name}", layers, {"Cmd": ["sh"]})
 
 
 def _pool(chance: random.Random) -> bytes:
@@ -51,23 +71,23 @@ def _pool(chance: random.Random) -> bytes:
     return bytes(pool)
 
 
-def _tar(number: int, chance: random.Random, pool: bytes) -> bytes:
-    drawn = [chance.lognormvariate(8.0, 1.7) for _ in range(FILES)]
-    scale = CONTENT_BYTES / sum(drawn)
+def _tar(shape: Shape, number: int, chance: random.Random, pool: bytes) -> bytes:
+    drawn = [chance.lognormvariate(8.0, 1.7) for _ in range(shape.files)]
+    scale = shape.content_bytes / sum(drawn)
     output = io.BytesIO()
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
         folders = [f"usr/share/layer{number}"]
-        for index in range(DIRECTORIES):
+        for index in range(shape.directories):
             entry = tarfile.TarInfo(folders[-1] if index == 0 else f"{chance.choice(folders)}/d{index}")
             entry.type, entry.mode = tarfile.DIRTYPE, 0o755
             tar.addfile(entry)
             folders.append(entry.name)
         for index, size in enumerate(drawn):
             entry = tarfile.TarInfo(f"{chance.choice(folders)}/f{index}")
-            entry.size = min(int(size * scale), _MAX_FILE_BYTES)
+            entry.size = min(int(size * scale), _MAX_FILE_BYTES if shape.layers > 1 else len(pool) // 2)
             start = chance.randrange(len(pool) - entry.size)
             tar.addfile(entry, io.BytesIO(pool[start : start + entry.size]))
-        for index in range(LINKS):
+        for index in range(shape.links):
             entry = tarfile.TarInfo(f"{chance.choice(folders)}/l{index}")
             entry.type, entry.linkname = tarfile.SYMTYPE, f"f{index}"
             tar.addfile(entry)

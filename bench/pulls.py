@@ -1,23 +1,87 @@
-"""Pull and unpack of a large image, against Debian's containerd from the same registry in the same run."""
+"""Pull, unpack and removal of images, against Debian's containerd and skopeo with umoci from the same registry, in turn."""
 
 import os
 import shutil
 import statistics
 import subprocess
 import time
-from collections.abc import AsyncIterator
+from collections import defaultdict
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri, connect
 from tests.support.eventually import eventually
+from tests.support.memory import watched
 
 RUNS = 3
 
 
+@dataclass
+class Took:
+    """What one contender's runs took with one image."""
+
+    pull_s: list[float] = field(default_factory=list)
+    remove_ms: list[float] = field(default_factory=list)
+    memory_mib: float = 0
+
+
+class Contender(Protocol):
+    """Something that pulls images."""
+
+    name: str
+    pids: Sequence[int]
+    """Whose memory counts, with what they start."""
+
+    async def pull(self, reference: str) -> None: ...
+
+    async def remove(self, reference: str) -> None: ...
+
+
+@dataclass
+class CriContender:
+    """A runtime behind CRI."""
+
+    name: str
+    cri: Cri
+    pids: Sequence[int]
+
+    async def pull(self, reference: str) -> None:
+        await self.cri.pull(reference)
+
+    async def remove(self, reference: str) -> None:
+        image = cri_pb.ImageSpec(image=reference)
+        await self.cri.call(self.cri.images.RemoveImage, cri_pb.RemoveImageRequest(image=image))
+
+
+@dataclass
+class Copied:
+    """skopeo into an OCI layout, and umoci from there into a bundle."""
+
+    directory: Path
+    name: str = "skopeo + umoci"
+    pids: Sequence[int] = ()
+
+    async def pull(self, reference: str) -> None:
+        self.directory.mkdir()
+        layout = f"{self.directory}/layout:image"
+        skopeo = ["skopeo", "--insecure-policy", "copy", "--quiet", "--src-tls-verify=false"]
+        _run(*skopeo, f"docker://{reference}", f"oci:{layout}")
+        _run("umoci", "unpack", "--image", layout, f"{self.directory}/bundle")
+
+    async def remove(self, reference: str) -> None:
+        shutil.rmtree(self.directory)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, timeout=600)
+
+
 @asynccontextmanager
-async def containerd(directory: Path) -> AsyncIterator[Cri]:
+async def containerd(directory: Path) -> AsyncIterator[CriContender]:
     """Debian's containerd with its CRI plugin, in directories of its own."""
     directory.mkdir(parents=True, exist_ok=True)
     settings = f"""
@@ -39,28 +103,34 @@ path = "{directory}/opt"
     try:
         eventually(lambda: (directory / "containerd.sock").is_socket(), what="containerd")
         async with connect(f"{directory}/containerd.sock", directory) as cri:
-            yield cri
+            yield CriContender("containerd", cri, [process.pid])
     finally:
         process.terminate()
         process.wait(30)
         shutil.rmtree(directory, ignore_errors=True)
 
 
-async def _timed_pull(cri: Cri, reference: str) -> float:
+async def compare(contenders: Sequence[Contender], reference: str) -> dict[str, Took]:
+    """By contender's name: each pulls and removes in its turn, with nothing of the disk in memory."""
+    found: defaultdict[str, Took] = defaultdict(Took)
+    for _ in range(RUNS):
+        for contender in contenders:
+            await _once(contender, reference, found[contender.name])
+    return found
+
+
+async def _once(contender: Contender, reference: str, took: Took) -> None:
     os.sync()
     Path("/proc/sys/vm/drop_caches").write_text("3")
+    with watched(list(contender.pids)) as watch:
+        start = time.perf_counter()
+        await contender.pull(reference)
+        took.pull_s.append(time.perf_counter() - start)
+    took.memory_mib = max(took.memory_mib, watch.most_bytes / (1 << 20))
     start = time.perf_counter()
-    await cri.pull(reference)
-    elapsed = time.perf_counter() - start
-    await cri.call(cri.images.RemoveImage, cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=reference)))
-    return elapsed
+    await contender.remove(reference)
+    took.remove_ms.append(1e3 * (time.perf_counter() - start))
 
 
-async def compare(ours: Cri, reference: str, directory: Path) -> dict[str, float]:
-    """Seconds of a cold pull, ours and containerd's in turn; medians."""
-    mine, theirs = [], []
-    async with containerd(directory) as peer:
-        for _ in range(RUNS):
-            mine.append(await _timed_pull(ours, reference))
-            theirs.append(await _timed_pull(peer, reference))
-    return {"slipway_s": statistics.median(mine), "containerd_s": statistics.median(theirs)}
+def median(values: Sequence[float]) -> float:
+    return statistics.median(values)
