@@ -10,13 +10,13 @@ from pathlib import Path
 
 import anyio
 
-from bench import bare, command, crowd, dashboard, logs, pods, pulls
+from bench import bare, command, crowd, dashboard, lazy, logs, pods, pulls
 from bench.image import SHAPES, push
 from devtools.cri import Cri, connect
 from devtools.registry import Registry, push_busybox, registry
 from tests.support.node import TestNode, running_node
 
-GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps", "dashboard")
+GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps", "dashboard", "lazy")
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -50,6 +50,13 @@ async def measure(chosen: set[str]) -> list[Figure]:
                     figures += _dashboard(await dashboard.measure(cri, image, node, base))
                 if "pull" in chosen:
                     figures += await _pulls(cri, node, shop, base)
+        if "lazy" in chosen:
+            start = await lazy.measure(base / "lazy")
+            image = "2 GB image, 100 Mbit/s"
+            figures += [
+                Figure(f"{image}: bytes before start", start.share * 100, "%", "goal", 10, "1 x"),
+                Figure(f"{image}: start", start.seconds, "s", "all its bytes", start.whole_s, "0.1 x"),
+            ]
     return figures
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from devtools.registry import Layer
+
 CHUNK_BYTES = 4 << 20
 ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
 TYPES = {
@@ -155,3 +157,9 @@ def _described(info: tarfile.TarInfo) -> dict[str, Any]:
 
 def _sha256(body: bytes) -> str:
     return f"sha256:{hashlib.sha256(body).hexdigest()}"
+
+
+def layer(items: Iterable[Item], **options: Any) -> Layer:
+    """A layer to push, whose table of contents the manifest vouches for."""
+    blob, written = made(items, **options)
+    return Layer(blob, written.diff_id, {ANNOTATION: written.toc_digest})

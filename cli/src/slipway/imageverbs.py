@@ -90,6 +90,11 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         metavar="N",
         help="of pulls that wait, the highest comes first; a kubelet's have 0 (%(default)s)",
     )
+    pull.add_argument(
+        "--lazy",
+        action="store_true",
+        help="layers of eStargz form may come while they are used (docs/lazy.md)",
+    )
     add_output(pull)
 
 

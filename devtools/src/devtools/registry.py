@@ -35,6 +35,8 @@ class Layer:
 
     blob: bytes
     diff_id: str
+    annotations: dict[str, str] = field(default_factory=dict)
+    """Of its descriptor in the manifest."""
 
 
 @dataclass
@@ -59,7 +61,7 @@ class Registry:
                 "schemaVersion": 2,
                 "mediaType": MANIFEST,
                 "config": self._blob(repository, body, CONFIG),
-                "layers": [self._blob(repository, layer.blob, LAYER_GZIP) for layer in layers],
+                "layers": [self._layer(repository, layer) for layer in layers],
             }
         ).encode()
         self._manifest(repository, digest(manifest), manifest, MANIFEST)
@@ -85,6 +87,10 @@ class Registry:
 
     def _manifest(self, repository: str, reference: str, body: bytes, kind: str) -> None:
         self._call("PUT", f"/v2/{repository}/manifests/{reference}", body, kind)
+
+    def _layer(self, repository: str, layer: Layer) -> dict[str, Any]:
+        described = self._blob(repository, layer.blob, LAYER_GZIP)
+        return described | {"annotations": layer.annotations} if layer.annotations else described
 
     def _blob(self, repository: str, blob: bytes, kind: str) -> dict[str, Any]:
         described = {"mediaType": kind, "digest": digest(blob), "size": len(blob)}
@@ -145,6 +151,11 @@ def link(name: str, target: str) -> tarfile.TarInfo:
 
 def busybox_layer() -> Layer:
     """A small root filesystem of busybox-static with all its applets."""
+    return layer(busybox_entries())
+
+
+def busybox_entries() -> list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]:
+    """What is in it."""
     applets = subprocess.run([BUSYBOX, "--list"], capture_output=True, text=True, check=True).stdout.split()
     entries: list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]] = [
         directory(name) for name in ("bin", "dev", "etc", "proc", "root", "sys", "usr", "var", "home")
@@ -155,7 +166,7 @@ def busybox_layer() -> Layer:
         file("etc/passwd", b"root:x:0:0:root:/root:/bin/sh\nnobody:x:65534:65534:nobody:/home:/bin/false\n")
     )
     entries.append(file("etc/group", b"root:x:0:\nnobody:x:65534:\n"))
-    return layer(entries)
+    return entries
 
 
 def push_busybox(registry: Registry) -> str:

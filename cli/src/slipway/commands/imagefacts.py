@@ -94,6 +94,8 @@ def facts_of(image: pb.Image) -> dict[str, Any]:
         "Leases": {lease.name: lease.until_ns for lease in image.leases},
         "Pinned": image.pinned,
         "ArtifactType": image.artifact_type,
+        "Coming": list(image.coming),
+        "Damage": image.damage,
     }
 
 

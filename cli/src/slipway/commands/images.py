@@ -25,7 +25,9 @@ STATES = {
 async def pull(arguments: Namespace) -> int:
     """Pull an image, with a bar for each layer on a terminal."""
     auth = auth_of(arguments.reference, arguments.creds)
-    image = await fetch(arguments.run_dir, arguments.reference, auth, priority=arguments.priority)
+    image = await fetch(
+        arguments.run_dir, arguments.reference, auth, priority=arguments.priority, lazy=arguments.lazy
+    )
     if arguments.output == "json":
         render.messages([image])
     else:
@@ -33,12 +35,14 @@ async def pull(arguments: Namespace) -> int:
     return 0
 
 
-async def fetch(run_dir: str, reference: str, auth: pb.Auth | None, *, priority: int = 0) -> pb.Image:
+async def fetch(
+    run_dir: str, reference: str, auth: pb.Auth | None, *, priority: int = 0, lazy: bool = False
+) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
     bars = Bars()
     try:
         async with imaged(run_dir) as client:
-            async for progress in client.pull(reference, auth, priority=priority):
+            async for progress in client.pull(reference, auth, priority=priority, lazy=lazy):
                 bars.show(map(_row, progress.layers))
                 bars.show_left(progress.left_s if progress.HasField("left_s") else None)
                 if progress.HasField("image"):

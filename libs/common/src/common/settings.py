@@ -54,6 +54,10 @@ _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 """Also the password that redis-py takes from the query of a unix:// URL."""
 
 
+RANGES_SOCKET = "imaged/ranges/ranges.sock"
+"""Below the run directory: where imaged brings bytes of blobs that still come, to the servers of layers."""
+
+
 def socket_path(settings: CommonSettings, daemon: str) -> str:
     """The socket on which a daemon of this node answers."""
     return f"{settings.run_dir}/{daemon}.sock"

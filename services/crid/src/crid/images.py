@@ -64,9 +64,9 @@ class Images:
             info["info"] = json.dumps(facts)
         return api_pb2.ImageStatusResponse(image=image_of(found), info=info)
 
-    async def pull(self, reference: str, auth: api_pb2.AuthConfig) -> str:
-        """Pull; returns the image's id."""
-        async for progress in self._imaged.pull(reference, auth_of(auth)):
+    async def pull(self, reference: str, auth: api_pb2.AuthConfig, handler: str = "") -> str:
+        """Pull, for a runtime handler if one is named; returns the image's id."""
+        async for progress in self._imaged.pull(reference, auth_of(auth), handler=handler):
             if progress.HasField("image"):
                 return progress.image.id
         message = f"the pull of {reference!r} ended without an image"

@@ -15,7 +15,7 @@ from common.observe.log import get_logger
 from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
-from common.settings import load, own_dirs, socket_path
+from common.settings import RANGES_SOCKET, load, own_dirs, socket_path
 from imaged import meters, reconcile, trust
 from imaged.adapters import keys
 from imaged.adapters.bandwidth import Bandwidth
@@ -26,6 +26,8 @@ from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
 from imaged.collection import Collector
 from imaged.committing import Commits
+from imaged.lazy.socket import RangeSocket
+from imaged.lazy.store import LazyPlaces
 from imaged.loading import Loads
 from imaged.manifest import local_platform
 from imaged.peers.neighbours import Neighbours
@@ -46,7 +48,7 @@ _log = get_logger("imaged")
 async def serve(settings: Settings, life: Life) -> None:
     """Load what is here, mend it, and answer until told to stop."""
     policy = await _policy(settings)
-    _, root = own_dirs(settings, "imaged")
+    run_dir, root = own_dirs(settings, "imaged")
     content = LocalContent(root)
     await content.load()
     records = RecordStore(
@@ -78,15 +80,20 @@ async def serve(settings: Settings, life: Life) -> None:
         short_names=settings.short_names,
         policy=policy,
         listened=lambda: relay.connected,
+        lazy=LazyPlaces(root / "lazy", run_dir / "lazy", settings.lazy_min_bytes),
     )
     collector = Collector(images.catalog, images.leases, content, layers, images.pin_of)
-    servicer = _servicer(images, records, content, registry, layers, spools, collector, life)
+    servicer = _servicer(images, records, content, registry, layers, spools, collector, life, settings)
     meters.IMAGES.set_function(lambda: len(records.all()))
     meters.BLOB_BYTES.set_function(lambda: content.used_bytes)
     life.start(relay.run, name="relay")
     life.start(records.guard, name="guard of images")
     if neighbours:
         life.start(_give, settings, neighbours, images, name="peers")
+    if images.lazies:
+        ranges = RangeSocket(run_dir.parent / RANGES_SOCKET, settings.socket_mode, images.lazies)
+        life.start(ranges.run, name="ranges")
+        life.start(images.lazies.run, name="lazy")
     life.start(reconcile.sweep_for_ever, images, content, collector, settings, name="sweep")
 
     def register(server: grpc.aio.Server) -> None:
@@ -161,6 +168,7 @@ def _servicer(
     spools: Spools,
     collector: Collector,
     life: Life,
+    settings: Settings,
 ) -> ImagesServicer:
     catalog, leases, platform = images.catalog, images.leases, local_platform()
     whole = Whole(content, registry)
@@ -181,6 +189,7 @@ def _servicer(
         Commits(catalog, leases, content, layers, whole, spools, platform),
         collector,
         str(content.blobs),
+        lazy=(settings.lazy == "on", frozenset(settings.lazy_handlers)),
     )
 
 

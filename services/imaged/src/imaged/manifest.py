@@ -66,6 +66,7 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     size: int
     media_type: str = ""
     platform: Platform | None = None
+    annotations: dict[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

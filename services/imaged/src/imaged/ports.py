@@ -195,6 +195,9 @@ class Repository(Protocol):
         Of the blobs of one pull that wait, those of a lower order come first.
         """
 
+    async def read(self, blob: Descriptor, extent: tuple[int, int], partial: Partial) -> None:
+        """Bring the bytes from the first to before the second into their place; FailedPreconditionError without ranges."""
+
 
 class Registry(Protocol):
     """Registries."""
@@ -244,6 +247,14 @@ class Stack(Protocol):
     def diff_ids(self) -> Sequence[str]: ...
 
 
+class Served(Protocol):
+    """A layer that is served while its bytes come."""
+
+    @property
+    def prefetch_bytes(self) -> int:
+        """So many from the blob's beginning are needed first."""
+
+
 class WrittenDiff(Protocol):
     """What a snapshot changed, as an uncompressed layer."""
 
@@ -273,6 +284,11 @@ class Layers(Protocol):
         self, *, diff_id: str, digest: str, blob_path: str, media_type: str, size_bytes: int
     ) -> object:
         """Unpack a blob; DataLossError when its bytes do not have that diff ID."""
+
+    async def serve_layer(
+        self, *, diff_id: str, digest: str, blob_path: str, size_bytes: int, toc_offset: int, toc_digest: str
+    ) -> Served:
+        """Serve a blob whose bytes come; InvalidArgumentError or FailedPreconditionError when that cannot be."""
 
     async def list_layers(self, diff_ids: Sequence[str] = ()) -> Iterable[Held]: ...
 

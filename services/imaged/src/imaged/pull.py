@@ -6,7 +6,7 @@ A pull is an operation of its own. Callers join it and may leave it; it goes on.
                       └──→ layer: fetch ─────→ unpack ∥ fsync ─→ commit     (each layer by itself)
 """
 
-from collections.abc import Collection
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -102,7 +102,10 @@ async def resolve(
 
 
 class Unpacking:
-    """Brings the config and the layers of one manifest here, and has the layers unpacked."""
+    """Brings the config and the layers of one manifest here, and has the layers unpacked.
+
+    `lazily` is asked for each layer, with its diff ID, whether it need not be here.
+    """
 
     def __init__(
         self,
@@ -114,6 +117,7 @@ class Unpacking:
         held_lock: anyio.Lock,
         needs: Needs,
         want: Platform,
+        lazily: Callable[[Descriptor, str], Awaitable[bool]] | None = None,
     ) -> None:
         self._image = image
         self._found = found
@@ -122,6 +126,7 @@ class Unpacking:
         self._held_lock = held_lock
         self._needs = needs
         self._want = want
+        self._lazily = lazily
         self._config_read = anyio.Event()
         self._diff_ids: list[str] = []
         self._held: set[str] = set()
@@ -177,6 +182,11 @@ class Unpacking:
             await self._config_read.wait()
             if self._diff_ids[number] in self._held:
                 status.state, status.had_bytes = LayerState.DONE, descriptor.size
+                return
+        if self._lazily and not self._content.has(descriptor.digest):
+            await self._config_read.wait()
+            if await self._lazily(descriptor, self._diff_ids[number]):
+                status.state = LayerState.DONE
                 return
         async with self._content.ingest(descriptor) as ingest:
             if ingest.committed:
@@ -270,6 +280,7 @@ class Operation:
 
     reference: Reference
     queue: Queue
+    lazy: bool = False
     done: anyio.Event = field(default_factory=anyio.Event)
     statuses: list[LayerStatus] = field(default_factory=list)
     left_s: float | None = None

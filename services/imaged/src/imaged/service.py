@@ -4,6 +4,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from common.records import RecordStore
 from imaged import meters, pull
 from imaged.artifact import Artifact
 from imaged.catalog import Catalog, Untagged
+from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
 from imaged.ports import Content, Credentials, Layers, Registry, Repository, Workplace
@@ -74,6 +76,7 @@ class Images:
         short_names: the registry of names that have none; empty refuses to pull them.
         policy: the file that says whose images may be pulled, and what checks their signatures.
         listened: whether events get through now.
+        lazy: where it is kept what comes while it is used; None pulls everything first.
     """
 
     def __init__(
@@ -89,6 +92,7 @@ class Images:
         short_names: str = DEFAULT_DOMAIN,
         policy: tuple[str, Verifier] | None = None,
         listened: Callable[[], bool] = lambda: True,
+        lazy: LazyPlaces | None = None,
     ) -> None:
         self._records = records
         self._content = content
@@ -106,14 +110,22 @@ class Images:
         self.catalog = Catalog(records, short_names)
         self.leases = Leases(self.catalog, content, layers)
         self.trust = Trust(*policy, content, self.leases) if policy else None
+        self.lazies = (
+            LazyBlobs(lazy, content, registry, layers, self.leases, emit=records.emit, task_group=task_group)
+            if lazy
+            else None
+        )
 
-    async def pull(self, text: str, credentials: Credentials, priority: int = 0) -> AsyncIterator[Progress]:
+    async def pull(
+        self, text: str, credentials: Credentials, priority: int = 0, *, lazy: bool = False
+    ) -> AsyncIterator[Progress]:
         """Start a pull or join the one that runs, and follow it.
 
         Args:
             text: the image.
             credentials: for its registry.
             priority: among the pulls that wait, the highest comes first; joining may raise it.
+            lazy: layers that can be used before they are here need not be, unless the pull that is joined has them come.
 
         Raises:
             InvalidArgumentError: the reference or the image is malformed.
@@ -125,7 +137,7 @@ class Images:
         key = (str(reference), credentials)
         operation = self._operations.get(key)
         if operation is None:
-            operation = self._operations[key] = Operation(reference, self._registry.queue(priority))
+            operation = self._operations[key] = Operation(reference, self._registry.queue(priority), lazy)
             self._group.start_soon(self._operate, operation, credentials, name=f"pull {reference}")
             self._group.start_soon(report, operation, self._records.emit, self._listened, name="progress")
         operation.queue.priority = max(operation.queue.priority, priority)
@@ -208,6 +220,16 @@ class Images:
         """The glob that pins an image; empty for none."""
         return next((g for g in self._pinned for name in record.names if fnmatchcase(name, g)), "")
 
+    def coming(self, record: ImageRecord) -> list[str]:
+        """The digests of its layers that still come while they are used."""
+        return [layer.digest for layer in record.layers if self.lazies and self.lazies.has(layer.digest)]
+
+    def damage(self, record: ImageRecord) -> str:
+        """Why one of these will never be whole; empty when all may."""
+        if self.lazies is None:
+            return ""
+        return next(filter(None, map(self.lazies.failure, self.coming(record))), "")
+
     async def remove(self, text: str) -> None:
         """Remove an image with all its names; nothing happens when it is not here."""
         record = await self.catalog.remove(text)
@@ -237,6 +259,8 @@ class Images:
     async def _collect(self, record: ImageRecord) -> None:
         self._configs.pop(record.id, None)
         await self.leases.collect(record.blobs, set(record.diff_ids))
+        if self.lazies:
+            await self.lazies.sweep()
 
     async def _operate(self, operation: Operation, credentials: Credentials) -> None:
         reference = operation.reference
@@ -289,10 +313,15 @@ class Images:
                 if known:
                     await self._check(reference, repository, top, Digest.parse(known.manifest_digest))
                     return known, str(top)
-            return await self._fetch(operation, needs, repository, top)
+            return await self._fetch(operation, needs, repository, top, credentials)
 
     async def _fetch(
-        self, operation: Operation, needs: Needs, repository: Repository, top: Digest | None
+        self,
+        operation: Operation,
+        needs: Needs,
+        repository: Repository,
+        top: Digest | None,
+        credentials: Credentials,
     ) -> tuple[ImageRecord, str]:
         reference = operation.reference
         if top:
@@ -313,6 +342,9 @@ class Images:
                 held_lock=self.leases.lock,
                 needs=needs,
                 want=self._platform,
+                lazily=partial(self.lazies.begin, reference, credentials)
+                if self.lazies and operation.lazy
+                else None,
             )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}

@@ -2,7 +2,7 @@
 
 import base64
 import binascii
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from typing import TYPE_CHECKING
 
 from common.api.images.v1 import images_pb2 as pb
@@ -55,14 +55,18 @@ class ImagesServicer(rpc.ImagesServicer):
         commits: Commits,
         collector: Collector,
         mountpoint: str,
+        *,
+        lazy: tuple[bool, Collection[str]] = (False, ()),
     ) -> None:
         self._images, self._loads, self._saves, self._transfers = images, loads, saves, transfers
         self._commits, self._collector = commits, collector
         self._mountpoint = mountpoint
+        self._lazy, self._lazy_handlers = lazy
 
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
         auth = credentials(request.auth)
-        async for progress in self._images.pull(request.reference, auth, request.priority):
+        lazy = request.lazy or self._lazy or request.handler in self._lazy_handlers
+        async for progress in self._images.pull(request.reference, auth, request.priority, lazy=lazy):
             yield await self._progress(progress)
 
     async def CheckLogin(self, request: pb.CheckLoginRequest, context: "Context") -> pb.CheckLoginResponse:
@@ -199,6 +203,8 @@ class ImagesServicer(rpc.ImagesServicer):
             used_at_ns=record.last_used_ns,
             artifact_type=record.artifact_type,
             leases=leases,
+            coming=self._images.coming(record),
+            damage=self._images.damage(record),
         )
 
 

@@ -1,6 +1,6 @@
 """Settings of imaged."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -65,3 +65,9 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Other nodes' requests that are served at once; further ones find their blobs elsewhere."""
     peer_answer_s: Seconds = 0.1
     """How long a pull waits for another node to say that it has a blob, before it asks the registry."""
+    lazy: Literal["off", "on"] = "off"
+    """on: containers may start before the layers of an image are here, where these are eStargz (docs/lazy.md)."""
+    lazy_handlers: tuple[str, ...] = ()
+    """With lazy off: runtime handlers that pulls of a kubelet are lazy for, by the name that it sends along."""
+    lazy_min_bytes: Count = 4 << 20
+    """Smaller layers are here before a container starts."""

@@ -29,7 +29,7 @@ from snapshotd.diff.finish import finish
 from snapshotd.disk import DiskSync
 from snapshotd.faults import disk_faults
 from snapshotd.ports import Bin, Images, Unpacker, UnpackJob
-from snapshotd.records import LayerRecord
+from snapshotd.records import LayerRecord, LazyForm
 from snapshotd.roots import Roots
 from snapshotd.store import IMAGE, NEW_PREFIX, TREE, Places
 
@@ -116,7 +116,7 @@ class Layers:
         key = blob.diff_id.hex
         while True:
             held = self._records.find(key)
-            if held and key not in self._running:
+            if held and not held.lazy and key not in self._running:
                 return await self._wanted_again(held)
             running = self._running.get(key)
             if running is None:
@@ -199,6 +199,7 @@ class Layers:
             FailedPreconditionError: this machine has no EROFS.
             ResourceExhaustedError: the disk is full.
         """
+        self.refuse_coming(layer_ids, "snapshotter 'erofs' makes an image of it")
         lacking = [layer_id for layer_id in layer_ids if not self._records.get(layer_id).image]
         if lacking:
             await anyio.to_thread.run_sync(self._images.check)
@@ -211,6 +212,18 @@ class Layers:
                     size_bytes = await self._write_image(self._places.layer(layer_id))
                 await self._records.update(layer_id, partial(_with_image, size_bytes=size_bytes))
 
+    def refuse_coming(self, layer_ids: Iterable[str], why: str) -> None:
+        """For what a layer must be whole for.
+
+        Raises:
+            FailedPreconditionError: a layer's bytes still come.
+        """
+        for record in map(self._records.get, layer_ids):
+            if record.lazy:
+                raise errors.FailedPreconditionError(
+                    f"layer {record.diff_id} still comes, and {why}: try again when it is whole"
+                )
+
     async def release(self, layer_ids: Iterable[str]) -> None:
         """Count a snapshot less; layers that only it needed go."""
         for layer_id in set(layer_ids):
@@ -219,11 +232,8 @@ class Layers:
                 continue
             del self._users[layer_id]
             held = self._records.find(layer_id)
-            if held and held.image:
-                with _logged("layer.image_not_unmounted"):
-                    await anyio.to_thread.run_sync(
-                        self._roots.release, layer_id, partial(self.is_held, layer_id)
-                    )
+            if held and (held.image or self._roots.has_mount(layer_id)):
+                await self._unmount(layer_id)
             async with self._locks[layer_id]:
                 record = self._records.find(layer_id)
                 if record and record.orphaned and not self._users[layer_id]:
@@ -252,8 +262,56 @@ class Layers:
                 return await self._records.update(held.id, _adopt)
         return held
 
+    async def serve(self, diff_id: Digest, form: LazyForm) -> tuple[LayerRecord, int]:
+        """Have a layer whose bytes come, until `apply` makes it an ordinary one; and how many of its first bytes it wants first.
+
+        Raises:
+            SlipwayError: as ports.LazyLayers.mount; nothing stays.
+        """
+        key = diff_id.hex
+        async with self._locks[key]:
+            held = self._records.find(key)
+            if held:
+                wanted = await self._records.update(key, _adopt) if held.orphaned else held
+                return wanted, 0
+            if self._only_images:
+                raise errors.FailedPreconditionError("snapshotter 'erofs' keeps layers as images")
+            with disk_faults(f"layer {form.digest}: cannot be served"):
+                await anyio.to_thread.run_sync(partial(self._places.layer(key).mkdir, 0o700, exist_ok=True))
+                verdict = await anyio.to_thread.run_sync(self._roots.serve, key, form)
+            record = LayerRecord(
+                id=key,
+                diff_id=str(diff_id),
+                size_bytes=0,
+                inodes=0,
+                created_at_ns=now_ns(),
+                tree=False,
+                implied=verdict.implied,
+                lazy=form,
+            )
+            return await self._records.create(record), verdict.prefetch_bytes
+
+    async def _came(self, whole: LayerRecord, event: LayerUnpacked) -> LayerRecord:
+        """A layer that was served is an ordinary one from now on; who stands on it keeps what it sees."""
+
+        def with_all(old: LayerRecord) -> LayerRecord:
+            return msgspec.structs.replace(
+                whole, revision=old.revision, orphaned=old.orphaned, created_at_ns=old.created_at_ns
+            )
+
+        record = await self._records.update(whole.id, with_all, event)
+        if not self._users[whole.id]:
+            await self._unmount(whole.id)
+        return record
+
+    async def _unmount(self, layer_id: str) -> None:
+        with _logged("layer.not_unmounted"):
+            await anyio.to_thread.run_sync(self._roots.release, layer_id, partial(self.is_held, layer_id))
+
     async def _drop(self, record: LayerRecord) -> None:
         await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
+        if self._roots.has_mount(record.id):
+            await self._unmount(record.id)
         with disk_faults(f"layer {record.diff_id}: cannot be removed"):
             await self._trash.throw(self._places.layer(record.id))
         _log.info("layer.removed", diff_id=record.diff_id)
@@ -279,7 +337,7 @@ class Layers:
 
     async def _unpack(self, blob: Blob) -> LayerRecord:
         held = self._records.find(blob.diff_id.hex)
-        if held:
+        if held and not held.lazy:
             return held
         start = time.monotonic()
         name = f"layer {blob.digest or blob.diff_id}"
@@ -299,6 +357,8 @@ class Layers:
                     # the next layer need not wait for the disk, and one sync serves all that wait
                     await self._sync.sync()
                 await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
+                if held:
+                    await self._trash.throw(directory)
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await self._trash.throw(directory)
@@ -340,7 +400,17 @@ class Layers:
         return (await anyio.Path(image).stat()).st_blocks * 512
 
     def _keep(self, directory: Path, layer_id: str) -> None:
-        directory.rename(self._places.layer(layer_id))
+        """Give a new layer's directory its name; what has it already, since the layer is served, takes what is in it."""
+        place = self._places.layer(layer_id)
+        if place.exists():
+            for name in (TREE, IMAGE):
+                if (place / name).exists():  # of a try that was cut off
+                    (place / name).rename(directory / f"old-{name}")
+                if (directory / name).exists():
+                    (directory / name).rename(place / name)
+            sync_directory(place)
+        else:
+            directory.rename(place)
         sync_directory(self._places.layers)
 
     async def _record(self, blob: Blob, unpacked: Unpacked, start: float) -> LayerRecord:
@@ -362,6 +432,8 @@ class Layers:
             duration_ms=round((time.monotonic() - start) * 1e3),
         )
         try:
+            if self._records.find(record.id):
+                return await self._came(record, event)
             return await self._records.create(record, event)
         except BaseException:
             with anyio.CancelScope(shield=True):

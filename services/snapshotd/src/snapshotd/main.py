@@ -11,10 +11,11 @@ from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.records import RecordStore
 from common.records.redis import connect
-from common.settings import load, own_dirs, socket_path
+from common.settings import RANGES_SOCKET, load, own_dirs, socket_path
 from snapshotd import meters
 from snapshotd.adapters.erofs import ErofsImages
 from snapshotd.adapters.helper import HelperUnpacker
+from snapshotd.adapters.lazymounts import LazyMounts
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.native import NativeSnapshotter
 from snapshotd.adapters.nursery import Nursery
@@ -49,7 +50,15 @@ async def serve(settings: Settings, life: Life) -> None:
     # nobody on the host but root may run what a layer brings
     image_mounts = MountPoints(run_dir / "layers", run_dir.parent, mode=0o700)
     images = ErofsImages(settings.unpack_timeout_s)
-    roots = Roots(places, image_mounts, images)
+    lazies = LazyMounts(
+        MountPoints(run_dir / "lazy", run_dir.parent, mode=0o700),
+        run_dir.parent / RANGES_SOCKET,
+        read_timeout_s=settings.lazy_read_timeout_s,
+        max_entries=settings.layer_max_entries,
+        max_bytes=settings.layer_max_bytes,
+        cgroup=settings.lazy_cgroup,
+    )
+    roots = Roots(places, image_mounts, images, lazies)
     layers = Layers(
         records=layer_records,
         places=places,
@@ -74,7 +83,7 @@ async def serve(settings: Settings, life: Life) -> None:
         usage_interval_s=settings.usage_interval_s,
     )
     await Reconciler(
-        layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, trash
+        layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, lazies, trash
     ).run()
     relay = OutboxRelay(
         await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url

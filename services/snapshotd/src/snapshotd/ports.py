@@ -8,7 +8,8 @@ from common.digest import Digest
 from common.sys.userns import IdMappings
 from snapshotd.compose import Stratum
 from snapshotd.diff.answer import Unpacked
-from snapshotd.records import LayerRecord
+from snapshotd.lazy.job import Verdict
+from snapshotd.records import LayerRecord, LazyForm
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,45 @@ class Images(Protocol):
         Raises:
             OSError: with the path.
         """
+
+
+class LazyLayers(Protocol):
+    """Layers served while their bytes come. Blocking."""
+
+    def path(self, layer_id: str) -> Path:
+        """Where a layer is, once it is served."""
+
+    def has(self, layer_id: str) -> bool:
+        """Whether a layer is served, or was and is not unmounted yet."""
+
+    def is_mounted(self, layer_id: str) -> bool:
+        """Whether a layer can be read there."""
+
+    def mount(self, layer_id: str, form: LazyForm) -> Verdict:
+        """Serve a layer.
+
+        Raises:
+            InvalidArgumentError: its table of contents is never to be served.
+            FailedPreconditionError: this machine has no FUSE.
+            InternalError: its server does not start.
+            OSError: with the path.
+        """
+
+    def unmount(self, layer_id: str) -> None:
+        """Serve it no more, but to those that use it. Idempotent."""
+
+
+class LeftLazyLayers(Protocol):
+    """What an earlier service has left served. Blocking."""
+
+    def share(self) -> None:
+        """As of Mounts."""
+
+    def find(self) -> set[str]:
+        """Ids of the layers, which are known from now on."""
+
+    def unmount(self, layer_id: str) -> None:
+        """As of LazyLayers."""
 
 
 class Snapshotter(Protocol):

@@ -9,7 +9,7 @@ from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
 from common.records import RecordStore
 from snapshotd.layers import Layers
-from snapshotd.ports import Bin, Mounts
+from snapshotd.ports import Bin, LeftLazyLayers, Mounts
 from snapshotd.records import LayerRecord, SnapshotRecord
 from snapshotd.service import Snapshots
 from snapshotd.store import Places, read_copy
@@ -28,11 +28,12 @@ class Reconciler:
     places: Places
     mounts: Mounts
     image_mounts: Mounts
+    lazy_mounts: LeftLazyLayers
     trash: Bin
 
     async def run(self) -> None:
         """Mend everything; must be over before the first request."""
-        for mounts in (self.mounts, self.image_mounts):
+        for mounts in (self.mounts, self.image_mounts, self.lazy_mounts):
             await anyio.to_thread.run_sync(mounts.share)
         await self._layers()
         await self._snapshot_directories()
@@ -40,6 +41,7 @@ class Reconciler:
             self.layers.hold(record.layers)
         await self._mounts()
         await self._image_mounts()
+        await self._lazy_mounts()
         await self.layers.drop_orphans()
 
     async def _layers(self) -> None:
@@ -97,6 +99,13 @@ class Reconciler:
             if not self.layers.is_held(layer_id):
                 await anyio.to_thread.run_sync(self.image_mounts.unmount, layer_id)
                 await self._repaired(layer_id, "unmounted an image that no snapshot stands on")
+
+    async def _lazy_mounts(self) -> None:
+        coming = {record.id for record in self.layer_records.all() if record.lazy}
+        for layer_id in await anyio.to_thread.run_sync(self.lazy_mounts.find):
+            if layer_id not in coming and not self.layers.is_held(layer_id):
+                await anyio.to_thread.run_sync(self.lazy_mounts.unmount, layer_id)
+                await self._repaired(layer_id, "serves a layer no more that no snapshot stands on")
 
     async def _repaired(self, name: str, what: str) -> None:
         _log.warning("node.repaired", id=name, what=what)

@@ -1,12 +1,13 @@
-"""Where the trees of layers can be seen: in their directories, or where their images are mounted."""
+"""Where the trees of layers can be seen: in their directories, where their images are mounted, or where they are served."""
 
 import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from snapshotd.ports import Images, Mounts
-from snapshotd.records import LayerRecord
+from snapshotd.lazy.job import Verdict
+from snapshotd.ports import Images, LazyLayers, Mounts
+from snapshotd.records import LayerRecord, LazyForm
 from snapshotd.store import Places
 
 
@@ -19,19 +20,36 @@ class Roots:
         places: where layers lie.
         mounts: where images are mounted, by layer.
         images: mounts them.
+        lazies: serves layers whose bytes come.
     """
 
-    def __init__(self, places: Places, mounts: Mounts, images: Images) -> None:
-        self._places, self._mounts, self._images = places, mounts, images
+    def __init__(self, places: Places, mounts: Mounts, images: Images, lazies: LazyLayers) -> None:
+        self._places, self._mounts, self._images, self._lazies = places, mounts, images, lazies
         self._lock = threading.Lock()
 
     def tree(self, layer: LayerRecord) -> Path:
-        """The layer's directory; that of its image when it has no other.
+        """The layer's directory; where it is served or that of its image when it has no other.
 
         Raises:
+            SlipwayError: it cannot be served.
             OSError: with the path.
         """
-        return self._places.tree(layer.id) if layer.tree else self.image(layer)
+        if layer.tree:
+            return self._places.tree(layer.id)
+        if layer.lazy:
+            if not self._lazies.is_mounted(layer.id):
+                self.serve(layer.id, layer.lazy)
+            return self._lazies.path(layer.id)
+        return self.image(layer)
+
+    def serve(self, layer_id: str, form: LazyForm) -> Verdict:
+        """Serve a layer whose bytes come, and say what it is; see ports.LazyLayers."""
+        with self._lock:
+            return self._lazies.mount(layer_id, form)
+
+    def has_mount(self, layer_id: str) -> bool:
+        """Whether it is served, or was and is not released yet."""
+        return self._lazies.has(layer_id)
 
     def image(self, layer: LayerRecord) -> Path:
         """Where the layer's image is mounted, which is done when it is not.
@@ -46,7 +64,7 @@ class Roots:
         return target
 
     def release(self, layer_id: str, held: Callable[[], bool]) -> None:
-        """Unmount the layer's image unless it is held.
+        """Unmount the layer's image, and serve it no more, unless it is held.
 
         Raises:
             OSError: with the path.
@@ -54,3 +72,4 @@ class Roots:
         with self._lock:
             if not held():
                 self._mounts.unmount(layer_id)
+                self._lazies.unmount(layer_id)

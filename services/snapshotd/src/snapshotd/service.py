@@ -17,6 +17,7 @@ from common.events.schema import SnapshotPrepared, SnapshotRemoved
 from common.failpoint import failpoint
 from common.observe.trace import span
 from common.records import RecordStore
+from common.sys import linux
 from common.sys.userns import IdMappings
 from snapshotd.compose import Stratum
 from snapshotd.faults import disk_faults
@@ -110,6 +111,8 @@ class Snapshots:
                 ):
                     if name == EROFS:
                         await self._layers.add_images(layer_ids)
+                    if ids and not linux.has_mapped_fuse():
+                        self._layers.refuse_coming(layer_ids, "this kernel maps no ids of what is served")
                     async with self._laid_out(key, diff) as laid:
                         return await self._make(key, stack, name, readonly=readonly, ids=ids, laid=laid)
             except BaseException:

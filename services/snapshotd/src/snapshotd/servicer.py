@@ -12,7 +12,7 @@ from common.sys.userns import IdMapping, IdMappings
 from snapshotd.diff.changes import Change, Kind
 from snapshotd.differences import Differences
 from snapshotd.layers import Blob, Layers
-from snapshotd.records import LayerRecord, SnapshotRecord
+from snapshotd.records import LayerRecord, LazyForm, SnapshotRecord
 from snapshotd.service import Snapshots
 
 if TYPE_CHECKING:
@@ -50,6 +50,17 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
         diff_id = Digest.parse(request.diff_id)
         blob = Blob(diff_id, request.digest, request.blob_path, request.media_type)
         return _layer(await self._layers.apply(blob))
+
+    async def ServeLayer(self, request: pb.ServeLayerRequest, context: "Context") -> pb.ServedLayer:
+        form = LazyForm(
+            digest=str(Digest.parse(request.digest)),
+            blob_path=request.blob_path,
+            size_bytes=request.size_bytes,
+            toc_offset=request.toc_offset,
+            toc_digest=str(Digest.parse(request.toc_digest)),
+        )
+        record, prefetch_bytes = await self._layers.serve(Digest.parse(request.diff_id), form)
+        return pb.ServedLayer(layer=_layer(record), prefetch_bytes=prefetch_bytes)
 
     async def ListLayers(self, request: pb.ListLayersRequest, context: "Context") -> pb.ListLayersResponse:
         return pb.ListLayersResponse(layers=map(_layer, self._layers.held(request.diff_ids)))
@@ -138,7 +149,12 @@ def _change(change: Change) -> pb.Change:
 
 
 def _layer(record: LayerRecord) -> pb.Layer:
-    return pb.Layer(diff_id=record.diff_id, size_bytes=record.size_bytes, inodes=record.inodes)
+    return pb.Layer(
+        diff_id=record.diff_id,
+        size_bytes=record.size_bytes,
+        inodes=record.inodes,
+        coming=record.lazy is not None,
+    )
 
 
 def _snapshot(record: SnapshotRecord) -> pb.Snapshot:

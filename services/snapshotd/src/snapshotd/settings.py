@@ -22,3 +22,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Write a layer out to disk before its record says that it is there."""
     usage_interval_s: Seconds = 10.0
     """Age of the usage cache; it grows by itself when counting takes long."""
+    lazy_read_timeout_s: Seconds = 60.0
+    """The longest that a read of a layer whose bytes still come waits for them; then it fails with EIO."""
+    lazy_cgroup: str = "slipway-lazy"
+    """The cgroup of the processes that serve such layers, under each hierarchy's root; empty leaves them in the service's own."""

@@ -41,7 +41,8 @@ class Places:
     def has(self, layer: LayerRecord) -> bool:
         """Whether all is there that the record says."""
         tree = not layer.tree or self.tree(layer.id).is_dir()
-        return tree and (not layer.image or self.image(layer.id).is_file())
+        image = not layer.image or self.image(layer.id).is_file()
+        return tree and image and (not layer.lazy or Path(layer.lazy.blob_path).is_file())
 
     def snapshot(self, key: str) -> Path:
         return self.snapshots / key

@@ -36,9 +36,13 @@ class ImagedClient:
         timeout_s: float = PULL_TIMEOUT_S,
         *,
         priority: int = 0,
+        lazy: bool = False,
+        handler: str = "",
     ) -> AsyncIterator[pb.PullProgress]:
         """Pull an image and follow it; the last message carries it. Leaving early does not stop the pull."""
-        request = pb.PullRequest(reference=reference, auth=auth, priority=priority)
+        request = pb.PullRequest(
+            reference=reference, auth=auth, priority=priority, lazy=lazy, handler=handler
+        )
         for tries_left in reversed(range(MAX_TRIES)):
             try:
                 async for progress in self._stub.Pull(request, timeout=timeout_s):

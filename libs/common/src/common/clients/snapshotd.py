@@ -40,6 +40,20 @@ class SnapshotdClient:
         )
         return await self._stub.ApplyLayer(request, timeout=timeout_s)
 
+    async def serve_layer(
+        self, *, diff_id: str, digest: str, blob_path: str, size_bytes: int, toc_offset: int, toc_digest: str
+    ) -> pb.ServedLayer:
+        """Have a layer served while its bytes come; see the proto."""
+        request = pb.ServeLayerRequest(
+            diff_id=diff_id,
+            digest=digest,
+            blob_path=blob_path,
+            size_bytes=size_bytes,
+            toc_offset=toc_offset,
+            toc_digest=toc_digest,
+        )
+        return await self._stub.ServeLayer(request, timeout=self._timeout_s)
+
     async def list_layers(self, diff_ids: Sequence[str] = ()) -> list[pb.Layer]:
         """The layers held out of those named; all when none is named."""
         request = pb.ListLayersRequest(diff_ids=diff_ids)

@@ -110,6 +110,34 @@ class ImageRemoved(Event, frozen=True, kw_only=True, tag="image.removed.v1"):
     """The names that it had."""
 
 
+class LayerFilled(Event, frozen=True, kw_only=True, tag="image.layer_filled.v1"):
+    """A layer that was used while it came is whole, verified and unpacked; `id` is its blob's digest."""
+
+    reference: str
+    """The image that it was pulled with."""
+    size_bytes: int
+
+
+class LayerDamaged(Event, frozen=True, kw_only=True, tag="image.layer_damaged.v1"):
+    """A layer that is used while it comes will never be whole; `id` is its blob's digest.
+
+    What is read of it is verified piece by piece, and goes on.
+    """
+
+    reference: str
+    error: str
+
+
+class LayerUnread(Event, frozen=True, kw_only=True, tag="image.layer_unread.v1"):
+    """Reads of containers failed, since bytes of their image did not come; told once a minute for a layer at most.
+
+    `id` is its blob's digest.
+    """
+
+    reference: str
+    error: str
+
+
 class LayerUnpacked(Event, frozen=True, kw_only=True, tag="snapshot.layer_unpacked.v1"):
     """A layer is on disk; `id` is its diff ID."""
 

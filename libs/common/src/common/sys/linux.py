@@ -196,8 +196,17 @@ def has_mount_setattr() -> bool:
 
 def has_mapped_layers() -> bool:
     """Whether overlayfs takes layers whose ids are mapped (Linux 5.19); there is no call to ask."""
+    return _release() >= (5, 19)
+
+
+def has_mapped_fuse() -> bool:
+    """Whether a FUSE file system may be mounted with ids mapped (Linux 6.12)."""
+    return _release() >= (6, 12)
+
+
+def _release() -> tuple[int, int]:
     major, minor = re.findall(r"\d+", os.uname().release)[:2]
-    return (int(major), int(minor)) >= (5, 19)
+    return int(major), int(minor)
 
 
 def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:

@@ -43,7 +43,8 @@ class ImageServicer(api_pb2_grpc.ImageServiceServicer):
     async def PullImage(self, request: api_pb2.PullImageRequest, context: Any) -> api_pb2.PullImageResponse:
         name, pod = request.image.image, request.sandbox_config.metadata.uid
         async with self._failures.reported(image=name, pod_uid=pod):
-            return api_pb2.PullImageResponse(image_ref=await self._images.pull(name, request.auth))
+            ref = await self._images.pull(name, request.auth, request.image.runtime_handler)
+            return api_pb2.PullImageResponse(image_ref=ref)
 
     async def RemoveImage(
         self, request: api_pb2.RemoveImageRequest, context: Any

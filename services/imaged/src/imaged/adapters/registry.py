@@ -26,6 +26,7 @@ from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.blobs import BlobFetch
 from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.proxies import Proxies
+from imaged.adapters.ranges import read_range
 from imaged.adapters.referrers import by_api, listed
 from imaged.adapters.registry_auth import TokenCache
 from imaged.adapters.transport import Limits, Refused, Transport, meant_for, reason
@@ -82,6 +83,7 @@ class HttpRegistry:
         self.neighbours = neighbours
         self.fetches = CapacityLimiter(max_downloads)
         self.turns = Turns(max_downloads)
+        self.reads = CapacityLimiter(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
         self.questions = CapacityLimiter(max_downloads)
 
@@ -275,6 +277,14 @@ class HttpRepository:
             PeerSource(peer, neighbours.node, repository, self._image, neighbours.seals)
             for peer in await neighbours.holders(repository, blob.digest)
         ]
+
+    async def read(self, blob: Descriptor, extent: tuple[int, int], partial: Partial) -> None:
+        bandwidth = self._registry.bandwidth
+        await self._ask(
+            "pull",
+            lambda transport, stop: read_range(transport, blob, extent, partial, bandwidth, stop),
+            self._registry.reads,
+        )
 
     async def has(self, blob: Descriptor) -> bool:
         return await self._ask("push", lambda transport, stop: there(transport, blob, stop))

@@ -18,7 +18,7 @@ from common.sys.cgroups import cgroup_directories
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.adapters.views import opened
 from snapshotd.lazy import slots
-from snapshotd.lazy.worker import Job, Verdict
+from snapshotd.lazy.job import Job, Verdict
 from snapshotd.records import LazyForm
 
 DEVICE = "/dev/fuse"
@@ -54,9 +54,23 @@ class LazyMounts:
         self._read_timeout_s, self._max_entries, self._max_bytes = read_timeout_s, max_entries, max_bytes
         self._cgroups = cgroup_directories(cgroup)
         self._keepers: list[subprocess.Popen[bytes]] = []
+        self._made: set[str] = set()
+
+    def share(self) -> None:
+        """See ports.Mounts."""
+        self._mounts.share()
 
     def path(self, layer_id: str) -> Path:
         return self._mounts.path(layer_id)
+
+    def has(self, layer_id: str) -> bool:
+        """See ports.LazyLayers."""
+        return layer_id in self._made
+
+    def find(self) -> set[str]:
+        """The layers that an earlier service has left served; they count as made here."""
+        self._made |= self._mounts.points()
+        return set(self._made)
 
     def is_mounted(self, layer_id: str) -> bool:
         """Whether it is mounted, and its keeper lives."""
@@ -64,7 +78,7 @@ class LazyMounts:
 
     def mount(self, layer_id: str, form: LazyForm) -> Verdict:
         """See ports.LazyLayers."""
-        self._mounts.unmount(layer_id)  # what a dead keeper left
+        self._mounts.unmount(layer_id)  # what dead processes left
         try:
             fuse = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         except OSError as exc:
@@ -74,16 +88,19 @@ class LazyMounts:
         with opened(fuse), opened(os.open(form.blob_path, os.O_RDONLY | os.O_CLOEXEC)) as blob:
             target = self._mounts.path(layer_id)
             target.mkdir(mode=0o700, exist_ok=True)
+            self._made.add(layer_id)
             linux.mount("slipway-lazy", str(target), "fuse.slipway", linux.MS_RDONLY, _OPTIONS.format(fuse))
             try:
                 return self._start(fuse, blob, form)
             except BaseException:
-                self._mounts.unmount(layer_id)
+                self.unmount(layer_id)
                 raise
 
     def unmount(self, layer_id: str) -> None:
         """Unmount; containers that use it keep it until they end. Idempotent."""
-        self._mounts.unmount(layer_id)
+        if layer_id in self._made:
+            self._mounts.unmount(layer_id)
+            self._made.discard(layer_id)
         self._reap()
 
     def _start(self, fuse: int, blob: int, form: LazyForm) -> Verdict:

@@ -15,6 +15,7 @@ from snapshotd.diff.whiteout import BadEntryError
 from snapshotd.lazy import keeper, toc
 from snapshotd.lazy.answers import Answers
 from snapshotd.lazy.chunks import Chunks
+from snapshotd.lazy.job import Job, Verdict
 from snapshotd.lazy.server import Server
 from snapshotd.lazy.slots import Slots
 from snapshotd.lazy.source import ImagedSource
@@ -24,34 +25,6 @@ MEMORY_BYTES = 1 << 30
 """Bound on the address space, whatever a table of contents asks for; stacks of threads are a part of it."""
 _EXTRA_BYTES = 1 << 20
 """Of a table that does not compress, beyond its bound."""
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """One layer to serve."""
-
-    digest: str
-    """The blob's."""
-    size: int
-    toc_offset: int
-    toc_digest: str
-    socket: str
-    """Of imaged; its directory becomes all that the server can name."""
-    timeout_s: float
-    """The longest that a read waits for its bytes."""
-    max_entries: int
-    max_bytes: int
-
-
-class Verdict(msgspec.Struct, frozen=True, kw_only=True):
-    """What the first server says of the table of contents; nothing else when there is an error."""
-
-    error: str = ""
-    implied: list[str] = []
-    """As LayerRecord has them."""
-    size_bytes: int = 0
-    """Sum of the files' sizes."""
-    inodes: int = 0
-    prefetch_bytes: int = 0
 
 
 def main() -> None:

@@ -113,9 +113,15 @@ class PullRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
     PRIORITY_FIELD_NUMBER: _builtins.int
+    LAZY_FIELD_NUMBER: _builtins.int
+    HANDLER_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     priority: _builtins.int
     """Of the pulls that wait for a turn to transfer, the highest comes first; those of one priority in turn."""
+    lazy: _builtins.bool
+    """Layers that can be used before they are here need not be, also where the settings do not say so."""
+    handler: _builtins.str
+    """The runtime handler that the image is for; empty when it is not known."""
     @_builtins.property
     def auth(self) -> Global___Auth: ...
     def __init__(
@@ -124,10 +130,12 @@ class PullRequest(_message.Message):
         reference: _builtins.str = ...,
         auth: Global___Auth | None = ...,
         priority: _builtins.int = ...,
+        lazy: _builtins.bool = ...,
+        handler: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "priority", b"priority", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "handler", b"handler", "lazy", b"lazy", "priority", b"priority", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -293,6 +301,8 @@ class Image(_message.Message):
     USED_AT_NS_FIELD_NUMBER: _builtins.int
     LEASES_FIELD_NUMBER: _builtins.int
     ARTIFACT_TYPE_FIELD_NUMBER: _builtins.int
+    COMING_FIELD_NUMBER: _builtins.int
+    DAMAGE_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
@@ -308,6 +318,8 @@ class Image(_message.Message):
     """What an artifact is, which can be mounted and not run: its id is its manifest's digest, its only diff ID that of its
     files. Empty for a container image.
     """
+    damage: _builtins.str
+    """Why one of these will never be whole; empty when all may."""
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -323,6 +335,10 @@ class Image(_message.Message):
     @_builtins.property
     def leases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Lease]:
         """Those that have not ended."""
+
+    @_builtins.property
+    def coming(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Digests of layers that still come while they are used."""
 
     def __init__(
         self,
@@ -340,10 +356,12 @@ class Image(_message.Message):
         used_at_ns: _builtins.int = ...,
         leases: _abc.Iterable[Global___Lease] | None = ...,
         artifact_type: _builtins.str = ...,
+        coming: _abc.Iterable[_builtins.str] | None = ...,
+        damage: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "config", b"config", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "coming", b"coming", "config", b"config", "damage", b"damage", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

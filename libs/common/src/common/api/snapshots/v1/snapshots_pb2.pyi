@@ -78,23 +78,88 @@ class Layer(_message.Message):
     DIFF_ID_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     INODES_FIELD_NUMBER: _builtins.int
+    COMING_FIELD_NUMBER: _builtins.int
     diff_id: _builtins.str
     size_bytes: _builtins.int
     inodes: _builtins.int
+    coming: _builtins.bool
+    """It is served while its bytes come."""
     def __init__(
         self,
         *,
         diff_id: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
         inodes: _builtins.int = ...,
+        coming: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["diff_id", b"diff_id", "inodes", b"inodes", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coming", b"coming", "diff_id", b"diff_id", "inodes", b"inodes", "size_bytes", b"size_bytes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Layer: _TypeAlias = Layer  # noqa: Y015
+
+@_typing.final
+class ServeLayerRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DIFF_ID_FIELD_NUMBER: _builtins.int
+    DIGEST_FIELD_NUMBER: _builtins.int
+    BLOB_PATH_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TOC_OFFSET_FIELD_NUMBER: _builtins.int
+    TOC_DIGEST_FIELD_NUMBER: _builtins.int
+    diff_id: _builtins.str
+    digest: _builtins.str
+    blob_path: _builtins.str
+    """A file that snapshotd can read, in which bytes that are not here are zero; the table of contents is here."""
+    size_bytes: _builtins.int
+    """The blob's, whole."""
+    toc_offset: _builtins.int
+    toc_digest: _builtins.str
+    """What the manifest says of the table of contents."""
+    def __init__(
+        self,
+        *,
+        diff_id: _builtins.str = ...,
+        digest: _builtins.str = ...,
+        blob_path: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        toc_offset: _builtins.int = ...,
+        toc_digest: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_path", b"blob_path", "diff_id", b"diff_id", "digest", b"digest", "size_bytes", b"size_bytes", "toc_digest", b"toc_digest", "toc_offset", b"toc_offset"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServeLayerRequest: _TypeAlias = ServeLayerRequest  # noqa: Y015
+
+@_typing.final
+class ServedLayer(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LAYER_FIELD_NUMBER: _builtins.int
+    PREFETCH_BYTES_FIELD_NUMBER: _builtins.int
+    prefetch_bytes: _builtins.int
+    """So many from the blob's beginning are needed first."""
+    @_builtins.property
+    def layer(self) -> Global___Layer: ...
+    def __init__(
+        self,
+        *,
+        layer: Global___Layer | None = ...,
+        prefetch_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["layer", b"layer", "prefetch_bytes", b"prefetch_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ServedLayer: _TypeAlias = ServedLayer  # noqa: Y015
 
 @_typing.final
 class ListLayersRequest(_message.Message):

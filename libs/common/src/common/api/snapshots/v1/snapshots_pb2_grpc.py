@@ -39,6 +39,11 @@ class SnapshotsStub:
                 request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ApplyLayerRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.Layer.FromString,
                 _registered_method=True)
+        self.ServeLayer = channel.unary_unary(
+                '/slipway.snapshots.v1.Snapshots/ServeLayer',
+                request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServeLayerRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServedLayer.FromString,
+                _registered_method=True)
         self.ListLayers = channel.unary_unary(
                 '/slipway.snapshots.v1.Snapshots/ListLayers',
                 request_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ListLayersRequest.SerializeToString,
@@ -97,6 +102,15 @@ class SnapshotsServicer:
     def ApplyLayer(self, request, context):
         """Unpacks a blob as the layer with this diff ID. Callers with the same diff ID share one unpacking;
         DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ServeLayer(self, request, context):
+        """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+        ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
+        FAILED_PRECONDITION when this node cannot; nothing stays behind then.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -179,6 +193,11 @@ def add_SnapshotsServicer_to_server(servicer, server):
                     request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ApplyLayerRequest.FromString,
                     response_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.Layer.SerializeToString,
             ),
+            'ServeLayer': grpc.unary_unary_rpc_method_handler(
+                    servicer.ServeLayer,
+                    request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServeLayerRequest.FromString,
+                    response_serializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServedLayer.SerializeToString,
+            ),
             'ListLayers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListLayers,
                     request_deserializer=common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ListLayersRequest.FromString,
@@ -257,6 +276,33 @@ class Snapshots:
             '/slipway.snapshots.v1.Snapshots/ApplyLayer',
             common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ApplyLayerRequest.SerializeToString,
             common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.Layer.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ServeLayer(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/slipway.snapshots.v1.Snapshots/ServeLayer',
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServeLayerRequest.SerializeToString,
+            common_dot_api_dot_snapshots_dot_v1_dot_snapshots__pb2.ServedLayer.FromString,
             options,
             channel_credentials,
             insecure,

@@ -35,6 +35,11 @@ class SnapshotsStub:
     """Unpacks a blob as the layer with this diff ID. Callers with the same diff ID share one unpacking;
     DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
     """
+    ServeLayer: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.ServeLayerRequest, _snapshots_pb2.ServedLayer]
+    """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+    ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
+    FAILED_PRECONDITION when this node cannot; nothing stays behind then.
+    """
     ListLayers: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.ListLayersRequest, _snapshots_pb2.ListLayersResponse]
     """The layers held out of those asked for; all when none is named."""
     RemoveLayers: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.RemoveLayersRequest, _snapshots_pb2.RemoveLayersResponse]
@@ -62,6 +67,11 @@ class SnapshotsAsyncStub(SnapshotsStub):
     ApplyLayer: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.ApplyLayerRequest, _snapshots_pb2.Layer]  # type: ignore[assignment]
     """Unpacks a blob as the layer with this diff ID. Callers with the same diff ID share one unpacking;
     DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
+    """
+    ServeLayer: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.ServeLayerRequest, _snapshots_pb2.ServedLayer]  # type: ignore[assignment]
+    """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+    ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
+    FAILED_PRECONDITION when this node cannot; nothing stays behind then.
     """
     ListLayers: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.ListLayersRequest, _snapshots_pb2.ListLayersResponse]  # type: ignore[assignment]
     """The layers held out of those asked for; all when none is named."""
@@ -93,6 +103,17 @@ class SnapshotsServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_snapshots_pb2.Layer, _abc.Awaitable[_snapshots_pb2.Layer]]:
         """Unpacks a blob as the layer with this diff ID. Callers with the same diff ID share one unpacking;
         DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
+        """
+
+    @_abc_1.abstractmethod
+    def ServeLayer(
+        self,
+        request: _snapshots_pb2.ServeLayerRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_snapshots_pb2.ServedLayer, _abc.Awaitable[_snapshots_pb2.ServedLayer]]:
+        """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+        ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
+        FAILED_PRECONDITION when this node cannot; nothing stays behind then.
         """
 
     @_abc_1.abstractmethod

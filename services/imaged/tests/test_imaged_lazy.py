@@ -1,0 +1,289 @@
+"""Blobs that come while they are used: what is asked of the registry, and what becomes of them."""
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
+from devtools.registry import file
+from imaged.catalog import Catalog
+from imaged.lazy import extents, footer
+from imaged.lazy.socket import RangeSocket
+from imaged.lazy.store import LazyBlobs, LazyPlaces
+from imaged.leases import Leases, Needs
+from imaged.manifest import Descriptor
+from imaged.ports import Credentials
+from imaged.reference import Reference
+from tests.support import estargz
+from tests.support.pace import patience
+
+pytestmark = pytest.mark.anyio
+CREDENTIALS = Credentials("me", "secret")
+BODY = bytes(range(256)) * 8192
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_footer_says_where_the_table_is(legacy: bool) -> None:
+    foot = estargz.footer(0x1234, legacy=legacy)
+    assert len(foot) == (47 if legacy else footer.BYTES)
+    assert footer.toc_offset(bytes(51) + foot, 0x2000) == 0x1234
+
+
+@pytest.mark.parametrize(
+    "tail",
+    [
+        bytes(51),
+        b"",
+        estargz.footer(0x1234)[:-1],
+        estargz.footer(0x2000),
+        estargz.footer(0),
+        estargz.footer(0x1234).replace(b"STARGZ", b"STARGY"),
+        estargz.footer(0x1234).replace(b"1234", b"12x4"),
+    ],
+)
+def test_what_is_no_footer_is_none(tail: bytes) -> None:
+    assert footer.toc_offset(tail, 0x2000) is None
+
+
+def test_extents() -> None:
+    step = extents.STEP_BYTES
+    assert extents.widened(step + 5, step + 6, 10 * step) == (step, 2 * step)
+    assert extents.widened(9 * step, 9 * step + 1, 9 * step + 7) == (9 * step, 9 * step + 7)
+    assert extents.within([(0, 10), (20, 30)], 5, 25) == [(5, 10), (20, 25)]
+    assert extents.without([(0, 100)], [(10, 20), (15, 30), (90, 200)]) == [(0, 10), (30, 90)]
+    assert extents.without([(0, 10)], [(0, 10)]) == []
+    most = extents.MOST_BYTES
+    assert extents.pieces([(1, most + 2)]) == [(1, most + 1), (most + 1, most + 2)]
+
+
+@dataclass
+class Served:
+    prefetch_bytes: int = 0
+
+
+@dataclass
+class Layers:
+    """The Layers port as far as lazy blobs use it."""
+
+    held: set[str] = field(default_factory=set)
+    served: list[dict[str, object]] = field(default_factory=list)
+    applied: list[dict[str, object]] = field(default_factory=list)
+    refusal: Exception | None = None
+    damage: Exception | None = None
+
+    async def serve_layer(self, **asked: object) -> Served:
+        if self.refusal:
+            raise self.refusal
+        self.served.append(asked)
+        self.held.add(str(asked["diff_id"]))
+        return Served()
+
+    async def apply_layer(self, **asked: object) -> None:
+        if self.damage:
+            raise self.damage
+        self.applied.append(asked | {"body": Path(str(asked["blob_path"])).read_bytes()})
+
+    async def list_layers(self, diff_ids=()):
+        return [type("Held", (), {"diff_id": each})() for each in self.held]
+
+
+class Rig:
+    """Lazy blobs over a real content store and a registry whose blob requests wait for `gate`."""
+
+    def __init__(self, tmp_path: Path, content, registry, bad_registry, group, needs: Needs) -> None:
+        self.body, self.written = estargz.made([file("big", BODY)], level=0, chunk_bytes=256 << 10)
+        self.layer = Descriptor(
+            self.written.digest, len(self.body), "", annotations={estargz.ANNOTATION: self.written.toc_digest}
+        )
+        self.reference = Reference.parse(f"{bad_registry.host}/some/app:v1")
+        self.layers, self.events = Layers(), []
+        self.bad, self.content, self.registry, self.group = bad_registry, content, registry, group
+        self.places = LazyPlaces(tmp_path / "lazy", tmp_path / "secrets", 1 << 20)
+        self.needs = needs
+        self.ranges: list[str] = []
+        self.away = False
+        self.lie = False
+        bad_registry.answer = self.answer
+        self.blobs = self.make()
+
+    def make(self) -> LazyBlobs:
+        class Empty(Catalog):
+            def __init__(self) -> None:
+                pass
+
+            def all(self):
+                return []
+
+        leases = Leases(Empty(), self.content, self.layers)
+        leases._held.append(self.needs)
+        return LazyBlobs(
+            self.places,
+            self.content,
+            self.registry,
+            self.layers,
+            leases,
+            emit=self.emit,
+            task_group=self.group,
+        )
+
+    async def emit(self, event: Event) -> None:
+        self.events.append(event)
+
+    def answer(self, request) -> None:
+        asked = request.headers.get("Range", "")
+        self.ranges.append(asked)
+        if self.away or not asked:
+            request.send_response(503 if self.away else 200)
+            request.send_header("Content-Length", "0")
+            request.end_headers()
+            return
+        start, end = (int(n) for n in asked.removeprefix("bytes=").split("-"))
+        piece = self.body[start : end + 1]
+        request.send_response(206)
+        request.send_header("Content-Length", str(len(piece)))
+        request.send_header("Content-Range", f"bytes {start}-{end}/{len(self.body)}")
+        request.end_headers()
+        request.wfile.write(bytes(len(piece)) if self.lie else piece)
+
+    async def begin(self) -> bool:
+        return await self.blobs.begin(self.reference, CREDENTIALS, self.layer, self.written.diff_id)
+
+    async def until(self, kind: type[Event]) -> Event:
+        with anyio.fail_after(patience(20)):
+            while True:
+                found = next((each for each in self.events if isinstance(each, kind)), None)
+                if found:
+                    return found
+                await anyio.sleep(0.02)
+
+
+@pytest.fixture
+async def rig(tmp_path, content, registry, bad_registry):
+    async with anyio.create_task_group() as group:
+        needs = Needs()
+        made = Rig(tmp_path, content, registry, bad_registry, group, needs)
+        needs.digests.add(made.layer.digest)
+        yield made
+        group.cancel_scope.cancel()
+
+
+async def test_a_layer_is_served_by_its_end_alone_then_filled_and_unpacked(rig: Rig) -> None:
+    assert await rig.begin()
+    [served] = rig.layers.served
+    assert served["toc_offset"] == rig.written.toc_offset
+    assert len(rig.ranges) == 1
+    assert rig.blobs.has(rig.layer.digest)
+    filled = await rig.until(LayerFilled)
+    assert filled.id == rig.layer.digest
+    assert rig.layers.applied[0]["body"] == rig.body
+    assert rig.content.has(rig.layer.digest)
+    assert not rig.blobs.has(rig.layer.digest)
+    assert list(rig.places.directory.iterdir()) == list(rig.places.secrets.iterdir()) == []
+
+
+async def test_a_range_is_brought_once_for_all_who_wait(rig: Rig) -> None:
+    assert await rig.begin()
+    rig.ranges.clear()
+    async with anyio.create_task_group() as group:
+        for _ in range(5):
+            group.start_soon(lambda: rig.blobs.bring(rig.layer.digest, 300_000, 300_100, again=False))
+    step = extents.STEP_BYTES
+    assert rig.ranges.count(f"bytes={2 * step}-{3 * step - 1}") == 1
+    with Path(str(rig.layers.served[0]["blob_path"])).open("rb") as blob:
+        blob.seek(300_000)
+        assert blob.read(100) == rig.body[300_000:300_100]
+    for start, end in ((-1, 5), (5, 5), (0, len(rig.body) + 1)):
+        with pytest.raises(InvalidArgumentError):
+            await rig.blobs.bring(rig.layer.digest, start, end, again=False)
+    with pytest.raises(NotFoundError):
+        await rig.blobs.bring("sha256:" + "0" * 64, 0, 1, again=False)
+
+
+@pytest.mark.parametrize("why", ["no annotation", "small", "refused", "away", "no footer"])
+async def test_what_cannot_be_served_is_left_to_the_pull_and_leaves_nothing(rig: Rig, why: str) -> None:
+    match why:
+        case "no annotation":
+            rig.layer = Descriptor(rig.layer.digest, rig.layer.size)
+        case "small":
+            rig.layer = Descriptor(rig.layer.digest, 1000, annotations=rig.layer.annotations)
+        case "refused":
+            rig.layers.refusal = FailedPreconditionError("no FUSE")
+        case "away":
+            rig.away = True
+        case _:
+            rig.lie = True
+    assert not await rig.begin()
+    assert not rig.blobs.has(rig.layer.digest)
+    assert list(rig.places.directory.iterdir()) == list(rig.places.secrets.iterdir()) == []
+    async with rig.content.ingest(rig.layer) as ingest:  # nobody holds it
+        assert not ingest.committed
+
+
+async def test_it_goes_on_after_a_restart_with_its_credentials(rig: Rig) -> None:
+    rig.needs.digests.add(rig.layer.digest)
+    assert await rig.begin()
+    rig.away = True
+    for coming in list(rig.blobs._coming.values()):
+        await coming.end(discard=False)
+    [(ticket, credentials)] = rig.blobs._kept()
+    assert credentials == CREDENTIALS
+    assert ticket.diff_id == rig.written.diff_id
+    assert b"secret" not in b"".join(path.read_bytes() for path in rig.places.directory.iterdir())
+    rig.away = False
+    rig.blobs = rig.make()
+    rig.group.start_soon(rig.blobs.run)
+    await rig.until(LayerFilled)
+    assert rig.content.has(rig.layer.digest)
+
+
+async def test_a_blob_with_another_digest_is_told_and_marked(rig: Rig) -> None:
+    rig.layers.damage = DataLossError("it has another diff ID")
+    assert await rig.begin()
+    damaged = await rig.until(LayerDamaged)
+    assert "another diff ID" in damaged.error
+    assert rig.blobs.failure(rig.layer.digest)
+    assert not rig.content.has(rig.layer.digest)
+    await rig.blobs.bring(rig.layer.digest, 0, 10, again=False)  # what is used of it still comes
+
+
+async def test_what_nobody_needs_ends(rig: Rig) -> None:
+    assert await rig.begin()
+    rig.needs.digests.clear()
+    await rig.blobs.sweep()
+    assert rig.blobs.has(rig.layer.digest)  # snapshotd holds it: a container may stand on it
+    rig.layers.held.clear()
+    await rig.blobs.sweep()
+    assert not rig.blobs.has(rig.layer.digest)
+    assert list(rig.places.directory.iterdir()) == []
+
+
+async def test_the_socket_answers_in_time(rig: Rig, tmp_path: Path) -> None:
+    path = tmp_path / "ranges/ranges.sock"
+    rig.group.start_soon(RangeSocket(path, 0o600, rig.blobs).run)
+    with anyio.fail_after(patience(10)):
+        while not (path.exists() and path.stat().st_mode & 0o777 == 0o600):
+            await anyio.sleep(0.01)
+    assert await rig.begin()
+    rig.away = True
+
+    async def ask(**asked: object) -> dict[str, object]:
+        async with await anyio.connect_unix(path) as line:
+            await line.send(
+                json.dumps({"digest": rig.layer.digest, "start": 0, "end": 10} | asked).encode() + b"\n"
+            )
+            return json.loads(await line.receive())
+
+    with anyio.fail_after(patience(20)):
+        answer = await ask(timeout_s=1)
+    assert "RegistryUnavailable" in str(answer["error"])
+    told = await rig.until(LayerUnread)
+    assert told.id == rig.layer.digest
+    rig.away = False
+    assert await ask() == {"ok": True}
+    assert "at once" in str((await ask(end=1 << 40))["error"])
+    assert "cannot be read" in str((await ask(start="x"))["error"])
+    assert await ask(damaged=True) == {"ok": True}
