@@ -73,47 +73,14 @@ def _leave_terminal_codes() -> bytes:
     return unpack.failed("InvalidArgumentError", "\x1b[2J\nroot#")
 
 
-FORBIDDEN = [
-    "mount",
-    "umount2",
-    "move_mount",
-    "open_tree",
-    "fsopen",
-    "pivot_root",
-    "chroot",
-    "unshare",
-    "setns",
-    "execve",
-    "execveat",
-    "clone3",
-    "kill",
-    "tkill",
-    "ptrace",
-    "process_vm_readv",
-    "bpf",
-    "perf_event_open",
-    "userfaultfd",
-    "io_uring_setup",
-    "init_module",
-    "finit_module",
-    "keyctl",
-    "add_key",
-    "socket",
-    "socketpair",
-    "connect",
-    "bind",
-    "open_by_handle_at",
-    "name_to_handle_at",
-    "ioctl",
-    "prctl",
-    "seccomp",
-    "capset",
-    "setuid",
-    "personality",
-    "memfd_create",
-    "pidfd_open",
+FORBIDDEN = (
+    "mount", "umount2", "move_mount", "open_tree", "fsopen", "pivot_root", "chroot", "unshare", "setns",
+    "execve", "execveat", "clone3", "kill", "tkill", "ptrace", "process_vm_readv", "bpf",
+    "perf_event_open", "userfaultfd", "io_uring_setup", "init_module", "finit_module", "keyctl",
+    "add_key", "socket", "socketpair", "connect", "bind", "open_by_handle_at", "name_to_handle_at",
+    "ioctl", "prctl", "seccomp", "capset", "setuid", "personality", "memfd_create", "pidfd_open",
     "sethostname",
-]
+)  # fmt: skip
 _numbers: dict[str, int] = {}
 
 

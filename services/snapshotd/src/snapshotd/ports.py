@@ -58,6 +58,7 @@ class Images(Protocol):
         Raises:
             DeadlineExceededError: it took too long.
             InternalError: with what the program says.
+            ResourceExhaustedError: it takes too much memory.
             OSError: the disk is full.
         """
 

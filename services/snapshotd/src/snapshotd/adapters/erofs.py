@@ -15,7 +15,12 @@ import anyio
 
 import common
 import snapshotd
-from common.errors import DeadlineExceededError, FailedPreconditionError, InternalError
+from common.errors import (
+    DeadlineExceededError,
+    FailedPreconditionError,
+    InternalError,
+    ResourceExhaustedError,
+)
 from common.sys import linux
 from snapshotd.adapters.mounts import attach
 from snapshotd.adapters.views import opened
@@ -61,6 +66,9 @@ class ErofsImages:
         if status:
             if os.strerror(errno.ENOSPC) in said:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(image))
+            if os.strerror(errno.ENOMEM) in said:
+                message = f"{image}: {COMMAND} takes more than {mkfs.MAX_MEMORY_BYTES >> 30} GiB of memory: the layer has too many entries"
+                raise ResourceExhaustedError(message)
             raise InternalError(f"{image}: {COMMAND} ended with status {status}: {said}")
         unfinished.rename(image)
 

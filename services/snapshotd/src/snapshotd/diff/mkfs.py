@@ -22,10 +22,12 @@ TREE, IMAGE = "/tree", "/image"
 _SYSTEM = ("/usr", "/bin", "/lib", "/lib64", "/sbin")
 _CAPABILITIES = (1, 2, 21)
 """DAC_OVERRIDE, DAC_READ_SEARCH, SYS_ADMIN of linux/capability.h."""
+MAX_MEMORY_BYTES = 2 << 30
+"""erofs-utils 1.5 takes some 4.5 KiB for each entry of a layer."""
 _LIMITS = {
     resource.RLIMIT_STACK: 256
     << 20,  # it recurses, with a path for each directory, into trees nested 1024 deep
-    resource.RLIMIT_AS: 2 << 30,
+    resource.RLIMIT_AS: MAX_MEMORY_BYTES,
     resource.RLIMIT_NOFILE: 2048,  # one for each of them
     resource.RLIMIT_CORE: 0,
 }

@@ -9,112 +9,31 @@ import errno
 import os
 from collections.abc import Iterable
 
-_RUN = [
-    "brk",
-    "mmap",
-    "mprotect",
-    "munmap",
-    "mremap",
-    "madvise",
-    "futex",
-    "set_robust_list",
-    "rseq",
-    "sched_yield",
-    "sched_getaffinity",
-    "gettid",
-    "getpid",
-    "exit",
-    "exit_group",
-    "restart_syscall",
-    "rt_sigaction",
-    "rt_sigprocmask",
-    "rt_sigreturn",
-    "sigaltstack",
-    "clock_gettime",
-    "clock_nanosleep",
-    "nanosleep",
-    "gettimeofday",
-    "getrandom",
-    "poll",
-    "ppoll",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "getegid",
-    "uname",
-    "sysinfo",
-]
-_READ = [
-    "read",
-    "readv",
-    "pread64",
-    "lseek",
-    "close",
-    "open",
-    "openat",
-    "fcntl",
-    "fstat",
-    "newfstatat",
-    "stat",
-    "lstat",
-    "statx",
-    "statfs",
-    "fstatfs",
-    "getdents64",
-    "readlink",
-    "readlinkat",
-    "access",
-    "faccessat",
-    "faccessat2",
-    "getxattr",
-    "lgetxattr",
-    "fgetxattr",
-    "listxattr",
-    "llistxattr",
+_RUN = (
+    "brk", "mmap", "mprotect", "munmap", "mremap", "madvise", "futex", "set_robust_list", "rseq",
+    "sched_yield", "sched_getaffinity", "gettid", "getpid", "exit", "exit_group", "restart_syscall",
+    "rt_sigaction", "rt_sigprocmask", "rt_sigreturn", "sigaltstack", "clock_gettime", "clock_nanosleep",
+    "nanosleep", "gettimeofday", "getrandom", "poll", "ppoll", "getuid", "geteuid", "getgid", "getegid",
+    "uname", "sysinfo",
+)  # fmt: skip
+_READ = (
+    "read", "readv", "pread64", "lseek", "close", "open", "openat", "fcntl", "fstat", "newfstatat",
+    "stat", "lstat", "statx", "statfs", "fstatfs", "getdents64", "readlink", "readlinkat", "access",
+    "faccessat", "faccessat2", "getxattr", "lgetxattr", "fgetxattr", "listxattr", "llistxattr",
     "flistxattr",
-]
-_WRITE = ["write", "writev", "pwrite64", "ftruncate", "fallocate", "fadvise64"]
-_MAKE = [
-    "mkdir",
-    "mkdirat",
-    "mknod",
-    "mknodat",
-    "symlink",
-    "symlinkat",
-    "link",
-    "linkat",
-    "unlink",
-    "unlinkat",
-    "rmdir",
-    "umask",
-    "chown",
-    "lchown",
-    "fchown",
-    "fchownat",
-    "chmod",
-    "fchmod",
-    "fchmodat",
-    "fchmodat2",
-    "utimensat",
-    "setxattr",
-    "lsetxattr",
-    "fsetxattr",
-]
-_START = [
-    "execve",
-    "arch_prctl",
-    "set_tid_address",
-    "prlimit64",
-    "getppid",
-    "fsync",
-    "fdatasync",
-    "dup",
-    "dup2",
-    "copy_file_range",
-    "sendfile",
-]
+)  # fmt: skip
+_WRITE = ("write", "writev", "pwrite64", "ftruncate", "fallocate", "fadvise64")
+_MAKE = (
+    "mkdir", "mkdirat", "mknod", "mknodat", "symlink", "symlinkat", "link", "linkat", "unlink",
+    "unlinkat", "rmdir", "umask", "chown", "lchown", "fchown", "fchownat", "chmod", "fchmod",
+    "fchmodat", "fchmodat2", "utimensat", "setxattr", "lsetxattr", "fsetxattr",
+)  # fmt: skip
+_START = (
+    "execve", "arch_prctl", "set_tid_address", "prlimit64", "getppid", "fsync", "fdatasync", "dup",
+    "dup2", "copy_file_range", "sendfile",
+)  # fmt: skip
 """What a program asks for before its main, and mkfs.erofs besides."""
-_ASK = ["socket", "connect", "sendto", "recvfrom", "getsockopt", "ioctl"]
+_ASK = ("socket", "connect", "sendto", "recvfrom", "getsockopt", "ioctl")
 """What a client of a Unix socket needs; Python sets time-outs by ioctl."""
 SERVE = frozenset([*_RUN, *_READ, *_WRITE, *_ASK])
 UNPACK = frozenset([*_RUN, *_READ, *_WRITE, *_MAKE])
