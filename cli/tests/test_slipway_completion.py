@@ -18,6 +18,9 @@ LINES = [
     ("slipway rm", ["rm", "rmi"]),
     ("slipway run --network h", ["host"]),
     ("slipway completion f", ["fish"]),
+    ("slipway run --cap-add NET_A", ["NET_ADMIN"]),
+    ("slipway run --secur", ["--security-opt"]),
+    ("slipway exec --priv", ["--privileged"]),
 ]
 BASH = """eval "$(slipway completion bash)"; COMP_LINE="$1"; COMP_POINT=${#1}
 _slipway; printf '%s\\n' "${COMPREPLY[@]}"
@@ -67,3 +70,20 @@ def test_commands_come_with_what_they_do_and_hidden_ones_do_not_come() -> None:
     found = dict(candidates([""], "/nonexistent"))
     assert found["ps"] == "List containers."
     assert not [word for word in found if word.startswith("_")]
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        (["ps", "-f", "status=p"], ["status=paused"]),
+        (["images", "--filter", "dang"], ["dangling=true", "dangling=false"]),
+        (["image", "ls", "--filter", "ref"], ["reference="]),
+        (["run", "--ulimit", "nof"], ["nofile="]),
+        (["run", "--stop-signal", "Q"], ["QUIT"]),
+        (["run", "--mount", "type=i"], ["type=image,source="]),
+        (["run", "--pull", "n"], ["never"]),
+        (["run", "--env-file", ""], []),
+    ],
+)
+def test_values_of_options_are_known(words: list[str], wanted: list[str]) -> None:
+    assert [word for word, _ in candidates(words, "/nonexistent")] == wanted

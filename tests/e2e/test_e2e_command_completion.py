@@ -31,6 +31,8 @@ async def test_names_are_offered_where_they_fit_and_none_that_a_shell_would_run(
     assert offered(node, "stop", "") == ["web"]
     assert offered(node, "start", "") == ["done"]
     assert offered(node, "rm", "") == ["done", "web"]
+    short = node.slipway("ps", "-q", "-f", "name=web").stdout.strip()
+    assert offered(node, "stop", short[:6]) == [short]
     assert offered(node, "unpause", "") == []
     assert offered(node, "cp", "w") == ["web:"]
     assert "pod-web" in offered(node, "pods", "rm", "-f", "pod-w")

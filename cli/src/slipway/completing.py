@@ -9,6 +9,7 @@ from typing import Any
 from common.errors import SlipwayError
 from slipway.connect import node, runtimed
 from slipway.nodeverbs import SERVICES
+from slipway.optionvalues import values
 from slipway.parser import build
 
 WITHIN_S = 2.0
@@ -18,6 +19,7 @@ _SAFE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.@:/+-]*")
 Candidates = list[tuple[str, str]]
 """Words, and what each is."""
 
+SHORT_ID = 12
 _RUNNING = {"exec", "attach", "stop", "pause", "kill", "top", "restart"}
 _ENDED = {"start"}
 _PAUSED = {"unpause"}
@@ -64,7 +66,9 @@ class _Place:
     def offers(self, last: str, run_dir: str) -> Candidates:
         """What may stand here."""
         if self._pending is not None:
-            return [(str(choice), "") for choice in self._pending.choices or ()]
+            names = self._pending.option_strings
+            known = [word for name in names for word in values(self._verb, name)]
+            return [(str(choice), "") for choice in self._pending.choices or known]
         if last.startswith("-") and not self._in_command():
             return options(self._parser)
         found = [(name, verb.description or "") for name, verb in subcommands(self._parser).items()]
@@ -73,7 +77,7 @@ class _Place:
             return found
         if action.choices:
             return [*found, *((str(choice), "") for choice in action.choices)]
-        return [*found, *self._live(action.dest, run_dir)]
+        return [*found, *self._live(action.dest, run_dir, last)]
 
     def _in_command(self) -> bool:
         action = self._positional()
@@ -85,14 +89,14 @@ class _Place:
             return own[self._taken]
         return own[-1] if own and own[-1].nargs in ("+", "*", argparse.REMAINDER) else None
 
-    def _live(self, dest: str, run_dir: str) -> Candidates:
+    def _live(self, dest: str, run_dir: str, last: str) -> Candidates:
         where = str(self._parser.get_default("run") or "")
         if where == "cp:cp":
             return [(f"{name}:", text) for name, text in _ask(_containers(run_dir, _any))]
         if dest == "container":
-            return _ask(_containers(run_dir, _wanted(self._verb)))
+            return _ask(_containers(run_dir, _wanted(self._verb), last))
         if dest == "pod":
-            return _ask(_pods(run_dir))
+            return _ask(_pods(run_dir, last))
         if dest == "service":
             return [(name, "") for name in SERVICES]
         if dest in ("reference", "image", "source"):
@@ -155,23 +159,32 @@ def _safe(found: Iterable[tuple[str, str]]) -> Candidates:
     return sorted((word, text) for word, text in found if _SAFE.fullmatch(word))
 
 
-async def _containers(run_dir: str, wanted: Callable[[Any], bool]) -> Candidates:
+async def _containers(run_dir: str, wanted: Callable[[Any], bool], last: str = "") -> Candidates:
     from common.api.runtime.v1 import runtime_pb2 as pb
     from slipway.commands.lists import state
 
     async with runtimed(run_dir) as backend:
         found = (await backend.Overview(pb.OverviewRequest())).containers
     return [
-        (entry.container.metadata.name, f"{state(entry)}, {entry.container.image.user_specified_image}")
+        (
+            _called(entry.container, last),
+            f"{state(entry)}, {entry.container.image.user_specified_image}",
+        )
         for entry in found
         if wanted(entry)
     ]
 
 
-async def _pods(run_dir: str) -> Candidates:
+def _called(item: Any, last: str) -> str:
+    """The name, or a short id for somebody who has begun to type one."""
+    name, short = str(item.metadata.name), str(item.id)[:SHORT_ID]
+    return short if last and short.startswith(last) and not name.startswith(last) else name
+
+
+async def _pods(run_dir: str, last: str) -> Candidates:
     async with node(run_dir) as on:
         found = await on.pods()
-    return [(pod.metadata.name, f"pod in {pod.metadata.namespace}") for pod in found]
+    return [(_called(pod, last), f"pod in {pod.metadata.namespace}") for pod in found]
 
 
 async def _images(run_dir: str) -> Candidates:
