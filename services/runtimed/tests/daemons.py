@@ -23,6 +23,7 @@ from common.clients.runtimed import RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.sys.mounts import ensure_shared, unmount_below
 from tests.support.brokers import RedisServer, nats_server, redis_server
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 UNTIL_S = patience(20)
@@ -80,6 +81,10 @@ def running_daemons() -> Iterator[Daemons]:
         try:
             for name in ("snapshotd", "shimd", "runtimed"):
                 found.start(name)
+            for (
+                name
+            ) in found.processes:  # a call's patience is for one that comes back, not for a first start
+                eventually((base / "run" / f"{name}.sock").exists, within_s=60, what=f"{name} to answer")
             yield found
         finally:
             for process in reversed(found.processes.values()):

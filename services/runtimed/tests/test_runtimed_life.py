@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
@@ -371,6 +372,25 @@ async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_
     assert (containers / "young").exists()
     for name in ("aside", "young"):
         shutil.rmtree(containers / name)
+
+
+async def test_what_a_runtime_that_died_left_in_a_cgroup_goes_with_the_container(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "100")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    shown = await pods.client.container_status(container_id, verbose=True)
+    cgroup = json.loads(shown.info["info"])["cgroup"]
+    root = Path("/sys/fs/cgroup")
+    roots = [root] if (root / "cgroup.controllers").exists() else [root / "pids", root / "systemd"]
+    places = [Path(f"{root}{cgroup}") for root in roots if root.is_dir()]
+    for place in places:
+        (place / "below").mkdir(parents=True)
+    with subprocess.Popen(["sleep", "100"]) as left:
+        (places[0] / "below" / "cgroup.procs").write_text(str(left.pid))
+        await pods.client.remove_container(container_id)
+        assert left.wait(5) == -signal.SIGKILL
+    assert not [place for place in places if place.exists()]
 
 
 async def test_a_pod_cidr_becomes_a_network_by_the_template_when_there_is_none(pods: Pods) -> None:

@@ -29,7 +29,7 @@ from common.sys.userns import IdMappings
 from runtimed import convert, selection
 from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
-from runtimed.oci import extras, idmaps
+from runtimed.oci import cgroupleft, extras, idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use import bundle, dump, imagemounts
@@ -217,6 +217,7 @@ class Containers:
                 *[partial(parts.snapshots.remove, key) for key in mounted.values()],
                 partial(bundle.remove, parts, container_id),
             )
+            await anyio.to_thread.run_sync(cgroupleft.remove, record.cgroup)
             await failpoint("runtimed.remove.cleaned")
             await parts.containers.forget(
                 container_id, ContainerRemoved(id=container_id, sandbox_id=record.sandbox_id)
