@@ -91,23 +91,25 @@ def snapshotd_node() -> Iterator[SnapshotdNode]:
     )
     assert holder.stdout
     holder.stdout.readline()
-    with redis_server(directory / "redis") as redis:
-        node = SnapshotdNode(directory, redis, holder.pid)
-        node.data.mkdir()
-        try:
-            yield node
-        finally:
-            if node.process and node.process.poll() is None:
-                node.kill()
-            holder.kill()
-            holder.wait(10)
-            for pipe in (holder.stdin, holder.stdout):
-                if pipe:
-                    pipe.close()
-    # a killed service's rm may be at work here as well
-    eventually(
-        lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), what="clean-up"
-    )
+    try:
+        with redis_server(directory / "redis") as redis:
+            node = SnapshotdNode(directory, redis, holder.pid)
+            node.data.mkdir()
+            try:
+                yield node
+            finally:
+                if node.process and node.process.poll() is None:
+                    node.kill()
+    finally:
+        holder.kill()
+        holder.wait(10)
+        for pipe in (holder.stdin, holder.stdout):
+            if pipe:
+                pipe.close()
+        # a killed service's rm may be at work here as well
+        eventually(
+            lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), what="clean-up"
+        )
 
 
 @pytest.fixture
