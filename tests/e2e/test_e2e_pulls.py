@@ -9,6 +9,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -16,6 +17,7 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 import pytest
+import urllib3
 
 from devtools.registry import file, layer
 from tests.support.eventually import eventually
@@ -111,15 +113,27 @@ def test_a_second_pull_of_the_same_tag_is_one_request(node: TestNode, shop, door
 
 
 def test_a_second_pull_of_the_same_tag_takes_no_time(node: TestNode, shop) -> None:
-    reference = f"{shop.address}/{_push(shop, 'quick')}"
+    name = _push(shop, "quick")
+    reference = f"{shop.address}/{name}"
     for _ in range(10):
         assert node.slipway("pull", reference).returncode == 0
     done = node.slipway("events", "--until-now", "--filter", "verb=pulled", "-o", "json")
     told = [json.loads(line)["event"] for line in done.stdout.splitlines()]
     took_ms = [each.get("duration_ms", 0) for each in told if each["reference"] == reference]
     assert len(took_ms) == 10
-    # with the way to a registry on this machine; the best, since others work here, too
-    assert min(took_ms[1:]) < patience(30), took_ms
+    # with the way to a registry on this machine; the best, and more while others keep the machine busy
+    assert min(took_ms[1:]) < max(patience(30), 15 * _asked_ms(shop.address, name)), took_ms
+
+
+def _asked_ms(address: str, name: str) -> float:
+    """What the request by itself takes, at best."""
+    path, _, tag = name.rpartition(":")
+    found = []
+    for _ in range(10):
+        start = time.monotonic()
+        urllib3.request("HEAD", f"http://{address}/v2/{path}/manifests/{tag}")
+        found.append((time.monotonic() - start) * 1000)
+    return min(found)
 
 
 def _on_terminal(node: TestNode, *arguments: str) -> str:

@@ -18,7 +18,7 @@ from common.errors import NotFoundError
 from common.sys import linux
 from tests.support.eventually import eventually
 
-pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(180)]
+pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(300)]
 HUB, REGISTRY_PORT, NATS_PORT, PEER_PORT = "10.254.77.1", 5000, 4222, 7946
 CONFIG = """version: 0.1
 log: {{level: info, accesslog: {{disabled: false}}}}
@@ -181,7 +181,7 @@ async def cluster(hub: Hub, redis_url: str, tools):
         made = Cluster(hub, redis_url, tools, Path(directory))
         try:
             for number in range(2):
-                eventually(lambda n=number: made.met(n), within_s=40, what="the nodes are on NATS")
+                eventually(lambda n=number: made.met(n), within_s=100, what="the nodes are on NATS")
             yield made
         finally:
             await made.close()
