@@ -24,7 +24,7 @@ pytestmark = [
     pytest.mark.anyio,
     pytest.mark.e2e,
     pytest.mark.root,
-    pytest.mark.timeout(180),
+    pytest.mark.timeout(300),
     pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse"),
 ]
 BIG_BYTES = 8 << 20
@@ -60,7 +60,11 @@ def push(shop, name: str, seed: int) -> Pushed:
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
-    settings = {"SLIPWAY_IMAGED_LAZY": "on", "SLIPWAY_SNAPSHOTD_LAZY_READ_TIMEOUT_S": str(patience(6))}
+    settings = {
+        "SLIPWAY_IMAGED_LAZY": "on",
+        "SLIPWAY_IMAGED_LAZY_FILL_DELAY_S": "0.5",
+        "SLIPWAY_SNAPSHOTD_LAZY_READ_TIMEOUT_S": str(patience(6)),
+    }
     with running_node(tmp_path_factory.mktemp("lazy"), settings=settings) as running:
         yield running
 
@@ -236,6 +240,8 @@ async def test_wrong_bytes_are_not_read_and_mark_the_image(shop, node, slow, cri
     assert not blob(node, pushed.layer).exists()
     told = node.slipway("events", "--since", "1h", "--until-now")
     assert "layer_damaged" in told.stdout, told
+    why = node.slipway("why", container)
+    assert "reads of it fail" in why.stdout, why
     assert (await cri.exec(container, ["cat", "/data/small"])).stdout == b"small\n"
     await client.close()
 

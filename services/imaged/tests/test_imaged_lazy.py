@@ -15,7 +15,7 @@ from imaged.lazy import extents, footer
 from imaged.lazy.socket import RangeSocket
 from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
-from imaged.manifest import Descriptor
+from imaged.manifest import Descriptor, Manifest, parse
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from tests.support import estargz
@@ -47,6 +47,25 @@ def test_a_footer_says_where_the_table_is(legacy: bool) -> None:
 )
 def test_what_is_no_footer_is_none(tail: bytes) -> None:
     assert footer.toc_offset(tail, 0x2000) is None
+
+
+def test_what_vouches_for_the_table_is_read_from_the_manifest_and_nothing_else() -> None:
+    layer = {
+        "mediaType": "application/vnd.oci.image.layer.v1.tar+gzip",
+        "digest": "sha256:" + "1" * 64,
+        "size": 1,
+    }
+    config = {
+        "mediaType": "application/vnd.oci.image.config.v1+json",
+        "digest": "sha256:" + "2" * 64,
+        "size": 1,
+    }
+    notes: list[object] = [{estargz.ANNOTATION: "x"}, {estargz.ANNOTATION: 5}, "odd", None]
+    layers = [layer | {"annotations": note, "tocDigest": "y"} for note in notes]
+    body = json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode()
+    found = parse("image", body, "application/vnd.oci.image.manifest.v1+json")
+    assert isinstance(found, Manifest)
+    assert [each.toc_digest for each in found.layers] == ["x", "", "", ""]
 
 
 def test_extents() -> None:
@@ -96,13 +115,11 @@ class Rig:
 
     def __init__(self, tmp_path: Path, content, registry, bad_registry, group, needs: Needs) -> None:
         self.body, self.written = estargz.made([file("big", BODY)], level=0, chunk_bytes=256 << 10)
-        self.layer = Descriptor(
-            self.written.digest, len(self.body), "", annotations={estargz.ANNOTATION: self.written.toc_digest}
-        )
+        self.layer = Descriptor(self.written.digest, len(self.body), "", toc_digest=self.written.toc_digest)
         self.reference = Reference.parse(f"{bad_registry.host}/some/app:v1")
         self.layers, self.events = Layers(), []
         self.bad, self.content, self.registry, self.group = bad_registry, content, registry, group
-        self.places = LazyPlaces(tmp_path / "lazy", tmp_path / "secrets", 1 << 20)
+        self.places = LazyPlaces(tmp_path / "lazy", tmp_path / "secrets", 1 << 20, 0.1)
         self.needs = needs
         self.ranges: list[str] = []
         self.away = False
@@ -209,7 +226,7 @@ async def test_what_cannot_be_served_is_left_to_the_pull_and_leaves_nothing(rig:
         case "no annotation":
             rig.layer = Descriptor(rig.layer.digest, rig.layer.size)
         case "small":
-            rig.layer = Descriptor(rig.layer.digest, 1000, annotations=rig.layer.annotations)
+            rig.layer = Descriptor(rig.layer.digest, 1000, toc_digest=rig.layer.toc_digest)
         case "refused":
             rig.layers.refusal = FailedPreconditionError("no FUSE")
         case "away":

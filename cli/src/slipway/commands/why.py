@@ -3,15 +3,21 @@
 import sys
 import time
 from argparse import Namespace
+from contextlib import suppress
 from typing import Any
 
+import anyio
+
 from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import SlipwayError
 from slipway import render
-from slipway.connect import runtimed
+from slipway.connect import imaged, runtimed
 
 WELL = ("running", "completed", "created", "creating", "starting", "paused")
 """Causes that are no trouble."""
 NS_PER_S = 1_000_000_000
+IMAGE_S = 2.0
+"""The longest that is waited for what imaged knows."""
 
 
 async def why(arguments: Namespace) -> int:
@@ -19,11 +25,27 @@ async def why(arguments: Namespace) -> int:
     request = pb.ExplainRequest(name=arguments.name, log_lines=max(0, arguments.tail))
     async with runtimed(arguments.run_dir) as backend:
         found = await backend.Explain(request)
+    for each in (found, *found.containers):
+        trouble = await _of_image(arguments.run_dir, each.image)
+        if trouble:
+            each.next_steps.append(trouble)
     if arguments.report == "json":
         render.document(render.fields(found))
     else:
         _show(found, "")
     return 0
+
+
+async def _of_image(run_dir: str, image: str) -> str:
+    """What is wrong with an image that comes while it is used; empty when nothing is known of it."""
+    damage = ""
+    # it is gone, or imaged is away: the verdict stands without
+    with suppress(SlipwayError), anyio.move_on_after(IMAGE_S):
+        async with imaged(run_dir) as client:
+            damage = (await client.get(image)).damage if image else ""
+    return (
+        f"Its image comes while it is used, and reads of it fail (docs/lazy.md): {damage}" if damage else ""
+    )
 
 
 def _show(found: Any, indent: str) -> None:

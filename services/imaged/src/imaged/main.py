@@ -80,7 +80,7 @@ async def serve(settings: Settings, life: Life) -> None:
         short_names=settings.short_names,
         policy=policy,
         listened=lambda: relay.connected,
-        lazy=LazyPlaces(root / "lazy", run_dir / "lazy", settings.lazy_min_bytes),
+        lazy=LazyPlaces(root / "lazy", run_dir / "lazy", settings.lazy_min_bytes, settings.lazy_fill_delay_s),
     )
     collector = Collector(images.catalog, images.leases, content, layers, images.pin_of)
     servicer = _servicer(images, records, content, registry, layers, spools, collector, life, settings)

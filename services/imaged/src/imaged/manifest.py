@@ -27,6 +27,8 @@ MANIFEST_TYPES = (
     "application/vnd.docker.distribution.manifest.v2+json",
 )
 TITLE = "org.opencontainers.image.title"
+TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
+"""Annotation of an eStargz layer (stargz-snapshotter, docs/estargz.md): without it nothing vouches for its table of contents."""
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _CONFIG_TYPES = (
@@ -66,7 +68,8 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     size: int
     media_type: str = ""
     platform: Platform | None = None
-    annotations: dict[str, str] | None = None
+    toc_digest: str = ""
+    """Of a layer in eStargz form: what the manifest says of its table of contents. Set by `parse` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,14 @@ class _Entry(Descriptor, frozen=True):
 
     @property
     def title(self) -> str:
-        found = self.annotations.get(TITLE, "") if isinstance(self.annotations, dict) else ""
+        return self._annotation(TITLE)
+
+    @property
+    def vouched(self) -> str:
+        return self._annotation(TOC_DIGEST)
+
+    def _annotation(self, name: str) -> str:
+        found = self.annotations.get(name, "") if isinstance(self.annotations, dict) else ""
         return found if isinstance(found, str) else ""
 
 
@@ -284,7 +294,8 @@ def _checked(image: str, descriptor: Descriptor) -> Descriptor:
     _digest(image, descriptor.digest)
     if not 0 <= descriptor.size <= MAX_BLOB_BYTES:
         _refuse(image, f"{descriptor.digest} has the size {descriptor.size}")
-    return Descriptor(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.platform)
+    vouched = descriptor.vouched if isinstance(descriptor, _Entry) else ""
+    return Descriptor(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.platform, vouched)
 
 
 def _digest(image: str, text: str) -> Digest:

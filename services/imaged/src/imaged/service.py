@@ -225,7 +225,7 @@ class Images:
         return [layer.digest for layer in record.layers if self.lazies and self.lazies.has(layer.digest)]
 
     def damage(self, record: ImageRecord) -> str:
-        """Why one of these will never be whole; empty when all may."""
+        """Why one of these will never be whole, or could not be read last; empty when all is well."""
         if self.lazies is None:
             return ""
         return next(filter(None, map(self.lazies.failure, self.coming(record))), "")

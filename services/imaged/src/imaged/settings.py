@@ -71,3 +71,5 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """With lazy off: runtime handlers that pulls of a kubelet are lazy for, by the name that it sends along."""
     lazy_min_bytes: Count = 4 << 20
     """Smaller layers are here before a container starts."""
+    lazy_fill_delay_s: Seconds = 10.0
+    """How long after a pull the bytes that nobody reads are left, so that a container has the link for its start."""

@@ -59,6 +59,7 @@ class Coming:
         credentials: for its registry.
         content: where it goes.
         registry: where it comes from.
+        fill_delay_s: how long a fill leaves the link to who starts.
         done: told when it is whole and verified, with where it is; before it gets its name.
     """
 
@@ -69,6 +70,7 @@ class Coming:
         content: Content,
         registry: Registry,
         done: Callable[["Coming", Ingest], Awaitable[None]],
+        fill_delay_s: float,
     ) -> None:
         self.ticket = ticket
         self.blob = Descriptor(ticket.digest, ticket.size, ticket.media_type)
@@ -85,6 +87,7 @@ class Coming:
         self._waiting = 0
         self._waited_at = 0.0
         self._first: Extent = (0, 0)
+        self._delay_s, self._not_before = fill_delay_s, 0.0
         self.whole = False
 
     async def run(self) -> None:
@@ -138,7 +141,8 @@ class Coming:
         return ingest.path, offset
 
     def fill(self, first_bytes: int = 0) -> None:
-        """From now on bring everything, these first bytes at once."""
+        """Bring everything: these first bytes at once, the others after the delay."""
+        self._not_before = time.monotonic() + self._delay_s
         self._first = (0, min(first_bytes, self.ticket.size))
         self._fill.set()
 
@@ -246,6 +250,7 @@ class Coming:
 
     async def _quiet(self) -> None:
         """Wait until nobody has waited for bytes for a while."""
+        await anyio.sleep(max(0.0, self._not_before - time.monotonic()))
         until = time.monotonic() + PATIENCE_S
         while (now := time.monotonic()) < until:
             ready = now if not self._waiting else until

@@ -1,7 +1,5 @@
 """The end of an eStargz blob (stargz-snapshotter, docs/estargz.md): an empty gzip member that says where the table of contents is."""
 
-ANNOTATION = "containerd.io/snapshot/stargz/toc.digest"
-"""Of a layer in a manifest: what vouches for the table of contents. Without it nothing does."""
 BYTES = 51
 _LEGACY_BYTES = 47
 _HEAD = b"\x1f\x8b\x08\x04"

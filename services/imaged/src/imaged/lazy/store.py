@@ -15,7 +15,6 @@ from common.errors import DataLossError, InvalidArgumentError, NotFoundError, Sl
 from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
 from common.observe.log import get_logger
 from common.sys.files import replace_file
-from imaged.lazy import footer
 from imaged.lazy.coming import Coming, Ticket
 from imaged.leases import Leases
 from imaged.manifest import Descriptor
@@ -40,6 +39,8 @@ class LazyPlaces:
     """A directory of the run directory, for credentials: these are on no disk."""
     min_bytes: int
     """Smaller layers are pulled as always."""
+    fill_delay_s: float
+    """How long a fill leaves the link to who starts."""
 
 
 class LazyBlobs:
@@ -67,18 +68,20 @@ class LazyBlobs:
         task_group: TaskGroup,
     ) -> None:
         self._directory, self._secrets, self._min_bytes = places.directory, places.secrets, places.min_bytes
+        self._fill_delay_s = places.fill_delay_s
         self._content, self._registry, self._layers, self._leases = content, registry, layers, leases
         self._emit, self._group = emit, task_group
         self._coming: dict[str, Coming] = {}
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._told_at: dict[str, float] = {}
+        self._unread: dict[str, str] = {}
         for path in (self._directory, self._secrets):
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
 
     def failure(self, digest: str) -> str:
-        """Why a blob will never be whole; empty when it may."""
+        """Why a blob will never be whole, or why a container could not read it last; empty when all is well."""
         found = self._coming.get(digest)
-        return found.ticket.failed if found else ""
+        return (found.ticket.failed or self._unread.get(digest, "")) if found else ""
 
     def has(self, digest: str) -> bool:
         """Whether a blob still comes."""
@@ -88,8 +91,7 @@ class LazyBlobs:
         self, reference: Reference, credentials: Credentials, layer: Descriptor, diff_id: str
     ) -> bool:
         """Have a layer served while it comes; False when it must be pulled as always."""
-        toc_digest = (layer.annotations or {}).get(footer.ANNOTATION, "")
-        if not toc_digest or layer.size < self._min_bytes or self._content.has(layer.digest):
+        if not layer.toc_digest or layer.size < self._min_bytes or self._content.has(layer.digest):
             return False
         async with self._locks.setdefault(layer.digest, anyio.Lock()):
             if layer.digest in self._coming:
@@ -112,7 +114,7 @@ class LazyBlobs:
                         blob_path=path,
                         size_bytes=layer.size,
                         toc_offset=toc_offset,
-                        toc_digest=toc_digest,
+                        toc_digest=layer.toc_digest,
                     )
             except (SlipwayError, TimeoutError) as exc:
                 why = (
@@ -146,11 +148,14 @@ class LazyBlobs:
                 f"bytes {start} to {end} of blob {digest}: it has {coming.ticket.size}"
             )
         await coming.bring(start, end, again=again)
+        self._unread.pop(digest, None)
 
     async def unread(self, digest: str, why: str) -> None:
         """Tell that a read has failed."""
         coming = self._coming.get(digest)
         now = anyio.current_time()
+        if coming:
+            self._unread[digest] = why
         if coming is None or now - self._told_at.get(digest, -UNREAD_S) < UNREAD_S:
             return
         self._told_at[digest] = now
@@ -182,7 +187,7 @@ class LazyBlobs:
                 await self._end(coming, discard=True)
 
     def _start(self, ticket: Ticket, credentials: Credentials) -> Coming:
-        coming = Coming(ticket, credentials, self._content, self._registry, self._done)
+        coming = Coming(ticket, credentials, self._content, self._registry, self._done, self._fill_delay_s)
         self._coming[ticket.digest] = coming
         self._group.start_soon(coming.run, name=f"lazy {ticket.digest[:19]}")
         return coming
@@ -194,6 +199,7 @@ class LazyBlobs:
     async def _forget(self, coming: Coming) -> None:
         self._coming.pop(coming.ticket.digest, None)
         self._told_at.pop(coming.ticket.digest, None)
+        self._unread.pop(coming.ticket.digest, None)
         await anyio.to_thread.run_sync(self._unlink, coming.ticket)
 
     async def _done(self, coming: Coming, ingest: Ingest) -> None:

@@ -319,7 +319,7 @@ class Image(_message.Message):
     files. Empty for a container image.
     """
     damage: _builtins.str
-    """Why one of these will never be whole; empty when all may."""
+    """Why one of these will never be whole, or a container could not read it last; empty when all is well."""
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
