@@ -1,7 +1,9 @@
 """deploy/compose.yml on a real engine: pods outlive every container of the node."""
 
 import json
+import os
 import secrets
+import stat
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,11 +15,13 @@ import grpc
 import pytest
 from testcontainers.compose import DockerCompose
 
+from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys.mounts import unmount_below
 from devtools import engine
 from devtools.cri import Cri
 from devtools.registry import push_busybox, registry
 from tests.support.engine import engine_for_containers
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.anyio, pytest.mark.timeout(900)]
@@ -49,7 +53,7 @@ def place(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
     name = secrets.token_hex(3)
     run, data = Path(f"/run/slipway-test-{name}"), Path(f"/var/lib/slipway-test-{name}")
     directories = {"RUN_DIR": run, "DATA_DIR": data}
-    for part in ("kubelet_dir", "pod_logs", "cni_dir", "cni_bin_dir", "certs_dir"):
+    for part in ("pod_logs", "cni_dir", "cni_bin_dir", "certs_dir"):
         directories[part.upper()] = data / part
     with pytest.MonkeyPatch.context() as patch:
         for key, path in directories.items():
@@ -130,6 +134,53 @@ def test_each_container_has_the_capabilities_it_is_given_and_no_more(node: Docke
     assert set(found) == set(SERVICES)
     unprivileged = {name: user for name, (user, count) in found.items() if count == 0}
     assert unprivileged == {"redis": "65530", "nats": "65531", "imaged": "65532", "crid": "", "opsd": ""}
+
+
+async def test_a_path_that_a_pod_names_is_the_hosts(
+    cri: Client, node: DockerCompose, place: SimpleNamespace, image: str, tmp_path: Path
+) -> None:
+    """Below /tmp, where the services have a file system of their own."""
+    (tmp_path / "real").mkdir()
+    (tmp_path / "real/said").write_text("by the host\n")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    os.mknod(tmp_path / "device", stat.S_IFCHR | 0o666, os.makedev(1, 5))
+    await cri.pull(image)
+    pod = cri.sandbox_config("paths", host_network=True)
+    pod.log_directory = str(tmp_path / "logs/paths")
+    sandbox = await cri.run_sandbox(pod)
+    command = "cat /link/said; echo back > /made/answer; head -c 3 /dev/nothing | wc -c; sleep 1000"
+    config = cri.container_config("c", image, ["sh", "-c", command])
+    for inside, outside, propagation in (
+        ("/link", "link", cri_pb.PROPAGATION_PRIVATE),
+        ("/made", "not/there/yet", cri_pb.PROPAGATION_PRIVATE),
+        ("/shared", "real", cri_pb.PROPAGATION_BIDIRECTIONAL),
+    ):
+        config.mounts.add(container_path=inside, host_path=str(tmp_path / outside), propagation=propagation)
+    config.devices.add(container_path="/dev/nothing", host_path=str(tmp_path / "device"), permissions="rwm")
+    container = await cri.create(sandbox, config, pod)
+    await cri.start(container)
+    log = tmp_path / "logs/paths/c.log"
+    lines = eventually(
+        lambda: (found := log.read_text().splitlines()) and len(found) == 2 and found, what="the log"
+    )
+    assert [line.split(" ", 3)[3] for line in lines] == ["by the host", "3"]
+    assert (tmp_path / "not/there/yet/answer").read_text() == "back\n"
+    status = await cri.status(container)
+    assert status.log_path == str(log)
+    assert {mount.host_path for mount in status.mounts} == {
+        str(tmp_path / name) for name in ("link", "not/there/yet", "real")
+    }
+    missing = cri.container_config("never", image, ["true"])
+    missing.devices.add(container_path="/dev/x", host_path=str(tmp_path / "none"), permissions="r")
+    with pytest.raises(grpc.aio.AioRpcError, match=f"{tmp_path}/none"):
+        await cri.create(sandbox, missing, pod)
+
+
+def test_what_the_systemd_driver_calls_is_in_the_images(node: DockerCompose) -> None:
+    client = docker.from_env()
+    said = client.containers.run("slipway/runtimed", ["--version"], entrypoint="busctl", remove=True)
+    client.close()
+    assert said.startswith(b"systemd ")
 
 
 async def test_pods_on_a_network_reach_each_other(cri: Client, place: SimpleNamespace, image: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from common.errors import FailedPreconditionError
 from common.sys import linux
+from common.sys.hostroot import HostRoot
 from runtimed.use.hostpaths import HostPaths
 from tests.support.pace import patience
 
@@ -46,7 +47,7 @@ def dead(tmp_path: Path) -> Iterator[Dead]:
 async def test_a_dead_path_is_named_and_then_refused_at_once_while_others_work(
     dead: Dead, tmp_path: Path
 ) -> None:
-    hostpaths = HostPaths(0.3)
+    hostpaths = HostPaths(HostRoot(), 0.3)
     volume = str(dead.path / "volume")
     with pytest.raises(FailedPreconditionError, match=r"mounts.host_path: '.*/dead/volume' did not answer"):
         await hostpaths.check("mounts.host_path", [str(tmp_path), volume])

@@ -8,6 +8,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from common.sys.hostroot import HostRoot
 from runtimed.oci import cdi
 
 
@@ -38,7 +39,7 @@ def applied(
 ) -> dict[str, Any]:
     (tmp_path / "spec.json").write_text(json.dumps(found))
     made = onto or config()
-    cdi.apply(made, names or ("vendor.com/gpu=one",), [str(tmp_path)])
+    cdi.apply(made, names or ("vendor.com/gpu=one",), [str(tmp_path)], HostRoot())
     return made
 
 
@@ -126,7 +127,7 @@ devices:
     (tmp_path / "net.yaml").write_text(text)
     (tmp_path / "ignored.txt").write_text("not a specification")
     made = config()
-    cdi.apply(made, ["vendor.com/net=eth-0"], [str(tmp_path)])
+    cdi.apply(made, ["vendor.com/net=eth-0"], [str(tmp_path)], HostRoot())
     assert made["process"]["env"][-1] == "NIC=eth-0"
 
 
@@ -135,7 +136,7 @@ def test_a_later_directory_goes_before_an_earlier(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         (tmp_path / name / "s.json").write_text(json.dumps(spec(device(env=[f"FROM={name}"]))))
     made = config()
-    cdi.apply(made, ["vendor.com/gpu=one"], [str(tmp_path / "static"), str(tmp_path / "dynamic")])
+    cdi.apply(made, ["vendor.com/gpu=one"], [str(tmp_path / "static"), str(tmp_path / "dynamic")], HostRoot())
     assert made["process"]["env"][-1] == "FROM=dynamic"
 
 
@@ -143,7 +144,7 @@ def test_a_device_of_two_files_in_one_directory_is_none(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.json").write_text(json.dumps(spec(device())))
     with pytest.raises(NotFoundError, match=r"'vendor.com/gpu=one' is in none of .*in another file of"):
-        cdi.apply(config(), ["vendor.com/gpu=one"], [str(tmp_path)])
+        cdi.apply(config(), ["vendor.com/gpu=one"], [str(tmp_path)], HostRoot())
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.sys.hostroot import HostRoot
 from runtimed.oci import capabilities, cgroups, spec, stats
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
@@ -91,6 +92,7 @@ def configure(bundle: Path, parent: str, script: str, **fields: Any) -> dict[str
             cdi_dirs=(),
             ulimits={"nofile": (77, 99)},
             handler_annotations={},
+            host=HostRoot(),
         )
     )
     (bundle / "config.json").write_text(json.dumps(found))

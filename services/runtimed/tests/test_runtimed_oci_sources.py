@@ -11,6 +11,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
 from common.sys import linux
+from common.sys.hostroot import HostRoot
 from runtimed.oci import mounts, sources
 
 HOST_TO_CONTAINER, BIDIRECTIONAL = cri.PROPAGATION_HOST_TO_CONTAINER, cri.PROPAGATION_BIDIRECTIONAL
@@ -21,7 +22,7 @@ def container(path: Path | str, **fields: Any) -> cri.ContainerConfig:
 
 
 def prepared(path: Path | str, **fields: Any) -> sources.Source:
-    (found,) = sources.prepare(container(path, **fields), ("/etc/absent-for-slipway",))
+    (found,) = sources.prepare(container(path, **fields), ("/etc/absent-for-slipway",), HostRoot())
     return found
 
 
@@ -73,6 +74,21 @@ def test_odd_sources_are_refused_by_name(tmp_path: Path) -> None:
         prepared("/etc/absent-for-slipway")
     assert not Path("/etc/absent-for-slipway").exists()
     assert not (tmp_path / "nothing").exists()
+
+
+def test_host_paths_are_looked_for_where_the_host_is(tmp_path: Path) -> None:
+    host = HostRoot(str(tmp_path), [])
+    (tmp_path / "srv").mkdir()
+    (tmp_path / "link").symlink_to("/srv/new")
+    (tmp_path / "dangling").symlink_to("/nothing")
+    (made,) = sources.prepare(container("/srv/new/deep"), (), host)
+    assert made == (str(tmp_path / "srv/new/deep"), True)
+    (followed,) = sources.prepare(container("/link/deep"), (), host)
+    assert followed == made
+    with pytest.raises(InvalidArgumentError, match=r"'/dangling' is a symbolic link to nothing"):
+        sources.prepare(container("/dangling"), (), host)
+    with pytest.raises(InvalidArgumentError, match=r"'/etc/hosts' is missing and never made"):
+        sources.prepare(container("/etc/hosts"), ("/etc/hosts",), host)
 
 
 @pytest.mark.root

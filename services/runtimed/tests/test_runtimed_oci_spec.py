@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from common.sys.hostroot import HostRoot
 from runtimed.network import hostfiles
 from runtimed.oci import capabilities, cgroups, idmaps, process, security, spec, stats, sysctls, users
 
@@ -55,6 +56,7 @@ def build(config: cri.ContainerConfig, rootfs: Path, *, version: int = 2, **fiel
         "cdi_dirs": (),
         "ulimits": {"nofile": (5, 6)},
         "handler_annotations": {},
+        "host": HostRoot(),
     }
     return spec.build(spec.SpecInput(**(base | fields)))
 
@@ -270,14 +272,14 @@ def test_local_profile_is_read_below_its_root(tmp_path: Path) -> None:
     )
     for reference in ("p.json", str(tmp_path / "p.json")):
         wanted = context(seccomp={"profile_type": 2, "localhost_ref": reference})
-        found = security.seccomp(wanted, CAPS, str(tmp_path))
+        found = security.seccomp(wanted, CAPS, str(tmp_path), HostRoot())
         assert found == {"defaultAction": "SCMP_ACT_LOG", "syscalls": []}
     missing = context(seccomp={"profile_type": 2, "localhost_ref": "q.json"})
     with pytest.raises(NotFoundError, match=r"q\.json"):
-        security.seccomp(missing, CAPS, str(tmp_path))
+        security.seccomp(missing, CAPS, str(tmp_path), HostRoot())
     outside = context(seccomp={"profile_type": 2, "localhost_ref": "../p.json"})
     with pytest.raises(InvalidArgumentError, match="is not within"):
-        security.seccomp(outside, CAPS, str(tmp_path))
+        security.seccomp(outside, CAPS, str(tmp_path), HostRoot())
 
 
 def test_requested_mounts_replace_defaults_and_parents_come_first(tmp_path: Path) -> None:
@@ -499,10 +501,14 @@ def test_sandboxes_that_never_work_are_refused(fields: dict[str, Any], words: st
 def test_resolv_conf_is_cris_or_the_hosts(tmp_path: Path) -> None:
     target = tmp_path / "resolv.conf"
     dns = cri.DNSConfig(servers=["10.0.0.10"], searches=["a.local", "b.local"], options=["ndots:5"])
-    hostfiles.write_resolv_conf(str(target), dns)
+    hostfiles.write_resolv_conf(str(target), dns, HostRoot())
     assert target.read_text() == "search a.local b.local\nnameserver 10.0.0.10\noptions ndots:5\n"
-    hostfiles.write_resolv_conf(str(target), cri.DNSConfig())
-    assert target.read_bytes() == hostfiles._host_resolv_conf()
+    (tmp_path / "run").mkdir()
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "run/stub.conf").write_text("nameserver 127.0.0.53\n")
+    (tmp_path / "etc/resolv.conf").symlink_to("/run/stub.conf")
+    hostfiles.write_resolv_conf(str(target), cri.DNSConfig(), HostRoot(str(tmp_path)))
+    assert target.read_text() == "nameserver 127.0.0.53\n"
     hostfiles.write_hostname(str(target), "pod")
     assert target.read_text() == "pod\n"
 

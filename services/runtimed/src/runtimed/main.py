@@ -19,6 +19,7 @@ from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
 from common.settings import load, own_dirs, socket_path
+from common.sys.hostroot import HostRoot
 from common.sys.mounts import ensure_shared
 from runtimed.adapters.shims import ProcessShims
 from runtimed.adapters.snapshots import SnapshotdSnapshots
@@ -61,6 +62,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     await anyio.to_thread.run_sync(cni.load)
     await anyio.to_thread.run_sync(cgroups.repair)
     facts = {"node": settings.node, "owner": DAEMON}
+    host = HostRoot(settings.host_root, (settings.run_dir, settings.data_dir))
     sandboxes = _records(redis, SandboxRecord, "sandbox", data_dir / "sandboxes", facts)
     containers = _records(redis, ContainerRecord, "container", data_dir / "containers", facts)
     parts = Parts(
@@ -79,7 +81,8 @@ async def _serve(life: Life, settings: Settings) -> None:
         host_caps=host_capabilities(),
         cgroup_version=cgroups.detect(),
         features=HandlerFeatures(settings.handlers),
-        hostpaths=HostPaths(),
+        hostpaths=HostPaths(host),
+        host=host,
         evidence=Evidence(),
     )
     LifeNews(parts.feed, sandboxes, containers, command_pods=settings.show_command_pods)

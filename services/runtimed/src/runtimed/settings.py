@@ -53,6 +53,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Where CNI plugins are looked for, in this order."""
     cgroup_driver: Literal["cgroupfs", "systemd"] = "cgroupfs"
     """Who makes the cgroups; the kubelet asks for it and does the same."""
+    host_root: str = ""
+    """Where the host's root directory is mounted, for runtimed and shimd in containers: what a request calls a host path is looked for below it. Empty where ours is the host's."""
     max_line_bytes: Count = 16_384
     """A line of output longer than this is split in the log."""
     seccomp_profile_root: str = "/var/lib/kubelet/seccomp"

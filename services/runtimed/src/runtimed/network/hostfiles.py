@@ -5,13 +5,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError
+from common.sys.hostroot import HostRoot
 
-HOST_RESOLV_CONF = Path("/etc/resolv.conf")
+HOST_RESOLV_CONF = "/etc/resolv.conf"
 MAX_RESOLV_CONF_BYTES = 1 << 20
 _WORD = re.compile(r"[^\s\x00-\x1f\x7f#;]+")
 
 
-def write_resolv_conf(path: str, dns_config: Any) -> None:
+def write_resolv_conf(path: str, dns_config: Any, host: HostRoot) -> None:
     """Write CRI's servers, searches and options, or a copy of the host's file when there are none.
 
     Raises:
@@ -29,12 +30,12 @@ def write_resolv_conf(path: str, dns_config: Any) -> None:
             lines += [f"nameserver {value}\n" for value in values]
         elif values:
             lines.append(f"{word} {' '.join(values)}\n")
-    _write(path, "".join(lines).encode() if lines else _host_resolv_conf())
+    _write(path, "".join(lines).encode() if lines else _host_resolv_conf(host))
 
 
-def _host_resolv_conf() -> bytes:
+def _host_resolv_conf(host: HostRoot) -> bytes:
     try:
-        with HOST_RESOLV_CONF.open("rb") as file:
+        with Path(host.here(HOST_RESOLV_CONF)).open("rb") as file:
             return file.read(MAX_RESOLV_CONF_BYTES)
     except FileNotFoundError:
         return b""

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from common.sys.hostroot import HostRoot
 from runtimed.oci import cdispecs
 from runtimed.oci.cdispecs import DeviceNode, Edits
 
@@ -28,7 +29,7 @@ def requested(container: Any) -> list[str]:
     return list(dict.fromkeys(names))
 
 
-def apply(config: dict[str, Any], names: Sequence[str], directories: Sequence[str]) -> None:
+def apply(config: dict[str, Any], names: Sequence[str], directories: Sequence[str], host: HostRoot) -> None:
     """Change an OCI configuration so that it has the devices. Blocking: reads the directories and host devices.
 
     Raises:
@@ -38,7 +39,7 @@ def apply(config: dict[str, Any], names: Sequence[str], directories: Sequence[st
     """
     if not names:
         return
-    found = cdispecs.find(directories)
+    found = cdispecs.find([host.here(directory) for directory in directories])
     seen = []
     for name in names:
         if name not in found.devices:
@@ -47,11 +48,11 @@ def apply(config: dict[str, Any], names: Sequence[str], directories: Sequence[st
         spec, device = found.devices[name]
         if spec not in seen:
             seen.append(spec)
-            _edit(config, name, spec.container_edits)
-        _edit(config, name, device.container_edits)
+            _edit(config, name, spec.container_edits, host)
+        _edit(config, name, device.container_edits, host)
 
 
-def _edit(config: dict[str, Any], name: str, edits: Edits) -> None:
+def _edit(config: dict[str, Any], name: str, edits: Edits, host: HostRoot) -> None:
     if edits.net_devices:
         raise UnimplementedError(f"CDI_devices: {name!r}: netDevices are not offered")
     process, linux = config["process"], config["linux"]
@@ -59,13 +60,14 @@ def _edit(config: dict[str, Any], name: str, edits: Edits) -> None:
         key = variable.partition("=")[0] + "="
         process["env"] = [*(item for item in process["env"] if not item.startswith(key)), variable]
     for node in edits.device_nodes:
-        _add_node(config, name, node)
+        _add_node(config, name, node, host)
     for mount in edits.mounts:
         kind = mount.type or "bind"
         options = mount.options
         if kind == "bind" and not {"bind", "rbind"} & set(options):
             options = ["rbind", *options]
-        entry = {"destination": mount.container_path, "type": kind, "source": mount.host_path}
+        source = host.here(mount.host_path) if mount.host_path.startswith("/") else mount.host_path
+        entry = {"destination": mount.container_path, "type": kind, "source": source}
         config["mounts"] = _replaced(config["mounts"], "destination", entry | {"options": options})
     # stable: mounts of the same depth stay as they came
     config["mounts"].sort(key=lambda mount: mount["destination"].rstrip("/").count("/"))
@@ -85,8 +87,8 @@ def _replaced(items: list[dict[str, Any]], key: str, new: dict[str, Any]) -> lis
     return [*(item for item in items if item[key] != new[key]), new]
 
 
-def _add_node(config: dict[str, Any], name: str, node: DeviceNode) -> None:
-    kind, major, minor = _identity(name, node)
+def _add_node(config: dict[str, Any], name: str, node: DeviceNode, host: HostRoot) -> None:
+    kind, major, minor = _identity(name, node, host)
     user = config["process"]["user"]
     made: dict[str, Any] = {"path": node.path, "type": kind}
     if kind != "p":
@@ -104,13 +106,13 @@ def _add_node(config: dict[str, Any], name: str, node: DeviceNode) -> None:
         linux["resources"]["devices"].append(rule | {"access": node.permissions or "rwm"})
 
 
-def _identity(name: str, node: DeviceNode) -> tuple[str, int, int]:
+def _identity(name: str, node: DeviceNode, host: HostRoot) -> tuple[str, int, int]:
     """Type and number of a device node: as the specification says, or else as on the host."""
     if node.type and (node.major or node.type == "p"):
         return node.type, node.major, node.minor
     path = node.host_path or node.path
     try:
-        status = Path(path).stat()
+        status = Path(host.here(path)).stat()
     except OSError as error:
         raise InvalidArgumentError(f"CDI_devices: {name!r}: {path}: {error.strerror}") from error
     kinds = ((stat.S_ISCHR, "c"), (stat.S_ISBLK, "b"), (stat.S_ISFIFO, "p"))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError
+from common.sys.hostroot import HostRoot
 from runtimed.oci.mounts import contained
 
 MAX_DEVICES = 4096
@@ -18,7 +19,7 @@ SKIPPED = frozenset({"pts", "shm", "fd", "mqueue", "hugepages", ".lxc", ".lxd-mo
 Device = dict[str, Any]
 
 
-def build(container: Any) -> tuple[list[Device], list[dict[str, Any]]]:
+def build(container: Any, host: HostRoot) -> tuple[list[Device], list[dict[str, Any]]]:
     """`linux.devices` and `linux.resources.devices`. Reads the host's /dev.
 
     Raises:
@@ -33,7 +34,7 @@ def build(container: Any) -> tuple[list[Device], list[dict[str, Any]]]:
     else:
         rules = [{"allow": False, "access": "rwm"}, *_default_rules()]
     for wanted in container.devices:
-        for node in _requested(wanted):
+        for node in _requested(wanted, host):
             nodes[node["path"]] = node
             if not context.privileged:
                 rules.append(_rule(node["type"], node["major"], node["minor"], wanted.permissions or "rwm"))
@@ -68,19 +69,19 @@ def _default_rules() -> Iterator[dict[str, Any]]:
     yield _rule("c", 136, None, "rwm")  # pts
 
 
-def _requested(wanted: Any) -> list[Device]:
-    source = Path(wanted.host_path)
+def _requested(wanted: Any, host: HostRoot) -> list[Device]:
     target = contained("devices.container_path", wanted.container_path)
     try:
+        source = Path(host.here(wanted.host_path))
         if source.is_dir():
             found = [_node(path, f"{target}/{path.relative_to(source)}") for path in _walk(source)]
         else:
             found = [_node(source, target)]
     except OSError as error:
-        raise InvalidArgumentError(f"devices.host_path: {source}: {error.strerror}") from error
+        raise InvalidArgumentError(f"devices.host_path: {wanted.host_path}: {error.strerror}") from error
     nodes = [node for node in found if node is not None]
     if not nodes:
-        raise InvalidArgumentError(f"devices.host_path: {source} is no device")
+        raise InvalidArgumentError(f"devices.host_path: {wanted.host_path} is no device")
     return nodes
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
+from common.sys.hostroot import HostRoot
 
 RUNTIME_DEFAULT, UNCONFINED, LOCALHOST = 0, 1, 2  # SecurityProfile.ProfileType of CRI
 MAX_PROFILE_BYTES = 1 << 20
@@ -62,7 +63,7 @@ def profile_of(context: Any, field: str) -> tuple[int, str]:
     return UNCONFINED, ""
 
 
-def seccomp(context: Any, caps: frozenset[str], profile_root: str) -> dict[str, Any] | None:
+def seccomp(context: Any, caps: frozenset[str], profile_root: str, host: HostRoot) -> dict[str, Any] | None:
     """`linux.seccomp`, None for no filter.
 
     Raises:
@@ -75,7 +76,7 @@ def seccomp(context: Any, caps: frozenset[str], profile_root: str) -> dict[str, 
     if kind == RUNTIME_DEFAULT:
         return default_seccomp(caps)
     if kind == LOCALHOST:
-        return _local_profile(reference, profile_root)
+        return _local_profile(reference, profile_root, host)
     raise InvalidArgumentError(f"seccomp: profile type {kind} is unknown")
 
 
@@ -107,7 +108,7 @@ def _default_profile() -> dict[str, Any]:
     return profile
 
 
-def _local_profile(reference: str, profile_root: str) -> dict[str, Any]:
+def _local_profile(reference: str, profile_root: str, host: HostRoot) -> dict[str, Any]:
     if not reference:
         raise InvalidArgumentError("seccomp.localhost_ref: is empty")
     path = Path(reference)
@@ -116,7 +117,7 @@ def _local_profile(reference: str, profile_root: str) -> dict[str, Any]:
         if ".." in path.parts or not profile_root:
             raise InvalidArgumentError(f"seccomp.localhost_ref: {reference!r} is not within {profile_root!r}")
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        fd = os.open(host.here(str(path)), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         with open(fd, "rb") as file:  # noqa: PTH123 - a descriptor
             raw = file.read(MAX_PROFILE_BYTES + 1)
     except FileNotFoundError as error:

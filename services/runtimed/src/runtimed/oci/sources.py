@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from common.errors import InvalidArgumentError
+from common.sys.hostroot import HostRoot
 from common.sys.mounts import propagation_of
 from common.sys.userns import open_mapped
 
@@ -22,19 +23,22 @@ class Source(NamedTuple):
     is_directory: bool
 
 
-def prepare(container: Any, never_made: Collection[str], user_namespace: str = "") -> list[Source]:
+def prepare(
+    container: Any, never_made: Collection[str], host: HostRoot, user_namespace: str = ""
+) -> list[Source]:
     """What each mount of a request mounts, in their order. A missing directory is made, as `hostPath` expects.
 
     Args:
         container: CRI ContainerConfig; each of its mounts has a host path.
         never_made: paths in whose place a directory would break the node.
+        host: where the host's paths are.
         user_namespace: path of the one whose ids mounts with mappings get.
 
     Raises:
         InvalidArgumentError: a path cannot be used, is one that is never made, is not on a shared mount, or
             its filesystem cannot map ids.
     """
-    found = [_prepare(mount, never_made) for mount in container.mounts]
+    found = [_prepare(mount, never_made, host) for mount in container.mounts]
     for mount, source in zip(container.mounts, found, strict=True):
         if mount.uidMappings:
             _check_mappable(mount, source.path, user_namespace)
@@ -55,14 +59,14 @@ def _check_mappable(mount: Any, path: str, user_namespace: str) -> None:
         ) from error
 
 
-def _prepare(mount: Any, never_made: Collection[str]) -> Source:
+def _prepare(mount: Any, never_made: Collection[str], host: HostRoot) -> Source:
     given = Path(mount.host_path)
     try:
-        path = Path(os.path.realpath(given))
+        path = Path(os.path.realpath(host.here(mount.host_path)))
         if not path.exists():
-            if given.is_symlink():
+            if Path(host.here(str(given.parent)), given.name).is_symlink():
                 raise InvalidArgumentError(f"mounts.host_path: {str(given)!r} is a symbolic link to nothing")
-            if str(path) in never_made:
+            if host.told(str(path)) in never_made:
                 raise InvalidArgumentError(f"mounts.host_path: {str(given)!r} is missing and never made")
             _make(path)
         is_directory = path.is_dir()

@@ -5,6 +5,7 @@ from typing import Any
 import msgspec
 
 from common.errors import InvalidArgumentError
+from common.sys.hostroot import HostRoot
 from common.sys.userns import IdMappings
 from runtimed.oci import (
     cdi,
@@ -63,6 +64,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         ulimits: soft and hard limits by name.
         tmpfs: options of file systems in memory by their paths.
         hosts_file: a file to mount on /etc/hosts; "" for none.
+        host: where the host's paths are.
         cdi_dirs: where CDI specifications are; a later directory goes before an earlier.
     """
 
@@ -85,6 +87,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     cdi_dirs: tuple[str, ...]
     ulimits: dict[str, tuple[int, int]]
     handler_annotations: dict[str, str]
+    host: HostRoot
     tmpfs: dict[str, list[str]] = {}
     hosts_file: str = ""
 
@@ -99,7 +102,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
     """
     context = inp.container.linux.security_context
     mounts.check_root(inp.rootfs)
-    mounted = sources.prepare(inp.container, inp.never_made, inp.namespaces.get("user", ""))
+    mounted = sources.prepare(inp.container, inp.never_made, inp.host, inp.namespaces.get("user", ""))
     found = process.build(
         inp.container,
         inp.image_config,
@@ -134,7 +137,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
     }
     if mount_label:
         spec["linux"]["mountLabel"] = mount_label
-    cdi.apply(spec, cdi.requested(inp.container), inp.cdi_dirs)
+    cdi.apply(spec, cdi.requested(inp.container), inp.cdi_dirs, inp.host)
     if inp.namespaces.get("uts") == "":
         spec["hostname"] = inp.hostname  # a pinned namespace has its name already
     return spec
@@ -142,7 +145,7 @@ def build(inp: SpecInput) -> dict[str, Any]:
 
 def _linux(inp: SpecInput, caps: frozenset[str]) -> dict[str, Any]:
     context = inp.container.linux.security_context
-    nodes, rules = devices.build(inp.container)
+    nodes, rules = devices.build(inp.container, inp.host)
     limits = cgroups.resources(inp.container.linux.resources, inp.cgroup.version)
     masked, readonly = security.hidden_paths(inp.container)
     linux: dict[str, Any] = {
@@ -168,7 +171,7 @@ def _linux(inp: SpecInput, caps: frozenset[str]) -> dict[str, Any]:
     propagation = mounts.rootfs_propagation(inp.container)
     if propagation:
         linux["rootfsPropagation"] = propagation
-    seccomp = security.seccomp(context, caps, inp.seccomp_profile_root)
+    seccomp = security.seccomp(context, caps, inp.seccomp_profile_root, inp.host)
     if seccomp is not None:
         linux["seccomp"] = seccomp
     return linux

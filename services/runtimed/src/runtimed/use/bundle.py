@@ -119,6 +119,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             tmpfs=extras.tmpfs(found.extras),
             hosts_file=str(bundle / HOSTS) if hosts else "",
             handler_annotations=handler.annotations,
+            host=parts.host,
         )
     )
     (bundle / CONFIG).write_text(json.dumps(made))

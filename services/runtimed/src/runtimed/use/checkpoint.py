@@ -19,6 +19,7 @@ from common.errors import (
     InvalidArgumentError,
     UnknownError,
 )
+from common.sys.hostroot import HostRoot
 from runtimed import convert, selection
 from runtimed.checkpoint import archive, freezer, machine, rules
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
@@ -56,7 +57,7 @@ class Checkpoints:
             FailedPreconditionError: it does not run, or the machine lacks something.
             DeadlineExceededError: it took too long; nothing is left.
         """
-        location = rules.absolute("location", request.location)
+        location = await self._parts.here(rules.absolute("location", request.location))
         if request.timeout < 0:
             raise InvalidArgumentError(f"timeout: {request.timeout} is negative")
         record = selection.find(self._parts.containers.store, "container", request.container_id)
@@ -88,7 +89,7 @@ class Checkpoints:
         if deadline_s is None:
             raise InvalidArgumentError("CheckpointPod: the call needs a deadline")
         rules.no_options(request.options)
-        output = rules.absolute("output_path", request.output_path)
+        output = await self._parts.here(rules.absolute("output_path", request.output_path))
         sandbox = selection.find(self._parts.sandboxes.store, "sandbox", request.pod_sandbox_id)
         if sandbox.state is not SandboxState.READY:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
@@ -148,13 +149,13 @@ class Checkpoints:
             images.mkdir(mode=0o700)
             left_s = anyio.current_effective_deadline() - anyio.current_time()
             await self._parts.shims.checkpoint(record.socket_path, record.id, str(images), left_s)
-            await anyio.to_thread.run_sync(_write, record, work, target)
+            await anyio.to_thread.run_sync(_write, record, work, target, self._parts.host)
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
 
 
-def _write(record: ContainerRecord, work: Path, target: Path) -> None:
+def _write(record: ContainerRecord, work: Path, target: Path, host: HostRoot) -> None:
     """One container's archive of what the OCI runtime dumped and what we know. Blocking."""
     diff = work / archive.DIFF
     archive.write_diff(diff, _upper(record))
@@ -165,7 +166,7 @@ def _write(record: ContainerRecord, work: Path, target: Path) -> None:
     }
     files = {archive.IMAGES: work / archive.IMAGES, archive.DIFF: diff}
     if record.log_path:
-        files["container.log"] = Path(record.log_path)
+        files["container.log"] = Path(host.here(record.log_path))
     try:
         archive.write(target, texts, files)
     except OSError as exc:

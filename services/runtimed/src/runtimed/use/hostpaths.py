@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from common.errors import FailedPreconditionError
+from common.sys.hostroot import HostRoot
 
 ANSWER_S = 30.0
 MAX_HUNG = 64
@@ -25,18 +26,19 @@ class _Look:
         self.at = ""
         """The path that it waits for; empty at the end."""
 
-    def through(self, paths: Sequence[str]) -> None:
+    def through(self, paths: Sequence[str], host: HostRoot) -> None:
         for path in paths:
             self.at = path
             with suppress(OSError):  # an answer, and said better by who uses the path
-                Path(path).stat()
+                Path(host.here(path)).stat()
         self.at = ""
 
 
 class HostPaths:
     """The paths that hang, of all containers."""
 
-    def __init__(self, answer_s: float = ANSWER_S) -> None:
+    def __init__(self, host: HostRoot, answer_s: float = ANSWER_S) -> None:
+        self._host = host
         self._answer_s = answer_s
         self._late: list[_Look] = []
         self._limiter: anyio.CapacityLimiter | None = None
@@ -60,7 +62,7 @@ class HostPaths:
         limiter = self._limiter = self._limiter or anyio.CapacityLimiter(2 * MAX_HUNG)
         with anyio.move_on_after(self._answer_s) as scope:
             await anyio.to_thread.run_sync(
-                partial(look.through, list(paths)), abandon_on_cancel=True, limiter=limiter
+                partial(look.through, list(paths), self._host), abandon_on_cancel=True, limiter=limiter
             )
         if scope.cancelled_caught:
             self._late.append(look)

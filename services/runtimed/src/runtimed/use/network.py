@@ -10,6 +10,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.sys import linux
+from common.sys.hostroot import HostRoot
 from runtimed.network import bandwidth, hostfiles, netns
 from runtimed.network.cni import Attachment
 from runtimed.oci import idmaps, sysctls
@@ -20,10 +21,12 @@ _OCI_TYPE = {"net": "network", "ipc": "ipc", "uts": "uts", "user": "user"}
 _PIN_KIND = {oci: kind for kind, oci in _OCI_TYPE.items()}
 
 
-def prepare_directory(directory: Path, config: cri.PodSandboxConfig, hostname: str, shm_bytes: int) -> None:
+def prepare_directory(
+    directory: Path, config: cri.PodSandboxConfig, hostname: str, shm_bytes: int, host: HostRoot
+) -> None:
     """Write resolv.conf and hostname, and mount /dev/shm unless it is the node's. Blocking."""
     (directory / "ns").mkdir(mode=0o700, parents=True, exist_ok=True)
-    hostfiles.write_resolv_conf(str(directory / "resolv.conf"), config.dns_config)
+    hostfiles.write_resolv_conf(str(directory / "resolv.conf"), config.dns_config, host)
     hostfiles.write_hostname(str(directory / "hostname"), hostname)
     ids = idmaps.of_sandbox(config)
     root = (ids.uids.to_host(0), ids.gids.to_host(0)) if ids else (0, 0)

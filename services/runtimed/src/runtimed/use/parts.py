@@ -11,11 +11,12 @@ import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
-from common.errors import NotFoundError
+from common.errors import InvalidArgumentError, NotFoundError
 from common.observe.log import get_logger
 from common.observe.trace import remote_span, span, traceparent
 from common.operations import Operations
 from common.records import RecordStore
+from common.sys.hostroot import HostRoot
 from runtimed import selection
 from runtimed.evidence import Evidence
 from runtimed.feed import Feed
@@ -53,6 +54,7 @@ class Parts:
     cgroup_version: int
     features: HandlerFeatures
     hostpaths: HostPaths
+    host: HostRoot
 
     def sandbox_dir(self, sandbox_id: str) -> Path:
         """Its pinned namespaces, /dev/shm, resolv.conf and hostname."""
@@ -64,6 +66,18 @@ class Parts:
     def record_dir(self, container_id: str) -> Path:
         """Where the record's copy, the exit record and the image volumes are."""
         return self.data_dir / "containers" / container_id
+
+    async def here(self, path: Path) -> Path:
+        """Where a host path of a request is in our mount namespace.
+
+        Raises:
+            InvalidArgumentError: its symbolic links lead nowhere.
+        """
+        try:
+            found = await anyio.to_thread.run_sync(self.host.here, str(path), abandon_on_cancel=True)
+        except OSError as exc:
+            raise InvalidArgumentError(f"{path}: {exc.strerror}") from exc
+        return Path(found)
 
     def handler(self, name: str) -> tuple[str, Handler]:
         """A runtime handler by name; the default for an empty one.

@@ -57,7 +57,7 @@ class Reasons:
         sandbox = parts.sandboxes.store.find(record.sandbox_id)
         marks = parts.evidence.of(record.id, record.marks, record.finished_at_ns)
         rebooted = parts.is_of_earlier_boot(record.sandbox_id)
-        log = await remains.last_lines(record.log_path, max(lines, MIN_LINES))
+        log = await remains.last_lines(record.log_path, max(lines, MIN_LINES), self._parts.host)
         trouble = await self._not_run(record, log)
         end = End(record=record, marks=marks, rebooted=rebooted, trouble=trouble)
         found = verdict.of_container(end, now_ns())

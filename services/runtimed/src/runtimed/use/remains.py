@@ -13,6 +13,7 @@ import anyio
 import anyio.to_thread
 
 from common.sys import linux
+from common.sys.hostroot import HostRoot
 from runtimed.why import program
 
 T = TypeVar("T")
@@ -21,9 +22,9 @@ WITHIN_S = 2.0
 """How long a disk may take."""
 
 
-async def last_lines(path: str, count: int) -> list[str]:
+async def last_lines(path: str, count: int, host: HostRoot) -> list[str]:
     """The last lines of a log without their times; none when it is no file that can be read."""
-    return await _within(partial(_tail, path, count), []) if path and count else []
+    return await _within(partial(_tail, path, count, host), []) if path and count else []
 
 
 async def program_at(rootfs: str, path: str) -> program.Program | None:
@@ -37,9 +38,9 @@ async def _within(read: Callable[[], T], otherwise: T) -> T:
     return otherwise
 
 
-def _tail(path: str, count: int) -> list[str]:
+def _tail(path: str, count: int, host: HostRoot) -> list[str]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = os.open(host.here(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return []
     try:

@@ -43,7 +43,7 @@ class Restores:
         """
         request = wanted.request
         rules.no_options(request.options)
-        directory = rules.absolute("checkpoint_path", request.checkpoint_path)
+        directory = await self._parts.here(rules.absolute("checkpoint_path", request.checkpoint_path))
         validate_sandbox(request.config)
         if idmaps.of_sandbox(request.config):
             raise UnimplementedError(

@@ -223,7 +223,7 @@ class Sandboxes:
     ) -> dict[str, str]:
         shm_bytes = 0 if record.host_ipc else self._parts.settings.shm_size_bytes
         await anyio.to_thread.run_sync(
-            network.prepare_directory, directory, config, record.hostname, shm_bytes
+            network.prepare_directory, directory, config, record.hostname, shm_bytes, self._parts.host
         )
         with span("runtimed.namespaces.pin"):
             return await network.pin(directory, record, config)

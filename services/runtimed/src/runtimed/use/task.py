@@ -7,6 +7,7 @@ from pathlib import Path
 
 import anyio
 import anyio.to_thread
+import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
@@ -22,6 +23,7 @@ from common.events.schema import ContainerStopRequested
 from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import record_span
+from common.sys.hostroot import HostRoot
 from runtimed import meters, processes, selection, signals
 from runtimed.machine import container as machine
 from runtimed.oci import cgroups
@@ -126,7 +128,8 @@ class Tasks:
             try:
                 plan = shim_plan(parts, record, sandbox.handler)
                 if plan.log_path:
-                    await anyio.to_thread.run_sync(_make_log_directory, plan.log_path)
+                    log = await anyio.to_thread.run_sync(_make_log_directory, plan.log_path, parts.host)
+                    plan = msgspec.structs.replace(plan, log_path=log)
                 # the fork of the shim and the write of the record do not need each other
                 _, shim = await together(
                     partial(parts.containers.apply, container_id, asked), partial(parts.shims.spawn, plan)
@@ -393,9 +396,12 @@ async def _cancel_on(event: anyio.Event, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-def _make_log_directory(path: str) -> None:
+def _make_log_directory(path: str, host: HostRoot) -> str:
+    """Where the shim writes a log whose path on the host this is."""
     try:
-        Path(path).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        found = host.here(path)
+        Path(found).parent.mkdir(mode=0o755, parents=True, exist_ok=True)
+        return found
     except OSError as exc:
         raise UnknownError(f"log_directory: {path}: {exc.strerror}") from exc
 
