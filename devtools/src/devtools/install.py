@@ -19,6 +19,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from common.sys.mounts import unmount_below
 from node.layout import SERVICES
 
 PREFIX = Path("/opt/slipway")
@@ -36,7 +37,12 @@ TEXTS = {
     SHARE / "fish/vendor_completions.d/slipway.fish": ("completion", "fish"),
 }
 """What the command itself prints."""
-SHIMS = Path("/run/slipway/shimd/shims")
+RUN = Path("/run/slipway")
+KEPT = (COMMANDS, SHARE, Path("/usr/local/lib"))
+"""Folders of every Debian."""
+SHIMS = RUN / "shimd/shims"
+CGROUPS = Path("/sys/fs/cgroup")
+SHIM_CGROUP = "slipway-shims"
 DATA = Path("/var/lib/slipway")
 OWN_UNITS = "deploy/systemd"
 NODE_SETTINGS = """# What all services of this node have in common; restart slipway-prepare.service after a change.
@@ -119,7 +125,7 @@ def take_up(units: list[str]) -> None:
 
 
 def uninstall(checkout: Path, *, purge: bool, force: bool) -> None:
-    """Remove what `install` made.
+    """Remove what `install` made, and what the node left in /run and among the cgroups.
 
     Raises:
         InstallError: containers run.
@@ -135,12 +141,40 @@ def uninstall(checkout: Path, *, purge: bool, force: bool) -> None:
     places = [*(UNITS / unit for unit in units), COMMANDS / "slipway", COMMANDS / "slipway-node", *TEXTS]
     for place in places:
         place.unlink(missing_ok=True)
+        remove_empty(place.parent)
     systemctl("daemon-reload")
+    subprocess.run(["systemctl", "reset-failed", "slipway*"], check=False, stderr=subprocess.DEVNULL)
+    if shims:
+        say(f"{len(shims)} containers go on under their shims: {RUN} stays")
+    else:
+        say(f"removing {RUN}")
+        unmount_below(RUN)
+        shutil.rmtree(RUN, ignore_errors=True)
+        for group in (*CGROUPS.glob(SHIM_CGROUP), *CGROUPS.glob(f"*/{SHIM_CGROUP}")):
+            remove_group(group)
     for folder in (PREFIX, *((SETTINGS, DATA) if purge else ())):
         say(f"removing {folder}")
         shutil.rmtree(folder, ignore_errors=True)
     if not purge:
         say(f"{SETTINGS} and {DATA} stay; --purge removes them, too")
+
+
+def remove_group(group: Path) -> None:
+    """Remove a cgroup; one that still has processes or groups in it is said, and stays."""
+    try:
+        group.rmdir()
+    except OSError as exc:
+        say(f"{group} stays: {exc.strerror}")
+
+
+def remove_empty(folder: Path) -> None:
+    """Remove a folder of /usr/local and those above it, while there is nothing in them."""
+    while folder not in KEPT:
+        try:
+            folder.rmdir()
+        except OSError:
+            return
+        folder = folder.parent
 
 
 def distribution_name(source: Path) -> str:

@@ -25,6 +25,7 @@ starts has them on loopback:
 | imaged | `127.0.0.1:9473` |
 | runtimed | `127.0.0.1:9474` |
 | crid | `127.0.0.1:9475` |
+| opsd | `127.0.0.1:9476` |
 
 `slipway-node up --metrics-port N` moves them, and 0 leaves the Unix sockets alone. A port that is taken costs the service
 nothing: it tries again every five seconds.
