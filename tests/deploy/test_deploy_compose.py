@@ -10,6 +10,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import anyio
 import docker
 import grpc
 import pytest
@@ -29,14 +30,20 @@ DEPLOY = Path(__file__).parents[2] / "deploy"
 SERVICES = ("redis", "nats", "imaged", "snapshotd", "shimd", "runtimed", "crid", "opsd")
 COUNT = "trap 'exit 7' TERM; i=0; while :; do echo $i; i=$((i+1)); sleep 0.05; done"
 COMMAND_S = patience(600)
-READY_S = patience(60)
+READY_S = patience(120)
 
 
 class Client(Cri):
-    """As a kubelet is one: a call waits for crid to be there."""
+    """As a kubelet is one: a call waits for crid to be there, and is made again while a service behind it is not."""
 
     async def call(self, method: Any, request: Any, timeout_s: float = READY_S) -> Any:
-        return await method(request, timeout=timeout_s, wait_for_ready=True)
+        with anyio.fail_after(timeout_s):
+            while True:
+                try:
+                    return await method(request, timeout=timeout_s, wait_for_ready=True)
+                except grpc.aio.AioRpcError as exc:
+                    if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+                        raise
 
 
 @pytest.fixture(scope="module")
