@@ -25,6 +25,7 @@ from snapshotd.differences import Differences
 from snapshotd.disk import DiskSync
 from snapshotd.layers import Bounds, Layers
 from snapshotd.ports import Snapshotter
+from snapshotd.quotas import Quotas
 from snapshotd.reconcile import Reconciler
 from snapshotd.records import EROFS, NATIVE, OVERLAYFS, LayerRecord, SnapshotRecord
 from snapshotd.roots import Roots
@@ -41,6 +42,8 @@ async def serve(settings: Settings, life: Life) -> None:
     run_dir, root = own_dirs(settings, NAME)
     places = Places(root)
     layer_records, snapshot_records = await _records(settings, places)
+    quotas = Quotas(root, settings.writable_max_bytes)
+    quotas.check()
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
     nursery = Nursery()
@@ -81,6 +84,7 @@ async def serve(settings: Settings, life: Life) -> None:
         default=settings.snapshotter,
         trash=trash,
         usage_interval_s=settings.usage_interval_s,
+        quotas=quotas,
     )
     await Reconciler(
         layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, lazies, trash
@@ -94,6 +98,7 @@ async def serve(settings: Settings, life: Life) -> None:
     life.start(layer_records.guard, name="guard of layers")
     life.start(snapshot_records.guard, name="guard of snapshots")
     life.start(snapshots.cache.run, name="usage")
+    life.start(snapshots.watch_bounds, settings.usage_interval_s, name="bounds")
     differences = Differences(snapshot_records, layers, places, roots, snapshotters, bounds.max_entries)
     servicer = SnapshotsServicer(layers, snapshots, differences, root)
 

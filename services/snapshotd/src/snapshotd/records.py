@@ -58,4 +58,8 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     base_bytes: int = 0
     base_inodes: int = 0
     ids: IdMappings | None = None
+    project: int = 0
+    """Of the quota that bounds its writable directory; 0 for none."""
+    max_bytes: int = 0
+    """The bound, without the base."""
     """Of the user namespace that uses it."""

@@ -13,8 +13,9 @@ import msgspec
 
 from common import errors
 from common.clock import now_ns
-from common.events.schema import SnapshotPrepared, SnapshotRemoved
+from common.events.schema import SnapshotFull, SnapshotPrepared, SnapshotRemoved
 from common.failpoint import failpoint
+from common.observe.log import get_logger
 from common.observe.trace import span
 from common.records import RecordStore
 from common.sys import linux
@@ -23,10 +24,12 @@ from snapshotd.compose import Stratum
 from snapshotd.faults import disk_faults
 from snapshotd.layers import Blob, Layers
 from snapshotd.ports import Bin, Mounts, Snapshotter
+from snapshotd.quotas import Quotas, is_full
 from snapshotd.records import EROFS, LayerRecord, SnapshotRecord
 from snapshotd.store import NEW_PREFIX, Places, write_copy
 from snapshotd.usage import UsageCache, Use
 
+_log = get_logger("snapshots")
 _KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 
 
@@ -55,7 +58,9 @@ class Snapshots:
         default: str,
         trash: Bin,
         usage_interval_s: float,
+        quotas: Quotas,
     ) -> None:
+        self._quotas = quotas
         self._records, self._layers, self._places = records, layers, places
         self._mounts, self._snapshotters, self._default, self._trash = mounts, snapshotters, default, trash
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
@@ -145,6 +150,7 @@ class Snapshots:
                 await self._records.delete(key, SnapshotRemoved(id=key))
                 await failpoint("snapshotd.remove.forgotten")
                 await self._trash.throw(self._places.snapshot(key))
+                await anyio.to_thread.run_sync(self._quotas.release, record.project)
             await self._layers.release(record.layers)
         if not self._locks[key].statistics().tasks_waiting:
             self._locks.pop(key, None)
@@ -152,6 +158,26 @@ class Snapshots:
     async def usage(self, keys: Iterable[str]) -> dict[str, Use]:
         """What those that exist hold of their own; all when none is named."""
         return await self.cache.get(list(keys) or [record.id for record in self._records.all()])
+
+    async def watch_bounds(self, interval_s: float) -> None:
+        """Tell of each snapshot that reaches its bound, once until it has room again; for ever."""
+        full: set[str] = set()
+        while True:
+            bounded = [record for record in self._records.all() if record.project]
+            full &= {record.id for record in bounded}
+            for record in bounded:
+                try:
+                    used = await anyio.to_thread.run_sync(self._quotas.used_bytes, record.project)
+                    own = max(0, used - record.base_bytes)
+                    if not is_full(own, record.max_bytes):
+                        full.discard(record.id)
+                    elif record.id not in full:
+                        event = SnapshotFull(id=record.id, used_bytes=own, max_bytes=record.max_bytes)
+                        await self._records.emit(event)
+                        full.add(record.id)
+                except (OSError, errors.SlipwayError) as exc:
+                    _log.warning("bound.unread", snapshot=record.id, error=str(exc))
+            await anyio.sleep(interval_s)
 
     def remount(self, record: SnapshotRecord) -> None:
         """Mount a snapshot that has lost its mount. Blocks.
@@ -196,6 +222,8 @@ class Snapshots:
             path=str(self._mounts.path(key)),
             created_at_ns=now_ns(),
             ids=ids,
+            project=0 if readonly else self._quotas.project(r.project for r in self._records.all()),
+            max_bytes=0 if readonly else self._quotas.max_bytes,
         )
         with disk_faults(f"snapshot {key!r}"):
             try:
@@ -224,6 +252,8 @@ class Snapshots:
             if laid:
                 self._snapshotters[record.snapshotter].lay(staging, laid)
             made = msgspec.structs.replace(record, base_bytes=base[0], base_inodes=base[1])
+            if made.project:
+                self._quotas.bound(staging, made.project, made.base_bytes)
             write_copy(staging, made)
         finally:
             # where the caller's clean-up finds it, whole or not

@@ -1,8 +1,12 @@
 """Settings of snapshotd."""
 
-from typing import Literal
+from typing import Annotated, Literal
+
+import msgspec
 
 from common.settings import CommonSettings, Count, Seconds
+
+Number = Annotated[int, msgspec.Meta(ge=0)]
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
@@ -20,6 +24,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Bound on a layer's uncompressed tar, and on the sum of its files' sizes with holes counted."""
     sync: bool = True
     """Write a layer out to disk before its record says that it is there."""
+    writable_max_bytes: Number = 0
+    """The most that the writable directory of a snapshot may take, held by the project quotas of data_dir's filesystem; 0 for no bound. Where there are none, snapshotd does not start."""
     usage_interval_s: Seconds = 10.0
     """Age of the usage cache; it grows by itself when counting takes long."""
     lazy_read_timeout_s: Seconds = 60.0

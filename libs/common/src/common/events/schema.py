@@ -160,6 +160,13 @@ class SnapshotPrepared(Event, frozen=True, kw_only=True, tag="snapshot.prepared.
     """Where it is mounted."""
 
 
+class SnapshotFull(Event, frozen=True, kw_only=True, tag="snapshot.full.v1"):
+    """A snapshot's writable directory is at its bound: what is written next fails."""
+
+    used_bytes: int
+    max_bytes: int
+
+
 class SnapshotRemoved(Event, frozen=True, kw_only=True, tag="snapshot.removed.v1"):
     """A snapshot is unmounted and gone."""
 

@@ -7,6 +7,8 @@ import ctypes
 import errno
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 MS_RDONLY = 1
@@ -66,10 +68,13 @@ PR_SET_NO_NEW_PRIVS = 38
 PR_SET_SECCOMP = 22
 _SECCOMP_MODE_FILTER = 2
 _BPF_INSTRUCTION_BYTES = 8
+CAP_SYS_RESOURCE = 24
+_CAPABILITY_VERSION = 0x20080522
+"""_LINUX_CAPABILITY_VERSION_3."""
 
 # Numbers from asm-generic/unistd.h; the same on x86_64 and aarch64.
 _OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT = 428, 429, 430, 431, 432
-_OPENAT2, _MOUNT_SETATTR = 437, 442
+_OPENAT2, _MOUNT_SETATTR, _QUOTACTL_FD = 437, 442, 443
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.mount.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p)
@@ -90,6 +95,22 @@ class MountAttr(ctypes.Structure):
         ("attr_clr", ctypes.c_uint64),
         ("propagation", ctypes.c_uint64),
         ("userns_fd", ctypes.c_uint64),
+    )
+
+
+class CapHeader(ctypes.Structure):
+    """struct __user_cap_header_struct of linux/capability.h."""
+
+    _fields_ = (("version", ctypes.c_uint32), ("pid", ctypes.c_int))
+
+
+class CapData(ctypes.Structure):
+    """struct __user_cap_data_struct of linux/capability.h; a call has two, for 64 capabilities."""
+
+    _fields_ = (
+        ("effective", ctypes.c_uint32),
+        ("permitted", ctypes.c_uint32),
+        ("inheritable", ctypes.c_uint32),
     )
 
 
@@ -138,6 +159,21 @@ def unshare(flags: int) -> None:
 def setns(fd: int, flags: int = 0) -> None:
     """Enter a namespace; the calling thread only."""
     _check(_libc.setns(fd, flags))
+
+
+@contextmanager
+def without_capability(number: int) -> Iterator[None]:
+    """Not to use a capability below 32, in this thread and in what it starts, for as long as the block runs."""
+    header, data = CapHeader(_CAPABILITY_VERSION, 0), (CapData * 2)()
+    _check(_libc.capget(ctypes.byref(header), data))
+    had = data[0].effective
+    data[0].effective = had & ~(1 << number)
+    _check(_libc.capset(ctypes.byref(header), data))
+    try:
+        yield
+    finally:
+        data[0].effective = had
+        _check(_libc.capset(ctypes.byref(header), data))
 
 
 def prctl(option: int, value: int = 0) -> int:
@@ -207,6 +243,11 @@ def has_mapped_fuse() -> bool:
 def _release() -> tuple[int, int]:
     major, minor = re.findall(r"\d+", os.uname().release)[:2]
     return int(major), int(minor)
+
+
+def quotactl_fd(fd: int, command: int, subject: int, argument: Any) -> None:
+    """Ask or tell about the quotas of the filesystem that the open file is on (Linux 5.14)."""
+    _syscall(_QUOTACTL_FD, fd, command, subject, argument, path=f"/proc/self/fd/{fd}")
 
 
 def openat2(dir_fd: int, path: str, flags: int, mode: int = 0, resolve: int = RESOLVE_IN_ROOT) -> int:
