@@ -53,14 +53,7 @@ async def serve(settings: Settings, life: Life) -> None:
     # nobody on the host but root may run what a layer brings
     image_mounts = MountPoints(run_dir / "layers", run_dir.parent, mode=0o700)
     images = ErofsImages(settings.unpack_timeout_s)
-    lazies = LazyMounts(
-        MountPoints(run_dir / "lazy", run_dir.parent, mode=0o700),
-        run_dir.parent / RANGES_SOCKET,
-        read_timeout_s=settings.lazy_read_timeout_s,
-        max_entries=settings.layer_max_entries,
-        max_bytes=settings.layer_max_bytes,
-        cgroup=settings.lazy_cgroup,
-    )
+    lazies = _lazies(settings, run_dir)
     roots = Roots(places, image_mounts, images, lazies)
     layers = Layers(
         records=layer_records,
@@ -120,6 +113,17 @@ async def _records(
     await layers.load()
     await snapshots.load()
     return layers, snapshots
+
+
+def _lazies(settings: Settings, run_dir: Path) -> LazyMounts:
+    return LazyMounts(
+        MountPoints(run_dir / "lazy", run_dir.parent, mode=0o700),
+        run_dir.parent / RANGES_SOCKET,
+        read_timeout_s=settings.lazy_read_timeout_s,
+        max_entries=settings.layer_max_entries,
+        max_bytes=settings.layer_max_bytes,
+        cgroup=settings.lazy_cgroup,
+    )
 
 
 def _snapshotters(roots: Roots, empty: Path) -> dict[str, Snapshotter]:
