@@ -50,6 +50,31 @@ def test_files_and_directories_go_in_and_out(node, box: str, tmp_path: Path) -> 
     assert ((back / "plain").is_symlink(), (back / "plain").read_text()) == (False, "text")
 
 
+def test_links_and_slashes_mean_what_they_do_to_docker(node, box: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("text")
+    made = "mkdir -p /d/real; ln -s real /d/near; ln -s /d/real /d/far"
+    assert node.slipway("exec", box, "sh", "-c", made).returncode == 0
+    for where in ("/d/near", "/d/far/second", "/d/near/../third"):  # a link to a directory is one
+        assert node.slipway("cp", str(tmp_path / "file"), f"{box}:{where}").returncode == 0
+    listed = node.slipway("exec", box, "sh", "-c", "cd /d; ls real; ls; readlink near").stdout.split()
+    assert listed == ["file", "second", "far", "near", "real", "third", "real"]
+    slashed = node.slipway("cp", f"{tmp_path}/file/", f"{box}:/d")
+    assert (slashed.returncode, "Not a directory" in slashed.stderr) == (1, True)
+    for source, target in (
+        ("near", "link"),
+        ("near/", "followed"),
+        ("real/.", "contents"),
+        ("real", "itself"),
+    ):
+        assert node.slipway("cp", f"{box}:/d/{source}", f"{tmp_path}/{target}").returncode == 0
+    assert (tmp_path / "link").is_symlink()
+    for name in ("followed", "contents", "itself"):
+        assert sorted(path.name for path in (tmp_path / name).iterdir()) == ["file", "second"]
+    (tmp_path / "there").mkdir()
+    assert node.slipway("cp", f"{box}:/d/real", f"{tmp_path}/there/").returncode == 0
+    assert (tmp_path / "there" / "real" / "file").read_text() == "text"
+
+
 def test_tar_streams_go_both_ways(node, box: str) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
