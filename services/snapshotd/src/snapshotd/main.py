@@ -82,9 +82,7 @@ async def serve(settings: Settings, life: Life) -> None:
     await Reconciler(
         layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, lazies, trash
     ).run()
-    relay = OutboxRelay(
-        await connect(settings.redis_url), node=settings.node, owner=NAME, nats_url=settings.nats_url
-    )
+    relay = await _relay(settings)
     meters.LAYERS.set_function(lambda: len(layer_records.all()))
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
     life.start(relay.run, name="relay")
@@ -113,6 +111,11 @@ async def _records(
     await layers.load()
     await snapshots.load()
     return layers, snapshots
+
+
+async def _relay(settings: Settings) -> OutboxRelay:
+    redis = await connect(settings.redis_url)
+    return OutboxRelay(redis, node=settings.node, owner=NAME, nats_url=settings.nats_url)
 
 
 def _lazies(settings: Settings, run_dir: Path) -> LazyMounts:
