@@ -67,6 +67,7 @@ async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -
     sandbox_id = (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items[0].id
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
+    assert await node.differences() == []
 
 
 async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri, node, busybox) -> None:
@@ -76,6 +77,7 @@ async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri, node, busybox) ->
     eventually(lambda: node.pid("runtimed") != died, within_s=30, what="a new runtimed")
     await recovered(cri, container_id)
     assert (await exited(cri, container_id)).exit_code == 42
+    assert await node.differences() == []
 
 
 @contextmanager
@@ -115,6 +117,7 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
         f"line {i}" for i in range(count)
     ]
     assert await events(node, container_id, since_ns) == LIFE
+    assert await node.differences() == []
 
 
 async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kept(cri, node, busybox) -> None:
@@ -148,3 +151,4 @@ async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kep
     assert {c.id for c in listed.containers} == {ending, staying, late}
     await cri.start(late)
     assert (await exited(cri, late)).exit_code == 0
+    assert await node.differences() == []

@@ -21,6 +21,9 @@ def replace_file(path: Path, content: bytes, mode: int = 0o600, *, sync: bool = 
             rest = rest[os.write(fd, rest) :]
         if sync:
             os.fsync(fd)
+    except OSError:
+        temporary.unlink(missing_ok=True)
+        raise
     finally:
         os.close(fd)
     temporary.replace(path)
