@@ -70,18 +70,24 @@ class TestNode:
 
     def reboot(self) -> None:
         """What a reboot does to a node: every process ends at once, and what was mounted or in /run is gone."""
-        containers = _names(self.run_dir / "runtimed" / "bundles")
-        pids = {int(path.read_text().split()[0]) for path in self.run_dir.glob("shimd/*/*/pid")}
-        for name in containers:
-            for procs in cgroups.files(name, "cgroup.procs"):
-                pids |= {int(line) for line in procs.read_text().split()}
+        pids = self.outliving()
         self.down()
-        for pid in pids:
-            with suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        _end(pids)
         unmount_below(self.run_dir)
         subprocess.run(["rm", "-rf", str(self.run_dir)], check=True, timeout=UP_S)
         _command("up", self)
+
+    def outliving(self) -> set[int]:
+        """Shims, pauses, and what runs in containers: all that goes on when the node is down."""
+        pids: set[int] = set()
+        for path in self.run_dir.glob("shimd/*/*/pid"):
+            with suppress(OSError):  # it goes at this moment
+                pids |= {int(word) for word in path.read_text().split()[:1]}
+        for name in _names(self.run_dir / "runtimed" / "bundles"):
+            for procs in cgroups.files(name, "cgroup.procs"):
+                with suppress(OSError):
+                    pids |= {int(line) for line in procs.read_text().split()}
+        return pids
 
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run the slipway command against this node, as on a terminal: a list is a table unless JSON is asked for."""
@@ -113,6 +119,12 @@ class TestNode:
                     raise
             await anyio.sleep(0.2)
         return [str(one) for one in found if not one.passing]
+
+
+def _end(pids: set[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
 
 
 def _names(directory: Path) -> list[str]:
@@ -153,7 +165,9 @@ def running_node(
         _command("up", node)
         yield node
     finally:
+        outliving = node.outliving()
         _command("down", node)
+        _end(outliving)
         unmount_below(node.run_dir)
         subprocess.run(["rm", "-rf", str(node.run_dir)], check=True, timeout=UP_S)
         bridge.remove(node.bridge)
