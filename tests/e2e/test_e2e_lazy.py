@@ -207,6 +207,7 @@ async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(shop,
     image = f"{slow.address}/{pushed.name}"
     await cri.pull(image)
     container = await started(cri, image, "cut")
+    await sum_of(cri, container, "/bin/busybox")  # what runs is here, all else not
     slow.cut = True
     began = time.monotonic()
     answer = await cri.exec(container, ["sha256sum", "/data/late"])

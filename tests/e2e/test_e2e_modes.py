@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.support.node import running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 ID = "[0-9a-f]{64}"
@@ -24,7 +25,7 @@ TABLE = (
     (r"R/log/\w+\.log", "-rw-r--r--"),
     (r"R/opsd/http\.sock", "srw-------"),
     (r"R/opsd/port", "-rw-r--r--"),
-    (r"R/imaged/.*", "[-d]rw.------"),
+    (r"R/imaged/.*", "[-ds]rw.------"),
     (r"R/runtimed/(bundles|sandboxes)", "drwx..x..x|drwxr-xr-x"),
     (rf"R/runtimed/bundles/{ID}", "drwx------"),
     (rf"R/runtimed/bundles/{ID}/config\.json", "-rw-r--r--"),
@@ -44,12 +45,12 @@ TABLE = (
     (rf"R/shimd/shims/{ID}/[\w.]+", "[-sp]rw.------"),
     (rf"R/shimd/pauses/{ID}/pid", "-rw-------"),
     (r"R/snapshotd(/mounts)?", "drwx--x--x"),
-    (r"R/snapshotd/layers", "drwx------"),
+    (r"R/snapshotd/(layers|lazy)", "drwx------"),
     # below the data directory
     (r"D/(imaged|snapshotd|runtimed|shimd|opsd|redis|nats)", "drwx------"),
     (r"D/(nats-port|nats-token|nats\.conf|opsd/token)", "-rw-------"),
     (r"D/imaged/(blobs|images)", "drwxr-xr-x"),
-    (r"D/imaged/(ingest|peers|blobs/sha256|images/sha256:[0-9a-f]{64})", "drwx------"),
+    (r"D/imaged/(ingest|lazy|peers|blobs/sha256|images/sha256:[0-9a-f]{64})", "drwx------"),
     (rf"D/imaged/(blobs/sha256/{ID}|images/sha256:{ID}/record\.msgpack)", "-rw-------"),
     (r"D/nats/.*", "drwx------|-rw-r-----|-rw-------"),
     (r"D/redis/appendonlydir", "drwxr-xr-x"),
@@ -57,7 +58,7 @@ TABLE = (
     (r"D/runtimed/cni", "drwx------"),
     (r"D/runtimed/(containers|sandboxes)", "drwxr-xr-x"),
     (rf"D/runtimed/(containers|sandboxes)/{ID}", "drwx------"),
-    (rf"D/runtimed/(containers|sandboxes)/{ID}/(record|exit)\.msgpack", "-rw-------"),
+    (rf"D/runtimed/(containers|sandboxes)/{ID}/(record|exit)\.msgpack(\.new)?", "-rw-------"),
     (rf"D/runtimed/cni/{ID}-eth0\.json", "-rw-------"),
     (r"D/snapshotd/(layers|snapshots|trash)", "drwx------"),
     (r"D/snapshotd/empty", "drwxr-xr-x"),
@@ -88,6 +89,13 @@ def found(run_dir: Path, data_dir: Path):
         except FileNotFoundError:
             continue  # gone meanwhile
         yield name, stat.filemode(mode)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory):
+    """One of its own: what other tests had of a node is not what a node makes."""
+    with running_node(Path(tmp_path_factory.mktemp("modes"))) as running:
+        yield running
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from common.digest import Digest
@@ -120,6 +120,7 @@ def tarred(made: list[E]) -> bytes:
 
 @settings(max_examples=60)
 @given(made=st.lists(entries, max_size=8))
+@example(made=[E("c", "device of 2242", mtime=1 << 33)])
 def test_any_entries_become_a_tree_or_are_refused(bench: Bench, made: list[E]) -> None:
     with suppress(ValueError):  # what tarfile cannot write
         content = tarred(made)

@@ -225,7 +225,7 @@ class TreeWriter:
             os.fchmod(fd, entry.mode & 0o7777)
             for name, value in entry.xattrs:
                 _set_xattr(fd, name, value)
-            at_ns = _clamped(entry.mtime_ns)
+            at_ns = clamped(entry.mtime_ns)
             os.utime(fd, ns=(at_ns, at_ns))
         finally:
             os.close(fd)
@@ -275,7 +275,7 @@ class TreeWriter:
             # inherited by what is made in the directory, so it comes last
             self._dir_acls[path] = acl
         self._dress(path or b".", entry)
-        self._dirs[path] = _clamped(entry.mtime_ns)
+        self._dirs[path] = clamped(entry.mtime_ns)
 
     def _dress(self, path: bytes, entry: Entry, *, link: bool = False) -> None:
         os.chown(path, entry.uid, entry.gid, follow_symlinks=False)
@@ -284,7 +284,7 @@ class TreeWriter:
         for name, value in entry.xattrs:
             if name != _DEFAULT_ACL:
                 _set_xattr(path, name, value)
-        at_ns = _clamped(entry.mtime_ns)
+        at_ns = clamped(entry.mtime_ns)
         os.utime(path, ns=(at_ns, at_ns), follow_symlinks=False)
 
     def _remove(self, path: bytes) -> None:
@@ -328,7 +328,8 @@ def _bound(path: bytes) -> None:
         raise BadEntryError(message)
 
 
-def _clamped(at_ns: int) -> int:
+def clamped(at_ns: int) -> int:
+    """A time that the kernel takes, in ns since 1970."""
     return min(max(at_ns, 0), _MAX_TIME_NS)
 
 

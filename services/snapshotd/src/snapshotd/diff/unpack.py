@@ -7,7 +7,7 @@ import resource
 from typing import Any
 
 from common.sys import linux
-from snapshotd.diff.apply import TooManyError, TreeWriter
+from snapshotd.diff.apply import TooManyError, TreeWriter, clamped
 from snapshotd.diff.confine import restrict
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
 from snapshotd.diff.tar import Entry, TarError, TarReader
@@ -134,7 +134,7 @@ def _device(path: bytes, entry: Entry) -> dict[str, Any]:
         "uid": entry.uid,
         "gid": entry.gid,
         "device": os.makedev(*entry.device),
-        "mtime_ns": max(entry.mtime_ns, 0),
+        "mtime_ns": clamped(entry.mtime_ns),
     }
 
 
