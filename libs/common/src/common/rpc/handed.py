@@ -10,6 +10,8 @@ from functools import partial
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
+from common.sys.reading import hold
+
 _BYTES = 65_536
 
 
@@ -27,6 +29,7 @@ async def _end(accepting: anyio.CancelScope, stopping: anyio.Event) -> None:
 
 
 async def _join(path: str, near: SocketStream) -> None:
+    hold(near)
     async with near:
         try:
             far = await anyio.connect_unix(path)

@@ -13,6 +13,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import SlipwayError, UnavailableError
 from common.observe.log import get_logger
+from common.sys.reading import hold
 from crid import meters
 from crid.settings import Settings
 from crid.streaming import portforward, remote, spdy, websocket
@@ -75,6 +76,7 @@ class StreamingServer:
                 await anyio.sleep(ACCEPT_AGAIN_S)
 
     async def _client(self, stream: ByteStream) -> None:
+        hold(stream)
         self._clients += 1
         try:
             async with stream:
