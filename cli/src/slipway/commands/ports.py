@@ -12,6 +12,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError, SlipwayError, UnavailableError
 from common.sys.dial import dial
+from common.sys.reading import hold
 from slipway import render
 from slipway.connect import Node, node, runtimed
 
@@ -120,6 +121,7 @@ async def _listen(address: str, port_: int) -> Listener[SocketStream]:
 
 
 async def _carry(client: SocketStream, netns: str, remote: int) -> None:
+    hold(client)
     try:
         target = await dial(netns, remote)
     except SlipwayError as exc:

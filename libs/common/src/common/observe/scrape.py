@@ -10,6 +10,7 @@ from anyio.abc import ByteStream
 
 from common.observe import metrics
 from common.observe.log import get_logger
+from common.sys.reading import hold
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 CLIENT_S = 10.0
@@ -48,11 +49,12 @@ async def _keep(listen: Listen, where: str, slots: anyio.Semaphore) -> None:
 
 async def _client(slots: anyio.Semaphore, stream: ByteStream) -> None:
     """One request of one client; who is slow, speaks no HTTP/1.1 or is one too many is left."""
+    hold(stream)
     async with stream:
         try:
             slots.acquire_nowait()
         except anyio.WouldBlock:
-            return  # to wait here would be to read and keep all that it sends meanwhile
+            return
         try:
             with anyio.move_on_after(CLIENT_S):
                 await _answer(stream)

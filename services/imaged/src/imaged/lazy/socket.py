@@ -13,6 +13,7 @@ from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
 from common.errors import SlipwayError
+from common.sys.reading import hold
 from imaged.lazy.coming import MAX_RANGE_BYTES, PASSING
 from imaged.lazy.store import LazyBlobs
 
@@ -59,6 +60,7 @@ class RangeSocket:
             await listener.serve(self._guarded, group)
 
     async def _guarded(self, line: SocketStream) -> None:
+        hold(line)
         async with line:
             if self._lines >= MAX_CONNECTIONS:
                 return

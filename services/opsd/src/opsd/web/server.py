@@ -13,6 +13,7 @@ import h11
 from anyio.abc import ByteStream, Listener, SocketAttribute
 
 from common.observe.log import get_logger
+from common.sys.reading import hold
 from opsd import meters
 
 REQUEST_S = 10.0
@@ -79,6 +80,7 @@ class Server:
         """Serve until cancelled."""
 
         async def client(stream: ByteStream) -> None:
+            hold(stream)
             raw = stream.extra(SocketAttribute.raw_socket)  # noqa: S610 - no Django
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
             await self._client(stream, local=local)
