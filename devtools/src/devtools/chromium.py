@@ -18,6 +18,10 @@ PROGRAM = "chromium"
 ANSWER_S = 30.0
 END_S = 10.0
 POLL_S = 0.02
+LOAD_S = 60.0
+LOADS = 5
+CUT_OFF = "ERR_NETWORK_CHANGED"
+"""What Chromium ends its requests with, also those to loopback, when an interface of the machine comes or goes."""
 _FLAGS = (
     "--headless",
     "--no-sandbox",
@@ -44,6 +48,8 @@ class Page:
         self._number = 0
         self._buffer = b""
         self._session = ""
+        self._loaded = False
+        self._cut_off = False
         self.problems: list[str] = []
 
     def open(self) -> None:
@@ -75,8 +81,23 @@ class Page:
         return answer["result"]
 
     def goto(self, url: str) -> None:
-        """Load a page, or another place of this one."""
-        self.call("Page.navigate", url=url)
+        """Load a page, or another place of this one; once more where the machine's network changed meanwhile.
+
+        Raises:
+            DeadlineExceededError: it does not load.
+        """
+        for _ in range(LOADS):
+            self._loaded = self._cut_off = False
+            went = self.call("Page.navigate", url=url)
+            if "loaderId" not in went:
+                return
+            if CUT_OFF not in went.get("errorText", ""):
+                self._await_load(url)
+                if not self._cut_off:
+                    return
+        raise DeadlineExceededError(
+            f"{url}: the network of this machine changed during each of {LOADS} loads"
+        )
 
     def run(self, script: str) -> Any:
         """The value of a JavaScript expression, awaited if it is a promise.
@@ -149,6 +170,14 @@ class Page:
         """Take what Chromium told meanwhile into `problems`."""
         self.run("0")
 
+    def _await_load(self, url: str) -> None:
+        deadline = time.monotonic() + LOAD_S
+        while not self._loaded:
+            if time.monotonic() > deadline:
+                raise DeadlineExceededError(f"{url} is not loaded within {LOAD_S:.0f} s: {self.problems}")
+            self.listen()
+            select.select([], [], [], POLL_S)
+
     def _next(self, deadline: float) -> dict[str, Any]:
         while b"\0" not in self._buffer:
             left_s = deadline - time.monotonic()
@@ -164,11 +193,16 @@ class Page:
 
     def _note(self, event: dict[str, Any]) -> None:
         parameters = event.get("params", {})
-        if event.get("method") == "Runtime.exceptionThrown":
+        if event.get("method") == "Page.loadEventFired":
+            self._loaded = True
+        elif event.get("method") == "Runtime.exceptionThrown":
             details = parameters["exceptionDetails"]
             self.problems.append(details.get("exception", {}).get("description", details["text"]))
         elif event.get("method") == "Log.entryAdded" and parameters["entry"]["level"] == "error":
-            self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
+            if CUT_OFF in parameters["entry"]["text"]:
+                self._cut_off = True
+            else:
+                self.problems.append(f"{parameters['entry']['text']} {parameters['entry'].get('url', '')}")
         elif event.get("method") == "Runtime.consoleAPICalled" and parameters["type"] == "error":
             self.problems.append(str([each.get("value") for each in parameters["args"]]))
 
