@@ -17,7 +17,7 @@ from devtools.cri import Cri, connect
 from tests.support.eventually import eventually
 from tests.support.memory import watched
 
-RUNS = 3
+RUNS = 5
 
 
 @dataclass

@@ -1,13 +1,11 @@
-"""Use cases of layers: unpack, list, remove."""
+"""Use cases of layers: have them unpacked once, list, remove."""
 
-import secrets
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
@@ -22,33 +20,21 @@ from common.failpoint import failpoint
 from common.observe.log import get_logger
 from common.observe.trace import context_of, span, traceparent
 from common.records import RecordStore
-from common.sys.files import sync_directory
 from snapshotd import meters
 from snapshotd.diff.answer import Unpacked
-from snapshotd.diff.finish import finish
-from snapshotd.disk import DiskSync
 from snapshotd.faults import disk_faults
-from snapshotd.ports import Bin, Images, Unpacker, UnpackJob
+from snapshotd.ports import Bin
 from snapshotd.records import LayerRecord, LazyForm
 from snapshotd.roots import Roots
-from snapshotd.store import IMAGE, NEW_PREFIX, TREE, Places
+from snapshotd.store import Places
+from snapshotd.unpacking import Blob, Unpacking
 
 _log = get_logger("layers")
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """What ApplyLayer was asked for."""
-
-    diff_id: Digest
-    digest: str
-    path: str
-    media_type: str
-
-
 @dataclass
-class _Unpacking:
-    """One unpacking that several callers may wait for."""
+class _Wanted:
+    """A layer that is being unpacked, which several callers may wait for."""
 
     blob: Blob
     trace: str
@@ -57,28 +43,15 @@ class _Unpacking:
     error: errors.SlipwayError | None = None
 
 
-@dataclass(frozen=True)
-class Bounds:
-    """What a layer may be at most."""
-
-    max_entries: int
-    max_bytes: int
-    max_unpacks: int
-
-
 class Layers:
     """Layers by diff ID, each unpacked once.
 
     Args:
         records: the layers' records, loaded.
         places: where they lie.
-        unpacker: unpacks blobs.
+        unpacking: makes their directories.
         trash: takes what is removed.
-        images: makes layers into EROFS images.
-        only_images: keep new layers as images, and not as trees.
         roots: where the layers' trees are.
-        sync: writes out before a record says so.
-        bounds: bounds on layers and on work at the same time.
         task_group: unpackings live in it, not in their callers.
     """
 
@@ -87,21 +60,15 @@ class Layers:
         *,
         records: RecordStore[LayerRecord],
         places: Places,
-        unpacker: Unpacker,
+        unpacking: Unpacking,
         trash: Bin,
-        images: Images,
-        only_images: bool,
         roots: Roots,
-        sync: DiskSync,
-        bounds: Bounds,
         task_group: TaskGroup,
     ) -> None:
-        self._records, self._places, self._unpacker = records, places, unpacker
-        self._trash, self._sync, self._bounds = trash, sync, bounds
-        self._images, self._only_images, self._roots = images, only_images, roots
+        self._records, self._places, self._unpacking = records, places, unpacking
+        self._trash, self._roots = trash, roots
         self._group = task_group
-        self._limiter = anyio.CapacityLimiter(bounds.max_unpacks)
-        self._running: dict[str, _Unpacking] = {}
+        self._running: dict[str, _Wanted] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._users: Counter[str] = Counter()
 
@@ -120,7 +87,7 @@ class Layers:
                 return await self._wanted_again(held)
             running = self._running.get(key)
             if running is None:
-                running = self._running[key] = _Unpacking(blob, traceparent())
+                running = self._running[key] = _Wanted(blob, traceparent())
                 self._group.start_soon(self._run, running, name=f"unpack {key[:12]}")
             await running.done.wait()
             if running.record:
@@ -202,14 +169,13 @@ class Layers:
         self.refuse_coming(layer_ids, "snapshotter 'erofs' makes an image of it")
         lacking = [layer_id for layer_id in layer_ids if not self._records.get(layer_id).image]
         if lacking:
-            await anyio.to_thread.run_sync(self._images.check)
+            await self._unpacking.check_images()
         for layer_id in lacking:
-            async with self._locks[layer_id], self._limiter:
+            async with self._locks[layer_id]:
                 record = self._records.get(layer_id)
                 if record.image:
                     continue
-                with disk_faults(f"layer {record.diff_id}: cannot be made into an image"):
-                    size_bytes = await self._write_image(self._places.layer(layer_id))
+                size_bytes = await self._unpacking.image(record)
                 await self._records.update(layer_id, partial(_with_image, size_bytes=size_bytes))
 
     def refuse_coming(self, layer_ids: Iterable[str], why: str) -> None:
@@ -246,16 +212,6 @@ class Layers:
                 async with self._locks[record.id]:
                     await self._drop(record)
 
-    async def unpack_diff(self, blob: Blob, target: Path) -> Unpacked:
-        """Unpack what becomes no layer into a new directory in a new one, which the caller removes.
-
-        Raises:
-            SlipwayError: as `apply`.
-            OSError: with the path.
-        """
-        async with self._limiter:
-            return await self._lay_out(f"diff {blob.digest}", blob, target)
-
     async def _wanted_again(self, held: LayerRecord) -> LayerRecord:
         async with self._locks[held.id]:
             if held.orphaned and self._records.find(held.id):
@@ -274,7 +230,7 @@ class Layers:
             if held:
                 wanted = await self._records.update(key, _adopt) if held.orphaned else held
                 return wanted, 0
-            if self._only_images:
+            if self._unpacking.only_images:
                 raise errors.FailedPreconditionError("snapshotter 'erofs' keeps layers as images")
             with disk_faults(f"layer {form.digest}: cannot be served"):
                 await anyio.to_thread.run_sync(partial(self._places.layer(key).mkdir, 0o700, exist_ok=True))
@@ -316,7 +272,7 @@ class Layers:
             await self._trash.throw(self._places.layer(record.id))
         _log.info("layer.removed", diff_id=record.diff_id)
 
-    async def _run(self, this: _Unpacking) -> None:
+    async def _run(self, this: _Wanted) -> None:
         blob = this.blob
         try:
             async with self._locks[blob.diff_id.hex]:
@@ -340,29 +296,7 @@ class Layers:
         if held and not held.lazy:
             return held
         start = time.monotonic()
-        name = f"layer {blob.digest or blob.diff_id}"
-        directory = self._places.layers / f"{NEW_PREFIX}{blob.diff_id.hex}-{secrets.token_hex(4)}"
-        with disk_faults(f"{name}: cannot be unpacked into {self._places.layers}"):
-            try:
-                if self._only_images:
-                    await anyio.to_thread.run_sync(self._images.check)
-                async with self._limiter:
-                    unpacked = await self._lay_out(name, blob, directory / TREE)
-                    await failpoint("snapshotd.unpack.laid-out")
-                    if self._only_images:
-                        size_bytes = await self._write_image(directory)
-                        await self._trash.throw(directory / TREE)
-                        unpacked = msgspec.structs.replace(unpacked, size_bytes=size_bytes, inodes=1)
-                if not self._only_images:
-                    # the next layer need not wait for the disk, and one sync serves all that wait
-                    await self._sync.sync()
-                await anyio.to_thread.run_sync(self._keep, directory, blob.diff_id.hex)
-                if held:
-                    await self._trash.throw(directory)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._trash.throw(directory)
-                raise
+        unpacked = await self._unpacking.layer(blob, again=held is not None)
         await failpoint("snapshotd.unpack.kept")
         record = await self._record(blob, unpacked, start)
         await failpoint("snapshotd.unpack.recorded")
@@ -376,43 +310,6 @@ class Layers:
         )
         return record
 
-    async def _lay_out(self, name: str, blob: Blob, target: Path) -> Unpacked:
-        job = UnpackJob(
-            name=name,
-            blob=blob.path,
-            target=target,
-            media_type=blob.media_type,
-            diff_id=blob.diff_id,
-            max_entries=self._bounds.max_entries,
-            max_bytes=self._bounds.max_bytes,
-        )
-        await anyio.to_thread.run_sync(_make, target)
-        unpacked = await self._unpacker.unpack(job)
-        await anyio.to_thread.run_sync(finish, target, unpacked)
-        return unpacked
-
-    async def _write_image(self, directory: Path) -> int:
-        """Make the image of the tree in a layer's directory; returns its bytes on disk."""
-        image = directory / IMAGE
-        with span("snapshotd.layer.image", {"slipway.path": str(image)}):
-            await self._images.write(directory / TREE, image)
-            await self._sync.sync_file(image)
-        return (await anyio.Path(image).stat()).st_blocks * 512
-
-    def _keep(self, directory: Path, layer_id: str) -> None:
-        """Give a new layer's directory its name; what has it already, since the layer is served, takes what is in it."""
-        place = self._places.layer(layer_id)
-        if place.exists():
-            for name in (TREE, IMAGE):
-                if (place / name).exists():  # of a try that was cut off
-                    (place / name).rename(directory / f"old-{name}")
-                if (directory / name).exists():
-                    (directory / name).rename(place / name)
-            sync_directory(place)
-        else:
-            directory.rename(place)
-        sync_directory(self._places.layers)
-
     async def _record(self, blob: Blob, unpacked: Unpacked, start: float) -> LayerRecord:
         diff_id = str(blob.diff_id)
         record = LayerRecord(
@@ -421,8 +318,8 @@ class Layers:
             size_bytes=unpacked.size_bytes,
             inodes=unpacked.inodes,
             created_at_ns=now_ns(),
-            tree=not self._only_images,
-            image=self._only_images,
+            tree=not self._unpacking.only_images,
+            image=self._unpacking.only_images,
             implied=unpacked.implied,
         )
         event = LayerUnpacked(
@@ -439,11 +336,6 @@ class Layers:
             with anyio.CancelScope(shield=True):
                 await self._trash.throw(self._places.layer(blob.diff_id.hex))
             raise
-
-
-def _make(target: Path) -> None:
-    target.parent.mkdir(mode=0o700)
-    target.mkdir(mode=0o755)
 
 
 def _orphan(record: LayerRecord) -> LayerRecord:

@@ -23,7 +23,7 @@ from snapshotd.adapters.overlay import OverlaySnapshotter
 from snapshotd.adapters.trash import Trash
 from snapshotd.differences import Differences
 from snapshotd.disk import DiskSync
-from snapshotd.layers import Bounds, Layers
+from snapshotd.layers import Layers
 from snapshotd.ports import Snapshotter
 from snapshotd.quotas import Quotas
 from snapshotd.reconcile import Reconciler
@@ -33,6 +33,7 @@ from snapshotd.service import Snapshots
 from snapshotd.servicer import SnapshotsServicer
 from snapshotd.settings import Settings
 from snapshotd.store import Places
+from snapshotd.unpacking import Bounds, Unpacking
 
 NAME = "snapshotd"
 
@@ -55,22 +56,28 @@ async def serve(settings: Settings, life: Life) -> None:
     images = ErofsImages(settings.unpack_timeout_s)
     lazies = _lazies(settings, run_dir)
     roots = Roots(places, image_mounts, images, lazies)
-    layers = Layers(
-        records=layer_records,
+    unpacking = Unpacking(
         places=places,
         unpacker=HelperUnpacker(nursery, settings.unpack_timeout_s),
         trash=trash,
         images=images,
         only_images=settings.snapshotter == EROFS,
-        roots=roots,
         sync=DiskSync(places.layers, enabled=settings.sync),
         bounds=bounds,
+    )
+    layers = Layers(
+        records=layer_records,
+        places=places,
+        unpacking=unpacking,
+        trash=trash,
+        roots=roots,
         task_group=life.task_group,
     )
     snapshotters = _snapshotters(roots, places.empty)
     snapshots = Snapshots(
         records=snapshot_records,
         layers=layers,
+        unpacking=unpacking,
         places=places,
         mounts=mounts,
         snapshotters=snapshotters,

@@ -22,11 +22,12 @@ from common.sys import linux
 from common.sys.userns import IdMappings
 from snapshotd.compose import Stratum
 from snapshotd.faults import disk_faults
-from snapshotd.layers import Blob, Layers
+from snapshotd.layers import Layers
 from snapshotd.ports import Bin, Mounts, Snapshotter
 from snapshotd.quotas import Quotas, is_full
 from snapshotd.records import EROFS, LayerRecord, SnapshotRecord
 from snapshotd.store import NEW_PREFIX, Places, write_copy
+from snapshotd.unpacking import Blob, Unpacking
 from snapshotd.usage import UsageCache, Use
 
 _log = get_logger("snapshots")
@@ -39,6 +40,7 @@ class Snapshots:
     Args:
         records: the snapshots' records, loaded.
         layers: what they stand on.
+        unpacking: lays out what a snapshot begins with.
         places: where they lie.
         mounts: where they are mounted.
         snapshotters: by name.
@@ -52,6 +54,7 @@ class Snapshots:
         *,
         records: RecordStore[SnapshotRecord],
         layers: Layers,
+        unpacking: Unpacking,
         places: Places,
         mounts: Mounts,
         snapshotters: Mapping[str, Snapshotter],
@@ -62,6 +65,7 @@ class Snapshots:
     ) -> None:
         self._quotas = quotas
         self._records, self._layers, self._places = records, layers, places
+        self._unpacking = unpacking
         self._mounts, self._snapshotters, self._default, self._trash = mounts, snapshotters, default, trash
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self.cache = UsageCache(usage_interval_s, self._writable_places)
@@ -197,7 +201,7 @@ class Snapshots:
         directory = self._places.snapshots / f"{NEW_PREFIX}{key}-{secrets.token_hex(4)}"
         try:
             with disk_faults(f"snapshot {key!r}"):
-                unpacked = await self._layers.unpack_diff(diff, directory / "fs")
+                unpacked = await self._unpacking.diff(diff, directory / "fs")
             yield Stratum(directory / "fs", frozenset(unpacked.implied))
         finally:
             with anyio.CancelScope(shield=True):

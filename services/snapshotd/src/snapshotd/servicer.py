@@ -11,9 +11,10 @@ from common.digest import Digest
 from common.sys.userns import IdMapping, IdMappings
 from snapshotd.diff.changes import Change, Kind
 from snapshotd.differences import Differences
-from snapshotd.layers import Blob, Layers
+from snapshotd.layers import Layers
 from snapshotd.records import LayerRecord, LazyForm, SnapshotRecord
 from snapshotd.service import Snapshots
+from snapshotd.unpacking import Blob
 
 if TYPE_CHECKING:
     from typing import Any
