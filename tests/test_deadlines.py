@@ -63,7 +63,7 @@ def test_a_deadline_fails_its_own_test_alone(tmp_path):
     assert "test_hangs - AssertionError: not done within 2 s" in done.stdout
 
 
-@pytest.mark.parametrize(("options", "status"), [((), 0), (("--no-skips",), 1)])
+@pytest.mark.parametrize(("options", "status"), [((), 0), (("--no-skips",), 6)])
 def test_a_skip_fails_the_run_only_where_none_is_allowed(tmp_path, options, status):
     suite = "import pytest\n\n\ndef test_skipped():\n    pytest.skip('not here')\n\n\ndef test_runs():\n    pass\n"
     done = run(tmp_path, suite, *options)

@@ -1,6 +1,7 @@
 """`slipway trace`: the life of a container from the spans that the node's opsd holds, or from its events."""
 
 import json
+import secrets
 import subprocess
 import sys
 from pathlib import Path
@@ -69,8 +70,8 @@ def _events(node, container_id: str) -> list[str]:
 def test_what_is_not_there_is_said(node) -> None:
     for name, told in (
         ("nobody", "no container or pod 'nobody'"),
-        ("0" * 32, "no span"),
-        ("f" * 64, "no span"),
+        (secrets.token_hex(16), "no span"),
+        (secrets.token_hex(32), "no span"),
     ):
         done = node.slipway("trace", name)
         assert (done.returncode, told in done.stderr) == (1, True), done.stderr
