@@ -154,9 +154,9 @@ async def test_a_helper_has_only_what_it_needs(tmp_path: Path) -> None:
         for kind in ("CapEff", "CapPrm", "CapBnd"):
             assert int(status[kind], 16) & ~0x8000001B == 0, kind
         assert (status["CapInh"], status["NoNewPrivs"]) == ("0" * 16, "1")
-        for kind in ("mnt", "net", "ipc", "pid"):
-            theirs, ours = (os.stat(f"/proc/{each}/ns/{kind}").st_ino for each in (pid, made.pid))
-            assert theirs != ours, kind
+        for kind, other in (("mnt", "self"), ("net", "self"), ("ipc", "self"), ("pid", made.pid)):
+            theirs, others = (os.stat(f"/proc/{each}/ns/{kind}").st_ino for each in (pid, other))
+            assert theirs != others, kind
         limits = Path(f"/proc/{pid}/limits").read_text()
         bounds = {
             "Max open files": 64,

@@ -14,6 +14,8 @@ from anyio.abc import TaskGroup
 from common.observe.log import get_logger
 
 _WAITING = 1024
+_AT_ONCE = 256
+"""Paths of one command: a command for each layer costs more than removing a small one."""
 _log = get_logger("trash")
 
 
@@ -28,7 +30,8 @@ class Trash:
     def __init__(self, directory: Path, task_group: TaskGroup) -> None:
         self._directory = directory
         self._group = task_group
-        self._limiter = anyio.CapacityLimiter(1)
+        self._waiting: list[Path] = []
+        self._removing = False
         directory.mkdir(mode=0o700, exist_ok=True)
 
     async def throw(self, path: Path) -> None:
@@ -42,19 +45,28 @@ class Trash:
             await anyio.to_thread.run_sync(path.rename, target)
         except FileNotFoundError:
             return
-        if self._limiter.statistics().tasks_waiting < _WAITING:
-            self._group.start_soon(self._remove, target)
+        if len(self._waiting) < _WAITING:
+            self._soon(target)
 
     async def empty(self) -> None:
         """Remove what an earlier run left here."""
-        for path in self._directory.iterdir():
-            self._group.start_soon(self._remove, path)
+        self._soon(*self._directory.iterdir())
 
-    async def _remove(self, path: Path) -> None:
-        async with self._limiter:
-            command = ["rm", "-rf", "--one-file-system", "--", str(path)]
-            done = await anyio.run_process(
-                command, check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-            )
-            if done.returncode:
-                _log.warning("trash.left", path=str(path), error=done.stderr.decode(errors="replace")[:500])
+    def _soon(self, *paths: Path) -> None:
+        self._waiting += paths
+        if self._waiting and not self._removing:
+            self._removing = True
+            self._group.start_soon(self._remove)
+
+    async def _remove(self) -> None:
+        try:
+            while now := self._waiting[:_AT_ONCE]:
+                del self._waiting[:_AT_ONCE]
+                command = ["rm", "-rf", "--one-file-system", "--", *map(str, now)]
+                done = await anyio.run_process(
+                    command, check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+                )
+                if done.returncode:
+                    _log.warning("trash.left", error=done.stderr.decode(errors="replace")[:500])
+        finally:
+            self._removing = False
