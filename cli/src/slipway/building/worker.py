@@ -1,6 +1,7 @@
 """The containers that a build works in, all in one pod of its own, which goes with the build."""
 
 import json
+import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -8,11 +9,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import logfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
+from slipway.places import Place
 from slipway.removal import remove_pod
 from slipway.request import NAMESPACE
 from slipway.security import MASKED_PATHS, READONLY_PATHS
@@ -76,6 +79,20 @@ class Worker:
         request = cri.ContainerStatusRequest(container_id=container_id, verbose=True)
         answer = await self._on.runtime.ContainerStatus(request)
         return str(json.loads(answer.info["info"])["rootfs"])
+
+    @asynccontextmanager
+    async def place(self, container_id: str) -> AsyncIterator[Place]:
+        """Its file system, for as long as the block runs."""
+        fd = os.open(await self.root(container_id), os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            yield Place(fd)
+        finally:
+            os.close(fd)
+
+    async def within(self, container_id: str, work: Callable[[Place], None]) -> None:
+        """Work on its file system, in a thread."""
+        async with self.place(container_id) as place:
+            await anyio.to_thread.run_sync(work, place)
 
     async def run(self, container_id: str, show: Callable[[bytes], None]) -> int:
         """Start it, and show its output until it ends; returns its exit code."""

@@ -49,22 +49,13 @@ async def serve(settings: Settings, life: Life) -> None:
     await trash.empty()
     nursery = Nursery()
     life.start(nursery.run, name="nursery")
-    bounds = Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks)
     mounts = MountPoints(run_dir / "mounts", run_dir.parent)
     # nobody on the host but root may run what a layer brings
     image_mounts = MountPoints(run_dir / "layers", run_dir.parent, mode=0o700)
     images = ErofsImages(settings.unpack_timeout_s)
     lazies = _lazies(settings, run_dir)
     roots = Roots(places, image_mounts, images, lazies)
-    unpacking = Unpacking(
-        places=places,
-        unpacker=HelperUnpacker(nursery, settings.unpack_timeout_s),
-        trash=trash,
-        images=images,
-        only_images=settings.snapshotter == EROFS,
-        sync=DiskSync(places.layers, enabled=settings.sync),
-        bounds=bounds,
-    )
+    unpacking = _unpacking(settings, places, nursery, trash, images)
     layers = Layers(
         records=layer_records,
         places=places,
@@ -97,7 +88,9 @@ async def serve(settings: Settings, life: Life) -> None:
     life.start(snapshot_records.guard, name="guard of snapshots")
     life.start(snapshots.cache.run, name="usage")
     life.start(snapshots.watch_bounds, settings.usage_interval_s, name="bounds")
-    differences = Differences(snapshot_records, layers, places, roots, snapshotters, bounds.max_entries)
+    differences = Differences(
+        snapshot_records, layers, places, roots, snapshotters, settings.layer_max_entries
+    )
     servicer = SnapshotsServicer(layers, snapshots, differences, root)
 
     def register(server: grpc.aio.Server) -> None:
@@ -123,6 +116,20 @@ async def _records(
 async def _relay(settings: Settings) -> OutboxRelay:
     redis = await connect(settings.redis_url)
     return OutboxRelay(redis, node=settings.node, owner=NAME, nats_url=settings.nats_url)
+
+
+def _unpacking(
+    settings: Settings, places: Places, nursery: Nursery, trash: Trash, images: ErofsImages
+) -> Unpacking:
+    return Unpacking(
+        places=places,
+        unpacker=HelperUnpacker(nursery, settings.unpack_timeout_s),
+        trash=trash,
+        images=images,
+        only_images=settings.snapshotter == EROFS,
+        sync=DiskSync(places.layers, enabled=settings.sync),
+        bounds=Bounds(settings.layer_max_entries, settings.layer_max_bytes, settings.max_unpacks),
+    )
 
 
 def _lazies(settings: Settings, run_dir: Path) -> LazyMounts:

@@ -1,0 +1,46 @@
+"""Images that a Dockerfile names: those that are here, those that are pulled, and the empty one."""
+
+from collections.abc import AsyncIterator
+
+from common.clients.imaged import ImagedClient
+from common.errors import NotFoundError
+from slipway import render
+from slipway.building import scratch
+from slipway.building.progress import Step
+from slipway.building.results import CACHE
+from slipway.logins import auth_of
+
+
+class Bases:
+    """What stages begin with, and what they copy from.
+
+    Args:
+        images: the node's imaged.
+    """
+
+    def __init__(self, images: ImagedClient) -> None:
+        self._images = images
+
+    async def named(self, name: str, shown: Step | None = None) -> str:
+        """An image by its name, pulled when it is not here."""
+        try:
+            return (await self._images.get(name)).id
+        except NotFoundError:
+            pass
+        image = ""
+        async for progress in self._images.pull(name, auth_of(name, "")):
+            image = progress.image.id
+            if shown:
+                here = sum(layer.fetched_bytes for layer in progress.layers)
+                shown.note(
+                    f"{render.size(here)} of {render.size(sum(layer.size_bytes for layer in progress.layers))}"
+                )
+        return image
+
+    async def scratch(self) -> str:
+        """An image without layers."""
+
+        async def pieces() -> AsyncIterator[bytes]:
+            yield scratch.archive()
+
+        return (await self._images.load(pieces(), name=f"{CACHE}:scratch", replace=True))[0].image.id

@@ -1,0 +1,110 @@
+"""RUN: a command in a container on what is there so far, with mounts that leave nothing behind."""
+
+import json
+import os
+import re
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import anyio.to_thread
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import FailedPreconditionError
+from slipway.building import copying, mounts
+from slipway.building.dockerfile import Instruction
+from slipway.building.progress import Step
+from slipway.building.site import Site
+from slipway.building.state import State, key
+from slipway.building.variables import expand
+from slipway.building.worker import Job
+from slipway.connect import facts
+
+_HEREDOC = re.compile(r"<<-?[\"']?[A-Za-z_][A-Za-z0-9_]*[\"']?")
+_PREDEFINED = tuple(
+    name for stem in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (stem, stem.upper())
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bound:
+    """A bind mount and what it shows: of an image, or what is copied of the context."""
+
+    bind: mounts.Bind
+    image: str
+    sources: list[copying.Source]
+    key: str
+
+
+async def run(site: Site, state: State, step: Instruction, number: int, shown: Step) -> None:
+    """Have the image with what the command changed in `state`.
+
+    Raises:
+        InvalidArgumentError: an option is wrong.
+        FailedPreconditionError: the command failed.
+    """
+    options = step.options("mount", "network")
+    if options.get("network", ["default"]) != ["default"]:
+        step.refuse("--network: only default is done here; `slipway build --network` is for all")
+    command = list(step.words) if step.exact else [*state.shell, _script(step)]
+    arguments = {name: value for name, value in state.arguments.items() if name not in state.environment}
+    given = {k: v for k, v in site.wish.arguments.items() if k in _PREDEFINED}
+    texts = options.get("mount", [])
+    bound = [await _bound(site, state, bind, number) for bind in mounts.binds(step, texts)]
+    parts = ("RUN", *command, *step.flags, json.dumps(arguments, sort_keys=True), *(b.key for b in bound))
+    data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
+    with mounts.mounted(step, texts, site.wish.secrets, data_dir, site.on.run_dir) as found:
+
+        async def job(stack: AsyncExitStack) -> Job:
+            more = [await _bind(site, one, stack) for one in bound]
+            return Job("", command, given | arguments, [*found, *more])
+
+        async def work(container_id: str) -> list[str]:
+            code = await site.worker.run(container_id, shown.output)
+            if code:
+                message = f"the command ended with exit code {code}"
+                raise FailedPreconditionError(message)
+            targets = [*(mount.container_path for mount in found), *(one.bind.target for one in bound)]
+            return [above for target in targets for above in _above(target)]
+
+        await site.results.change(state, key(state.key, *parts), step.text, job, work, shown)
+
+
+async def _bound(site: Site, state: State, bind: mounts.Bind, number: int) -> _Bound:
+    """What a bind mount shows, found but not there yet."""
+    if not bind.origin:
+        source = copying.sources(site.wish.context, [bind.source], site.wish.ignore)
+        digest = await anyio.to_thread.run_sync(copying.digest, source)
+        return _Bound(bind, "", source, key("context", digest))
+    image = await site.origin(expand(bind.origin, state.values), number)
+    return _Bound(bind, image, [], key("image", image))
+
+
+async def _bind(site: Site, one: _Bound, stack: AsyncExitStack) -> cri.Mount:
+    """The mount, of a container that only has it: what a command writes there is lost with that."""
+    container_id = await stack.enter_async_context(
+        site.worker.container(Job(one.image or await site.bases.scratch()))
+    )
+    path = one.bind.source
+    if not one.image:
+        # of the context a copy, without what .dockerignore leaves out
+        path = "/bound" if one.sources[0].is_directory() else f"/bound/{one.sources[0].name}"
+        await site.worker.within(container_id, copying.Copy(one.sources, "/bound/").write)
+    async with site.worker.place(container_id) as place:
+        with place.opened(path, os.O_PATH) as there:
+            found = str(Path(f"/proc/self/fd/{there}").readlink())
+    return cri.Mount(host_path=found, container_path=one.bind.target, readonly=not one.bind.writable)
+
+
+def _script(step: Instruction) -> str:
+    """A RUN in shell form as its shell reads it."""
+    (line,) = step.words
+    if len(step.heredocs) == 1 and _HEREDOC.fullmatch(line.strip()):
+        return step.heredocs[0].content
+    return line + "".join(f"\n{doc.content}{doc.name}" for doc in step.heredocs)
+
+
+def _above(path: str) -> list[str]:
+    """A path and all above it, which were made to mount on."""
+    parts = path.strip("/").split("/")
+    return ["/" + "/".join(parts[:count]) for count in range(1, len(parts) + 1)]
