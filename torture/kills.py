@@ -70,8 +70,8 @@ class Killer:
                     return
                 await self.kill(victim)
 
-    async def kill(self, victim: str) -> bool:
-        """Kill one and wait until the node has recovered; whether there was one."""
+    async def kill(self, victim: str, number: int = signal.SIGKILL) -> bool:
+        """Kill one and wait until the node has recovered; whether there was one. A service may be told to end by another signal."""
         began = anyio.current_time()
         if victim == SHIM:
             if not self._kill_shim():
@@ -86,7 +86,7 @@ class Killer:
                 return False
             await self._until(lambda: _text(identity) not in ("", before), victim)
         else:
-            died = self._node.kill(victim)
+            died = self._node.kill(victim, number)
             await self._until(lambda: self._node.pid(victim) != died, victim)
             await self._healthy(victim)
         self.faults.append(Fault(victim, anyio.current_time() - began))

@@ -13,7 +13,7 @@ import anyio
 from devtools.cri import connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
-from torture import density, history, left, report
+from torture import density, history, left, report, upgrade
 from torture.again import Again
 from torture.book import Book
 from torture.churn import Ground, Worker
@@ -115,7 +115,14 @@ def main() -> None:
     parser.add_argument(
         "--density", action="store_true", help="250 pods, restarts with them, execs and attaches instead"
     )
+    parser.add_argument(
+        "--upgrade",
+        metavar="REVISION",
+        help="take over from that older Slipway, with its pods there, instead",
+    )
     arguments = parser.parse_args()
+    if arguments.upgrade:
+        sys.exit(1 if upgrade.run(arguments.upgrade, arguments.seconds / 2, arguments.seed) else 0)
     if arguments.density:
         print("\n".join(anyio.run(density.measure).lines()))
         return

@@ -118,6 +118,16 @@ descriptors of the services must be as many as before.
 `tests/e2e/test_e2e_model.py` has hypothesis call CRI in random orders, and some calls at the same time, and compares each answer with
 a model of what a kubelet may rely on.
 
+## Upgrades
+
+```sh tested-by=tests/e2e/test_e2e_torture.py
+sudo ./dev torture --upgrade HEAD~20    # install that revision, run pods under it, take over
+```
+
+Pods stay and pods come and go while the whole node is taken down and brought up by the newer code, under the shims of the older
+one and with its records, and while each service is then restarted by SIGTERM. No call may fail but with `ask again`; what stays must
+have run all the time, with every line of its log; and `slipway doctor --deep` has nothing to tell at the end.
+
 ## Stores that forget
 
 A Redis that is wiped while the node runs gets every record anew within a minute, or with the next change of the record, or at the

@@ -5,12 +5,14 @@ import os
 import pytest
 
 from node.layout import SERVICES
+from tests.support.node import PROGRAMS
 from tests.support.pace import patience
 from torture import density
 from torture.kills import VICTIMS
 from torture.main import torture
 from torture.report import Report
 from torture.samples import Sample, slope_per_hour
+from torture.upgrade import upgrade
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 SECONDS = 20
@@ -34,6 +36,14 @@ async def test_pods_outlive_the_restart_of_all_services_and_no_call_leaks() -> N
     assert set(found.restart_s) == set(SERVICES)
     assert 0 < found.all_s < patience(60)
     assert any("10 execs" in line for line in found.lines())
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a node needs root")
+async def test_a_node_is_taken_over_and_its_services_restarted_while_pods_come_and_go() -> None:
+    found = await upgrade(PROGRAMS, patience(3), seed=5)
+    assert not found.problems
+    assert found.counts["pods"] > 4
+    assert found.counts["log lines of those that stood"] > 100
 
 
 def test_a_leak_is_a_slope() -> None:

@@ -22,6 +22,7 @@ from slipway.doctor.deep import examine, inventory
 from tests.support import cgroups
 from tests.support.pace import patience
 
+PROGRAMS = Path(sys.executable).parent
 UP_S = patience(90)
 SLIPWAY_S = patience(60)
 
@@ -37,6 +38,8 @@ class TestNode:
     otlp: str = ""
     settings: dict[str, str] = field(default_factory=dict)
     """Environment of its services."""
+    programs: Path = PROGRAMS
+    """The folder of the slipway-node that brings it up."""
 
     @property
     def socket(self) -> str:
@@ -51,18 +54,22 @@ class TestNode:
         found: dict[str, Any] = json.loads((self.run_dir / "node.json").read_text())
         return found
 
-    def kill(self, name: str) -> int:
-        """SIGKILL one process of the node; returns the pid that died."""
+    def kill(self, name: str, number: int = signal.SIGKILL) -> int:
+        """SIGKILL, or another signal, for one process of the node; returns the pid that dies of it."""
         pid = int(self.state["pids"][name])
         handle = os.pidfd_open(pid)
         try:
-            signal.pidfd_send_signal(handle, signal.SIGKILL)
+            signal.pidfd_send_signal(handle, number)
         finally:
             os.close(handle)
         return pid
 
     def pid(self, name: str) -> int:
         return int(self.state["pids"][name])
+
+    def up(self) -> None:
+        """Start its services."""
+        _command("up", self)
 
     def down(self) -> None:
         """End its services; containers go on."""
@@ -75,7 +82,7 @@ class TestNode:
         _end(pids)
         unmount_below(self.run_dir)
         subprocess.run(["rm", "-rf", str(self.run_dir)], check=True, timeout=UP_S)
-        _command("up", self)
+        self.up()
 
     def outliving(self) -> set[int]:
         """Shims, pauses, and what runs in containers: all that goes on when the node is down."""
@@ -92,7 +99,7 @@ class TestNode:
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
         """Run the slipway command against this node, as on a terminal: a list is a table unless JSON is asked for."""
         command = [
-            str(Path(sys.executable).parent / "slipway"),
+            str(PROGRAMS / "slipway"),
             "--run-dir",
             str(self.run_dir),
             "-o",
@@ -132,7 +139,7 @@ def _names(directory: Path) -> list[str]:
 
 
 def _command(verb: str, node: TestNode) -> None:
-    command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(node.run_dir)]
+    command = [str(node.programs / "slipway-node"), verb, "--run-dir", str(node.run_dir)]
     command += ["--data-dir", str(node.data_dir), "--cni-dir", str(node.data_dir / "cni")]
     command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", node.otlp]
     command += ["--metrics-port", "0", "--dashboard-port", "0", "--ready-s", str(patience(60))]
@@ -149,12 +156,19 @@ def _tails(run_dir: Path) -> str:
 
 @contextmanager
 def running_node(
-    data: Path, *, otlp: str = "", settings: dict[str, str] | None = None, failpoints: bool = False
+    data: Path,
+    *,
+    otlp: str = "",
+    settings: dict[str, str] | None = None,
+    failpoints: bool = False,
+    programs: Path = PROGRAMS,
 ) -> Iterator[TestNode]:
     """Bring a node up, and take it down with all that it mounted; `failpoints` lets some be armed."""
     name = uuid.uuid4().hex[:6]
     number = int(name[:2], 16)
-    node = TestNode(Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {})
+    node = TestNode(
+        Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {}, programs
+    )
     bridge.write_conflist(
         node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
     )
@@ -162,11 +176,11 @@ def running_node(
     if failpoints:
         (node.run_dir / failpoint.DIRECTORY).mkdir(parents=True)
     try:
-        _command("up", node)
+        node.up()
         yield node
     finally:
         outliving = node.outliving()
-        _command("down", node)
+        node.down()
         _end(outliving)
         unmount_below(node.run_dir)
         subprocess.run(["rm", "-rf", str(node.run_dir)], check=True, timeout=UP_S)
