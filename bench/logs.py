@@ -24,12 +24,13 @@ async def throughput(cri: Cri, image: str, scratch: Path) -> tuple[float, float]
     """Megabytes of lines a second into the CRI log file, and into a file by `cat`; medians of alternating rounds."""
     ours, floor = [], []
     for number in range(ROUNDS):
-        ours.append(MEGABYTES / await _logged(cri, image, number))
+        ours.append(MEGABYTES / await logged(cri, image, number))
         floor.append(MEGABYTES / _by_cat(scratch / "lines"))
     return statistics.median(ours), statistics.median(floor)
 
 
-async def _logged(cri: Cri, image: str, number: int) -> float:
+async def logged(cri: Cri, image: str, number: int) -> float:
+    """Seconds that the container wrote."""
     sandbox = cri.sandbox_config(f"bench-logs-{number}", host_network=True)
     Path(sandbox.log_directory).mkdir(parents=True, exist_ok=True)
     sandbox_id = await cri.run_sandbox(sandbox)

@@ -39,7 +39,7 @@ async def pod_ready(cri: Cri, image: str, bundle: Path) -> Pairs:
             crun.delete(name)
             return took
 
-        return await _in_turn(partial(_pod, cri, image, host_network=True), floor)
+        return await _in_turn(partial(ready, cri, image, host_network=True), floor)
 
 
 async def pod_ready_cni(cri: Cri, image: str, bundle: Path, conflist: Path) -> Pairs:
@@ -52,7 +52,7 @@ async def pod_ready_cni(cri: Cri, image: str, bundle: Path, conflist: Path) -> P
             chain.delete(name)
             return took
 
-        return await _in_turn(partial(_pod, cri, image, host_network=False), floor)
+        return await _in_turn(partial(ready, cri, image, host_network=False), floor)
 
 
 async def exec_sync(cri: Cri, image: str, bundle: Path) -> Pairs:
@@ -88,7 +88,7 @@ async def _in_turn(ours: Callable[[str], Awaitable[float]], floor: Callable[[str
     return Pairs(pairs.ours[WARM:], pairs.floor[WARM:])
 
 
-async def _pod(cri: Cri, image: str, name: str, *, host_network: bool) -> float:
+async def ready(cri: Cri, image: str, name: str, *, host_network: bool) -> float:
     """Milliseconds of RunPodSandbox + CreateContainer + StartContainer; the pod is removed afterwards."""
     sandbox = cri.sandbox_config(name, host_network=host_network)
     config = cri.container_config("c", image, ["sleep", "1000"])

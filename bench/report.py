@@ -1,16 +1,17 @@
-"""`./dev bench [--only GROUP…]`: ratios against the floor and a named peer, in one run; table and JSON."""
+"""`./dev bench [--only GROUP… | --against REVISION]`: ratios against the floor and a named peer, in one run; table and JSON."""
 
 import argparse
 import json
 import statistics
 import tempfile
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import anyio
 
-from bench import bare, command, crowd, dashboard, lazy, logs, pods, pulls
+from bench import against, bare, command, crowd, dashboard, lazy, logs, pods, pulls
+from bench.figure import Figure
 from bench.image import SHAPES, push
 from devtools.cri import Cri, connect
 from devtools.registry import Registry, push_busybox, registry
@@ -18,22 +19,6 @@ from tests.support.node import TestNode, running_node
 
 GROUPS = ("pods", "cni", "exec", "crowd", "lists", "idle", "logs", "pull", "ps", "dashboard", "lazy")
 RESULTS = Path(__file__).parent / "results"
-
-
-@dataclass(frozen=True)
-class Figure:
-    """One row: what was measured, its floor or peer, the ratio and the goal."""
-
-    name: str
-    value: float
-    unit: str
-    against: str
-    floor: float
-    goal: str
-
-    @property
-    def ratio(self) -> float:
-        return self.value / self.floor if self.floor else 0.0
 
 
 async def measure(chosen: set[str]) -> list[Figure]:
@@ -148,7 +133,16 @@ def main() -> None:
         prog="./dev bench", description="Measure against bare runtimes and containerd."
     )
     parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
-    figures = anyio.run(measure, set(parser.parse_args().only))
+    parser.add_argument(
+        "--against",
+        metavar="REVISION",
+        help="pods, logs and pulls of this code and of that one in turn, instead",
+    )
+    arguments = parser.parse_args()
+    if arguments.against:
+        figures = anyio.run(against.measure, arguments.against)
+    else:
+        figures = anyio.run(measure, set(arguments.only))
     print(f"{'':34} {'measured':>12} {'against':>27} {'floor':>10} {'ratio':>7}  goal")
     for f in figures:
         print(

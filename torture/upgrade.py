@@ -6,11 +6,8 @@ code is restarted as a service manager does it. No call may fail but with `ask a
 
 import random
 import signal
-import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -19,6 +16,7 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri, connect
+from devtools.older import programs_of
 from devtools.registry import push_busybox, registry
 from node.layout import SERVICES
 from tests.support.node import PROGRAMS, TestNode, running_node
@@ -31,7 +29,6 @@ from torture.kills import Killer
 WORKERS = 4
 CODE = 7
 TICKS = "n=0; while true; do n=$((n+1)); echo $n; sleep 0.05; done"
-INSTALL_S = 900
 
 
 @dataclass
@@ -41,20 +38,6 @@ class Upgraded:
     counts: dict[str, int] = field(default_factory=dict)
     asked_again: int = 0
     problems: list[str] = field(default_factory=list)
-
-
-@contextmanager
-def programs_of(revision: str) -> Iterator[Path]:
-    """The folder with the programs of an older Slipway, installed for as long as the block runs.
-
-    Raises:
-        subprocess.CalledProcessError: git does not know the revision, or its packages cannot be had.
-    """
-    with tempfile.TemporaryDirectory(prefix="slipway-older-") as name:
-        archive = subprocess.run(["git", "archive", revision], check=True, capture_output=True).stdout
-        subprocess.run(["tar", "-x", "-C", name], input=archive, check=True)
-        subprocess.run([f"{name}/dev", "install-deps"], check=True, timeout=INSTALL_S)
-        yield Path(name, ".venv", "bin")
 
 
 async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
