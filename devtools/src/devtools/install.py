@@ -42,7 +42,8 @@ KEPT = (COMMANDS, SHARE, Path("/usr/local/lib"))
 """Folders of every Debian."""
 SHIMS = RUN / "shimd/shims"
 CGROUPS = Path("/sys/fs/cgroup")
-SHIM_CGROUP = "slipway-shims"
+OWN_CGROUPS = ("slipway", "slipway-shims", "slipway-lazy")
+"""Of pods that name no parent, of shims, and of what serves lazy layers."""
 DATA = Path("/var/lib/slipway")
 OWN_UNITS = "deploy/systemd"
 NODE_SETTINGS = """# What all services of this node have in common; restart slipway-prepare.service after a change.
@@ -150,8 +151,9 @@ def uninstall(checkout: Path, *, purge: bool, force: bool) -> None:
         say(f"removing {RUN}")
         unmount_below(RUN)
         shutil.rmtree(RUN, ignore_errors=True)
-        for group in (*CGROUPS.glob(SHIM_CGROUP), *CGROUPS.glob(f"*/{SHIM_CGROUP}")):
-            remove_group(group)
+        for name in OWN_CGROUPS:
+            for group in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
+                remove_group(group)
     for folder in (PREFIX, *((SETTINGS, DATA) if purge else ())):
         say(f"removing {folder}")
         shutil.rmtree(folder, ignore_errors=True)
