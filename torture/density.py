@@ -2,8 +2,6 @@
 
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Awaitable, Callable
@@ -19,7 +17,9 @@ from bench.pods import pss_kib
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
+from node.health import trouble
 from node.layout import SERVICES
+from node.supervisor import STEADY_S
 from tests.support.node import TestNode, running_node
 from tests.support.streaming import WebSocket
 
@@ -79,6 +79,7 @@ async def measure(pods: int = PODS, execs: int = EXECS, attaches: int = ATTACHES
                 await _many(pods, lambda number: _pod(cri, image, f"dense-{number}", ids))
                 made_s = time.monotonic() - began
                 restart_s = {service: await _restart(node, cri, [service], pods) for service in SERVICES}
+                await anyio.sleep(STEADY_S)  # what has just died is started later
                 all_s = await _restart(node, cri, list(SERVICES), pods)
                 # what services open to each other once, and to each shim, is no leak
                 await _execs(cri, ids, pods)
@@ -138,8 +139,7 @@ async def _restart(node: TestNode, cri: Cri, services: list[str], pods: int) -> 
     with anyio.fail_after(READY_S):
         await _until(lambda: all(node.pid(service) != pid for service, pid in died.items()))
         for service in services:
-            command = [sys.executable, "-m", "node.health", "grpc", f"{node.run_dir}/{service}.sock"]
-            while (await anyio.run_process(command, check=False, stderr=subprocess.DEVNULL)).returncode:
+            while await anyio.to_thread.run_sync(trouble, "grpc", f"{node.run_dir}/{service}.sock"):
                 await anyio.sleep(0.01)
         running = cri_pb.ContainerFilter(state=cri_pb.ContainerStateValue(state=cri_pb.CONTAINER_RUNNING))
         request = cri_pb.ListContainersRequest(filter=running)

@@ -3,14 +3,14 @@
 import os
 import random
 import signal
-import subprocess
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 
+from node.health import trouble
 from node.layout import SERVICES
 from tests.support.node import TestNode
 from torture.book import Book, Harm
@@ -131,15 +131,10 @@ class Killer:
     async def _healthy(self, victim: str) -> None:
         run_dir = self._node.run_dir
         url = str(self._node.state["nats_url"])
-        how = {"redis": ["redis", f"{run_dir}/redis.sock"], "nats": ["nats", url.rpartition("@")[2]]}
-        command = [
-            sys.executable,
-            "-m",
-            "node.health",
-            *how.get(victim, ["grpc", f"{run_dir}/{victim}.sock"]),
-        ]
+        how = {"redis": ("redis", f"{run_dir}/redis.sock"), "nats": ("nats", url.rpartition("@")[2])}
+        kind, address = how.get(victim, ("grpc", f"{run_dir}/{victim}.sock"))
         with anyio.move_on_after(RECOVER_S) as scope:
-            while (await anyio.run_process(command, check=False, stderr=subprocess.DEVNULL)).returncode:
+            while await anyio.to_thread.run_sync(trouble, kind, address):
                 await anyio.sleep(LOOK_S)
         if scope.cancelled_caught:
             self._book.lost(f"{victim}: does not serve {RECOVER_S:g} s after its death")

@@ -27,15 +27,19 @@ _HEADER = (
 
 def main() -> None:
     """Ask one process whether it serves."""
-    checks = {"grpc": _grpc, "redis": _redis, "nats": _nats}
-    if len(sys.argv) != 3 or sys.argv[1] not in checks:
+    if len(sys.argv) != 3 or sys.argv[1] not in {"grpc", "redis", "nats"}:
         sys.exit("usage: python -m node.health grpc|redis SOCKET | nats HOST:PORT")
-    try:
-        said = checks[sys.argv[1]](sys.argv[2])
-    except (OSError, ValueError) as exc:
-        said = str(exc)
-    if said:
+    if said := trouble(sys.argv[1], sys.argv[2]):
         sys.exit(f"{sys.argv[2]}: {said}")
+
+
+def trouble(kind: str, address: str) -> str:
+    """Why the process there does not serve; empty when it does."""
+    checks = {"grpc": _grpc, "redis": _redis, "nats": _nats}
+    try:
+        return checks[kind](address)
+    except (OSError, ValueError) as exc:
+        return str(exc)
 
 
 def _grpc(path: str) -> str:

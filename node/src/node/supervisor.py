@@ -25,7 +25,7 @@ from node.layout import SERVICES, Layout
 PROCESSES = ("redis", "nats", *SERVICES)
 STOP_S = 12.0
 BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
-STEADY_S = 20.0
+STEADY_S = 10.0
 """A process that lived this long starts anew without waiting."""
 _log = get_logger("supervisor")
 
