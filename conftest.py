@@ -1,5 +1,6 @@
 """Fixtures that every suite has, and the deadline of each test."""
 
+import asyncio
 import inspect
 import signal
 from collections.abc import AsyncIterator
@@ -11,6 +12,7 @@ from tests.support.pace import patience, within
 
 SKIPPED = 6
 """The exit status where a test was skipped and none may be: none of pytest's own."""
+CANCELS = 5
 GUARD = 3
 """An async test that ignores its deadline this many times over blocks the loop: then pytest-timeout raises in it."""
 
@@ -32,7 +34,15 @@ def anyio_backend() -> str:
 @pytest.fixture(scope="session", autouse=True)
 async def one_loop(anyio_backend: str) -> AsyncIterator[None]:  # noqa: ARG001 - what makes it async
     """One event loop for the whole run: gRPC's poller wakes the loop that it first saw."""
-    yield  # noqa: PT022 - to return would give the loop back
+    yield
+    # a client of NATS that reconnects can miss one cancellation, and the end of the loop would wait for it for ever
+    for _ in range(CANCELS):
+        left = [task for task in asyncio.all_tasks() if "_attempt_reconnect" in repr(task.get_coro())]
+        if not left:
+            return
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=1)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -64,3 +64,8 @@ def test_an_age_counts_from_now() -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match="--since"):
         moment("--since", text)
+
+
+@pytest.mark.parametrize("written", ["2026-01-31T12:00:00.000000001Z", "2026-11-29T22:03:47.095995050Z"])
+def test_a_time_of_a_log_is_kept_to_the_nanosecond(written: str) -> None:
+    assert moment("--until", written) == written.removesuffix("Z")

@@ -122,7 +122,8 @@ def test_logs_of_a_span_of_time(node, pair) -> None:
     assert node.slipway("logs", "--since", third, "--until", fifth, "runner").stdout == "line 3\nline 4\n"
     assert node.slipway("logs", "--until", fifth, "-n", "1", "runner").stdout == "line 4\n"
     assert node.slipway("logs", "-f", "--until", fifth, "runner").stdout.endswith("line 4\n")
-    assert node.slipway("logs", "--since", "1s", "runner").stdout.count("\n") < len(stamped)
+    recent = node.slipway("logs", "--since", "1s", "runner").stdout.count("\n")
+    assert recent < node.slipway("logs", "runner").stdout.count("\n")
     wrong = node.slipway("logs", "--tail", "few", "runner")
     assert (wrong.returncode, "--tail 'few'" in wrong.stderr) == (1, True)
 

@@ -87,7 +87,7 @@ async def test_a_pull_to_a_full_disk_leaves_nothing(cri, small, busybox, big, fi
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
     assert str(small.data_dir) in caught.value.details()
     assert (await cri.status(other)).state == cri_pb.CONTAINER_RUNNING
-    assert small.leftovers() == before
+    eventually(lambda: small.leftovers() == before, what="the trash is empty")
     images = (await cri.call(cri.images.ListImages, cri_pb.ListImagesRequest())).images
     assert not [image for image in images if big in image.repo_tags]
     filler.unlink()

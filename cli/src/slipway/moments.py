@@ -7,6 +7,7 @@ from datetime import datetime
 from common.errors import InvalidArgumentError
 
 _AGE = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_FRACTION = re.compile(r"(?<=\d)[.,](\d+)")
 _UNITS_S = (86_400, 3600, 60, 1)
 
 
@@ -16,21 +17,26 @@ def moment(option: str, text: str) -> str:
     Raises:
         InvalidArgumentError: it is no time.
     """
-    if re.fullmatch(r"\d{9,12}(\.\d+)?", text):
-        return _written(float(text))
+    if since_1970 := re.fullmatch(r"(\d{9,12})(?:\.(\d+))?", text):
+        return _written(int(since_1970[1]), _nanoseconds(since_1970[2]))
     if age := _AGE.fullmatch(text):
         seconds = sum(float(part or 0) * unit for part, unit in zip(age.groups(), _UNITS_S, strict=True))
-        return _written(time.time() - seconds)
+        return _written(*divmod(time.time_ns() - int(seconds * 10**9), 10**9))
+    fraction = _FRACTION.search(text)  # datetime knows microseconds
     try:
-        when = datetime.fromisoformat(text)
+        when = datetime.fromisoformat(text.replace(fraction[0], "", 1) if fraction else text)
     except ValueError as exc:
         message = (
             f"{option} {text!r}: want a time such as 2026-01-31T12:00:00Z, or an age such as 10m or 1h30m"
         )
         raise InvalidArgumentError(message) from exc
-    return _written(when.timestamp())
+    return _written(int(when.timestamp()), _nanoseconds(fraction[1] if fraction else ""))
 
 
-def _written(seconds: float) -> str:
-    whole, fraction = divmod(seconds, 1)
-    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(whole))}.{int(fraction * 1e9):09d}"
+def _nanoseconds(digits: str | None) -> int:
+    """Of the digits behind a decimal point."""
+    return int((digits or "").ljust(9, "0")[:9])
+
+
+def _written(seconds: int, nanoseconds: int) -> str:
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(seconds))}.{nanoseconds:09d}"
