@@ -15,6 +15,7 @@ from devtools.registry import push_busybox, registry
 from tests.support.node import PROGRAMS, running_node
 
 PODS, LOGS = 60, 10
+THIS, OLDER = "this", "older"
 GOAL, GOAL_OF_RATES = "1.05 x", "at least 0.95 x"
 
 
@@ -22,10 +23,10 @@ async def measure(revision: str) -> list[Figure]:
     """Pods, logs and pulls of both; each row has this code's figure and the older one's."""
     with ExitStack() as stack:
         base = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-bench-")))
-        programs = {"this": PROGRAMS, revision: stack.enter_context(programs_of(revision))}
+        programs = {THIS: PROGRAMS, OLDER: stack.enter_context(programs_of(revision))}
         shop = stack.enter_context(registry(base / "registry"))
         nodes = {
-            name: stack.enter_context(running_node(base / name.replace("/", "_"), programs=folder))
+            name: stack.enter_context(running_node(base / name, programs=folder))
             for name, folder in programs.items()
         }
         image = push_busybox(shop)
@@ -65,4 +66,4 @@ async def _logs(both: dict[str, Cri], image: str, revision: str) -> Figure:
 
 
 def _figure(name: str, found: dict[str, float], unit: str, revision: str, goal: str) -> Figure:
-    return Figure(name, found["this"], unit, revision, found[revision], goal)
+    return Figure(name, found[THIS], unit, revision, found[OLDER], goal)

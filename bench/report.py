@@ -3,6 +3,7 @@
 import argparse
 import json
 import statistics
+import sys
 import tempfile
 import time
 from dataclasses import asdict
@@ -13,6 +14,7 @@ import anyio
 from bench import against, bare, command, crowd, dashboard, lazy, logs, pods, pulls
 from bench.figure import Figure
 from bench.image import SHAPES, push
+from common.errors import SlipwayError
 from devtools.cri import Cri, connect
 from devtools.registry import Registry, push_busybox, registry
 from tests.support.node import TestNode, running_node
@@ -132,17 +134,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="./dev bench", description="Measure against bare runtimes and containerd."
     )
-    parser.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
-    parser.add_argument(
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
+    choice.add_argument(
         "--against",
         metavar="REVISION",
         help="pods, logs and pulls of this code and of that one in turn, instead",
     )
     arguments = parser.parse_args()
-    if arguments.against:
-        figures = anyio.run(against.measure, arguments.against)
-    else:
-        figures = anyio.run(measure, set(arguments.only))
+    try:
+        if arguments.against:
+            figures = anyio.run(against.measure, arguments.against)
+        else:
+            figures = anyio.run(measure, set(arguments.only))
+    except SlipwayError as exc:
+        sys.exit(f"bench: {exc}")
     print(f"{'':34} {'measured':>12} {'against':>27} {'floor':>10} {'ratio':>7}  goal")
     for f in figures:
         print(

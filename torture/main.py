@@ -10,6 +10,7 @@ from pathlib import Path
 
 import anyio
 
+from common.errors import SlipwayError
 from devtools.cri import connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
@@ -122,7 +123,11 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     if arguments.upgrade:
-        sys.exit(1 if upgrade.run(arguments.upgrade, arguments.seconds / 2, arguments.seed) else 0)
+        try:
+            problems = upgrade.run(arguments.upgrade, arguments.seconds / 2, arguments.seed)
+        except SlipwayError as exc:
+            sys.exit(f"torture: {exc}")
+        sys.exit(_tell(problems))
     if arguments.density:
         print("\n".join(anyio.run(density.measure).lines()))
         return

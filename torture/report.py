@@ -90,8 +90,8 @@ once and in order; and at the end that nothing is left: processes, mounts, names
 A container whose own shim is killed may lose its exit code (255, `Unknown`) and the end of its log; one whose OCI runtime is
 killed while it starts ends with 128, `StartError`, or runs.
 
-The supervisor starts what dies at once again, and with up to 5 s between when it has died several times within 10 s of its start; that is
-in the worst times below.
+The supervisor starts at once what has died, and after up to 5 s what has died several times soon after its start; that is in the worst times
+below.
 
 ## The kill matrix
 

@@ -6,7 +6,6 @@ code is restarted as a service manager does it. No call may fail but with `ask a
 
 import random
 import signal
-import sys
 import tempfile
 from dataclasses import dataclass, field
 from functools import partial
@@ -107,12 +106,10 @@ async def _stands(
     book.count("log lines of those that stood", len(found))
 
 
-def run(revision: str, seconds: float, seed: int) -> int:
-    """Install the older one, upgrade, print; the number of things lost."""
+def run(revision: str, seconds: float, seed: int) -> list[str]:
+    """Install the older one, upgrade, print; what was lost."""
     with programs_of(revision) as older:
         found = anyio.run(partial(upgrade, older, seconds, seed))
     print(f"from {revision}, seed {seed}: " + ", ".join(f"{n} {what}" for what, n in found.counts.items()))
     print(f"{found.asked_again} calls asked again, {len(found.problems)} lost")
-    for problem in found.problems:
-        print(f"LOST  {problem}", file=sys.stderr)
-    return len(found.problems)
+    return found.problems

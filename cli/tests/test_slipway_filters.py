@@ -60,7 +60,9 @@ def test_an_age_counts_from_now() -> None:
     }
 
 
-@pytest.mark.parametrize("text", ["soon", "10", "10x", "-5m", "2026-13-01"])
+@pytest.mark.parametrize(
+    "text", ["soon", "10", "10x", "-5m", "2026-13-01", "2026-01.5-31", "2026-01-31.5", "99999999999999d"]
+)
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(InvalidArgumentError, match="--since"):
         moment("--since", text)

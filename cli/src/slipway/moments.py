@@ -7,7 +7,7 @@ from datetime import datetime
 from common.errors import InvalidArgumentError
 
 _AGE = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
-_FRACTION = re.compile(r"(?<=\d)[.,](\d+)")
+_FRACTION = re.compile(r"(?<=[T ]\d\d:\d\d:\d\d)[.,](\d+)")
 _UNITS_S = (86_400, 3600, 60, 1)
 
 
@@ -17,20 +17,32 @@ def moment(option: str, text: str) -> str:
     Raises:
         InvalidArgumentError: it is no time.
     """
-    if since_1970 := re.fullmatch(r"(\d{9,12})(?:\.(\d+))?", text):
-        return _written(int(since_1970[1]), _nanoseconds(since_1970[2]))
-    if age := _AGE.fullmatch(text):
-        seconds = sum(float(part or 0) * unit for part, unit in zip(age.groups(), _UNITS_S, strict=True))
-        return _written(*divmod(time.time_ns() - int(seconds * 10**9), 10**9))
-    fraction = _FRACTION.search(text)  # datetime knows microseconds
     try:
-        when = datetime.fromisoformat(text.replace(fraction[0], "", 1) if fraction else text)
-    except ValueError as exc:
+        return _written(*_point(text))
+    except (ValueError, OverflowError, OSError) as exc:  # no date, or one that no calendar has
         message = (
             f"{option} {text!r}: want a time such as 2026-01-31T12:00:00Z, or an age such as 10m or 1h30m"
         )
         raise InvalidArgumentError(message) from exc
-    return _written(int(when.timestamp()), _nanoseconds(fraction[1] if fraction else ""))
+
+
+def _point(text: str) -> tuple[int, int]:
+    """Seconds since 1970 and nanoseconds.
+
+    Raises:
+        ValueError: it is no time.
+    """
+    if since_1970 := re.fullmatch(r"(\d{9,12})(?:\.(\d+))?", text):
+        return int(since_1970[1]), _nanoseconds(since_1970[2])
+    if age := _AGE.fullmatch(text):
+        seconds = sum(float(part or 0) * unit for part, unit in zip(age.groups(), _UNITS_S, strict=True))
+        return divmod(time.time_ns() - int(seconds * 10**9), 10**9)
+    fraction = _FRACTION.search(text)  # datetime knows no nanoseconds
+    if not fraction:
+        when = datetime.fromisoformat(text)
+        return int(when.timestamp()), when.microsecond * 1000
+    when = datetime.fromisoformat(text[: fraction.start()] + text[fraction.end() :])
+    return int(when.timestamp()), _nanoseconds(fraction[1])
 
 
 def _nanoseconds(digits: str | None) -> int:

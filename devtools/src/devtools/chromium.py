@@ -168,7 +168,7 @@ class Page:
 
     def listen(self) -> None:
         """Take what Chromium told meanwhile into `problems`."""
-        self.run("0")
+        self.call("Target.getTargetInfo")  # of the browser: a page that goes elsewhere meanwhile refuses
 
     def _await_load(self, url: str) -> None:
         deadline = time.monotonic() + LOAD_S

@@ -78,7 +78,7 @@ class Unpacking:
         await anyio.to_thread.run_sync(self._images.check)
 
     async def layer(self, blob: Blob, *, again: bool) -> Unpacked:
-        """Have a layer in its place, on the disk; `again` when what is there may stay behind of it, since the layer is served.
+        """Have a layer in its place, on the disk; `again` when it is served from there, so that only what is new moves in.
 
         Raises:
             SlipwayError: as Layers.apply; nothing stays.
