@@ -5,6 +5,7 @@ from pathlib import Path
 import msgspec
 
 from common.observe.log import get_logger
+from common.sys.files import spread_below
 from snapshotd.records import LayerRecord, SnapshotRecord
 
 RECORD_FILE = "record.msgpack"
@@ -28,6 +29,8 @@ class Places:
         for path in (self.layers, self.snapshots, self.trash):
             path.mkdir(mode=0o700, exist_ok=True)
         self.empty.mkdir(mode=0o755, exist_ok=True)
+        for path in (self.layers, self.snapshots):
+            spread_below(path)
 
     def layer(self, layer_id: str) -> Path:
         return self.layers / layer_id

@@ -140,7 +140,8 @@ class Unpacking:
         )
         await anyio.to_thread.run_sync(_make, target)
         unpacked = await self._unpacker.unpack(job)
-        await anyio.to_thread.run_sync(finish, target, unpacked)
+        if unpacked.opaque or unpacked.devices:
+            await anyio.to_thread.run_sync(finish, target, unpacked)
         return unpacked
 
     async def _write_image(self, directory: Path) -> int:

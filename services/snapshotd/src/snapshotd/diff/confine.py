@@ -30,6 +30,9 @@ class _Sets(ctypes.Structure):
     )
 
 
+_HeldSets = _Sets * 2
+
+
 def die_with(parent: int) -> None:
     """Be killed when the parent dies, which the descriptor stands for; it may have died already."""
     linux.prctl(linux.PR_SET_PDEATHSIG, signal.SIGKILL)
@@ -39,8 +42,16 @@ def die_with(parent: int) -> None:
         os._exit(1)
 
 
+def bound(capabilities: Collection[int]) -> None:
+    """Keep these capabilities at most, in all that is started from here, and never have more by a program's file."""
+    for number in range(_LAST_CAPABILITY + 1):
+        if number not in capabilities:
+            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # numbers past the kernel's last fail, rightly
+    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
+
+
 def restrict(limits: Mapping[int, int], capabilities: Collection[int], program: bytes) -> None:
-    """Lower these limits, keep these capabilities, and have a program of seccomp decide about system calls.
+    """Lower these limits, keep these capabilities, and have a program of seccomp decide about system calls; after `bound`.
 
     Must run before the first thread: capabilities belong to threads.
 
@@ -57,12 +68,7 @@ def restrict(limits: Mapping[int, int], capabilities: Collection[int], program: 
 
 
 def _keep(capabilities: Collection[int]) -> None:
-    for number in range(_LAST_CAPABILITY + 1):
-        if number not in capabilities:
-            _libc.prctl(_PR_CAPBSET_DROP, number, 0, 0, 0)  # numbers past the kernel's last fail, rightly
-    linux.prctl(linux.PR_SET_NO_NEW_PRIVS, 1)
-    held = _Sets * 2
-    sets = held()
+    sets = _HeldSets()
     header = _Header(_VERSION_3, 0)
     if _libc.capget(ctypes.byref(header), ctypes.byref(sets)):
         raise OSError(ctypes.get_errno(), "capget")

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from common.sys import linux
-from snapshotd.diff.confine import die_with, restrict
+from snapshotd.diff.confine import bound, die_with, restrict
 from snapshotd.diff.syscalls import MAKE_IMAGE, compiled
 
 TREE, IMAGE = "/tree", "/image"
@@ -47,6 +47,7 @@ def main() -> NoReturn:
             die_with(this)
             os.close(this)
             _move(tree, image)
+            bound(_CAPABILITIES)
             restrict(_LIMITS, _CAPABILITIES, program)
             os.execvpe(command[0], command, _ENVIRONMENT)  # noqa: S606 - no shell is wanted
         except OSError as exc:

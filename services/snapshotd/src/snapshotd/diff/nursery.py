@@ -27,7 +27,7 @@ from isal import igzip  # noqa: F401 - see above
 
 from common.sys import linux
 from snapshotd.diff import syscalls, unpack
-from snapshotd.diff.confine import die_with
+from snapshotd.diff.confine import bound, die_with
 
 CONTROL_FD = 3
 MAX_PACKET_BYTES = 64 << 10
@@ -149,6 +149,7 @@ def main() -> None:
     try:
         nursery = _Nursery(control)
         _leave_machine()
+        bound(unpack.CAPABILITIES)  # it starts no program, and keeps what it has itself
     except OSError as exc:
         control.send(json.dumps({"error": str(exc)}).encode())
         return

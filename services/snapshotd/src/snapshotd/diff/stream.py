@@ -1,17 +1,20 @@
 """The bytes of a layer: decompressed in one thread, hashed in another, handed out in blocks.
 
 zlib, SHA-256 and writing files all leave the interpreter's lock while they work, so that three threads
-keep the cores busy; the queues between them bound the memory.
+keep the cores busy; the queues between them bound the memory. A small blob is over before that pays, and has one thread.
 """
 
 import hashlib
 import io
+import os
 import queue
 import threading
 from typing import Protocol
 
 BLOCK_BYTES = 256 << 10
 _DEPTH = 8
+_SMALL_BYTES = 1 << 20
+"""Of a blob: two threads, their stacks and their heaps cost 1 ms, which is what a third of this takes in all."""
 _MAX_WINDOW_BYTES = 1 << 26
 """A decoder should support 8 MiB (RFC 8878, 3.1.1.1.2), and no writer of images is known to take more."""
 
@@ -72,11 +75,14 @@ class LayerStream:
     """
 
     def __init__(self, fd: int, media_type: str, algorithm: str, max_bytes: int) -> None:
-        blob = io.BufferedReader(io.FileIO(fd), buffer_size=1 << 18)
+        size = os.fstat(fd).st_size
+        blob = io.BufferedReader(io.FileIO(fd), buffer_size=min(size, 1 << 18) + 1)
         self.compression = compression(blob.peek(4)[:4], media_type)
         self._source = _open(blob, self.compression)
         self._hash = hashlib.new(algorithm)
+        self._bytes_left = max_bytes
         self._max_bytes = max_bytes
+        self._threaded = size > _SMALL_BYTES
         self._blocks: queue.Queue[bytes | BaseException] = queue.Queue(_DEPTH)
         self._to_hash: queue.Queue[bytes] = queue.Queue(_DEPTH)
         self._ended = False
@@ -84,8 +90,9 @@ class LayerStream:
         self._producer = threading.Thread(target=self._produce, name="decompress", daemon=True)
 
     def start(self) -> None:
-        self._hasher.start()
-        self._producer.start()
+        if self._threaded:
+            self._hasher.start()
+            self._producer.start()
 
     def read(self) -> bytes:
         """The next block; empty at the end.
@@ -96,10 +103,8 @@ class LayerStream:
         """
         if self._ended:
             return b""
-        block = self._blocks.get()
-        if isinstance(block, BaseException):
-            self._ended = True
-            raise block
+        self._ended = True  # whatever comes, but a block
+        block = self._queued() if self._threaded else self._hashed()
         self._ended = not block
         return block
 
@@ -107,25 +112,41 @@ class LayerStream:
         """Read what follows the archive's end, and give the content's digest in hex."""
         while self.read():
             pass
-        self._hasher.join()
+        if self._threaded:
+            self._hasher.join()
         return self._hash.hexdigest()
 
-    def _produce(self) -> None:
-        total = 0
+    def _queued(self) -> bytes:
+        block = self._blocks.get()
+        if isinstance(block, BaseException):
+            raise block
+        return block
+
+    def _hashed(self) -> bytes:
+        block = self._decompressed()
+        self._hash.update(block)
+        return block
+
+    def _decompressed(self) -> bytes:
         try:
-            while block := self._source.read(BLOCK_BYTES):
-                total += len(block)
-                if total > self._max_bytes:
-                    message = f"its content is larger than {self._max_bytes} bytes"
-                    raise TooBigError(message)
+            block = self._source.read(BLOCK_BYTES)
+        except Exception as exc:  # each decompressor has errors of its own; all mean damage
+            message = f"its {self.compression} data is damaged: {exc}"
+            raise StreamError(message) from exc
+        self._bytes_left -= len(block)
+        if self._bytes_left < 0:
+            message = f"its content is larger than {self._max_bytes} bytes"
+            raise TooBigError(message)
+        return block
+
+    def _produce(self) -> None:
+        try:
+            while block := self._decompressed():
                 self._to_hash.put(block)
                 self._blocks.put(block)
-        except TooBigError as exc:
-            self._blocks.put(exc)
-        except Exception as exc:  # noqa: BLE001 - each decompressor has errors of its own; all mean damage
-            self._blocks.put(StreamError(f"its {self.compression} data is damaged: {exc}"))
-        else:
             self._blocks.put(b"")
+        except (StreamError, TooBigError) as exc:
+            self._blocks.put(exc)
         finally:
             self._to_hash.put(b"")
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from common.sys import linux
-from snapshotd.diff.confine import restrict
+from snapshotd.diff.confine import bound, restrict
 from snapshotd.diff.syscalls import SERVE, compiled
 from snapshotd.diff.whiteout import BadEntryError
 from snapshotd.lazy import keeper, toc
@@ -57,6 +57,7 @@ def _enter(root: str) -> None:
     linux.unshare(linux.CLONE_NEWNET | linux.CLONE_NEWIPC)
     os.chroot(root)
     os.chdir("/")
+    bound(())
     restrict(
         {resource.RLIMIT_AS: MEMORY_BYTES, resource.RLIMIT_FSIZE: 0, resource.RLIMIT_CORE: 0}, (), program
     )
