@@ -100,7 +100,8 @@ class Supervisor:
             )
         self._processes[name] = process
         pids = {known: p.pid for known, p in self._processes.items()}
-        replace_file(self._layout.state_file, self._layout.state(os.getpid(), pids, self._failures).encode())
+        state = self._layout.state(os.getpid(), pids, self._failures).encode()
+        replace_file(self._layout.state_file, state, sync=False)  # true only while this process lives
         return process
 
     async def _stop(self, group: TaskGroup) -> None:

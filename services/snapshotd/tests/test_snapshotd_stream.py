@@ -3,7 +3,6 @@
 import gzip
 import hashlib
 import os
-import random
 from collections.abc import Iterator
 
 import pytest
@@ -11,10 +10,7 @@ import zstandard
 
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
 
-CONTENT = {
-    "small": random.Random(1).randbytes(300_000),
-    "large": random.Random(2).randbytes(3_000_000),
-}
+CONTENT = {"small": os.urandom(300_000), "large": os.urandom(3_000_000)}
 PACK = {
     "none": lambda content: content,
     "gzip": lambda content: gzip.compress(content, 1),

@@ -64,7 +64,7 @@ class Life:
         await server.start()
         await anyio.Path(own).chmod(self._settings.socket_mode)
         gc.collect()
-        gc.freeze()  # what is loaded stays: a full collection need not look at it, for 10 ms and more
+        gc.freeze()  # as what was loaded (common/start.py), what is made once stays
         await servicer.set("", health_pb2.HealthCheckResponse.SERVING)
         shown = metrics_path(self._settings, self.daemon)
         await anyio.Path(shown).parent.mkdir(mode=0o700, exist_ok=True)

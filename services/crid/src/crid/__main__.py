@@ -1,5 +1,9 @@
-"""`python -m crid`."""
+"""The program `crid`."""
 
-from crid.main import main
+from common.start import loading
 
-main()
+with loading():
+    from crid.main import main
+
+if __name__ == "__main__":
+    main()

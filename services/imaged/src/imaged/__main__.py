@@ -1,6 +1,9 @@
-"""`python -m imaged`."""
+"""The program `imaged`."""
 
-from imaged.main import main
+from common.start import loading
+
+with loading():
+    from imaged.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,9 @@
-"""`python -m opsd`."""
+"""The program `opsd`."""
 
-from opsd.main import main
+from common.start import loading
 
-main()
+with loading():
+    from opsd.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,6 +1,9 @@
-"""`python -m runtimed`."""
+"""The program `runtimed`."""
 
-from runtimed.main import main
+from common.start import loading
+
+with loading():
+    from runtimed.main import main
 
 if __name__ == "__main__":
     main()

@@ -1,5 +1,9 @@
-"""`python -m shimd` is the `shimd` command."""
+"""The program `shimd`."""
 
-from shimd.main import main
+from common.start import loading
 
-main()
+with loading():
+    from shimd.main import main
+
+if __name__ == "__main__":
+    main()

@@ -1,5 +1,9 @@
-"""`python -m snapshotd`."""
+"""The program `snapshotd`."""
 
-from snapshotd.main import main
+from common.start import loading
 
-main()
+with loading():
+    from snapshotd.main import main
+
+if __name__ == "__main__":
+    main()

@@ -52,11 +52,11 @@ async def read(redis_url: str, node: str) -> Recorded:
         for kind, owner in OWNERS.items():
             index = keys.index_key(node, owner, kind)
             named.add(index)
-            records[kind] = {}
-            for name in sorted(bytes(member).decode() for member in await store.members(redis, index)):
-                key = keys.record_key(node, owner, kind, name)
-                named.add(key)
-                records[kind][name] = decode(await store.body(redis, key))
+            names = sorted(bytes(member).decode() for member in await store.members(redis, index))
+            where = [keys.record_key(node, owner, kind, name) for name in names]
+            named.update(where)
+            bodies = await store.bodies(redis, where)
+            records[kind] = {name: decode(body) for name, body in zip(names, bodies, strict=True)}
         loose = sorted(await store.names(redis, keys.pattern(node)) - named)
     finally:
         await redis.aclose()

@@ -47,6 +47,8 @@ return -2
 DONE = -2
 EXISTS = -1
 _LATE = -3
+_AT_ONCE = 256
+"""Keys of one round trip; a record has some KiB."""
 T = TypeVar("T")
 
 
@@ -97,10 +99,15 @@ async def members(redis: "Redis", key: str) -> set[bytes]:
     return set(found)
 
 
-async def body(redis: "Redis", key: str) -> bytes:
-    """The record's bytes; empty when there is none."""
-    found: Any = await answer(redis.hget(key, "record"))
-    return found or b""
+async def bodies(redis: "Redis", keys: list[str]) -> list[bytes]:
+    """The records' bytes, in the order of their keys; empty where there is none."""
+    found: list[Any] = []
+    for start in range(0, len(keys), _AT_ONCE):
+        pipeline = redis.pipeline(transaction=False)
+        for key in keys[start : start + _AT_ONCE]:
+            pipeline.hget(key, "record")
+        found += await answer(pipeline.execute())
+    return [body or b"" for body in found]
 
 
 async def revision(redis: "Redis", key: str) -> int:

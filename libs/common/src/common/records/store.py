@@ -284,13 +284,11 @@ class RecordStore(Generic[R]):
     async def _read_redis(self, corrupt: list[str]) -> dict[str, R]:
         index = keys.index_key(self._node, self._owner, self._kind)
         ids = [bytes(m).decode() for m in await scripts.members(self._redis, index)]
-        bodies = [
-            await scripts.body(self._redis, keys.record_key(self._node, self._owner, self._kind, i))
-            for i in ids
-        ]
+        names = [keys.record_key(self._node, self._owner, self._kind, each) for each in ids]
+        bodies = await scripts.bodies(self._redis, names)
         found: dict[str, R] = {}
         for record_id, body in zip(ids, bodies, strict=True):
-            record = self._decode(record_id, body or b"", corrupt)
+            record = self._decode(record_id, body, corrupt)
             if record:
                 found[record_id] = record
         return found
