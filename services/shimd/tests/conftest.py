@@ -1,5 +1,6 @@
 """A zygote of our own with real crun, in directories of our own."""
 
+import errno
 import json
 import os
 import secrets
@@ -7,6 +8,7 @@ import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ import pytest
 from common.clients.shim import ShimClient
 from shimd.adapters.zygote_process import ZygoteProcess
 from shimd.service import ShimService
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 CGROUP = "/slipway-test"
@@ -195,4 +198,15 @@ async def node() -> AsyncIterator[Node]:
             for p in Path("/sys/fs/cgroup").glob(f"{depth}{CGROUP[1:]}/*{root.name}*")
         ):
             for folder, _, _ in os.walk(parent, topdown=False):
-                os.rmdir(folder)
+                # what was killed may take a moment to leave it
+                eventually(partial(_removed, folder), what=f"an empty {folder}")
+
+
+def _removed(folder: str) -> bool:
+    try:
+        os.rmdir(folder)
+    except OSError as exc:
+        if exc.errno != errno.EBUSY:
+            raise
+        return False
+    return True

@@ -1,4 +1,8 @@
-"""Counts the OOM kills in a container's cgroup, of either cgroup version, and tells of new ones."""
+"""Counts the OOM kills in a container's cgroup, of either cgroup version, and tells of new ones.
+
+systemd removes the cgroup of a container as soon as it is empty, which may be before the shim has read it. Of version 2, the
+cgroups above count along: what the nearest one counts more than at the last look was here, if this one had been at its limit.
+"""
 
 import os
 from collections.abc import Callable
@@ -25,14 +29,17 @@ class OomWatch:
         self._on_oom = on_oom
         self._fd = -1
         self._event_fd = -1
-        self._baseline = self._last = 0
-        if directory:
-            self._baseline = self._last = self._count()  # 0 when the runtime has yet to make the cgroup
+        self._last = 0
+        self._above: dict[str, int] = {}
+        """Kills in the cgroups above, the nearest first, at the last look; none while this one has not been at its limit."""
+        self._memory: Facts = {}
+        self._baseline = self._last = self._count()  # 0 when the runtime has yet to make the cgroup
 
     def open(self) -> None:
         """Watch, now that the cgroup is there; without it, or without the right, there are no events."""
         if not self._directory:
             return
+        self.delta()
         try:
             if os.path.exists(f"{self._directory}/memory.events"):
                 self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
@@ -50,10 +57,16 @@ class OomWatch:
             "event_fd": put(self._event_fd, IN),
             "baseline": self._baseline,
             "last": self._last,
+            "above": self._above,
+            "memory": self._memory,
         }
 
     def take_over(self, facts: Facts, get: Get) -> None:
         self._baseline, self._last = facts["baseline"], facts["last"]
+        self._above, self._memory = (
+            facts.get("above", {}),
+            facts.get("memory", {}),
+        )  # of an older shim: neither
         self._fd, self._event_fd = get(facts["fd"]), get(facts["event_fd"])
         if self._event_fd >= 0:
             self._loop.watch(self._event_fd, IN, self._changed)
@@ -81,6 +94,8 @@ class OomWatch:
         except OSError:
             self.close()  # the cgroup has gone
             return
+        if not self._memory:
+            self.memory()
         before = self._last
         if self.delta() and self._last > before:
             self._on_oom()
@@ -93,13 +108,16 @@ class OomWatch:
 
     def memory(self) -> Facts:
         """What the cgroup knows of memory: its limit and most use in bytes, and how often it hit the limit."""
-        found: Facts = {"oom_kill": self.delta()}
+        found = self._memory
+        found["oom_kill"] = self.delta()
+        if not self._directory:
+            return found
         for key, names in _FILES.items():
             for name in names:
-                text = read(f"{self._directory}/{name}") if self._directory else b""
+                text = read(f"{self._directory}/{name}")
                 if text.strip().isdigit():
                     found[key] = int(text)
-        for line in read(f"{self._directory}/memory.events").splitlines() if self._directory else ():
+        for line in read(f"{self._directory}/memory.events").splitlines():
             key, _, count = line.decode().partition(" ")
             if key in ("high", "max"):
                 found[key] = int(count)
@@ -113,8 +131,33 @@ class OomWatch:
         self._fd = self._event_fd = -1
 
     def _count(self) -> int:
-        for name in ("memory.events", "memory.oom_control"):
-            _, found, count = read(f"{self._directory}/{name}").partition(b"oom_kill ")
-            if found:
-                return int(count.split(b"\n", 1)[0])
+        if not self._directory:
+            return 0
+        own = read(f"{self._directory}/memory.events")
+        if own:
+            self._above = _above(self._directory) if b"\nmax 0\n" not in own else {}
+            return _kills(own)
+        own = read(f"{self._directory}/memory.oom_control")
+        return _kills(own) if own else self._last + self._counted_above()
+
+    def _counted_above(self) -> int:
+        for directory, before in self._above.items():
+            text = read(f"{directory}/memory.events")
+            if text:  # otherwise it has gone as well
+                self._above[directory] = _kills(text)
+                return max(0, self._above[directory] - before)
         return 0
+
+
+def _kills(text: bytes) -> int:
+    count = text.partition(b"oom_kill ")[2].split(b"\n", 1)[0]
+    return int(count or b"0")
+
+
+def _above(directory: str) -> dict[str, int]:
+    found = {}
+    directory = directory.rpartition("/")[0]
+    while text := read(f"{directory}/memory.events"):  # the root has none
+        found[directory] = _kills(text)
+        directory = directory.rpartition("/")[0]
+    return found

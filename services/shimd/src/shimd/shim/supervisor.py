@@ -70,6 +70,8 @@ class Supervisor:
         self._status = 0
         self._finished_at_ns = 0
         self._oom: OomWatch | None = None
+        self._memory: Facts = {}
+        self._pids: Facts = {}
         self._start_done: Done | None = None
         self._start_log = ""
         self.cleaned = False
@@ -173,6 +175,9 @@ class Supervisor:
         self.state = State.DRAINING
         self._status = status
         self._finished_at_ns = at_ns
+        # now, and not when all output is here: systemd removes the cgroup meanwhile
+        self._memory = self._oom.memory() if self._oom is not None else {}
+        self._pids = pids.limit(self._spec.get("pids_cgroup_path", ""))
         self.stdio.drain(DRAIN_S)
 
     def _drained(self) -> None:
@@ -190,8 +195,8 @@ class Supervisor:
             "oom_killed": bool(ooms) and code == 128 + signal.SIGKILL,
             "log_bytes": self.log.written_bytes,
             "dropped_bytes": self.log.dropped_bytes,
-            "memory": self._oom.memory() if self._oom is not None else {},
-            "pids": pids.limit(self._spec.get("pids_cgroup_path", "")),
+            "memory": self._memory,
+            "pids": self._pids,
         }
         self.log.close()
         if self._oom is not None:
