@@ -300,8 +300,6 @@ class Layers:
         await failpoint("snapshotd.unpack.kept")
         record = await self._record(blob, unpacked, start)
         await failpoint("snapshotd.unpack.recorded")
-        with disk_faults(f"layer {record.diff_id}: cannot be written out"):
-            await self._unpacking.sync()
         meters.UNPACK_SECONDS.observe(time.monotonic() - start)
         meters.UNPACKED_BYTES.inc(record.size_bytes)
         _log.info(

@@ -105,13 +105,7 @@ async def _records(
     """The records of layers and of snapshots, loaded."""
     redis = await connect(settings.redis_url)
     layers = RecordStore(
-        redis,
-        LayerRecord,
-        node=settings.node,
-        owner=NAME,
-        kind="layer",
-        directory=places.layers,
-        sync_copies=False,  # unpacking syncs them with the layers
+        redis, LayerRecord, node=settings.node, owner=NAME, kind="layer", directory=places.layers
     )
     snapshots = RecordStore(redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot")
     await layers.load()

@@ -1,10 +1,4 @@
-"""A layer's directory, from its blob: unpacked beside its place, written out, and only then given its name.
-
-    unpack ─→ syncfs ─→ name ─→ record ─→ syncfs ─→ answer
-
-So no name is on the disk without its content. A record may be there without its name, after a power cut between the last
-two: the reconciler forgets it, and nobody was told that the layer is here.
-"""
+"""A layer's directory, from its blob: unpacked beside its place, written out, and only then given its name."""
 
 import secrets
 from dataclasses import dataclass
@@ -17,6 +11,7 @@ import msgspec
 from common.digest import Digest
 from common.failpoint import failpoint
 from common.observe.trace import span
+from common.sys.files import sync_directory
 from snapshotd.diff.answer import Unpacked
 from snapshotd.diff.finish import finish
 from snapshotd.disk import DiskSync
@@ -113,14 +108,6 @@ class Unpacking:
                 raise
         return unpacked
 
-    async def sync(self) -> None:
-        """Return when the layers that have their names and records are on the disk with them.
-
-        Raises:
-            OSError: the disk failed.
-        """
-        await self._sync.sync()
-
     async def diff(self, blob: Blob, target: Path) -> Unpacked:
         """Unpack what becomes no layer into a new directory in a new one, which the caller removes.
 
@@ -173,8 +160,10 @@ class Unpacking:
                     (place / name).rename(directory / f"old-{name}")
                 if (directory / name).exists():
                     (directory / name).rename(place / name)
+            sync_directory(place)
         else:
             directory.rename(place)
+        sync_directory(self._places.layers)
 
 
 def _make(target: Path) -> None:
