@@ -78,11 +78,13 @@ class Leases:
             needed = self.needed()
             orphans = sorted(diff_ids - needed.diff_ids)
             try:
-                await self._content.delete(digests - needed.digests)
-                if orphans:
-                    await self._layers.remove_layers(orphans)
-            except SlipwayError as exc:
-                _log.warning("collection.left", layers=len(orphans), error=exc.message)
+                async with anyio.create_task_group() as group:
+                    group.start_soon(self._content.delete, digests - needed.digests)
+                    if orphans:
+                        group.start_soon(self._layers.remove_layers, orphans)
+            except* SlipwayError as failures:
+                errors = [str(failure) for failure in failures.exceptions]
+                _log.warning("collection.left", layers=len(orphans), errors=errors)
 
     async def collect_layers(self) -> list[str]:
         """Remove all layers that nobody needs, such as those of pulls that failed; returns their diff IDs."""

@@ -24,6 +24,7 @@ from common.observe.trace import traceparent
 from common.records import keys
 from common.records import redis as scripts
 from common.sys.files import replace_file
+from common.sys.threads import Together
 
 RECORD_FILE = "record.msgpack"
 GUARD_S = 60.0
@@ -77,6 +78,7 @@ class RecordStore(Generic[R]):
         self._records: dict[str, R] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._tell: list[Callable[[R, Sequence[Event]], None]] = []
+        self._together = Together()
         self._script = redis.register_script(scripts.TRANSITION)
         self._decoder = msgspec.msgpack.Decoder(cls)
 
@@ -211,7 +213,7 @@ class RecordStore(Generic[R]):
             if old is None:
                 return
             if self._directory:
-                await anyio.to_thread.run_sync(self._drop_copy, key)
+                await self._together.run(partial(self._drop_copy, key))
             facts = _facts(old, events)
             envelopes = self._envelopes(old.revision + 1, facts)
             try:
@@ -320,7 +322,10 @@ class RecordStore(Generic[R]):
         if self._directory:
             path = self._directory / record.id / RECORD_FILE
             write = partial(replace_file, path, encoder.encode(record), sync=self._sync_copies)
-            await anyio.to_thread.run_sync(write)
+            if self._sync_copies:
+                await anyio.to_thread.run_sync(write)  # the filesystem puts those of several threads together
+            else:
+                await self._together.run(write)
 
     def _drop_copy(self, key: str) -> None:
         if self._directory:

@@ -1,18 +1,21 @@
-"""Work in a thread of its own, which ends afterwards.
-
-A namespace is left by one thread only: a thread of a pool would carry what it entered into the next work.
-"""
+"""Blocking work that must not share a thread, and such that had better."""
 
 import asyncio
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, TypeVar
+
+import anyio
+import anyio.to_thread
 
 T = TypeVar("T")
 
 
 async def in_own_thread(work: Callable[[], T], name: str) -> T:
-    """Run blocking work in a new thread; a cancelled caller leaves it running to its end."""
+    """Run blocking work in a new thread, which ends with it; a cancelled caller leaves it running to its end.
+
+    A namespace is left by one thread only: a thread of a pool would carry what it entered into the next work.
+    """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -34,3 +37,50 @@ async def in_own_thread(work: Callable[[], T], name: str) -> T:
 
     threading.Thread(target=body, name=name, daemon=True).start()
     return await future
+
+
+class Together:
+    """Small steps on a disk: those that come while a thread is at work go together in its next turn, in their order.
+
+    A turn of a thread takes longer than a rename, and sixty layers are thrown away at once.
+    """
+
+    def __init__(self) -> None:
+        self._waiting: list[_Step[Any]] = []
+        self._turn = anyio.Lock()
+
+    async def run(self, work: Callable[[], T]) -> T:
+        """Run it; a cancelled caller waits for its end, as with `anyio.to_thread.run_sync`."""
+        step = _Step(work)
+        self._waiting.append(step)
+        with anyio.CancelScope(shield=True):
+            async with self._turn:
+                if not step.done:
+                    steps, self._waiting = self._waiting, []
+                    await anyio.to_thread.run_sync(_run, steps)
+        return step.result()
+
+
+class _Step(Generic[T]):
+    def __init__(self, work: Callable[[], T]) -> None:
+        self._work = work
+        self._result: T
+        self._error: BaseException | None = None
+        self.done = False
+
+    def run(self) -> None:
+        try:
+            self._result = self._work()
+        except BaseException as error:  # noqa: BLE001 - carried to the caller
+            self._error = error
+        self.done = True
+
+    def result(self) -> T:
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def _run(steps: Sequence[_Step[Any]]) -> None:
+    for step in steps:
+        step.run()

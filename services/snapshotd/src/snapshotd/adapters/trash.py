@@ -5,13 +5,14 @@ rm works through trees of any depth with a handful of file descriptors, and can 
 
 import secrets
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import anyio
-import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from common.observe.log import get_logger
+from common.sys.threads import Together
 
 _WAITING = 1024
 _AT_ONCE = 256
@@ -32,6 +33,7 @@ class Trash:
         self._group = task_group
         self._waiting: list[Path] = []
         self._removing = False
+        self._together = Together()
         directory.mkdir(mode=0o700, exist_ok=True)
 
     async def throw(self, path: Path) -> None:
@@ -42,7 +44,7 @@ class Trash:
         """
         target = self._directory / f"{path.name}.{secrets.token_hex(4)}"
         try:
-            await anyio.to_thread.run_sync(path.rename, target)
+            await self._together.run(partial(path.rename, target))
         except FileNotFoundError:
             return
         if len(self._waiting) < _WAITING:
