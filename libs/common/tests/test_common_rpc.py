@@ -1,5 +1,6 @@
 """Errors cross a real gRPC socket as the class they were; unknown ones become INTERNAL."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio
@@ -18,14 +19,28 @@ RAISABLE = [cls for name, cls in sorted(errors.BY_REASON.items()) if name != "Sl
 
 class Servicer(images_pb2_grpc.ImagesServicer):
     def __init__(self) -> None:
-        self.error: Exception = errors.InternalError("unset")
+        self.error: Exception | None = errors.InternalError("unset")
+        """None: hang."""
+        self.left = anyio.Event()
+        """A call that hung has been cancelled."""
 
     async def Get(self, request, context):
-        raise self.error
+        await self._end()
 
     async def Pull(self, request, context):
         yield images_pb2.PullProgress(reference="one")
-        raise self.error
+        await self._end()
+
+    async def Load(self, request_iterator, context):
+        await self._end()
+
+    async def _end(self) -> None:
+        if self.error:
+            raise self.error
+        try:
+            await anyio.sleep_forever()
+        finally:
+            self.left.set()
 
 
 @pytest.fixture
@@ -118,3 +133,24 @@ async def test_a_call_waits_for_a_service_that_comes(tmp_path: Path) -> None:
     assert said == ["it came"]
     await opened.close()
     await running.stop(0)
+
+
+@pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
+async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, method: str) -> None:
+    servicer, stub, _ = served
+    servicer.error = None
+
+    async def uploads() -> AsyncIterator[images_pb2.LoadRequest]:
+        yield images_pb2.LoadRequest()
+
+    with anyio.move_on_after(0.2) as scope:
+        if method == "Get":
+            await stub.Get(images_pb2.GetRequest(), timeout=60)
+        elif method == "Pull":
+            async for _ in stub.Pull(images_pb2.PullRequest(), timeout=60):
+                pass
+        else:
+            await stub.Load(uploads(), timeout=60)
+    assert scope.cancelled_caught
+    with anyio.fail_after(patience(10)):
+        await servicer.left.wait()

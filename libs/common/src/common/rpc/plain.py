@@ -84,6 +84,18 @@ class _Peer:
         return details._replace(metadata=metadata, wait_for_ready=True)
 
 
+async def _whole(call: Any) -> Any:
+    """The answer of a call, which ends when its caller is cancelled.
+
+    gRPC would raise another CancelledError than the one it got, which a scope with a time limit does not know as its own.
+    """
+    try:
+        return await asyncio.shield(call)
+    except asyncio.CancelledError:
+        call.cancel()
+        raise
+
+
 def _name(details: Any) -> str:
     method = details.method
     return (method.decode() if isinstance(method, bytes) else str(method)).strip("/")
@@ -99,8 +111,7 @@ class _Unary(grpc.aio.UnaryUnaryClientInterceptor):
         with self._peer.around.unary(_name(details)):
             await self._peer.ready(details.timeout)
             try:
-                call = await continuation(self._peer.outgoing(details), request)
-                return await call
+                return await _whole(await continuation(self._peer.outgoing(details), request))
             except grpc.aio.AioRpcError as exc:
                 raise status.from_rpc(exc) from exc
 
