@@ -91,9 +91,11 @@ class TestNode:
             with suppress(OSError):  # it goes at this moment
                 pids |= {int(word) for word in path.read_text().split()[:1]}
         for name in _names(self.run_dir / "runtimed" / "bundles"):
-            for procs in cgroups.files(name, "cgroup.procs"):
-                with suppress(OSError):
-                    pids |= {int(line) for line in procs.read_text().split()}
+            for folder in cgroups.files(name, ""):
+                # a runtime may keep them in a cgroup below
+                for procs in folder.glob("**/cgroup.procs"):
+                    with suppress(OSError):
+                        pids |= {int(line) for line in procs.read_text().split()}
         return pids
 
     def slipway(self, *arguments: str, stdin: str = "") -> "subprocess.CompletedProcess[str]":
