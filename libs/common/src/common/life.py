@@ -38,12 +38,23 @@ class Life:
         self.task_group = task_group
         self.stopping = anyio.Event()
         """Set by SIGTERM or SIGINT."""
+        self.serving = anyio.Event()
+        """Set when calls are answered."""
 
     def start(
         self, fn: Callable[..., Coroutine[Any, Any, None]], *args: object, name: str | None = None
     ) -> None:
         """Start a long task; when it fails, the service ends."""
         self.task_group.start_soon(fn, *args, name=name)
+
+    def start_once_serving(self, fn: Callable[[], Coroutine[Any, Any, None]], name: str) -> None:
+        """Start a long task whose work would only keep the service from its first answer."""
+
+        async def later() -> None:
+            await self.serving.wait()
+            await fn()
+
+        self.start(later, name=name)
 
     async def serve(
         self,
@@ -70,6 +81,7 @@ class Life:
         await anyio.Path(shown).parent.mkdir(mode=0o700, exist_ok=True)
         self.start(scrape.serve, shown, self._settings.metrics_address, name="metrics")
         _log.info("service.ready", daemon=self.daemon, socket=socket)
+        self.serving.set()
         if waiting:
             self.start(handed.relay, waiting, own, self.stopping, name="relay of connections")
         self.start(_show_life, name="watchdog")

@@ -48,7 +48,7 @@ async def serve(settings: Settings, life: Life) -> None:
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
     nursery = Nursery()
-    life.start(nursery.run, name="nursery")
+    life.start_once_serving(nursery.run, "nursery")
     mounts = MountPoints(run_dir / "mounts", run_dir.parent)
     # nobody on the host but root may run what a layer brings
     image_mounts = MountPoints(run_dir / "layers", run_dir.parent, mode=0o700)
