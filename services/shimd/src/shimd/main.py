@@ -27,7 +27,7 @@ def main() -> None:
         service = ShimService(run_dir, zygote)
         service.prepare()
         metrics.measure(service.measure)
-        life.start(zygote.run, name="zygote")
+        life.start_once_serving(zygote.run, "zygote")
         try:
             await life.serve(
                 lambda server: rpc.add_ShimsServicer_to_server(Servicer(service), server),
