@@ -305,9 +305,16 @@ async def test_oom_is_told(node):
     limit = {"memory": {"limit": 16 << 20}}
     shim = await node.spawn("a", "sh", "-c", hog, memory_cgroup_path=memory, **limit)
     await shim.start()
-    exit_event = await exited(shim)
-    assert exit_event["exit_code"] == 137
-    assert exit_event["oom_killed"]
+    told = []
+    with anyio.fail_after(patience(30)):
+        async for event in shim.subscribe():
+            told.append(event["event"])
+            if told[-1] == "exit":
+                break
+    assert told == ["started", "oom", "exit"]
+    assert event["exit_code"] == 137
+    assert event["oom_killed"]
+    assert event["memory"]["limit_bytes"] == 16 << 20
 
 
 async def test_a_limit_of_processes_that_was_hit_is_told(node):

@@ -21,7 +21,7 @@ _FILES = {
 
 
 class OomWatch:
-    """`delta` is how many kills there were since `open`, also when the cgroup is gone by now."""
+    """`delta` is how many kills there were since `open`, also when the cgroup is gone by now; `on_oom` is called by what finds more."""
 
     def __init__(self, loop: Loop, directory: str, on_oom: Callable[[], None]) -> None:
         self._loop = loop
@@ -39,7 +39,7 @@ class OomWatch:
         """Watch, now that the cgroup is there; without it, or without the right, there are no events."""
         if not self._directory:
             return
-        self.delta()
+        self._count()  # for what is above
         try:
             if os.path.exists(f"{self._directory}/memory.events"):
                 self._fd = os.open(f"{self._directory}/memory.events", os.O_RDONLY | os.O_CLOEXEC)
@@ -63,10 +63,8 @@ class OomWatch:
 
     def take_over(self, facts: Facts, get: Get) -> None:
         self._baseline, self._last = facts["baseline"], facts["last"]
-        self._above, self._memory = (
-            facts.get("above", {}),
-            facts.get("memory", {}),
-        )  # of an older shim: neither
+        # an older shim has neither
+        self._above, self._memory = facts.get("above", {}), facts.get("memory", {})
         self._fd, self._event_fd = get(facts["fd"]), get(facts["event_fd"])
         if self._event_fd >= 0:
             self._loop.watch(self._event_fd, IN, self._changed)
@@ -97,13 +95,15 @@ class OomWatch:
         if not self._memory:
             self.memory()
         before = self._last
-        if self.delta() and self._last > before:
-            self._on_oom()
-        elif self._event_fd >= 0 and not os.path.isdir(self._directory):
+        self.delta()
+        if self._last == before and self._event_fd >= 0 and not os.path.isdir(self._directory):
             self.close()
 
     def delta(self) -> int:
-        self._last = max(self._last, self._count())
+        count = self._count()
+        if count > self._last:
+            self._last = count
+            self._on_oom()
         return self._last - self._baseline
 
     def memory(self) -> Facts:
