@@ -102,7 +102,7 @@ runs once, its exit code, its log lines and its events are complete, and `slipwa
 through a sample that is always the same.
 
 ```sh tested-by=tests/e2e/test_e2e_matrix.py
-sudo ./dev torture --matrix                     # all rows, the better part of an hour
+sudo ./dev torture --matrix                     # all rows, in ten minutes
 sudo ./dev torture --only 'shim at runtimed'    # those whose name has this
 ```
 
