@@ -109,6 +109,22 @@ async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri
     await goes_on(cri, running)
 
 
+async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(outage, cri, busybox) -> None:
+    """As a power cut leaves a file whose length was written before its bytes."""
+    _, running = await pod(cri, "zeros-running", busybox, SCRIPT)
+    with nobody_starts(outage, "redis"):
+        folder = outage.data_dir / "redis" / "appendonlydir"
+        log = max(folder.glob("*.incr.aof"), key=lambda p: p.stat().st_size)
+        with log.open("ab") as file:
+            file.write(bytes(4096))
+    await restarted(outage, cri, running)
+    assert log.with_suffix(".damaged").read_bytes().endswith(bytes(4096))
+    said = (outage.run_dir / "log" / "supervisor.log").read_text()
+    assert f"cut 4096 bytes off {log}" in said
+    assert await amiss(outage) == []
+    await goes_on(cri, running)
+
+
 async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri, busybox) -> None:
     _, container_id = await pod(cri, "no-stream", busybox, SCRIPT)
     with nobody_starts(outage, "nats"):

@@ -164,9 +164,13 @@ def running_node(
     settings: dict[str, str] | None = None,
     failpoints: bool = False,
     programs: Path = PROGRAMS,
+    name: str = "",
 ) -> Iterator[TestNode]:
-    """Bring a node up, and take it down with all that it mounted; `failpoints` lets some be armed."""
-    name = uuid.uuid4().hex[:6]
+    """Bring a node up, and take it down with all that it mounted; `failpoints` lets some be armed.
+
+    With a `name`, six digits in hexadecimal, a later one is the same node after a reboot.
+    """
+    name = name or uuid.uuid4().hex[:6]
     number = int(name[:2], 16)
     node = TestNode(
         Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {}, programs
@@ -174,7 +178,7 @@ def running_node(
     bridge.write_conflist(
         node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
     )
-    node.logs.mkdir(parents=True)
+    node.logs.mkdir(parents=True, exist_ok=True)
     if failpoints:
         (node.run_dir / failpoint.DIRECTORY).mkdir(parents=True)
     try:

@@ -23,6 +23,8 @@ from tests.support.node import TestNode, running_node
 from torture.again import Again
 
 DISK = "/dev/disk/by-id/virtio-kept"
+KEPT, NAME = Path("/var/lib/slipway-power"), "70e500"
+"""The same at each boot, as they are of any node."""
 IMAGES, LAYERS, FILES, FILE_BYTES = 6, 3, 120, 40_000
 DOMAIN = "power.example"
 
@@ -33,9 +35,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, required=True)
     parser.add_argument("--has", nargs="*", default=[], help="images that were pulled for good")
     arguments = parser.parse_args()
-    kept = Path(tempfile.mkdtemp(prefix="slipway-power-"))
-    subprocess.run(["mount", DISK, str(kept)], check=True)
-    anyio.run(live, kept, random.Random(arguments.seed), set(arguments.has))
+    KEPT.mkdir()
+    subprocess.run(["mount", DISK, str(KEPT)], check=True)
+    anyio.run(live, KEPT, random.Random(arguments.seed), set(arguments.has))
 
 
 async def live(kept: Path, dice: random.Random, has: set[str]) -> None:
@@ -45,7 +47,7 @@ async def live(kept: Path, dice: random.Random, has: set[str]) -> None:
         mirror = kept / "node" / "certs.d" / DOMAIN
         mirror.mkdir(parents=True, exist_ok=True)
         (mirror / "hosts.toml").write_text(f'server = "http://{shop.address}"\n')
-        with running_node(kept) as node:
+        with running_node(kept, name=NAME) as node:
             async with connect(node.socket, node.logs) as cri:
                 images, problems = await look(node, cri, has)
                 for problem in problems:

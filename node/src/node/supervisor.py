@@ -14,12 +14,13 @@ from contextlib import suppress
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from anyio.abc import Process, TaskGroup
 
-from common.errors import AlreadyExistsError
+from common.errors import AlreadyExistsError, SlipwayError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
-from node import prepare
+from node import prepare, redislog
 from node.layout import SERVICES, Layout
 
 PROCESSES = ("redis", "nats", *SERVICES)
@@ -27,6 +28,8 @@ STOP_S = 12.0
 BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
 """A process that lived this long starts anew without waiting."""
+REDIS_REFUSES = 1
+"""Its exit status when it cannot begin, as with a log that it does not understand."""
 _log = get_logger("supervisor")
 
 
@@ -85,7 +88,18 @@ class Supervisor:
             steady = anyio.current_time() - started > STEADY_S
             failures = self._failures[name] = 0 if steady else self._failures.get(name, 0) + 1
             _log.warning("process.died", process=name, code=code, failures=failures)
+            if name == "redis" and code == REDIS_REFUSES:
+                await self._mend_redis()
             await anyio.sleep(BACKOFF_S[min(failures, len(BACKOFF_S) - 1)])
+
+    async def _mend_redis(self) -> None:
+        try:
+            what = await anyio.to_thread.run_sync(redislog.mend, Path(self._layout.data_dir, "redis"))
+        except (OSError, SlipwayError, subprocess.TimeoutExpired) as exc:
+            _log.error("redis.not_mended", error=str(exc))
+        else:
+            if what:
+                _log.warning("node.repaired", what=what)
 
     async def _start(self, name: str) -> Process:
         with self._layout.log_file(name).open("ab") as log:
