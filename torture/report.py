@@ -136,6 +136,7 @@ have run all the time, with every line of its log; and `slipway doctor --deep` h
 A Redis that is wiped while the node runs gets every record anew within a minute, or with the next change of the record, or at the
 start of its service from the copies on disk; of a log that was cut short the newer of record and copy counts. Events that had not
 been relayed go with Redis, and the numbers of later events begin anew. A JetStream that is wiped is made again, without its history.
+A log that a power cut left with bytes at its end that are no commands is cut after the last one by the node's supervisor.
 `tests/e2e/test_e2e_outages.py` does each.
 
 ## Figures of one run
