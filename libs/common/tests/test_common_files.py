@@ -27,7 +27,8 @@ def test_ext4_lays_the_trees_below_apart_and_others_do_as_they_like(tmp_path: Pa
         ["stat", "-f", "-c", "%T", tmp_path], check=True, capture_output=True, text=True
     )
     ext4 = filesystem.stdout.strip() == "ext2/ext3"
-    assert len(groups(near)) < len(groups(apart)) if ext4 else groups(apart)
+    if ext4:
+        assert len(groups(near)) < len(groups(apart))
 
 
 def test_a_filesystem_without_flags_is_left_as_it_is() -> None:

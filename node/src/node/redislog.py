@@ -16,13 +16,15 @@ def mend(directory: Path) -> str:
     What is cut off stays beside it. Blocking.
 
     Raises:
-        OSError: the directory cannot be read or written, or the log is damaged in its midst.
+        OSError: the directory cannot be read or written, or the damage is not where it can be cut.
         subprocess.TimeoutExpired: the check hangs.
     """
     manifest = directory / MANIFEST
     if not manifest.exists() or _check(manifest).returncode == 0:
         return ""
-    log = max(manifest.parent.glob("*.incr.aof"), key=lambda path: int(path.name.split(".")[-3]))
+    log = max(manifest.parent.glob("*.incr.aof"), key=lambda path: path.stat().st_mtime_ns, default=None)
+    if log is None:
+        raise OSError(0, "damaged, but not in what could be cut", str(manifest))
     before, kept = log.stat().st_size, log.with_suffix(".damaged")
     shutil.copyfile(log, kept)
     fixed = _check(manifest, "--fix")
@@ -41,6 +43,7 @@ def _check(manifest: Path, *options: str) -> "subprocess.CompletedProcess[str]":
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        errors="replace",
         timeout=_CHECK_S,
         check=False,
     )

@@ -10,7 +10,7 @@ import zstandard
 
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
 
-CONTENT = {"small": os.urandom(300_000), "large": os.urandom(3_000_000)}
+CONTENT = {"small": b"no magic" + os.urandom(300_000), "large": b"no magic" + os.urandom(3_000_000)}
 PACK = {
     "none": lambda content: content,
     "gzip": lambda content: gzip.compress(content, 1),

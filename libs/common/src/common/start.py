@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 @contextmanager
 def loading() -> Iterator[None]:
-    """Load what stays, and look for no garbage among it, now or later: that takes a sixth of the time until it is ready."""
+    """Load what stays, and look for no garbage among it, now or later: that takes a seventh of the time of loading."""
     gc.disable()
     try:
         yield

@@ -14,7 +14,7 @@ from typing import Protocol
 BLOCK_BYTES = 256 << 10
 _DEPTH = 8
 _SMALL_BYTES = 1 << 20
-"""Of a blob: two threads, their stacks and their heaps cost 1 ms, which is what a third of this takes in all."""
+"""Of a blob: two threads with their stacks and heaps cost 1 ms, a layer of a third of this some 7."""
 _MAX_WINDOW_BYTES = 1 << 26
 """A decoder should support 8 MiB (RFC 8878, 3.1.1.1.2), and no writer of images is known to take more."""
 
