@@ -1,6 +1,6 @@
 """Records, outbox and relay on real Redis and NATS."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import anyio
@@ -14,7 +14,7 @@ from common.events.bus import MAX_BYTES, Bus, follow
 from common.events.relay import OutboxRelay
 from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
 from common.records import Record, RecordStore
-from common.records.keys import outbox_key, record_key
+from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
 from devtools.engine import broker_image
 from tests.support.brokers import (
@@ -144,6 +144,56 @@ async def test_a_frozen_redis_is_unavailable_in_time_and_does_nothing_of_it_late
 async def _refused(work: Awaitable[object]) -> None:
     with pytest.raises(UnavailableError, match="Redis"):
         await work
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("change", ["create", "update", "delete"])
+async def test_a_change_whose_caller_leaves_is_done_or_not_done_everywhere(
+    redis: RedisServer, tmp_path: Path, change: str
+) -> None:
+    """Once Redis was asked, nobody knows whether it is done: so it is done to its end."""
+    store = await store_at(redis, tmp_path / "copies")
+    await store.create(Thing(id="here", size=1))
+    changes = {
+        "create": lambda: store.create(Thing(id="new", size=2)),
+        "update": lambda: store.update("here", lambda old: msgspec.structs.replace(old, size=2)),
+        "delete": lambda: store.delete("here"),
+    }
+    async with anyio.create_task_group() as group:
+        with redis.frozen():
+            caller = anyio.CancelScope()
+            group.start_soon(_within, caller, changes[change])
+            await anyio.wait_all_tasks_blocked()
+            caller.cancel()
+            await anyio.wait_all_tasks_blocked()
+    kept = await connect(redis.url)
+    ids = {bytes(one).decode() for one in await kept.smembers(index_key("n1", "runtimed", "thing"))}
+    assert {record.id for record in store.all()} == ids
+    assert {path.name for path in (tmp_path / "copies").iterdir()} == ids
+    held = {record.id: record.size for record in store.all()}
+    assert {record.id: record.size for record in (await store_at(redis)).all()} == held
+
+
+async def _within(scope: anyio.CancelScope, work: Callable[[], Awaitable[object]]) -> None:
+    with scope:
+        await work()
+
+
+async def test_a_copy_that_cannot_be_written_undoes_nothing_and_is_written_later(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    copies = tmp_path / "copies"
+    store = await store_at(redis, copies)
+    await store.create(Thing(id="a", size=1))
+    copies.rename(tmp_path / "away")
+    copies.touch()  # no directory can be made below it
+    assert (await store.update("a", lambda old: msgspec.structs.replace(old, size=2))).size == 2
+    assert (await store.create(Thing(id="b", size=3))).size == 3
+    assert {r.id: r.size for r in (await store_at(redis)).all()} == {"a": 2, "b": 3}
+    copies.unlink()
+    await store.copy_again()
+    await (await connect(redis.url)).flushall()
+    assert {r.id: r.size for r in (await store_at(redis, copies)).all()} == {"a": 2, "b": 3}
 
 
 async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_path: Path) -> None:

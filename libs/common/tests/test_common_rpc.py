@@ -1,7 +1,8 @@
 """Errors cross a real gRPC socket as the class they were; unknown ones become INTERNAL."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import anyio
 import grpc
@@ -23,6 +24,9 @@ class Servicer(images_pb2_grpc.ImagesServicer):
         """None: hang."""
         self.left = anyio.Event()
         """A call that hung has been cancelled."""
+        self.step: Callable[[], Awaitable[None]] | None = None
+        """What a call does to its end whoever leaves; then it hangs."""
+        self.stepped = False
 
     async def Get(self, request, context):
         await self._end()
@@ -37,6 +41,10 @@ class Servicer(images_pb2_grpc.ImagesServicer):
     async def _end(self) -> None:
         if self.error:
             raise self.error
+        if self.step:
+            with anyio.CancelScope(shield=True):
+                await self.step()
+            self.stepped = True
         try:
             await anyio.sleep_forever()
         finally:
@@ -154,3 +162,39 @@ async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, me
     assert scope.cancelled_caught
     with anyio.fail_after(patience(10)):
         await servicer.left.wait()
+
+
+@pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
+async def test_what_a_call_shields_is_done_to_its_end_when_the_client_goes(served, method: str) -> None:
+    servicer, stub, _ = served
+    servicer.error = None
+    begun, go_on = anyio.Event(), anyio.Event()
+
+    async def step() -> None:
+        begun.set()
+        await go_on.wait()
+
+    async def uploads() -> AsyncIterator[images_pb2.LoadRequest]:
+        yield images_pb2.LoadRequest()
+
+    servicer.step = step
+    async with anyio.create_task_group() as group:
+        calls: dict[str, Callable[[], Any]] = {
+            "Get": lambda: stub.Get(images_pb2.GetRequest(), timeout=60),
+            "Pull": lambda: stub.Pull(images_pb2.PullRequest(), timeout=60).read(),
+            "Load": lambda: stub.Load(uploads(), timeout=60),
+        }
+        group.start_soon(_awaited, calls[method])
+        await begun.wait()
+        group.cancel_scope.cancel()
+    with anyio.move_on_after(0.3) as early:  # the time that the news of it takes
+        await servicer.left.wait()
+    assert early.cancelled_caught
+    go_on.set()
+    with anyio.fail_after(patience(10)):
+        await servicer.left.wait()
+    assert servicer.stepped
+
+
+async def _awaited(call: Callable[[], Any]) -> None:
+    await call()

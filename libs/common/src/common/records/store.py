@@ -77,6 +77,7 @@ class RecordStore(Generic[R]):
         self._sync_copies = sync_copies
         self._records: dict[str, R] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._uncopied: set[str] = set()
         self._tell: list[Callable[[R, Sequence[Event]], None]] = []
         self._together = Together()
         self._script = redis.register_script(scripts.TRANSITION)
@@ -99,7 +100,7 @@ class RecordStore(Generic[R]):
                 self._records[record_id] = copy
                 _log.warning("record.restored", kind=self._kind, id=record_id)
         for record in kept.values():
-            if self._directory and record.id not in copies:  # a deletion was cut off, or forgotten by Redis
+            if record.id not in copies:  # a change was cut off, or Redis has forgotten a deletion
                 await self._copy(record)
         for record_id in corrupt:
             await self.emit(
@@ -128,10 +129,21 @@ class RecordStore(Generic[R]):
                     lost.append(record.id)
         return lost
 
+    async def copy_again(self) -> None:
+        """Write the copies that could not be written with their change, as on a full disk."""
+        for key in list(self._uncopied):
+            async with self._locks[key]:
+                record = self._records.get(key)
+                if record:
+                    await self._copy(record)
+                else:
+                    self._uncopied.discard(key)
+
     async def guard(self) -> None:
         """Mend every minute, with an event for what was mended; a long task."""
         while True:
             await anyio.sleep(GUARD_S)
+            await self.copy_again()
             try:
                 for record_id in await self.mend():
                     _log.warning("record.written_anew", kind=self._kind, id=record_id)
@@ -166,7 +178,7 @@ class RecordStore(Generic[R]):
         return list(self._records.values())
 
     async def create(self, record: R, *events: EventSource) -> R:
-        """Write a new record with its events.
+        """Write a new record with its events; once begun it goes to its end, also when the caller is cancelled.
 
         Raises:
             AlreadyExistsError: the id is taken.
@@ -177,15 +189,11 @@ class RecordStore(Generic[R]):
                 message = f"{self._kind} {record.id!r} exists already"
                 raise AlreadyExistsError(message)
             made = msgspec.structs.replace(record, revision=1)
-            facts = _facts(made, events)
-            await self._write(made, None, facts)
-            await self._copy(made)
-            self._records[made.id] = made
-            self._changed(made, facts)
+            await self._put(made, None, _facts(made, events))
             return made
 
     async def update(self, key: str, fn: Callable[[R], R], *events: EventSource) -> R:
-        """Change a record by a pure function, with the events of the change.
+        """Change a record by a pure function, with the events of the change; to its end, as with `create`.
 
         Raises:
             NotFoundError: there is no such record.
@@ -195,15 +203,11 @@ class RecordStore(Generic[R]):
         async with self._locks[key]:
             old = self.get(key)
             new = msgspec.structs.replace(fn(old), revision=old.revision + 1)
-            facts = _facts(new, events)
-            await self._write(new, old.revision, facts)
-            await self._copy(new)
-            self._records[key] = new
-            self._changed(new, facts)
+            await self._put(new, old.revision, _facts(new, events))
             return new
 
     async def delete(self, key: str, *events: EventSource) -> None:
-        """Remove a record with its events; nothing happens when it is gone already.
+        """Remove a record with its events, to the end; nothing happens when it is gone already.
 
         Raises:
             UnavailableError: Redis is away; the record is as it was.
@@ -212,17 +216,8 @@ class RecordStore(Generic[R]):
             old = self._records.get(key)
             if old is None:
                 return
-            if self._directory:
-                await self._together.run(partial(self._drop_copy, key))
-            facts = _facts(old, events)
-            envelopes = self._envelopes(old.revision + 1, facts)
-            try:
-                await self._transition(key, str(old.revision), "", b"", envelopes)
-            except SlipwayError:
-                await self._copy(old)  # it is still here
-                raise
-            self._records.pop(key, None)
-            self._changed(old, facts)
+            with anyio.CancelScope(shield=True):
+                await self._take(old, _facts(old, events))
         self._locks.pop(key, None)
 
     async def emit(self, *events: Event) -> None:
@@ -230,6 +225,25 @@ class RecordStore(Generic[R]):
         for event in events:
             mark = f"emit:{event.id}"
             await self._transition(f"{mark}:{now_ns()}", "", "", b"", [self._envelope(event, 0, mark)])
+
+    async def _put(self, record: R, expected: int | None, facts: Sequence[Event]) -> None:
+        with anyio.CancelScope(shield=True):  # what Redis has, memory has
+            await self._write(record, expected, facts)
+            await self._copy(record)
+            self._records[record.id] = record
+            self._changed(record, facts)
+
+    async def _take(self, record: R, facts: Sequence[Event]) -> None:
+        if self._directory:
+            await self._together.run(partial(self._drop_copy, record.id))
+        envelopes = self._envelopes(record.revision + 1, facts)
+        try:
+            await self._transition(record.id, str(record.revision), "", b"", envelopes)
+        except SlipwayError:
+            await self._copy(record)  # it is still here
+            raise
+        self._records.pop(record.id, None)
+        self._changed(record, facts)
 
     def _changed(self, record: R, facts: Sequence[Event]) -> None:
         for tell in self._tell if facts else ():
@@ -319,13 +333,20 @@ class RecordStore(Generic[R]):
         return found
 
     async def _copy(self, record: R) -> None:
-        if self._directory:
-            path = self._directory / record.id / RECORD_FILE
-            write = partial(replace_file, path, encoder.encode(record), sync=self._sync_copies)
+        """Write the copy; one that cannot be written does not undo what Redis has, and is tried again."""
+        if self._directory is None:
+            return
+        path = self._directory / record.id / RECORD_FILE
+        write = partial(replace_file, path, encoder.encode(record), sync=self._sync_copies)
+        try:
             if self._sync_copies:
                 await anyio.to_thread.run_sync(write)  # the filesystem puts those of several threads together
             else:
                 await self._together.run(write)
+            self._uncopied.discard(record.id)
+        except OSError as exc:
+            self._uncopied.add(record.id)
+            _log.warning("record.uncopied", kind=self._kind, id=record.id, error=str(exc))
 
     def _drop_copy(self, key: str) -> None:
         if self._directory:

@@ -2,11 +2,12 @@
 
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any, Self
 
+import anyio
 import grpc
 from opentelemetry import propagate
 from opentelemetry.trace import SpanKind
@@ -73,15 +74,14 @@ def _unary(handler: Any, method: str) -> Any:
     )
 
     async def call(request: Any, context: Any) -> Any:
-        with _Call(method, context, unary=True) as this:
-            try:
-                return await inner(request, context)
-            except errors.SlipwayError as exc:
-                this.failed(exc)
-            except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
-                this.broken(exc)
-        await this.abort()
-        return None
+        answer = None
+
+        async def work() -> None:
+            nonlocal answer
+            answer = await inner(request, context)
+
+        await _Call(method, context, unary=True).run(work)
+        return answer
 
     return make_handler(call, handler.request_deserializer, handler.response_serializer)
 
@@ -94,18 +94,16 @@ def _streaming(handler: Any, method: str) -> Any:
         else grpc.unary_stream_rpc_method_handler
     )
 
-    async def call(request: Any, context: Any) -> AsyncIterator[Any]:
-        this = _Call(method, context, unary=False)
-        with this:
-            try:
-                async for item in inner(request, context):
-                    yield item
-                return
-            except errors.SlipwayError as exc:
-                this.failed(exc)
-            except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
-                this.broken(exc)
-        await this.abort()
+    async def call(request: Any, context: Any) -> None:
+        async def work() -> None:
+            async with aclosing(inner(request, context)) as items:
+                async for item in items:
+                    try:
+                        await context.write(item)
+                    except (grpc.aio.InternalError, grpc.aio.UsageError):  # the client has gone
+                        return
+
+        await _Call(method, context, unary=False).run(work)
 
     return make_handler(call, handler.request_deserializer, handler.response_serializer)
 
@@ -123,6 +121,26 @@ class _Call:
         parent = propagate.extract(metadata)
         self._quiet = any(word in method.rpartition("/")[2] for word in _QUIET)
         self._span = span(method.strip("/"), kind=SpanKind.SERVER, parent=parent)
+
+    async def run(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Do what the call asks for, in a task of its own.
+
+        gRPC cancels the task of a call whose client has gone, and knows of no scopes. Here that cancels the scope of the
+        work: so a shield in it holds, and what a thread does for it is awaited.
+        """
+        with self:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._work, work)
+        if self._error:
+            await self._abort(self._error)
+
+    async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await work()
+        except errors.SlipwayError as exc:
+            self._failed(exc)
+        except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
+            self._broken(exc)
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()
@@ -142,21 +160,20 @@ class _Call:
         else:
             _log.info("rpc.done", **facts)
 
-    def failed(self, error: errors.SlipwayError) -> None:
+    def _failed(self, error: errors.SlipwayError) -> None:
         self._error = error
         self._current.record_exception(error)
         self._current.set_attribute("error", error.message)
 
-    def broken(self, exc: Exception) -> None:
+    def _broken(self, exc: Exception) -> None:
         """An exception that no servicer foresaw: a bug, but for a disk that is full, which any write can meet."""
         if isinstance(exc, OSError) and exc.errno in _FULL:
             where = f": {exc.filename}" if exc.filename else ""
-            self.failed(errors.ResourceExhaustedError(f"{self._method}: {exc.strerror}{where}"))
+            self._failed(errors.ResourceExhaustedError(f"{self._method}: {exc.strerror}{where}"))
             return
         _log.exception("rpc.bug", rpc=self._method)
-        self.failed(errors.InternalError(f"internal error: {type(exc).__name__}"))
+        self._failed(errors.InternalError(f"internal error: {type(exc).__name__}"))
 
-    async def abort(self) -> None:
-        error = self._error or errors.InternalError("internal error")
+    async def _abort(self, error: errors.SlipwayError) -> None:
         trailers = ((status.REASON_KEY, error.reason),)
         await self._context.abort(status.code_of(error), status.details_of(error), trailers)
