@@ -167,6 +167,19 @@ def test_a_service_that_hangs_is_ended_and_started_anew() -> None:
     assert "Watchdog timeout" in run("journalctl", "-u", "slipway-imaged", "--no-pager")
 
 
+async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(cri: Cri, pod: tuple[str, str]) -> None:
+    run("systemctl", "stop", "slipway-redis")
+    log = max(Path("/var/lib/slipway/redis/appendonlydir").glob("*.incr.aof"))
+    with log.open("ab") as file:
+        file.write(bytes(4096))
+    run("systemctl", "start", "--no-block", "slipway-redis")
+    eventually(lambda: shown("slipway-redis", "ActiveState") == "active", within_s=60, what="Redis")
+    assert log.with_suffix(".damaged").read_bytes().endswith(bytes(4096))
+    assert f"repaired: cut 4096 bytes off {log}" in run("journalctl", "-u", "slipway-redis", "--no-pager")
+    await pid_of(cri, pod[1])
+    await anyio.to_thread.run_sync(go_on)
+
+
 async def test_an_upgrade_in_place_leaves_the_pod(cri: Cri, pod: tuple[str, str]) -> None:
     before, process = CURRENT.resolve(), await pid_of(cri, pod[1])
     with Path("services/crid/src/crid/version.py").open("a") as source:

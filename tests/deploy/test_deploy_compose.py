@@ -127,6 +127,20 @@ async def test_a_pod_outlives_the_containers_of_every_service(
     assert list((place.run / "shimd/shims").iterdir()) == []
 
 
+async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(
+    cri: Cri, node: DockerCompose, place: SimpleNamespace
+) -> None:
+    sandbox = await cri.run_sandbox(cri.sandbox_config("cut", host_network=True))
+    compose(node, "stop", "redis")
+    log = max((place.data / "redis/appendonlydir").glob("*.incr.aof"))
+    with log.open("ab") as file:
+        file.write(bytes(4096))
+    compose(node, "up", "-d", "--wait", "redis")
+    assert log.with_suffix(".damaged").read_bytes().endswith(bytes(4096))
+    assert f"repaired: cut 4096 bytes off {log}" in "".join(node.get_logs("redis"))
+    await cri.remove_sandbox(sandbox)
+
+
 def test_each_container_has_the_capabilities_it_is_given_and_no_more(node: DockerCompose) -> None:
     client = docker.from_env()
     found = {}

@@ -1,13 +1,35 @@
-"""Redis' append-only log after a power cut, which may leave bytes at its end that are no commands: Redis does not start with them."""
+"""Redis' append-only log after a power cut, which may leave bytes at its end that are no commands: Redis does not start with them.
 
+`python -m node.redislog DIRECTORY [COMMAND...]` mends the log of a directory, then becomes the command.
+"""
+
+import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
+from common.errors import SlipwayError
 from node.layout import program
 
+FAILURES = (OSError, SlipwayError, subprocess.TimeoutExpired)
+"""What `mend` raises."""
 _CHECK_S = 300.0
 MANIFEST = Path("appendonlydir", "appendonly.aof.manifest")
+
+
+def main() -> None:
+    """Mend where it can be; Redis itself says what is wrong when it cannot."""
+    if len(sys.argv) < 2:
+        sys.exit("usage: python -m node.redislog DIRECTORY [COMMAND...]")
+    directory, *command = sys.argv[1:]
+    try:
+        if what := mend(Path(directory)):
+            sys.stderr.write(f"repaired: {what}\n")
+    except FAILURES as exc:
+        sys.stderr.write(f"not repaired: {exc}\n")
+    if command:
+        os.execvp(command[0], command)
 
 
 def mend(directory: Path) -> str:
@@ -16,6 +38,7 @@ def mend(directory: Path) -> str:
     What is cut off stays beside it. Blocking.
 
     Raises:
+        FailedPreconditionError: redis-check-aof is not installed.
         OSError: the directory cannot be read or written, or the damage is not where it can be cut.
         subprocess.TimeoutExpired: the check hangs.
     """
@@ -47,3 +70,7 @@ def _check(manifest: Path, *options: str) -> "subprocess.CompletedProcess[str]":
         timeout=_CHECK_S,
         check=False,
     )
+
+
+if __name__ == "__main__":
+    main()

@@ -17,7 +17,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import Process, TaskGroup
 
-from common.errors import AlreadyExistsError, SlipwayError
+from common.errors import AlreadyExistsError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
 from node import prepare, redislog
@@ -95,7 +95,7 @@ class Supervisor:
     async def _mend_redis(self) -> None:
         try:
             what = await anyio.to_thread.run_sync(redislog.mend, Path(self._layout.data_dir, "redis"))
-        except (OSError, SlipwayError, subprocess.TimeoutExpired) as exc:
+        except redislog.FAILURES as exc:
             _log.error("redis.not_mended", error=str(exc))
         else:
             if what:
