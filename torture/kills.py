@@ -1,4 +1,4 @@
-"""SIGKILL at random moments for what the node's own state names, and how long the node takes to recover."""
+"""SIGKILL at random moments for what the node's own state names, and how long the node takes to recover; and callers that leave."""
 
 import os
 import random
@@ -10,13 +10,16 @@ from pathlib import Path
 import anyio
 import anyio.to_thread
 
+from devtools.cri import Impatient
 from node.health import trouble
 from node.layout import SERVICES
 from tests.support.node import TestNode
 from torture.book import Book, Harm
 
 ZYGOTE, SHIM, RUNTIME = "zygote", "shim", "OCI runtime"
-VICTIMS = (*SERVICES, "redis", "nats", ZYGOTE, SHIM, RUNTIME)
+CALLER = "the caller"
+"""Leaves its calls, as one whose deadline has passed, and makes them again."""
+VICTIMS = (*SERVICES, "redis", "nats", ZYGOTE, SHIM, RUNTIME, CALLER)
 RECOVER_S = 60.0
 LOOK_S = 0.02
 _HUNT_S = 1.0
@@ -50,12 +53,13 @@ class Killer:
 
     Args:
         node: whose processes.
+        cri: whose calls are left.
         book: told which container bears a fault of its own.
         dice: what and when.
     """
 
-    def __init__(self, node: TestNode, book: Book, dice: random.Random) -> None:
-        self._node, self._book, self._dice = node, book, dice
+    def __init__(self, node: TestNode, cri: Impatient, book: Book, dice: random.Random) -> None:
+        self._node, self._cri, self._book, self._dice = node, cri, book, dice
         self.faults: list[Fault] = []
 
     async def run(self, until: anyio.Event) -> None:
@@ -73,7 +77,10 @@ class Killer:
     async def kill(self, victim: str, number: int = signal.SIGKILL) -> bool:
         """Kill one and wait until the node has recovered; whether there was one. A service may be told to end by another signal."""
         began = anyio.current_time()
-        if victim == SHIM:
+        if victim == CALLER:
+            if not self._cri.leave():
+                return False
+        elif victim == SHIM:
             if not self._kill_shim():
                 return False
         elif victim == RUNTIME:

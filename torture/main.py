@@ -11,7 +11,7 @@ from pathlib import Path
 import anyio
 
 from common.errors import SlipwayError
-from devtools.cri import connect
+from devtools.cri import connect_impatiently
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
 from torture import density, history, left, report, upgrade
@@ -35,8 +35,9 @@ async def torture(seconds: float, seed: int, workers: int = WORKERS, keep: str =
             image = push_busybox(shop)
             again, book = Again(), Book()
             dice = random.Random(seed)
-            killer, sampler = Killer(node, book, random.Random(dice.random())), Sampler(node)
-            async with connect(node.socket, node.logs) as cri:
+            sampler = Sampler(node)
+            async with connect_impatiently(node.socket, node.logs) as cri:
+                killer = Killer(node, cri, book, random.Random(dice.random()))
                 await cri.pull(image)
                 ground = Ground(cri, again, book, image, node.logs)
                 began = time.monotonic()
@@ -81,7 +82,7 @@ async def matrix(chosen: list[Row], keep: str = "") -> Matrix:
             running_node(base / "n", settings=settings(oci), failpoints=True) as node,
         ):
             image = push_busybox(shop)
-            async with connect(node.socket, node.logs) as cri:
+            async with connect_impatiently(node.socket, node.logs) as cri:
                 await cri.pull(image)
                 found = Matrix(node, cri, image, oci)
                 for row in chosen:

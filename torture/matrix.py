@@ -1,6 +1,7 @@
 """The kill matrix: each process of a node, killed at each failpoint; made from the registry of failpoints.
 
-In each row one pod is led through its life; at the row's failpoint the service stands still until the row's victim is dead.
+In each row one pod is led through its life; at the row's failpoint the service stands still until the row's victim is dead,
+or has left its call, where that is the caller.
 """
 
 import os
@@ -17,12 +18,12 @@ import grpc
 from common import failpoint
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.failpoint import POINTS, REACHED, Step
-from devtools.cri import Cri
+from devtools.cri import Impatient
 from tests.support.node import TestNode
 from torture.again import PATIENCE_S, Again
-from torture.kills import RUNTIME, SHIM, ZYGOTE, strike
+from torture.kills import CALLER, RUNTIME, SHIM, ZYGOTE, strike
 
-EVERYWHERE = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "redis", "nats", ZYGOTE)
+EVERYWHERE = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "redis", "nats", ZYGOTE, CALLER)
 ONCE = "opsd"
 """No step needs it: it is killed at the first failpoint of each."""
 HAS_SHIM = (Step.EXEC, Step.ROTATE, Step.STOP)
@@ -31,6 +32,8 @@ NO_SHIM = ("shimd.remove.ended", "runtimed.exit.recorded")
 OCI = {"oci.run": Step.START, "oci.exec": Step.EXEC, "oci.delete": Step.STOP}
 """Where the OCI runtime is held, by a program in its place."""
 REACH_S, LINE_S, SUFFERS_S = 40.0, 30.0, 2.0
+HEARD_S = 0.05
+"""What it takes until a service hears that a caller has left, with room."""
 LINES, CODE, EXEC_CODE = 20, 7, 3
 HOLDER = """#!/bin/sh
 for word; do case $word in run|exec|delete) break;; esac; done
@@ -49,7 +52,7 @@ class UntrueError(Exception):
 
 @dataclass(frozen=True)
 class Row:
-    """One death at one moment."""
+    """One death, or leave, at one moment."""
 
     point: str
     victim: str
@@ -113,7 +116,7 @@ class Matrix:
     """
 
     node: TestNode
-    cri: Cri
+    cri: Impatient
     image: str
     oci: Path
     problems: list[str] = field(default_factory=list)
@@ -156,7 +159,11 @@ class Matrix:
         with anyio.fail_after(REACH_S):
             while not await anyio.Path(reached).exists():
                 await anyio.sleep(0.005)
-        if row.victim == RUNTIME:
+        if row.victim == CALLER:
+            if not self.cri.leave():
+                self.problems.append(f"{row}: there is no call to leave")
+            await anyio.sleep(HEARD_S)
+        elif row.victim == RUNTIME:
             os.kill(int(reached.read_text()), signal.SIGKILL)
         else:
             strike(self.node, row.victim, self._container_id)

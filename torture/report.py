@@ -83,7 +83,8 @@ sudo ./dev torture --long --write            # an hour, and this page anew
 
 Workers pull an image, run pods of one and two containers, run commands in them, stop and remove them over CRI, while another
 task kills by SIGKILL, at moments that the seed gives: each service, Redis, NATS, the zygote, single shims, and the OCI
-runtime at its work. A call that is refused with UNAVAILABLE is made again. Checked are: every exit code and its
+runtime at its work; the callers leave all their calls now and then, as at a deadline. A call that was left, or is refused with
+UNAVAILABLE, is made again. Checked are: every exit code and its
 times; every line of every log; that a repeated call makes no second pod or container; the history of events, each event
 once and in order; and at the end that nothing is left: processes, mounts, namespaces, cgroups, addresses, snapshots, records.
 
@@ -97,7 +98,7 @@ below.
 
 Each step of a pod's life has failpoints (`libs/common/src/common/failpoint.py`), at which a service of a test's node can be held.
 From this registry a matrix is made: each service, Redis, NATS and the zygote is killed at each failpoint, the shim where there is
-one, and the OCI runtime at its own verbs. The pod's life goes on to its end: a repeated call answers the same id, the container
+one, and the OCI runtime at its own verbs; and at each one the caller leaves its call, and calls again. The pod's life goes on to its end: a repeated call answers the same id, the container
 runs once, its exit code, its log lines and its events are complete, and `slipway doctor --deep` has nothing to tell. CI goes
 through a sample that is always the same.
 

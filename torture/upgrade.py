@@ -14,7 +14,7 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri, connect
+from devtools.cri import Cri, connect_impatiently
 from devtools.older import programs_of
 from devtools.registry import push_busybox, registry
 from node.layout import SERVICES
@@ -46,7 +46,7 @@ async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
         base = Path(name)
         with registry(base / "registry") as shop, running_node(base / "n", programs=older) as node:
             image = push_busybox(shop)
-            async with connect(node.socket, node.logs) as cri:
+            async with connect_impatiently(node.socket, node.logs) as cri:
                 await cri.pull(image)
                 standing = [await _stand(cri, image, number) for number in range(2)]
                 ended = await _stand(cri, image, len(standing), f"exit {CODE}")
@@ -61,7 +61,7 @@ async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
                     node.programs = PROGRAMS
                     await anyio.to_thread.run_sync(node.up)
                     await anyio.sleep(seconds)
-                    killer = Killer(node, book, dice)
+                    killer = Killer(node, cri, book, dice)
                     for service in SERVICES:
                         await killer.kill(service, signal.SIGTERM)
                     over.set()

@@ -1,5 +1,6 @@
 """A CRI client over a node's socket, as a kubelet is one; for the demo, the tests and the benchmarks."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -26,7 +27,11 @@ class Cri:
         """One call, with the current trace context."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
-        return await method(request, timeout=timeout_s, metadata=tuple(carrier.items()))
+        return await self.answer(method(request, timeout=timeout_s, metadata=tuple(carrier.items())))
+
+    async def answer(self, call: Any) -> Any:
+        """What a call that was made answers."""
+        return await call
 
     async def pull(self, reference: str, sandbox: cri.PodSandboxConfig | None = None) -> str:
         request = cri.PullImageRequest(image=cri.ImageSpec(image=reference), sandbox_config=sandbox)
@@ -98,9 +103,51 @@ class Cri:
             await self.remove_sandbox(item.id)
 
 
+class Impatient(Cri):
+    """One that can leave its calls; each of them ends as CANCELLED."""
+
+    def __init__(self, channel: grpc.aio.Channel, logs: Path) -> None:
+        super().__init__(channel, logs)
+        self._calls: set[Any] = set()
+        self._left: set[Any] = set()
+
+    async def answer(self, call: Any) -> Any:
+        self._calls.add(call)
+        try:
+            return await call
+        except asyncio.CancelledError:
+            if call not in self._left:
+                raise
+            nothing = grpc.aio.Metadata()
+            raise grpc.aio.AioRpcError(
+                grpc.StatusCode.CANCELLED, nothing, nothing, "its caller has left"
+            ) from None
+        finally:
+            self._calls.discard(call)
+            self._left.discard(call)
+
+    def leave(self) -> int:
+        """Leave the calls that are under way; how many."""
+        self._left |= self._calls
+        for call in self._calls:
+            call.cancel()
+        return len(self._calls)
+
+
 @asynccontextmanager
 async def connect(socket: str, logs: Path) -> AsyncIterator[Cri]:
     """Connect to a CRI socket; the logs of pods made here go to directories in `logs`."""
-    options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.default_authority", "localhost")]
-    async with grpc.aio.insecure_channel(f"unix:{socket}", options=options) as channel:
+    async with _channel(socket) as channel:
         yield Cri(channel, logs)
+
+
+@asynccontextmanager
+async def connect_impatiently(socket: str, logs: Path) -> AsyncIterator[Impatient]:
+    """As `connect`, for one that can leave its calls."""
+    async with _channel(socket) as channel:
+        yield Impatient(channel, logs)
+
+
+def _channel(socket: str) -> grpc.aio.Channel:
+    options = [("grpc.max_receive_message_length", 16 << 20), ("grpc.default_authority", "localhost")]
+    return grpc.aio.insecure_channel(f"unix:{socket}", options=options)
