@@ -1,12 +1,15 @@
 """Containers that start before their image is here, and what becomes of them when things go wrong."""
 
+import json
 import os
 import random
 import signal
 import time
+import urllib.request
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -15,7 +18,7 @@ from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from devtools.cri import Cri, connect
 from devtools.registry import busybox_entries, digest, directory, file
-from tests.support import estargz
+from tests.support import estargz, zstdchunked
 from tests.support.link import Link, link
 from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
@@ -165,6 +168,36 @@ async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(shop, node
     assert not servers(node, layer)
     for each in (client, snapshotd):
         await each.close()
+
+
+async def test_an_image_that_skopeo_made_zstd_chunked_runs_before_it_is_here(shop, node, slow, cri) -> None:
+    plain = push(shop, "lazy/plain", 6)
+    zstdchunked.copy(f"{shop.address}/{plain.name}", f"{shop.address}/lazy/chunked")
+    image = f"{slow.address}/lazy/chunked"
+    [layer] = manifest(shop, "lazy/chunked")["layers"]
+    assert layer["mediaType"] == zstdchunked.MEDIA_TYPE
+    slow.held = (layer["size"] // 2, layer["size"] - (1 << 20))  # of the late file, which is nearly all
+    await cri.pull(image)
+    container = await started(cri, image, "chunked")
+    assert (await cri.exec(container, ["cat", "/data/small"])).stdout == b"small\n"
+    assert "server" in servers(node, layer["digest"])
+    assert not blob(node, layer["digest"]).exists()
+    slow.held = None
+    assert await sum_of(cri, container, "/data/late") == plain.sum
+    await whole(node, image)
+    assert blob(node, layer["digest"]).stat().st_size == layer["size"]
+    container = await started(cri, image, "unpacked")
+    assert await sum_of(cri, container, "/data/late") == plain.sum
+    await cri.remove_all()
+    await until_nobody_serves(node, layer["digest"])
+
+
+def manifest(shop, name: str) -> dict[str, Any]:
+    url = f"http://{shop.address}/v2/{name}/manifests/latest"
+    asked = urllib.request.Request(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
+    with urllib.request.urlopen(asked, timeout=patience(10)) as answer:
+        found: dict[str, Any] = json.load(answer)
+    return found
 
 
 async def test_whoever_is_killed_a_running_container_reads_on(shop, node, slow, cri) -> None:

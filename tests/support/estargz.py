@@ -32,6 +32,8 @@ class Written:
     size: int
     toc_digest: str
     toc_offset: int
+    toc_bytes: int
+    """Compressed."""
 
 
 @dataclass
@@ -83,7 +85,7 @@ def write(
         info, content = item if isinstance(item, tuple) else (item, b"")
         info.size = len(content)
         members.write(info.tobuf(tarfile.PAX_FORMAT))
-        entry = _described(info)
+        entry = described(info)
         toc["entries"].append(entry)
         if content:
             entry["digest"] = _sha256(content)
@@ -111,6 +113,7 @@ def write(
         members.at,
         _sha256(body),
         toc_offset,
+        members.at - toc_offset,
     )
 
 
@@ -134,7 +137,8 @@ def landmark(*, prefetch: bool) -> Item:
     return tarfile.TarInfo(".prefetch.landmark" if prefetch else ".no.prefetch.landmark"), b"\x0f"
 
 
-def _described(info: tarfile.TarInfo) -> dict[str, Any]:
+def described(info: tarfile.TarInfo) -> dict[str, Any]:
+    """What a table says of a file, but for its bytes."""
     entry: dict[str, Any] = {"name": info.name, "type": TYPES[info.type], "mode": info.mode}
     entry |= {"uid": info.uid, "gid": info.gid}
     if info.size:

@@ -93,7 +93,7 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     pull.add_argument(
         "--lazy",
         action="store_true",
-        help="layers of eStargz form may come while they are used (docs/lazy.md)",
+        help="layers of eStargz or zstd:chunked form may come while they are used (docs/lazy.md)",
     )
     add_output(pull)
 

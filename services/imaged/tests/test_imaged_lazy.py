@@ -1,6 +1,7 @@
 """Blobs that come while they are used: what is asked of the registry, and what becomes of them."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,10 +16,10 @@ from imaged.lazy import extents, footer
 from imaged.lazy.socket import RangeSocket
 from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
-from imaged.manifest import Descriptor, Manifest, parse
+from imaged.manifest import Descriptor, Manifest, Toc, parse
 from imaged.ports import Credentials
 from imaged.reference import Reference
-from tests.support import estargz
+from tests.support import estargz, zstdchunked
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -65,7 +66,36 @@ def test_what_vouches_for_the_table_is_read_from_the_manifest_and_nothing_else()
     body = json.dumps({"schemaVersion": 2, "config": config, "layers": layers}).encode()
     found = parse("image", body, "application/vnd.oci.image.manifest.v1+json")
     assert isinstance(found, Manifest)
-    assert [each.toc_digest for each in found.layers] == ["x", "", "", ""]
+    assert [each.toc for each in found.layers] == [Toc("x"), None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("prefix", "position", "found"),
+    [
+        (zstdchunked.PREFIX, "500:20:99:1", Toc("d", 500, 20)),
+        ("io.containers.zstd-chunked", "500:500:99:1", Toc("d", 500, 500)),
+        (zstdchunked.PREFIX, "500:501:99:1", None),
+        (zstdchunked.PREFIX, "0:20:99:1", None),
+        (zstdchunked.PREFIX, "500:0:99:1", None),
+        (zstdchunked.PREFIX, "500:20:99:2", None),
+        (zstdchunked.PREFIX, "-5:20:99:1", None),
+        (zstdchunked.PREFIX, "500:20:99:1:1", None),
+        (zstdchunked.PREFIX, "", None),
+        ("other", "500:20:99:1", None),
+    ],
+)
+def test_a_manifest_says_where_the_table_of_a_zstd_chunked_layer_is(
+    prefix: str, position: str, found: Toc | None
+) -> None:
+    notes = {f"{prefix}.manifest-checksum": "d", f"{prefix}.manifest-position": position}
+    digest = "sha256:" + "1" * 64
+    layer = {"mediaType": zstdchunked.MEDIA_TYPE, "digest": digest, "size": 1000, "annotations": notes}
+    config = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": 1}
+    other = layer | {"mediaType": "application/vnd.oci.image.layer.v1.tar+gzip"}
+    body = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer, other]}).encode()
+    read = parse("image", body, "application/vnd.oci.image.manifest.v1+json")
+    assert isinstance(read, Manifest)
+    assert [each.toc for each in read.layers] == [found, None]
 
 
 def test_extents() -> None:
@@ -115,7 +145,7 @@ class Rig:
 
     def __init__(self, tmp_path: Path, content, registry, bad_registry, group, needs: Needs) -> None:
         self.body, self.written = estargz.made([file("big", BODY)], level=0, chunk_bytes=256 << 10)
-        self.layer = Descriptor(self.written.digest, len(self.body), "", toc_digest=self.written.toc_digest)
+        self.layer = Descriptor(self.written.digest, len(self.body), "", toc=Toc(self.written.toc_digest))
         self.reference = Reference.parse(f"{bad_registry.host}/some/app:v1")
         self.layers, self.events = Layers(), []
         self.bad, self.content, self.registry, self.group = bad_registry, content, registry, group
@@ -202,6 +232,20 @@ async def test_a_layer_is_served_by_its_end_alone_then_filled_and_unpacked(rig: 
     assert list(rig.places.directory.iterdir()) == list(rig.places.secrets.iterdir()) == []
 
 
+async def test_of_a_zstd_chunked_layer_the_table_is_all_that_is_asked_for_at_first(rig: Rig) -> None:
+    rig.body, rig.written = zstdchunked.made([file("big", os.urandom(4 << 20))])
+    toc = Toc(rig.written.toc_digest, rig.written.toc_offset, rig.written.toc_bytes)
+    rig.layer = Descriptor(rig.written.digest, len(rig.body), zstdchunked.MEDIA_TYPE, toc=toc)
+    rig.needs.digests.add(rig.layer.digest)
+    assert await rig.begin()
+    [served] = rig.layers.served
+    assert (served["toc_offset"], served["toc_bytes"]) == (toc.offset, toc.size)
+    assert served["media_type"] == zstdchunked.MEDIA_TYPE
+    assert len(rig.ranges) == 1
+    await rig.until(LayerFilled)
+    assert rig.layers.applied[0]["body"] == rig.body
+
+
 async def test_a_range_is_brought_once_for_all_who_wait(rig: Rig) -> None:
     assert await rig.begin()
     rig.ranges.clear()
@@ -226,7 +270,7 @@ async def test_what_cannot_be_served_is_left_to_the_pull_and_leaves_nothing(rig:
         case "no annotation":
             rig.layer = Descriptor(rig.layer.digest, rig.layer.size)
         case "small":
-            rig.layer = Descriptor(rig.layer.digest, 1000, toc_digest=rig.layer.toc_digest)
+            rig.layer = Descriptor(rig.layer.digest, 1000, toc=rig.layer.toc)
         case "refused":
             rig.layers.refusal = FailedPreconditionError("no FUSE")
         case "away":

@@ -23,7 +23,7 @@ from services.snapshotd.tests.test_snapshotd_lazy_toc import BIG, good, special
 from snapshotd.adapters.lazymounts import LazyMounts
 from snapshotd.adapters.mounts import MountPoints
 from snapshotd.records import LazyForm
-from tests.support import estargz
+from tests.support import estargz, zstdchunked
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
@@ -77,7 +77,9 @@ class Imaged:
 class Mounted:
     """A mounted layer."""
 
-    def __init__(self, base: Path, blob: bytes, written: estargz.Written, timeout_s: float) -> None:
+    def __init__(
+        self, base: Path, blob: bytes, written: estargz.Written, timeout_s: float, media_type: str
+    ) -> None:
         self.base, self.blob = base, blob
         self.sparse = base / "blob"
         with self.sparse.open("wb") as out:
@@ -91,6 +93,8 @@ class Mounted:
             size_bytes=len(blob),
             toc_offset=written.toc_offset,
             toc_digest=written.toc_digest,
+            toc_bytes=written.toc_bytes,
+            media_type=media_type,
         )
         self.points = MountPoints(base / "lazy", base)
         self.points.share()
@@ -123,12 +127,15 @@ class Mounted:
 
 @contextmanager
 def mounted(
-    items: list[estargz.Item], *, timeout_s: float = 20, chunk_bytes: int = 300_000
+    items: list[estargz.Item], *, timeout_s: float = 20, chunk_bytes: int = 300_000, media_type: str = ""
 ) -> Iterator[Mounted]:
     base = Path(f"/run/slipway-test-{secrets.token_hex(4)}")
     base.mkdir()
-    blob, written = estargz.made(items, chunk_bytes=chunk_bytes, level=0)
-    made = Mounted(base, blob, written, patience(timeout_s))
+    if media_type:
+        blob, written = zstdchunked.made(items, chunk_bytes=chunk_bytes)
+    else:
+        blob, written = estargz.made(items, chunk_bytes=chunk_bytes, level=0)
+    made = Mounted(base, blob, written, patience(timeout_s), media_type)
     try:
         yield made
     finally:
@@ -139,9 +146,9 @@ def mounted(
         subprocess.run(["rm", "-rf", base], check=True)
 
 
-@pytest.fixture
-def layer() -> Iterator[Mounted]:
-    with mounted(good()) as made:
+@pytest.fixture(params=["", zstdchunked.MEDIA_TYPE], ids=["estargz", "zstd-chunked"])
+def layer(request: pytest.FixtureRequest) -> Iterator[Mounted]:
+    with mounted(good(), media_type=request.param) as made:
         made.mounts.mount(LAYER, made.form)
         yield made
 

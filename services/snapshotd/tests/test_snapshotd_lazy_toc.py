@@ -1,6 +1,7 @@
 """Tables of contents: what is read of good ones, and what hostile ones may not do."""
 
 import gzip
+import hashlib
 import json
 import stat
 import tarfile
@@ -8,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import zstandard
 
 from devtools.registry import directory, file, link
 from snapshotd.diff.whiteout import BadEntryError
 from snapshotd.lazy import toc
 from snapshotd.lazy.chunks import Chunks
+from snapshotd.lazy.member import ZSTD
 from snapshotd.lazy.toc import BadTocError, Bounds
 from snapshotd.lazy.tree import Node, Tree
-from tests.support import estargz
+from tests.support import estargz, zstdchunked
 
 BOUNDS = Bounds(max_entries=1000, max_bytes=1 << 30)
 BIG = bytes(range(256)) * 4096
@@ -138,6 +141,74 @@ def test_no_table_is_read_that_the_manifest_does_not_vouch_for() -> None:
         toc.read(gzip.compress(b"x" * 600), written.toc_digest, BOUNDS)
     with pytest.raises(BadTocError, match=r"cut off|damaged|no tar"):
         toc.read(blob[written.toc_offset : written.toc_offset + 300], written.toc_digest, BOUNDS)
+
+
+def chunked(
+    items: list[estargz.Item], bounds: Bounds = BOUNDS, **options: Any
+) -> tuple[bytes, estargz.Written, Tree]:
+    blob, written = zstdchunked.made(items, **options)
+    piece = blob[written.toc_offset : written.toc_offset + written.toc_bytes]
+    return blob, written, Tree(toc.read(piece, written.toc_digest, bounds, ZSTD), written.toc_offset, bounds)
+
+
+def test_a_zstd_chunked_layer_is_the_same_tree() -> None:
+    items = [item for item in good() if item != estargz.landmark(prefetch=True)]
+    _, _, one = read(items)
+    _, _, other = chunked(items)
+    assert len(one) == len(other)
+    assert (one.implied, one.size_bytes) == (other.implied, other.size_bytes)
+    for number in range(1, len(one) + 1):
+        left, right = one.node(number), other.node(number)
+        for name in ("mode", "uid", "gid", "size", "mtime_ns", "rdev", "nlink", "link", "children", "xattrs"):
+            assert getattr(left, name) == getattr(right, name), (number, name)
+
+
+@pytest.mark.parametrize("chunk_bytes", [4 << 20, 300_000])
+def test_files_of_a_zstd_chunked_layer_have_their_bytes(tmp_path: Path, chunk_bytes: int) -> None:
+    blob, _, tree = chunked(good(), chunk_bytes=chunk_bytes)
+    (tmp_path / "blob").write_bytes(blob)
+    with (tmp_path / "blob").open("rb") as opened:
+        chunks = Chunks(opened.fileno(), NoSource(), ZSTD)
+        assert b"".join(chunks.get(chunk) for chunk in node(tree, b"big").chunks) == BIG
+        assert b"".join(chunks.get(chunk) for chunk in node(tree, b"etc/passwd").chunks) == b"root\n"
+        damaged = blob[: (at := node(tree, b"big").chunks[0].offset) + 40] + bytes(8) + blob[at + 48 :]
+        (tmp_path / "blob").write_bytes(damaged)
+        source = NoSource()
+        with pytest.raises(OSError, match="are not what the table"):
+            Chunks(opened.fileno(), source, ZSTD).get(node(tree, b"big").chunks[0])
+        assert source.told == 1
+
+
+def test_a_hole_is_a_chunk_of_any_size_without_bytes() -> None:
+    step, hole = 1 << 20, 40 << 20
+
+    def joined(table: estargz.Toc) -> None:
+        head, zeros, *_, last = table["entries"]
+        table["entries"] = [head, zeros | {"chunkSize": hole}, last]
+
+    _, _, tree = chunked([file("sparse", b"x" * step + bytes(hole) + b"y")], chunk_bytes=step, lie=joined)
+    first, zeros, last = node(tree, b"sparse").chunks
+    assert (first.size, zeros.start, zeros.size, zeros.sha256) == (step, step, hole, b"")
+    assert (last.start, last.size) == (step + hole, 1)
+
+
+def test_no_zstd_chunked_table_is_read_that_the_manifest_does_not_vouch_for() -> None:
+    blob, written, _ = chunked(good())
+    piece = blob[written.toc_offset : written.toc_offset + written.toc_bytes]
+    with pytest.raises(BadTocError, match="has the digest"):
+        toc.read(piece, "sha256:" + "0" * 64, BOUNDS, ZSTD)
+    with pytest.raises(BadTocError, match="has the digest"):
+        toc.read(piece + b"x", written.toc_digest, BOUNDS, ZSTD)
+    for body, why in (
+        (piece[:20] + b"\xff" * 20 + piece[40:], "damaged"),
+        (piece[:-20], "damaged|malformed"),
+        (b"no frame at all", "damaged"),
+        (zstandard.compress(bytes(1 << 20)), "more than 1000 bytes"),
+        (zstandard.compress(b"[1"), "malformed"),
+    ):
+        bounds = Bounds(max_entries=1000, max_bytes=1 << 30, max_toc_bytes=1000)
+        with pytest.raises(BadTocError, match=why):
+            toc.read(body, "sha256:" + hashlib.sha256(body).hexdigest(), bounds, ZSTD)
 
 
 def entry(**changes: Any) -> Any:

@@ -2,6 +2,7 @@
 
 import hashlib
 import platform as host
+import re
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -29,6 +30,10 @@ MANIFEST_TYPES = (
 TITLE = "org.opencontainers.image.title"
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 """Annotation of an eStargz layer (stargz-snapshotter, docs/estargz.md): without it nothing vouches for its table of contents."""
+CHUNKED = ("io.github.containers.zstd-chunked", "io.containers.zstd-chunked")
+"""Before `.manifest-checksum` and `.manifest-position`, the annotations of a zstd:chunked layer (containers/storage,
+pkg/chunked); the second is that of older writers."""
+_POSITION = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):[0-9]{1,16}:1")
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _CONFIG_TYPES = (
@@ -61,6 +66,16 @@ class Platform(msgspec.Struct, frozen=True):
         return "/".join(filter(None, (self.os, self.architecture, self.variant)))
 
 
+class Toc(msgspec.Struct, frozen=True):
+    """What a manifest says of the table of contents of a layer that can be read in pieces."""
+
+    digest: str
+    offset: int = 0
+    """In the blob; 0 for eStargz, whose end says it."""
+    size: int = 0
+    """Compressed."""
+
+
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     """A blob or document by media type, digest and size."""
 
@@ -68,8 +83,8 @@ class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
     size: int
     media_type: str = ""
     platform: Platform | None = None
-    toc_digest: str = ""
-    """Of a layer in eStargz form: what the manifest says of its table of contents. Set by `parse` alone."""
+    toc: Toc | None = None
+    """Of a layer in eStargz or zstd:chunked form. Set by `parse` alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,8 +114,17 @@ class _Entry(Descriptor, frozen=True):
         return self._annotation(TITLE)
 
     @property
-    def vouched(self) -> str:
-        return self._annotation(TOC_DIGEST)
+    def vouched(self) -> Toc | None:
+        if not self.media_type.endswith("+zstd"):
+            digest = self._annotation(TOC_DIGEST)
+            return Toc(digest) if digest else None
+        for prefix in CHUNKED:
+            digest = self._annotation(f"{prefix}.manifest-checksum")
+            found = _POSITION.fullmatch(self._annotation(f"{prefix}.manifest-position"))
+            if digest and found:
+                offset, size = int(found[1]), int(found[2])
+                return Toc(digest, offset, size) if 0 < offset <= self.size - size < self.size else None
+        return None
 
     def _annotation(self, name: str) -> str:
         found = self.annotations.get(name, "") if isinstance(self.annotations, dict) else ""
@@ -294,7 +318,7 @@ def _checked(image: str, descriptor: Descriptor) -> Descriptor:
     _digest(image, descriptor.digest)
     if not 0 <= descriptor.size <= MAX_BLOB_BYTES:
         _refuse(image, f"{descriptor.digest} has the size {descriptor.size}")
-    vouched = descriptor.vouched if isinstance(descriptor, _Entry) else ""
+    vouched = descriptor.vouched if isinstance(descriptor, _Entry) else None
     return Descriptor(descriptor.digest, descriptor.size, descriptor.media_type, descriptor.platform, vouched)
 
 

@@ -286,7 +286,16 @@ class Layers(Protocol):
         """Unpack a blob; DataLossError when its bytes do not have that diff ID."""
 
     async def serve_layer(
-        self, *, diff_id: str, digest: str, blob_path: str, size_bytes: int, toc_offset: int, toc_digest: str
+        self,
+        *,
+        diff_id: str,
+        digest: str,
+        blob_path: str,
+        media_type: str,
+        size_bytes: int,
+        toc_offset: int,
+        toc_bytes: int,
+        toc_digest: str,
     ) -> Served:
         """Serve a blob whose bytes come; InvalidArgumentError or FailedPreconditionError when that cannot be."""
 

@@ -66,7 +66,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     peer_answer_s: Seconds = 0.1
     """How long a pull waits for another node to say that it has a blob, before it asks the registry."""
     lazy: Literal["off", "on"] = "off"
-    """on: containers may start before the layers of an image are here, where these are eStargz (docs/lazy.md)."""
+    """on: containers may start before the layers of an image are here, where these are eStargz or zstd:chunked (docs/lazy.md)."""
     lazy_handlers: tuple[str, ...] = ()
     """With lazy off: runtime handlers that pulls of a kubelet are lazy for, by the name that it sends along."""
     lazy_min_bytes: Count = 4 << 20

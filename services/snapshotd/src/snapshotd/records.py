@@ -24,6 +24,10 @@ class LazyForm(msgspec.Struct, frozen=True, kw_only=True):
     """The blob's, whole."""
     toc_offset: int
     toc_digest: str
+    toc_bytes: int = 0
+    """Compressed; 0 for all from its offset on."""
+    media_type: str = ""
+    """Of the layer; empty for gzip."""
 
 
 class LayerRecord(Record, frozen=True, kw_only=True):

@@ -59,6 +59,8 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
             size_bytes=request.size_bytes,
             toc_offset=request.toc_offset,
             toc_digest=str(Digest.parse(request.toc_digest)),
+            toc_bytes=request.toc_bytes,
+            media_type=request.media_type,
         )
         record, prefetch_bytes = await self._layers.serve(Digest.parse(request.diff_id), form)
         return pb.ServedLayer(layer=_layer(record), prefetch_bytes=prefetch_bytes)

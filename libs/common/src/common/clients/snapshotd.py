@@ -41,15 +41,26 @@ class SnapshotdClient:
         return await self._stub.ApplyLayer(request, timeout=timeout_s)
 
     async def serve_layer(
-        self, *, diff_id: str, digest: str, blob_path: str, size_bytes: int, toc_offset: int, toc_digest: str
+        self,
+        *,
+        diff_id: str,
+        digest: str,
+        blob_path: str,
+        media_type: str,
+        size_bytes: int,
+        toc_offset: int,
+        toc_bytes: int,
+        toc_digest: str,
     ) -> pb.ServedLayer:
         """Have a layer served while its bytes come; see the proto."""
         request = pb.ServeLayerRequest(
             diff_id=diff_id,
             digest=digest,
             blob_path=blob_path,
+            media_type=media_type,
             size_bytes=size_bytes,
             toc_offset=toc_offset,
+            toc_bytes=toc_bytes,
             toc_digest=toc_digest,
         )
         return await self._stub.ServeLayer(request, timeout=self._timeout_s)

@@ -23,7 +23,7 @@ from common.errors import (
 from common.observe.log import get_logger
 from imaged.lazy import extents, footer
 from imaged.lazy.extents import Extent
-from imaged.manifest import Descriptor
+from imaged.manifest import Descriptor, Toc
 from imaged.ports import Content, Credentials, Ingest, Partial, Registry, Repository
 from imaged.reference import Reference
 
@@ -117,7 +117,7 @@ class Coming:
             self._opened.set()
             self._ended.set()
 
-    async def open(self) -> tuple[str, int]:
+    async def open(self, toc: Toc) -> tuple[str, Extent]:
         """Bring the table of contents; the blob's file, and where in it the table is.
 
         Raises:
@@ -127,6 +127,14 @@ class Coming:
         ingest = await self._open()
         if not ingest.partial.scattered:
             raise FailedPreconditionError("the content store's file system shows no holes")
+        start, end = (toc.offset, toc.offset + toc.size) if toc.offset else await self._at_the_end(ingest)
+        if end - start > MAX_RANGE_BYTES:
+            raise FailedPreconditionError(f"its table of contents has {end - start} bytes")
+        await self.bring(start, end)
+        return ingest.path, (start, end)
+
+    async def _at_the_end(self, ingest: Ingest) -> Extent:
+        """Where the table of an eStargz blob is."""
         size = self.ticket.size
         if size <= footer.BYTES:
             raise FailedPreconditionError("it is too small")
@@ -135,10 +143,7 @@ class Coming:
         offset = footer.toc_offset(tail, size)
         if offset is None:
             raise FailedPreconditionError("it does not end as an eStargz blob")
-        if size - offset > MAX_RANGE_BYTES:
-            raise FailedPreconditionError(f"its table of contents has {size - offset} bytes")
-        await self.bring(offset, size)
-        return ingest.path, offset
+        return offset, size
 
     def fill(self, first_bytes: int = 0) -> None:
         """Bring everything: these first bytes at once, the others after the delay."""

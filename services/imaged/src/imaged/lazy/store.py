@@ -91,7 +91,7 @@ class LazyBlobs:
         self, reference: Reference, credentials: Credentials, layer: Descriptor, diff_id: str
     ) -> bool:
         """Have a layer served while it comes; False when it must be pulled as always."""
-        if not layer.toc_digest or layer.size < self._min_bytes or self._content.has(layer.digest):
+        if not layer.toc or layer.size < self._min_bytes or self._content.has(layer.digest):
             return False
         async with self._locks.setdefault(layer.digest, anyio.Lock()):
             if layer.digest in self._coming:
@@ -106,15 +106,17 @@ class LazyBlobs:
             coming = self._start(ticket, credentials)
             try:
                 with anyio.fail_after(BEGIN_S):
-                    path, toc_offset = await coming.open()
+                    path, (toc_start, toc_end) = await coming.open(layer.toc)
                     await anyio.to_thread.run_sync(self._keep, ticket, credentials)
                     served = await self._layers.serve_layer(
                         diff_id=diff_id,
                         digest=layer.digest,
                         blob_path=path,
+                        media_type=layer.media_type,
                         size_bytes=layer.size,
-                        toc_offset=toc_offset,
-                        toc_digest=layer.toc_digest,
+                        toc_offset=toc_start,
+                        toc_bytes=toc_end - toc_start,
+                        toc_digest=layer.toc.digest,
                     )
             except (SlipwayError, TimeoutError) as exc:
                 why = (

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import isal
 import msgspec
+import zstandard
 
 import common
 import snapshotd
@@ -108,7 +109,9 @@ class LazyMounts:
             digest=form.digest,
             size=form.size_bytes,
             toc_offset=form.toc_offset,
+            toc_bytes=form.toc_bytes or form.size_bytes - form.toc_offset,
             toc_digest=form.toc_digest,
+            media_type=form.media_type,
             socket=str(self._socket),
             timeout_s=self._read_timeout_s,
             max_entries=self._max_entries,
@@ -163,6 +166,6 @@ class LazyMounts:
 
 def _code(module: str) -> str:
     """A program that needs no site-packages' start-up code."""
-    modules = (common, snapshotd, isal, msgspec)
+    modules = (common, snapshotd, isal, msgspec, zstandard)
     places = list(dict.fromkeys(str(Path(str(each.__file__)).parents[1]) for each in modules))
     return f"import sys; sys.path[:0] = {places!r}; from snapshotd.lazy.{module} import main; main()"

@@ -1,1 +1,1 @@
-"""Layers whose bytes come while they are read: the table of contents of an eStargz blob, served by FUSE."""
+"""Layers whose bytes come while they are read: the table of contents of an eStargz or zstd:chunked blob, served by FUSE."""

@@ -81,10 +81,13 @@ class Answers:
         index = _first(chunks, offset)
         while offset < end:
             chunk = chunks[index]
-            content = self._chunks.get(chunk) if wait else self._chunks.here(chunk)
-            if content is None:
-                raise AwayError
-            piece = content[offset - chunk.start : end - chunk.start]
+            if chunk.sha256:
+                content = self._chunks.get(chunk) if wait else self._chunks.here(chunk)
+                if content is None:
+                    raise AwayError
+                piece = content[offset - chunk.start : end - chunk.start]
+            else:
+                piece = bytes(min(end, chunk.start + chunk.size) - offset)
             pieces.append(piece)
             offset += len(piece)
             index += 1

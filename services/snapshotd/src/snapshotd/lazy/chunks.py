@@ -10,7 +10,7 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
-from snapshotd.lazy.member import MAGIC, inflated
+from snapshotd.lazy.member import GZIP, Codec
 from snapshotd.lazy.tree import Chunk
 
 KEPT_BYTES = 24 << 20
@@ -37,11 +37,14 @@ class Chunks:
     Args:
         blob: descriptor of its file, in which bytes that are not here are zero.
         source: brings them.
+        codec: how they are compressed.
         kept_bytes: of chunks in memory.
     """
 
-    def __init__(self, blob: int, source: Source, kept_bytes: int = KEPT_BYTES) -> None:
-        self._blob, self._source, self._room = blob, source, kept_bytes
+    def __init__(
+        self, blob: int, source: Source, codec: Codec = GZIP, *, kept_bytes: int = KEPT_BYTES
+    ) -> None:
+        self._blob, self._source, self._codec, self._room = blob, source, codec, kept_bytes
         self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
         self._coming: dict[tuple[int, int], threading.Lock] = {}
         self._lock = threading.Lock()
@@ -54,9 +57,10 @@ class Chunks:
             if found is not None:
                 self._kept.move_to_end(key)
                 return found
-        if os.pread(self._blob, len(MAGIC), chunk.offset) != MAGIC:
+        magic = self._codec.magic
+        if os.pread(self._blob, len(magic), chunk.offset) != magic:
             return None
-        found = verified(self._read(chunk), chunk)
+        found = self._verified(self._read(chunk), chunk)
         if found is not None:
             self._keep(key, found)
         return found
@@ -89,6 +93,14 @@ class Chunks:
             f"bytes {chunk.offset} to {chunk.end} of the blob are not what the table of contents says"
         )
 
+    def _verified(self, member: bytes, chunk: Chunk) -> bytes | None:
+        """A chunk out of the compressed bytes that have it; None when these are not its bytes."""
+        content = self._codec.inflated(member, chunk.inner + chunk.size)
+        if content is None:
+            return None
+        piece = content[chunk.inner :]
+        return piece if hashlib.sha256(piece).digest() == chunk.sha256 else None
+
     def _read(self, chunk: Chunk) -> bytes:
         parts, at = [], chunk.offset
         while at < chunk.end and (part := os.pread(self._blob, chunk.end - at, at)):
@@ -104,12 +116,3 @@ class Chunks:
             self._room -= len(content)
             while self._room < 0 and len(self._kept) > 1:
                 self._room += len(self._kept.popitem(last=False)[1])
-
-
-def verified(member: bytes, chunk: Chunk) -> bytes | None:
-    """A chunk out of the compressed bytes that have it; None when these are not its bytes."""
-    content = inflated(member, chunk.inner + chunk.size)
-    if content is None:
-        return None
-    piece = content[chunk.inner :]
-    return piece if hashlib.sha256(piece).digest() == chunk.sha256 else None

@@ -10,7 +10,10 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The blob's."""
     size: int
     toc_offset: int
+    toc_bytes: int
+    """Compressed."""
     toc_digest: str
+    media_type: str
     socket: str
     """Of imaged; its directory becomes all that the server can name."""
     timeout_s: float

@@ -1,7 +1,9 @@
-"""The table of contents of an eStargz blob (stargz-snapshotter, docs/estargz.md): bytes in, checked entries out.
+"""The table of contents of a blob that can be read in pieces: bytes in, checked entries out.
 
-It is a gzip member at the blob's end: a tar with one file of JSON, whose digest the image's manifest vouches for. What
-the manifest says may still come from a hostile hand, so sizes are bounded before anything is built of them.
+Of an eStargz blob (stargz-snapshotter, docs/estargz.md) it is a gzip member at the end: a tar with one file of JSON,
+whose digest the image's manifest vouches for. Of a zstd:chunked blob (containers/storage, pkg/chunked) it is a zstd
+frame of JSON, and the manifest vouches for the frame. What the manifest says may still come from a hostile hand, so
+sizes are bounded before anything is built of them.
 """
 
 import hashlib
@@ -11,9 +13,10 @@ from dataclasses import dataclass, field
 import msgspec
 
 from snapshotd.diff.whiteout import BadEntryError
-from snapshotd.lazy.member import inflated
+from snapshotd.lazy.member import GZIP, ZSTD, Codec
 
 NAME = "stargz.index.json"
+ZEROS = "zeros"
 PREFETCH, NO_PREFETCH = ".prefetch.landmark", ".no.prefetch.landmark"
 """Files in the root that only say how far to read ahead."""
 MAX_BYTES = 64 << 20
@@ -45,6 +48,8 @@ class Entry(msgspec.Struct, rename="camel", frozen=True, gc=False):
     chunk_offset: int = 0
     chunk_size: int = 0
     chunk_digest: str = ""
+    chunk_type: str = ""
+    """`ZEROS` for a hole, of which the blob has nothing."""
 
 
 class _Toc(msgspec.Struct, frozen=True):
@@ -61,21 +66,25 @@ class Bounds:
     max_toc_bytes: int = field(default=MAX_BYTES)
 
 
-def read(member: bytes, digest: str, bounds: Bounds) -> list[Entry]:
+def read(piece: bytes, digest: str, bounds: Bounds, codec: Codec = GZIP) -> list[Entry]:
     """The entries of a table.
 
     Args:
-        member: the blob from the table's offset on; what follows the gzip member does not matter.
-        digest: of the JSON, as the manifest says it.
+        piece: the blob's bytes that have it; what follows a gzip member does not matter.
+        digest: of the JSON, or with zstd of the piece, as the manifest says it.
         bounds: of what is served.
+        codec: how it is compressed.
 
     Raises:
         BadTocError: it is damaged, has another digest, or passes a bound.
     """
-    body = _json(member, bounds.max_toc_bytes)
-    found = f"sha256:{hashlib.sha256(body).hexdigest()}"
-    if found != digest:
-        raise BadTocError(f"its table of contents has the digest {found}, not {digest}")
+    body: bytes | memoryview
+    if codec is ZSTD:
+        _check(piece, digest)  # before anything is decompressed
+        body = _plain(piece, bounds.max_toc_bytes)
+    else:
+        body = _archived(piece, bounds.max_toc_bytes)
+        _check(body, digest)
     try:
         toc = msgspec.json.decode(body, type=_Toc)
         if toc.version != 1:
@@ -88,8 +97,23 @@ def read(member: bytes, digest: str, bounds: Bounds) -> list[Entry]:
         raise BadTocError(f"its table of contents is malformed: {exc}") from exc
 
 
-def _json(member: bytes, limit: int) -> memoryview:
-    content = inflated(member, limit + 4 * _BLOCK)
+def _check(vouched: bytes | memoryview, digest: str) -> None:
+    found = f"sha256:{hashlib.sha256(vouched).hexdigest()}"
+    if found != digest:
+        raise BadTocError(f"its table of contents has the digest {found}, not {digest}")
+
+
+def _plain(frame: bytes, limit: int) -> bytes:
+    content = ZSTD.inflated(frame, limit + 1)
+    if content is None:
+        raise BadTocError("its table of contents is damaged")
+    if len(content) > limit:
+        raise BadTocError(f"its table of contents has more than {limit} bytes")
+    return content
+
+
+def _archived(member: bytes, limit: int) -> memoryview:
+    content = GZIP.inflated(member, limit + 4 * _BLOCK)
     if content is None:
         raise BadTocError("its table of contents is damaged")
     try:

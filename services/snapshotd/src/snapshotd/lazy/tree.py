@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import NamedTuple
 
 from snapshotd.diff.whiteout import OPAQUE, OPAQUE_XATTR, PREFIX, hidden_name, parts_of, show
-from snapshotd.lazy.toc import NAME, NO_PREFETCH, PREFETCH, BadTocError, Bounds, Entry
+from snapshotd.lazy.toc import NAME, NO_PREFETCH, PREFETCH, ZEROS, BadTocError, Bounds, Entry
 
 ROOT = 1
 """The root's number, which FUSE fixes."""
@@ -34,7 +34,7 @@ _HIDDEN = frozenset(name.encode() for name in (NAME, PREFETCH, NO_PREFETCH))
 
 
 class Chunk(NamedTuple):
-    """A piece of a file; it begins `inner` bytes into the gzip member at `offset` of the blob."""
+    """A piece of a file; it begins `inner` bytes into the gzip member or zstd frame at `offset` of the blob."""
 
     start: int
     size: int
@@ -43,6 +43,7 @@ class Chunk(NamedTuple):
     end: int
     """Where in the blob what it needs ends, at most."""
     sha256: bytes
+    """Empty for a hole: all of it is zero."""
 
 
 class Node:
@@ -254,10 +255,16 @@ class Tree:
         for piece in (entry, *pieces):
             size = piece.chunk_size or entry.size - piece.chunk_offset
             digest = piece.chunk_digest or (entry.digest if size == entry.size else "")
-            if piece.chunk_offset != at or not 0 < size <= min(MAX_CHUNK_BYTES, entry.size - at):
+            hole = piece.chunk_type == ZEROS
+            most = entry.size - at if hole else min(MAX_CHUNK_BYTES, entry.size - at)
+            if piece.chunk_offset != at or not 0 < size <= most:
                 raise BadTocError(
                     f"entry {show(name)}: its chunk at {piece.chunk_offset} of {size} bytes cannot be"
                 )
+            if hole:
+                chunks.append(Chunk(at, size, 0, 0, 0, b""))
+                at += size
+                continue
             if not _SHA256.fullmatch(digest):
                 raise BadTocError(f"entry {show(name)}: its chunk at {at} has no SHA-256")
             if not (0 <= piece.offset < self._end and 0 <= piece.inner_offset <= MAX_INNER_BYTES):
@@ -271,7 +278,7 @@ class Tree:
         return tuple(chunks)
 
     def _next(self, offset: int) -> int:
-        """Where the gzip member at an offset ends."""
+        """Where the member or frame at an offset ends."""
         index = bisect_right(self._starts, offset)
         return min(self._starts[index], self._end) if index < len(self._starts) else self._end
 

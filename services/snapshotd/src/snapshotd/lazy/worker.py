@@ -12,7 +12,7 @@ from common.sys import linux
 from snapshotd.diff.confine import bound, restrict
 from snapshotd.diff.syscalls import SERVE, compiled
 from snapshotd.diff.whiteout import BadEntryError
-from snapshotd.lazy import keeper, toc
+from snapshotd.lazy import keeper, member, toc
 from snapshotd.lazy.answers import Answers
 from snapshotd.lazy.chunks import Chunks
 from snapshotd.lazy.job import Job, Verdict
@@ -45,7 +45,11 @@ def main() -> None:
     )
     tree.forget_paths()
     source = ImagedSource(Path("/", name), job.digest, job.timeout_s)
-    server = Server(keeper.FUSE, Slots(keeper.SLOTS), Answers(tree, Chunks(keeper.BLOB, source)))
+    server = Server(
+        keeper.FUSE,
+        Slots(keeper.SLOTS),
+        Answers(tree, Chunks(keeper.BLOB, source, member.of(job.media_type))),
+    )
     # at once: threads wait for bytes, and would need libraries that are not in this root to end
     os._exit(0 if server.run() else 1)
 
@@ -65,11 +69,12 @@ def _enter(root: str) -> None:
 
 def _tree(job: Job) -> Tree:
     bounds = toc.Bounds(job.max_entries, job.max_bytes)
-    length = job.size - job.toc_offset
-    if not 0 < length <= bounds.max_toc_bytes + _EXTRA_BYTES:
+    length = job.toc_bytes
+    if not 0 < length <= min(bounds.max_toc_bytes + _EXTRA_BYTES, job.size - job.toc_offset):
         raise toc.BadTocError(f"its table of contents has {length} bytes, compressed")
-    member = os.pread(keeper.BLOB, length, job.toc_offset)
-    return Tree(toc.read(member, job.toc_digest, bounds), job.toc_offset, bounds)
+    piece = os.pread(keeper.BLOB, length, job.toc_offset)
+    entries = toc.read(piece, job.toc_digest, bounds, member.of(job.media_type))
+    return Tree(entries, job.toc_offset, bounds)
 
 
 def _tell(verdict: Verdict) -> None:

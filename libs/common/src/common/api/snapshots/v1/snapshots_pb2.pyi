@@ -110,6 +110,8 @@ class ServeLayerRequest(_message.Message):
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
     TOC_OFFSET_FIELD_NUMBER: _builtins.int
     TOC_DIGEST_FIELD_NUMBER: _builtins.int
+    TOC_BYTES_FIELD_NUMBER: _builtins.int
+    MEDIA_TYPE_FIELD_NUMBER: _builtins.int
     diff_id: _builtins.str
     digest: _builtins.str
     blob_path: _builtins.str
@@ -119,6 +121,10 @@ class ServeLayerRequest(_message.Message):
     toc_offset: _builtins.int
     toc_digest: _builtins.str
     """What the manifest says of the table of contents."""
+    toc_bytes: _builtins.int
+    """Of the table, compressed."""
+    media_type: _builtins.str
+    """Of the layer: gzip is read as eStargz, zstd as zstd:chunked."""
     def __init__(
         self,
         *,
@@ -128,10 +134,12 @@ class ServeLayerRequest(_message.Message):
         size_bytes: _builtins.int = ...,
         toc_offset: _builtins.int = ...,
         toc_digest: _builtins.str = ...,
+        toc_bytes: _builtins.int = ...,
+        media_type: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_path", b"blob_path", "diff_id", b"diff_id", "digest", b"digest", "size_bytes", b"size_bytes", "toc_digest", b"toc_digest", "toc_offset", b"toc_offset"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_path", b"blob_path", "diff_id", b"diff_id", "digest", b"digest", "media_type", b"media_type", "size_bytes", b"size_bytes", "toc_bytes", b"toc_bytes", "toc_digest", b"toc_digest", "toc_offset", b"toc_offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

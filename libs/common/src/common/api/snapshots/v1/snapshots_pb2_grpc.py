@@ -108,7 +108,7 @@ class SnapshotsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ServeLayer(self, request, context):
-        """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+        """Serves an eStargz or zstd:chunked blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
         ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
         FAILED_PRECONDITION when this node cannot; nothing stays behind then.
         """

@@ -36,7 +36,7 @@ class SnapshotsStub:
     DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
     """
     ServeLayer: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.ServeLayerRequest, _snapshots_pb2.ServedLayer]
-    """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+    """Serves an eStargz or zstd:chunked blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
     ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
     FAILED_PRECONDITION when this node cannot; nothing stays behind then.
     """
@@ -69,7 +69,7 @@ class SnapshotsAsyncStub(SnapshotsStub):
     DATA_LOSS when the bytes do not have that diff ID, and nothing stays behind.
     """
     ServeLayer: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.ServeLayerRequest, _snapshots_pb2.ServedLayer]  # type: ignore[assignment]
-    """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+    """Serves an eStargz or zstd:chunked blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
     ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
     FAILED_PRECONDITION when this node cannot; nothing stays behind then.
     """
@@ -111,7 +111,7 @@ class SnapshotsServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshots_pb2.ServeLayerRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshots_pb2.ServedLayer, _abc.Awaitable[_snapshots_pb2.ServedLayer]]:
-        """Serves an eStargz blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
+        """Serves an eStargz or zstd:chunked blob whose bytes still come as the layer with this diff ID: snapshots can be made over it at once.
         ApplyLayer makes an ordinary layer of it later. INVALID_ARGUMENT when its table of contents is never to be served,
         FAILED_PRECONDITION when this node cannot; nothing stays behind then.
         """
