@@ -196,6 +196,19 @@ async def test_a_copy_that_cannot_be_written_undoes_nothing_and_is_written_later
     assert {r.id: r.size for r in (await store_at(redis, copies)).all()} == {"a": 2, "b": 3}
 
 
+async def test_a_copy_that_was_left_behind_by_a_change_is_made_at_the_next_start(
+    redis: RedisServer, tmp_path: Path
+) -> None:
+    store = await store_at(redis, tmp_path)
+    await store.create(Thing(id="a", size=1))
+    older = (tmp_path / "a" / "record.msgpack").read_bytes()
+    await store.update("a", lambda old: msgspec.structs.replace(old, size=2))
+    (tmp_path / "a" / "record.msgpack").write_bytes(older)  # as a service leaves it that dies in between
+    await store_at(redis, tmp_path)
+    await (await connect(redis.url)).flushall()
+    assert (await store_at(redis, tmp_path)).get("a").size == 2
+
+
 async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_path: Path) -> None:
     store = await store_at(redis, tmp_path / "things")
     await store.create(Thing(id="a", size=1))

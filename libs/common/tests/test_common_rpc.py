@@ -1,5 +1,6 @@
 """Errors cross a real gRPC socket as the class they were; unknown ones become INTERNAL."""
 
+import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -162,6 +163,24 @@ async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, me
     assert scope.cancelled_caught
     with anyio.fail_after(patience(10)):
         await servicer.left.wait()
+
+
+@pytest.mark.parametrize("method", ["Get", "Pull"])
+async def test_a_call_whose_own_work_is_cancelled_is_no_answer(served, method: str) -> None:
+    """As when the channel closes that it asks another service by."""
+    servicer, stub, _ = served
+    servicer.error = None
+
+    async def step() -> None:
+        raise asyncio.CancelledError
+
+    servicer.step = step
+    with pytest.raises(errors.UnavailableError, match="cut off"):
+        if method == "Get":
+            await stub.Get(images_pb2.GetRequest(), timeout=10)
+        else:
+            async for _ in stub.Pull(images_pb2.PullRequest(), timeout=10):
+                pass
 
 
 @pytest.mark.parametrize("method", ["Get", "Pull", "Load"])

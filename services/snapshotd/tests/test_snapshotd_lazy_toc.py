@@ -1,9 +1,13 @@
 """Tables of contents: what is read of good ones, and what hostile ones may not do."""
 
+import errno
 import gzip
 import hashlib
 import json
+import os
 import stat
+import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from snapshotd.lazy.member import ZSTD
 from snapshotd.lazy.toc import BadTocError, Bounds
 from snapshotd.lazy.tree import Node, Tree
 from tests.support import estargz, zstdchunked
+from tests.support.pace import patience
 
 BOUNDS = Bounds(max_entries=1000, max_bytes=1 << 30)
 BIG = bytes(range(256)) * 4096
@@ -190,6 +195,47 @@ def test_a_hole_is_a_chunk_of_any_size_without_bytes() -> None:
     first, zeros, last = node(tree, b"sparse").chunks
     assert (first.size, zeros.start, zeros.size, zeros.sha256) == (step, step, hole, b"")
     assert (last.start, last.size) == (step + hole, 1)
+
+
+def test_no_memory_is_not_damage(tmp_path: Path) -> None:
+    blob, _, tree = chunked(good())
+    (tmp_path / "blob").write_bytes(blob)
+
+    def none(_frame: bytes, _limit: int) -> bytes:
+        raise MemoryError
+
+    source = NoSource()
+    with (tmp_path / "blob").open("rb") as opened:
+        chunks = Chunks(opened.fileno(), source, ZSTD._replace(inflated=none))
+        with pytest.raises(OSError, match="no memory") as caught:
+            chunks.get(node(tree, b"big").chunks[0])
+    assert (caught.value.errno, source.asked, source.told) == (errno.ENOMEM, [], 0)
+
+
+def test_fourteen_threads_with_the_largest_windows_have_memory_enough() -> None:
+    """With a server's bound on its address space."""
+    script = Path(__file__).with_name("many_windows.py")
+    done = subprocess.run(
+        [sys.executable, script],
+        env=os.environ | {"MALLOC_ARENA_MAX": "2"},
+        capture_output=True,
+        text=True,
+        timeout=patience(60),
+        check=False,
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "all"), done.stderr
+
+
+def test_a_chunk_is_given_out_by_its_own_digest_and_length_alone(tmp_path: Path) -> None:
+    blob, _, tree = chunked(good())
+    (tmp_path / "blob").write_bytes(blob)
+    [chunk] = node(tree, b"etc/passwd").chunks
+    with (tmp_path / "blob").open("rb") as opened:
+        chunks = Chunks(opened.fileno(), NoSource(), ZSTD)
+        assert chunks.get(chunk) == b"root\n"
+        for lie in (chunk._replace(sha256=bytes(32)), chunk._replace(size=4), chunk._replace(size=6)):
+            with pytest.raises(OSError, match="are not what the table"):
+                chunks.get(lie)
 
 
 def test_no_zstd_chunked_table_is_read_that_the_manifest_does_not_vouch_for() -> None:

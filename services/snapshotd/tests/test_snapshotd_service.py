@@ -13,6 +13,7 @@ import anyio
 import pytest
 import redis
 
+from common import failpoint
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.errors import (
     AlreadyExistsError,
@@ -151,6 +152,33 @@ async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None
         "layer_removed",
     ]
     eventually(lambda: not list((snapshotd.data / "snapshotd/trash").iterdir()), what="an empty trash")
+    await client.close()
+
+
+@pytest.mark.parametrize("point", ["unmounted", "forgotten"])
+async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_next(
+    snapshotd: Any, point: str
+) -> None:
+    armed = snapshotd.run / failpoint.DIRECTORY
+    armed.mkdir()
+    snapshotd.kill()
+    snapshotd.start()
+    client = snapshotd.client()
+    layer = await apply(snapshotd, client, "a")
+    await client.prepare("c1", [layer])
+    name = f"snapshotd.remove.{point}"
+    reached = armed / f"{name}{failpoint.REACHED}"
+    (armed / name).touch()
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.remove, "c1")
+        await anyio.to_thread.run_sync(lambda: eventually(reached.exists, what=name))
+        group.cancel_scope.cancel()
+    await anyio.sleep(0.1)  # the time that the news of it takes
+    reached.unlink()
+    await client.remove("c1")
+    assert await client.list() == []
+    assert list(await client.remove_layers([layer])) == []
+    assert await client.list_layers([layer]) == []
     await client.close()
 
 

@@ -131,8 +131,7 @@ class Commits:
                 kept = await self._catalog.keep(record, event, tags=(name,) if name else ())
             yield kept
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._leases.collect(needs.digests, needs.diff_ids)
+            await self._leases.collect(needs.digests, needs.diff_ids)
 
     async def _check(self, wish: Wish, base: ImageRecord) -> None:
         for stack in await self._layers.list():

@@ -73,7 +73,11 @@ class Leases:
         return {tuple(snapshot.diff_ids) for snapshot in await self._layers.list()}
 
     async def collect(self, digests: set[str], diff_ids: set[str]) -> None:
-        """Remove those of these that nobody needs. What cannot be removed now, the sweep removes."""
+        """Remove those of these that nobody needs, to the end. What cannot be removed now, the sweep removes."""
+        with anyio.CancelScope(shield=True):
+            await self._collect(digests, diff_ids)
+
+    async def _collect(self, digests: set[str], diff_ids: set[str]) -> None:
         async with self.lock:
             needed = self.needed()
             orphans = sorted(diff_ids - needed.diff_ids)

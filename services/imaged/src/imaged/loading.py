@@ -72,8 +72,7 @@ class Loads:
                 with self._leases.hold(needs):
                     return await self._keep(found, needs, replace=replace)
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._leases.collect(needs.digests, needs.diff_ids)
+            await self._leases.collect(needs.digests, needs.diff_ids)
 
     async def _keep(
         self, found: list[Found], needs: Needs, *, replace: bool

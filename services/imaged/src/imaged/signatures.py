@@ -156,8 +156,7 @@ class Trust:
                         await ingest.commit()
                 return await self._content.read(blob.digest)
         finally:
-            with anyio.CancelScope(shield=True):
-                await self._leases.collect({blob.digest}, set())
+            await self._leases.collect({blob.digest}, set())
 
     def _refuse(self, what: str, why: str) -> None:
         raise UnknownError(f"{PREFIX}image {what}: {why} ({self._policy})")

@@ -220,8 +220,7 @@ class Transfers:
             transfer.error = InternalError(f"push of {transfer.target}: internal error: {type(exc).__name__}")
         finally:
             try:
-                with anyio.CancelScope(shield=True):
-                    await self._leases.collect(needs.digests, set())
+                await self._leases.collect(needs.digests, set())
             finally:
                 transfer.done.set()
 

@@ -232,20 +232,32 @@ class Layers:
                 return wanted, 0
             if self._unpacking.only_images:
                 raise errors.FailedPreconditionError("snapshotter 'erofs' keeps layers as images")
-            with disk_faults(f"layer {form.digest}: cannot be served"):
-                await anyio.to_thread.run_sync(partial(self._places.layer(key).mkdir, 0o700, exist_ok=True))
-                verdict = await anyio.to_thread.run_sync(self._roots.serve, key, form)
-            record = LayerRecord(
-                id=key,
-                diff_id=str(diff_id),
-                size_bytes=0,
-                inodes=0,
-                created_at_ns=now_ns(),
-                tree=False,
-                implied=verdict.implied,
-                lazy=form,
-            )
-            return await self._records.create(record), verdict.prefetch_bytes
+            return await self._serve(key, str(diff_id), form)
+
+    async def _serve(self, key: str, diff_id: str, form: LazyForm) -> tuple[LayerRecord, int]:
+        with anyio.CancelScope(shield=True):  # what is served and has no record, nobody would end
+            try:
+                with disk_faults(f"layer {form.digest}: cannot be served"):
+                    await anyio.to_thread.run_sync(
+                        partial(self._places.layer(key).mkdir, 0o700, exist_ok=True)
+                    )
+                    verdict = await anyio.to_thread.run_sync(self._roots.serve, key, form)
+                record = LayerRecord(
+                    id=key,
+                    diff_id=diff_id,
+                    size_bytes=0,
+                    inodes=0,
+                    created_at_ns=now_ns(),
+                    tree=False,
+                    implied=verdict.implied,
+                    lazy=form,
+                )
+                record = await self._records.create(record)
+            except BaseException:
+                await self._unmount(key)
+                await self._trash.throw(self._places.layer(key))
+                raise
+        return record, verdict.prefetch_bytes
 
     async def _came(self, whole: LayerRecord, event: LayerUnpacked) -> LayerRecord:
         """A layer that was served is an ordinary one from now on; who stands on it keeps what it sees."""
@@ -255,21 +267,19 @@ class Layers:
                 whole, revision=old.revision, orphaned=old.orphaned, created_at_ns=old.created_at_ns
             )
 
-        record = await self._records.update(whole.id, with_all, event)
-        if not self._users[whole.id]:
-            await self._unmount(whole.id)
-        return record
+        return await self._records.update(whole.id, with_all, event)
 
     async def _unmount(self, layer_id: str) -> None:
         with _logged("layer.not_unmounted"):
             await anyio.to_thread.run_sync(self._roots.release, layer_id, partial(self.is_held, layer_id))
 
     async def _drop(self, record: LayerRecord) -> None:
-        await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
-        if self._roots.has_mount(record.id):
-            await self._unmount(record.id)
-        with disk_faults(f"layer {record.diff_id}: cannot be removed"):
-            await self._trash.throw(self._places.layer(record.id))
+        with anyio.CancelScope(shield=True):  # nobody would find the rest without its record
+            await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
+            if self._roots.has_mount(record.id):
+                await self._unmount(record.id)
+            with disk_faults(f"layer {record.diff_id}: cannot be removed"):
+                await self._trash.throw(self._places.layer(record.id))
         _log.info("layer.removed", diff_id=record.diff_id)
 
     async def _run(self, this: _Wanted) -> None:
@@ -330,12 +340,16 @@ class Layers:
         )
         try:
             if self._records.find(record.id):
-                return await self._came(record, event)
-            return await self._records.create(record, event)
+                made = await self._came(record, event)
+            else:
+                made = await self._records.create(record, event)
         except BaseException:
             with anyio.CancelScope(shield=True):
                 await self._trash.throw(self._places.layer(blob.diff_id.hex))
             raise
+        if self._roots.has_mount(made.id) and not self._users[made.id]:
+            await self._unmount(made.id)
+        return made
 
 
 def _orphan(record: LayerRecord) -> LayerRecord:

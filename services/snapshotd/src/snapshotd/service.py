@@ -113,21 +113,17 @@ class Snapshots:
                 return held
             stack = self._layers.stack(diff_ids)
             layer_ids = [layer.id for layer in stack]
-            self._layers.hold(layer_ids)
-            try:
-                with span(
-                    "snapshotd.snapshot.prepare", {"slipway.snapshot": key, "slipway.layers": len(layer_ids)}
-                ):
+            facts: dict[str, str | int] = {"slipway.snapshot": key, "slipway.layers": len(layer_ids)}
+            async with self._counted(key, layer_ids):
+                with span("snapshotd.snapshot.prepare", facts):
                     if name == EROFS:
                         await self._layers.add_images(layer_ids)
                     if ids and not linux.has_mapped_fuse():
                         self._layers.refuse_coming(layer_ids, "this kernel maps no ids of what is served")
                     async with self._laid_out(key, diff) as laid:
-                        return await self._make(key, stack, name, readonly=readonly, ids=ids, laid=laid)
-            except BaseException:
-                with anyio.CancelScope(shield=True):
-                    await self._layers.release(layer_ids)
-                raise
+                        made = await self._make(key, stack, name, readonly=readonly, ids=ids, laid=laid)
+            await failpoint("snapshotd.prepare.recorded")
+            return made
 
     def get(self, key: str) -> SnapshotRecord:
         """The snapshot.
@@ -151,11 +147,13 @@ class Snapshots:
             with disk_faults(f"snapshot {key!r}: cannot be removed"):
                 await anyio.to_thread.run_sync(self._mounts.unmount, key)
                 await failpoint("snapshotd.remove.unmounted")
-                await self._records.delete(key, SnapshotRemoved(id=key))
-                await failpoint("snapshotd.remove.forgotten")
-                await self._trash.throw(self._places.snapshot(key))
-                await anyio.to_thread.run_sync(self._quotas.release, record.project)
-            await self._layers.release(record.layers)
+                # a record that is gone is not found by the next call, which would finish this
+                with anyio.CancelScope(shield=True):
+                    await self._records.delete(key, SnapshotRemoved(id=key))
+                    await failpoint("snapshotd.remove.forgotten")
+                    await self._trash.throw(self._places.snapshot(key))
+                    await anyio.to_thread.run_sync(self._quotas.release, record.project)
+                    await self._layers.release(record.layers)
         if not self._locks[key].statistics().tasks_waiting:
             self._locks.pop(key, None)
 
@@ -191,6 +189,18 @@ class Snapshots:
             OSError: with the path.
         """
         self._mount(record, self._places.snapshot(record.id), self._layers.stack(record.diff_ids))
+
+    @asynccontextmanager
+    async def _counted(self, key: str, layer_ids: list[str]) -> AsyncIterator[None]:
+        """Count the snapshot that the block makes on its layers."""
+        self._layers.hold(layer_ids)
+        try:
+            yield
+        except BaseException:
+            if not self._records.find(key):
+                with anyio.CancelScope(shield=True):
+                    await self._layers.release(layer_ids)
+            raise
 
     @asynccontextmanager
     async def _laid_out(self, key: str, diff: Blob | None) -> AsyncIterator[Stratum | None]:
@@ -234,13 +244,12 @@ class Snapshots:
                 made = await anyio.to_thread.run_sync(self._build, record, stack, laid)
                 await failpoint("snapshotd.prepare.built")
                 made = await self._records.create(made, _prepared)
-                await failpoint("snapshotd.prepare.recorded")
-                return made
             except BaseException:
                 with anyio.CancelScope(shield=True):
                     await anyio.to_thread.run_sync(self._mounts.unmount, key)
                     await self._trash.throw(self._places.snapshot(key))
                 raise
+        return made
 
     def _build(
         self, record: SnapshotRecord, stack: list[LayerRecord], laid: Stratum | None

@@ -100,7 +100,9 @@ class RecordStore(Generic[R]):
                 self._records[record_id] = copy
                 _log.warning("record.restored", kind=self._kind, id=record_id)
         for record in kept.values():
-            if record.id not in copies:  # a change was cut off, or Redis has forgotten a deletion
+            copied = copies.get(record.id)
+            # a change was cut off, or its copy could not be written
+            if copied is None or copied.revision < record.revision:
                 await self._copy(record)
         for record_id in corrupt:
             await self.emit(

@@ -116,6 +116,7 @@ class _Call:
         self._method = method.rpartition(".")[2] if "." in method else method
         self._context = context
         self._error: errors.SlipwayError | None = None
+        self._finished = False
         metadata = {k: v for k, v in context.invocation_metadata() or () if isinstance(v, str)}
         caller.current.set(caller.of_call(method, metadata))
         parent = propagate.extract(metadata)
@@ -131,6 +132,8 @@ class _Call:
         with self:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._work, work)
+            if not self._finished:  # what it waited for was cancelled by somebody else
+                self._failed(errors.UnavailableError(f"{self._method}: was cut off"))
         if self._error:
             await self._abort(self._error)
 
@@ -141,6 +144,7 @@ class _Call:
             self._failed(exc)
         except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
             self._broken(exc)
+        self._finished = True
 
     def __enter__(self) -> Self:
         self._start = time.monotonic()

@@ -109,7 +109,7 @@ class LazyMounts:
             digest=form.digest,
             size=form.size_bytes,
             toc_offset=form.toc_offset,
-            toc_bytes=form.toc_bytes or form.size_bytes - form.toc_offset,
+            toc_bytes=form.toc_bytes,
             toc_digest=form.toc_digest,
             media_type=form.media_type,
             socket=str(self._socket),

@@ -4,6 +4,7 @@ Nobody keeps a list of what is here. A chunk is read and verified; when that fai
 asked for again, for the case that what was here is damaged.
 """
 
+import errno
 import hashlib
 import os
 import threading
@@ -13,6 +14,8 @@ from typing import Protocol
 from snapshotd.lazy.member import GZIP, Codec
 from snapshotd.lazy.tree import Chunk
 
+AT_ONCE = 4
+"""Chunks that are decompressed: a frame of zstd may want 64 MiB for its window alone."""
 KEPT_BYTES = 24 << 20
 """Of decompressed chunks; the kernel caches what was read of them, too."""
 
@@ -45,24 +48,28 @@ class Chunks:
         self, blob: int, source: Source, codec: Codec = GZIP, *, kept_bytes: int = KEPT_BYTES
     ) -> None:
         self._blob, self._source, self._codec, self._room = blob, source, codec, kept_bytes
-        self._kept: OrderedDict[tuple[int, int], bytes] = OrderedDict()
-        self._coming: dict[tuple[int, int], threading.Lock] = {}
+        self._kept: OrderedDict[Chunk, bytes] = OrderedDict()
+        self._coming: dict[Chunk, threading.Lock] = {}
         self._lock = threading.Lock()
+        self._turns = threading.BoundedSemaphore(AT_ONCE)
 
     def here(self, chunk: Chunk) -> bytes | None:
         """A chunk whose bytes are here; None otherwise. Waits for no network."""
-        key = (chunk.offset, chunk.inner)
         with self._lock:
-            found = self._kept.get(key)
+            found = self._kept.get(chunk)
             if found is not None:
-                self._kept.move_to_end(key)
+                self._kept.move_to_end(chunk)
                 return found
         magic = self._codec.magic
         if os.pread(self._blob, len(magic), chunk.offset) != magic:
             return None
-        found = self._verified(self._read(chunk), chunk)
+        try:
+            with self._turns:
+                found = self._verified(self._read(chunk), chunk)
+        except MemoryError as exc:
+            raise OSError(errno.ENOMEM, "no memory to decompress") from exc
         if found is not None:
-            self._keep(key, found)
+            self._keep(chunk, found)
         return found
 
     def get(self, chunk: Chunk) -> bytes:
@@ -71,15 +78,14 @@ class Chunks:
         Raises:
             OSError: it cannot be had, or the registry has other bytes.
         """
-        key = (chunk.offset, chunk.inner)
         with self._lock:
-            first = self._coming.setdefault(key, threading.Lock())
+            first = self._coming.setdefault(chunk, threading.Lock())
         with first:
             try:
                 return self._brought(chunk)
             finally:
                 with self._lock:
-                    self._coming.pop(key, None)
+                    self._coming.pop(chunk, None)
 
     def _brought(self, chunk: Chunk) -> bytes:
         for again in (None, False, True):
@@ -99,7 +105,8 @@ class Chunks:
         if content is None:
             return None
         piece = content[chunk.inner :]
-        return piece if hashlib.sha256(piece).digest() == chunk.sha256 else None
+        whole = len(piece) == chunk.size and hashlib.sha256(piece).digest() == chunk.sha256
+        return piece if whole else None
 
     def _read(self, chunk: Chunk) -> bytes:
         parts, at = [], chunk.offset
@@ -108,11 +115,11 @@ class Chunks:
             at += len(part)
         return b"".join(parts)
 
-    def _keep(self, key: tuple[int, int], content: bytes) -> None:
+    def _keep(self, chunk: Chunk, content: bytes) -> None:
         with self._lock:
-            if key in self._kept:
+            if chunk in self._kept:
                 return
-            self._kept[key] = content
+            self._kept[chunk] = content
             self._room -= len(content)
             while self._room < 0 and len(self._kept) > 1:
                 self._room += len(self._kept.popitem(last=False)[1])

@@ -10,16 +10,17 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     """The blob's."""
     size: int
     toc_offset: int
-    toc_bytes: int
-    """Compressed."""
     toc_digest: str
-    media_type: str
     socket: str
     """Of imaged; its directory becomes all that the server can name."""
     timeout_s: float
     """The longest that a read waits for its bytes."""
     max_entries: int
     max_bytes: int
+    # later than the first keepers, which give their job to newer servers, too
+    toc_bytes: int = 0
+    """Compressed; 0 for all from its offset on."""
+    media_type: str = ""
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):

@@ -18,6 +18,8 @@ the table of contents is."""
 REFUSED = 3
 """Exit status of a server that will never serve."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _STEADY_S = 0.02, 5.0, 30.0
+_ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
+"""Of a server, whose address space is bounded: each thread would reserve an arena of its own."""
 _APART = 20
 """Above the descriptors of this process."""
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -51,7 +53,7 @@ def _keep(command: list[str]) -> None:
 
 
 def _start(command: list[str]) -> int:
-    return os.posix_spawn(command[0], command, {}, setsigdef=_SIGNALS)
+    return os.posix_spawn(command[0], command, _ENVIRONMENT, setsigdef=_SIGNALS)
 
 
 def _place(given: list[int]) -> None:

@@ -17,7 +17,8 @@ class Codec(NamedTuple):
     magic: bytes
     """What a piece begins with."""
     inflated: Callable[[bytes, int], bytes | None]
-    """What the piece at the beginning of these bytes has, up to a bound; None when it is damaged."""
+    """What the piece at the beginning of these bytes has, up to a bound; None when it is damaged, MemoryError where there is
+    no memory for it."""
 
 
 def of(media_type: str) -> Codec:
@@ -37,7 +38,9 @@ def _unzstd(frame: bytes, limit: int) -> bytes | None:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_MAX_WINDOW_BYTES)
     try:
         return decompressor.stream_reader(frame).read(limit)
-    except zstandard.ZstdError:
+    except zstandard.ZstdError as exc:
+        if "memory" in str(exc):  # its only sign
+            raise MemoryError(str(exc)) from exc
         return None
 
 

@@ -69,7 +69,7 @@ def _enter(root: str) -> None:
 
 def _tree(job: Job) -> Tree:
     bounds = toc.Bounds(job.max_entries, job.max_bytes)
-    length = job.toc_bytes
+    length = job.toc_bytes or job.size - job.toc_offset
     if not 0 < length <= min(bounds.max_toc_bytes + _EXTRA_BYTES, job.size - job.toc_offset):
         raise toc.BadTocError(f"its table of contents has {length} bytes, compressed")
     piece = os.pread(keeper.BLOB, length, job.toc_offset)
