@@ -1,6 +1,7 @@
 """Names of images: tags that move, names that go, and what stays, on a real Redis and a real registry."""
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
@@ -42,6 +43,21 @@ async def test_a_tag_that_is_given_leaves_the_image_that_had_it(node, one, two) 
     assert moved.repo_tags == (*two.repo_tags, *one.repo_tags)
     left = node.images.catalog.find(one.id)
     assert (left.repo_tags, left.repo_digests) == ((), one.repo_digests)
+
+
+async def test_a_name_has_one_image_whenever_the_caller_leaves_that_moves_it(node, one, two) -> None:
+    name = one.repo_tags[0]
+    for steps in range(60):
+        to = (one, two)[steps % 2]
+        async with anyio.create_task_group() as group:
+            group.start_soon(node.images.catalog.tag, to.id, name)
+            for _ in range(steps):
+                await anyio.lowlevel.checkpoint()
+            group.cancel_scope.cancel()
+        owners = [record.id for record in node.images.catalog.all() if name in record.repo_tags]
+        assert len(owners) == 1, steps
+    await node.images.catalog.tag(two.id, name)
+    assert node.images.catalog.find(name).id == two.id
 
 
 @pytest.mark.parametrize(

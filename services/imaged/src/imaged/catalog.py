@@ -1,6 +1,8 @@
 """Which image has which name: look-ups, and who may give or take a name. The only writer of image records."""
 
 import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import anyio
@@ -95,7 +97,7 @@ class Catalog:
         Raises:
             AlreadyExistsError: without `move`, a tag is another image's.
         """
-        async with self._lock:
+        async with self._changing():
             if not move:
                 self.refuse_moves(made.id, tags)
             for tag in tags:
@@ -159,7 +161,7 @@ class Catalog:
             NotFoundError: the image is not here.
         """
         name = tag_of(target)
-        async with self._lock:
+        async with self._changing():
             record = self.find(text)
             if name in record.repo_tags:
                 return record
@@ -227,6 +229,13 @@ class Catalog:
                 return False
             await self._delete(record)
             return True
+
+    @asynccontextmanager
+    async def _changing(self) -> AsyncIterator[None]:
+        """For several changes, all of which are made once one is: a name that leaves one image is then another's."""
+        async with self._lock:
+            with anyio.CancelScope(shield=True):
+                yield
 
     async def _delete(self, record: ImageRecord) -> None:
         await self._records.delete(record.id, ImageRemoved(id=record.id, references=record.names))
