@@ -36,7 +36,7 @@ class Limits:
         self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     async def update(self, request: cri.UpdateContainerResourcesRequest) -> None:
-        """Apply new limits, all or none, and remember what the kernel made of them.
+        """Apply new limits, all or none and to the end, and remember what the kernel made of them.
 
         Raises:
             InvalidArgumentError, UnimplementedError: a value, or a field that means nothing here.
@@ -51,7 +51,8 @@ class Limits:
         found = selection.find(self._parts.containers.store, "container", request.container_id)
         lock = self._locks.setdefault(found.id, anyio.Lock())
         async with lock:  # each merges with what the one before it left
-            await self._update(self._parts.containers.store.get(found.id), request, score)
+            with anyio.CancelScope(shield=True):
+                await self._update(self._parts.containers.store.get(found.id), request, score)
 
     async def _update(
         self, record: ContainerRecord, request: cri.UpdateContainerResourcesRequest, score: int
