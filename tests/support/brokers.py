@@ -117,7 +117,7 @@ def redis_server(directory: Path, launch: Launch = as_process) -> Iterator[Redis
 
 @dataclass
 class NatsServer:
-    """A nats-server with JetStream in `directory`; it keeps its port when started again."""
+    """A nats-server with JetStream in `directory`, and the settings of `server.conf` there; it keeps its port when started again."""
 
     directory: Path
     process: Server
@@ -142,7 +142,10 @@ def _start_nats(directory: Path, port: int, launch: Launch) -> tuple[Server, int
     for old in directory.glob("*.ports"):
         old.unlink()
     command = [program, "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(directory)]
-    process = launch([*command, "-js", "-sd", str(directory)], directory)
+    command += ["-js", "-sd", str(directory)]
+    if (settings := directory / "server.conf").exists():
+        command += ["-c", str(settings)]
+    process = launch(command, directory)
     return process, eventually(lambda: _ports(directory), what="nats-server")
 
 

@@ -57,7 +57,7 @@ nats --server "$url" sub '{subjects.PREFIX}.*.container.*.exited' --translate 's
 
 ## What is kept
 
-The stream keeps {MAX_AGE_S / 86400:g} days or {MAX_BYTES >> 20} MiB, whichever is less; an event takes 300 to 500 bytes, so that a day
+The stream keeps {MAX_AGE_S / 86400:g} days or {MAX_BYTES >> 20} MiB, whichever is less, or a half, a quarter, … of that where the disk has not the room; an event takes 300 to 500 bytes, so that a day
 of a thousand events a minute fits twice. A reader that was away for longer sees a gap in `seq`, which grows by one for
 each `node` and `source`; `slipway ps -a` or CRI's lists then tell how things stand. While NATS is away events queue
 in Redis, and are relayed in order.

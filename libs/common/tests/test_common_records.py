@@ -7,6 +7,7 @@ import anyio
 import msgspec
 import nats as nats_client
 import pytest
+from nats.js.errors import APIError
 
 from common.errors import AlreadyExistsError, NotFoundError, UnavailableError
 from common.events import subjects
@@ -332,6 +333,36 @@ async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServe
     finally:
         await bus.close()
         await client.close()
+
+
+async def test_a_disk_with_little_room_has_a_smaller_stream(tmp_path: Path, launch: Launch) -> None:
+    (tmp_path / "nats").mkdir()
+    settings = tmp_path / "nats" / "server.conf"
+    settings.write_text("jetstream { max_file_store: 100MB }")
+    with nats_server(tmp_path / "nats", launch) as server:
+        await _made(server, 64 << 20)
+        await _made(server, 64 << 20)
+        server.kill()
+        settings.write_text("jetstream { max_file_store: 2GB }")
+        server.start()
+        await _made(server, MAX_BYTES)
+    (tmp_path / "less").mkdir()
+    (tmp_path / "less" / "server.conf").write_text("jetstream { max_file_store: 1MB }")
+    with nats_server(tmp_path / "less", launch) as server, pytest.raises(APIError, match="storage"):
+        await _made(server, 0)
+
+
+async def _made(server: NatsServer, size: int) -> None:
+    """Connect, and have a stream of this size."""
+    bus = await Bus.connect(server.url)
+    try:
+        await bus.ensure_stream()
+        client = await nats_client.connect(server.url)
+        info = await client.jetstream().stream_info(subjects.STREAM)
+        await client.close()
+        assert info.config.max_bytes == size
+    finally:
+        await bus.close()
 
 
 async def test_a_closed_bus_has_no_attempt_to_reconnect_that_goes_on(nats: NatsServer) -> None:

@@ -17,16 +17,22 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, S
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
+from common.observe.log import get_logger
 from common.settings import without_secrets
 
 DEDUPE_S = 600.0
 """For how long JetStream recognises a repeated message id."""
 MAX_AGE_S = 7 * 86400.0
 MAX_BYTES = 1 << 30
+MIN_BYTES = 16 << 20
+"""Of the stream, on a disk with less room than for `MAX_BYTES`; the server reserves all of it."""
+_NO_ROOM = 10047
+"""JSStorageResourcesExceededErr in nats-server's errors.json."""
 CONNECT_S = 2
 END_S = 0.1
 """How long a cancelled task is waited for before it is cancelled again."""
 PUBLISH_S = 5.0
+_log = get_logger("events")
 HELD_BATCH = 500
 HELD_S = 30.0
 """After so long without a reader the server forgets a consumer."""
@@ -72,21 +78,27 @@ class Bus:
         return bool(self._client.is_connected)
 
     async def ensure_stream(self) -> None:
-        """Make the stream if it is not there, and give one of an older version today's limits."""
-        config = StreamConfig(
-            name=subjects.STREAM,
-            subjects=[subjects.ALL],
-            storage=StorageType.FILE,
-            duplicate_window=DEDUPE_S,
-            max_age=MAX_AGE_S,
-            max_bytes=MAX_BYTES,
-        )
+        """Make the stream if it is not there, and give one of an older version today's limits.
+
+        Where the disk has no room for so many bytes, it gets a half, or a quarter, and so on.
+        """
         try:
             found = (await self._stream.stream_info(subjects.STREAM)).config
-            if (found.max_age, found.max_bytes) != (MAX_AGE_S, MAX_BYTES):
-                await self._stream.update_stream(config)
+            settle = self._stream.update_stream
         except nats.js.errors.NotFoundError:
-            await self._stream.add_stream(config)
+            found, settle = None, self._stream.add_stream
+        size = MAX_BYTES
+        while found is None or (found.max_age, found.max_bytes) != (MAX_AGE_S, size):
+            try:
+                await settle(_stream(size))
+            except nats.js.errors.APIError as exc:
+                if exc.err_code != _NO_ROOM or size // 2 < MIN_BYTES:
+                    raise
+                size //= 2
+            else:
+                break
+        if size < MAX_BYTES:
+            _log.warning("stream.small", stream=subjects.STREAM, max_bytes=size, wanted=MAX_BYTES)
 
     async def publish(self, subject: str, payload: bytes, message_id: str, traceparent: str) -> None:
         """Publish and wait for the stream's acknowledgement.
@@ -208,6 +220,17 @@ class Bus:
         while task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=END_S)
+
+
+def _stream(max_bytes: int) -> StreamConfig:
+    return StreamConfig(
+        name=subjects.STREAM,
+        subjects=[subjects.ALL],
+        storage=StorageType.FILE,
+        duplicate_window=DEDUPE_S,
+        max_age=MAX_AGE_S,
+        max_bytes=max_bytes,
+    )
 
 
 def _start(since_ns: int | None, sequence: int | None) -> ConsumerConfig:
