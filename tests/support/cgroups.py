@@ -18,6 +18,11 @@ def folder(parent: str) -> str:
     return f"/{parent}" if SYSTEMD else parent
 
 
+def path(named: str) -> str:
+    """Where the cgroup is that an OCI runtime is told of: as it is, or the scope of `SLICE:PREFIX:NAME`, of a slice in no other."""
+    return "/{}/{}-{}.scope".format(*named.split(":")) if SYSTEMD else named
+
+
 def files(container_id: str, *names: str) -> list[Path]:
     """Files of a container's cgroup, in each hierarchy that there is; with the systemd driver that is a scope."""
     pattern = f"{ROOT}/**/*{container_id}*"  # Path.glob fails when a folder goes meanwhile

@@ -22,6 +22,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.runtimed import RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.sys.mounts import ensure_shared, unmount_below
+from node.health import trouble
 from tests.support.brokers import RedisServer, nats_server, redis_server
 from tests.support.eventually import eventually
 from tests.support.pace import patience
@@ -39,10 +40,15 @@ class Daemons:
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
+        """Start it; one that was there before serves again when this returns."""
+        again = name in self.processes
         log = (self.base / f"{name}.log").open("ab")
         program = str(Path(sys.executable).parent / name)
         with log:
             self.processes[name] = subprocess.Popen([program], env=self.environment, stderr=log)
+        if again:
+            socket = str(self.base / "run" / f"{name}.sock")
+            eventually(lambda: not trouble("grpc", socket), within_s=30, what=f"{name} to serve again")
 
     def kill(self, name: str) -> None:
         process = self.processes[name]
@@ -163,7 +169,7 @@ class Pods:
 
 @asynccontextmanager
 async def kubelet(daemons: Daemons) -> AsyncIterator[Pods]:
-    client = RuntimedClient(daemons.socket, 30)
+    client = RuntimedClient(daemons.socket, patience(30))
     snapshots = SnapshotdClient(str(daemons.base / "run" / "snapshotd.sock"), 30)
     layer = daemons.base / "layer.tar"
     diff_id = busybox_layer(layer)

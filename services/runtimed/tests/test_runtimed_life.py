@@ -28,6 +28,7 @@ from common.errors import (
 )
 from common.sys import linux
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support import cgroups
 from tests.support.pace import patience
 
 pytestmark = [
@@ -380,7 +381,7 @@ async def test_what_a_runtime_that_died_left_in_a_cgroup_goes_with_the_container
     wanted = pods.container_config("sleep", "100")
     container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
     shown = await pods.client.container_status(container_id, verbose=True)
-    cgroup = json.loads(shown.info["info"])["cgroup"]
+    cgroup = cgroups.path(json.loads(shown.info["info"])["cgroup"])
     root = Path("/sys/fs/cgroup")
     roots = [root] if (root / "cgroup.controllers").exists() else [root / "pids", root / "systemd"]
     places = [Path(f"{root}{cgroup}") for root in roots if root.is_dir()]
