@@ -15,6 +15,7 @@ from node.layout import program
 FAILURES = (OSError, SlipwayError, subprocess.TimeoutExpired)
 """What `mend` raises."""
 _CHECK_S = 300.0
+_PIECE_BYTES = 1 << 20
 MANIFEST = Path("appendonlydir", "appendonly.aof.manifest")
 
 
@@ -33,9 +34,10 @@ def main() -> None:
 
 
 def mend(directory: Path) -> str:
-    """Cut the log of Redis' directory after its last whole command; says what it did, nothing where all was well.
+    """Cut off what Redis refuses of its directory's log; says what it did, nothing where all was well.
 
-    What is cut off stays beside it. Blocking.
+    Zeros at the end go first, alone: redis-check-aof would also cut at a transaction that an earlier loss has left open,
+    which Redis reads, and all that came after it. What is cut off stays beside it. Blocking.
 
     Raises:
         FailedPreconditionError: redis-check-aof is not installed.
@@ -50,12 +52,28 @@ def mend(directory: Path) -> str:
         raise OSError(0, "damaged, but not in what could be cut", str(manifest))
     before, kept = log.stat().st_size, log.with_suffix(".damaged")
     shutil.copyfile(log, kept)
-    fixed = _check(manifest, "--fix")
-    if fixed.returncode:
+    kept_bytes = _without_zeros(log)
+    if kept_bytes < before:
+        os.truncate(log, kept_bytes)
+    elif (fixed := _check(manifest, "--fix")).returncode:
         raise OSError(0, f"redis-check-aof: {fixed.stdout[-300:]}", str(manifest))
     return (
         f"cut {before - log.stat().st_size} bytes off {log}, which were no commands; it was copied to {kept}"
     )
+
+
+def _without_zeros(log: Path) -> int:
+    """The bytes up to the last that is not zero; a whole command ends with a line feed."""
+    with log.open("rb") as file:
+        end = file.seek(0, os.SEEK_END)
+        while end:
+            start = max(0, end - _PIECE_BYTES)
+            file.seek(start)
+            left = len(file.read(end - start).rstrip(b"\0"))
+            if left:
+                return start + left
+            end = start
+    return 0
 
 
 def _check(manifest: Path, *options: str) -> "subprocess.CompletedProcess[str]":
