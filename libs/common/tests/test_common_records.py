@@ -356,7 +356,7 @@ async def _made(server: NatsServer, size: int) -> None:
     """Connect, and have a stream of this size."""
     bus = await Bus.connect(server.url)
     try:
-        await bus.ensure_stream()
+        assert await bus.ensure_stream() == size
         client = await nats_client.connect(server.url)
         info = await client.jetstream().stream_info(subjects.STREAM)
         await client.close()

@@ -70,7 +70,6 @@ class Cluster:
             while True:
                 try:
                     bus = await Bus.connect(self._settings.nats_url, attempts=1)
-                    await bus.ensure_stream()
                     await self._listen(bus)
                 except Exception as exc:  # noqa: BLE001 - the border: whatever NATS said, the page goes on
                     error = _first(exc)
@@ -82,6 +81,7 @@ class Cluster:
     async def _listen(self, bus: Bus) -> None:
         self._echo_s = anyio.current_time()
         try:
+            await bus.ensure_stream()
             async with anyio.create_task_group() as group:
                 group.start_soon(self._hear_vitals, bus)
                 group.start_soon(self._hear_questions, bus, group)

@@ -17,7 +17,6 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, S
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
-from common.observe.log import get_logger
 from common.settings import without_secrets
 
 DEDUPE_S = 600.0
@@ -32,7 +31,6 @@ CONNECT_S = 2
 END_S = 0.1
 """How long a cancelled task is waited for before it is cancelled again."""
 PUBLISH_S = 5.0
-_log = get_logger("events")
 HELD_BATCH = 500
 HELD_S = 30.0
 """After so long without a reader the server forgets a consumer."""
@@ -77,10 +75,10 @@ class Bus:
     def connected(self) -> bool:
         return bool(self._client.is_connected)
 
-    async def ensure_stream(self) -> None:
-        """Make the stream if it is not there, and give one of an older version today's limits.
+    async def ensure_stream(self) -> int:
+        """Make the stream if it is not there, and give one of an older version today's limits; returns its bytes.
 
-        Where the disk has no room for so many bytes, it gets a half, or a quarter, and so on.
+        Where the disk has no room for so many, it gets a half, or a quarter, and so on.
         """
         try:
             found = (await self._stream.stream_info(subjects.STREAM)).config
@@ -97,8 +95,7 @@ class Bus:
                 size //= 2
             else:
                 break
-        if size < MAX_BYTES:
-            _log.warning("stream.small", stream=subjects.STREAM, max_bytes=size, wanted=MAX_BYTES)
+        return size
 
     async def publish(self, subject: str, payload: bytes, message_id: str, traceparent: str) -> None:
         """Publish and wait for the stream's acknowledgement.

@@ -6,7 +6,7 @@ from redis.asyncio import Redis
 from common.clock import now_ns
 from common.errors import UnavailableError
 from common.events import subjects
-from common.events.bus import Bus
+from common.events.bus import MAX_BYTES, Bus
 from common.events.schema import encoder, envelope_decoder
 from common.observe import metrics
 from common.observe.log import get_logger
@@ -57,9 +57,15 @@ class OutboxRelay:
         while True:
             try:
                 bus = await Bus.connect(self._url)
-                await bus.ensure_stream()
-                wait_s = 0.1
-                await self._relay(bus)
+                try:
+                    held_bytes = await bus.ensure_stream()
+                    if held_bytes < MAX_BYTES:
+                        _log.warning("stream.small", owner=self._owner, bytes=held_bytes, wanted=MAX_BYTES)
+                    wait_s = 0.1
+                    await self._relay(bus)
+                finally:
+                    with anyio.CancelScope(shield=True), anyio.move_on_after(2):
+                        await bus.close()
             except (UnavailableError, OSError) as exc:
                 _log.warning("relay.waiting", owner=self._owner, error=str(exc) or type(exc).__name__)
             except Exception:  # noqa: BLE001 - the border: events wait in the outbox, whatever the broker said
@@ -81,8 +87,6 @@ class OutboxRelay:
                     await drop(self._redis, self._key, [entry_id for entry_id, _ in gathered])
         finally:
             self._bus = None
-            with anyio.CancelScope(shield=True), anyio.move_on_after(2):
-                await bus.close()
 
     async def _measure(self) -> None:
         _NATS.labels(self._owner).set(self.connected)
