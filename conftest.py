@@ -3,7 +3,9 @@
 import asyncio
 import inspect
 import signal
+from collections import defaultdict
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import hypothesis
 import pytest
@@ -55,7 +57,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Give each test its deadline: an async one is cancelled alone, any other interrupted by pytest-timeout."""
+    """Give each test its deadline: an async one is cancelled alone, any other interrupted by pytest-timeout.
+
+    Files whose tests may take longest come first, so that none of them is left for the end, where the other worker waits.
+    """
+    longest: defaultdict[Path, float] = defaultdict(float)
     if not config.getoption("--long"):
         late = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in late]
@@ -67,6 +73,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.obj = within(limit, item.obj)
             limit *= GUARD
         item.add_marker(pytest.mark.timeout(limit), append=False)
+        longest[item.path] = max(longest[item.path], limit)
+    items.sort(key=lambda item: -longest[item.path])
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
