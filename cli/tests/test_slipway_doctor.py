@@ -63,6 +63,16 @@ def test_a_kernel_without_its_parts_fails(tmp_path: Path) -> None:
     assert _level(kernel.user_namespaces(off)) is Level.WARN
 
 
+def test_a_mended_log_of_redis_is_told_until_its_copy_goes(tmp_path: Path) -> None:
+    machine = _machine(tmp_path)
+    assert storage.redis_log(machine) == []
+    kept = "var/lib/x/redis/appendonlydir/appendonly.aof.3.incr.damaged"
+    (found,) = storage.redis_log(_machine(tmp_path, **{kept: "*2"}))
+    assert (found.level, found.fix.endswith(f"{tmp_path / kept}, the log as it was.")) == (Level.NOTE, True)
+    (tmp_path / kept).unlink()
+    assert storage.redis_log(machine) == []
+
+
 def test_cgroup_v2_without_a_controller_fails(tmp_path: Path) -> None:
     machine = _machine(tmp_path, **{"sys__fs__cgroup__cgroup.controllers": "cpu cpuset io pids\n"})
     assert _level(cgroups.layout(machine)) is Level.OK

@@ -1,6 +1,7 @@
 """The disk below the data directory."""
 
 import os
+import time
 from pathlib import Path
 
 from slipway.doctor.finding import Finding, Level, Machine
@@ -43,6 +44,20 @@ def filesystem(machine: Machine) -> Finding:
     return Finding("filesystem", Level.OK, f"{machine.data_dir} is on {kind or 'an unknown one'}")
 
 
+def redis_log(machine: Machine) -> list[Finding]:
+    """What was cut off Redis' log, and nobody has looked at since (node/redislog.py)."""
+    found = sorted(machine.at(f"{machine.data_dir}/redis/appendonlydir").glob("*.damaged"))
+    return [
+        Finding(
+            "Redis' log",
+            Level.NOTE,
+            f"was mended on {time.strftime('%Y-%m-%d %H:%M', time.localtime(path.stat().st_mtime))}: its end was no commands",
+            f"See that `slipway doctor --deep` finds nothing, then remove {path}, the log as it was.",
+        )
+        for path in found
+    ]
+
+
 def _kind(machine: Machine) -> str:
     """The type of the filesystem that the data directory is on, by the longest mount point."""
     best, kind = "", ""
@@ -62,4 +77,4 @@ def _existing(path: Path) -> Path:
     return path
 
 
-CHECKS = (disk, filesystem)
+CHECKS = (disk, filesystem, redis_log)
