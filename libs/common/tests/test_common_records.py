@@ -1,6 +1,7 @@
 """Records, outbox and relay on real Redis and NATS."""
 
 from collections.abc import Awaitable, Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -9,7 +10,7 @@ import nats as nats_client
 import pytest
 from nats.js.errors import APIError
 
-from common.errors import AlreadyExistsError, NotFoundError, UnavailableError
+from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
 from common.events import subjects
 from common.events.bus import MAX_BYTES, Bus, follow
 from common.events.relay import OutboxRelay
@@ -97,6 +98,38 @@ async def test_creating_twice_is_refused_and_leaves_one_event(redis: RedisServer
     with pytest.raises(AlreadyExistsError, match="'a'"):
         await store.create(Thing(id="a"), SandboxReady(id="a"))
     assert await (await connect(redis.url)).xlen(outbox_key("n1", "runtimed")) == 1
+
+
+async def test_changes_asked_for_at_once_go_together_and_each_has_its_own_answer(redis: RedisServer) -> None:
+    store, other = await store_at(redis), await store_at(redis)
+    await store.create(Thing(id="contested"))
+    await other.load()
+    for size in (1, 2):
+        await other.update("contested", partial(_sized, size=size))
+    client = await connect(redis.url)
+    before = (await client.info("stats"))["total_connections_received"]
+    await client.script_flush()  # as a Redis that was started again
+    refused = []
+
+    async def contest() -> None:
+        with pytest.raises(AbortedError, match="'contested': another writer changed it") as told:
+            await store.update("contested", partial(_sized, size=7))
+        refused.append(told)
+
+    async with anyio.create_task_group() as group:
+        for number in range(60):
+            group.start_soon(store.create, Thing(id=f"{number}"), SandboxReady(id=f"{number}"))
+        group.start_soon(contest)
+    assert refused
+    assert {thing.id for thing in (await store_at(redis)).all()} == {f"{n}" for n in range(60)} | {
+        "contested"
+    }
+    assert await client.xlen(outbox_key("n1", "runtimed")) == 60
+    assert (await client.info("stats"))["total_connections_received"] - before < 10, "a connection for each"
+
+
+def _sized(thing: Thing, size: int) -> Thing:
+    return msgspec.structs.replace(thing, size=size)
 
 
 async def test_an_unknown_record_is_not_found(redis: RedisServer) -> None:

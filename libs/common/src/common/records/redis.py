@@ -1,4 +1,4 @@
-"""The connection to Redis, and the script that makes a transition one step."""
+"""The connection to Redis, and what is read through it."""
 
 from collections.abc import Awaitable
 from typing import Any, TypeVar
@@ -10,43 +10,10 @@ from redis.backoff import ExponentialBackoff
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
-from common.clock import now_ns
 from common.errors import UnavailableError
 
 ANSWER_S = 10.0
 """The most that any operation takes, reconnecting and retries included."""
-START_S = 8.0
-"""A transition that Redis comes to later than this changes nothing: its caller was told that it failed."""
-NS_PER_MS = 1_000_000
-
-TRANSITION = """
-local clock = redis.call('TIME')
-if clock[1] * 1000 + clock[2] / 1000 > tonumber(ARGV[1]) then return -3 end
-local current = redis.call('HGET', KEYS[1], 'revision')
-if ARGV[2] == '' then
-  if current then return -1 end
-elseif current ~= ARGV[2] then
-  return current and tonumber(current) or 0
-end
-if ARGV[3] == '' then
-  redis.call('DEL', KEYS[1])
-  redis.call('SREM', KEYS[2], ARGV[4])
-else
-  redis.call('HSET', KEYS[1], 'revision', ARGV[3], 'record', ARGV[5])
-  redis.call('SADD', KEYS[2], ARGV[4])
-end
-for i = 6, #ARGV do
-  local seq = redis.call('INCR', KEYS[4])
-  redis.call('XADD', KEYS[3], '*', 'seq', seq, 'envelope', ARGV[i])
-end
-return -2
-"""
-"""KEYS: record, index, outbox, sequence. ARGV: Unix time in ms until which it may start, expected revision
-('' for none), new revision ('' deletes), id, record, envelopes. Answers -3 when it is late, -2 when done,
--1 when the record exists, else the revision found (0: none)."""
-DONE = -2
-EXISTS = -1
-_LATE = -3
 _AT_ONCE = 256
 """Keys of one round trip; a record has some KiB."""
 T = TypeVar("T")
@@ -71,26 +38,14 @@ async def answer(reply: Awaitable[T]) -> T:
     except TimeoutError as exc:
         raise UnavailableError(f"the record store (Redis) has not answered for {ANSWER_S:g} s") from exc
     except ResponseError as exc:
-        raise UnavailableError(f"the record store (Redis) refuses: {exc}") from exc
+        raise refusal(exc) from exc
     except (RedisError, OSError) as exc:
         raise UnavailableError(f"the record store (Redis) does not answer: {exc}") from exc
 
 
-async def run(script: Any, keys: list[str], args: list[str | bytes]) -> int:
-    """Run the transition script; what Redis does not come to in time has no effect later either.
-
-    Raises:
-        UnavailableError: Redis is away, hangs, or its disk is full.
-    """
-    latest_ms = now_ns() // NS_PER_MS + int(START_S * 1000)
-    found = int(await answer(script(keys=keys, args=[str(latest_ms), *args])))
-    if found == _LATE:
-        late = now_ns() // NS_PER_MS > latest_ms
-        what = (
-            f"took over {START_S:g} s to begin" if late else f"has a clock over {START_S:g} s ahead of ours"
-        )
-        raise UnavailableError(f"the record store (Redis) {what}")
-    return found
+def refusal(said: ResponseError) -> UnavailableError:
+    """What Redis' error means to a caller."""
+    return UnavailableError(f"the record store (Redis) refuses: {said}")
 
 
 async def members(redis: "Redis", key: str) -> set[bytes]:

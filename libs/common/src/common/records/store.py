@@ -21,8 +21,8 @@ from common.errors import AbortedError, AlreadyExistsError, NotFoundError, Slipw
 from common.events.schema import Envelope, Event, NodeRecordCorrupt, NodeRepaired, encoder
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
-from common.records import keys
-from common.records import redis as scripts
+from common.records import keys, script
+from common.records import redis as reading
 from common.sys.files import replace_file
 from common.sys.threads import Together
 
@@ -80,7 +80,7 @@ class RecordStore(Generic[R]):
         self._uncopied: set[str] = set()
         self._tell: list[Callable[[R, Sequence[Event]], None]] = []
         self._together = Together()
-        self._script = redis.register_script(scripts.TRANSITION)
+        self._script = script.TransitionScript(redis)
         self._decoder = msgspec.msgpack.Decoder(cls)
 
     async def load(self) -> list[str]:
@@ -117,10 +117,10 @@ class RecordStore(Generic[R]):
             UnavailableError: Redis is away.
         """
         index = keys.index_key(self._node, self._owner, self._kind)
-        there = {bytes(member).decode() for member in await scripts.members(self._redis, index)}
+        there = {bytes(member).decode() for member in await reading.members(self._redis, index)}
         lost = []
         for record in self.all():
-            held = await scripts.revision(
+            held = await reading.revision(
                 self._redis, keys.record_key(self._node, self._owner, self._kind, record.id)
             )
             async with self._locks[record.id]:
@@ -263,16 +263,16 @@ class RecordStore(Generic[R]):
             keys.outbox_key(self._node, self._owner),
             keys.sequence_key(self._node, self._owner),
         ]
-        answer = await scripts.run(self._script, names, [was, now, key, body, *envelopes])
-        if answer == scripts.DONE:
+        answer = await self._script.run(names, [was, now, key, body, *envelopes])
+        if answer == script.DONE:
             return
         if was and 0 <= answer < int(was):
             # Redis lost the record or its last changes (wiped or cut short while we ran): memory is the truth
             found = str(answer) if answer else ""
-            again = await scripts.run(self._script, names, [found, now, key, body, *envelopes])
-            if again == scripts.DONE:
+            again = await self._script.run(names, [found, now, key, body, *envelopes])
+            if again == script.DONE:
                 return
-        if answer == scripts.EXISTS or answer == int(now or 0):
+        if answer == script.EXISTS or answer == int(now or 0):
             # our own earlier attempt, whose answer was lost with the connection
             return
         message = f"{self._kind} {key!r}: another writer changed it"
@@ -301,9 +301,9 @@ class RecordStore(Generic[R]):
 
     async def _read_redis(self, corrupt: list[str]) -> dict[str, R]:
         index = keys.index_key(self._node, self._owner, self._kind)
-        ids = [bytes(m).decode() for m in await scripts.members(self._redis, index)]
+        ids = [bytes(m).decode() for m in await reading.members(self._redis, index)]
         names = [keys.record_key(self._node, self._owner, self._kind, each) for each in ids]
-        bodies = await scripts.bodies(self._redis, names)
+        bodies = await reading.bodies(self._redis, names)
         found: dict[str, R] = {}
         for record_id, body in zip(ids, bodies, strict=True):
             record = self._decode(record_id, body, corrupt)
