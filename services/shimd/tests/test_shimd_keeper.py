@@ -2,10 +2,13 @@
 
 import os
 import signal
+from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 from .conftest import exited, gone, process_json, workers, workers_left
@@ -74,6 +77,31 @@ async def test_execs_and_terminals_go_on_after_a_rest(node):
     assert b"40 100" in node.log("c1").read_bytes()
     await stream.close()
     await shim.close()
+
+
+async def test_a_client_that_goes_wakes_nobody_and_the_next_is_served(node):
+    shim = await node.spawn("c1", "sleep", "1000")
+    events = shim.subscribe()
+    started = await shim.start()
+    await anext(events)
+    keeper = await pid_of(node)
+    await workers_left(keeper)
+    sleeps = _sleeps(keeper)
+    await shim.close()  # as when runtimed dies
+    await anyio.to_thread.run_sync(eventually, lambda: _sleeps(keeper) > sleeps)
+    assert workers(keeper) == []
+    other = await node.client("c1")
+    assert (await other.state())["pid"] == started.pid
+    await workers_left(keeper)
+    os.kill(started.pid, signal.SIGKILL)
+    assert (await exited(other))["exit_code"] == 137
+    await other.close()
+
+
+def _sleeps(pid: int) -> int:
+    """How often a process has gone to sleep by itself."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
 async def test_a_shim_ends_as_one(node):

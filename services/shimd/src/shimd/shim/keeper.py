@@ -4,6 +4,9 @@ Whenever something happens it forks a worker, a whole shim, and tells it of ever
 had nothing to do for a while hands over the descriptors that it holds, and leaves; the next one takes them up. When
 a worker leaves without that, because it was told to or has died, the keeper leaves as well.
 
+A client that has only gone is no reason for a worker: when runtimed dies, every shim of the node would fork at the very
+moment at which the node's processors are wanted for its next life. The next worker sees it.
+
 On their socket a worker's packet is one byte of events to wait for per descriptor that comes with it, or the
 acknowledgement of the report of an end, after which the child is reaped: until then its pid is nobody else's.
 """
@@ -22,6 +25,8 @@ REPORT = struct.Struct("=iiq")
 """The end of a child: pid, wait status, and the time in ns."""
 ACKNOWLEDGED = b"\0"
 MAX_FDS = 250  # the kernel's SCM_MAX_FD is 253
+CLIENT = 0x80
+"""Among the events to wait for: this is a client's socket, whose end alone can wait. No event of poll that is asked for."""
 Work = Callable[[_socket.socket, list[int]], None]
 """A worker's life, with its socket to the keeper, and the descriptors that the last one left."""
 _ANCILLARY_BYTES = _socket.CMSG_SPACE(4 * MAX_FDS)
@@ -129,8 +134,25 @@ def _wait(fds: list[int], events: bytes, woken: int) -> None:
         pass
     poll = select.poll()
     poll.register(woken, select.POLLIN)
+    clients: list[int] = []
     for fd, wanted in zip(fds, events, strict=True):
         if wanted:
-            poll.register(fd, wanted)
-    if _ended() is None:
-        poll.poll()
+            poll.register(fd, wanted & ~CLIENT)
+        if wanted & CLIENT:
+            clients.append(fd)
+    while _ended() is None:
+        for fd, found in poll.poll():
+            if fd not in clients or not found & select.POLLHUP or not _has_gone(fd):
+                return
+            poll.unregister(fd)
+
+
+def _has_gone(client: int) -> bool:
+    """It has closed, and has left nothing to read."""
+    sock = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, client)
+    try:
+        return not sock.recv(1, _socket.MSG_PEEK | _socket.MSG_DONTWAIT)
+    except OSError:
+        return True  # it has not read what it was sent
+    finally:
+        sock.detach()

@@ -11,6 +11,7 @@ from typing import Any
 import msgpack
 
 from shimd.shim.handover import Put
+from shimd.shim.keeper import CLIENT
 from shimd.shim.loop import IN, OUT, Loop
 
 VERSION = 1
@@ -66,7 +67,7 @@ class Connection:
         return not self._out and not self._in and self._reading and not self._ending
 
     def hand_over(self, put: Put) -> int:
-        return put(self._fd, IN)
+        return put(self._fd, IN | CLIENT)
 
     def end(self) -> None:
         """Send no more once all is sent, and close when the peer does; what it still sends is ignored.
