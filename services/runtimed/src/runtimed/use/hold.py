@@ -5,7 +5,7 @@ from functools import partial
 import anyio
 import anyio.to_thread
 
-from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError
+from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError, UnknownError
 from common.events.schema import ContainerSignalled
 from runtimed import processes, selection, signals
 from runtimed.checkpoint import freezer
@@ -30,6 +30,7 @@ class Holds:
             FailedPreconditionError: it does not run, stands still already, or is being stopped or dumped.
             UnknownError: the OCI runtime's message.
             DeadlineExceededError: a process cannot be held; all run on.
+            UnavailableError: that it is paused cannot be written; all run on.
         """
         record = selection.find(self._parts.containers.store, "container", name)
         if record.state is not ContainerState.RUNNING:
@@ -45,11 +46,11 @@ class Holds:
                 await self._parts.shims.pause(record.socket_path, record.id)
                 if record.cgroup is not None and not self._sandboxed(record):
                     await freezer.until_frozen(record.cgroup)
+                await self._parts.containers.apply(record.id, machine.Paused(cause=RPC))
             except SlipwayError:
                 with anyio.CancelScope(shield=True):
                     await self._let_run(record)
                 raise
-            await self._parts.containers.apply(record.id, machine.Paused(cause=RPC))
 
     async def resume(self, name: str) -> None:
         """Let a paused container run on.
@@ -67,8 +68,18 @@ class Holds:
 
     async def _resume(self, record: ContainerRecord) -> None:
         with life_span("runtimed.container.resume", record):
-            await self._parts.shims.resume(record.socket_path, record.id)
+            try:
+                await self._parts.shims.resume(record.socket_path, record.id)
+            except UnknownError:
+                if not await self._runs_already(record):
+                    raise
             await self._parts.containers.apply(record.id, machine.Resumed(cause=RPC))
+
+    async def _runs_already(self, record: ContainerRecord) -> bool:
+        """Whether an earlier resume could let it run, and could not write so."""
+        if record.cgroup is None or self._sandboxed(record):
+            return False
+        return not await anyio.to_thread.run_sync(freezer.frozen, record.cgroup)
 
     async def release(self, record: ContainerRecord, cause: str) -> None:
         """Let a container run so that it can end; one that ended meanwhile is no error."""

@@ -1,6 +1,8 @@
 """What runs in a container: start, watch for the end, stop."""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -124,7 +126,7 @@ class Tasks:
             raise FailedPreconditionError(f"sandbox {sandbox.id}: is not ready")
         machine.decide(record, asked)  # refuse before anything is spawned
         parts.rouse_cgroups()
-        with life_span("runtimed.container.start", record):
+        with self._known_in_the_end(container_id), life_span("runtimed.container.start", record):
             try:
                 plan = shim_plan(parts, record, sandbox.handler)
                 if plan.log_path:
@@ -144,25 +146,46 @@ class Tasks:
                 if ended is not None and ended.state is ContainerState.EXITED:
                     parts.group.start_soon(self._reap, container_id)
                 raise
-        record_span(
-            "runtimed.oci.run",
-            started.runtime_begin_ns,
-            started.runtime_end_ns,
-            {"slipway.container.id": container_id},
-            parent=record.traceparent,
-        )
-        fact = machine.Started(
-            cause=RPC,
-            pid=started.pid,
-            pid_started_ticks=processes.started_ticks(started.pid),
-            at_ns=started.at_ns,
-            socket_path=shim.socket_path,
-        )
-        await parts.containers.apply(container_id, fact)
-        await failpoint("runtimed.start.recorded")
-        self.watch(container_id)
-        if record.from_checkpoint:
-            await dump.remove(parts.record_dir(container_id))
+            record_span(
+                "runtimed.oci.run",
+                started.runtime_begin_ns,
+                started.runtime_end_ns,
+                {"slipway.container.id": container_id},
+                parent=record.traceparent,
+            )
+            fact = machine.Started(
+                cause=RPC,
+                pid=started.pid,
+                pid_started_ticks=processes.started_ticks(started.pid),
+                at_ns=started.at_ns,
+                socket_path=shim.socket_path,
+            )
+            await parts.containers.apply(container_id, fact)
+            await failpoint("runtimed.start.recorded")
+            self.watch(container_id)
+            if record.from_checkpoint:
+                await dump.remove(parts.record_dir(container_id))
+
+    @contextmanager
+    def _known_in_the_end(self, container_id: str) -> Iterator[None]:
+        """A start whose end could not be written is looked into until it is: what runs must not pass for never started."""
+        try:
+            yield
+        except UnavailableError:
+            record = self._parts.containers.store.find(container_id)
+            if record is not None and record.state is ContainerState.STARTING:
+                self._parts.group.start_soon(self._look_into_start, container_id)
+            raise
+
+    async def _look_into_start(self, container_id: str) -> None:
+        while (record := self._parts.containers.store.find(container_id)) and (
+            record.state is ContainerState.STARTING
+        ):
+            await anyio.sleep(AGAIN_S)
+            try:
+                await self.finish_start(container_id, SHIM)
+            except SlipwayError as exc:
+                _log.warning("start.waiting", container_id=container_id, error=exc.message)
 
     async def _run(self, record: ContainerRecord, socket_path: str) -> InitStarted:
         parts, limit_s = self._parts, self._parts.settings.start_timeout_s
@@ -293,12 +316,12 @@ class Tasks:
 
         Raises:
             DeadlineExceededError: it lives on after SIGKILL; the next call tries again.
+            UnavailableError: nobody can say by now whether it was started.
         """
         record = selection.find_or_none(self._parts.containers.store, "container", name)
         if record is None:
             return
-        await self._parts.operations.wait(f"start {record.id}")
-        record = self._parts.containers.store.find(record.id)
+        record = await self._started_or_not(record.id)
         if record is None or not (record.state.has_init or record.state is ContainerState.UNKNOWN):
             return
         kill_at = anyio.current_time() + max(0, timeout_s)
@@ -309,6 +332,20 @@ class Tasks:
         if going is None:
             self._stops[record.id] = _Stop(kill_at)
         await self._parts.operations.join(f"stop {record.id}", partial(self._stop, record.id, timeout_s))
+
+    async def _started_or_not(self, container_id: str) -> ContainerRecord | None:
+        """The record once it is known whether the container was started; None when it is gone."""
+        await self._parts.operations.wait(f"start {container_id}")
+        record = self._parts.containers.store.find(container_id)
+        if record is None or record.state is not ContainerState.STARTING:
+            return record
+        try:
+            await self.finish_start(container_id, RPC)
+        except (UnavailableError, DeadlineExceededError):
+            record = self._parts.containers.store.find(container_id)
+            if record is not None and record.state is ContainerState.STARTING:
+                raise
+        return self._parts.containers.store.find(container_id)
 
     async def _stop(self, container_id: str, timeout_s: int) -> None:
         parts = self._parts

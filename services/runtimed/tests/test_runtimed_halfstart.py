@@ -1,0 +1,170 @@
+"""Starts, pauses and resumes whose outcome cannot be written, or asked for, at that moment: nothing runs unseen."""
+
+import json
+import os
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import UnavailableError
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support import cgroups
+from tests.support.pace import patience
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("crun"), reason="needs root and crun"),
+]
+WAITS = """#!/bin/sh
+case " $* " in *" run "*)
+    [ -e {base}/held ] && touch {base}/begun
+    while [ -e {base}/held ]; do sleep 0.02; done
+esac
+exec crun "$@"
+"""
+UNTIL_S = patience(30)
+
+
+@pytest.fixture(scope="module")
+def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """While its file `held` is there, the OCI runtime waits in `run`, and has made `begun`."""
+    return tmp_path_factory.mktemp("gate")
+
+
+@pytest.fixture(scope="module")
+def daemons(gate: Path) -> Iterator[Daemons]:
+    program = gate / "waits"
+    program.write_text(WAITS.format(base=gate))
+    program.chmod(0o755)
+    os.environ["SLIPWAY_RUNTIMED_HANDLERS"] = json.dumps({"crun": {"binary": str(program)}})
+    try:
+        with running_daemons() as found:
+            yield found
+    finally:
+        del os.environ["SLIPWAY_RUNTIMED_HANDLERS"]
+
+
+@pytest.fixture
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    async with kubelet(daemons) as found:
+        yield found
+
+
+async def created(pods: Pods) -> tuple[str, str]:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "1000")
+    return sandbox_id, await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+
+
+async def start_is_cut_off(pods: Pods, container_id: str) -> None:
+    with pytest.raises(UnavailableError):
+        await pods.client.start_container(container_id)
+
+
+async def until(met: Callable[[], object]) -> None:
+    with anyio.fail_after(UNTIL_S):
+        while not met():
+            await anyio.sleep(0.02)
+
+
+def processes(container_id: str) -> set[str]:
+    found: set[str] = set()
+    for path in cgroups.files(container_id, "cgroup.procs"):
+        with suppress(OSError):
+            found |= set(path.read_text().split())
+    return found
+
+
+async def reached(pods: Pods, container_id: str, state: "cri.ContainerState.ValueType") -> None:
+    with anyio.fail_after(UNTIL_S):
+        while (await pods.status(container_id)).state != state:
+            await anyio.sleep(0.02)
+
+
+async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
+    (gate / "held").touch()
+    (gate / "begun").unlink(missing_ok=True)
+    _, container_id = await created(pods)
+    ended = anyio.Event()
+
+    async def start() -> None:
+        await start_is_cut_off(pods, container_id)
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(start)
+        await until((gate / "begun").exists)
+        with pods.daemons.redis.frozen():
+            (gate / "held").unlink()
+            with anyio.fail_after(UNTIL_S):
+                await ended.wait()
+    assert processes(container_id)
+    return container_id
+
+
+async def test_what_was_started_while_redis_hung_runs_soon_after(pods: Pods, gate: Path) -> None:
+    container_id = await started_while_redis_hangs(pods, gate)
+    with anyio.fail_after(patience(15)):  # and not in the next round of the reconciler
+        await reached(pods, container_id, cri.CONTAINER_RUNNING)
+    await pods.client.stop_container(container_id, 0)
+    assert (await pods.status(container_id)).exit_code == 137
+
+
+async def test_a_stop_right_after_ends_it(pods: Pods, gate: Path) -> None:
+    container_id = await started_while_redis_hangs(pods, gate)
+    await pods.client.stop_container(container_id, 0)
+    status = await pods.status(container_id)
+    assert (status.state, status.exit_code, processes(container_id)) == (cri.CONTAINER_EXITED, 137, set())
+
+
+async def test_nothing_is_stopped_while_nobody_can_say_whether_it_runs(pods: Pods, gate: Path) -> None:
+    (gate / "held").touch()
+    (gate / "begun").unlink(missing_ok=True)
+    sandbox_id, container_id = await created(pods)
+    async with anyio.create_task_group() as group:
+        group.start_soon(start_is_cut_off, pods, container_id)
+        await until((gate / "begun").exists)
+        pods.daemons.kill("runtimed")
+    pods.daemons.kill("shimd")
+    (gate / "held").unlink()
+    await until(lambda: processes(container_id))
+    pods.daemons.start("runtimed")
+    with pytest.raises(UnavailableError):
+        await pods.client.stop_container(container_id, 0)
+    with pytest.raises(UnavailableError):
+        await pods.client.stop_sandbox(sandbox_id)
+    with pytest.raises(UnavailableError):
+        await pods.client.remove_container(container_id)
+    assert processes(container_id)
+    assert (pods.daemons.base / "run/runtimed/sandboxes" / sandbox_id).is_dir()
+    pods.daemons.start("shimd")
+    await pods.client.stop_container(container_id, 0)
+    status = await pods.status(container_id)
+    assert (status.state, status.exit_code, processes(container_id)) == (cri.CONTAINER_EXITED, 137, set())
+
+
+async def test_a_pause_that_cannot_be_written_leaves_it_running(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "1000")
+    with pods.daemons.redis.frozen(), pytest.raises(UnavailableError):
+        await pods.client.stub.PauseContainer(pb.PauseContainerRequest(container_id=container_id), timeout=60)
+    assert (await pods.client.exec_sync(container_id, ["echo", "here"])).stdout == b"here\n"
+
+
+async def test_a_resume_that_could_not_be_written_is_asked_for_again(pods: Pods) -> None:
+    _, container_id, _ = await pods.running("sleep", "1000")
+    await pods.client.stub.PauseContainer(pb.PauseContainerRequest(container_id=container_id), timeout=60)
+    request = pb.ResumeContainerRequest(container_id=container_id)
+    with pods.daemons.redis.frozen(), pytest.raises(UnavailableError):
+        await pods.client.stub.ResumeContainer(request, timeout=60)
+    await pods.client.stub.ResumeContainer(request, timeout=60)
+    assert (await pods.client.exec_sync(container_id, ["echo", "here"])).stdout == b"here\n"
