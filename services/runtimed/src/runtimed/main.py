@@ -91,6 +91,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     reconciler = Reconciler(service)
     await reconciler.load()
     relay = OutboxRelay(await connect(settings.redis_url), nats_url=settings.nats_url, **facts)
+    life.start_once_serving(reconciler.watch, "watches")
     life.start(relay.run, name="relay")
     life.start(reconciler.run, name="reconcile")
     life.start(sandboxes.guard, name="guard of sandboxes")

@@ -28,6 +28,7 @@ from runtimed.use.sandbox import remove_empty
 
 CAUSE = "reconcile"
 RETRY_S = 0.5
+PACE_S = 0.002
 YOUNG_S = 120.0
 """What was made lately may belong to a record that is being written."""
 _log = get_logger("reconcile")
@@ -50,9 +51,13 @@ class Reconciler:
             corrupt = await self._read(store)
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
+
+    async def watch(self) -> None:
+        """Follow all that runs, one after the other: each shim that slept forks for it, and callers wait meanwhile."""
         for record in self._parts.containers.store.all():
             if record.pid and (record.state.has_init or record.state is ContainerState.UNKNOWN):
                 self._service.tasks.watch(record.id)
+                await anyio.sleep(PACE_S)
         for sandbox in self._parts.sandboxes.store.all():
             pause.watch(self._parts, sandbox)
 

@@ -57,6 +57,34 @@ def _started(reply: Message) -> Started:
     )
 
 
+async def open_stream(socket_path: str, op: str, **fields: Any) -> ShimStream:
+    """A connection of its own for what goes on: `subscribe`, `attach`, `exec_stream`; the shim has agreed.
+
+    Raises:
+        UnavailableError: nobody listens there.
+        DeadlineExceededError: the shim has not answered.
+        SlipwayError: what it answered.
+    """
+    protocol = await open_frames(socket_path)
+    stream = ShimStream(protocol)
+    try:
+        await protocol.send({"v": VERSION, "id": 1, "op": op, **fields})
+        with anyio.fail_after(CALL_S + 60):
+            reply = await stream.next_message()
+    except TimeoutError as exc:
+        protocol.close()
+        raise DeadlineExceededError(f"shim {socket_path}: no answer to {op}") from exc
+    except BaseException:
+        protocol.close()
+        raise
+    if reply is None:
+        raise UnavailableError(f"shim {socket_path}: closed the connection")
+    if "error" in reply:
+        protocol.close()
+        raise_error(reply["error"])
+    return stream
+
+
 class ShimClient:
     """One shim's orders; made by `connect`."""
 
@@ -143,11 +171,11 @@ class ShimClient:
     ) -> ShimStream:
         """Run an OCI process.json and talk with it; closing the stream kills it."""
         fields = {"exec_id": exec_id, "process": process, "tty": tty, "stdin": stdin}
-        return await self._stream("exec_stream", **fields, traceparent=traceparent)
+        return await open_stream(self._path, "exec_stream", **fields, traceparent=traceparent)
 
     async def attach(self, *, stdin: bool = False) -> ShimStream:
         """Follow the container's output from now on, and write its input; a slow reader is cut off."""
-        return await self._stream("attach", stdin=stdin)
+        return await open_stream(self._path, "attach", stdin=stdin)
 
     async def resize(self, width: int, height: int, *, exec_id: str = "") -> None:
         await self._call("resize", CALL_S, width=width, height=height, exec_id=exec_id)
@@ -181,7 +209,7 @@ class ShimClient:
 
         `started` {pid, at_ns}, `exit` {the exit record}, `oom` {at_ns}, `exec_started` and `exec_exit` {exec_id, ...}.
         """
-        stream = await self._stream("subscribe")
+        stream = await open_stream(self._path, "subscribe")
         try:
             while (message := await stream.next_message()) is not None:
                 yield message
@@ -198,26 +226,6 @@ class ShimClient:
 
     async def close(self) -> None:
         self._protocol.close()
-
-    async def _stream(self, op: str, **fields: Any) -> ShimStream:
-        protocol = await open_frames(self._path)
-        stream = ShimStream(protocol)
-        try:
-            await protocol.send({"v": VERSION, "id": 1, "op": op, **fields})
-            with anyio.fail_after(CALL_S + 60):
-                reply = await stream.next_message()
-        except TimeoutError as exc:
-            protocol.close()
-            raise DeadlineExceededError(f"shim {self._path}: no answer to {op}") from exc
-        except BaseException:
-            protocol.close()
-            raise
-        if reply is None:
-            raise UnavailableError(f"shim {self._path}: closed the connection")
-        if "error" in reply:
-            protocol.close()
-            raise_error(reply["error"])
-        return stream
 
     async def _call(self, op: str, within_s: float | None, **fields: Any) -> Message:
         self._last_id += 1

@@ -1,14 +1,13 @@
 """Shims: born by shimd, spoken to on their own sockets."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing
 from pathlib import Path
 from typing import Any, TypeVar
 
 import anyio
 import msgspec
 
-from common.clients.shim import ShimClient, Started
+from common.clients.shim import ShimClient, Started, open_stream
 from common.clients.shimd import ShimdClient
 from common.errors import DeadlineExceededError, InvalidArgumentError, UnavailableError, UnknownError
 from common.observe.trace import traceparent
@@ -117,17 +116,16 @@ class ProcessShims:
         return InitState(phase=phase, pid=int(facts["pid"]), at_ns=int(facts["started_at_ns"]))
 
     async def follow(self, socket_path: str) -> AsyncIterator[ExecNews | InitExit]:
-        client = await ShimClient.connect(socket_path)
+        stream = await open_stream(socket_path, "subscribe")
         try:
-            async with aclosing(client.subscribe()) as messages:  # type: ignore[type-var]
-                async for message in messages:
-                    news = _news(message)
-                    if news is not None:
-                        yield news
-                    if isinstance(news, InitExit):
-                        return
+            while (message := await stream.next_message()) is not None:
+                news = _news(message)
+                if news is not None:
+                    yield news
+                if isinstance(news, InitExit):
+                    return
         finally:
-            await client.close()
+            await stream.close()
             await self._forget(socket_path)
         raise UnavailableError(f"shim {socket_path}: went away")
 
