@@ -195,7 +195,7 @@ class Sandboxes:
             if known is not None and known.network_released:  # by the end of an earlier set-up
                 await parts.sandboxes.amend(record.id, network_released=False)
             wish = network.attachment(record, config, namespaces["network"])
-            undo.push("network", partial(parts.cni.delete, wish))
+            undo.push("network", partial(parts.cni.delete, wish), on_all_before=True)
             with span("runtimed.cni.add", {"slipway.sandbox.id": record.id}), cancellable():
                 result = await parts.cni.add(wish)
             ips, raw = result.ips, json.dumps(result.raw).encode()
@@ -249,7 +249,10 @@ class Sandboxes:
             await self.tear_down(record)
 
     async def tear_down(self, record: SandboxRecord) -> None:
-        """Stop the containers and release all that the set-up made; each part is tried whatever fails."""
+        """Stop the containers and release all that the set-up made.
+
+        Each part is tried whatever fails, but the namespaces stay as long as the network is not released.
+        """
         running = [partial(self._containers.end_now, c.id) for c in self._parts.containers_of(record.id)]
         await together(*running)
         undo = Undo(self._parts.settings.cleanup_s)
@@ -257,7 +260,8 @@ class Sandboxes:
         undo.push("directory", partial(network.remove_directory, directory))
         undo.push("namespaces", partial(network.unpin, directory))
         if not (record.host_network or record.isolated or record.network_released):
-            undo.push("network", partial(self._release, record))
+            # without the namespace a plugin cannot tell which rules of the node were for its addresses
+            undo.push("network", partial(self._release, record), on_all_before=True)
         undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
         undo.push("pid namespace", partial(network.unpin_pid, directory))
         left = await undo.run()
