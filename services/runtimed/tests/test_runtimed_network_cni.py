@@ -187,6 +187,22 @@ async def test_failed_delete_is_kept_for_the_next_try(tmp_path: Path) -> None:
 
 
 @pytest.mark.anyio
+async def test_what_a_power_cut_left_empty_is_deleted_with_the_configuration_of_now(tmp_path: Path) -> None:
+    cni = fake(tmp_path, f"cat > /dev/null; echo $CNI_COMMAND $CNI_CONTAINERID >> {tmp_path}/calls")
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "sb1-eth0.json").touch()
+    (tmp_path / "conf/10-test.conflist").rename(tmp_path / "away")
+    [left] = cni.cached()
+    assert (left.sandbox_id, left.interface) == ("sb1", "eth0")
+    with pytest.raises(FailedPreconditionError, match="no network configuration"):
+        await cni.delete(left)
+    (tmp_path / "away").rename(tmp_path / "conf/10-test.conflist")
+    await cni.delete(left)
+    assert (tmp_path / "calls").read_text() == "DEL sb1\n"
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
 async def test_cancelled_add_kills_the_plugin_and_is_kept_to_be_taken_back(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "started")
     script = f"""cat > /dev/null; echo $CNI_COMMAND >> {tmp_path}/verbs

@@ -1,7 +1,7 @@
 """Records against the machine, at start and every minute: adopt, settle or remove, with an event for each repair.
 
 Containers first: what shims tell, and what they left on disk, is the truth about processes. Then sandboxes, by
-their pinned namespaces. Then what has no record: bundles, sandbox directories, shims, snapshots.
+their pinned namespaces. Then what has no record: networks, bundles, sandbox directories, shims, snapshots.
 """
 
 import time
@@ -20,6 +20,7 @@ from common.observe.log import get_logger
 from common.records import RecordStore
 from runtimed import convert, meters
 from runtimed.machine import sandbox as sandboxes
+from runtimed.network.cni import Attachment
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
@@ -193,8 +194,15 @@ class Reconciler:
 
     async def _orphans(self, shims: list[ShimState], pauses: list[PauseState]) -> None:
         parts = self._parts
+        # before the records: a sandbox has its record before it has a network
+        attached = await anyio.to_thread.run_sync(parts.cni.cached)
         known = {record.id for record in parts.containers.store.all()}
-        pods = {record.id for record in parts.sandboxes.store.all()}
+        pods = self._pods()
+        for wish in attached:
+            if wish.sandbox_id not in pods:
+                await self._guard(wish.sandbox_id, partial(self._release, wish))
+        # a network is released in the namespaces; they go in the round after that
+        in_use = pods | {wish.sandbox_id for wish in attached}
         for shim in shims:
             if shim.container_id not in known:
                 await self._guard(shim.container_id, partial(self._remove_shim, shim))
@@ -208,12 +216,26 @@ class Reconciler:
         for find, directory, remove, owners in (
             (_old_names, parts.run_dir / "bundles", self._remove_bundle, known),
             (_without_record, parts.data_dir / "containers", self._remove_files, known),
-            (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, pods),
+            (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, in_use),
             (_without_record, parts.data_dir / "sandboxes", self._remove_pod_files, pods),
         ):
             before_s = max(self._began_s, time.time() - YOUNG_S)
             for name in set(await anyio.to_thread.run_sync(find, directory, before_s)) - owners:
                 await self._guard(name, partial(remove, name))
+
+    def _pods(self) -> set[str]:
+        """The sandboxes that are there: what runs has one, though its record be lost."""
+        running = {
+            record.sandbox_id
+            for record in self._parts.containers.store.all()
+            if record.state.has_init or record.state in (ContainerState.STARTING, ContainerState.UNKNOWN)
+        }
+        return running | {record.id for record in self._parts.sandboxes.store.all()}
+
+    async def _release(self, wish: Attachment) -> None:
+        if wish in await anyio.to_thread.run_sync(self._parts.cni.cached):  # not released since
+            await self._parts.cni.delete(wish)
+            await self._repaired(wish.sandbox_id, "the network of a sandbox without a record was released")
 
     async def _remove_shim(self, shim: ShimState) -> None:
         """A shim whose container has no record; one whose container runs is left for a person to look at."""

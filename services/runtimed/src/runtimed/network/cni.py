@@ -145,13 +145,14 @@ class Cni:
 
         Raises:
             UnavailableError: a plugin failed; the cache is kept for the next try.
+            FailedPreconditionError: the cache cannot be read, and the node has no network configuration instead.
         """
         cached = await self._recall(attachment)
         if cached is None:
             await anyio.to_thread.run_sync(self.load)
-            if self._conf is None:
+            if self._conf is None and not await anyio.Path(self._path(attachment)).exists():
                 return
-            cached = Cached(attachment, self._conf)
+            cached = Cached(attachment, self._current())
         failure: Exception | None = None
         with anyio.CancelScope(shield=True):
             for plugin in reversed(cached.conf.plugins):
@@ -214,9 +215,12 @@ class Cni:
         return self.ready()
 
     def cached(self) -> list[Attachment]:
-        """Attachments that were tried and not yet deleted, for the reconciler. Blocking."""
-        found = [_decode(path) for path in sorted(self.cache_dir.glob("*.json"))]
-        return [item.attachment for item in found if item is not None]
+        """Attachments that were tried and not yet deleted, for the reconciler. Blocking.
+
+        One that cannot be read any more has its name alone.
+        """
+        found = [(path, _decode(path)) for path in sorted(self.cache_dir.glob("*.json"))]
+        return [item.attachment if item else _named(path) for path, item in found]
 
     def _current(self) -> cniconf.NetworkConf:
         if self._conf is None:
@@ -276,6 +280,18 @@ def _decode(path: Path) -> Cached | None:
     except (msgspec.DecodeError, msgspec.ValidationError):
         log.warning("cni.cache.corrupt", path=str(path))
         return None
+
+
+def _named(path: Path) -> Attachment:
+    sandbox_id, _, interface = path.stem.partition("-")
+    return Attachment(
+        sandbox_id=sandbox_id,
+        interface=interface,
+        netns_path="",
+        pod_name="",
+        pod_namespace="",
+        pod_uid="",
+    )
 
 
 def _stamp(path: Path) -> tuple[int, int, int]:
