@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -64,11 +65,27 @@ def test_first_valid_configuration_is_taken(tmp_path: Path) -> None:
     cni = Cni(str(tmp_path), BIN_DIRS, str(tmp_path / "cache"))
     cni.load()
     assert cni.ready() == (True, "")
-    assert cni._conf is not None
-    assert cni._conf.name == "single"
+    assert cni.conf is not None
+    assert cni.conf.name == "single"
     (tmp_path / "10-a.conf").unlink()
     cni.load()
-    assert cni._conf.name == "second"
+    assert cni.conf.name == "second"
+
+
+def test_the_old_configuration_is_in_use_until_the_new_one_is_read(tmp_path: Path) -> None:
+    conflist(tmp_path, [{"type": "ptp"}], name="old")
+    cni = Cni(str(tmp_path), BIN_DIRS, str(tmp_path / "cache"))
+    cni.load()
+    os.mkfifo(tmp_path / "05-new.conflist")
+    loads = threading.Thread(target=cni.load)
+    loads.start()
+    with (tmp_path / "05-new.conflist").open("w") as file:  # opens when the other end does
+        meanwhile = cni.ready(), cni.conf and cni.conf.name
+        json.dump({"cniVersion": "1.0.0", "name": "new", "type": "bridge"}, file)
+    loads.join()
+    assert meanwhile == ((True, ""), "old")
+    assert cni.conf
+    assert cni.conf.name == "new"
 
 
 def test_missing_configuration_and_plugin_are_named(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ before it runs, so that a DEL runs with the same even when the configuration has
 
 import ipaddress
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,13 @@ class Cached(msgspec.Struct, frozen=True):
     result: dict[str, Any] | None = None
 
 
+class _Found(msgspec.Struct, frozen=True):
+    """A configuration, or why there is none; or what is wrong with it."""
+
+    conf: cniconf.NetworkConf | None
+    why: str = ""
+
+
 _NONE = "no network configuration in {}: put a *.conflist there, or give the pod the node's network"
 
 
@@ -71,39 +79,46 @@ class Cni:
 
     def __init__(self, conf_dir: str, bin_dirs: list[str], cache_dir: str) -> None:
         self.conf_dir, self.bin_dirs, self.cache_dir = Path(conf_dir), bin_dirs, Path(cache_dir)
-        self._conf: cniconf.NetworkConf | None = None
+        self._loading = threading.Lock()
         self._stamp: object = None
-        self._why = _NONE.format(conf_dir)
+        self._found = _Found(None, _NONE.format(conf_dir))
+        self._trouble = _Found(None)
+        """What plugins last told, and of which configuration."""
 
     def load(self) -> None:
-        """Read the directory again if it changed. Blocking, and cheap when it did not."""
-        files = cniconf.candidates(self.conf_dir)
-        stamp = [(str(path), _stamp(path)) for path in files]
-        if stamp == self._stamp:
-            return
-        self._stamp, self._conf = stamp, None
-        self._why = _NONE.format(self.conf_dir)
+        """Read the directory again if it changed. Blocking, and cheap when it did not.
+
+        Threads of requests do so at once: what was found before is in use until all of the new is read.
+        """
+        with self._loading:
+            files = cniconf.candidates(self.conf_dir)
+            stamp = [(str(path), _stamp(path)) for path in files]
+            if stamp != self._stamp:
+                self._found = self._first(files)
+                self._stamp = stamp
+
+    def _first(self, files: list[Path]) -> _Found:
+        why = _NONE.format(self.conf_dir)
         for path in files:
             try:
-                self._conf = cniconf.read(path)
+                return _Found(cniconf.read(path))
             except SlipwayError as error:
-                self._why = error.message
+                why = error.message
                 log.warning("cni.conf.refused", path=str(path), reason=error.message)
-            else:
-                self._why = ""
-                return
+        return _Found(None, why)
 
     @property
     def conf(self) -> cniconf.NetworkConf | None:
         """The configuration in use."""
-        return self._conf
+        return self._found.conf
 
     def ready(self) -> tuple[bool, str]:
         """Whether sandboxes can get a network, and why not."""
-        if self._conf is None:
-            return False, f"cni plugin not initialized: {self._why}"
-        missing = self._missing(self._conf)
-        return (not missing and not self._why), missing or self._why
+        found, trouble = self._found, self._trouble
+        if found.conf is None:
+            return False, f"cni plugin not initialized: {found.why}"
+        why = self._missing(found.conf) or (trouble.why if trouble.conf is found.conf else "")
+        return not why, why
 
     def _missing(self, conf: cniconf.NetworkConf) -> str:
         """Which plugin of a configuration is not installed, as a sentence; empty when all are. Blocking."""
@@ -150,7 +165,7 @@ class Cni:
         cached = await self._recall(attachment)
         if cached is None:
             await anyio.to_thread.run_sync(self.load)
-            if self._conf is None and not await anyio.Path(self._path(attachment)).exists():
+            if self.conf is None and not await anyio.Path(self._path(attachment)).exists():
                 return
             cached = Cached(attachment, self._current())
         failure: Exception | None = None
@@ -198,7 +213,7 @@ class Cni:
     async def status(self) -> tuple[bool, str]:
         """Like ready, after asking the plugins of a configuration of 1.1.0 or later (STATUS)."""
         await anyio.to_thread.run_sync(self.load)
-        conf = self._conf
+        conf = self.conf
         if conf is None or not conf.at_least(cniconf.STATUS_SINCE):
             return self.ready()
         why = ""
@@ -210,8 +225,7 @@ class Cni:
             why = error.message
         except TimeoutError:
             why = f"cni network {conf.name!r}: STATUS took over {STATUS_S:.0f} s"
-        if conf is self._conf:
-            self._why = why
+        self._trouble = _Found(conf, why)
         return self.ready()
 
     def cached(self) -> list[Attachment]:
@@ -223,9 +237,10 @@ class Cni:
         return [item.attachment if item else _named(path) for path, item in found]
 
     def _current(self) -> cniconf.NetworkConf:
-        if self._conf is None:
-            raise FailedPreconditionError(f"cni plugin not initialized: {self._why}")
-        return self._conf
+        found = self._found
+        if found.conf is None:
+            raise FailedPreconditionError(f"cni plugin not initialized: {found.why}")
+        return found.conf
 
     async def _run(
         self,
