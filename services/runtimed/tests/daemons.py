@@ -166,6 +166,15 @@ class Pods:
                 await anyio.sleep(0.02)
         return status
 
+    async def reconciled(self) -> None:
+        """Wait for the end of a round of the reconciler, which looks at sandboxes' directories last."""
+        stray = self.daemons.base / "data" / "runtimed" / "sandboxes" / "stray"
+        stray.mkdir()
+        os.utime(stray, (0, 0))  # as if made long ago
+        with anyio.fail_after(UNTIL_S):
+            while stray.exists():
+                await anyio.sleep(0.02)
+
 
 @asynccontextmanager
 async def kubelet(daemons: Daemons) -> AsyncIterator[Pods]:

@@ -16,8 +16,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError
 from common.records import keys
 from devtools import bridge
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
-from tests.support.pace import patience
+from services.runtimed.tests.daemons import UNTIL_S, Daemons, Pods, kubelet, running_daemons
 
 pytestmark = [
     pytest.mark.anyio,
@@ -28,7 +27,6 @@ pytestmark = [
 ]
 PLUGINS = Path("/usr/lib/cni")
 SUBNET = "10.251.9"
-UNTIL_S = patience(20)
 BRIDGE = """#!/bin/sh
 if [ -e {base}/fail/$CNI_COMMAND ]; then
     [ $CNI_COMMAND = DEL ] || {plugins}/bridge >/dev/null
@@ -142,7 +140,7 @@ async def test_its_namespaces_wait_for_that(pods: Pods) -> None:
     before = left(pods, sandbox_id)
     with failing(pods, "DEL"):
         lose(pods, sandbox_id)
-        await a_round(pods)
+        await pods.reconciled()
         assert left(pods, sandbox_id) == before
     await none_left(pods, sandbox_id)
 
@@ -155,17 +153,7 @@ async def test_what_runs_keeps_its_network_though_the_record_of_its_sandbox_is_l
     await pods.client.start_container(container_id)
     before = left(pods, sandbox_id)
     lose(pods, sandbox_id)
-    await a_round(pods)
+    await pods.reconciled()
     assert left(pods, sandbox_id) == before
     await pods.client.remove_container(container_id)
     await none_left(pods, sandbox_id)
-
-
-async def a_round(pods: Pods) -> None:
-    """Wait until the reconciler has looked at all sandboxes."""
-    stray = pods.daemons.base / "data" / "runtimed" / "sandboxes" / "stray"
-    stray.mkdir()
-    os.utime(stray, (0, 0))
-    with anyio.fail_after(UNTIL_S):
-        while stray.exists():
-            await anyio.sleep(0.05)

@@ -41,6 +41,7 @@ UNTIL_S = patience(20)
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
     with running_daemons() as found:
+        found.environment["SLIPWAY_RUNTIMED_RECONCILE_EVERY_S"] = "1"  # from its second start on
         (found.base / "bin").mkdir()
         plugin = found.base / "bin" / "obedient"
         plugin.write_text(PLUGIN.format(base=found.base))
@@ -124,9 +125,8 @@ async def test_a_caller_that_gives_up_finds_the_same_sandbox_later(pods: Pods) -
     assert calls(pods) == ["ADD"]
 
 
-async def test_a_set_up_that_a_crash_cut_off_is_finished_with_the_same_id(pods: Pods) -> None:
-    hold = order(pods, "hold-ADD")
-    config = pods.sandbox_config(network=cri.POD)
+async def cut_off(pods: Pods, config: cri.PodSandboxConfig) -> str:
+    """Kill runtimed while a network plugin is asked for a sandbox; returns its id."""
     with anyio.fail_after(UNTIL_S):
         async with anyio.create_task_group() as group:
 
@@ -138,11 +138,35 @@ async def test_a_set_up_that_a_crash_cut_off_is_finished_with_the_same_id(pods: 
             while "ADD" not in calls(pods):
                 await anyio.sleep(0.02)
             pods.daemons.kill("runtimed")
-    [directory] = (pods.daemons.base / "run" / "runtimed" / "sandboxes").iterdir()
+    return (pods.daemons.base / "calls").read_text().split()[1]
+
+
+async def test_a_set_up_that_a_crash_cut_off_is_finished_with_the_same_id(pods: Pods) -> None:
+    hold = order(pods, "hold-ADD")
+    config = pods.sandbox_config(network=cri.POD)
+    sandbox_id = await cut_off(pods, config)
     hold.unlink()
     pods.daemons.start("runtimed")
-    assert await pods.client.run_sandbox(config) == directory.name
-    assert (await pods.client.sandbox_status(directory.name)).status.network.ip == "10.9.8.7"
+    assert await pods.client.run_sandbox(config) == sandbox_id
+    assert (await pods.client.sandbox_status(sandbox_id)).status.network.ip == "10.9.8.7"
+
+
+async def test_one_that_hangs_is_waited_for_by_no_other_repair(pods: Pods) -> None:
+    agent_id = await pods.client.run_sandbox(pods.sandbox_config())
+    hold = order(pods, "hold-ADD")
+    config = pods.sandbox_config(network=cri.POD)
+    sandbox_id = await cut_off(pods, config)
+    (pods.daemons.base / "boot_id").write_text("second\n")
+    pods.daemons.start("runtimed")
+    await pods.reconciled()
+    assert (await pods.client.sandbox_status(agent_id)).status.state == cri.SANDBOX_NOTREADY
+    with anyio.fail_after(UNTIL_S):
+        while calls(pods) != ["ADD", "DEL", "ADD"]:
+            await anyio.sleep(0.02)
+    await pods.reconciled()
+    assert calls(pods) == ["ADD", "DEL", "ADD"]  # no round begins it a second time
+    hold.unlink()
+    assert await pods.client.run_sandbox(config) == sandbox_id
 
 
 async def test_a_release_that_failed_is_tried_again_by_the_next_stop(pods: Pods) -> None:

@@ -2,13 +2,16 @@
 
 Containers first: what shims tell, and what they left on disk, is the truth about processes. Then sandboxes, by
 their pinned namespaces. Then what has no record: networks, bundles, sandbox directories, shims, snapshots.
+
+What may wait for others, as a network plugin may for its agent, goes on beside the rounds: that agent can be a pod
+which is mended by the same round.
 """
 
 import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import anyio
 import anyio.to_thread
@@ -27,6 +30,7 @@ from runtimed.service import Service
 from runtimed.use import bundle, imagemounts, network, pause
 from runtimed.use.sandbox import remove_empty
 
+R = TypeVar("R", ContainerRecord, SandboxRecord)
 CAUSE = "reconcile"
 RETRY_S = 0.5
 PACE_S = 0.002
@@ -45,6 +49,8 @@ class Reconciler:
         """What was there before, and has no record, is nobody's."""
         self._strays: set[str] = set()
         """Snapshots that had no container in the last round: one being made may be ahead of its record."""
+        self._going: set[str] = set()
+        """What is being mended beside the rounds."""
 
     async def load(self) -> None:
         """Read the records; waits for Redis."""
@@ -96,8 +102,10 @@ class Reconciler:
             if self._parts.sandboxes.store.find(pod.id) is pod:
                 await self._guard(pod.id, partial(self._sandbox, pod, pauses, first=first))
         for record in records:
-            # one that moved since may have a shim that the list has not: it waits for the next round
-            if self._parts.containers.store.find(record.id) is record:
+            # one that moved since may have a shim that the list has not: it waits for the next round, as do those of a
+            # sandbox that is being mended, which may go
+            unmoved = self._parts.containers.store.find(record.id) is record
+            if unmoved and record.sandbox_id not in self._going:
                 shim = by_id.get(record.id)
                 await self._guard(record.id, partial(self._container, record, shim, first=first))
         await self._orphans(shims, pauses)
@@ -110,6 +118,20 @@ class Reconciler:
         except (SlipwayError, OSError) as exc:
             _log.warning("reconcile.skipped", id=name, error=str(exc))
 
+    def _begin(self, name: str, mend: Callable[[], Awaitable[None]]) -> None:
+        """Start a repair that may take long, unless it goes on already; no round waits for it."""
+        if name not in self._going:
+            self._going.add(name)
+            self._parts.group.start_soon(self._to_its_end, name, mend, name=f"repair of {name}")
+
+    async def _to_its_end(self, name: str, mend: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await self._guard(name, mend)
+        except Exception:  # noqa: BLE001 - the border: a failed repair must not end the service
+            _log.exception("reconcile.failed", id=name)
+        finally:
+            self._going.discard(name)
+
     async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
         match record.state:
             case ContainerState.CREATING if first or self._is_left(
@@ -117,11 +139,12 @@ class Reconciler:
             ):
                 wanted = pb.CreateContainerRequest.FromString(record.request)
                 finish = partial(self._service.containers.set_up, record, wanted, known=True)
-                await self._resume(f"create {record.key}", record.id, finish)
+                store, key = self._parts.containers.store, f"create {record.key}"
+                self._begin(record.id, partial(self._resume, store, record, key, finish))
             case ContainerState.STARTING if not self._parts.operations.running(f"start {record.id}"):
-                self._parts.group.start_soon(self._half_started, record.id)
+                self._begin(record.id, partial(self._half_started, record.id))
             case ContainerState.UNKNOWN if not record.pid:
-                self._parts.group.start_soon(self._half_started, record.id)
+                self._begin(record.id, partial(self._half_started, record.id))
             case ContainerState.RUNNING | ContainerState.PAUSED | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
                 if first and await self._service.checkpoints.thaw_left(record):
@@ -129,15 +152,20 @@ class Reconciler:
                 if what := await self._service.holds.follow(record, CAUSE):
                     await self._repaired(record.id, what)
             case ContainerState.EXITED if shim is not None:
-                await self._parts.shims.remove(record.id)
+                self._begin(record.id, partial(self._reap, record.id))
             case ContainerState.REMOVING:
-                await self._service.containers.remove(record.id)
+                self._begin(record.id, partial(self._service.containers.remove, record.id))
             case _:
                 return
 
     def _is_left(self, operation: str, restored: bool) -> bool:
         """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away."""
         return not restored and not self._parts.operations.running(operation)
+
+    async def _reap(self, container_id: str) -> None:
+        if not self._parts.operations.running(f"start {container_id}"):  # which may have a new shim
+            remove = partial(self._parts.shims.remove, container_id)
+            await self._parts.operations.join(f"reap {container_id}", remove)
 
     async def _half_started(self, container_id: str) -> None:
         """Runtimed died while its shim started a container: what the shim did counts."""
@@ -154,20 +182,24 @@ class Reconciler:
 
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
         if record.restoring and first and not self._parts.operations.running(f"restore {record.key}"):
-            await self._service.sandboxes.discard(record)
-            await self._repaired(record.id, "a restore that was cut off was undone")
+            self._begin(record.id, partial(self._discard, record))
         elif record.state is SandboxState.CREATING and (
             first or self._is_left(f"sandbox {record.key}", record.restoring)
         ):
+            store, key = self._parts.sandboxes.store, f"sandbox {record.key}"
             finish = partial(self._set_up_again, record)
-            await self._resume(f"sandbox {record.key}", record.id, finish)
+            self._begin(record.id, partial(self._resume, store, record, key, finish))
         elif record.state is SandboxState.REMOVING:
-            await self._service.sandboxes.remove(record.id)
+            self._begin(record.id, partial(self._service.sandboxes.remove, record.id))
         elif record.state is SandboxState.READY:
             reason = self._broken(record, pauses)
             if reason:
                 await self._parts.sandboxes.apply(record.id, sandboxes.Broken(cause=CAUSE, reason=reason))
                 await self._repaired(record.id, reason)
+
+    async def _discard(self, record: SandboxRecord) -> None:
+        await self._service.sandboxes.discard(record)
+        await self._repaired(record.id, "a restore that was cut off was undone")
 
     async def _set_up_again(self, record: SandboxRecord) -> None:
         await self._service.sandboxes.tear_down(record)
@@ -184,13 +216,16 @@ class Reconciler:
         alive = {pause.sandbox_id for pause in pauses if pause.alive}
         return pause.ENDED if record.pause_pid and record.id not in alive else ""
 
-    async def _resume(self, key: str, object_id: str, finish: Callable[[], Awaitable[None]]) -> None:
+    async def _resume(
+        self, store: RecordStore[R], record: R, key: str, finish: Callable[[], Awaitable[None]]
+    ) -> None:
         async def work() -> str:
             await finish()
-            return object_id  # a request that joins gets it
+            return record.id  # a request that joins gets it
 
-        await self._parts.operations.join(key, work)
-        await self._repaired(object_id, "a set-up that was cut off was finished")
+        if store.find(record.id) is record:  # no request has done so since
+            await self._parts.operations.join(key, work)
+            await self._repaired(record.id, "a set-up that was cut off was finished")
 
     async def _orphans(self, shims: list[ShimState], pauses: list[PauseState]) -> None:
         parts = self._parts
@@ -200,7 +235,7 @@ class Reconciler:
         pods = self._pods()
         for wish in attached:
             if wish.sandbox_id not in pods:
-                await self._guard(wish.sandbox_id, partial(self._release, wish))
+                self._begin(f"network of {wish.sandbox_id}", partial(self._release, wish))
         # a network is released in the namespaces; they go in the round after that
         in_use = pods | {wish.sandbox_id for wish in attached}
         for shim in shims:
