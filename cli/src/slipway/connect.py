@@ -15,6 +15,7 @@ from common.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
+from slipway import called
 
 if TYPE_CHECKING:
     from common.clients.imaged import ImagedClient
@@ -73,11 +74,15 @@ class Node:
             NotFoundError: there is none.
             InvalidArgumentError: there are several.
         """
-        return _only(await self.containers(), name, "container", "slipway ps -a")
+        found = _only(await self.containers(), name, "container", "slipway ps -a")
+        called.remember(found.id, name)
+        return found
 
     async def pod(self, name: str) -> Any:
         """The sandbox of this name, id or unambiguous id prefix; raises as `container` does."""
-        return _only(await self.pods(), name, "pod", "slipway pods")
+        found = _only(await self.pods(), name, "pod", "slipway pods")
+        called.remember(found.id, name)
+        return found
 
     async def containers(self) -> list[Any]:
         """All containers, whoever made them, as CRI lists one."""

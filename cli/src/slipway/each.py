@@ -17,7 +17,7 @@ async def each(run_dir: str, names: Iterable[str], act: Callable[[Node, str], Aw
                 await act(on, name)
             except SlipwayError as exc:
                 failed = 1
-                sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+                sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
             else:
                 sys.stdout.write(f"{render.clean(name)}\n")
                 sys.stdout.flush()

@@ -81,7 +81,7 @@ def _told(exc: BaseException, arguments: Namespace) -> int | None:
     if not isinstance(error, SlipwayError):
         return None
     where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
-    sys.stderr.write(f"slipway: {render.sentence(error.message)}{where}\n")
+    sys.stderr.write(f"slipway: {render.complaint(error)}{where}\n")
     return failed
 
 

@@ -7,6 +7,9 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from common.errors import SlipwayError
+from slipway import called
+
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
 _GREEN, _YELLOW, _CYAN, _BOLD = "\033[32m", "\033[33m", "\033[36m", "\033[1m"
@@ -37,6 +40,11 @@ def _moves(character: str) -> bool:
 def sentence(text: str) -> str:
     """An error's message on one line, without control characters."""
     return clean(" ".join(text.split()))
+
+
+def complaint(error: SlipwayError) -> str:
+    """What went wrong, with containers and pods called as the person did."""
+    return sentence(called.in_words(error.message))
 
 
 def size(count: int) -> str:

@@ -49,14 +49,14 @@ async def execute(arguments: Namespace) -> int:
                 traceparent=traceparent(),
             )
         except UnknownError as exc:
-            sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+            sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
             return exitcode.of_start(exc)
         try:
             code = await streams.converse(stream, tty=arguments.tty, stdin=arguments.interactive, keys=keys)
         except SlipwayError as exc:
             if not isinstance(exc, UnknownError):
                 raise
-            sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+            sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
             return exitcode.of_start(exc)
         finally:
             await stream.close()

@@ -125,7 +125,7 @@ async def _carry(client: SocketStream, netns: str, remote: int) -> None:
     try:
         target = await dial(netns, remote)
     except SlipwayError as exc:
-        sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+        sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
         return
     async with target, anyio.create_task_group() as group:
         group.start_soon(_pump, client, target)

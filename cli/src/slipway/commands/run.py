@@ -50,7 +50,7 @@ async def _start(on: Node, container_id: str) -> int:
     try:
         await on.runtime.StartContainer(cri.StartContainerRequest(container_id=container_id))
     except SlipwayError as exc:
-        sys.stderr.write(f"slipway: {render.sentence(exc.message)}\n")
+        sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
         return exitcode.of_start(exc)
     return 0
 
