@@ -56,6 +56,15 @@ class Place:
             os.close(fd)
 
 
+@contextmanager
+def named(name: str) -> Iterator[None]:
+    """Let an error of the kernel speak of a path by its name, not by that of a descriptor."""
+    try:
+        yield
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, name) from exc
+
+
 Entry = tuple[tarfile.TarInfo, "IO[bytes] | None"]
 
 
@@ -97,7 +106,9 @@ def _tree(fd: int, name: str, depth: int) -> Iterator[Entry]:
     info.uid, info.gid = found.st_uid, found.st_gid
     match stat.S_IFMT(found.st_mode):
         case stat.S_IFREG:
-            with Path(f"/proc/self/fd/{fd}").open("rb") as file:
+            with named(name):
+                opened = Path(f"/proc/self/fd/{fd}").open("rb")  # noqa: SIM115 - closed by the next line
+            with opened as file:
                 info.size = os.fstat(file.fileno()).st_size
                 yield info, file
         case stat.S_IFDIR:
@@ -135,11 +146,13 @@ class Target:
         place: where it is.
         path: the directory; it exists.
         owners: keep user and group ids; without, all belongs to us, which is root in a container.
+        name: what errors call the directory; without one, as its path.
     """
 
-    def __init__(self, place: Place, path: str, *, owners: bool) -> None:
+    def __init__(self, place: Place, path: str, *, owners: bool, name: str = "") -> None:
         self._place = place
         self._path = path
+        self._name = name or path
         self._owners = owners
         self.bytes = 0
         self.skipped: list[str] = []
@@ -151,11 +164,12 @@ class Target:
         if ".." in names:
             message = f"{info.name!r}: leads out of the archive"
             raise InvalidArgumentError(message)
-        parent = self._open("/".join(names[:-1]))
-        try:
-            self._put(parent, names[-1] if names else ".", info, data)
-        finally:
-            os.close(parent)
+        with named("/".join([self._name.rstrip("/"), *names])):
+            parent = self._open("/".join(names[:-1]))
+            try:
+                self._put(parent, names[-1] if names else ".", info, data)
+            finally:
+                os.close(parent)
 
     def _open(self, below: str) -> int:
         flags = os.O_PATH | os.O_DIRECTORY
@@ -195,7 +209,7 @@ class Target:
         """What is there must be a directory; a container's may be reached by a link."""
         kind = stat.S_IFMT(os.stat(base, dir_fd=parent, follow_symlinks=False).st_mode)
         if kind != stat.S_IFDIR and not (kind == stat.S_IFLNK and self._place.root >= 0):
-            raise NotADirectoryError(errno.ENOTDIR, "a directory cannot replace it", base)
+            raise NotADirectoryError(errno.ENOTDIR, "a directory cannot replace it")
 
     def _file(self, parent: int, base: str, info: tarfile.TarInfo, data: "IO[bytes]") -> None:
         fd = _reuse(parent, base)
@@ -254,7 +268,7 @@ def _make_way(parent: int, base: str) -> None:
     except FileNotFoundError:
         return
     except IsADirectoryError as exc:
-        raise IsADirectoryError(errno.EISDIR, "a file cannot replace this directory", base) from exc
+        raise IsADirectoryError(errno.EISDIR, "a file cannot replace this directory") from exc
 
 
 def from_archive(stream: "IO[bytes]") -> Iterator[Entry]:

@@ -74,7 +74,7 @@ def _into(arguments: Namespace, root: Place, path: str) -> None:
         if root.kind(path) != stat.S_IFDIR:
             message = f"{arguments.target!r}: an archive is unpacked into a directory, which this is not"
             raise InvalidArgumentError(message)
-        target = Target(root, path, owners=True)
+        target = Target(root, path, owners=True, name=arguments.target)
         _write(target, from_archive(sys.stdin.buffer))
     else:
         target = _copy(arguments, Place(), arguments.source, root, path)
@@ -113,7 +113,8 @@ def _copy(arguments: Namespace, source: Place, path: str, target: Place, where: 
         if target.kind(directory) != stat.S_IFDIR:
             message = f"{arguments.target!r}: no such directory {directory!r}"
             raise NotFoundError(message)
-    made = Target(target, directory, owners=arguments.archive)
+    prefix = arguments.target.removesuffix(where)  # of the container
+    made = Target(target, directory, owners=arguments.archive, name=f"{prefix}{directory}")
     _write(made, entries(source, path, name, follow=follow))
     return made
 
