@@ -73,7 +73,7 @@ class Transport:
     Args:
         host: where.
         repository: path of the repository.
-        image: the image, for messages.
+        image: the image, for messages; empty when only a login is checked.
         credentials: of this host.
         tokens: shared by all pulls.
         limits: how patient to be.
@@ -95,7 +95,7 @@ class Transport:
     ) -> None:
         self.host = host
         self._repository = repository
-        self._image = image
+        self._subject = f"image {image}: " if image else ""
         self._limits = limits
         self._pool = _pools(host, limits, proxies or Proxies())
         secure = host.url.startswith("https:")
@@ -185,7 +185,7 @@ class Transport:
         return f"{url}{'&' if '?' in where else '?'}ns={self.host.mirror_of}" if self.host.mirror_of else url
 
     def unavailable(self, why: str) -> UnknownError:
-        return UnknownError(f"{UNAVAILABLE}image {self._image}: registry {self.host.name} {why}")
+        return UnknownError(f"{UNAVAILABLE}{self._subject}registry {self.host.name} {why}")
 
     def _logged_in(self, request: Request) -> urllib3.BaseHTTPResponse:
         """The answer after logins and redirects; an expected one, 429 or 5xx."""
@@ -201,7 +201,7 @@ class Transport:
                 try:
                     again = self._login.answer(header, challenges)
                 except PermissionDeniedError as exc:
-                    raise Refused(PermissionDeniedError(f"image {self._image}: {exc.message}")) from exc
+                    raise Refused(PermissionDeniedError(f"{self._subject}{exc.message}")) from exc
                 if again:
                     continue
             if status in (401, 403):
@@ -251,7 +251,7 @@ class Transport:
         return _origin(url) == _origin(self.host.url)
 
     def _refused(self, cls: type[SlipwayError], why: str, prefix: str = "") -> Refused:
-        return Refused(cls(f"{prefix}image {self._image}: registry {self.host.name} {why}"))
+        return Refused(cls(f"{prefix}{self._subject}registry {self.host.name} {why}"))
 
     def _retry_after(self, response: urllib3.BaseHTTPResponse) -> float:
         text = response.headers.get("Retry-After", "")
