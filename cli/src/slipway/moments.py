@@ -6,7 +6,8 @@ from datetime import datetime
 
 from common.errors import InvalidArgumentError
 
-_AGE = re.compile(r"(?=\d)(?:(\d+)d)?(?:(\d+)h)?(?:(\d+)m)?(?:(\d+(?:\.\d+)?)s)?")
+_NUMBER = r"(\d+(?:\.\d+)?)"
+_AGE = re.compile(rf"(?=\d)(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 _FRACTION = re.compile(r"(?<=[T ]\d\d:\d\d:\d\d)[.,](\d+)")
 _UNITS_S = (86_400, 3600, 60, 1)
 
@@ -17,13 +18,20 @@ def moment(option: str, text: str) -> str:
     Raises:
         InvalidArgumentError: it is no time.
     """
+    return _written(*divmod(moment_ns(option, text), 10**9))
+
+
+def moment_ns(option: str, text: str) -> int:
+    """The time in nanoseconds since 1970; raises as `moment` does."""
     try:
-        return _written(*_point(text))
+        seconds, nanoseconds = _point(text)
+        time.gmtime(seconds)
     except (ValueError, OverflowError, OSError) as exc:  # no date, or one that no calendar has
         message = (
             f"{option} {text!r}: want a time such as 2026-01-31T12:00:00Z, or an age such as 10m or 1h30m"
         )
         raise InvalidArgumentError(message) from exc
+    return seconds * 10**9 + nanoseconds
 
 
 def _point(text: str) -> tuple[int, int]:

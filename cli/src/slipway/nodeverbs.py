@@ -13,8 +13,9 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway events  what happens from now on
         slipway events --since 10m --filter kind=container  what happened to containers, and goes on
         slipway events --until-now --filter id=web --format json  one container's, and end"""
+    when = "a time such as 2026-01-31T12:00:00Z, or an age such as 10m"
     events = add_verb(verbs, "events", "follow the lifecycle events of this node", "observe:events", examples)
-    events.add_argument("--since", default="", metavar="10m", help="begin that long ago (s, m, h, d)")
+    events.add_argument("--since", default="", metavar="TIME", help=f"begin then: {when}")
     events.add_argument("--decode", action="store_true", help="show one event of NATS from standard input")
     events.add_argument("--until-now", action="store_true", help="end with what there is, do not follow")
     events.add_argument(

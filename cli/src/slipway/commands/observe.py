@@ -6,6 +6,7 @@ import time
 from argparse import Namespace
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
+from datetime import datetime
 from typing import TYPE_CHECKING, cast
 
 import anyio
@@ -14,13 +15,14 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, SlipwayError
 from slipway import render
 from slipway.connect import nats_url, node
+from slipway.moments import moment_ns
 
 if TYPE_CHECKING:
     from common.events.schema import Envelope
 
-UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 FILTERS = {"kind": "kind", "verb": "verb", "id": "object_id", "node": "node"}
 QUIET_S = 1.0
+_ID = re.compile(r"[0-9a-f]{32,64}")
 
 
 async def events(arguments: Namespace) -> int:
@@ -32,7 +34,7 @@ async def events(arguments: Namespace) -> int:
     started_ns = time.time_ns()
     since_ns = 0 if arguments.until_now else None
     if arguments.since:
-        since_ns = started_ns - int(_seconds(arguments.since) * 1e9)
+        since_ns = moment_ns("--since", arguments.since)
     chosen = dict(_filter(text) for text in arguments.filter)
     wanted = await _object_id(arguments.run_dir, chosen.pop("object_id", ""))
     url = arguments.nats or nats_url(arguments.run_dir)
@@ -84,14 +86,6 @@ async def _object_id(run_dir: str, text: str) -> str:
         return text.removeprefix("sha256:")
 
 
-def _seconds(text: str) -> float:
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)([smhd])", text)
-    if not match:
-        message = f"--since {text!r}: want a number and s, m, h or d, such as 10m"
-        raise InvalidArgumentError(message)
-    return float(match[1]) * UNITS_S[match[2]]
-
-
 def _filter(text: str) -> tuple[str, str]:
     key, _, value = text.partition("=")
     if key not in FILTERS or not value:
@@ -114,13 +108,18 @@ def _show(envelope: "Envelope", output: str) -> None:
         sys.stdout.write(json.dumps(line | {"revision": envelope.revision, "event": fields}) + "\n")
     else:
         kind, object_id = str(fields.pop("type")), str(fields.pop("id")).removeprefix("sha256:")
-        at = time.strftime("%H:%M:%S", time.localtime(envelope.at_ns / 1e9))
+        at = datetime.fromtimestamp(envelope.at_ns / 1e9).astimezone().isoformat(timespec="milliseconds")
         told = {k: v for k, v in fields.items() if v not in ("", 0, [], False) and not k.endswith("_ns")}
-        facts = " ".join(f"{k}={v[:12] if k.endswith('_id') else v}" for k, v in told.items())
+        facts = " ".join(f"{k}={_short(v)}" for k, v in told.items())
         sys.stdout.write(
-            render.clean(f"{at} {kind.rpartition('.')[0]:<26} {object_id[:12]:<12} {facts}") + "\n"
+            render.clean(f"{at} {kind.rpartition('.')[0]:<26} {_short(object_id):<12} {facts}") + "\n"
         )
     sys.stdout.flush()
+
+
+def _short(value: object) -> object:
+    """An id's beginning; all else, such as the name of an image, whole."""
+    return value[:12] if isinstance(value, str) and _ID.fullmatch(value) else value
 
 
 async def status(arguments: Namespace) -> int:
