@@ -33,6 +33,13 @@ def test_a_filter_that_is_none_is_refused_with_those_that_are(text: str) -> None
         filters.chosen([], [text], TESTS)
 
 
+def test_a_value_that_no_item_can_have_is_refused_with_those_that_it_can() -> None:
+    known = {"first": ("a", "b")}
+    assert filters.chosen(["a"], ["first=a"], TESTS, known) == ["a"]
+    with pytest.raises(InvalidArgumentError, match="'first=c': want one of a, b"):
+        filters.chosen([], ["first=c"], TESTS, known)
+
+
 @pytest.mark.parametrize(
     ("value", "fits"), [("a", True), ("a=1", True), ("a=2", False), ("b", False), ("e", True), ("e=", True)]
 )

@@ -9,8 +9,19 @@ Test = Callable[[Any, str], bool]
 """Whether an item fits a value."""
 
 
-def chosen(items: Sequence[Any], filters: Sequence[str], tests: Mapping[str, Test]) -> list[Any]:
+def chosen(
+    items: Sequence[Any],
+    filters: Sequence[str],
+    tests: Mapping[str, Test],
+    values: Mapping[str, Sequence[str]] | None = None,
+) -> list[Any]:
     """The items that fit.
+
+    Args:
+        items: of which.
+        filters: as they were given.
+        tests: by key.
+        values: the only ones that a key may have, of those that have only some.
 
     Raises:
         InvalidArgumentError: a filter that is none.
@@ -20,6 +31,10 @@ def chosen(items: Sequence[Any], filters: Sequence[str], tests: Mapping[str, Tes
         key, joint, value = text.partition("=")
         if key not in tests or not joint:
             message = f"--filter {text!r}: want KEY=VALUE with KEY one of {', '.join(tests)}"
+            raise InvalidArgumentError(message)
+        known = (values or {}).get(key)
+        if known and value.lower() not in known:
+            message = f"--filter {text!r}: want one of {', '.join(known)}"
             raise InvalidArgumentError(message)
         wanted.setdefault(key, []).append(value)
     return [

@@ -62,7 +62,7 @@ async def images(arguments: Namespace) -> int:
     async with node(arguments.run_dir) as on:
         found = (await on.images.ListImages(cri.ListImagesRequest())).images
     wishes = [*arguments.filter, *([f"reference={arguments.wanted}"] if arguments.wanted else [])]
-    shown = filters.chosen(found, wishes, _TESTS)
+    shown = filters.chosen(found, wishes, _TESTS, _VALUES)
     if arguments.quiet:
         for image in shown:
             sys.stdout.write(f"{_short(image, whole=arguments.no_trunc)}\n")
@@ -83,6 +83,7 @@ _TESTS: dict[str, filters.Test] = {
     "id": lambda image, value: image.id.removeprefix("sha256:").startswith(value.removeprefix("sha256:")),
     "dangling": lambda image, value: (not image.repo_tags) == (value.lower() in ("true", "1")),
 }
+_VALUES = {"dangling": ("true", "false", "1", "0")}
 
 
 def _named(name: str, pattern: str) -> bool:

@@ -28,13 +28,18 @@ _TESTS: dict[str, filters.Test] = {
     "origin": lambda c, value: c.origin == value,
     "exited": lambda c, value: c.container.state == cri.CONTAINER_EXITED and str(c.exit_code) == value,
 }
+_VALUES = {
+    # docker's last three are no mistake: a script asks for all that do not run
+    "status": ("created", "running", "paused", "exited", "unknown", "dead", "removing", "restarting"),
+    "origin": ("cri", "command"),
+}
 
 
 async def containers(arguments: Namespace) -> int:
     """List containers, newest first."""
     async with runtimed(arguments.run_dir) as backend:
         found = (await backend.Overview(pb.OverviewRequest())).containers
-    shown = filters.chosen(found, arguments.filter, _TESTS)
+    shown = filters.chosen(found, arguments.filter, _TESTS, _VALUES)
     if not (
         arguments.all
         or arguments.last >= 0
