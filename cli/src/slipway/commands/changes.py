@@ -49,8 +49,11 @@ async def commit(arguments: Namespace) -> int:
         changes=arguments.change,
         ignore=_mounts(status),
         created_ns=epoch() * 10**9,
+        dry_run=True,
     )
     async with imaged(arguments.run_dir) as client, AsyncExitStack() as stack:
+        await client.commit(request)  # what is wrong with it holds no container still
+        request.dry_run = False
         # it stands still while it is read, not while that is compressed and stored
         await stack.enter_async_context(_still(arguments.run_dir, status.id, pause=pause))
         image = await client.commit(request, stack.aclose)

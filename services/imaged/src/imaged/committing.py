@@ -55,6 +55,8 @@ class Wish:
     """Changes of before, each with a line of its own in the history."""
     clamp_times: bool = False
     """Files in the new layer are no younger than the image is said to be."""
+    dry_run: bool = False
+    """Only refuse what can be refused before the container is read."""
 
 
 class Commits:
@@ -87,7 +89,8 @@ class Commits:
         """Make an image; the same container, wish and time give the same image.
 
         Yields:
-            None once what the container wrote has been read, so that it may write again; then the image.
+            None once what the container wrote has been read, so that it may write again; then the image. Nothing
+            of a dry run.
 
         Raises:
             NotFoundError: the container's image or its snapshot is not here.
@@ -101,6 +104,9 @@ class Commits:
             raise FailedPreconditionError(
                 f"image {wish.image}: it is an artifact of type {base.artifact_type!r}: no image stands on it"
             )
+        if wish.dry_run:
+            _config(msgspec.json.decode(await self._content.read(base.id)), wish, "")
+            return
         needs = Needs()
         try:
             with self._leases.hold(needs), span("imaged.image.commit", {"slipway.snapshot": wish.snapshot}):

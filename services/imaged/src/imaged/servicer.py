@@ -120,6 +120,7 @@ class ImagesServicer(rpc.ImagesServicer):
             created_ns=request.created_ns or now_ns(),
             steps=tuple(request.steps),
             clamp_times=request.clamp_times,
+            dry_run=request.dry_run,
         )
         async for made in self._commits.commit(wish):
             yield pb.CommitProgress(image=await self._image(made) if made else None)

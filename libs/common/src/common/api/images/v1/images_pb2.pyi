@@ -747,6 +747,7 @@ class CommitRequest(_message.Message):
     CREATED_NS_FIELD_NUMBER: _builtins.int
     STEPS_FIELD_NUMBER: _builtins.int
     CLAMP_TIMES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
     snapshot: _builtins.str
     """The container's, at snapshotd; empty when only the config changes."""
     image: _builtins.str
@@ -761,6 +762,8 @@ class CommitRequest(_message.Message):
     """When the image is said to be made; 0 for now."""
     clamp_times: _builtins.bool
     """Files in the new layer are no younger than the image is said to be."""
+    dry_run: _builtins.bool
+    """Only refuse what can be refused before the container is read; no image comes."""
     @_builtins.property
     def changes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Instructions of a Dockerfile that change the config: CMD, ENTRYPOINT, ENV, …"""
@@ -787,10 +790,11 @@ class CommitRequest(_message.Message):
         created_ns: _builtins.int = ...,
         steps: _abc.Iterable[_builtins.str] | None = ...,
         clamp_times: _builtins.bool = ...,
+        dry_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "clamp_times", b"clamp_times", "created_by", b"created_by", "created_ns", b"created_ns", "ignore", b"ignore", "image", b"image", "message", b"message", "name", b"name", "snapshot", b"snapshot", "steps", b"steps"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "changes", b"changes", "clamp_times", b"clamp_times", "created_by", b"created_by", "created_ns", b"created_ns", "dry_run", b"dry_run", "ignore", b"ignore", "image", b"image", "message", b"message", "name", b"name", "snapshot", b"snapshot", "steps", b"steps"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
