@@ -86,7 +86,25 @@ def test_wrong_words_have_dockers_code_and_the_next_step(words: tuple[str, ...])
         ),
         (
             ("run", "--shm-size", "1m", "x"),
-            "slipway run: --shm-size of docker is not offered: see slipway run --help",
+            f"slipway run: --shm-size of docker is not offered: {unoffered.WHY['--shm-size']}: see slipway run --help",
+        ),
+        (
+            ("run", "-P", "x"),
+            f"slipway run: -P of docker is not offered: {unoffered.WHY['--publish-all']}: see slipway run --help",
+        ),
+        (
+            ("run", "-dP", "x"),
+            f"slipway run: -P of docker is not offered: {unoffered.WHY['--publish-all']}: see slipway run --help",
+        ),
+        (
+            ("create", "-astdin", "x"),
+            f"slipway create: -a of docker is not offered: {unoffered.WHY['--attach']}: see slipway create --help",
+        ),
+        (("run",), "slipway run: the following arguments are required: image: see slipway run --help"),
+        (("run", "-h"), "slipway run: argument -h/--hostname: expected one argument: see slipway run --help"),
+        (
+            ("run", "--memroy", "10m", "x"),
+            "slipway run: no option --memroy, perhaps --memory: see slipway run --help",
         ),
     ],
 )
@@ -94,6 +112,13 @@ def test_a_word_that_is_unknown_is_refused_by_the_command_that_would_take_it(
     words: tuple[str, ...], told: str
 ) -> None:
     assert slipway(*words).stderr.splitlines()[-1] == told
+
+
+def test_a_wrong_word_is_told_in_two_lines() -> None:
+    usage, told = slipway("run", "--memroy", "10m", "x").stderr.splitlines()
+    assert usage == "usage: slipway run [OPTIONS] image ..."
+    assert "--memroy" in told
+    assert slipway("psx").stderr.splitlines()[0] == "usage: slipway [OPTIONS] COMMAND ..."
 
 
 def test_the_version_is_told() -> None:
@@ -159,3 +184,5 @@ def test_each_option_of_dockers_run_is_taken_or_refused_by_name() -> None:
     ours = set(verbs.choices["run"]._option_string_actions)
     assert len(theirs) > 90
     assert theirs - windows - ours == (set(unoffered.WHY) | set(unoffered.OTHERS)) - ours
+    shorts = dict(re.findall(r"^ +(-\w), (--[a-z0-9-]+)", done.stdout, re.MULTILINE))
+    assert {short: long for short, long in shorts.items() if short not in ours} == unoffered.SHORT

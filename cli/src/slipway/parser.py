@@ -7,6 +7,7 @@ all of them take longer than a call.
 import argparse
 import importlib
 import os
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -69,6 +70,8 @@ GROUPS = {
 """The commands of each module, in the order of --help; each has a function `add`."""
 _GLOBAL = ("--run-dir", "-o", "--output", "--format")
 """Options that stand before the command and have a value."""
+_BUNDLED = re.compile(r"ignored explicit argument '(\w)")
+"""What argparse says of short options in one word, of which it does not know one."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -79,16 +82,23 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**options, allow_abbrev=False)
 
     def error(self, message: str) -> NoReturn:
-        self.print_usage(sys.stderr)
+        if bundled := _BUNDLED.search(message):
+            message = self._refusal([f"-{bundled[1]}"])
+        brief = self.formatter_class(prog=f"{self.prog} [OPTIONS]")
+        brief.add_usage(self.usage, self._get_positional_actions(), ())
+        sys.stderr.write(" ".join(brief.format_help().split()) + "\n")
         self.exit(DAEMON, f"{self.prog}: {message}: see {self.prog} --help\n")
+
+    def _refusal(self, words: Sequence[str]) -> str:
+        from slipway.unoffered import refusal
+
+        return refusal(self.prog.rpartition(" ")[2], words, self._option_string_actions)
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse does it, but the command that does not know a word says so, not the one above it."""
         found, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            from slipway.unoffered import refusal
-
-            self.error(refusal(self.prog.rpartition(" ")[2], unknown, self._option_string_actions))
+            self.error(self._refusal(unknown))
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:

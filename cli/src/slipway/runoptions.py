@@ -24,7 +24,8 @@ def add_settings(verb: argparse.ArgumentParser) -> None:
     )
     option("--restart", choices=("no",), default="no", help="no: nothing starts it again when it ends")
     option("image", help="a reference, or an id")
-    option("command", nargs=argparse.REMAINDER, help="in place of the image's command")
+    command = option("command", nargs=argparse.REMAINDER, help="in place of the image's command")
+    command.required = False  # argparse calls it missing where the image is
 
 
 def _several(verb: argparse.ArgumentParser, *names: str, metavar: str, text: str) -> None:
@@ -53,7 +54,7 @@ def _add_labels(verb: argparse.ArgumentParser) -> None:
 
 
 def _add_files(verb: argparse.ArgumentParser) -> None:
-    _several(verb, "-v", "--volume", metavar="HOST:CONTAINER[:ro]", text="a path of the node")
+    _several(verb, "-v", "--volume", metavar="HOST:CONTAINER[:ro]", text="a path of the node, also ./DIR")
     mount = "type=bind|tmpfs|image,source=A,target=B[,readonly]"
     _several(verb, "--mount", metavar=mount, text="a path of the node, memory or an image")
     _several(verb, "--tmpfs", metavar="PATH[:OPTIONS]", text="a file system in memory, such as /run:size=64m")
@@ -64,7 +65,7 @@ def _add_files(verb: argparse.ArgumentParser) -> None:
 def _add_network(verb: argparse.ArgumentParser) -> None:
     option = verb.add_argument
     _several(verb, "-p", "--publish", metavar="[IP:]HOST:CONTAINER[/PROTOCOL]", text="a port of the node")
-    option("--hostname", default="", help="of its pod")
+    option("-h", "--hostname", default="", help="of its pod")
     option(
         *("--network", "--net"),
         choices=("pod", "host", "none"),

@@ -21,7 +21,8 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway run -d --rm job:1  in the background, gone when it ends
         slipway run --rm -v /srv/data:/data:ro -m 256m --cpus 1.5 app:1 work  with files and limits
         slipway run --rm --network host busybox wget -O- localhost  in the node's own network"""
-    run = add_verb(verbs, "run", "run a container in a pod of its own", "run:run", examples)
+    text = "run a container in a pod of its own"
+    run = add_verb(verbs, "run", text, "run:run", examples, h_is_help=False)
     run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
     run.add_argument("--rm", action="store_true", help="it goes when it ends, with its pod and its logs")
     add_keys(run)
@@ -29,7 +30,8 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway create --name job app:1 work  it does not run yet
         slipway start -a job  now it does"""
-    create = add_verb(verbs, "create", "make a container in a pod of its own", "run:create", examples)
+    text = "make a container in a pod of its own"
+    create = add_verb(verbs, "create", text, "run:create", examples, h_is_help=False)
     create.set_defaults(detach=False, rm=False)
     add_settings(create)
 

@@ -20,19 +20,33 @@ WHY = {
     "--userns": "a kubelet asks for user namespaces; the command does not",
     "--platform": "images of other platforms do not run here",
     "--gpus": "devices are given by --device",
+    "--attach": "`run` has the container's streams unless -d is given: redirect those that nobody is to see",
+    "--cidfile": "the id is what `slipway create` and `run -d` print",
+    "--shm-size": "give it a file system of this size: --tmpfs /dev/shm:size=1g",
+    "--expose": "it changes nothing: publish a port with -p, or reach it by `slipway port-forward`",
+    "--cpu-quota": "give the number of processors: --cpus",
+    "--cpu-period": "give the number of processors: --cpus",
+    "--stop-timeout": "give it to `slipway stop -t`",
+    "--oom-kill-disable": "choose how soon the kernel kills it: --oom-score-adj",
+    "--log-opt": "output goes to a log file: `slipway logs`",
+    "--no-healthcheck": "an image's health check is not run here: probes are a kubelet's",
+    "--network-alias": "nothing here resolves the names of containers: --add-host",
+    "--quiet": "progress goes to standard error, and only a terminal has bars",
+    "--sig-proxy": "signals go to the container as long as `run` is attached",
 }
 """Why an option of docker's is not offered, and what to do instead."""
 OTHERS = (
-    *("--attach", "--blkio-weight", "--blkio-weight-device", "--cgroup-parent", "--cgroupns", "--cidfile"),
-    *("--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime", "--device-cgroup-rule"),
+    *("--blkio-weight", "--blkio-weight-device", "--cgroup-parent", "--cgroupns"),
+    *("--cpu-rt-period", "--cpu-rt-runtime", "--device-cgroup-rule"),
     *("--device-read-bps", "--device-read-iops", "--device-write-bps", "--device-write-iops"),
-    *("--disable-content-trust", "--domainname", "--expose", "--health-interval", "--health-retries"),
+    *("--disable-content-trust", "--domainname", "--health-interval", "--health-retries"),
     *("--health-start-interval", "--health-start-period", "--health-timeout", "--ip6", "--isolation"),
-    *("--kernel-memory", "--link-local-ip", "--log-opt", "--memory-swappiness", "--network-alias"),
-    *("--no-healthcheck", "--oom-kill-disable", "--quiet", "--shm-size", "--sig-proxy", "--stop-timeout"),
+    *("--kernel-memory", "--link-local-ip", "--memory-swappiness"),
     *("--storage-opt", "--use-api-socket", "--uts"),
 )
 """Other options of docker's `run` that are not offered."""
+SHORT = {"-P": "--publish-all", "-a": "--attach", "-q": "--quiet"}
+"""The short forms among all these."""
 
 
 def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
@@ -46,8 +60,11 @@ def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
     word = words[0].partition("=")[0]
     if not word.startswith("-"):
         return f"unrecognized arguments: {' '.join(words)}"
-    if verb in ("run", "create") and (word in WHY or word in OTHERS):
-        return f"{word} of docker is not offered" + (f": {WHY[word]}" if word in WHY else "")
+    if verb in ("run", "create"):
+        shown = word if word.startswith("--") else word[:2]
+        long = SHORT.get(shown, shown)
+        if long in WHY or long in OTHERS:
+            return f"{shown} of docker is not offered" + (f": {WHY[long]}" if long in WHY else "")
     near = difflib.get_close_matches(
         word, [name for name in known if name.startswith("--")], n=2, cutoff=CLOSE
     )

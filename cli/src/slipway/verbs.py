@@ -6,7 +6,13 @@ Verbs = argparse._SubParsersAction  # noqa: SLF001 - argparse has no public name
 
 
 def add_verb(
-    verbs: "Verbs[argparse.ArgumentParser]", name: str, text: str, where: str, examples: str = ""
+    verbs: "Verbs[argparse.ArgumentParser]",
+    name: str,
+    text: str,
+    where: str,
+    examples: str = "",
+    *,
+    h_is_help: bool = True,
 ) -> argparse.ArgumentParser:
     """Add a command.
 
@@ -16,6 +22,7 @@ def add_verb(
         text: what it does, in a line.
         where: the module and function that does it.
         examples: lines of a command and what it is for, with two spaces between.
+        h_is_help: it has no other option of this letter.
     """
     verb = verbs.add_parser(
         name,
@@ -23,7 +30,10 @@ def add_verb(
         description=text[:1].upper() + text[1:] + ".",
         epilog=f"examples:\n{_aligned(examples)}" if examples else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=h_is_help,
     )
+    if not h_is_help:
+        verb.add_argument("--help", action="help", help="show this help message and exit")
     verb.set_defaults(run=where, verb=verb.prog)
     return verb
 
