@@ -60,6 +60,27 @@ def test_limits_mounts_ports_and_environment() -> None:
     assert (port.host_ip, port.host_port, port.container_port, port.protocol) == ("::1", 8080, 80, cri.UDP)
 
 
+def test_a_path_of_the_node_may_be_relative_and_labels_are_selinuxs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    words = ("-v", "./ctx:/x:ro,z", "-v", "..:/up", "--mount", "type=bind,src=./ctx/in,dst=/in")
+    shared, above, inner = container(*words, "busybox").mounts
+    assert (shared.host_path, shared.readonly, shared.selinux_relabel) == (f"{tmp_path}/ctx", True, True)
+    assert (above.host_path, above.selinux_relabel) == (str(tmp_path.parent), False)
+    assert inner.host_path == f"{tmp_path}/ctx/in"
+
+
+@pytest.mark.parametrize("text", ["myvol:/vol", "/vol"])
+def test_a_volume_without_a_path_of_the_node_is_refused_as_such(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="no volumes but paths of the node"):
+        container("-v", text, "busybox")
+
+
+def test_the_host_name_is_given_in_dockers_short_form() -> None:
+    assert request.sandbox(options("-h", "hh", "busybox"), "x", "/logs").hostname == "hh"
+
+
 def test_a_variable_without_a_value_is_ours(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SLIPWAY_TEST_X", "ours")
     assert container("-e", "SLIPWAY_TEST_X", "busybox").envs[0].value == b"ours"

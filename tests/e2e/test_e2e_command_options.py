@@ -131,3 +131,30 @@ def test_logs_of_a_span_of_time(node, pair) -> None:
 def test_stats_once_has_the_processor_too(node, pair) -> None:
     row = next(r for r in node.slipway("stats", "--no-stream").stdout.splitlines() if " runner " in r)
     assert float(row.split()[2].removesuffix("%")) >= 0
+
+
+def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp_path, monkeypatch) -> None:
+    (tmp_path / "ctx").mkdir()
+    (tmp_path / "ctx" / "file").write_text("text")
+    monkeypatch.chdir(tmp_path)
+    words = ("-h", "hh", "-v", "./ctx:/x:ro,Z", "--tmpfs", "/dev/shm:size=1m")
+    script = "hostname; cat /x/file; df -k /dev/shm | tail -1"
+    done = node.slipway("run", "--rm", *words, busybox, "sh", "-c", script)
+    assert done.returncode == 0, done.stderr
+    host, rest = done.stdout.split("\n", 1)
+    assert (host, rest.split()[0], rest.split()[1]) == ("hh", "texttmpfs", "1024")
+
+
+def test_a_pod_in_a_file_takes_directories_beside_it(node, busybox, tmp_path) -> None:
+    (tmp_path / "data").write_text("beside")
+    pod = {
+        "name": "near",
+        "containers": [{"image": busybox, "command": ["cat", "/d"], "volumes": ["./data:/d"]}],
+    }
+    (tmp_path / "pod.json").write_text(json.dumps(pod))
+    assert node.slipway("pods", "run", "-f", str(tmp_path / "pod.json")).returncode == 0
+    name = json.loads(node.slipway("ps", "-a", "-f", "pod=near", "-o", "json").stdout)[0]["container"]["id"]
+    node.slipway("wait", name)
+    told = node.slipway("logs", name).stdout
+    node.slipway("pods", "rm", "-f", "near")
+    assert told == "beside"

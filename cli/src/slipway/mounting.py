@@ -1,7 +1,9 @@
 """What a container sees of the node: paths, images and devices, and file systems in memory, from the options of `run`."""
 
 import csv
+import os
 from argparse import Namespace
+from pathlib import Path
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
@@ -24,7 +26,7 @@ def mounts(options: Namespace) -> list[cri.Mount]:
     Raises:
         InvalidArgumentError: naming the option and its value.
     """
-    found = [_volume(text) for text in options.volume]
+    found = [_volume(absolute(text, Path.cwd())) for text in options.volume]
     return found + [_mount(text, table) for text, table in _tables(options) if table["type"] != "tmpfs"]
 
 
@@ -39,11 +41,19 @@ def devices(options: Namespace) -> list[cri.Device]:
     return [_device(text) for text in options.device]
 
 
+def absolute(text: str, folder: Path) -> str:
+    """A path, or a volume that begins with one: as docker, one that begins with a dot is seen from the folder."""
+    path, joint, rest = text.partition(":")
+    return f"{os.path.normpath(folder / path)}{joint}{rest}" if path.startswith(".") else text
+
+
 def _volume(text: str) -> cri.Mount:
     host, _, rest = text.partition(":")
     where, _, flags = rest.partition(":")
     if not host.startswith("/") or not where.startswith("/"):
-        message = f"--volume {text!r}: want HOST:CONTAINER[:ro], both absolute paths"
+        named = not rest or "/" not in host
+        why = "there are no volumes but paths of the node: " if named else ""
+        message = f"--volume {text!r}: {why}want HOST:CONTAINER[:ro], HOST from / or ./, CONTAINER from /"
         raise InvalidArgumentError(message)
     mount = cri.Mount(host_path=host, container_path=where)
     for flag in filter(None, flags.split(",")):
@@ -51,8 +61,10 @@ def _volume(text: str) -> cri.Mount:
             mount.readonly = flag == "ro"
         elif flag in _PROPAGATION:
             mount.propagation = _PROPAGATION[flag]
+        elif flag in ("z", "Z"):
+            mount.selinux_relabel = True
         else:
-            message = f"--volume {text!r}: {flag!r} is none of ro, rw, {', '.join(_PROPAGATION)}"
+            message = f"--volume {text!r}: {flag!r} is none of ro, rw, z, Z, {', '.join(_PROPAGATION)}"
             raise InvalidArgumentError(message)
     return mount
 
@@ -113,8 +125,9 @@ def _mount(text: str, table: dict[str, str]) -> cri.Mount:
             image_sub_path=table.get("subpath", ""),
             readonly=True,
         )
+    source = absolute(source, Path.cwd())
     if not source.startswith("/"):
-        raise _wrong(text, "want source=PATH, an absolute one")
+        raise _wrong(text, "want source=PATH, from / or ./")
     propagation = table.get("propagation", "rprivate")
     if propagation not in _PROPAGATION:
         raise _wrong(text, f"bind-propagation={propagation} is none of {', '.join(_PROPAGATION)}")

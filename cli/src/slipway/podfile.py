@@ -14,7 +14,7 @@ import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import request
+from slipway import mounting, request
 from slipway.connect import OWNER, log_root
 from slipway.parser import build
 
@@ -125,7 +125,10 @@ def _container(path: str, where: str, found: Any) -> Namespace:
         if not fits or (isinstance(value, bool) and kind is not bool):
             message = f"{path}: {where}.{key} = {value!r}: want {_KINDS[kind]}"
             raise InvalidArgumentError(message)
-    return _options(found)
+    made = _options(found)
+    folder = Path.cwd() / Path(path).parent
+    made.volume = [mounting.absolute(text, folder) for text in made.volume]
+    return made
 
 
 _KINDS = {
