@@ -114,6 +114,52 @@ def test_a_word_that_is_unknown_is_refused_by_the_command_that_would_take_it(
     assert slipway(*words).stderr.splitlines()[-1] == told
 
 
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("info",), f"slipway: no command 'info': {unoffered.VERBS['info']}: see slipway --help"),
+        (
+            ("rename", "a", "b"),
+            f"slipway: no command 'rename': {unoffered.VERBS['rename']}: see slipway --help",
+        ),
+        (
+            ("container", "ls"),
+            f"slipway: no command 'container': {unoffered.VERBS['container']}: `slipway ps`: see slipway --help",
+        ),
+        (
+            ("container", "rm", "web"),
+            f"slipway: no command 'container': {unoffered.VERBS['container']}: `slipway rm`: see slipway --help",
+        ),
+        (
+            ("network", "ls"),
+            f"slipway: no command 'network': {unoffered.VERBS['network']}: see slipway --help",
+        ),
+        (
+            ("system", "info"),
+            f"slipway system: no command 'info': {unoffered.VERBS['info']}: see slipway system --help",
+        ),
+    ],
+)
+def test_a_command_that_only_docker_has_is_refused_with_ours(words: tuple[str, ...], told: str) -> None:
+    assert slipway(*words).stderr.splitlines()[-1] == told
+
+
+def _commands(*words: str) -> set[str]:
+    done = subprocess.run(
+        ["docker", *words, "--help"], capture_output=True, text=True, timeout=30, check=True
+    )
+    return set(re.findall(r"^  ([a-z]+)\*? +[A-Z]", done.stdout, re.MULTILINE))
+
+
+def test_each_command_of_docker_is_taken_or_refused_by_name() -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    ours = {name for names in parser.GROUPS.values() for name in names}
+    theirs = _commands()
+    assert len(theirs) > 50
+    assert theirs - ours <= set(unoffered.VERBS)
+
+
 def test_a_wrong_word_is_told_in_two_lines() -> None:
     usage, told = slipway("run", "--memroy", "10m", "x").stderr.splitlines()
     assert usage == "usage: slipway run [OPTIONS] image ..."

@@ -102,18 +102,21 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Name the commands that are near to a wrong one, in place of all; say why docker's policies are not here."""
+        """Say why docker's policies are not here."""
         if "--restart" in action.option_strings and value != "no":
             from slipway.unoffered import WHY
 
             self.error(f"--restart {value} of docker is not offered: {WHY['--restart']}")
-        if action.nargs != argparse.PARSER or value in (action.choices or ()):
-            super()._check_value(action, value)
-            return
-        import difflib
+        super()._check_value(action, value)
 
-        near = difflib.get_close_matches(value, action.choices or ())
-        self.error(f"no command {value!r}" + (f", perhaps {' or '.join(near)}" if near else ""))
+    def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
+        """In place of all commands name what is near to a wrong one, or what does the same as docker's."""
+        if action.nargs == argparse.PARSER and arg_strings[0] not in (action.choices or ()):
+            from slipway.unoffered import no_command
+
+            top = [name for names in GROUPS.values() for name in names]
+            self.error(no_command(arg_strings, action.choices or (), top))
+        return super()._get_values(action, arg_strings)
 
 
 class _Version(argparse.Action):

@@ -1,7 +1,7 @@
-"""Options that are not there: what to say of docker's, and which of ours is near to a wrong one."""
+"""Commands and options that are not there: what to say of docker's, and which of ours is near to a wrong one."""
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 CLOSE = 0.75
 """How much two names must have in common for one to be a slip of the other."""
@@ -47,6 +47,56 @@ OTHERS = (
 """Other options of docker's `run` that are not offered."""
 SHORT = {"-P": "--publish-all", "-a": "--attach", "-q": "--quiet"}
 """The short forms among all these."""
+
+_KUBERNETES = "clusters are Kubernetes' to keep: this is one node"
+VERBS = {
+    "info": "`slipway status` shows the node, `slipway doctor` what it lacks, `slipway system df` what takes space",
+    "version": "`slipway --version`, and `slipway status` for the node's",
+    "container": "commands of containers stand by themselves",
+    "network": "networks are CNI's: files in /etc/cni/net.d, and --network of `slipway run`",
+    "volume": "there are no volumes but paths of the node: -v HOST:CONTAINER",
+    "rename": "a container keeps its name: `slipway create --name` gives it",
+    "export": "`slipway cp NAME:/ -` is a tar of its files",
+    "import": "`slipway load` takes images; one of files alone is built FROM scratch, with ADD",
+    "search": "ask the registry's own pages",
+    "builder": "`slipway build` builds, and `slipway prune` removes its caches",
+    "buildx": "`slipway build` builds",
+    "compose": "a pod in a file is run by `slipway pods run -f`",
+    "checkpoint": "a kubelet makes checkpoints, over CRI",
+    "context": "another node on this machine is given by --run-dir",
+    "manifest": "`slipway image copy` takes images with all their platforms from registry to registry",
+    "plugin": "networks are CNI's, devices CDI's, and runtimes the node's settings'",
+    "trust": "whose signatures images need is in the settings of imaged",
+    "node": _KUBERNETES,
+    "secret": _KUBERNETES,
+    "service": _KUBERNETES,
+    "stack": _KUBERNETES,
+    "swarm": _KUBERNETES,
+}
+"""Commands of docker's that are not offered, and what to do instead."""
+_LISTERS = {"": "ps", "ls": "ps", "list": "ps"}
+
+
+def no_command(words: Sequence[str], known: Iterable[str], top: Collection[str]) -> str:
+    """One sentence on a command that is not there.
+
+    Args:
+        words: it, and what follows it.
+        known: the commands that could stand there.
+        top: those that stand by themselves.
+    """
+    name, following = words[0], "".join(words[1:2])
+    told = f"no command {name!r}"
+    if name == "container" and following not in VERBS:
+        ours = _LISTERS.get(following, following)
+        return f"{told}: {VERBS[name]}: `slipway {ours if ours in top else 'ps'}`"
+    name = following if name == "container" else name
+    if name in VERBS:
+        return f"{told}: {VERBS[name]}"
+    if name in top:
+        return f"{told}: it stands by itself: `slipway {name}`"
+    near = difflib.get_close_matches(name, known)
+    return told + (f", perhaps {' or '.join(near)}" if near else "")
 
 
 def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
