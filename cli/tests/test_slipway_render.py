@@ -58,3 +58,15 @@ def test_an_error_is_one_line() -> None:
 )
 def test_docker_codes_of_what_cannot_run(message: str, code: int) -> None:
     assert exitcode.of_start(UnknownError(message)) == code
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        *((0, "less than a second"), (1, "1 second"), (59, "59 seconds"), (60, "a minute")),
+        *((3599, "59 minutes"), (3600, "an hour"), (7200, "2 hours"), (86400 * 6, "6 days")),
+        *((86400 * 8, "a week"), (86400 * 70, "2 months"), (86400 * 800, "2 years")),
+    ],
+)
+def test_a_span_is_told_in_words(seconds: int, words: str) -> None:
+    assert render.span(5, 5 + seconds * 10**9) == words

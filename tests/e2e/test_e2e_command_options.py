@@ -1,6 +1,7 @@
 """Docker's options of exec, ps, images, logs and stats."""
 
 import json
+import re
 import time
 
 import pytest
@@ -131,6 +132,56 @@ def test_logs_of_a_span_of_time(node, pair) -> None:
 def test_stats_once_has_the_processor_too(node, pair) -> None:
     row = next(r for r in node.slipway("stats", "--no-stream").stdout.splitlines() if " runner " in r)
     assert float(row.split()[2].removesuffix("%")) >= 0
+
+
+def test_ps_shows_the_command_and_since_when(node, pair) -> None:
+    headings, *rows = node.slipway("ps", "-a").stdout.splitlines()
+    assert headings.split() == ["ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"]
+    ended, runner = (next(row for row in rows if f"  {name}  " in row) for name in ("ended", "runner"))
+    assert re.search(r"  sh -c exit 3  +Exited \(3\) [a-z0-9 ]+ ago  ", ended), ended
+    assert re.search(r"  sh -c i=0; while :.*…  +Running [a-z0-9 ]+  ", runner), runner
+    whole = node.slipway("ps", "--no-trunc").stdout
+    assert "sh -c i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done" in whole
+
+
+def test_ps_shows_the_images_command_where_none_is_given(node, busybox) -> None:
+    assert (
+        node.slipway("create", "--name", "plain", "--entrypoint", "/bin/echo", busybox, "hi").returncode == 0
+    )
+    told = json.loads(node.slipway("ps", "-a", "-f", "name=plain", "-o", "json").stdout)
+    assert node.slipway("commit", "-c", 'CMD ["sleep", "7"]', "plain", "sleeper:1").returncode == 0
+    assert node.slipway("create", "--name", "sleeper", "sleeper:1").returncode == 0
+    listed = node.slipway("ps", "-a", "-f", "name=sleeper").stdout
+    assert node.slipway("rm", "-v", "plain", "sleeper").returncode == 0
+    node.slipway("rmi", "sleeper:1")
+    assert told[0]["command"] == "/bin/echo hi"
+    assert "  sleep 7  " in listed
+
+
+def test_stats_of_some_with_limits_and_percent(node, pair, busybox) -> None:
+    words = ("-d", "--name", "bounded", "-m", "64m", busybox, "sleep", "1000")
+    assert node.slipway("run", *words).returncode == 0
+    headings, bounded, ended = node.slipway("stats", "--no-stream", "bounded", "ended").stdout.splitlines()
+    alone = json.loads(node.slipway("stats", "--no-stream", "-o", "json", "bounded").stdout)
+    running = node.slipway("stats", "--no-stream").stdout
+    everything = node.slipway("stats", "--no-stream", "-a").stdout
+    unknown = node.slipway("stats", "--no-stream", "nosuch")
+    assert node.slipway("rm", "-f", "bounded").returncode == 0
+    assert re.split("  +", headings) == ["ID", "NAME", "CPU", "MEMORY", "LIMIT", "MEMORY %", "DISK"]
+    cells = re.split("  +", bounded)
+    assert (cells[1], cells[4]) == ("bounded", "67.1 MB")
+    assert 0 < float(cells[5].removesuffix("%")) < 50
+    assert re.split("  +", ended)[1:6] == ["ended", "-", "-", "-", "-"]
+    assert [item["attributes"]["metadata"]["name"] for item in alone] == ["bounded"]
+    assert (" ended " in running, " ended " in everything) == (False, True)
+    assert (unknown.returncode, "no container 'nosuch'" in unknown.stderr) == (1, True)
+
+
+def test_images_have_an_age(node, pair, busybox) -> None:
+    headings, row = node.slipway("images", busybox).stdout.splitlines()
+    assert re.split("  +", headings) == ["IMAGE", "ID", "CREATED", "SIZE"]
+    created = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Created"]
+    assert (re.split("  +", row)[2] == "N/A") == (not created)
 
 
 def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp_path, monkeypatch) -> None:

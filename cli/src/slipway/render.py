@@ -12,6 +12,10 @@ from slipway import called
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
+_SPANS = (
+    *((365 * 86400, "year"), (30 * 86400, "month"), (7 * 86400, "week")),
+    *((86400, "day"), (3600, "hour"), (60, "minute"), (1, "second")),
+)
 _GREEN, _YELLOW, _CYAN, _BOLD = "\033[32m", "\033[33m", "\033[36m", "\033[1m"
 PLAIN = "\033[0m"
 _STYLES = {"green": _GREEN, "yellow": _YELLOW, "red": "\033[31m", "cyan": _CYAN, "bold": _BOLD}
@@ -61,6 +65,18 @@ def age(at_ns: int) -> str:
     """How long ago."""
     seconds = max(0, int(time.time() - at_ns / 1e9))
     return next((f"{seconds // unit}{name} ago" for unit, name in _AGES if seconds >= unit), "now")
+
+
+def span(from_ns: int, to_ns: int) -> str:
+    """How long, in words as docker's."""
+    seconds = max(0, (to_ns - from_ns) // 10**9)
+    for unit, name in _SPANS:
+        count = seconds // unit
+        if count > 1:
+            return f"{count} {name}s"
+        if count:
+            return f"{'an' if name == 'hour' else 1 if name == 'second' else 'a'} {name}"
+    return "less than a second"
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

@@ -1,6 +1,7 @@
 """ps, pods: what is on this node. Its imports are counted: people wait for it."""
 
 import sys
+import time
 from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -8,6 +9,8 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway import filters, render
 from slipway.connect import runtimed
 
+WIDTH = 24
+"""Of the command, unless the whole is asked for."""
 _STATES = {
     cri.CONTAINER_CREATED: "Created",
     cri.CONTAINER_RUNNING: "Running",
@@ -56,7 +59,7 @@ async def containers(arguments: Namespace) -> int:
         render.messages(shown)
     else:
         rows = [_row(entry, whole=arguments.no_trunc) for entry in shown]
-        render.table(("ID", "NAME", "STATE", "CREATED", "IMAGE", "PORTS", "POD"), rows)
+        render.table(("ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"), rows)
     return 0
 
 
@@ -67,7 +70,8 @@ def _row(entry: pb.ContainerOverview, *, whole: bool) -> tuple[str, ...]:
     return (
         container.id if whole else container.id[:12],
         container.metadata.name,
-        state(entry),
+        entry.command if whole or len(entry.command) <= WIDTH else entry.command[: WIDTH - 1] + "…",
+        _status(entry),
         render.age(container.created_at),
         image,
         ports,
@@ -85,6 +89,15 @@ def state(entry: pb.ContainerOverview) -> str:
         return "Paused"
     word = _STATES[entry.container.state]
     return f"{word} ({entry.exit_code})" if entry.container.state == cri.CONTAINER_EXITED else word
+
+
+def _status(entry: pb.ContainerOverview) -> str:
+    """The state, and since when."""
+    if entry.container.state == cri.CONTAINER_RUNNING and entry.started_at:
+        return f"{state(entry)} {render.span(entry.started_at, time.time_ns())}"
+    if entry.container.state == cri.CONTAINER_EXITED and entry.finished_at:
+        return f"{state(entry)} {render.span(entry.finished_at, time.time_ns())} ago"
+    return state(entry)
 
 
 def port(mapping: cri.PortMapping) -> str:

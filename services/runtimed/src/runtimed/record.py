@@ -139,6 +139,8 @@ class ContainerRecord(Record, frozen=True, kw_only=True):
     volumes: dict[str, str] = msgspec.field(default_factory=dict)
     """Host directory of each image volume, by its path in the container."""
     user: User = User()
+    command: str = ""
+    """What its init runs, in words for lists; its beginning when it is long."""
     stop_signal: int = 15
     marks: list[Mark] = msgspec.field(default_factory=list)
     """What tells why it ended."""

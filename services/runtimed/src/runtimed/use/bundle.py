@@ -23,6 +23,8 @@ from runtimed.use.parts import Parts
 CONFIG = "config.json"
 HOSTS = "hosts"
 MAX_IMAGE_CONFIG_BYTES = 8 << 20
+MAX_COMMAND = 512
+"""Characters of what a container runs that its record has for lists."""
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,13 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
         "user": User(
             uid=user.get("uid", 0), gid=user.get("gid", 0), groups=list(user.get("additionalGids", ()))
         ),
+        "command": _in_words(made["process"]["args"]),
     }
+
+
+def _in_words(args: list[str]) -> str:
+    text = " ".join(args)
+    return text if len(text) <= MAX_COMMAND else text[: MAX_COMMAND - 1] + "…"
 
 
 def _cgroup_parent(sandbox: SandboxRecord, given: cri.PodSandboxConfig) -> str:

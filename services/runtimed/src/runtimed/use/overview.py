@@ -27,6 +27,7 @@ def _entry(record: ContainerRecord, pod: SandboxRecord | None) -> pb.ContainerOv
         started_at=record.started_at_ns,
         finished_at=record.finished_at_ns,
         origin=record.origin,
+        command=record.command,
     )
     if pod is not None:
         entry.pod_name, entry.pod_namespace = pod.name, pod.namespace

@@ -669,6 +669,7 @@ class ContainerOverview(_message.Message):
     POD_NAMESPACE_FIELD_NUMBER: _builtins.int
     PORTS_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    COMMAND_FIELD_NUMBER: _builtins.int
     paused: _builtins.bool
     exit_code: _builtins.int
     started_at: _builtins.int
@@ -678,6 +679,8 @@ class ContainerOverview(_message.Message):
     pod_namespace: _builtins.str
     origin: _builtins.str
     """Who made it: cri or command."""
+    command: _builtins.str
+    """What its init runs, in words; its beginning when it is long."""
     @_builtins.property
     def container(self) -> _api_pb2.Container: ...
     @_builtins.property
@@ -694,10 +697,11 @@ class ContainerOverview(_message.Message):
         pod_namespace: _builtins.str = ...,
         ports: _abc.Iterable[_api_pb2.PortMapping] | None = ...,
         origin: _builtins.str = ...,
+        command: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["container", b"container"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["container", b"container", "exit_code", b"exit_code", "finished_at", b"finished_at", "origin", b"origin", "paused", b"paused", "pod_name", b"pod_name", "pod_namespace", b"pod_namespace", "ports", b"ports", "started_at", b"started_at"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["command", b"command", "container", b"container", "exit_code", b"exit_code", "finished_at", b"finished_at", "origin", b"origin", "paused", b"paused", "pod_name", b"pod_name", "pod_namespace", b"pod_namespace", "ports", b"ports", "started_at", b"started_at"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
