@@ -35,7 +35,7 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     ps = add_verb(verbs, "ps", "list containers", "lists:containers", examples)
     ps.add_argument("-a", "--all", action="store_true", help="those that do not run too")
     ps.add_argument("-q", "--quiet", action="store_true", help="ids only")
-    ps.add_argument("--no-trunc", action="store_true", help="whole ids")
+    ps.add_argument("--no-trunc", action="store_true", help="whole ids and commands")
     ps.add_argument("-n", "--last", type=int, default=-1, metavar="N", help="the last N that were made")
     ps.add_argument("-l", "--latest", dest="last", action="store_const", const=1, help="the last one")
     ps.add_argument(
@@ -55,11 +55,12 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_containers(inspect)
     examples = """
         slipway stats  each second, until Ctrl-C
-        slipway stats --no-stream  once"""
-    stats = add_verb(
-        verbs, "stats", "CPU, memory and disk of the running containers", "stats:stats", examples
-    )
+        slipway stats --no-stream web db  once, of two"""
+    stats = add_verb(verbs, "stats", "CPU, memory and disk of containers that run", "stats:stats", examples)
+    stats.add_argument("-a", "--all", action="store_true", help="those that do not run too")
     stats.add_argument("--no-stream", action="store_true", help="once, not each second")
+    stats.add_argument("--no-trunc", action="store_true", help="whole ids")
+    stats.add_argument("container", nargs="*", help="name, id or the beginning of one; all without it")
     add_output(stats)
 
 
@@ -79,6 +80,9 @@ def _life(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         verbs, "rm", "remove containers, with the pods that `run` made for them", "containers:rm", examples
     )
     rm.add_argument("-f", "--force", action="store_true", help="running ones too")
+    rm.add_argument(
+        "-v", "--volumes", action="store_true", help="for docker's scripts: an image's volumes go in any case"
+    )
     add_containers(rm)
 
 

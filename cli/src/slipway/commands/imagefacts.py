@@ -24,7 +24,7 @@ async def history(arguments: Namespace) -> int:
     rows = [
         (
             str(step["id"]).removeprefix("sha256:")[:12],
-            _age(step["created"]),
+            age_of(step["created"]),
             step["created_by"] if arguments.no_trunc else _short(step["created_by"]),
             render.size(step["size_bytes"]),
             step["comment"],
@@ -99,12 +99,14 @@ def facts_of(image: pb.Image) -> dict[str, Any]:
     }
 
 
-def _age(created: str) -> str:
+def age_of(created: str) -> str:
+    """How long ago a time of a config is."""
     try:
         at = datetime.fromisoformat(created)
-    except ValueError:
+        seconds = at.timestamp()
+    except (ValueError, TypeError, OverflowError):
         return "N/A"
-    return render.age(int(at.timestamp() * 1e9))
+    return render.age(int(seconds * 1e9)) if at.year > 1 else "N/A"  # the year 1 is Go's time that is none
 
 
 def _short(text: str) -> str:

@@ -10,7 +10,8 @@ from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError, NotFoundError
 from slipway import filters, render
 from slipway.bars import Bars, Row
-from slipway.connect import imaged, node
+from slipway.commands.imagefacts import age_of, facts_of
+from slipway.connect import imaged, images_of, node
 from slipway.logins import auth_of
 from slipway.spans import seconds
 
@@ -71,11 +72,23 @@ async def images(arguments: Namespace) -> int:
     else:
         patterns = [text.removeprefix("reference=") for text in wishes if text.startswith("reference=")]
         whole = bool(arguments.no_trunc)
-        rows = sorted(row for image in shown for row in _image_rows(image, patterns, whole=whole))
-        headings = ("IMAGE", "DIGEST", "ID", "SIZE")
-        keep = [0, 1, 2, 3] if arguments.digests else [0, 2, 3]
+        ages = await _ages(arguments.run_dir)
+        rows = sorted(
+            (*row[:3], ages.get(image.id, "N/A"), row[3])
+            for image in shown
+            for row in _image_rows(image, patterns, whole=whole)
+        )
+        headings = ("IMAGE", "DIGEST", "ID", "CREATED", "SIZE")
+        keep = [0, 1, 2, 3, 4] if arguments.digests else [0, 2, 3, 4]
         render.table([headings[i] for i in keep], [[row[i] for i in keep] for row in rows])
     return 0
+
+
+async def _ages(run_dir: str) -> dict[str, str]:
+    """How long ago each image was made, by its id; CRI's list does not tell."""
+    async with images_of(run_dir) as client:
+        found = (await client.List(pb.ListRequest())).images
+    return {image.id: age_of(facts_of(image)["Created"]) for image in found}
 
 
 _TESTS: dict[str, filters.Test] = {
