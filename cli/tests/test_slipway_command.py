@@ -100,6 +100,19 @@ def test_wrong_words_have_dockers_code_and_the_next_step(words: tuple[str, ...])
             ("create", "-astdin", "x"),
             f"slipway create: -a of docker is not offered: {unoffered.WHY['--attach']}: see slipway create --help",
         ),
+        (
+            ("inspect", "-f", "{{.State}}", "x"),
+            f"slipway inspect: {unoffered.TEMPLATES}: see slipway inspect --help",
+        ),
+        (
+            ("inspect", "--format={{.Id}}", "x"),
+            f"slipway inspect: {unoffered.TEMPLATES}: see slipway inspect --help",
+        ),
+        (
+            ("image", "inspect", "-f{{.Id}}", "x"),
+            f"slipway image inspect: {unoffered.TEMPLATES}: see slipway image inspect --help",
+        ),
+        (("ps", "--format", "{{.ID}}"), f"slipway ps: {unoffered.TEMPLATES}: see slipway ps --help"),
         (("run",), "slipway run: the following arguments are required: image: see slipway run --help"),
         (("run", "-h"), "slipway run: argument -h/--hostname: expected one argument: see slipway run --help"),
         (

@@ -184,6 +184,34 @@ def test_images_have_an_age(node, pair, busybox) -> None:
     assert (re.split("  +", row)[2] == "N/A") == (not created)
 
 
+def test_inspect_tells_where_a_container_is_and_what_it_runs(node, busybox) -> None:
+    words = ("-p", "127.0.0.1:18479:80", "-e", "SAID=yes", "-w", "/tmp", "--entrypoint", "sleep")
+    assert node.slipway("run", "-d", "--name", "seen", *words, busybox, "1000").returncode == 0
+    told = json.loads(node.slipway("inspect", "seen").stdout)[0]
+    inside = node.slipway("exec", "seen", "ip", "-4", "addr", "show", "eth0").stdout
+    assert node.slipway("stop", "-t", "0", "seen").returncode == 0
+    ended = json.loads(node.slipway("inspect", "seen").stdout)[0]
+    assert node.slipway("rm", "seen").returncode == 0
+    assert f"inet {told['network']['ips'][0]}/" in inside
+    assert [(p["host_ip"], p["host_port"], p["container_port"]) for p in told["network"]["ports"]] == [
+        ("127.0.0.1", 18479, 80)
+    ]
+    for found in (told, ended):
+        assert (found["process"]["args"], found["process"]["cwd"]) == (["sleep", "1000"], "/tmp")
+        assert "SAID=yes" in found["process"]["env"]
+
+
+def test_inspect_takes_an_image_where_no_container_has_the_name(node, pair, busybox) -> None:
+    container, image = json.loads(node.slipway("inspect", "runner", busybox).stdout)
+    assert container["status"]["metadata"]["name"] == "runner"
+    assert busybox in image["RepoTags"]
+    for name in ("nosuch", "NoSuch"):
+        unknown = node.slipway("inspect", name)
+        assert unknown.returncode == 1
+        expected = f"no container or image '{name}': `slipway ps -a` and `slipway images` list them"
+        assert expected in unknown.stderr
+
+
 def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp_path, monkeypatch) -> None:
     (tmp_path / "ctx").mkdir()
     (tmp_path / "ctx" / "file").write_text("text")

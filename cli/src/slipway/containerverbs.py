@@ -47,12 +47,13 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     add_output(ps)
     examples = """
-        slipway inspect web  state, exit code, mounts, OCI configuration
-        slipway inspect web | jq '.[0].status.mounts'  a part of it"""
+        slipway inspect web  state, exit code, mounts, addresses, ports, command, environment
+        slipway inspect web | jq -r '.[0].network.ips[0]'  a part of it
+        slipway inspect busybox | jq '.[0].Config.Cmd'  of an image, when no container has the name"""
     inspect = add_verb(
-        verbs, "inspect", "all that is known of containers, as JSON", "facts:containers", examples
+        verbs, "inspect", "all that is known of containers or images, as JSON", "facts:containers", examples
     )
-    add_containers(inspect)
+    inspect.add_argument("container", nargs="+", help="name, id or the beginning of one; or an image")
     examples = """
         slipway stats  each second, until Ctrl-C
         slipway stats --no-stream web db  once, of two"""

@@ -102,11 +102,15 @@ class Parser(argparse.ArgumentParser):
         return found, unknown
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Say why docker's policies are not here."""
+        """Say why docker's policies and templates are not here."""
         if "--restart" in action.option_strings and value != "no":
             from slipway.unoffered import WHY
 
             self.error(f"--restart {value} of docker is not offered: {WHY['--restart']}")
+        if "--format" in action.option_strings and "{{" in value:
+            from slipway.unoffered import TEMPLATES
+
+            self.error(TEMPLATES)
         super()._check_value(action, value)
 
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:

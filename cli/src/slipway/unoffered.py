@@ -99,6 +99,9 @@ def no_command(words: Sequence[str], known: Iterable[str], top: Collection[str])
     return told + (f", perhaps {' or '.join(near)}" if near else "")
 
 
+TEMPLATES = "templates are not offered: pipe the JSON to jq, as in the examples"
+
+
 def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
     """One sentence on the first of the words that a command does not know.
 
@@ -115,6 +118,8 @@ def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
         long = SHORT.get(shown, shown)
         if long in WHY or long in OTHERS:
             return f"{shown} of docker is not offered" + (f": {WHY[long]}" if long in WHY else "")
+    if verb == "inspect" and (word[:2] == "-f" or word == "--format"):
+        return TEMPLATES
     near = difflib.get_close_matches(
         word, [name for name in known if name.startswith("--")], n=2, cutoff=CLOSE
     )

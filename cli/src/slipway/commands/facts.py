@@ -1,23 +1,66 @@
 """inspect: all that is known of containers and pods, as JSON."""
 
+import json
 from argparse import Namespace
+from pathlib import Path
+from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
+from common.errors import InvalidArgumentError, NotFoundError
 from slipway import render
-from slipway.connect import node
+from slipway.commands.imagefacts import facts_of
+from slipway.connect import Node, imaged, node
 
 
 async def containers(arguments: Namespace) -> int:
-    """Print all that is known of containers."""
+    """Print all that is known of containers, and of images by names that no container has."""
     documents = []
     async with node(arguments.run_dir) as on:
         for name in arguments.container:
-            found = await on.container(name)
-            request = cri.ContainerStatusRequest(container_id=found.id, verbose=True)
-            answer = await on.runtime.ContainerStatus(request)
-            documents.append(render.fields(answer))
+            try:
+                found = await on.container(name)
+            except NotFoundError:
+                documents.append(await _image(on, name))
+            else:
+                documents.append(await _container(on, found))
     render.document(documents)
     return 0
+
+
+async def _image(on: Node, name: str) -> dict[str, Any]:
+    try:
+        async with imaged(on.run_dir) as client:
+            return facts_of(await client.get(name))
+    except (NotFoundError, InvalidArgumentError) as exc:
+        message = f"no container or image {name!r}: `slipway ps -a` and `slipway images` list them"
+        raise NotFoundError(message) from exc
+
+
+async def _container(on: Node, found: Any) -> dict[str, Any]:
+    """What CRI tells, and what it has for the pod alone or nowhere."""
+    request = cri.ContainerStatusRequest(container_id=found.id, verbose=True)
+    answer = await on.runtime.ContainerStatus(request)
+    pod = cri.PodSandboxStatusRequest(pod_sandbox_id=found.pod_sandbox_id)
+    network = (await on.runtime.PodSandboxStatus(pod)).status.network
+    entries = (await on.backend.Overview(pb.OverviewRequest())).containers
+    ports = next((entry.ports for entry in entries if entry.container.id == found.id), ())
+    return render.fields(answer) | {
+        "network": {
+            "ips": [ip for ip in (network.ip, *(other.ip for other in network.additional_ips)) if ip],
+            "ports": [render.fields(mapping) for mapping in ports],
+        },
+        "process": _process(json.loads(answer.info["info"])["bundle"]),
+    }
+
+
+def _process(bundle: str) -> dict[str, Any]:
+    """What its init was told to run, by the bundle: no service hands out variables, which may be secrets."""
+    try:
+        found = json.loads(Path(bundle, "config.json").read_bytes())["process"]
+    except (OSError, ValueError, KeyError):  # there is none, as after a reboot
+        return {}
+    return {key: found.get(key) for key in ("args", "cwd", "env")}
 
 
 async def pods(arguments: Namespace) -> int:
