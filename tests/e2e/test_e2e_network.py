@@ -6,9 +6,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import grpc
 import pytest
 
@@ -124,6 +126,25 @@ async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri, nod
     await cri.call(cri.runtime.StopPodSandbox, cri_pb.StopPodSandboxRequest(pod_sandbox_id=first))
     _, second = await sandbox(cri, "second", port(number, host_ip="127.0.0.1"))
     assert (await status(cri, second)).state == cri_pb.SANDBOX_READY
+
+
+async def test_a_port_of_a_process_of_the_node_is_refused_to_the_command_and_given_to_a_kubelet(
+    cri, node, busybox
+) -> None:
+    """A kubelet's pod gets it as with containerd; a person is told, as by docker."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        number = server.getsockname()[1]
+        words = ("run", "-d", "--name", "taker", "-p", f"{number}:80", busybox, "sleep", "1000")
+        refused = await anyio.to_thread.run_sync(partial(node.slipway, *words))
+        _, sandbox_id = await sandbox(cri, "kubelets", port(number))
+    assert refused.returncode == 125
+    assert f"host port {number}/TCP: address already in use" in refused.stderr
+    assert node.leftovers()["sandboxes"] == [sandbox_id]
+    words = ("run", "--name", "lost", "-p", f"192.0.2.99:{free_port()}:80", busybox, "true")
+    lost = await anyio.to_thread.run_sync(partial(node.slipway, *words))
+    assert (lost.returncode, "the node has no such address" in lost.stderr) == (125, True)
 
 
 async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri, node) -> None:

@@ -1,5 +1,7 @@
 """What a sandbox may wish of its network: ports of the node, rates of its traffic."""
 
+import socket
+
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -65,6 +67,41 @@ def test_no_port_and_the_nodes_own_network_claim_nothing() -> None:
     assert hostports.wanted(mapped(("", 80, 0), ("", 80, 0), host_network=True)) == []
     with pytest.raises(InvalidArgumentError, match=r"host port \[::1\]:80/SCTP is mapped twice"):
         hostports.wanted(mapped(("", 80, 2), ("::1", 80, 2)))
+
+
+@pytest.mark.parametrize(("kind", "protocol"), [(socket.SOCK_STREAM, cri.TCP), (socket.SOCK_DGRAM, cri.UDP)])
+def test_a_port_that_a_process_of_the_node_has_is_not_free(kind: int, protocol: int) -> None:
+    with socket.socket(socket.AF_INET, kind) as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, int(kind == socket.SOCK_STREAM))
+        server.bind(("127.0.0.1", 0))
+        if kind == socket.SOCK_STREAM:
+            server.listen()
+        number = server.getsockname()[1]
+        for address in ("", "0.0.0.0", "127.0.0.1"):
+            with pytest.raises(
+                FailedPreconditionError, match=f"host port .*{number}/.*: address already in use"
+            ):
+                hostports.check_free(mapped((address, number, protocol)))
+        hostports.check_free(mapped(("127.0.0.2", number, protocol), ("", number, 1 - protocol)))
+    hostports.check_free(mapped(("", number, protocol)))
+
+
+def test_a_port_that_was_left_just_now_is_free() -> None:
+    with socket.socket() as server:
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        number = server.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", number)) as client:
+            server.accept()[0].close()  # this end waits out its packets
+            assert client.recv(1) == b""
+    hostports.check_free(mapped(("", number, cri.TCP)))
+
+
+@pytest.mark.parametrize("address", ["192.0.2.99", "2001:db8::99"])
+def test_an_address_that_the_node_lacks_is_refused(address: str) -> None:
+    with pytest.raises(FailedPreconditionError, match=r"99.*: the node has no such address"):
+        hostports.check_free(mapped((address, 80, cri.TCP)))
 
 
 def test_a_mapping_wants_an_address_of_its_family() -> None:

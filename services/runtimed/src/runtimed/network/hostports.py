@@ -1,12 +1,22 @@
 """Ports of the node that sandboxes claim: one of each address, number and protocol."""
 
+import errno
 import ipaddress
+import socket
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError, InvalidArgumentError
+
+_SOCKETS = {
+    "TCP": (socket.SOCK_STREAM, socket.IPPROTO_TCP),
+    "UDP": (socket.SOCK_DGRAM, socket.IPPROTO_UDP),
+    "SCTP": (socket.SOCK_STREAM, socket.IPPROTO_SCTP),
+}
+_NOT_HERE = (errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT, errno.ESOCKTNOSUPPORT, errno.EADDRNOTAVAIL)
+"""What a kernel says that has no IPv6 or no SCTP, with which nobody can have a port then."""
 
 
 class HostPort(NamedTuple):
@@ -63,6 +73,41 @@ def check_families(config: cri.PodSandboxConfig, ips: Iterable[str]) -> None:
             raise InvalidArgumentError(
                 f"port_mappings.host_ip: {port.address!r}: the pod has no address of this family"
             )
+
+
+def check_free(config: cri.PodSandboxConfig) -> None:
+    """Refuse ports that a process of the node has: what is meant for it would come to the pod, without a word.
+
+    Raises:
+        FailedPreconditionError: with the port, also when the node lacks its address.
+    """
+    for port in wanted(config):
+        for address in (port.address,) if port.address else ("0.0.0.0", "::"):
+            try:
+                _bind(address, port)
+            except OSError as exc:
+                if exc.errno == errno.EADDRINUSE:
+                    raise FailedPreconditionError(
+                        f"port_mappings: host port {port}: address already in use by a process of the node"
+                    ) from exc
+                if port.address and exc.errno == errno.EADDRNOTAVAIL:
+                    raise FailedPreconditionError(
+                        f"port_mappings: host port {port}: the node has no such address"
+                    ) from exc
+                if exc.errno not in _NOT_HERE:
+                    raise FailedPreconditionError(f"port_mappings: host port {port}: {exc.strerror}") from exc
+
+
+def _bind(address: str, port: HostPort) -> None:
+    """Have a port for a moment, as a server would."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    kind, number = _SOCKETS[port.protocol]
+    with socket.socket(family, kind | socket.SOCK_CLOEXEC, number) as held:
+        if kind == socket.SOCK_STREAM:  # connections that have just ended keep no server away
+            held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            held.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        held.bind((address, port.number))
 
 
 class HostPorts:

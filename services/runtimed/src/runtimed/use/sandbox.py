@@ -130,6 +130,8 @@ class Sandboxes:
             handler=record.handler,
         )
         with self._ports.claim(record.id, config, self._with_ports()):
+            if manner.origin is Origin.COMMAND:  # a kubelet gets them, as from other runtimes
+                hostports.check_free(config)
             await self.set_up(record, config, fact)
         return record.id
 
