@@ -56,7 +56,7 @@ VERBS = {
     "network": "networks are CNI's: files in /etc/cni/net.d, and --network of `slipway run`",
     "volume": "there are no volumes but paths of the node: -v HOST:CONTAINER",
     "rename": "a container keeps its name: `slipway create --name` gives it",
-    "export": "`slipway cp NAME:/ -` is a tar of its files",
+    "export": "`slipway cp NAME:/PATH -` is a tar of files, `slipway commit` and `slipway save` give one of all",
     "import": "`slipway load` takes images; one of files alone is built FROM scratch, with ADD",
     "search": "ask the registry's own pages",
     "builder": "`slipway build` builds, and `slipway prune` removes its caches",
