@@ -240,10 +240,15 @@ def feed(stdio: Stdio, connection: Connection, message: Message) -> None:
     """Do what one frame of a client's stream says: input, its end, or the terminal's size."""
     if message.get("s") == 0:
         if not stdio.write_stdin(bytes(message.get("d", b""))):
-            connection.pause()
-            stdio.on_stdin_room = connection.resume
+            hold_back(stdio, connection)
     elif message.get("close") == 0:
         stdio.close_stdin()
     elif "resize" in message:
         width, height = message["resize"]
         stdio.resize(int(width), int(height))
+
+
+def hold_back(stdio: Stdio, connection: Connection) -> None:
+    """Take no more of a client's frames before there is room for input."""
+    connection.pause()
+    stdio.waiting[connection.resume] = None

@@ -15,7 +15,7 @@ from common.errors import (
 )
 from shimd.shim import runtime as oci
 from shimd.shim import wire
-from shimd.shim.execs import Capture, Exec, Stream, feed
+from shimd.shim.execs import Capture, Exec, Stream, feed, hold_back
 from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, Loop
 from shimd.shim.supervisor import State, Supervisor
@@ -23,6 +23,8 @@ from shimd.shim.wire import Connection, Message
 
 _SLOW_BYTES = 1 << 20
 _MAX_CONNECTIONS = 256
+_MAX_LEFT = 8
+"""Clients that went whose input is kept until the container reads it; what more of them sent is dropped."""
 
 
 class Server:
@@ -39,6 +41,8 @@ class Server:
         """Who waits for the answer of an exec, by its id."""
         self._subscribers: set[Connection] = set()
         self._attached: set[Connection] = set()
+        self._left_input: set[Connection] = set()
+        """Attachments whose client has gone, and whose input the container has yet to read."""
         self._leaving: list[Callable[[], None]] = []
         supervisor.on_event = self._tell
         supervisor.on_output = self._show
@@ -221,11 +225,23 @@ class Server:
         def gone() -> None:
             self._connections.discard(connection)
             self._attached.discard(connection)
+            self._left_input.discard(connection)
+            stdio.waiting.pop(connection.resume, None)
             if once:
                 stdio.close_stdin()
 
+        def left() -> None:
+            if len(self._left_input) < _MAX_LEFT:
+                self._left_input.add(connection)
+            else:
+                connection.close()
+
         connection.on_frame = frame
         connection.on_close = gone
+        if writes:
+            connection.on_left = left
+            if not stdio.has_stdin_room:
+                hold_back(stdio, connection)
         self._attached.add(connection)
         return {}
 

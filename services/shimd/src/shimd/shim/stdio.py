@@ -39,7 +39,8 @@ class Stdio:
         self._stdin: deque[bytes] = deque()
         self._stdin_pending = 0
         self._stdin_ending = False
-        self.on_stdin_room: Callable[[], None] | None = None
+        self.waiting: dict[Callable[[], None], None] = {}
+        """Who is held back until there is room for input, in order; each is called once."""
         self._drained = False
         self._timer: Timer | None = None
         self._listener: socket.socket | None = None
@@ -236,12 +237,17 @@ class Stdio:
             self._pty = -1
 
     def write_stdin(self, data: bytes) -> bool:
-        """Queue input; False means: send no more until `on_stdin_room`."""
+        """Queue input; False means: send no more before there is room, and be among `waiting`."""
         if self._stdin_fd < 0 or self._stdin_ending or not data:
             return True
         self._stdin.append(data)
         self._stdin_pending += len(data)
         self._flush_stdin(0)
+        return self.has_stdin_room
+
+    @property
+    def has_stdin_room(self) -> bool:
+        """What is written now is queued within the bound, or dropped since nobody reads."""
         return self._stdin_pending < STDIN_BOUND_BYTES
 
     def close_stdin(self) -> None:
@@ -259,6 +265,13 @@ class Stdio:
         if self._pty >= 0:
             fcntl.ioctl(self._pty, _TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 
+    def _give_room(self) -> None:
+        """One after the other, and only while there is room: they may fill it again."""
+        while self.waiting and self.has_stdin_room:
+            resume = next(iter(self.waiting))
+            del self.waiting[resume]
+            resume()
+
     def _flush_stdin(self, _events: int) -> None:
         try:
             while self._stdin:
@@ -270,15 +283,14 @@ class Stdio:
                     self._stdin.popleft()
         except BlockingIOError:
             self._loop.watch(self._stdin_fd, OUT, self._flush_stdin)
-            return
         except OSError:
             self._close_stdin_fd()  # nobody reads
         else:
             self._loop.forget(self._stdin_fd)
             if self._stdin_ending:
                 self._close_stdin_fd()
-        if self.on_stdin_room is not None:
-            self.on_stdin_room()
+        if self.waiting and self.has_stdin_room:
+            self._loop.after(0, self._give_room)  # not at once: one of them may be writing right now
 
     def _close_stdin_fd(self) -> None:
         if self._stdin_fd >= 0:
@@ -287,3 +299,5 @@ class Stdio:
             self._stdin_fd = -1
             self._stdin.clear()
             self._stdin_pending = 0
+            if self.waiting:
+                self._loop.after(0, self._give_room)

@@ -32,6 +32,9 @@ class Connection:
     """One client: frames in, frames out, never blocking.
 
     What is queued for a slow reader is `pending` bytes; whoever sends decides what too much is.
+
+    A peer that has gone is the end of a connection, unless `on_left` is set: then its frames are still read to
+    their end, also after a time in which it was held back, and `on_left` is told.
     """
 
     def __init__(
@@ -46,14 +49,16 @@ class Connection:
         self.closed = False
         self.on_frame = on_frame
         self.on_close: Callable[[], None] | None = None
+        self.on_left: Callable[[], None] | None = None
         self.on_room: Callable[[], None] | None = None
         self._reading = True
         self._ending = False
+        self._left = False
         sock.setblocking(False)
         loop.watch(self._fd, IN, self._ready)
 
     def send(self, message: Message) -> None:
-        if self.closed or self._ending:
+        if self.closed or self._ending or self._left:
             return
         frame = pack(message)
         self._out.append(frame)
@@ -110,8 +115,23 @@ class Connection:
             self._rewatch()
             self._parse()
 
+    def _peer_left(self) -> None:
+        """Nobody reads what is sent; what was sent before is in the socket still."""
+        if self.on_left is None or self._ending:
+            self.close()
+        elif not self._left:
+            self._left = True
+            self._out.clear()
+            self.pending = 0
+            self._rewatch()
+            self.on_left()
+
     def _rewatch(self) -> None:
-        if not self.closed:
+        if self.closed:
+            return
+        if self._left and not self._reading:
+            self._loop.forget(self._fd)  # epoll tells of a hang-up whatever it is asked for
+        else:
             events = (IN if self._reading else 0) | (OUT if self._out else 0)
             self._loop.watch(self._fd, events, self._ready)
 
@@ -119,7 +139,10 @@ class Connection:
         if events & OUT:
             self._flush()
         if events & ~OUT and not self.closed:
-            self._read()
+            if self._reading or self.on_left is None:
+                self._read()
+            else:
+                self._peer_left()
 
     def _read(self) -> None:
         try:
@@ -162,7 +185,7 @@ class Connection:
         except BlockingIOError:
             pass
         except OSError:
-            self.close()
+            self._peer_left()
             return
         self._rewatch()
         if not self._out and self._ending:

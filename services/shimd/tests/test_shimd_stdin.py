@@ -1,0 +1,84 @@
+"""Input that comes faster than the process reads it: who sent it is held back, and none of it is lost."""
+
+import os
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.clients.shim import ShimClient
+from common.clients.shimstream import ShimStream
+from tests.support.eventually import eventually
+from tests.support.pace import patience
+
+from .conftest import exited, workers
+
+pytestmark = [pytest.mark.root, pytest.mark.anyio]
+
+
+async def waiting(node, script: str, **options) -> tuple[ShimClient, Path]:
+    """A container that runs its script when its gate is opened for writing."""
+    shim = await node.spawn("a", "sh", "-c", f"read x </tmp/gate; {script}", stdin=True, **options)
+    gate = node.root / "bundles/a/rootfs/tmp/gate"
+    os.mkfifo(gate)
+    await shim.start()
+    return shim, gate
+
+
+async def leave(stream: ShimStream) -> None:
+    """Close, and wait until all that was written is with the shim."""
+    await stream.close()
+    with anyio.fail_after(patience(20)):
+        assert await stream.read() is None
+
+
+def said(node) -> list[str]:
+    lines = [line.split(" ", 3)[1:] for line in node.log("a").read_text().splitlines()]
+    return [text for stream, _, text in lines if stream == "stdout"]
+
+
+def sockets(pid: int) -> int:
+    return sum(os.readlink(f).startswith("socket:") for f in Path(f"/proc/{pid}/fd").iterdir())
+
+
+async def test_two_who_write_more_than_is_read_are_both_let_on(node):
+    size = 3 << 20
+    shim, gate = await waiting(node, f"head -c {2 * size} | wc -c")
+    async with anyio.create_task_group() as group:
+        for _ in range(2):
+            stream = await shim.attach(stdin=True)
+            group.start_soon(stream.write, bytes(size))
+            held = stream._protocol._room
+            while held.is_set():
+                await anyio.lowlevel.checkpoint()
+        await anyio.to_thread.run_sync(gate.write_text, "\n")
+        assert (await exited(shim))["exit_code"] == 0
+    assert said(node) == [str(2 * size)]
+
+
+@pytest.mark.parametrize("once", [False, True])
+async def test_input_of_a_client_that_has_left_is_read_later(node, once):
+    size = 384 << 10
+    # What it writes itself finds nobody any more, and must take nothing of its input along.
+    script = f"echo away; head -c {size} | tee /dev/stderr | wc -c{'; cat' if once else ''}"
+    shim, gate = await waiting(node, script, stdin_once=once)
+    stream = await shim.attach(stdin=True)
+    await stream.write(bytes(size))
+    await leave(stream)
+    await anyio.to_thread.run_sync(gate.write_text, "\n")
+    assert (await exited(shim))["exit_code"] == 0
+    assert said(node) == ["away", str(size)]
+
+
+async def test_clients_that_leave_unread_input_take_no_place_for_ever(node):
+    shim, _gate = await waiting(node, "cat")
+    (found,) = await node.service.list_shims()
+    (worker,) = workers(found.pid)
+    before = sockets(worker)
+    for number in range(20):
+        stream = await shim.attach(stdin=True)
+        await stream.write(bytes(384 << 10 if number == 0 else 64 << 10))
+        await leave(stream)
+    eventually(lambda: sockets(worker) <= before + 8, what="no more than eight of them")
+    assert sockets(worker) == before + 8
+    assert (await shim.state())["state"] == "running"
