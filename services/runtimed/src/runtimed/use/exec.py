@@ -20,6 +20,9 @@ from runtimed.use import bundle
 from runtimed.use.execnews import ExecBook
 from runtimed.use.parts import Parts, life_span
 
+ANSWER_BYTES = (16 << 20) - (64 << 10)
+"""Of both outputs. A kubelet takes messages of 16 MiB, and of a larger one not even the exit code."""
+
 
 class Execs:
     """Extra processes of this node's containers."""
@@ -29,7 +32,7 @@ class Execs:
         self._book = book
 
     async def sync(self, request: cri.ExecSyncRequest) -> cri.ExecSyncResponse:
-        """Run a command and collect what it writes.
+        """Run a command and collect what it writes, as much as a kubelet takes.
 
         Raises:
             NotFoundError: no such container.
@@ -48,7 +51,8 @@ class Execs:
                 record.socket_path, exec_id, process, float(request.timeout)
             )
         await failpoint("runtimed.exec.answered")
-        return cri.ExecSyncResponse(stdout=outcome.stdout, stderr=outcome.stderr, exit_code=outcome.exit_code)
+        stdout, stderr = _fitted(outcome.stdout, outcome.stderr)
+        return cri.ExecSyncResponse(stdout=stdout, stderr=stderr, exit_code=outcome.exit_code)
 
     async def prepare(self, request: pb.PrepareExecRequest) -> pb.ShimAddress:
         """Where to stream a command, and the process to ask for there."""
@@ -117,3 +121,9 @@ class Execs:
         exec_id = secrets.token_hex(16)
         self._book.add(exec_id, record.id, cmd, tty=tty)
         return exec_id
+
+
+def _fitted(stdout: bytes, stderr: bytes) -> tuple[bytes, bytes]:
+    """The beginnings of both that fit into an answer; what one of them leaves of its half is the other's."""
+    errors = stderr[: max(ANSWER_BYTES // 2, ANSWER_BYTES - len(stdout))]
+    return stdout[: ANSWER_BYTES - len(errors)], errors
