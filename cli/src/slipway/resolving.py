@@ -32,7 +32,8 @@ async def resolve(
         kind = image.artifact_type
         message = f"image {reference!r} is an artifact of type {kind!r}: it can be mounted, not run"
         raise InvalidArgumentError(message)
-    return pb.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id)
+    ref = image.repo_digests[0] if image.repo_digests else image.id
+    return pb.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=ref)
 
 
 async def image_id(on: Node, reference: str) -> str:
@@ -48,7 +49,7 @@ async def resolve_mounted(
     for mount in mounts:
         if name := mount.image.image:
             found[name] = found.get(name) or await resolve(on, name, pull, mounted=True)
-            mount.image.image_ref = found[name].ref
+            mount.image.image_ref = found[name].id
     return found
 
 

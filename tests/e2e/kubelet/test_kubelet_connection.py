@@ -196,6 +196,27 @@ async def test_every_answer_has_what_a_kubelet_demands(cri, node, busybox) -> No
     }.items()
 
 
+async def test_a_pods_status_shows_the_image_that_its_user_named_and_what_it_was(cri, busybox) -> None:
+    """A kubelet creates by the id that PullImage has answered, and publishes what ContainerStatus says."""
+    image_id = await cri.pull(busybox)
+    spec = cri_pb.ImageSpec(image=image_id)
+    image = (await cri.call(cri.images.ImageStatus, cri_pb.ImageStatusRequest(image=spec))).image
+    sandbox = cri.sandbox_config("named", host_network=True)
+    sandbox_id = await cri.run_sandbox(sandbox)
+    wanted = cri.container_config("c", image_id, ["sleep", "1000"])
+    wanted.image.user_specified_image = busybox
+    wanted.mounts.add(container_path="/v", image=spec, readonly=True)
+    status = await cri.status(await cri.create(sandbox_id, wanted, sandbox))
+    assert (status.image.image, status.image_ref, status.image_id) == (
+        busybox,
+        image.repo_digests[0],
+        image_id,
+    )
+    assert [mount.image.image_ref for mount in status.mounts if mount.container_path == "/v"] == [image_id]
+    listed = (await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers
+    assert {(item.image_id, item.image_ref) for item in listed} == {(image_id, image_id)}
+
+
 async def test_times_are_nanoseconds_and_zero_until_there_is_one(cri, busybox) -> None:
     await cri.pull(busybox)
     before = time.time_ns()

@@ -41,7 +41,7 @@ async def commit(arguments: Namespace) -> int:
     pause = arguments.pause and status.state == cri.CONTAINER_RUNNING
     request = images_pb2.CommitRequest(
         snapshot=status.id,
-        image=status.image_ref,
+        image=status.image_id,
         name=arguments.name,
         author=arguments.author,
         message=arguments.message,

@@ -39,9 +39,8 @@ class Images:
             kind = image.artifact_type
             message = f"{field}: {reference!r} is an artifact of type {kind!r}: it can be mounted as a volume, not run"
             raise InvalidArgumentError(message)
-        return runtime_pb2.ResolvedImage(
-            id=image.id, config=image.config, diff_ids=image.diff_ids, ref=image.id
-        )
+        ref = image.repo_digests[0] if image.repo_digests else image.id
+        return runtime_pb2.ResolvedImage(id=image.id, config=image.config, diff_ids=image.diff_ids, ref=ref)
 
     async def list(self, reference: str) -> list[api_pb2.Image]:
         """All images, or the one that a filter names."""

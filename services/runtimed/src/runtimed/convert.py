@@ -77,13 +77,13 @@ def container_metadata(record: ContainerRecord) -> cri.ContainerMetadata:
 
 
 def container_item(record: ContainerRecord) -> cri.Container:
-    """One entry of ListContainers."""
+    """One entry of ListContainers: a kubelet finds by both fields which of ListImages are in use."""
     return cri.Container(
         id=record.id,
         pod_sandbox_id=record.sandbox_id,
         metadata=container_metadata(record),
         image=container_config(record).image,
-        image_ref=record.image_ref,
+        image_ref=record.image_id,
         image_id=record.image_id,
         state=container_state(record),
         created_at=record.created_at_ns,
@@ -93,8 +93,12 @@ def container_item(record: ContainerRecord) -> cri.Container:
 
 
 def container_status(record: ContainerRecord) -> cri.ContainerStatus:
-    """ContainerStatus, with every mount by its host path: kubelets read termination messages there."""
+    """ContainerStatus, with every mount by its host path: kubelets read termination messages there.
+
+    A kubelet creates by an image's id, and shows people what is told here: the name that they gave, and its digest.
+    """
     config = container_config(record)
+    config.image.image = config.image.user_specified_image or config.image.image
     status = cri.ContainerStatus(
         id=record.id,
         metadata=container_metadata(record),

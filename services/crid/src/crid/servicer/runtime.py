@@ -149,5 +149,5 @@ async def _resolved(
     for mount in request.config.mounts:
         if name := mount.image.image:
             mounted[name] = mounted.get(name) or await images.resolve(name, "config.mounts.image.image")
-            mount.image.image_ref = mounted[name].ref
+            mount.image.image_ref = mounted[name].id  # what PullImage has answered
     return runtime_pb2.CreateContainerRequest(request=request, image=image, mount_images=mounted)

@@ -64,7 +64,7 @@ class ResolvedImage(_message.Message):
     config: _builtins.bytes
     """The OCI image config, as bytes of the registry."""
     ref: _builtins.str
-    """The reference that ContainerStatus reports as image_ref."""
+    """What ContainerStatus reports as image_ref: a name by its digest, or the id of an image without one."""
     @_builtins.property
     def diff_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Bottom layer first."""
