@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from runtimed.oci import cgroups, scope
+from runtimed.oci import cgroups, limitfiles, scope
 from runtimed.use.bundle import replace_limits
 
 MIB = 1 << 20
@@ -69,3 +69,23 @@ def test_new_limits_before_the_start_replace_the_annotations_of_the_old(tmp_path
     assert found["annotations"] == kept | scope.annotations(PLAN, limits)
     assert found["annotations"]["org.systemd.property.MemoryMax"] == f"uint64 {2 * MIB}"
     assert "org.systemd.property.CPUQuotaPerSecUSec" not in found["annotations"]
+
+
+def test_what_the_files_of_a_scope_have_is_told_to_systemd_again() -> None:
+    scope_files = {
+        "memory.max": "67108864\n",
+        "cpu.max": "50000 100000\n",
+        "pids.max": "max\n",
+        "cpuset.cpus": "\n",
+    }
+    directory = Path(PLAN.dirs[""])
+    held = {directory / name: text for name, text in scope_files.items()}
+    held[directory / cgroups.CRUN_SUBGROUP / "memory.max"] = "max\n"
+    assert scope.properties(limitfiles.of_scope(PLAN, held)) == {
+        "MemoryMax": 64 * MIB,
+        "TasksMax": scope.INFINITY,
+        "CPUQuotaPerSecUSec": 500_000,
+        "CPUQuotaPeriodUSec": 100_000,
+    }
+    held = {directory / "cpu.max": "max 100000\n"}
+    assert scope.properties(limitfiles.of_scope(PLAN, held))["CPUQuotaPerSecUSec"] == scope.INFINITY

@@ -21,6 +21,7 @@ V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hu
 DEFAULT_PARENT = "/slipway"
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 MIN_SHARES, MAX_SHARES = 2, 262144
+MIN_CPU_US = 1000
 CRUN_SUBGROUP = "container"  # below a systemd scope, which is systemd's to write
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -173,8 +174,7 @@ def resources(res: Any, version: int) -> dict[str, Any]:
 
 
 def _cpu(res: Any, version: int, unified: dict[str, str]) -> dict[str, Any]:
-    if res.cpu_shares < 0 or res.cpu_period < 0:
-        raise InvalidArgumentError(f"cpu_shares {res.cpu_shares} or cpu_period {res.cpu_period} is negative")
+    _check_times(res)
     cpu: dict[str, Any] = {}
     if res.cpu_shares and version == 1:
         cpu["shares"] = min(max(res.cpu_shares, MIN_SHARES), MAX_SHARES)
@@ -191,6 +191,14 @@ def _cpu(res: Any, version: int, unified: dict[str, str]) -> dict[str, Any]:
             _check_there(f"cpuset_{key}", text, there)
             cpu[key] = text
     return cpu
+
+
+def _check_times(res: Any) -> None:
+    if res.cpu_shares < 0 or res.cpu_period < 0:
+        raise InvalidArgumentError(f"cpu_shares {res.cpu_shares} or cpu_period {res.cpu_period} is negative")
+    for field, value in (("cpu_quota", res.cpu_quota), ("cpu_period", res.cpu_period)):
+        if 0 < value < MIN_CPU_US:
+            raise InvalidArgumentError(f"{field} {value}: the kernel takes {MIN_CPU_US} µs and more")
 
 
 def _check_there(field: str, text: str, path: Path) -> None:

@@ -20,12 +20,15 @@ from common.errors import (
 )
 from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
 from common.failpoint import failpoint
+from common.observe.log import get_logger
 from runtimed import selection
-from runtimed.oci import cgroups, process, readback, scope, stats
+from runtimed.oci import cgroups, limitfiles, process, readback, scope, stats
 from runtimed.oci.cgroupfiles import tasks
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use import bundle
 from runtimed.use.parts import Parts
+
+_log = get_logger("runtimed")
 
 
 class Limits:
@@ -61,10 +64,8 @@ class Limits:
         _merge(merged, request.linux)
         limits = cgroups.resources(merged, self._parts.cgroup_version)
         if record.state.has_init:
-            await self._apply(record, request.linux)
+            await self._apply(record, request.linux, score)
             if record.cgroup:
-                if request.linux.oom_score_adj:
-                    await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
                 merged = await anyio.to_thread.run_sync(readback.applied, merged, record.cgroup)
         elif record.state is ContainerState.CREATED:
             await anyio.to_thread.run_sync(
@@ -92,18 +93,35 @@ class Limits:
                 known[field] = getattr(request, field).SerializeToString()
         await self._parts.sandboxes.amend(record.id, SandboxUpdated(id=record.id), **known)
 
-    async def _apply(self, record: ContainerRecord, change: cri.LinuxContainerResources) -> None:
+    async def _apply(self, record: ContainerRecord, change: cri.LinuxContainerResources, score: int) -> None:
         used = await anyio.to_thread.run_sync(_memory_in_use, record)
         if 0 < change.memory_limit_in_bytes < used:
             raise FailedPreconditionError(
                 f"memory_limit_in_bytes: {change.memory_limit_in_bytes} is below the {used} bytes in use"
             )
+        held: limitfiles.Held = {}
+        if record.cgroup:
+            held = await anyio.to_thread.run_sync(limitfiles.read, record.cgroup, change.unified)
         try:
             await self._set(record, change)
+            if record.cgroup and change.oom_score_adj:
+                await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
         except SlipwayError:  # a runtime sets one after the other, and stops at the first that is refused
-            with suppress(SlipwayError):
-                await self._set(record, cri.LinuxContainerResources.FromString(record.resources))
+            await self._put_back(record, held)
             raise
+
+    async def _put_back(self, record: ContainerRecord, held: limitfiles.Held) -> None:
+        """What was there before: the runtime and systemd are told first, since they write it again at times."""
+        with suppress(SlipwayError):
+            await self._set(record, cri.LinuxContainerResources.FromString(record.resources))
+        if not record.cgroup:
+            return
+        with suppress(SlipwayError):
+            await scope.update(record.cgroup, limitfiles.of_scope(record.cgroup, held))
+        try:
+            await anyio.to_thread.run_sync(limitfiles.put_back, held)
+        except OSError as exc:
+            _log.warning("limits.not_put_back", container_id=record.id, error=str(exc))
 
     async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
         limits = cgroups.resources(values, self._parts.cgroup_version)

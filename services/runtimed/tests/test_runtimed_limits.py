@@ -1,0 +1,104 @@
+"""Limits of running containers: a change of them holds as a whole, or not at all."""
+
+import os
+import shutil
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.errors import InvalidArgumentError, UnknownError
+from runtimed.oci import cgroups as plans
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from tests.support import cgroups
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
+    ),
+]
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def daemons() -> Iterator[Daemons]:
+    with running_daemons() as found:
+        yield found
+
+
+@pytest.fixture
+async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
+    async with kubelet(daemons) as found:
+        yield found
+
+
+@pytest.fixture
+def parent() -> Iterator[str]:
+    name = cgroups.parent("slipway", f"limits{uuid.uuid4().hex[:8]}")
+    yield name
+    if not cgroups.SYSTEMD:  # which removes its own
+        for path in (*cgroups.ROOT.glob(f"*{name}"), *cgroups.ROOT.glob(name[1:])):
+            path.rmdir()
+
+
+def held(container_id: str) -> dict[Path, str]:
+    names = ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes", "memory.max", "memory.swap.max"]
+    names += ["cpu.shares", "cpu.cfs_quota_us", "cpu.cfs_period_us", "cpu.weight", "cpu.max"]
+    names += ["cpuset.effective_cpus", "cpuset.cpus.effective", "pids.max"]
+    names += [f"container/{name}" for name in names]
+    return {path: path.read_text() for path in cgroups.files(container_id, *names)}
+
+
+def refused(parent: str) -> cri.LinuxContainerResources:
+    """What this kernel refuses when other limits are written already."""
+    if plans.detect() == 1:  # more than the parent has
+        (cgroups.ROOT / f"cpu{cgroups.folder(parent)}" / "cpu.cfs_quota_us").write_text("50000")
+        return cri.LinuxContainerResources(cpu_quota=100_000, cpu_period=100_000)
+    return cri.LinuxContainerResources(unified={"memory.nothing": "1"})
+
+
+async def update(pods: Pods, container_id: str, wanted: cri.LinuxContainerResources) -> None:
+    request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
+    await pods.client.stub.UpdateContainerResources(request)
+
+
+@pytest.mark.parametrize("limited", [False, True])
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_a_change_that_is_refused_leaves_every_limit_as_it_was(
+    parent: str, pods: Pods, handler: str, limited: bool
+) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    config.linux.cgroup_parent = parent
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "1000")
+    if limited:
+        wanted.linux.resources.memory_limit_in_bytes = 128 * MIB
+        wanted.linux.resources.cpu_shares = 700
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    change = refused(parent)
+    change.memory_limit_in_bytes = 64 * MIB
+    change.cpu_shares = 512
+    change.cpuset_cpus = "0"
+    before, shown = held(container_id), (await pods.status(container_id)).resources
+    with pytest.raises(UnknownError):
+        await update(pods, container_id, change)
+    assert before
+    assert held(container_id) == before
+    assert (await pods.status(container_id)).resources == shown
+
+
+@pytest.mark.parametrize("field", ["cpu_quota", "cpu_period"])
+async def test_a_cpu_time_that_no_kernel_takes_is_refused_by_name(pods: Pods, field: str) -> None:
+    _, container_id, _ = await pods.running("sleep", "1000")
+    with pytest.raises(InvalidArgumentError, match=f"{field} 500"):
+        await update(pods, container_id, cri.LinuxContainerResources(**{field: 500}))
