@@ -1,6 +1,8 @@
 """Streams on which one side stops reading: who goes is noticed, and who reads is not held up."""
 
+import time
 from collections import Counter
+from collections.abc import Callable
 
 import anyio
 import pytest
@@ -10,6 +12,7 @@ from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import (
     V4,
     V5,
+    cause,
     connect,
     exec_url,
     forward_url,
@@ -24,6 +27,9 @@ from tests.support.streaming import Spdy, WebSocket
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 GONE_S = 10.0
 FAST_BYTES = 16 << 20
+LATE_S = 12.0
+LATE_BYTES = 1 << 20
+"""More than a client's kernel takes for it at first, and less than the server's does."""
 
 
 def fill_stdin(url: str, kind: str) -> None:
@@ -82,15 +88,20 @@ def read_one_of_two(client: Spdy, port: int) -> Counter[int]:
     return came
 
 
+async def listening(cri, container_id: str, port: int) -> None:
+    """Wait until a container's nc is there."""
+    listens = ["grep", "-q", f":{port:04X} ", "/proc/net/tcp6"]
+    with anyio.fail_after(patience(GONE_S)):
+        while (await cri.exec(container_id, listens)).exit_code:
+            await anyio.sleep(0.05)
+
+
 @pytest.mark.parametrize("kind", ["spdy", "tunnel"])
 async def test_a_port_whose_client_does_not_read_holds_up_no_other(cri, node, busybox, kind: str) -> None:
     port = free_port()
     flood = ["nc", "-ll", "-p", str(port), "-e", "cat", "/dev/zero"]
     sandbox_id, container_id = await pod(cri, f"windows-{kind}", busybox, flood)
-    listens = ["grep", "-q", f":{port:04X} ", "/proc/net/tcp6"]
-    with anyio.fail_after(patience(GONE_S)):
-        while (await cri.exec(container_id, listens)).exit_code:
-            await anyio.sleep(0.05)
+    await listening(cri, container_id, port)
     url = await forward_url(cri, sandbox_id)
     before = rss_mib(node.pid("crid"))
 
@@ -102,3 +113,45 @@ async def test_a_port_whose_client_does_not_read_holds_up_no_other(cri, node, bu
     came = await in_thread(talk)
     assert max(came.values()) >= FAST_BYTES
     assert rss_mib(node.pid("crid")) - before < 24
+
+
+def read_late(ping: Callable[[], None], collect: Callable[[], dict[int, bytes]]) -> dict[int, bytes]:
+    """Read nothing for a while, but show that there is a client: to a socket that is closed, a ping is its end."""
+    until = time.monotonic() + LATE_S
+    while time.monotonic() < until:
+        time.sleep(0.5)
+        ping()
+    return collect()
+
+
+def read_spdy_late(url: str) -> dict[int, bytes]:
+    with Spdy(url, V4) as client:
+        streams = client.open("error"), client.open("stdout")
+        found = read_late(lambda: client.send(spdy.ping(1)), lambda: client.collect(*streams))
+        return {3: found[streams[0]], 1: found[streams[1]]}
+
+
+def read_websocket_late(url: str, protocol: str) -> dict[int, bytes]:
+    with WebSocket(url, protocol) as client:
+        return read_late(client.ping, client.collect)
+
+
+@pytest.mark.parametrize("kind", ["spdy", "websocket"])
+async def test_a_client_that_reads_late_has_all_output_and_the_exit_code(cri, busybox, kind: str) -> None:
+    _, container_id = await pod(cri, f"late-{kind}", busybox, ["sleep", "1000"])
+    command = ["sh", "-c", f"head -c {LATE_BYTES} /dev/zero; exit 3"]
+    url = await exec_url(cri, container_id, command)
+    read = (lambda: read_spdy_late(url)) if kind == "spdy" else (lambda: read_websocket_late(url, V5))
+    found = await in_thread(read)
+    assert len(found[1]) == LATE_BYTES
+    assert cause(found[3]) == ("NonZeroExitCode", "3")
+
+
+async def test_a_client_that_reads_late_has_all_that_a_port_sent(cri, busybox) -> None:
+    port = free_port()
+    flood = ["nc", "-ll", "-p", str(port), "-e", "head", "-c", str(LATE_BYTES), "/dev/zero"]
+    sandbox_id, container_id = await pod(cri, "late-port", busybox, flood)
+    await listening(cri, container_id, port)
+    url = await forward_url(cri, sandbox_id, port)
+    found = await in_thread(read_websocket_late, url, V4)
+    assert len(found[0]) == 2 + LATE_BYTES

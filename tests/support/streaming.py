@@ -87,6 +87,9 @@ class WebSocket(Socket):
     def write(self, data: bytes | str) -> None:
         self.send(self._connection.send(TextMessage(data) if isinstance(data, str) else BytesMessage(data)))
 
+    def ping(self) -> None:
+        self.send(self._connection.send(Ping()))
+
     def read(self) -> list[Any]:
         """The next messages, perhaps none of them whole yet; check `close_code` for the end."""
         data = self.receive()
@@ -181,6 +184,8 @@ class Spdy:
         for frame in self._reader.feed(data):
             if isinstance(frame, spdy.Data):
                 found.append((frame.stream_id, frame.data))
+            if isinstance(frame, spdy.Ping) and frame.ping_id % 2 == 0:
+                self.send(spdy.ping(frame.ping_id))
             if isinstance(frame, spdy.RstStream) or getattr(frame, "fin", False):
                 self.ended.add(frame.stream_id)
         return found

@@ -43,7 +43,11 @@ class Channels(Protocol):
         ...
 
     async def finish(self, status: bytes) -> None:
-        """Tell how it ended, and close our side of everything; what still comes is dropped."""
+        """Tell how it ended, and close our side of everything; what still comes is dropped.
+
+        Returns once the client has read it, however slowly it does: to close earlier could cost it what is under way,
+        here, or at a proxy between.
+        """
         ...
 
 
@@ -115,6 +119,7 @@ class WebSocketChannels:
         if status:
             await self.send(ERROR, status)
         await self._websocket.close(NORMAL)
+        await anyio.sleep_forever()  # the client's answer ends `run`
 
 
 class SpdyChannels:
@@ -153,3 +158,4 @@ class SpdyChannels:
         self._connection.drop()
         for channel in sorted(self._streams):
             await self._streams[channel].finish(status if channel == ERROR else b"")
+        await self._connection.taken()

@@ -96,6 +96,7 @@ class SpdyConnection:
         self._streams: dict[int, SpdyStream] = {}
         self._last_id = 0
         self._dropping = False
+        self._answered = anyio.Event()
         self.initial_window = spdy.INITIAL_WINDOW_BYTES
         self.has_windows = False
         """Whether the client has shown that it tells of its windows."""
@@ -103,6 +104,11 @@ class SpdyConnection:
     async def send(self, frame: bytes) -> None:
         """Send a frame that has no headers."""
         await self._pipe.send(frame)
+
+    async def taken(self) -> None:
+        """Wait until the client has read all that was sent: a ping behind it comes back."""
+        await self.send(spdy.ping(spdy.LAST_ID))
+        await self._answered.wait()
 
     async def run(self, accept: Callable[[SpdyStream], bool]) -> None:
         """Read until the client closes or says what is no SPDY; `accept` gets each new stream, False refuses it."""
@@ -147,12 +153,14 @@ class SpdyConnection:
                 stream = self._streams.pop(stream_id, None)
                 if stream is not None:
                     stream.cut()
-            case spdy.Ping(ping_id=ping_id) if ping_id % 2:  # one of an even id is the answer to ours
+            case spdy.Ping(ping_id=ping_id) if ping_id % 2:
                 await self.send(spdy.ping(ping_id))
+            case spdy.Ping(ping_id=spdy.LAST_ID):
+                self._answered.set()
             case spdy.WindowUpdate() | spdy.InitialWindow():
                 self._widen(frame)
             case _:
-                pass  # GOAWAY: the client closes next; replies mean nothing to a server
+                pass  # GOAWAY: the client closes next; replies and other answered pings mean nothing to a server
 
     def _widen(self, frame: spdy.WindowUpdate | spdy.InitialWindow) -> None:
         self.has_windows = True

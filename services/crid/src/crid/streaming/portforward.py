@@ -191,7 +191,10 @@ class _WebSocketTube:
 
 
 async def serve_websocket(websocket: WebSocket, netns_path: str, ports: list[int]) -> None:
-    """Serve a client of v4.channel.k8s.io, one connection for each port, until it closes or all ports have."""
+    """Serve a client of v4.channel.k8s.io, one connection for each port, until it closes.
+
+    When all ports have ended it is told to, and has read everything before it does.
+    """
     tubes = [_WebSocketTube(websocket, 2 * number) for number in range(len(ports))]
 
     async def read() -> None:
@@ -224,4 +227,3 @@ async def serve_websocket(websocket: WebSocket, netns_path: str, ports: list[int
             for tube, port in zip(tubes, ports, strict=True):
                 tasks.start_soon(run, tube, port)
         await websocket.close()
-        group.cancel_scope.cancel()

@@ -16,9 +16,12 @@ from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from crid.streaming import status
 from crid.streaming.channels import ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels
-from crid.streaming.wire import LINGER_S, ClientGoneError
+from crid.streaming.wire import ClientGoneError
 
 PREPARE_S = 30.0
+CLOSE_S = 60.0
+"""How long a client may take to close once it has read all. kubectl's has up to fifty frames in memory that it has not
+written yet, and forgets them when the server closes first."""
 _SIZE_BOUND = 4096
 _log = get_logger("streaming")
 Wish = cri.ExecRequest | cri.AttachRequest
@@ -44,7 +47,7 @@ async def serve(channels: Channels, wish: Wish, runtimed: Any, creation_s: float
         if not waiting.cancelled_caught:
             try:
                 await channels.finish(await _converse(channels, wish, runtimed))
-                await anyio.sleep(LINGER_S)  # the client closes first, which ends the group
+                await anyio.sleep(CLOSE_S)  # the client closes first, which ends the group
             except ClientGoneError:
                 pass
         group.cancel_scope.cancel()

@@ -272,3 +272,5 @@ def _control(kind: int, body: bytes, flags: int = 0) -> bytes:
 
 PING = ping(2)
 """A ping of the server's, whose ids are even; a client sends it back."""
+LAST_ID = 4
+"""Of the ping behind the last frame of all."""

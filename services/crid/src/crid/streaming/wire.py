@@ -13,7 +13,7 @@ from anyio.abc import ByteStream, SocketAttribute
 
 CHUNK_BYTES = 256 << 10
 LINGER_S = 5.0
-"""How long a client may take to close after the last byte; closing first could cost it what is under way."""
+"""How long a client that was refused may take to close; closing first could cost it the reason."""
 CHECK_S = 1.0
 """How often a client whose bytes are not read is asked whether it is still there."""
 _TCP_CLOSE, _TCP_CLOSE_WAIT = 7, 8  # include/net/tcp_states.h
@@ -82,8 +82,12 @@ class Wire:
         the window is closed. So `ping`, a frame of the client's protocol, is sent: a socket that was closed answers
         with a reset, which shows in the state of ours.
         """
+        unsent = 0
         while True:
             await anyio.sleep(min(CHECK_S, idle_s))
+            before, unsent = unsent, self._unsent()
+            if unsent < before:  # a slow client reads what was sent long ago
+                self._moved_at = time.monotonic()
             still_s = time.monotonic() - self._moved_at
             if still_s >= idle_s:
                 break
