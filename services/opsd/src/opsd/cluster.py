@@ -13,13 +13,13 @@ from common.errors import NotFoundError, ResourceExhaustedError, SlipwayError, U
 from common.events import subjects
 from common.events.bus import Bus
 from common.observe.log import get_logger
+from common.turns import Turns
 from opsd.agent.answers import Answers
 from opsd.agent.pulse import Pulse
 from opsd.eventrow import is_progress
 from opsd.fleet import Fleet
 from opsd.news import Answer, Lists, Question, Vitals, failed, pack, told, unpack
 from opsd.settings import Settings
-from opsd.turns import Turns
 
 AGAIN_S = 0.5
 ASK_S = 10.0

@@ -12,8 +12,8 @@ from common.clock import now_ns
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.bus import Bus
+from common.turns import Turns
 from opsd.eventrow import event_row, is_progress
-from opsd.turns import Turns
 
 NS_PER_MS = 1_000_000
 MAX_ROWS = 2_000

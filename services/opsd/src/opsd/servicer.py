@@ -5,10 +5,10 @@ from typing import Any
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2 as pb
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2_grpc as rpc
 
+from common.turns import Turns
 from opsd import redact
 from opsd.forward import Forward
 from opsd.spans import Span, SpanStore
-from opsd.turns import Turns
 
 STATUS_ERROR = 2
 MAX_TEXT = 400

@@ -93,7 +93,7 @@ class WebSocketChannels:
         if self._channel is None and data:
             self._channel, data = data[0], data[1:]
         if self._channel == _CLOSE and self.version >= _CLOSE_SINCE:
-            for channel in data:
+            for channel in set(data):
                 if channel in self._inboxes:
                     self._inboxes[channel].end()
         elif self._channel in self._inboxes:

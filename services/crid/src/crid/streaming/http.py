@@ -3,6 +3,7 @@
 import h11
 from wsproto.utilities import generate_accept_token
 
+from common.turns import Turns
 from crid.streaming.wire import Wire
 
 SPDY = "SPDY/3.1"
@@ -33,8 +34,10 @@ class Exchange:
         Raises:
             RefusedError: it is no HTTP/1.1.
         """
+        turns = Turns()
         try:
             while True:
+                await turns.give()
                 event = self._http.next_event()
                 if event is h11.NEED_DATA:
                     data = await self._wire.receive()

@@ -10,6 +10,7 @@ from collections.abc import Callable
 import anyio
 
 from common.observe.log import get_logger
+from common.turns import Turns
 from crid.streaming import spdy
 from crid.streaming.inbox import Inbox
 from crid.streaming.wire import ClientGoneError, Pipe
@@ -28,8 +29,9 @@ class SpdyStream:
         self.inbox = Inbox()
         self._connection = connection
         self._read = 0
-        self._window = connection.initial_window
-        self._opened = anyio.Event()
+        self._widened = 0
+        self._sent = 0
+        self._opened: anyio.Event | None = None
         self.finished = False
         """Our half is closed."""
         self.remote_finished = False
@@ -57,25 +59,36 @@ class SpdyStream:
         rest = memoryview(data)
         while rest:
             while self._connection.has_windows and self._window <= 0 and not self.finished:
+                self._opened = self._opened or anyio.Event()
                 await self._opened.wait()
             if self.finished:
                 raise ClientGoneError("the stream is closed")
             piece = rest[: self._window] if self._connection.has_windows else rest
             rest = rest[len(piece) :]
-            self._window -= len(piece)
+            self._sent += len(piece)
             await self._connection.send(spdy.data(self.id, bytes(piece)))
 
+    @property
+    def _window(self) -> int:
+        """So many bytes more may be sent."""
+        return self._connection.initial_window + self._widened - self._sent
+
     def widen(self, delta: int) -> None:
-        """So many bytes more, or fewer, may be sent."""
-        self._window += delta
-        self._opened.set()
-        self._opened = anyio.Event()
+        """The client takes so many bytes more."""
+        self._widened += delta
+        self.look()
+
+    def look(self) -> None:
+        """The window has changed, or the end has come."""
+        if self._opened is not None:
+            self._opened.set()
+            self._opened = None
 
     def cut(self) -> None:
         """The client reset it, or has gone: neither side says more."""
         self.finished = self.remote_finished = True
         self.inbox.fail()
-        self.widen(0)
+        self.look()
 
     async def finish(self, last: bytes = b"") -> None:
         """Send the last bytes and close our half; idempotent."""
@@ -114,8 +127,10 @@ class SpdyConnection:
         """Read until the client closes or says what is no SPDY; `accept` gets each new stream, False refuses it."""
         try:
             while data := await self._pipe.receive():
+                turns = Turns()
                 for frame in self._reader.feed(data):
                     await self._handle(frame, accept)
+                    await turns.give()
         except spdy.FrameError as exc:
             _log.info("spdy.malformed", error=str(exc))
             await self._farewell()
@@ -165,9 +180,9 @@ class SpdyConnection:
     def _widen(self, frame: spdy.WindowUpdate | spdy.InitialWindow) -> None:
         self.has_windows = True
         if isinstance(frame, spdy.InitialWindow):
-            delta, self.initial_window = frame.size - self.initial_window, frame.size
+            self.initial_window = frame.size
             for stream in self._streams.values():
-                stream.widen(delta)
+                stream.look()
         elif frame.stream_id in self._streams:
             self._streams[frame.stream_id].widen(frame.delta)
 

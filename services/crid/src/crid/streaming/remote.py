@@ -14,6 +14,7 @@ from common.clients.shimstream import ShimStream
 from common.errors import SlipwayError, UnavailableError
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
+from common.turns import Turns
 from crid.streaming import status
 from crid.streaming.channels import ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels
 from crid.streaming.wire import ClientGoneError
@@ -131,9 +132,11 @@ async def _carry(channels: Channels, stream: ShimStream, wish: Wish, *, closes_s
 
 
 async def _feed(channels: Channels, stream: ShimStream, closes_stdin: bool) -> None:
+    turns = Turns()
     try:
         while (data := await channels.receive(STDIN)) is not None:
             await stream.write(data)
+            await turns.give()
         if closes_stdin:
             await stream.close_stdin()
     except (UnavailableError, ClientGoneError):
@@ -144,9 +147,11 @@ async def _resize(channels: Channels, stream: ShimStream) -> None:
     """JSON objects behind each other, cut anywhere; what is none ends the resizing only."""
     text = ""
     decoder = json.JSONDecoder()
+    turns = Turns()
     try:
         while (data := await channels.receive(RESIZE)) is not None:
             text += data.decode("ascii")
+            await turns.give()
             while text := text.lstrip():
                 try:
                     value, end = decoder.raw_decode(text)
@@ -157,6 +162,7 @@ async def _resize(channels: Channels, stream: ShimStream) -> None:
                 text = text[end:]
                 size = msgspec.convert(value, _Size)
                 await stream.resize(size.width & 0xFFFF, size.height & 0xFFFF)
+                await turns.give()
     except (ValueError, msgspec.ValidationError) as exc:
         _log.info("stream.resize_refused", error=str(exc))
     except (UnavailableError, ClientGoneError):

@@ -7,12 +7,14 @@ arrive, so a reader holds no more than one piece.
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from crid.streaming.spdydict import DICTIONARY
 
 MAX_CONTROL_BYTES = 64 << 10
+MAX_HEADERS, MAX_HEADER_BYTES = 32, 4 << 10
+"""Of one frame. Kubernetes' clients send three short ones; compressed, thousands are hardly longer."""
 MAX_DATA_BYTES = (1 << 24) - 1
 VERSION = 3
 FIN = 1
@@ -103,7 +105,16 @@ class InitialWindow:
     size: int
 
 
-Frame = SynStream | SynReply | Headers | Data | RstStream | Ping | GoAway | WindowUpdate | InitialWindow
+@dataclass(frozen=True, slots=True)
+class Skipped:
+    """A control frame that means nothing here."""
+
+    kind: int
+
+
+Frame = (
+    SynStream | SynReply | Headers | Data | RstStream | Ping | GoAway | WindowUpdate | InitialWindow | Skipped
+)
 
 
 class Reader:
@@ -116,54 +127,47 @@ class Reader:
         self._data_stream = 0
         self._data_fin = False
 
-    def feed(self, data: bytes) -> list[Frame]:
-        """The frames, or pieces of data frames, that these bytes complete.
+    def feed(self, data: bytes) -> Iterator[Frame]:
+        """The frames, or pieces of data frames, that these bytes complete; each is read when it is asked for.
 
         Raises:
             FrameError: they are no SPDY/3.1.
         """
         self._buffer += data
-        frames: list[Frame] = []
-        while self._step(frames):
-            pass
-        return frames
+        while (frame := self._next()) is not None:
+            yield frame
 
-    def _step(self, frames: list[Frame]) -> bool:
+    def _next(self) -> Frame | None:
+        """None when more bytes are needed."""
         if self._data_left:
-            return self._piece(frames)
+            return self._piece()
         if len(self._buffer) < _HEAD.size:
-            return False
+            return None
         first, second = _HEAD.unpack_from(self._buffer)
         flags, size = second >> 24, second & MAX_DATA_BYTES
         if not first >> 31:
             del self._buffer[: _HEAD.size]
             self._data_stream, self._data_fin, self._data_left = first, bool(flags & FIN), size
-            if size == 0:
-                frames.append(Data(first, b"", self._data_fin))
-            return True
+            return self._piece() if size else Data(first, b"", self._data_fin)
         version, kind = first >> 16 & 0x7FFF, first & 0xFFFF
         if version != VERSION:
             raise FrameError(f"a control frame of version {version}, not {VERSION}")
         if size > MAX_CONTROL_BYTES:
             raise FrameError(f"a control frame of {size} bytes, more than {MAX_CONTROL_BYTES}")
         if len(self._buffer) < _HEAD.size + size:
-            return False
+            return None
         body = self._take(_HEAD.size, size)
         try:
-            frame = self._control(kind, flags, body)
+            return self._control(kind, flags, body)
         except (struct.error, zlib.error, UnicodeDecodeError) as exc:
             raise FrameError(f"a control frame of type {kind} that cannot be read: {exc}") from exc
-        if frame is not None:
-            frames.append(frame)
-        return True
 
-    def _piece(self, frames: list[Frame]) -> bool:
+    def _piece(self) -> Data | None:
         if not self._buffer:
-            return False
+            return None
         piece = self._take(0, min(self._data_left, len(self._buffer)))
         self._data_left -= len(piece)
-        frames.append(Data(self._data_stream, piece, self._data_fin and not self._data_left))
-        return True
+        return Data(self._data_stream, piece, self._data_fin and not self._data_left)
 
     def _take(self, start: int, size: int) -> bytes:
         with memoryview(self._buffer) as view:
@@ -171,7 +175,7 @@ class Reader:
         del self._buffer[: start + size]
         return piece
 
-    def _control(self, kind: int, flags: int, body: bytes) -> Frame | None:
+    def _control(self, kind: int, flags: int, body: bytes) -> Frame:
         words = struct.unpack_from(f">{len(body) // 4}I", body)
         fin = bool(flags & FIN)
         try:
@@ -186,30 +190,33 @@ class Reader:
             raise FrameError(f"a control frame of type {kind} with {len(body)} bytes only") from exc
 
     def _headers(self, block: bytes) -> dict[str, str]:
-        plain = self._inflate.decompress(block, MAX_CONTROL_BYTES)
+        plain = self._inflate.decompress(block, MAX_HEADER_BYTES)
         if self._inflate.unconsumed_tail:
-            raise FrameError(f"headers of more than {MAX_CONTROL_BYTES} bytes")
-        at, headers = 4, dict[str, str]()
-        for _ in range(struct.unpack_from(">I", plain)[0]):
+            raise FrameError(f"headers of more than {MAX_HEADER_BYTES} bytes")
+        at, headers, count = 4, dict[str, str](), struct.unpack_from(">I", plain)[0]
+        if count > MAX_HEADERS:
+            raise FrameError(f"{count} headers, more than {MAX_HEADERS}")
+        for _ in range(count):
             name, at = _text(plain, at)
             headers[name.lower()], at = _text(plain, at)
         return headers
 
 
-def _of_words(kind: int, words: tuple[int, ...]) -> Frame | None:
+def _of_words(kind: int, words: tuple[int, ...]) -> Frame:
     """A control frame that is nothing but numbers."""
     if kind == _RST_STREAM:
         return RstStream(words[0] & _STREAM_MASK, words[1])
     if kind == _SETTINGS:
         values = {words[at] & 0xFFFFFF: words[at + 1] for at in range(1, 2 * words[0], 2)}
-        return InitialWindow(values[_SETTING_WINDOW] & _STREAM_MASK) if _SETTING_WINDOW in values else None
+        if _SETTING_WINDOW in values:
+            return InitialWindow(values[_SETTING_WINDOW] & _STREAM_MASK)
     if kind == _PING:
         return Ping(words[0])
     if kind == _GOAWAY:
         return GoAway(words[0] & _STREAM_MASK)
     if kind == _WINDOW_UPDATE:
         return WindowUpdate(words[0] & _STREAM_MASK, words[1] & _STREAM_MASK)
-    return None
+    return Skipped(kind)
 
 
 def _text(plain: bytes, at: int) -> tuple[str, int]:

@@ -1,11 +1,13 @@
 """Messages over one WebSocket connection, seen from the server."""
 
+from collections.abc import Iterator
 from contextlib import suppress
 
 import anyio
 from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
+from common.turns import Turns
 from crid.streaming.wire import ClientGoneError, Wire
 
 Message = BytesMessage | TextMessage
@@ -21,13 +23,14 @@ class WebSocket:
         self._wire = wire
         self._connection = Connection(ConnectionType.SERVER)
         self._sending = anyio.Lock()
-        self._events: list[Event] = []
+        self._events: Iterator[Event] = iter(())
+        self._turns = Turns()
 
     async def receive(self) -> Message | None:
         """The next piece of a message; None when the client closed or spoke no WebSocket."""
         while True:
-            while self._events:
-                event = self._events.pop(0)
+            for event in self._events:
+                await self._turns.give()
                 if isinstance(event, BytesMessage | TextMessage):
                     return event
                 if isinstance(event, Ping):
@@ -41,7 +44,8 @@ class WebSocket:
             if not data:
                 return None
             self._connection.receive_data(data)
-            self._events = list(self._connection.events())
+            self._events = self._connection.events()
+            self._turns = Turns()
 
     async def send(self, data: bytes | str) -> None:
         """Send one message.

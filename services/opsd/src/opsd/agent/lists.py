@@ -6,8 +6,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.clients.runtimed import RuntimedClient
 from common.clock import now_ns
 from common.errors import NotFoundError
+from common.turns import Turns
 from opsd.news import Container, Lists, Pod
-from opsd.turns import Turns
 
 NS_PER_MS = 1_000_000
 STATES = {

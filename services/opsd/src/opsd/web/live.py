@@ -15,8 +15,8 @@ import anyio
 import msgspec
 
 from common.clock import now_ns
+from common.turns import Turns
 from opsd.fleet import Changes, Fleet
-from opsd.turns import Turns
 
 GATHER_S = 0.05
 """Between two patches: what comes by itself goes out at once, and what comes close behind together."""
