@@ -27,6 +27,7 @@ from tests.support.streaming import Spdy, WebSocket
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 GONE_S = 10.0
 FAST_BYTES = 16 << 20
+CLOSED_S = 5.0
 LATE_S = 12.0
 LATE_BYTES = 1 << 20
 """More than a client's kernel takes for it at first, and less than the server's does."""
@@ -155,3 +156,21 @@ async def test_a_client_that_reads_late_has_all_that_a_port_sent(cri, busybox) -
     url = await forward_url(cri, sandbox_id, port)
     found = await in_thread(read_websocket_late, url, V4)
     assert len(found[0]) == 2 + LATE_BYTES
+
+
+async def test_a_websocket_is_closed_soon_after_its_port(cri, busybox) -> None:
+    """The client cannot know that nothing more comes, since the protocol has no half-close."""
+    port = free_port()
+    serve = ["nc", "-ll", "-p", str(port), "-e", "echo", "bye"]
+    sandbox_id, container_id = await pod(cri, "port-end", busybox, serve)
+    await listening(cri, container_id, port)
+    url = await forward_url(cri, sandbox_id, port)
+
+    def talk() -> tuple[dict[int, bytes], int, float]:
+        with WebSocket(url, V4) as client:
+            began = time.monotonic()
+            return client.collect(), client.close_code, time.monotonic() - began
+
+    found, code, took_s = await in_thread(talk)
+    assert (found[0][2:], code) == (b"bye\n", 1000)
+    assert took_s < patience(CLOSED_S)

@@ -14,13 +14,14 @@ from crid.streaming.mux import SpdyConnection, SpdyStream
 from crid.streaming.websocket import PROTOCOL_ERROR, WebSocket
 from crid.streaming.wire import CHUNK_BYTES, ClientGoneError, Pipe
 
-HALF_CLOSED_S = 10.0
-"""How long a client may go on sending nothing after the other side has closed."""
 _log = get_logger("streaming")
 
 
 class Tube(Protocol):
     """The client's end of one forwarded connection."""
+
+    half_closed_s: float
+    """How long the client may go on sending nothing after the port has closed."""
 
     async def receive(self) -> bytes | None:
         """None when the client closed its half; ClientGoneError when it reset it."""
@@ -80,7 +81,7 @@ class _Upstream:
 
     def limit(self) -> None:
         self._limited = True
-        self._scope.deadline = anyio.current_time() + HALF_CLOSED_S
+        self._scope.deadline = anyio.current_time() + self._tube.half_closed_s
 
     async def run(self, whole: anyio.CancelScope) -> None:
         with self._scope:
@@ -98,6 +99,8 @@ class _Upstream:
 
 class _SpdyTube:
     """A pair of streams: one of data, one of errors."""
+
+    half_closed_s = 10.0
 
     def __init__(self, data: SpdyStream, error: SpdyStream) -> None:
         self._data = data
@@ -166,15 +169,17 @@ class _Pairs:
 class _WebSocketTube:
     """Two channels of a WebSocket: data, and errors."""
 
+    half_closed_s = 0.5
+    """For what is under way: without a half-close, only our close tells the client. As long as containerd gives it."""
+
     def __init__(self, websocket: WebSocket, channel: int) -> None:
         self._websocket = websocket
         self._channel = channel
         self.inbox = Inbox()
-        self.skip = 2
-        """Bytes of the port that each side sends first, still to come from the client."""
         self.receive = self.inbox.get
 
     async def begin(self, port: int) -> None:
+        """Tell the port on both channels; the client, whose channels these are by their order, does not."""
         for channel in (self._channel, self._channel + 1):
             await self._websocket.send(bytes([channel]) + port.to_bytes(2, "little"))
 
@@ -207,9 +212,7 @@ async def serve_websocket(websocket: WebSocket, netns_path: str, ports: list[int
             if channel is None and data:
                 channel, data = data[0], data[1:]
             if channel is not None and channel % 2 == 0 and channel // 2 < len(tubes):
-                tube = tubes[channel // 2]
-                skipped, tube.skip = data[tube.skip :], max(0, tube.skip - len(data))
-                await tube.inbox.put(skipped)
+                await tubes[channel // 2].inbox.put(data)
             if message.message_finished:
                 channel = None
         group.cancel_scope.cancel()
