@@ -3,15 +3,18 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 
 import anyio
 import pytest
 
 from crid.streaming import spdy
+from crid.streaming.leaving import MAX_OF_CONTAINER
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import (
     V4,
     V5,
+    attach_url,
     cause,
     connect,
     exec_url,
@@ -21,6 +24,7 @@ from tests.e2e.test_e2e_streaming import (
     in_thread,
     rss_mib,
 )
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 from tests.support.streaming import Spdy, WebSocket
 
@@ -174,3 +178,29 @@ async def test_a_websocket_is_closed_soon_after_its_port(cri, busybox) -> None:
     found, code, took_s = await in_thread(talk)
     assert (found[0][2:], code) == (b"bye\n", 1000)
     assert took_s < patience(CLOSED_S)
+
+
+def leave_input(url: str) -> None:
+    """Write until nothing more is taken, and go."""
+    with Spdy(url, V4) as client:
+        for name in ("error", "stdin", "stdout"):
+            client.open(name)
+        client.link.sock.settimeout(1)
+        with pytest.raises(TimeoutError):
+            while True:
+                client.write(client.ids["stdin"], bytes(32 << 10))
+
+
+async def test_attached_clients_that_left_their_input_are_kept_in_bounds(cri, node, busybox) -> None:
+    _, container_id = await pod(cri, "left", busybox, ["sleep", "1000"], stdin=True)
+    urls = [await attach_url(cri, container_id, stdin=True) for _ in range(4 * MAX_OF_CONTAINER)]
+    descriptors = Path(f"/proc/{node.pid('crid')}/fd")
+    before = len(list(descriptors.iterdir()))
+    async with anyio.create_task_group() as group:
+        for url in urls:
+            group.start_soon(in_thread, leave_input, url)
+    left = before + 2 * MAX_OF_CONTAINER  # some of crid's own may come and go
+    await in_thread(
+        lambda: eventually(lambda: len(list(descriptors.iterdir())) <= left, what="the others to be closed")
+    )
+    assert (await cri.exec(container_id, ["true"])).exit_code == 0

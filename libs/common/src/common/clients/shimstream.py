@@ -73,8 +73,14 @@ class ShimStream:
         await self._protocol.send({"resize": [width, height]})
 
     async def close(self) -> None:
-        """Close once all input is sent, however long the process does not read it."""
+        """Close once all input is sent, however long the process does not read it; nothing more is read."""
         self._protocol.close()
+        self._queue.clear()
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection is gone, and all input with it."""
+        return self._protocol.lost
 
     def abort(self) -> None:
         """Close now, and forget input that was not sent: it would keep an exec alive that does not read."""

@@ -17,6 +17,7 @@ from common.observe.trace import traceparent
 from common.turns import Turns
 from crid.streaming import status
 from crid.streaming.channels import ERROR, RESIZE, STDERR, STDIN, STDOUT, Channels
+from crid.streaming.leaving import Leaving
 from crid.streaming.wire import ClientGoneError
 
 PREPARE_S = 30.0
@@ -39,7 +40,7 @@ def channels_of(wish: Wish) -> set[int]:
     return {ERROR} | {channel for channel, wanted in asked.items() if wanted}
 
 
-async def serve(channels: Channels, wish: Wish, runtimed: Any, creation_s: float) -> None:
+async def serve(channels: Channels, wish: Wish, runtimed: Any, leaving: Leaving, creation_s: float) -> None:
     """Run a conversation to its end; a client that goes ends its exec, and leaves an attached container alone."""
     async with anyio.create_task_group() as group:
         group.start_soon(_read, channels, group.cancel_scope)
@@ -47,7 +48,7 @@ async def serve(channels: Channels, wish: Wish, runtimed: Any, creation_s: float
             await channels.ready()
         if not waiting.cancelled_caught:
             try:
-                await channels.finish(await _converse(channels, wish, runtimed))
+                await channels.finish(await _converse(channels, wish, runtimed, leaving))
                 await anyio.sleep(CLOSE_S)  # the client closes first, which ends the group
             except ClientGoneError:
                 pass
@@ -59,7 +60,7 @@ async def _read(channels: Channels, scope: anyio.CancelScope) -> None:
     scope.cancel()
 
 
-async def _converse(channels: Channels, wish: Wish, runtimed: Any) -> bytes:
+async def _converse(channels: Channels, wish: Wish, runtimed: Any, leaving: Leaving) -> bytes:
     """Returns the status for the error channel."""
     try:
         async with AsyncExitStack() as stack:
@@ -69,7 +70,7 @@ async def _converse(channels: Channels, wish: Wish, runtimed: Any) -> bytes:
             if isinstance(wish, cri.ExecRequest):
                 stack.callback(stream.abort)
             else:
-                stack.push_async_callback(stream.close)
+                stack.push_async_callback(leaving.take, wish.container_id, stream)
             code = await _carry(channels, stream, wish, closes_stdin=_closes_stdin(wish, address))
     except SlipwayError as exc:
         _log.info("stream.failed", container_id=wish.container_id, error=exc.message)

@@ -20,6 +20,7 @@ from crid.streaming import portforward, remote, spdy, websocket
 from crid.streaming.certificate import Certificate
 from crid.streaming.channels import Channels, SpdyChannels, WebSocketChannels
 from crid.streaming.http import Exchange, RefusedError
+from crid.streaming.leaving import Leaving
 from crid.streaming.negotiate import TUNNEL, Agreed, negotiate
 from crid.streaming.tokens import Tokens, Wish
 from crid.streaming.websocket import Tunnel, WebSocket
@@ -48,6 +49,7 @@ class StreamingServer:
         self._certificate = certificate
         self._base_url = base_url
         self._tokens = Tokens()
+        self._leaving = Leaving()
         self._clients = 0
 
     def url(self, wish: Wish) -> str:
@@ -123,7 +125,8 @@ class StreamingServer:
                 await self._forward(wire, wish, agreed, netns_path)
             else:
                 channels = _channels(wire, wish, agreed)
-                await remote.serve(channels, wish, self._runtimed, self._settings.stream_creation_timeout_s)
+                creation_s = self._settings.stream_creation_timeout_s
+                await remote.serve(channels, wish, self._runtimed, self._leaving, creation_s)
             group.cancel_scope.cancel()
 
     def _wish(self, path: str) -> Wish:
