@@ -9,14 +9,18 @@ from collections.abc import AsyncGenerator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import grpc
 import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_service_pb2_grpc
+from opentelemetry.proto.trace.v1 import trace_pb2
 
 from common.events import schema
 from opsd.fleet import HISTORY, Fleet
 from opsd.news import Container, Lists, Vitals, pack, unpack
+from opsd.servicer import MAX_ATTRIBUTES, STATUS_ERROR
 from opsd.web import live
 from opsd.web.server import MAX_BODY_BYTES, MAX_CLIENTS_OF_ADDRESS, MAX_HEAD_BYTES, REQUEST_S, WRITE_S
 from tests.support.brokers import NatsServer, nats_server
@@ -248,6 +252,55 @@ async def test_spans_are_bounded_by_what_they_take(nats: NatsServer, tmp_path: P
         assert 0 < found["slipway_opsd_spans", ""] < 500
         assert on.ask(f"/api/v1/traces/{'14' * 16}")[1]["spans"], "the newest trace is held"
         assert not on.ask(f"/api/v1/traces/{'01' * 16}")[1]["spans"]
+
+
+def large(kind: str) -> trace_service_pb2.ExportTraceServiceRequest:
+    """A delivery of 3 MiB: attributes or resources that are empty, one value of many, a text, an error."""
+    size = 3 << 20
+    span = trace_pb2.Span(trace_id=b"1" * 16, span_id=b"2" * 8, name="x")
+    request = trace_service_pb2.ExportTraceServiceRequest()
+    resource = request.resource_spans.add()
+    if kind == "attributes":
+        span.MergeFromString(b"\x4a\x00" * (size // 2))
+    elif kind == "array":
+        span.attributes.add(key="k").value.array_value.MergeFromString(b"\x0a\x00" * (size // 2))
+    elif kind == "text":
+        for number in range(MAX_ATTRIBUTES):
+            span.attributes.add(key=f"k{number}").value.string_value = "token = " * (
+                size // 8 // MAX_ATTRIBUTES
+            )
+    elif kind == "error":
+        span.status.code, span.status.message = STATUS_ERROR, "password = " * (size // 11)
+    elif kind == "resource":
+        resource.resource.MergeFromString(b"\x0a\x00" * (size // 2))
+    else:
+        request.MergeFromString(b"\x0a\x00" * (size // 2))
+    resource.scope_spans.add().spans.append(span)
+    return request
+
+
+async def test_a_large_delivery_of_spans_holds_up_nobody(nats: NatsServer, tmp_path: Path) -> None:
+    held_s: dict[str, float] = {}
+    with opsd("alpha", tmp_path, nats.url) as on:
+        async with grpc.aio.insecure_channel(f"unix:{on.run_dir}/opsd.sock") as channel:
+            stub = trace_service_pb2_grpc.TraceServiceStub(channel)
+            for kind in ("attributes", "array", "text", "error", "resource", "resources"):
+                request, held_s[kind] = large(kind), 0.0
+                async with anyio.create_task_group() as group:
+
+                    async def export(request=request, scope=group.cancel_scope) -> None:
+                        await stub.Export(request, timeout=patience(60))
+                        scope.cancel()
+
+                    group.start_soon(export)
+                    while True:
+                        began = time.monotonic()
+                        await anyio.to_thread.run_sync(on.ask, "/api/v1/session")
+                        held_s[kind] = max(held_s[kind], time.monotonic() - began)
+                        await anyio.sleep(0.01)
+        shown = on.ask(f"/api/v1/traces/{b'1'.hex() * 16}")[1]["spans"]
+    assert max(held_s.values()) < patience(1), held_s
+    assert shown
 
 
 def test_a_node_that_is_gone_for_good_is_forgotten_with_all_that_it_had(

@@ -10,6 +10,7 @@ from typing import Any, Self
 import anyio
 import msgspec
 import pytest
+from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
 from common.errors import NotFoundError, PermissionDeniedError
 from common.events import schema
@@ -19,6 +20,7 @@ from opsd.agent.seal import FRESH_NS, Seals, sealed
 from opsd.eventrow import event_row
 from opsd.fleet import Fleet
 from opsd.news import Container, Lists, Pod, Question, Vitals, pack, unpack
+from opsd.servicer import MAX_READ, MAX_TEXT, TraceServicer
 from opsd.spans import MAX_READS, Span, SpanStore
 from opsd.web import live
 from opsd.web.assets import Assets
@@ -129,6 +131,25 @@ def test_hiding_secrets_takes_no_longer_than_reading_the_text(piece: str) -> Non
     redact.words([hostile, f"--{hostile}!", "x"])
     redact.value(hostile, hostile)
     assert time.process_time() - start < patience(2)
+
+
+async def test_what_is_too_long_to_look_at_shows_no_part_of_a_secret() -> None:
+    request = trace_service_pb2.ExportTraceServiceRequest()
+    span = request.resource_spans.add().scope_spans.add().spans.add(trace_id=b"t", span_id=b"s")
+    long = f"password={'x' * (MAX_READ - 40)} redis://user:hunter2"
+    texts = (f"{long}{'2' * 100}@host", " " * 2 * MAX_READ, "v" * 2 * MAX_READ)
+    for number, text in enumerate(texts):
+        span.attributes.add(key=str(number)).value.string_value = text
+    span.attributes.add(key="3").value.array_value.values.add().string_value = texts[0]
+    store = SpanStore(10, 1 << 20)
+    await TraceServicer(store, None).Export(request, None)
+    shown = store.trace(b"t".hex())[0].attributes
+    assert shown == {
+        "0": "password=•••",
+        "1": "",
+        "2": "v" * MAX_TEXT,
+        "3": f"array_value of {span.attributes[3].value.ByteSize()} bytes",
+    }
 
 
 def test_secrets_are_hidden_in_tables_and_commands() -> None:
