@@ -132,6 +132,7 @@ def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, 
         ("ADD ftp://h.example/a /x", "want a URL of http or https"),
         ("ADD http://127.0.0.1:1/a /x", "Dockerfile:2: ADD: http://127.0.0.1:1/a: [Errno 111]"),
         ("ADD --checksum=sha256:aa http://127.0.0.1:1/a /x", "want sha256:<64 hex digits>, and one URL"),
+        (f"ADD --checksum=sha256:{'0' * 64} http://127.0.0.1:1/a <<A /x/\nA", "and one URL"),
         (
             "FROM --platform=linux/s390x BASE",
             "Dockerfile:2: FROM: --platform=linux/s390x: images are made for",

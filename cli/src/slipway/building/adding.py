@@ -10,6 +10,7 @@ import anyio.to_thread
 
 from slipway.building import copying, fetching
 from slipway.building.dockerfile import Instruction
+from slipway.building.heredocs import document
 from slipway.building.ignore import Ignore
 from slipway.building.progress import Step
 from slipway.building.results import plain
@@ -30,8 +31,9 @@ async def add(site: Site, state: State, step: Instruction, number: int, shown: S
         OSError: with the path.
     """
     options = step.options("from", "chown", "chmod", "link", *(["checksum"] if step.word == "ADD" else []))
-    *words, target = [expand(word, state.values) for word in step.words]
-    if not words:
+    documents = _documents(step, state)
+    *words, target = [expand(word, state.values) for word in step.words if word not in documents]
+    if not words and not documents:
         step.refuse("want SOURCE… TARGET")
     into = target.endswith(("/", "/.")) or target == "."
     target = posixpath.normpath(posixpath.join(state.directory, target)).replace("//", "/")
@@ -40,7 +42,8 @@ async def add(site: Site, state: State, step: Instruction, number: int, shown: S
         step.refuse(f"--chmod={mode}: want an octal number, such as 0755")
     who = expand(options.get("chown", [""])[-1], state.values)
     checksum = expand(options.get("checksum", [""])[-1], state.values)
-    if checksum and not (_CHECKSUM.fullmatch(checksum) and len(words) == 1 and _is_url(step, words[0])):
+    one = len(words) == 1 and not documents and _is_url(step, words[0])
+    if checksum and not (_CHECKSUM.fullmatch(checksum) and one):
         step.refuse(f"--checksum={checksum}: want sha256:<64 hex digits>, and one URL")
     async with AsyncExitStack() as stack:
         place, ignore = await _place(site, options.get("from", [""])[-1], state, number, stack)
@@ -49,7 +52,8 @@ async def add(site: Site, state: State, step: Instruction, number: int, shown: S
         def gather() -> list[copying.Source]:
             far = [word for word in words if _is_url(step, word)]
             fetched = [fetching.fetch(url, Path(tempfile.mkdtemp(dir=directory)), checksum) for url in far]
-            return [*_sources(step, [w for w in words if w not in far], place, ignore), *fetched]
+            near = copying.sources(place, [word for word in words if word not in far], ignore)
+            return [*near, *documents.values(), *fetched]
 
         found: list[copying.Source] = []
         if checksum:  # says what comes: nothing is fetched for what the cache has
@@ -87,13 +91,12 @@ async def _place(
     return await stack.enter_async_context(site.worker.place(container_id)), copying.EVERYTHING
 
 
-def _sources(step: Instruction, words: list[str], place: Place, ignore: Ignore) -> list[copying.Source]:
-    documents = {doc.name: doc.content for doc in step.heredocs}
-    files = [word for word in words if not word.startswith("<<")]
-    return [
-        *copying.sources(place, files, ignore),
-        *(copying.with_content(name, content) for name, content in documents.items()),
-    ]
+def _documents(step: Instruction, state: State) -> dict[str, copying.Source]:
+    """The heredocs among the sources, by their words."""
+    found = {word: doc for word in step.words if (doc := document(step, word))}
+    if step.words and step.words[-1] in found:
+        step.refuse(f"{step.words[-1]!r}: a heredoc is no target")
+    return {word: copying.with_content(doc.name, doc.expanded(state.values)) for word, doc in found.items()}
 
 
 def _is_url(step: Instruction, word: str) -> bool:

@@ -2,8 +2,9 @@
 
 import json
 import os
-import re
-from contextlib import AsyncExitStack
+import tempfile
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
 from slipway.building import copying, mounts
 from slipway.building.dockerfile import Instruction
+from slipway.building.heredocs import document
 from slipway.building.progress import Step
 from slipway.building.site import Site
 from slipway.building.state import State, key
@@ -20,10 +22,11 @@ from slipway.building.variables import expand
 from slipway.building.worker import Job
 from slipway.connect import facts
 
-_HEREDOC = re.compile(r"<<-?[\"']?[A-Za-z_][A-Za-z0-9_]*[\"']?")
 _PREDEFINED = tuple(
     name for stem in ("http_proxy", "https_proxy", "no_proxy", "all_proxy") for name in (stem, stem.upper())
 )
+_SCRIPT = "/dev/pipes/script"
+"""Below /dev, as BuildKit has it, of which nothing is in a layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +49,29 @@ async def run(site: Site, state: State, step: Instruction, number: int, shown: S
     options = step.options("mount", "network")
     if options.get("network", ["default"]) != ["default"]:
         step.refuse("--network: only default is done here; `slipway build --network` is for all")
-    command = list(step.words) if step.exact else [*state.shell, _script(step)]
+    command, script = list(step.words), ""
+    if not step.exact:
+        script = _script(step)
+        command = _interpreted(step, script) or [*state.shell, script]
     arguments = {name: value for name, value in state.arguments.items() if name not in state.environment}
     given = {k: v for k, v in site.wish.arguments.items() if k in _PREDEFINED}
     texts = options.get("mount", [])
     bound = [await _bound(site, state, bind, number) for bind in mounts.binds(step, texts)]
-    parts = ("RUN", *command, *step.flags, json.dumps(arguments, sort_keys=True), *(b.key for b in bound))
+    parts = (
+        "RUN",
+        *command,
+        script,
+        *step.flags,
+        json.dumps(arguments, sort_keys=True),
+        *(b.key for b in bound),
+    )
     data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
     with mounts.mounted(step, texts, site.wish.secrets, data_dir, site.on.run_dir) as found:
 
         async def job(stack: AsyncExitStack) -> Job:
             more = [await _bind(site, one, stack) for one in bound]
+            if _SCRIPT in command:
+                more.append(stack.enter_context(_file(script, site.on.run_dir)))
             return Job("", command, given | arguments, [*found, *more])
 
         async def work(container_id: str) -> list[str]:
@@ -99,9 +114,28 @@ async def _bind(site: Site, one: _Bound, stack: AsyncExitStack) -> cri.Mount:
 def _script(step: Instruction) -> str:
     """A RUN in shell form as its shell reads it."""
     (line,) = step.words
-    if len(step.heredocs) == 1 and _HEREDOC.fullmatch(line.strip()):
-        return step.heredocs[0].content
+    whole = document(step, line.strip())
+    if whole:
+        return whole.text
     return line + "".join(f"\n{doc.content}{doc.name}" for doc in step.heredocs)
+
+
+def _interpreted(step: Instruction, script: str) -> list[str]:
+    """The command of a heredoc that names its interpreter, as the kernel would run it; nothing for other scripts."""
+    words = script.partition("\n")[0].removeprefix("#!").split(maxsplit=1)
+    if not words or not script.startswith("#!") or not document(step, step.words[0].strip()):
+        return []
+    return [*(word.strip() for word in words), _SCRIPT]
+
+
+@contextmanager
+def _file(script: str, run_dir: str) -> Iterator[cri.Mount]:
+    """A script where its interpreter finds it."""
+    with tempfile.TemporaryDirectory(prefix="build-", dir=run_dir) as directory:
+        path = Path(directory, "script")
+        path.write_text(script)
+        path.chmod(0o755)
+        yield cri.Mount(host_path=str(path), container_path=_SCRIPT, readonly=True)
 
 
 def _above(path: str) -> list[str]:

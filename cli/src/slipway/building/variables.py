@@ -8,8 +8,13 @@ from common.errors import InvalidArgumentError
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
+def expand(text: str, values: Mapping[str, str], *, quotes: bool = True) -> str:
     """A word with its variables replaced and its quotes taken off.
+
+    Args:
+        text: the word.
+        values: what variables mean.
+        quotes: False where they are characters as any: in a heredoc.
 
     Raises:
         InvalidArgumentError: it is malformed, or a variable that must be set is not.
@@ -21,11 +26,11 @@ def expand(text: str, values: Mapping[str, str]) -> str:
             keep = quote and text[at + 1] not in '"\\$'
             out += text[at : at + 2] if keep else text[at + 1]
             at += 2
-        elif char in "'\"" and quote in ("", char):
+        elif quotes and char in "'\"" and quote in ("", char):
             quote = "" if quote else char
             at += 1
         elif char == "$" and quote != "'":
-            value, at = _variable(text, at, values)
+            value, at = _variable(text, at, values, quotes=quotes)
             out += value
         else:
             out += char
@@ -36,7 +41,7 @@ def expand(text: str, values: Mapping[str, str]) -> str:
     return out
 
 
-def _variable(text: str, at: int, values: Mapping[str, str]) -> tuple[str, int]:
+def _variable(text: str, at: int, values: Mapping[str, str], *, quotes: bool) -> tuple[str, int]:
     """The value at a dollar sign, and where the text goes on."""
     if text[at + 1 : at + 2] != "{":
         match = _NAME.match(text, at + 1)
@@ -46,10 +51,10 @@ def _variable(text: str, at: int, values: Mapping[str, str]) -> tuple[str, int]:
     if not match:
         message = f"{text!r}: {text[at : end + 1]!r} names no variable"
         raise InvalidArgumentError(message)
-    return _modified(text, match[0], text[match.end() : end], values), end + 1
+    return _modified(text, match[0], text[match.end() : end], values, quotes=quotes), end + 1
 
 
-def _modified(text: str, name: str, rest: str, values: Mapping[str, str]) -> str:
+def _modified(text: str, name: str, rest: str, values: Mapping[str, str], *, quotes: bool) -> str:
     value = values.get(name)
     colon = rest.startswith(":")
     kind, word = rest[colon : colon + 1], rest[colon + 1 :]
@@ -57,13 +62,13 @@ def _modified(text: str, name: str, rest: str, values: Mapping[str, str]) -> str
     if not rest:
         return value or ""
     if kind == "-":
-        return (value or "") if is_set else expand(word, values)
+        return (value or "") if is_set else expand(word, values, quotes=quotes)
     if kind == "+":
-        return expand(word, values) if is_set else ""
+        return expand(word, values, quotes=quotes) if is_set else ""
     if kind == "?" and is_set:
         return value or ""
     if kind == "?":
-        message = f"{name}: {expand(word, values) or 'is not set'}"
+        message = f"{name}: {expand(word, values, quotes=quotes) or 'is not set'}"
         raise InvalidArgumentError(message)
     message = f"{text!r}: {rest!r} after a variable is none of :-, -, :+, +, :?, ?"
     raise InvalidArgumentError(message)

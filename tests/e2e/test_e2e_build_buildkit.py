@@ -1,0 +1,83 @@
+"""Dockerfiles whose images must be as BuildKit makes them, on a real node."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+
+
+def built(
+    node, context: Path, *words: str, stdin: str | None = None, **environment: str
+) -> "subprocess.CompletedProcess[str]":
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "build"]
+    return subprocess.run(
+        [*command, "--network", "host", *words, str(context)],
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+        input=stdin,
+        env=os.environ | environment,
+    )
+
+
+def said(node, image: str, *command: str) -> str:
+    """What a command in a container of the image prints."""
+    return node.slipway("run", "--rm", "--network", "host", image, *command).stdout
+
+
+HEREDOCS = """
+FROM {base}
+ARG V=1
+ENV NAME="a b"
+COPY <<EOF <<"RAW" <<-'TABS' <<-Z /made/
+version=$V "$NAME" '${{NONE:-none}}' \\$V \\\\
+EOF
+version=$V \\
+RAW
+\t\traw=$V
+\tTABS
+\tof=$V
+\t\tno tab\tbut this
+\tZ
+RUN <<-Q
+\tcat > /made/run <<-IN
+\t\tv=$V
+\tIN
+\tQ
+RUN cat > /made/shell <<-"Q"
+\tv=$V
+\tQ
+RUN <<-EOF
+\t#!/bin/cat
+\tof cat
+\tEOF
+"""
+
+
+def test_heredocs_are_expanded_and_lose_tabs_unless_their_word_says_otherwise(
+    node, busybox, tmp_path: Path
+) -> None:
+    (tmp_path / "Dockerfile").write_text(HEREDOCS.format(base=busybox))
+    done = built(node, tmp_path, "-t", "heredocs:1")
+    assert done.returncode == 0, done.stderr
+    files = {
+        name: said(node, "heredocs:1", "cat", f"/made/{name}")
+        for name in ("EOF", "RAW", "TABS", "Z", "run", "shell")
+    }
+    assert files == {
+        "EOF": "version=1 \"a b\" 'none' $V \\\n",
+        "RAW": "version=$V \\\n",
+        "TABS": "raw=$V\n",
+        "Z": "of=1\nno tab\tbut this\n",
+        "run": "v=1\n",
+        "shell": "v=$V\n",
+    }
+    # a script that names its interpreter is run by that
+    assert " of cat\n" in done.stderr
+    (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCOPY Dockerfile <<EOF\nEOF\n")
+    assert "Dockerfile:2: COPY: '<<EOF': a heredoc is no target" in built(node, tmp_path).stderr
