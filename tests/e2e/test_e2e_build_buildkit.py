@@ -81,3 +81,19 @@ def test_heredocs_are_expanded_and_lose_tabs_unless_their_word_says_otherwise(
     assert " of cat\n" in done.stderr
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCOPY Dockerfile <<EOF\nEOF\n")
     assert "Dockerfile:2: COPY: '<<EOF': a heredoc is no target" in built(node, tmp_path).stderr
+
+
+def test_a_stage_has_the_arguments_of_the_stage_that_it_stands_on(node, busybox, tmp_path: Path) -> None:
+    (tmp_path / "one").write_text("one\n")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox} AS base\nARG V=1\nARG FILE=one\nARG GIVEN\n"
+        "FROM base AS between\nARG V\n"
+        'FROM between\nCOPY $FILE /from\nRUN echo "[$V $GIVEN]" > /v\n'
+        f'FROM {busybox} AS other\nRUN echo "[$V]" > /v\n'
+    )
+    words = ("--target", "2", "--build-arg", "GIVEN=me")
+    done = built(node, tmp_path, "-t", "inherits:1", *words)
+    assert done.returncode == 0, done.stderr
+    assert said(node, "inherits:1", "cat", "/v", "/from") == "[1 me]\none\n"
+    assert built(node, tmp_path, "-t", "inherits:2").returncode == 0
+    assert said(node, "inherits:2", "cat", "/v") == "[]\n"

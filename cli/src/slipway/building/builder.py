@@ -45,7 +45,7 @@ class Builder:
         self._bases, self._results = Bases(images), Results(images, worker, wish)
         self._site = Site(on, worker, wish, self._bases, self._results, self._origin)
         self._stages: list[Stage] = []
-        self._done: dict[int, str] = {}
+        self._done: dict[int, State] = {}
         self._globals: dict[str, str] = {}
         self._locks: defaultdict[int, anyio.Lock] = defaultdict(anyio.Lock)
 
@@ -67,19 +67,19 @@ class Builder:
         async with anyio.create_task_group() as group:
             for number in sorted(needed(stages, wanted, self._globals)):
                 group.start_soon(self._built, number)
-        return self._done[wanted]
+        return self._done[wanted].image
 
     def _stage(self, name: str, before: int) -> int | None:
         return stage_of(self._stages, name, before)
 
-    async def _built(self, number: int) -> str:
-        """The image of a stage; who comes while it is built waits for it."""
+    async def _built(self, number: int) -> State:
+        """A stage at its end; who comes while it is built waits for it."""
         async with self._locks[number]:
             if number not in self._done:
                 self._done[number] = await self._made(number)
             return self._done[number]
 
-    async def _made(self, number: int) -> str:
+    async def _made(self, number: int) -> State:
         stage = self._stages[number]
         try:
             base = expand(stage.base, self._globals)
@@ -96,7 +96,7 @@ class Builder:
                 except (SlipwayError, OSError) as exc:
                     refuse(step, exc)
         await self._results.flush(state)
-        return state.image
+        return state
 
     async def _begin(self, stage: Stage, number: int, base: str) -> State:
         for text in stage.start.options("platform").get("platform", []):
@@ -104,9 +104,10 @@ class Builder:
                 platform.check(expand(text, self._globals))
             except InvalidArgumentError as exc:
                 refuse(stage.start, exc)
-        other = self._stage(base, number)
+        other, arguments = self._stage(base, number), {}
         if other is not None:
-            image = await self._built(other)
+            below = await self._built(other)
+            image, arguments = below.image, dict(below.arguments)
         else:
             title = f"[{stage.name or f'stage-{number}'} 1/{len(stage.steps) + 1}] FROM {base}"
             with self._progress.step(title) as shown:
@@ -128,6 +129,7 @@ class Builder:
             environment=dict(entry.partition("=")[::2] for entry in inner.get("Env") or []),
             directory=inner.get("WorkingDir") or "/",
             shell=inner.get("Shell") or ["/bin/sh", "-c"],
+            arguments=arguments,
         )
         if inner.get("OnBuild"):
             # done here, and not again by whoever builds on this
@@ -197,4 +199,4 @@ class Builder:
     async def _origin(self, name: str, number: int) -> str:
         """The image that `from=` names: a stage before this one, or any."""
         other = self._stage(name, number)
-        return await (self._built(other) if other is not None else self._bases.named(name))
+        return (await self._built(other)).image if other is not None else await self._bases.named(name)
