@@ -97,3 +97,19 @@ def test_a_stage_has_the_arguments_of_the_stage_that_it_stands_on(node, busybox,
     assert said(node, "inherits:1", "cat", "/v", "/from") == "[1 me]\none\n"
     assert built(node, tmp_path, "-t", "inherits:2").returncode == 0
     assert said(node, "inherits:2", "cat", "/v") == "[]\n"
+
+
+def test_a_working_directory_is_its_users(node, busybox, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox} AS base\nENV WHO=12\n"
+        "WORKDIR /root/of\nRUN echo 'me:x:7:8::/:/bin/sh' >> /etc/passwd\n"
+        "USER $WHO:13\nWORKDIR /ids/deep\nWORKDIR /root/of\n"
+        "FROM base\nWORKDIR /inherited\nUSER me\nWORKDIR /named\n"
+    )
+    done = built(node, tmp_path, "-t", "owned:1")
+    assert done.returncode == 0, done.stderr
+    paths = ("/root/of", "/ids", "/ids/deep", "/inherited", "/named")
+    owners = said(node, "owned:1", "stat", "-c", "%n %u %g", *paths)
+    assert owners.splitlines() == [
+        *("/root/of 0 0", "/ids 12 13", "/ids/deep 12 13", "/inherited 12 13", "/named 7 8"),
+    ]

@@ -23,8 +23,10 @@ from slipway.building.state import State, Wish, key
 from slipway.building.variables import expand
 from slipway.building.worker import Worker
 from slipway.connect import Node
+from slipway.places import Place
 
-_VERSION = "1"
+_VERSION = "2"
+"""Of the cache: what an earlier one made of the same words may be another."""
 
 
 class Builder:
@@ -128,6 +130,7 @@ class Builder:
             key=key(_VERSION, image, str(self._wish.epoch_s)),
             environment=dict(entry.partition("=")[::2] for entry in inner.get("Env") or []),
             directory=inner.get("WorkingDir") or "/",
+            user=inner.get("User") or "",
             shell=inner.get("Shell") or ["/bin/sh", "-c"],
             arguments=arguments,
         )
@@ -175,6 +178,8 @@ class Builder:
         text = config.change(step, state.values)
         if step.word == "ENV":
             state.environment |= config.pairs(step, state.values)
+        elif step.word == "USER":
+            state.user = text.partition(" ")[2]
         elif step.word == "SHELL":
             if not step.exact:
                 step.refuse('want JSON, such as ["/bin/bash", "-c"]')
@@ -186,10 +191,12 @@ class Builder:
         state.directory = posixpath.normpath(f"/{path.lstrip('/')}")
         change = f"WORKDIR {state.directory}"
 
+        def make(root: Place) -> None:
+            uid, gid = copying.owner(root, state.user) if state.user else (0, 0)
+            copying.make_directories(root, state.directory, uid, gid)
+
         async def work(container_id: str) -> list[str]:
-            await self._site.worker.within(
-                container_id, lambda root: copying.make_directories(root, state.directory, 0, 0)
-            )
+            await self._site.worker.within(container_id, make)
             return []
 
         await self._results.change(

@@ -31,6 +31,7 @@ class State:
     key: str
     environment: dict[str, str]
     directory: str
+    user: str
     shell: list[str]
     arguments: dict[str, str] = field(default_factory=dict)
     pending: dict[str, Instruction] = field(default_factory=dict)
