@@ -2,7 +2,6 @@
 
 import sys
 from argparse import Namespace
-from getpass import getpass
 from urllib.parse import urlsplit
 
 import anyio.to_thread
@@ -10,7 +9,7 @@ import anyio.to_thread
 from common.api.images.v1 import images_pb2 as pb
 from common.dockerconfig import Login, drop_login, keep_login, registry_of
 from common.errors import InvalidArgumentError
-from slipway import render
+from slipway import asking, render
 from slipway.connect import imaged
 from slipway.logins import docker_config
 
@@ -59,12 +58,13 @@ def _asked(arguments: Namespace) -> tuple[str, str]:
     if arguments.password_stdin:
         if not username:
             raise InvalidArgumentError("--password-stdin: whose? name the user with -u")
-        password = sys.stdin.read(MAX_PASSWORD_BYTES).rstrip("\r\n")
+        with asking.answering():
+            password = sys.stdin.read(MAX_PASSWORD_BYTES).rstrip("\r\n")
     elif not sys.stdin.isatty():
         raise InvalidArgumentError("login: no terminal to ask for a password: use --password-stdin")
     else:
-        username = username or input("Username: ").strip()
-        password = getpass()
+        username = username or asking.line("Username: ").strip()
+        password = asking.secret("Password: ")
     if not username or not password:
         raise InvalidArgumentError("login: want a user and a password that are not empty")
     return username, password

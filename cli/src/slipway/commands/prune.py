@@ -12,7 +12,7 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import InvalidArgumentError
-from slipway import render
+from slipway import asking, render
 from slipway.building import caches
 from slipway.connect import OWNER, Node, facts, imaged, node
 from slipway.removal import remove_pod
@@ -96,9 +96,7 @@ def _agreed(arguments: Namespace, what: str) -> bool:
     if not sys.stdin.isatty():
         message = f"this removes {what}: give --force, or --dry-run to see what would go"
         raise InvalidArgumentError(message)
-    sys.stderr.write(f"This removes {what}. Go on? [y/N] ")
-    sys.stderr.flush()
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    return asking.line(f"This removes {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int = 0) -> None:
