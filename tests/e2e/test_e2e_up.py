@@ -120,3 +120,12 @@ def test_prepare_refuses_what_is_no_option(tmp_path):
         assert done.returncode == 1
         assert done.stderr.startswith(f"slipway-node: {config}: "), done.stderr
         assert done.stderr.count("\n") == 1
+
+
+def test_who_reads_the_status_may_leave(node):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    command = [SLIPWAY_NODE, "status", "--run-dir", str(node.run_dir)]
+    done = subprocess.run(command, stdout=theirs, stderr=subprocess.PIPE, timeout=patience(50), check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (0, b"")

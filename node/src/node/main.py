@@ -45,6 +45,10 @@ def main() -> None:
     try:
         _read_config(arguments)
         arguments.run(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # whoever read us has left; what is still to be flushed would tell so once more
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except SlipwayError as exc:
         sys.stderr.write(f"slipway-node: {exc}\n")
         sys.exit(1)
