@@ -137,6 +137,18 @@ def test_what_cannot_be_saved_leaves_no_file(node, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/no/such.tar", "/no/such.tar: No such file or directory"),
+        ("/proc/self/mem", "/proc/self/mem: Input/output error"),
+    ],
+)
+def test_an_archive_that_cannot_be_read_is_named(node, path: str, told: str) -> None:
+    done = node.slipway("load", "-i", path)
+    assert (done.returncode, done.stderr) == (1, f"slipway: {told}\n")
+
+
 @pytest.fixture(scope="module")
 def docker_host() -> Iterator[str]:
     """Debian's docker engine, which tests start for themselves."""

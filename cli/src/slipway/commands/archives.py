@@ -111,10 +111,13 @@ def _pieces_of(path: str) -> Iterator[bytes]:
             yield from _member(file, str(file.relative_to(path)))
         yield bytes(2 * tarfile.BLOCKSIZE)
         return
-    # unbuffered: what has come so far is sent on
-    with io.FileIO(path or sys.stdin.fileno(), closefd=bool(path)) as source:
-        while piece := source.read(PIECE_BYTES):
-            yield piece
+    try:
+        # unbuffered: what has come so far is sent on
+        with io.FileIO(path or sys.stdin.fileno(), closefd=bool(path)) as source:
+            while piece := source.read(PIECE_BYTES):
+                yield piece
+    except OSError as exc:
+        raise OSError(exc.errno, exc.strerror, path or "standard input") from exc
 
 
 def _member(file: Path, name: str) -> Iterator[bytes]:

@@ -172,14 +172,25 @@ class ImagedClient:
         replace: bool = False,
         timeout_s: float = PULL_TIMEOUT_S,
     ) -> "Sequence[pb.LoadedImage]":
-        """Take the images of a tar; AlreadyExistsError when a name is another image's."""
+        """Take the images of a tar; AlreadyExistsError when a name is another image's, an OSError of the pieces as it is."""
+        failed: list[OSError] = []
 
         async def requests() -> AsyncIterator[pb.LoadRequest]:
             yield pb.LoadRequest(options=pb.LoadOptions(name=name, replace=replace))
-            async for piece in pieces:
-                yield pb.LoadRequest(piece=piece)
+            try:
+                async for piece in pieces:
+                    yield pb.LoadRequest(piece=piece)
+            except OSError as exc:
+                failed.append(exc)
+                raise
 
-        return (await self._stub.Load(requests(), timeout=timeout_s)).images
+        try:
+            return (await self._stub.Load(requests(), timeout=timeout_s)).images
+        except anyio.get_cancelled_exc_class():
+            # gRPC cancels a call whose requests fail, and does not say why
+            if failed:
+                raise failed[0] from None
+            raise
 
     async def usage(self) -> pb.UsageResponse:
         """Space that blobs take."""
