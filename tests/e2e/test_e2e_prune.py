@@ -54,7 +54,7 @@ def test_images_go_by_rules_and_never_those_in_use(node, images) -> None:
     young = node.slipway("image", "prune", "-af", "--filter", "until=24h")
     assert "Freed: 0 B" in young.stdout, young.stderr
     dry = node.slipway("image", "prune", "-an")
-    assert "a container uses it" in dry.stdout
+    assert "a container stands on its layers" in dry.stdout
     assert names(node) >= {busybox, other}
     before = kinds(node)
     gone = node.slipway("image", "prune", "-af")
@@ -143,6 +143,24 @@ async def test_a_kubelet_sees_freed_space_at_once(node, images) -> None:
     assert node.slipway("rmi", other).returncode == 0
     after, _ = await used_bytes(node)
     assert before - after == freed[other] > 3_000_000
+
+
+def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(node, images) -> None:
+    _, other = images
+    for name in ("localhost/slipway-build:0", "names/b:1", "names/a:1"):
+        assert node.slipway("tag", other, name).returncode == 0
+    assert node.slipway("untag", other).returncode == 0
+    plain = json.loads(node.slipway("image", "prune", "-n", "-o", "json").stdout)
+    assert {v["why"] for v in plain} & {
+        "has the name docker.io/names/a:1",
+        "has the name docker.io/names/b:1",
+    }
+    told = {"docker.io/names/a:1", "docker.io/names/b:1"}
+    for words in (("system", "df", "-v"), ("image", "prune", "-an"), ("image", "prune", "-af")):
+        rows = [line.split() for line in node.slipway(*words).stdout.splitlines()]
+        assert told <= {row[0] for row in rows if row}, words
+        assert "localhost/slipway-build:0" not in {row[0] for row in rows if row}, words
+    assert not told & names(node)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from common.buildcache import given
 from common.errors import SlipwayError
 from slipway import called
 
@@ -49,6 +50,13 @@ def sentence(text: str) -> str:
 def complaint(error: SlipwayError) -> str:
     """What went wrong, with containers and pods called as the person did."""
     return sentence(called.in_words(error.message))
+
+
+def names(found: Iterable[str]) -> list[str]:
+    """What an image is called in a list: by all its tags, else by its digests; by a build's only if nobody gave it one."""
+    every = list(found)
+    tags = [name for name in every if "@" not in name]
+    return given(tags) or tags or every or ["<none>"]
 
 
 def size(count: int) -> str:

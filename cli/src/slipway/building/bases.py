@@ -2,12 +2,12 @@
 
 from collections.abc import AsyncIterator
 
+from common.buildcache import REPOSITORY
 from common.clients.imaged import ImagedClient
 from common.errors import NotFoundError
 from slipway import render
 from slipway.building import scratch
 from slipway.building.progress import Step
-from slipway.building.results import CACHE
 from slipway.logins import auth_of
 
 
@@ -43,4 +43,4 @@ class Bases:
         async def pieces() -> AsyncIterator[bytes]:
             yield scratch.archive()
 
-        return (await self._images.load(pieces(), name=f"{CACHE}:scratch", replace=True))[0].image.id
+        return (await self._images.load(pieces(), name=f"{REPOSITORY}:scratch", replace=True))[0].image.id

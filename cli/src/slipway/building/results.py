@@ -12,6 +12,7 @@ from dataclasses import replace
 import anyio
 
 from common.api.images.v1 import images_pb2 as pb
+from common.buildcache import REPOSITORY
 from common.clients.imaged import ImagedClient
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.building.progress import Step
@@ -19,9 +20,6 @@ from slipway.building.refusal import refuse
 from slipway.building.state import State, Wish
 from slipway.building.worker import Job, Worker
 from slipway.commands.changes import MADE
-
-CACHE = "localhost/slipway-build"
-"""Repository of what is cached; the tag is the key."""
 
 
 class Results:
@@ -70,7 +68,7 @@ class Results:
         if not self._wish.use_cache:
             return ""
         try:
-            return (await self._images.get(f"{CACHE}:{wanted}", used=True)).id
+            return (await self._images.get(f"{REPOSITORY}:{wanted}", used=True)).id
         except NotFoundError:
             return ""
 
@@ -92,7 +90,7 @@ class Results:
         state.image, state.pending = image, {}
 
     async def _commit(self, base: str, name: str, wish: pb.CommitRequest) -> str:
-        wish.image, wish.name = base, f"{CACHE}:{name}"
+        wish.image, wish.name = base, f"{REPOSITORY}:{name}"
         wish.created_ns = (self._wish.epoch_s or 0) * 10**9
         wish.clamp_times = self._wish.epoch_s is not None
         return (await self._images.commit(wish)).id

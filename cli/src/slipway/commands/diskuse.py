@@ -123,13 +123,14 @@ def _verbose(found: _Found) -> None:
     sys.stdout.write("\n")
     images = [
         (
-            v.names[0] if v.names else "<none>",
+            name,
             v.id.partition(":")[2][:12],
             render.age(v.used_at_ns),
             render.size(v.size_bytes),
             "" if v.goes else v.why,
         )
         for v in found.verdicts
+        for name in render.names(v.names)
     ]
     render.table(("IMAGE", "ID", "USED", "SIZE", "STAYS, SINCE IT"), images)
     sys.stdout.write("\n")

@@ -106,21 +106,26 @@ def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int
     shown = [v for v in verdicts if v.goes or arguments.dry_run]
     if shown:
         headings = ("IMAGE", "ID", "USED", "FREES", "VERDICT", "WHY")
-        render.table(headings, [_row(verdict, arguments) for verdict in shown])
+        render.table(headings, [row for verdict in shown for row in _rows(verdict, arguments)])
     freed = freed_bytes + sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
     sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
 
 
-def _row(verdict: pb.Verdict, arguments: Namespace) -> tuple[str, ...]:
+def _rows(verdict: pb.Verdict, arguments: Namespace) -> list[tuple[str, ...]]:
+    """A row for each name; the first says what the image frees."""
     goes = "goes" if arguments.dry_run else "gone"
-    return (
-        verdict.names[0] if verdict.names else "<none>",
-        verdict.id.partition(":")[2][:12],
-        render.age(verdict.used_at_ns),
-        render.size(verdict.frees_blob_bytes + verdict.frees_layer_bytes) if verdict.goes else "",
-        goes if verdict.goes else "stays",
-        verdict.why,
-    )
+    frees = render.size(verdict.frees_blob_bytes + verdict.frees_layer_bytes) if verdict.goes else ""
+    return [
+        (
+            name,
+            verdict.id.partition(":")[2][:12],
+            render.age(verdict.used_at_ns),
+            "" if number else frees,
+            goes if verdict.goes else "stays",
+            verdict.why,
+        )
+        for number, name in enumerate(render.names(verdict.names))
+    ]
 
 
 def _until(filters: list[str]) -> float:

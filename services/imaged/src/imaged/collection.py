@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from common import buildcache
 from common.clock import now_ns
 from common.errors import InvalidArgumentError
 from common.observe.log import get_logger
@@ -105,7 +106,7 @@ def plan(
 
 def _stays(record: ImageRecord, rules: Rules, age_s: float, newest: Mapping[str, str]) -> str:
     if record.repo_tags and not rules.tagged:
-        return f"has the name {record.repo_tags[0]}"
+        return f"has the name {(buildcache.given(record.repo_tags) or record.repo_tags)[0]}"
     if age_s < rules.older_than_s:
         return f"{_since(record, age_s)}, which is less than {_age(rules.older_than_s)}"
     return newest.get(record.id, "")
@@ -191,7 +192,7 @@ class Collector:
 
     def _protection(self, record: ImageRecord, in_use: set[tuple[str, ...]], at_ns: int) -> str:
         if record.diff_ids in in_use:
-            return "a container uses it"
+            return "a container stands on its layers"  # made from it, or from another that has the same
         pin = self._pin_of(record)
         if pin:
             return f"is pinned by {pin!r}"

@@ -1,0 +1,11 @@
+"""Names of what builds keep: in a repository of its own, by which images that a person named are told from them."""
+
+from collections.abc import Iterable
+
+REPOSITORY = "localhost/slipway-build"
+"""Of the images that steps of builds made; the tag is the step's key."""
+
+
+def given(names: Iterable[str]) -> list[str]:
+    """The names that are not a build's."""
+    return [name for name in names if not name.startswith(f"{REPOSITORY}:")]
