@@ -318,12 +318,13 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
         (there.parent / "go").touch()
         assert running.result().returncode == 0
     counted = row()
-    assert (counted["total"], counted["active"]) == (1, 0)
+    assert (counted["total"], counted["active"]) == (2, 0)  # the mount, and the image of the step
     assert counted["reclaimable_bytes"] >= 3 << 20
     assert "build cache" not in node.slipway("prune", "-f", "--filter", "until=1h").stdout
     assert "Would remove build cache: big, last used" in node.slipway("prune", "-n").stdout
     done = node.slipway("prune", "-f")
     assert "Removed build cache: big" in done.stdout
+    assert "Removed cached steps of builds: 1\n" in done.stdout
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
 
 

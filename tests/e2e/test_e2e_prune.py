@@ -7,6 +7,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from devtools.cri import connect
 from devtools.registry import file, layer
+from slipway.completing import candidates
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -143,6 +144,36 @@ async def test_a_kubelet_sees_freed_space_at_once(node, images) -> None:
     assert node.slipway("rmi", other).returncode == 0
     after, _ = await used_bytes(node)
     assert before - after == freed[other] > 3_000_000
+
+
+def test_what_only_builds_named_is_in_no_list_but_counts_as_theirs_and_goes_with_prune(node, images) -> None:
+    _, other = images
+    cached = "localhost/slipway-build:0"
+    before = kinds(node)
+    assert node.slipway("tag", other, cached).returncode == 0
+    assert cached not in node.slipway("images").stdout  # beside a name that somebody gave
+    assert node.slipway("untag", other).returncode == 0
+    assert cached not in node.slipway("images").stdout
+    image_id = json.loads(node.slipway("image", "inspect", cached).stdout)[0]["Id"]
+    for words, shown in ((("-q",), False), (("-aq",), True), (("-q", cached), True)):
+        listed = node.slipway("images", "--no-trunc", *words).stdout
+        assert (image_id in listed) == shown, words
+    assert cached in node.slipway("images", "-a").stdout
+    offered = [candidates(("rmi", word), str(node.run_dir)) for word in ("", cached[:-1])]
+    assert [cached in [word for word, _ in found] for found in offered] == [False, True]
+    after = kinds(node)
+    size = before["Layers (unpacked)"]["size_bytes"] - after["Layers (unpacked)"]["size_bytes"]
+    assert size >= 3_000_000
+    assert after["Images (blobs)"]["total"] == before["Images (blobs)"]["total"] - 1
+    assert after["Build caches"]["total"] == before["Build caches"]["total"] + 1
+    assert after["Build caches"]["reclaimable_bytes"] >= size
+    kept = node.slipway("image", "prune", "-n")
+    assert ("cached steps" in kept.stdout, cached in kept.stdout) == (False, False)
+    assert "Would remove cached steps of builds: 1\n" in node.slipway("image", "prune", "-an").stdout
+    assert "cached steps" not in node.slipway("prune", "-f", "--filter", "until=1h").stdout
+    assert "Removed cached steps of builds: 1\n" in node.slipway("prune", "-f").stdout
+    assert node.slipway("image", "inspect", cached).returncode == 1
+    assert kinds(node)["Layers (unpacked)"]["size_bytes"] == after["Layers (unpacked)"]["size_bytes"]
 
 
 def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(node, images) -> None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+from common.buildcache import REPOSITORY, given
 from common.errors import SlipwayError
 from slipway.connect import node, runtimed
 from slipway.nodeverbs import SERVICES
@@ -100,7 +101,7 @@ class _Place:
         if dest == "service":
             return [(name, "") for name in SERVICES]
         if dest in ("reference", "image", "source"):
-            return _ask(_images(run_dir))
+            return _ask(_images(run_dir, last))
         return []
 
 
@@ -187,9 +188,11 @@ async def _pods(run_dir: str, last: str) -> Candidates:
     return [(_called(pod, last), f"pod in {pod.metadata.namespace}") for pod in found]
 
 
-async def _images(run_dir: str) -> Candidates:
+async def _images(run_dir: str, last: str) -> Candidates:
+    """Names of images; those of builds for who has begun to type one."""
     from common.api.cri.v1 import api_pb2 as cri
 
     async with node(run_dir) as on:
         found = (await on.images.ListImages(cri.ListImagesRequest())).images
-    return [(tag, image.id.partition(":")[2][:12]) for image in found for tag in image.repo_tags]
+    named = [(tag, image.id.partition(":")[2][:12]) for image in found for tag in image.repo_tags]
+    return named if last.startswith(REPOSITORY) else [pair for pair in named if given(pair[:1])]

@@ -16,6 +16,7 @@ _PUSH = """
 _REFERENCE = "a name, or an id"
 _IMAGES = """
     slipway images  names, ids and sizes
+    slipway images -a  what steps of builds made, too
     slipway images --format json | jq -r '.[].id'  for programs"""
 _INSPECT = "slipway image inspect app:1 | jq '.[0].Config.Entrypoint'  what it runs"
 _PULL = """
@@ -49,7 +50,7 @@ _LOAD = """
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     """All verbs of images."""
     image = add_verb(verbs, "image", "list images, or work with them", "images:images", _IMAGES)
-    image.set_defaults(quiet=False, digests=False, no_trunc=False, filter=[], wanted="")
+    image.set_defaults(all=False, quiet=False, digests=False, no_trunc=False, filter=[], wanted="")
     add_output(image)
     inner = image.add_subparsers(metavar="COMMAND")
     both: dict[str, Add] = {
@@ -158,6 +159,9 @@ def _images(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
 
 
 def _add_choice(images: argparse.ArgumentParser) -> None:
+    images.add_argument(
+        "-a", "--all", action="store_true", help="also what builds keep of their steps, and its names"
+    )
     images.add_argument("-q", "--quiet", action="store_true", help="ids only")
     images.add_argument("--digests", action="store_true", help="the digest of each name at its registry, too")
     images.add_argument("--no-trunc", action="store_true", help="whole ids")

@@ -104,6 +104,18 @@ def test_what_stays_says_why(rules: Rules, key: str, why: str) -> None:
     assert decided(IMAGES, rules)[key] == why.replace("620", str(total))
 
 
+def test_what_only_builds_named_goes_when_asked_for() -> None:
+    cached, named = ("localhost/slipway-build:1",), ("localhost/slipway-build:2", "reg/app:1")
+    built = [image("step", 3, "s", tags=cached), image("app", 2, "a", tags=named), image("none", 1, "n")]
+    assert decided(built, Rules(build_caches=True)) == {
+        "step": "+20/100",
+        "app": "has the name reg/app:1",
+        "none": "+20/100",
+    }
+    assert decided(built, Rules())["step"] == "has the name localhost/slipway-build:1"
+    assert "less than 5 d" in decided(built, Rules(build_caches=True, older_than_s=5 * DAY))["step"]
+
+
 def test_what_goes_says_why() -> None:
     verdicts = plan(IMAGES, ALL, sizes(IMAGES), {}, at_ns=NOW_NS)
     assert [v.why for v in verdicts][:2] == [

@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
+from common.buildcache import is_cache
 from slipway import render
 from slipway.building import caches
 from slipway.connect import facts, imaged, node, snapshotd
@@ -26,6 +27,11 @@ class _Kind(NamedTuple):
 
 class _Found(NamedTuple):
     verdicts: list[Any]
+    """Of images, what builds keep left out."""
+    steps: list[Any]
+    """Verdicts of what steps of builds made, were only these to go."""
+    goes: list[Any]
+    """Verdicts of all that could go together."""
     blob_bytes: int
     layers: list[Any]
     stood_on: set[str]
@@ -33,11 +39,11 @@ class _Found(NamedTuple):
     usages: dict[str, Any]
     containers: list[Any]
     caches: list[caches.Cache]
-    """Of builds."""
+    """Mounts of builds."""
 
 
 async def df(arguments: Namespace) -> int:
-    """What takes space, and what of it could go."""
+    """What takes space, and what of it could go; what only builds keep counts as theirs."""
     found = await _asked(arguments.run_dir)
     kinds = _kinds(found)
     if arguments.report == "json":
@@ -55,7 +61,11 @@ async def _asked(run_dir: str) -> _Found:
     async with imaged(run_dir) as images, snapshotd(run_dir) as snapshots, node(run_dir) as on:
 
         async def of_images() -> None:
-            found["verdicts"] = list(await images.prune(pb.PruneRequest(all=True, dry_run=True)))
+            every = await images.prune(pb.PruneRequest(all=True, dry_run=True))
+            found["verdicts"] = [v for v in every if not is_cache(v.names)]
+            found["goes"] = [v for v in every if v.goes]
+            alone = await images.prune(pb.PruneRequest(build_caches=True, dry_run=True))
+            found["steps"] = [v for v in alone if is_cache(v.names)]
             found["blob_bytes"] = (await images.usage()).used_bytes
 
         async def of_snapshots() -> None:
@@ -77,7 +87,8 @@ async def _asked(run_dir: str) -> _Found:
 
 
 def _kinds(found: _Found) -> list[_Kind]:
-    goes = [v for v in found.verdicts if v.goes]
+    step_blobs = sum(v.frees_blob_bytes for v in found.steps)
+    step_layers = sum(v.frees_layer_bytes for v in found.steps)
     used = sum("container" in v.why for v in found.verdicts if not v.goes)
     running = [c for c in found.containers if c.state == cri.CONTAINER_RUNNING]
     ended = {c.id for c in found.containers if c.state == cri.CONTAINER_EXITED}
@@ -87,15 +98,15 @@ def _kinds(found: _Found) -> list[_Kind]:
             "Images (blobs)",
             len(found.verdicts),
             used,
-            found.blob_bytes,
-            sum(v.frees_blob_bytes for v in goes),
+            found.blob_bytes - step_blobs,
+            sum(v.frees_blob_bytes for v in found.goes) - step_blobs,
         ),
         _Kind(
             "Layers (unpacked)",
             len(found.layers),
             len({layer.diff_id for layer in found.layers} & found.stood_on),
-            sum(layer.size_bytes for layer in found.layers),
-            sum(v.frees_layer_bytes for v in goes),
+            sum(layer.size_bytes for layer in found.layers) - step_layers,
+            sum(v.frees_layer_bytes for v in found.goes) - step_layers,
         ),
         _Kind(
             "Containers",
@@ -106,10 +117,10 @@ def _kinds(found: _Found) -> list[_Kind]:
         ),
         _Kind(
             "Build caches",
-            len(found.caches),
-            sum(cache.in_use for cache in found.caches),
-            sum(cache.size_bytes for cache in found.caches),
-            sum(cache.size_bytes for cache in found.caches if not cache.in_use),
+            len(found.caches) + len(found.steps),
+            sum(cache.in_use for cache in found.caches) + sum(not v.goes for v in found.steps),
+            sum(cache.size_bytes for cache in found.caches) + step_blobs + step_layers,
+            sum(c.size_bytes for c in found.caches if not c.in_use) + step_blobs + step_layers,
         ),
     ]
 

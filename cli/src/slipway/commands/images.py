@@ -7,6 +7,7 @@ from fnmatch import fnmatchcase
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
+from common.buildcache import given, is_cache
 from common.errors import FailedPreconditionError, NotFoundError
 from slipway import filters, render
 from slipway.bars import Bars, Row
@@ -64,6 +65,8 @@ async def images(arguments: Namespace) -> int:
         found = (await on.images.ListImages(cri.ListImagesRequest())).images
     wishes = [*arguments.filter, *([f"reference={arguments.wanted}"] if arguments.wanted else [])]
     shown = filters.chosen(found, wishes, _TESTS, _VALUES)
+    if not arguments.all and not any(wish.startswith(("reference=", "id=")) for wish in wishes):
+        shown = [image for image in shown if not is_cache(image.repo_tags)]
     if arguments.quiet:
         for image in shown:
             sys.stdout.write(f"{_short(image, whole=arguments.no_trunc)}\n")
@@ -76,7 +79,7 @@ async def images(arguments: Namespace) -> int:
         rows = sorted(
             (*row[:3], ages.get(image.id, "N/A"), row[3])
             for image in shown
-            for row in _image_rows(image, patterns, whole=whole)
+            for row in _image_rows(image, patterns, whole=whole, every=arguments.all)
         )
         headings = ("IMAGE", "DIGEST", "ID", "CREATED", "SIZE")
         keep = [0, 1, 2, 3, 4] if arguments.digests else [0, 2, 3, 4]
@@ -112,12 +115,16 @@ def _short(image: cri.Image, *, whole: bool) -> str:
     return str(image.id) if whole else str(image.id).partition(":")[2][:12]
 
 
-def _image_rows(image: cri.Image, patterns: list[str], *, whole: bool) -> list[tuple[str, str, str, str]]:
+def _image_rows(
+    image: cri.Image, patterns: list[str], *, whole: bool, every: bool
+) -> list[tuple[str, str, str, str]]:
     """A row for each name that is asked for, with the digest that its repository has."""
     digests = {text.partition("@")[0]: text.partition("@")[2] for text in image.repo_digests}
     names = list(image.repo_tags or image.repo_digests or ["<none>"])
     if patterns:
         names = [name for name in names if any(_named(name, pattern) for pattern in patterns)]
+    elif not every:
+        names = given(names) or names
     return [
         (name, _digest(digests, name), _short(image, whole=whole), render.size(image.size)) for name in names
     ]

@@ -11,6 +11,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
+from common.buildcache import is_cache
 from common.errors import InvalidArgumentError
 from slipway import asking, render
 from slipway.building import caches
@@ -42,7 +43,7 @@ async def images(arguments: Namespace) -> int:
 
 
 async def everything(arguments: Namespace) -> int:
-    """Remove ended pods that the command line made, cache mounts of builds, then images."""
+    """Remove ended pods that the command line made, caches of builds, then images."""
     older_than_s = _until(arguments.filter)
     which = "images that nothing uses" if arguments.all else "images without a name"
     if not _agreed(arguments, f"ended pods that `slipway run` made, caches of builds, and {which}"):
@@ -55,7 +56,9 @@ async def everything(arguments: Namespace) -> int:
                 verb = "Would remove" if arguments.dry_run else "Removed"
                 sys.stdout.write(f"{verb} pod: {render.clean(pod.metadata.name)}\n")
     freed_bytes = await anyio.to_thread.run_sync(_caches, arguments, older_than_s)
-    rules = pb.PruneRequest(all=arguments.all, older_than_s=older_than_s, dry_run=arguments.dry_run)
+    rules = pb.PruneRequest(
+        all=arguments.all, build_caches=True, older_than_s=older_than_s, dry_run=arguments.dry_run
+    )
     async with imaged(arguments.run_dir) as client:
         _tell(await client.prune(rules), arguments, freed_bytes)
     return 0
@@ -103,10 +106,16 @@ def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int
     if arguments.output == "json":
         render.messages(verdicts)
         return
-    shown = [v for v in verdicts if v.goes or arguments.dry_run]
+    cached = [v for v in verdicts if is_cache(v.names)]
+    shown = [v for v in verdicts if (v.goes or arguments.dry_run) and v not in cached]
     if shown:
         headings = ("IMAGE", "ID", "USED", "FREES", "VERDICT", "WHY")
         render.table(headings, [row for verdict in shown for row in _rows(verdict, arguments)])
+    steps = sum(v.goes for v in cached)
+    if steps:
+        sys.stdout.write(
+            f"{'Would remove' if arguments.dry_run else 'Removed'} cached steps of builds: {steps}\n"
+        )
     freed = freed_bytes + sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
     sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
 

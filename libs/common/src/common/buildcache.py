@@ -9,3 +9,9 @@ REPOSITORY = "localhost/slipway-build"
 def given(names: Iterable[str]) -> list[str]:
     """The names that are not a build's."""
     return [name for name in names if not name.startswith(f"{REPOSITORY}:")]
+
+
+def is_cache(names: Iterable[str]) -> bool:
+    """Whether an image has names, and all are a build's; its digests at registries are none."""
+    tags = [name for name in names if "@" not in name]
+    return bool(tags) and not given(tags)

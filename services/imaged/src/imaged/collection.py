@@ -27,6 +27,8 @@ class Rules:
 
     tagged: bool = False
     """Also images with names."""
+    build_caches: bool = False
+    """Also images that only builds named."""
     older_than_s: float = 0.0
     """Only those that were last used longer ago."""
     keep_last: int = 0
@@ -105,7 +107,8 @@ def plan(
 
 
 def _stays(record: ImageRecord, rules: Rules, age_s: float, newest: Mapping[str, str]) -> str:
-    if record.repo_tags and not rules.tagged:
+    cached = rules.build_caches and buildcache.is_cache(record.repo_tags)
+    if record.repo_tags and not (rules.tagged or cached):
         return f"has the name {(buildcache.given(record.repo_tags) or record.repo_tags)[0]}"
     if age_s < rules.older_than_s:
         return f"{_since(record, age_s)}, which is less than {_age(rules.older_than_s)}"

@@ -126,7 +126,13 @@ class ImagesServicer(rpc.ImagesServicer):
             yield pb.CommitProgress(image=await self._image(made) if made else None)
 
     async def Prune(self, request: pb.PruneRequest, context: "Context") -> pb.PruneResponse:
-        rules = Rules(request.all, request.older_than_s, request.keep_last, request.max_bytes)
+        rules = Rules(
+            tagged=request.all,
+            build_caches=request.build_caches,
+            older_than_s=request.older_than_s,
+            keep_last=request.keep_last,
+            max_bytes=request.max_bytes,
+        )
         verdicts = await self._collector.collect(rules, dry_run=request.dry_run)
         return pb.PruneResponse(
             verdicts=[

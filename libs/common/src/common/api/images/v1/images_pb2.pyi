@@ -831,6 +831,7 @@ class PruneRequest(_message.Message):
     KEEP_LAST_FIELD_NUMBER: _builtins.int
     MAX_BYTES_FIELD_NUMBER: _builtins.int
     DRY_RUN_FIELD_NUMBER: _builtins.int
+    BUILD_CACHES_FIELD_NUMBER: _builtins.int
     all: _builtins.bool
     """Also images with names."""
     older_than_s: _builtins.float
@@ -841,6 +842,8 @@ class PruneRequest(_message.Message):
     """Only until blobs and layers take no more, what was not used for the longest time first; 0 for no bound."""
     dry_run: _builtins.bool
     """Decide only."""
+    build_caches: _builtins.bool
+    """Also images that only builds named: what their steps made (common.buildcache)."""
     def __init__(
         self,
         *,
@@ -849,10 +852,11 @@ class PruneRequest(_message.Message):
         keep_last: _builtins.int = ...,
         max_bytes: _builtins.int = ...,
         dry_run: _builtins.bool = ...,
+        build_caches: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "dry_run", b"dry_run", "keep_last", b"keep_last", "max_bytes", b"max_bytes", "older_than_s", b"older_than_s"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all", b"all", "build_caches", b"build_caches", "dry_run", b"dry_run", "keep_last", b"keep_last", "max_bytes", b"max_bytes", "older_than_s", b"older_than_s"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
