@@ -138,7 +138,9 @@ def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, 
             "Dockerfile:2: FROM: --platform=linux/s390x: images are made for",
         ),
         ("RUN --mount=type=odd,target=/x true", "type 'odd' is none of"),
-        ("FOO bar", "FOO"),
+        ("RUN false\nRUNS echo", "Dockerfile:3: RUNS: no such instruction, perhaps RUN"),
+        ("FOO bar", "Dockerfile:2: FOO: no such instruction\n"),
+        ("ONBUILD ENVV a=b", "Dockerfile:2: ONBUILD: ENVV: no such instruction, perhaps ENV"),
     ],
 )
 def test_what_cannot_be_done_is_told_with_its_place_and_leaves_nothing(

@@ -150,10 +150,8 @@ class Builder:
                 await add(self._site, state, step, number, shown)
             case "WORKDIR":
                 await self._enter(state, step, shown)
-            case word if word in config.WORDS:
-                self._configure(state, step)
             case _:
-                step.refuse("is not done here")
+                self._configure(state, step)
 
     def _argument(
         self, step: Instruction, values: Mapping[str, str], defaults: Mapping[str, str]

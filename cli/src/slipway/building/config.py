@@ -7,11 +7,6 @@ from collections.abc import Mapping
 from slipway.building.dockerfile import Instruction, triggers
 from slipway.building.variables import expand
 
-WORDS = (
-    *("CMD", "ENTRYPOINT", "ENV", "EXPOSE", "HEALTHCHECK", "LABEL", "MAINTAINER", "SHELL", "STOPSIGNAL"),
-    *("ONBUILD", "USER", "VOLUME"),
-)
-
 
 def pairs(step: Instruction, values: Mapping[str, str]) -> dict[str, str]:
     """The names and values of ENV or LABEL."""

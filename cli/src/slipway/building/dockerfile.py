@@ -1,5 +1,6 @@
 """A Dockerfile as stages of instructions; BuildKit's own parser reads it."""
 
+import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -11,6 +12,10 @@ import dockerfile
 from common.errors import InvalidArgumentError
 
 MAX_BYTES = 1 << 20
+WORDS = (
+    *("ADD", "ARG", "CMD", "COPY", "ENTRYPOINT", "ENV", "EXPOSE", "FROM", "HEALTHCHECK", "LABEL"),
+    *("MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
+)
 _NO_TRIGGERS = ("FROM", "ONBUILD", "MAINTAINER")
 _STAGE = re.compile(r"[a-z][a-z0-9._-]*")
 
@@ -105,6 +110,7 @@ def triggers(texts: Sequence[str], where: str) -> list[Instruction]:
             raise InvalidArgumentError(message) from exc
         found += [replace(_instruction("", command), where=f"{where}: ONBUILD") for command in commands]
     for one in found:
+        _check(one)
         if one.word in _NO_TRIGGERS:
             one.refuse("may not be in an ONBUILD")
     return found
@@ -126,6 +132,7 @@ def _staged(name: str, found: Sequence[Instruction]) -> tuple[list[Instruction],
     arguments: list[Instruction] = []
     stages: list[Stage] = []
     for one in found:
+        _check(one)
         if one.word == "FROM":
             stages.append(_stage(one))
         elif stages:
@@ -138,6 +145,13 @@ def _staged(name: str, found: Sequence[Instruction]) -> tuple[list[Instruction],
         message = f"{name}: it has no FROM"
         raise InvalidArgumentError(message)
     return arguments, stages
+
+
+def _check(one: Instruction) -> None:
+    """Refuse a word that is no instruction before anything is done: it may be the last one."""
+    if one.word not in WORDS:
+        near = difflib.get_close_matches(one.word, WORDS, n=1)
+        one.refuse("no such instruction" + (f", perhaps {near[0]}" if near else ""))
 
 
 def _stage(one: Instruction) -> Stage:
