@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 
+from slipway import unofferedbuild
+
 CLOSE = 0.75
 """How much two names must have in common for one to be a slip of the other."""
 WHY = {
@@ -120,6 +122,8 @@ def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
             return f"{shown} of docker is not offered" + (f": {WHY[long]}" if long in WHY else "")
     if verb == "inspect" and (word[:2] == "-f" or word == "--format"):
         return TEMPLATES
+    if verb == "build" and (told := unofferedbuild.refusal(word)):
+        return told
     near = difflib.get_close_matches(
         word, [name for name in known if name.startswith("--")], n=2, cutoff=CLOSE
     )
