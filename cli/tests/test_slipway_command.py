@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway import parser, unoffered
+from slipway import parser, unoffered, unofferedbuild
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
@@ -231,6 +231,37 @@ def test_only_the_group_of_the_command_is_built(words: tuple[str, ...], all_of_t
     usage = parser.build(words).format_help()
     assert "list containers" in usage
     assert ("remove names of images" in usage) == all_of_them
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--squash",), f"--squash of docker is not offered: {unofferedbuild.WHY['--squash']}"),
+        (("--output=x",), f"--output of docker is not offered: {unofferedbuild.WHY['--output']}"),
+        (("-ox",), f"-o of docker is not offered: {unofferedbuild.WHY['--output']}"),
+        (("--labels", "x"), "no option --labels, perhaps --label"),
+    ],
+)
+def test_an_option_of_dockers_build_is_refused_with_what_to_do_instead(
+    words: tuple[str, ...], told: str
+) -> None:
+    assert (
+        slipway("build", *words, ".").stderr.splitlines()[-1]
+        == f"slipway build: {told}: see slipway build --help"
+    )
+
+
+def test_each_option_of_dockers_build_is_taken_or_refused_by_name() -> None:
+    if shutil.which("docker") is None:
+        pytest.skip("docker is not installed")
+    done = subprocess.run(
+        ["docker", "build", "--help"], capture_output=True, text=True, timeout=30, check=True
+    )
+    theirs = set(re.findall(r"^ +(?:-\w, )?(--[a-z0-9-]+)", done.stdout, re.MULTILINE))
+    verbs = next(a for a in parser.build(["build"])._actions if isinstance(a, argparse._SubParsersAction))
+    ours = set(verbs.choices["build"]._option_string_actions)
+    assert theirs <= ours | set(unofferedbuild.WHY)
+    assert not ours & set(unofferedbuild.WHY)
 
 
 def test_each_option_of_dockers_run_is_taken_or_refused_by_name() -> None:

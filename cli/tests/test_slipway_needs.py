@@ -1,8 +1,6 @@
 """Which stages a build needs."""
 
-from pathlib import Path
-
-from slipway.building.dockerfile import read
+from slipway.building.dockerfile import parse
 from slipway.building.needs import needed
 
 TEXT = """
@@ -22,10 +20,8 @@ COPY --from=nginx /a /b
 """
 
 
-def test_what_a_stage_names_is_needed_and_nothing_else(tmp_path: Path) -> None:
-    file = tmp_path / "Dockerfile"
-    file.write_text(TEXT)
-    _, stages = read(file)
+def test_what_a_stage_names_is_needed_and_nothing_else() -> None:
+    _, stages = parse("Dockerfile", TEXT.encode())
     names = [stage.name or "last" for stage in stages]
     found = {name: {names[n] for n in needed(stages, names.index(name), {"BASE": "base"})} for name in names}
     assert found["last"] == {"last", "made", "base", "tools"}

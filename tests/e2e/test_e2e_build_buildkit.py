@@ -1,11 +1,14 @@
 """Dockerfiles whose images must be as BuildKit makes them, on a real node."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from devtools.registry import file, layer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -113,3 +116,66 @@ def test_a_working_directory_is_its_users(node, busybox, tmp_path: Path) -> None
     assert owners.splitlines() == [
         *("/root/of 0 0", "/ids 12 13", "/ids/deep 12 13", "/inherited 12 13", "/named 7 8"),
     ]
+
+
+def test_a_dockerfile_comes_on_standard_input_with_a_context_or_without(
+    node, busybox, tmp_path: Path
+) -> None:
+    (tmp_path / "kept").write_text("kept\n")
+    (tmp_path / "left").write_text("left\n")
+    (tmp_path / ".dockerignore").write_text("left\n")
+    (tmp_path / "Dockerfile").write_text("FROM nosuch\n")
+    (tmp_path / "Dockerfile.dockerignore").write_text("kept\n")
+    text = f"FROM {busybox}\nCOPY . /c\nCMD ls /c\n"
+    for context, listed in (
+        (tmp_path, {"Dockerfile", "Dockerfile.dockerignore", "kept"}),
+        (Path("-"), set()),
+    ):
+        words = ("-f", "-") if context == tmp_path else ()
+        done = built(node, context, *words, "-t", "piped:1", stdin=text)
+        assert done.returncode == 0, done.stderr
+        assert set(said(node, "piped:1").split()) == listed
+    wrong = built(node, Path("-"), stdin=f"FROM {busybox}\nRUN false\n")
+    assert "Dockerfile:2: RUN: the command ended with exit code 1" in wrong.stderr
+
+
+def test_what_is_no_directory_is_told_to_be_no_context(node, tmp_path: Path) -> None:
+    packed = subprocess.run(
+        ["tar", "-c", "-C", str(tmp_path), "."], capture_output=True, check=True, timeout=30
+    )
+    archive = "-: an archive as context is not offered: unpack it, and give its directory"
+    text = packed.stdout.decode()
+    assert archive in built(node, Path("-"), stdin=text).stderr
+    assert archive in built(node, Path("-"), "-f", "Dockerfile", stdin=text).stderr
+    for remote in ("git@git.example:a/b.git", "github.com/a/b"):
+        told = f"{remote!r}: a context is a directory here: clone or fetch it first"
+        assert told in built(node, Path(remote)).stderr
+    assert "No such file or directory" in built(node, tmp_path).stderr
+
+
+def test_labels_are_the_images_and_of_no_stage_below(node, busybox, tmp_path: Path) -> None:
+    (tmp_path / "Dockerfile").write_text(f"FROM {busybox} AS base\nLABEL a=1 b=2\nFROM base\nRUN true\n")
+    words = ("--label", "b=of the command", "--label", "c", "-t", "labelled:1")
+    done = built(node, tmp_path, *words)
+    assert done.returncode == 0, done.stderr
+    (image,) = json.loads(node.slipway("image", "inspect", "labelled:1").stdout)
+    assert image["Config"]["Labels"] == {"a": "1", "b": "of the command", "c": ""}
+    again = built(node, tmp_path, *words[:2])
+    assert again.stderr.count("CACHED") == 1, again.stderr
+    assert "--label '=x': want NAME" in built(node, tmp_path, "--label", "=x").stderr
+
+
+def test_pull_asks_registries_for_what_is_here(node, shop, busybox, tmp_path: Path) -> None:
+    name = shop.push("buildkit/moves", [layer([file("which", b"old")])], {})
+    (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCOPY --from={name} /which /\nCMD cat /which\n")
+    assert built(node, tmp_path, "-t", "pulls:1").returncode == 0
+    assert shop.push("buildkit/moves", [layer([file("which", b"new")])], {}) == name
+    found = []
+    for words in ((), ("--pull",)):
+        done = built(node, tmp_path, *words, "-t", "pulls:1")
+        assert done.returncode == 0, done.stderr
+        found.append(said(node, "pulls:1"))
+    assert found == ["old", "new"]
+    assert node.slipway("tag", busybox, "only.example/here:1").returncode == 0
+    (tmp_path / "Dockerfile").write_text("FROM only.example/here:1\n")
+    assert "Dockerfile:1: FROM: " in built(node, tmp_path, "--pull").stderr

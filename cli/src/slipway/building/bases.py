@@ -16,17 +16,22 @@ class Bases:
 
     Args:
         images: the node's imaged.
+        pull: also what is here, once each.
     """
 
-    def __init__(self, images: ImagedClient) -> None:
-        self._images = images
+    def __init__(self, images: ImagedClient, *, pull: bool) -> None:
+        self._images, self._pull = images, pull
+        self._pulled: dict[str, str] = {}
 
     async def named(self, name: str, shown: Step | None = None) -> str:
-        """An image by its name, pulled when it is not here."""
-        try:
-            return (await self._images.get(name)).id
-        except NotFoundError:
-            pass
+        """An image by its name, pulled when it is not here, or when all are to be."""
+        if name in self._pulled:
+            return self._pulled[name]
+        if not self._pull:
+            try:
+                return (await self._images.get(name)).id
+            except NotFoundError:
+                pass
         image = ""
         async for progress in self._images.pull(name, auth_of(name, "")):
             image = progress.image.id
@@ -35,6 +40,7 @@ class Bases:
                 shown.note(
                     f"{render.size(here)} of {render.size(sum(layer.size_bytes for layer in progress.layers))}"
                 )
+        self._pulled[name] = image
         return image
 
     async def scratch(self) -> str:

@@ -44,11 +44,12 @@ class Builder:
         self, on: Node, images: ImagedClient, worker: Worker, progress: Progress, wish: Wish
     ) -> None:
         self._images, self._progress, self._wish = images, progress, wish
-        self._bases, self._results = Bases(images), Results(images, worker, wish)
+        self._bases, self._results = Bases(images, pull=wish.pull), Results(images, worker, wish)
         self._site = Site(on, worker, wish, self._bases, self._results, self._origin)
         self._stages: list[Stage] = []
         self._done: dict[int, State] = {}
         self._globals: dict[str, str] = {}
+        self._wanted = 0
         self._locks: defaultdict[int, anyio.Lock] = defaultdict(anyio.Lock)
 
     async def build(self, arguments: list[Instruction], stages: list[Stage], target: str) -> str:
@@ -66,6 +67,7 @@ class Builder:
         if wanted is None:
             message = f"--target {target!r}: there is no such stage"
             raise InvalidArgumentError(message)
+        self._wanted = wanted
         async with anyio.create_task_group() as group:
             for number in sorted(needed(stages, wanted, self._globals)):
                 group.start_soon(self._built, number)
@@ -97,6 +99,8 @@ class Builder:
                     await self._step(state, step, number, shown)
                 except (SlipwayError, OSError) as exc:
                     refuse(step, exc)
+        if number == self._wanted and self._wish.labels:
+            state.change(f"LABEL {config.quoted(self._wish.labels)}", stage.start)
         await self._results.flush(state)
         return state
 

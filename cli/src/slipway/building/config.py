@@ -14,6 +14,11 @@ def pairs(step: Instruction, values: Mapping[str, str]) -> dict[str, str]:
     return dict(zip(words[::2], words[1::2], strict=True))
 
 
+def quoted(found: Mapping[str, str]) -> str:
+    """Names and values as ENV and LABEL have them."""
+    return " ".join(shlex.quote(f"{name}={value}") for name, value in found.items())
+
+
 def change(step: Instruction, values: Mapping[str, str]) -> str:  # noqa: PLR0911 - a table
     """What imaged is told.
 
@@ -22,8 +27,7 @@ def change(step: Instruction, values: Mapping[str, str]) -> str:  # noqa: PLR091
     """
     match step.word:
         case "ENV" | "LABEL":
-            found = pairs(step, values).items()
-            return f"{step.word} " + " ".join(shlex.quote(f"{name}={value}") for name, value in found)
+            return f"{step.word} {quoted(pairs(step, values))}"
         case "MAINTAINER":
             return "LABEL " + shlex.quote(f"maintainer={expand(' '.join(step.words), values)}")
         case "CMD" | "ENTRYPOINT" | "SHELL":

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import NoReturn
 
 import dockerfile
@@ -72,23 +71,25 @@ class Stage:
     steps: list[Instruction] = field(default_factory=list)
 
 
-def read(path: Path) -> tuple[list[Instruction], list[Stage]]:
+def parse(name: str, body: bytes) -> tuple[list[Instruction], list[Stage]]:
     """The ARGs before the first stage, and the stages.
+
+    Args:
+        name: of the file, for messages.
+        body: what is in it.
 
     Raises:
         InvalidArgumentError: it is no Dockerfile; the message has file, line and instruction.
-        OSError: it cannot be read.
     """
-    body = path.read_bytes()
     if len(body) > MAX_BYTES:
-        message = f"{path.name}: {len(body)} bytes are more than a Dockerfile has ({MAX_BYTES})"
+        message = f"{name}: more than {MAX_BYTES} bytes, which no Dockerfile has"
         raise InvalidArgumentError(message)
     try:
         found = dockerfile.parse_string(body.decode())
     except (ValueError, dockerfile.GoParseError) as exc:
-        message = f"{path.name}: {exc}"
+        message = f"{name}: {exc}"
         raise InvalidArgumentError(message) from exc
-    return _staged(path.name, [_instruction(path.name, command) for command in found])
+    return _staged(name, [_instruction(name, command) for command in found])
 
 
 def triggers(texts: Sequence[str], where: str) -> list[Instruction]:

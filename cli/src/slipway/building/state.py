@@ -18,9 +18,13 @@ class Wish:
     ignore: Ignore
     arguments: Mapping[str, str]
     secrets: Mapping[str, bytes]
+    labels: Mapping[str, str]
+    """Of the image, whatever the Dockerfile says."""
     epoch_s: int | None = None
     """When all of it is said to be made; None for now."""
     use_cache: bool = True
+    pull: bool = False
+    """Whether images that are here are asked for at their registries all the same."""
 
 
 @dataclass(slots=True)

@@ -2,12 +2,17 @@
 
 import os
 import sys
+import tempfile
 from argparse import Namespace
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from common.errors import InvalidArgumentError
+from slipway import asking
 from slipway.building import dockerfile, mounts, platform
 from slipway.building.builder import Builder
+from slipway.building.fetching import is_remote
 from slipway.building.ignore import Ignore, parse
 from slipway.building.progress import Progress
 from slipway.building.state import Wish
@@ -15,6 +20,10 @@ from slipway.building.worker import Worker
 from slipway.commands.changes import epoch
 from slipway.connect import imaged, node
 from slipway.places import Place
+
+_PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
+"""How gzip, bzip2, xz and zstd begin."""
+_ARCHIVE = "-: an archive as context is not offered: unpack it, and give its directory"
 
 
 async def build(arguments: Namespace) -> int:
@@ -30,19 +39,22 @@ async def build(arguments: Namespace) -> int:
 
 
 async def _built(arguments: Namespace, progress: Progress) -> str:
-    context = Path(arguments.context)
-    file = Path(arguments.file) if arguments.file else context / "Dockerfile"
-    with progress.step(f"[internal] load build definition from {file.name}"):
-        before, stages = dockerfile.read(file)
-    fd = os.open(context, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    labels = dict(_label(text) for text in arguments.label)
+    with _context(arguments) as (context, fd):
+        piped = "-" in (arguments.file, arguments.context)
+        file = Path(arguments.file) if arguments.file and not piped else context / "Dockerfile"
+        with progress.step(f"[internal] load build definition from {'-' if piped else file.name}"):
+            body = _standard_input() if piped else file.read_bytes()
+            before, stages = dockerfile.parse(file.name, body)
         wish = Wish(
             context=Place(fd),
-            ignore=_ignore(context, file),
+            ignore=_ignore(context, [] if piped else [file.with_name(f"{file.name}.dockerignore")]),
             arguments=dict(_argument(text) for text in arguments.build_arg),
             secrets=mounts.secrets(arguments.secret),
             epoch_s=epoch() or None,
+            labels=labels,
             use_cache=not arguments.no_cache,
+            pull=arguments.pull,
         )
         async with node(arguments.run_dir) as on, imaged(arguments.run_dir) as images:
             worker = Worker(on, arguments.network)
@@ -56,17 +68,57 @@ async def _built(arguments: Namespace, progress: Progress) -> str:
                 for name in arguments.tag:
                     await images.tag(image, name)
                     step.say(f"naming to {name}")
-    finally:
-        os.close(fd)
     return image
 
 
-def _ignore(context: Path, file: Path) -> Ignore:
+@contextmanager
+def _context(arguments: Namespace) -> Iterator[tuple[Path, int]]:
+    """The directory that COPY takes from, and it opened; an empty one when all is on standard input.
+
+    Raises:
+        InvalidArgumentError: it is somewhere else, or there are two for one standard input.
+        OSError: it is no directory that can be read.
+    """
+    wanted = arguments.context
+    if wanted == "-" and arguments.file:
+        raise InvalidArgumentError(_ARCHIVE)
+    elsewhere = is_remote(wanted) or wanted.startswith("github.com/")
+    if elsewhere and not Path(wanted).exists():
+        raise InvalidArgumentError(f"{wanted!r}: a context is a directory here: clone or fetch it first")
+    with ExitStack() as stack:
+        if wanted == "-":
+            wanted = stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-build-"))
+        fd = os.open(wanted, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        yield Path(wanted), fd
+
+
+def _standard_input() -> bytes:
+    """The Dockerfile that somebody pipes or types.
+
+    Raises:
+        InvalidArgumentError: it is an archive.
+    """
+    with asking.answering():
+        body = sys.stdin.buffer.read(dockerfile.MAX_BYTES + 1)
+    if body[257:262] == b"ustar" or body.startswith(_PACKED):
+        raise InvalidArgumentError(_ARCHIVE)
+    return body
+
+
+def _ignore(context: Path, own: list[Path]) -> Ignore:
     """Of the Dockerfile's own .dockerignore, or of the context's."""
-    for path in (file.with_name(f"{file.name}.dockerignore"), context / ".dockerignore"):
+    for path in (*own, context / ".dockerignore"):
         if path.is_file():
             return parse(path.read_text())
     return Ignore()
+
+
+def _label(text: str) -> tuple[str, str]:
+    name, _, value = text.partition("=")
+    if not name:
+        raise InvalidArgumentError(f"--label {text!r}: want NAME or NAME=VALUE")
+    return name, value
 
 
 def _argument(text: str) -> tuple[str, str]:
