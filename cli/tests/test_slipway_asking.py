@@ -4,9 +4,12 @@ import os
 import pty
 import select
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+
+from tests.support.eventually import eventually
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 WITHIN_S = 30
@@ -63,3 +66,29 @@ def test_the_end_of_the_input_is_no_answer(
 ) -> None:
     code, said = answered(words, tmp_path, *answers)
     assert (code, said.count("\n"), f"{told}: no answer, the input has ended\r\n" in said) == (1, 2, True)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        (*LOGIN, "-u", "me", "--password-stdin"),
+        ("build", "-"),
+        ("pods", "run", "-f", "-"),
+        ("events", "--decode"),
+    ],
+)
+def test_the_first_interrupt_ends_what_reads_standard_input(words: tuple[str, ...], tmp_path: Path) -> None:
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(SLIPWAY, [SLIPWAY, "--run-dir", str(tmp_path), *words])  # noqa: S606 - a terminal of its own
+    try:
+        call = Path(f"/proc/{pid}/syscall")
+        eventually(lambda: call.read_text().split()[1:2] == ["0x0"], what="a read of standard input")
+        os.write(terminal, b"\x03")
+        eventually(lambda: os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT), what="the end")
+    finally:
+        with suppress(ProcessLookupError):
+            os.kill(pid, 9)
+        _, status = os.waitpid(pid, 0)
+        os.close(terminal)
+    assert os.waitstatus_to_exitcode(status) == 130

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from devtools.registry import push_busybox, registry
+from tests.support.eventually import eventually
 from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -44,8 +45,8 @@ class Screen:
     """A command on a pseudo-terminal of 30 x 100."""
 
     def __init__(self, command: list[str]) -> None:
-        self._pid, self._fd = pty.fork()
-        if self._pid == 0:
+        self.pid, self._fd = pty.fork()
+        if self.pid == 0:
             os.execv(command[0], command)  # noqa: S606 - the child of pty.fork
         self.shown = b""
         self.resize(30, 100)
@@ -71,7 +72,7 @@ class Screen:
         deadline = time.monotonic() + WITHIN_S
         while self._more():
             assert time.monotonic() < deadline, self.shown
-        _, status = os.waitpid(self._pid, 0)
+        _, status = os.waitpid(self.pid, 0)
         os.close(self._fd)
         return os.waitstatus_to_exitcode(status)
 
@@ -174,3 +175,13 @@ def test_a_failed_run_leaves_nothing(place: Place) -> None:
     assert (failed.returncode, "nope" in failed.stderr) == (125, True)
     assert place.node.slipway("pods", "-o", "json").stdout.strip() == "[]"
     assert list((place.node.data_dir / "logs").iterdir()) == []
+
+
+def test_the_first_interrupt_ends_a_copy_from_standard_input(place: Place) -> None:
+    assert place.node.slipway("run", "-d", "--name", "taker", place.image, "sleep", "1000").returncode == 0
+    screen = Screen(place.words("cp", "-", "taker:/tmp"))
+    call = Path(f"/proc/{screen.pid}/syscall")
+    eventually(lambda: call.read_text().split()[1:2] == ["0x0"], what="a read of standard input")
+    screen.type(b"\x03")
+    assert screen.end() == 130
+    assert place.node.slipway("rm", "-f", "taker").returncode == 0

@@ -11,7 +11,7 @@ from common.errors import InvalidArgumentError
 
 @contextmanager
 def answering() -> Iterator[None]:
-    """Let Ctrl-C end what reads from the terminal: asyncio keeps the first for who awaits something."""
+    """Let Ctrl-C end what reads or writes meanwhile: asyncio keeps the first for who awaits something."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         yield

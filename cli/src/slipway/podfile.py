@@ -14,7 +14,7 @@ import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import mounting, request
+from slipway import asking, mounting, request
 from slipway.connect import OWNER, log_root
 from slipway.parser import build
 
@@ -60,7 +60,8 @@ def read(path: str, run_dir: str) -> Pod:
         InvalidArgumentError: the file, the key and the value that is wrong.
     """
     try:
-        text = sys.stdin.read() if path == "-" else Path(path).read_text()
+        with asking.answering():
+            text = sys.stdin.read() if path == "-" else Path(path).read_text()
         found = msgspec.yaml.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
         message = f"{path}: is neither YAML nor JSON: {exc}"

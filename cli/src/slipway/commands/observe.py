@@ -13,7 +13,7 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, SlipwayError
-from slipway import render
+from slipway import asking, render
 from slipway.connect import nats_url, node
 from slipway.moments import moment_ns
 
@@ -61,7 +61,8 @@ def _decode(arguments: Namespace) -> int:
     from common.events.schema import envelope_decoder
 
     try:
-        envelope = envelope_decoder.decode(sys.stdin.buffer.read())
+        with asking.answering():
+            envelope = envelope_decoder.decode(sys.stdin.buffer.read())
     except msgspec.DecodeError as exc:
         message = f"--decode: standard input is no event: {exc}"
         raise InvalidArgumentError(message) from exc
