@@ -10,6 +10,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from crid.streaming import spdy
+from crid.streaming.portforward import MAX_ALONE
 from crid.streaming.spdydict import DICTIONARY
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import V4, V5, exec_url, forward_url, forwarding, in_thread
@@ -123,3 +124,24 @@ async def test_a_request_in_small_chunks_holds_up_no_call(cri, busybox) -> None:
     _, container_id = await pod(cri, "chunks", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["true"])
     assert await longest_call(cri, flood_chunks, url) < patience(HELD_S)
+
+
+REFUSED = b"\x80\x03\x00\x03"  # how a frame begins that ends a stream
+
+
+def streams_refused(url: str, number: int) -> int:
+    """Open halves of connections, whose other halves never come."""
+    came = b""
+    with forwarding(url, "spdy") as client:
+        for request in range(number):
+            client.open("data", port="80", requestid=str(request))
+        client.send(spdy.ping(1))
+        while spdy.ping(1) not in came:
+            came += client.receive()
+    return came.count(REFUSED)
+
+
+async def test_halves_of_connections_are_bounded(cri, busybox) -> None:
+    sandbox_id, _ = await pod(cri, "halves", busybox, ["sleep", "1000"])
+    url = await forward_url(cri, sandbox_id)
+    assert await in_thread(streams_refused, url, MAX_ALONE + 30) == 30

@@ -14,6 +14,8 @@ from crid.streaming.mux import SpdyConnection, SpdyStream
 from crid.streaming.websocket import PROTOCOL_ERROR, WebSocket
 from crid.streaming.wire import CHUNK_BYTES, ClientGoneError, Pipe
 
+MAX_ALONE = 64
+"""Streams of one client that wait for their other half, each for as long as a client may take to open it."""
 _log = get_logger("streaming")
 
 
@@ -143,6 +145,8 @@ class _Pairs:
         key = stream.headers.get("requestid") or str(stream.id - (2 if kind == "data" else 0))
         other, found = self._alone.pop(key, (None, anyio.Event()))
         if other is None:
+            if len(self._alone) >= MAX_ALONE:
+                return False
             self._alone[key] = stream, found
             self._group.start_soon(self._wait, key, stream, found)
             return True
