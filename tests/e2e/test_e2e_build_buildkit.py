@@ -179,3 +179,4 @@ def test_pull_asks_registries_for_what_is_here(node, shop, busybox, tmp_path: Pa
     assert node.slipway("tag", busybox, "only.example/here:1").returncode == 0
     (tmp_path / "Dockerfile").write_text("FROM only.example/here:1\n")
     assert "Dockerfile:1: FROM: " in built(node, tmp_path, "--pull").stderr
+    assert node.slipway("untag", "only.example/here:1").returncode == 0

@@ -16,6 +16,7 @@ from common.errors import (
 )
 from imaged import reconcile
 from imaged.ports import Credentials
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
@@ -157,7 +158,9 @@ async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, to
     with pytest.raises(DataLossError, match="does not have the diff ID"):
         await node.pull(real_registry.push("bad/diff", "v1", bad))
     assert node.records.all() == []
-    assert type((await node.events())[-1]).__name__ == "PullFailed"
+    with anyio.fail_after(patience(10)):  # callers hear of it first
+        while type((await node.events())[-1]).__name__ != "PullFailed":
+            await anyio.sleep(0.01)
 
 
 async def test_failed_unpack_is_taken_up_without_a_download(node, bad_registry, tools) -> None:
