@@ -17,8 +17,6 @@ from common.sys.threads import Together
 _WAITING = 1024
 _AT_ONCE = 256
 """Paths of one command: a command for each layer costs more than removing a small one."""
-_GATHER_S = 0.05
-"""Who throws away has an answer to give first, and what follows goes along."""
 _log = get_logger("trash")
 
 
@@ -64,7 +62,6 @@ class Trash:
 
     async def _remove(self) -> None:
         try:
-            await anyio.sleep(_GATHER_S)
             while now := self._waiting[:_AT_ONCE]:
                 del self._waiting[:_AT_ONCE]
                 command = ["rm", "-rf", "--one-file-system", "--", *map(str, now)]
