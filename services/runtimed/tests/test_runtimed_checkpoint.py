@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -22,7 +22,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError, UnknownError
 from runtimed.checkpoint import archive, freezer
 from runtimed.oci import cgroups
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
 from tests.support.pace import patience
 
 pytestmark = [
@@ -69,12 +69,6 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
         for directory in (*Path("/sys/fs/cgroup").glob(f"*{PARENT}"), Path(f"/sys/fs/cgroup{PARENT}")):
             if directory.is_dir():
                 directory.rmdir()
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 @pytest.fixture

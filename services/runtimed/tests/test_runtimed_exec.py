@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import grpc
@@ -10,7 +9,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods
 
 pytestmark = [
     pytest.mark.anyio,
@@ -24,18 +23,6 @@ pytestmark = [
 ]
 KUBELET_BYTES = 16 << 20
 """The largest message that a kubelet takes."""
-
-
-@pytest.fixture(scope="module")
-def daemons() -> Iterator[Daemons]:
-    with running_daemons() as found:
-        yield found
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 @pytest.mark.parametrize(

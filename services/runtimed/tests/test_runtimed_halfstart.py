@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import UnavailableError
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
 from tests.support import cgroups
 from tests.support.pace import patience
 
@@ -51,12 +51,6 @@ def daemons(gate: Path) -> Iterator[Daemons]:
             yield found
     finally:
         del os.environ["SLIPWAY_RUNTIMED_HANDLERS"]
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 async def created(pods: Pods) -> tuple[str, str]:

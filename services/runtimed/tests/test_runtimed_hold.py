@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -12,7 +11,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Pods
 from tests.support.pace import patience
 
 pytestmark = [
@@ -27,18 +26,6 @@ pytestmark = [
 ]
 UNTIL_S = patience(20)
 TICKS = "trap 'exit 7' TERM; trap 'echo usr' USR1; while :; do echo tick; sleep 0.02; done"
-
-
-@pytest.fixture(scope="module")
-def daemons() -> Iterator[Daemons]:
-    with running_daemons() as found:
-        yield found
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 async def pause(pods: Pods, container_id: str) -> None:

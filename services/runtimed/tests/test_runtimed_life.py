@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -27,7 +26,7 @@ from common.errors import (
     UnknownError,
 )
 from common.sys import linux
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Pods
 from tests.support import cgroups
 from tests.support.pace import patience
 
@@ -42,18 +41,6 @@ pytestmark = [
     ),
 ]
 UNTIL_S = patience(20)
-
-
-@pytest.fixture(scope="module")
-def daemons() -> Iterator[Daemons]:
-    with running_daemons() as found:
-        yield found
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 async def test_a_container_runs_logs_answers_and_ends_with_its_code(pods: Pods) -> None:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,7 +11,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, UnknownError
 from runtimed.oci import cgroups as plans
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Pods
 from tests.support import cgroups
 
 pytestmark = [
@@ -25,18 +25,6 @@ pytestmark = [
     ),
 ]
 MIB = 1 << 20
-
-
-@pytest.fixture(scope="module")
-def daemons() -> Iterator[Daemons]:
-    with running_daemons() as found:
-        yield found
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 @pytest.fixture

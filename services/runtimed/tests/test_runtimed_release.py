@@ -4,7 +4,7 @@ import os
 import shutil
 import subprocess
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError
 from common.records import keys
 from devtools import bridge
-from services.runtimed.tests.daemons import UNTIL_S, Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import UNTIL_S, Daemons, Pods, running_daemons
 
 pytestmark = [
     pytest.mark.anyio,
@@ -53,12 +53,6 @@ def daemons() -> Iterator[Daemons]:
         bridge.write_conflist(found.base / "cni", name, f"{SUBNET}.0/24", found.base / "leases")
         yield found
         bridge.remove(name)
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 @contextmanager

@@ -9,7 +9,7 @@ import os
 import shutil
 import signal
 import tarfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from common.errors import (
     UnknownError,
 )
 from runtimed.checkpoint import archive
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
 from tests.support.pace import patience
 
 pytestmark = [
@@ -65,12 +65,6 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     finally:
         for name in settings:
             del os.environ[name]
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 def diff_of(name: str) -> bytes:

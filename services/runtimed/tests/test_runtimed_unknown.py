@@ -4,7 +4,7 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -13,7 +13,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnavailableError
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
 from tests.support.pace import patience
 
 pytestmark = [
@@ -56,12 +56,6 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     finally:
         for name in settings:
             del os.environ[name]
-
-
-@pytest.fixture
-async def pods(daemons: Daemons) -> AsyncIterator[Pods]:
-    async with kubelet(daemons) as found:
-        yield found
 
 
 async def unknown(pods: Pods) -> str:
