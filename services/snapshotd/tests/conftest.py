@@ -67,6 +67,19 @@ class SnapshotdNode:
         """A path as the service's mount namespace has it."""
         return Path(f"/proc/{self.holder}/root{path}")
 
+    def within(self, *command: str) -> "subprocess.CompletedProcess[str]":
+        """Run a command in the service's mount namespace."""
+        enter = ("nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "--")
+        return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60, check=False)
+
+    def unmount_all(self) -> None:
+        """What the stopped service has mounted, and the filesystem of its data."""
+        points = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()
+        for point in reversed([line.split()[4] for line in points]):
+            if point.startswith((f"{self.run}/", f"{self.data}")):
+                done = self.within("umount", "-l", point)
+                assert done.returncode == 0, done.stderr
+
     def mounts(self) -> list[str]:
         prefix = f"{self.run}/snapshotd/mounts/"
         lines = Path(f"/proc/{self.holder}/mountinfo").read_text().splitlines()

@@ -33,15 +33,10 @@ else:
 """
 
 
-def within(node: Any, *command: str) -> "subprocess.CompletedProcess[str]":
-    enter = ("nsenter", f"--mount=/proc/{node.holder}/ns/mnt", "--")
-    return subprocess.run([*enter, *command], capture_output=True, text=True, timeout=60, check=False)
-
-
 def fill(node: Any, path: str) -> tuple[int, int]:
     """What ends a writer as containers are, without CAP_SYS_RESOURCE, and after how many bytes."""
     drop = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
-    done = within(node, *drop, sys.executable, "-ISc", FILL, path)
+    done = node.within(*drop, sys.executable, "-ISc", FILL, path)
     assert done.returncode == 0, done.stderr
     number, wrote = done.stdout.split()
     return int(number), int(wrote)
@@ -64,19 +59,13 @@ def bounded(snapshotd: Any) -> Any:
         file.truncate(300 << 20)
     make = ["mkfs.ext4", "-q", "-O", "quota,project", "-E", "quotatype=prjquota", str(image)]
     subprocess.run(make, check=True, timeout=60)
-    mounted = within(snapshotd, "mount", "-o", "loop,prjquota", str(image), str(snapshotd.data))
+    mounted = snapshotd.within("mount", "-o", "loop,prjquota", str(image), str(snapshotd.data))
     if mounted.returncode:
         pytest.skip(NONE)
     snapshotd.start(writable_max_bytes=str(BOUND), usage_interval_s="0.2")
     yield snapshotd
     snapshotd.stop()
-    within(
-        snapshotd,
-        "sh",
-        "-c",
-        f"grep -o '{snapshotd.run}/[^ ]*' /proc/self/mountinfo | xargs -r -n1 umount -l",
-    )
-    assert within(snapshotd, "umount", "-l", str(snapshotd.data)).returncode == 0
+    snapshotd.unmount_all()
 
 
 @pytest.mark.beyond_debian  # the kernels of some machines have no quotas; Debian's has
@@ -105,7 +94,7 @@ async def test_a_bound_that_cannot_be_held_keeps_snapshotd_from_starting(
     snapshotd: Any, tmp_path: Path
 ) -> None:
     snapshotd.stop()
-    mounted = within(snapshotd, "mount", "-t", "tmpfs", "none", str(snapshotd.data))
+    mounted = snapshotd.within("mount", "-t", "tmpfs", "none", str(snapshotd.data))
     assert mounted.returncode == 0, mounted.stderr
     environment = os.environ | {
         "SLIPWAY_SNAPSHOTD_NODE": "n1",
