@@ -1,4 +1,4 @@
-"""`./dev install` and `./dev uninstall`: Slipway as systemd's units, from this checkout.
+"""`./dev install` and `./dev uninstall`: Slipway as systemd units, from this checkout.
 
 Each install is a folder of its own in /opt/slipway/versions, and `current` a link to one of them: what runs keeps the
 files that it started with. Settings in /etc/slipway and data in /var/lib/slipway are the operator's, and stay.
