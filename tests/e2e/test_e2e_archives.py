@@ -1,7 +1,9 @@
 """Archives of images between the slipway command, skopeo, umoci and docker: digests stay, and what comes runs."""
 
 import json
+import os
 import shutil
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -135,6 +137,19 @@ def test_what_cannot_be_saved_leaves_no_file(node, tmp_path: Path) -> None:
         done = node.slipway("save", where, str(tmp_path / "x"), "absent:1")
         assert (done.returncode, "absent:1" in done.stderr) == (1, True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_devices_and_pipes_are_written_into_and_links_stay(node, pulled, tmp_path: Path) -> None:
+    device, pipe, kept = tmp_path / "null", tmp_path / "pipe", tmp_path / "kept.tar"
+    os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+    os.mkfifo(pipe)
+    (tmp_path / "link").symlink_to(kept)
+    (tmp_path / "stdout").symlink_to("/proc/self/fd/1")
+    shell(node, f"slipway save app:1 -o {tmp_path}/link && slipway save app:1 -o {device}")
+    assert kept.stat().st_size == int(shell(node, f"slipway save app:1 -o {tmp_path}/stdout | wc -c"))
+    shell(node, f"cmp {kept} {pipe} & slipway save app:1 -o {pipe} && wait $!")
+    assert (device.is_char_device(), pipe.is_fifo(), (tmp_path / "link").is_symlink()) == (True,) * 3
+    assert {path.name for path in tmp_path.iterdir()} == {"kept.tar", "link", "null", "pipe", "stdout"}
 
 
 @pytest.mark.parametrize(

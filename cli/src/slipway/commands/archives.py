@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 
 from common.errors import AlreadyExistsError, InvalidArgumentError
-from slipway import render
+from slipway import asking, render
 from slipway.connect import imaged
 
 PIECE_BYTES = 1 << 20
@@ -38,11 +38,19 @@ async def save(arguments: Namespace) -> int:
 
 @contextmanager
 def _whole_file(path: str) -> Iterator[IO[bytes]]:
+    """Where to write: a file that is there at the end only, a device or pipe as it comes, standard output without a path."""
     if not path:
         yield sys.stdout.buffer
         sys.stdout.buffer.flush()
         return
     target = Path(path)
+    if target.exists() and not target.is_file():
+        with asking.answering():  # a pipe opens once somebody reads it
+            into = target.open("wb")
+        with into:
+            yield into
+        return
+    target = target.resolve()
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     try:
         with temporary.open("xb") as out:
