@@ -9,7 +9,7 @@ from common.clients.runtimed import RuntimedClient
 from common.clock import now_ns
 from common.errors import SlipwayError
 from common.observe.log import get_logger
-from opsd.agent.machine import MachineReader
+from opsd.agent.hardware import MachineReader
 from opsd.news import Condition, Layer, Pull, Vitals
 from opsd.settings import Settings
 
