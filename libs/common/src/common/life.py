@@ -16,10 +16,11 @@ from common import failpoint
 from common.errors import SlipwayError
 from common.observe import log as logs
 from common.observe import metrics, scrape, trace
+from common.places import metrics_path
 from common.rpc import handed
 from common.rpc import server as rpc
 from common.rpc.plain import MAX_MESSAGE_BYTES
-from common.settings import CommonSettings, load, metrics_path
+from common.settings import CommonSettings, load
 from common.sys import systemd
 
 DRAIN_S = 5.0

@@ -9,8 +9,9 @@ from common.api.runtime.v1.runtime_pb2_grpc import RuntimeStub
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.life import Life, run
+from common.places import socket_path
 from common.rpc.channel import channel
-from common.settings import load, socket_path
+from common.settings import load
 from crid.failures import Failures
 from crid.images import Images
 from crid.servicer import image, runtime

@@ -12,10 +12,11 @@ from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.observe.log import get_logger
+from common.places import RANGES_SOCKET, own_dirs, socket_path
 from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
-from common.settings import RANGES_SOCKET, load, own_dirs, socket_path
+from common.settings import load
 from imaged import meters, reconcile, trust
 from imaged.adapters import keys
 from imaged.adapters.bandwidth import Bandwidth

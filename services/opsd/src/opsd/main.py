@@ -16,7 +16,8 @@ from common.clients.runtimed import RuntimedClient
 from common.life import Life, run
 from common.observe.log import get_logger
 from common.observe.trace import unrecorded
-from common.settings import load, own_dirs, socket_path
+from common.places import own_dirs, socket_path
+from common.settings import load
 from opsd import meters
 from opsd.agent.answers import Answers
 from opsd.agent.lists import Lister

@@ -15,10 +15,11 @@ from common.clients.snapshotd import SnapshotdClient
 from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.operations import Operations
+from common.places import own_dirs, socket_path
 from common.records import RecordStore
 from common.records.redis import connect
 from common.rpc import ops
-from common.settings import load, own_dirs, socket_path
+from common.settings import load
 from common.sys.hostroot import HostRoot
 from common.sys.mounts import ensure_shared
 from runtimed.adapters.shims import ProcessShims

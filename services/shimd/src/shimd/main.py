@@ -5,7 +5,8 @@ import sys
 from common.api.shims.v1 import shims_pb2_grpc as rpc
 from common.life import Life, run
 from common.observe import metrics
-from common.settings import load, own_dirs, socket_path
+from common.places import own_dirs, socket_path
+from common.settings import load
 from common.sys.cgroups import cgroup_directories
 from shimd.adapters.zygote_process import ZygoteProcess
 from shimd.service import ShimService

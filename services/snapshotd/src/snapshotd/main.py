@@ -9,9 +9,10 @@ import grpc
 from common.api.snapshots.v1 import snapshots_pb2_grpc as rpc
 from common.events.relay import OutboxRelay
 from common.life import Life, run
+from common.places import RANGES_SOCKET, own_dirs, socket_path
 from common.records import RecordStore
 from common.records.redis import connect
-from common.settings import RANGES_SOCKET, load, own_dirs, socket_path
+from common.settings import load
 from snapshotd import meters
 from snapshotd.adapters.erofs import ErofsImages
 from snapshotd.adapters.helper import HelperUnpacker
