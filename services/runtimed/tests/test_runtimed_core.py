@@ -8,7 +8,7 @@ from common.errors import InvalidArgumentError, NotFoundError, ResourceExhausted
 from runtimed import processes, selection, signals
 from runtimed.feed import Feed
 from runtimed.record import SandboxRecord
-from runtimed.use.parts import together
+from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnknownError
-from runtimed.use import imagemounts
+from runtimed.use.bundles import imagemounts
 
 ID = "ab" * 32
 

@@ -5,8 +5,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from runtimed.metrics import cgroup, families, processes
 from runtimed.oci import cgroups
+from runtimed.readings import cadvisor, families, processes
 
 FILES = {
     "cpu.stat": "usage_usec 5500000\nuser_usec 4000000\nsystem_usec 1500000\nnr_periods 7\nnr_throttled 3\n"
@@ -39,7 +39,7 @@ def unified(directory: Path) -> cgroups.CgroupPlan:
 
 def test_a_unified_cgroup_tells_all_families(tmp_path: Path) -> None:
     plan = unified(tmp_path)
-    found = [*cgroup.samples(plan), *processes.samples(plan, 999999999)]
+    found = [*cadvisor.samples(plan), *processes.samples(plan, 999999999)]
     assert all(len(s.labels) == len(families.BY_NAME[s.name].labels) for s in found)
     values = {(s.name.removeprefix("container_"), *s.labels): s.value for s in found}
     expected = {
@@ -64,7 +64,7 @@ def test_a_unified_cgroup_tells_all_families(tmp_path: Path) -> None:
 
 def test_a_cgroup_that_is_gone_tells_nothing(tmp_path: Path) -> None:
     plan = cgroups.CgroupPlan(driver="cgroupfs", version=2, oci_path="/x", dirs={"": str(tmp_path / "gone")})
-    assert not cgroup.samples(plan)
+    assert not cadvisor.samples(plan)
     assert not processes.samples(plan, 1)
 
 

@@ -14,7 +14,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.sys.hostroot import HostRoot
-from runtimed.oci import capabilities, cgroups, spec, stats
+from runtimed.oci import capabilities, cgroups, spec
+from runtimed.readings import usage
 
 pytestmark = [pytest.mark.root, pytest.mark.skipif(os.geteuid() != 0, reason="needs root")]
 
@@ -188,7 +189,7 @@ def test_privileged_container_sees_the_machine(bundle: Path, parent: str, runtim
 
 def test_statistics_are_those_of_the_cgroup(parent: str) -> None:
     plan = cgroups.plan("cgroupfs", parent, "c1", cgroups.detect())
-    assert stats.read_stats(plan) is None
+    assert usage.read_stats(plan) is None
     for directory in plan.dirs.values():
         Path(directory).mkdir(parents=True, exist_ok=True)
     if plan.version == 2:  # an OCI runtime turns these on
@@ -204,7 +205,7 @@ def test_statistics_are_those_of_the_cgroup(parent: str) -> None:
         child.stdin.write(b"\n")
         child.stdin.flush()
         child.stdout.readline()
-        found = stats.read_stats(plan)
+        found = usage.read_stats(plan)
         assert found is not None
         assert found.cpu_usage_ns > 1_000_000
         assert 0 < found.working_set_bytes <= found.usage_bytes
@@ -216,7 +217,7 @@ def test_statistics_are_those_of_the_cgroup(parent: str) -> None:
         child.communicate(b"\n", timeout=10)
         for directory in plan.dirs.values():
             Path(directory).rmdir()
-    assert stats.read_stats(plan) is None
+    assert usage.read_stats(plan) is None
 
 
 def test_rousing_moves_nobody() -> None:

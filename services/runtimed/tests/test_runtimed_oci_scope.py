@@ -8,7 +8,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from runtimed.oci import cgroups, limitfiles, scope
-from runtimed.use.bundle import replace_limits
+from runtimed.use.bundles.bundle import replace_limits
 
 MIB = 1 << 20
 PLAN = cgroups.plan("systemd", "kubepods-pod1.slice", "c1", 2)

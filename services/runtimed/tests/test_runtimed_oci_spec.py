@@ -13,7 +13,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError, UnimplementedError
 from common.sys.hostroot import HostRoot
 from runtimed.network import hostfiles
-from runtimed.oci import capabilities, cgroups, idmaps, process, security, spec, stats, sysctls, users
+from runtimed.oci import capabilities, cgroups, idmaps, process, security, spec, sysctls, users
+from runtimed.readings import usage
 
 CAPS = frozenset(capabilities.NAMES) - {"CAP_SYS_RESOURCE"}
 
@@ -529,7 +530,7 @@ def test_statistics_of_cgroup_v2_are_parsed(tmp_path: Path) -> None:
     }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    found = stats.read_stats(cgroups.CgroupPlan("cgroupfs", 2, "/x", {"": str(tmp_path)}))
+    found = usage.read_stats(cgroups.CgroupPlan("cgroupfs", 2, "/x", {"": str(tmp_path)}))
     assert found is not None
     assert (found.cpu_usage_ns, found.usage_bytes, found.working_set_bytes) == (1_500_000, 9000, 8000)
     assert (found.available_bytes, found.rss_bytes, found.process_count) == (2000, 4096, 4)

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from runtimed.oci.cgroups import CgroupPlan
-from runtimed.pressure import readings
 from runtimed.pressure.level import Level, News
-from runtimed.pressure.readings import CgroupWatch
 from runtimed.pressure.trigger import MemoryTrigger
+from runtimed.readings import pressure
+from runtimed.readings.pressure import CgroupWatch
 from runtimed.settings import Settings
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +36,7 @@ def test_pressure_is_told_once_and_cleared_after_calm(values: list[float], told:
 
 def test_the_node_tells_stalls_and_disk() -> None:
     settings = Settings(data_dir="/")
-    found = {reading.resource: reading for reading in readings.of_node(settings)}
+    found = {reading.resource: reading for reading in pressure.of_node(settings)}
     assert 0 < found["disk"].value < 100
     assert (found["disk"].where, found["disk"].threshold) == ("/", settings.pressure_disk_percent)
     assert {"cpu", "memory", "io"} & found.keys() in ({"cpu", "memory", "io"}, set())
@@ -50,7 +50,7 @@ def test_a_threshold_of_0_is_not_looked_at() -> None:
         pressure_io_percent=0,
         pressure_disk_percent=0,
     )
-    assert readings.of_node(settings) == []
+    assert pressure.of_node(settings) == []
 
 
 def test_counts_of_a_v2_cgroup_are_told_by_their_growth(tmp_path: Path) -> None:

@@ -27,8 +27,9 @@ from runtimed.network.cni import Attachment
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
-from runtimed.use import bundle, imagemounts, network, pause
-from runtimed.use.sandbox import remove_empty
+from runtimed.use.bundles import bundle, imagemounts
+from runtimed.use.ground import network, pause
+from runtimed.use.sandbox.sandboxes import remove_empty
 
 R = TypeVar("R", ContainerRecord, SandboxRecord)
 CAUSE = "reconcile"

@@ -1,20 +1,22 @@
 """All use cases of runtimed, wired."""
 
-from runtimed.use.checkpoint import Checkpoints
-from runtimed.use.container import Containers
-from runtimed.use.departure import Departures
-from runtimed.use.exec import Execs
-from runtimed.use.execnews import ExecBook
-from runtimed.use.hold import Holds
-from runtimed.use.limits import Limits
-from runtimed.use.metrics import Metrics
-from runtimed.use.node import Node
+from runtimed.use.checkpoint.checkpoints import Checkpoints
+from runtimed.use.checkpoint.restores import Restores
+from runtimed.use.container.containers import Containers
+from runtimed.use.container.limits import Limits
+from runtimed.use.exec.book import ExecBook
+from runtimed.use.exec.execs import Execs
 from runtimed.use.parts import Parts
-from runtimed.use.reasons import Reasons
-from runtimed.use.restore import Restores
-from runtimed.use.sandbox import Sandboxes
-from runtimed.use.stats import Stats
-from runtimed.use.task import Tasks
+from runtimed.use.reports.node import Node
+from runtimed.use.reports.podmetrics import Metrics
+from runtimed.use.reports.reasons import Reasons
+from runtimed.use.reports.stats import Stats
+from runtimed.use.sandbox.departures import Departures
+from runtimed.use.sandbox.sandboxes import Sandboxes
+from runtimed.use.task.holds import Holds
+from runtimed.use.task.logs import Logs
+from runtimed.use.task.signalling import Signals
+from runtimed.use.task.tasks import Tasks
 
 
 class Service:
@@ -30,6 +32,8 @@ class Service:
         self.departures = Departures(parts, self.sandboxes)
         self.execs = Execs(parts, book)
         self.limits = Limits(parts)
+        self.logs = Logs(parts)
+        self.signals = Signals(parts, self.holds)
         self.stats = Stats(parts)
         self.checkpoints = Checkpoints(parts)
         self.restores = Restores(parts, self.sandboxes, self.containers)

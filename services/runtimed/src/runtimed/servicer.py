@@ -8,11 +8,11 @@ import anyio
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
-from runtimed.metrics import families
+from runtimed.readings import families
 from runtimed.record import Origin
 from runtimed.service import Service
-from runtimed.use.overview import overview
-from runtimed.use.sandbox import Manner
+from runtimed.use.reports.overview import overview
+from runtimed.use.sandbox.sandboxes import Manner
 
 
 class RuntimeServicer(rpc.RuntimeServicer):
@@ -97,7 +97,7 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def ReopenContainerLog(
         self, request: cri.ReopenContainerLogRequest, context: Any
     ) -> cri.ReopenContainerLogResponse:
-        await self._service.limits.reopen_log(request.container_id)
+        await self._service.logs.reopen(request.container_id)
         return cri.ReopenContainerLogResponse()
 
     async def ExecSync(self, request: cri.ExecSyncRequest, context: Any) -> cri.ExecSyncResponse:
@@ -129,7 +129,7 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def SignalContainer(
         self, request: pb.SignalContainerRequest, context: Any
     ) -> pb.SignalContainerResponse:
-        await self._service.holds.signal(request.container_id, request.signal)
+        await self._service.signals.send(request.container_id, request.signal)
         return pb.SignalContainerResponse()
 
     async def Overview(self, request: pb.OverviewRequest, context: Any) -> pb.OverviewResponse:

@@ -5,7 +5,7 @@ import select
 
 import anyio
 
-from runtimed.pressure.readings import PSI
+from runtimed.readings.pressure import PSI
 
 WINDOW_US = 2_000_000
 """Without CAP_SYS_RESOURCE the kernel takes multiples of this alone; it tells once in a window at most."""

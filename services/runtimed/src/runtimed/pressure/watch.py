@@ -16,10 +16,10 @@ from common.events.schema import (
 )
 from common.observe.log import get_logger
 from runtimed import meters
-from runtimed.pressure import readings
 from runtimed.pressure.level import Level, News
-from runtimed.pressure.readings import CgroupWatch, Reading
 from runtimed.pressure.trigger import MemoryTrigger
+from runtimed.readings import pressure
+from runtimed.readings.pressure import CgroupWatch, Reading
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use.parts import Parts
 
@@ -80,7 +80,7 @@ class PressureWatch:
             if record.cgroup is not None:
                 watch = self._cgroups.setdefault(record.id, CgroupWatch(fresh=fresh))
                 found[record.id] = watch.look(record.cgroup, settings)
-        return readings.of_node(settings), found
+        return pressure.of_node(settings), found
 
     async def _step(
         self, scope: str, reading: Reading, tell: Callable[[str, Reading, News, float], Awaitable[None]]

@@ -1,19 +1,13 @@
 """What the use cases of runtimed share: records, ports, directories."""
 
-from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import anyio
 import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from common.errors import InvalidArgumentError, NotFoundError
-from common.observe.log import get_logger
-from common.observe.trace import remote_span, span, traceparent
 from common.operations import Operations
 from common.records import RecordStore
 from common.sys.hostroot import HostRoot
@@ -28,8 +22,6 @@ from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.settings import Handler, Settings
 from runtimed.transitions import Transitions
 from runtimed.use.hostpaths import HostPaths
-
-_log = get_logger("runtimed")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,35 +104,3 @@ class Parts:
         if not self.operations.running(key):
             work = partial(anyio.to_thread.run_sync, cgroups.rouse)
             self.group.start_soon(self.operations.join, key, work)
-
-
-_TRACE_ID = slice(3, 35)
-
-
-def life_span(name: str, record: SandboxRecord | ContainerRecord) -> AbstractContextManager[object]:
-    """A span of an object's life: below the request when that is of the same trace, else below its creation."""
-    facts = {"slipway.object.id": record.id}
-    if traceparent()[_TRACE_ID] == record.traceparent[_TRACE_ID]:
-        return span(name, facts)
-    return remote_span(name, record.traceparent, facts)
-
-
-async def together(*works: Callable[[], Awaitable[Any]]) -> list[Any]:
-    """Run steps at once and wait for all, also when one fails; the first failure is raised as it is."""
-    answers: list[Any] = [None] * len(works)
-    failures: list[Exception] = []
-
-    async def one(index: int, work: Callable[[], Awaitable[Any]]) -> None:
-        try:
-            answers[index] = await work()
-        except Exception as exc:  # noqa: BLE001 - raised below, once the others have come to rest
-            failures.append(exc)
-
-    async with anyio.create_task_group() as group:
-        for index, work in enumerate(works):
-            group.start_soon(one, index, work)
-    if failures:
-        for other in failures[1:]:
-            _log.warning("step.failed_too", error=str(other))
-        raise failures[0]
-    return answers

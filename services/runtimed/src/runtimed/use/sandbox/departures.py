@@ -22,7 +22,7 @@ from common.observe.log import get_logger
 from runtimed import convert, selection
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
 from runtimed.use.parts import Parts
-from runtimed.use.sandbox import Sandboxes
+from runtimed.use.sandbox.sandboxes import Sandboxes
 
 KEEP_AGAIN_S = 5.0
 """How long after the start of the service keepers may take to come back."""

@@ -27,16 +27,19 @@ from common.observe.log import get_logger
 from common.observe.trace import record_span
 from common.sys.hostroot import HostRoot
 from runtimed import meters, processes, selection, signals
+from runtimed.checkpoint import dump
 from runtimed.machine import container as machine
 from runtimed.oci import cgroups
 from runtimed.ports import ExecNews, InitExit, InitStarted
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
-from runtimed.use import bundle, dump
-from runtimed.use.execnews import ExecBook
-from runtimed.use.halfstart import HalfStarts
-from runtimed.use.hold import Holds
-from runtimed.use.parts import Parts, life_span, together
-from runtimed.use.shimplan import shim_plan
+from runtimed.use.bundles import bundle
+from runtimed.use.exec.book import ExecBook
+from runtimed.use.lifespan import life_span
+from runtimed.use.parts import Parts
+from runtimed.use.task.halfstart import HalfStarts
+from runtimed.use.task.holds import Holds
+from runtimed.use.task.shimplan import shim_plan
+from runtimed.use.together import together
 
 _log = get_logger("runtimed")
 RPC = "rpc"

@@ -17,7 +17,8 @@ from runtimed import convert, processes, signals
 from runtimed.oci import capabilities, cgroups, extras, idmaps, scope, spec
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.record import ContainerRecord, SandboxRecord, User
-from runtimed.use import imagemounts, network, pause, volumes
+from runtimed.use.bundles import imagemounts, volumes
+from runtimed.use.ground import network, pause
 from runtimed.use.parts import Parts
 
 CONFIG = "config.json"

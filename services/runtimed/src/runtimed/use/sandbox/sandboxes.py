@@ -36,9 +36,11 @@ from runtimed.network import hostports
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
 from runtimed.record import Origin, SandboxRecord, SandboxState
-from runtimed.use import network, pause
-from runtimed.use.container import Containers
-from runtimed.use.parts import Parts, life_span, together
+from runtimed.use.container.containers import Containers
+from runtimed.use.ground import network, pause
+from runtimed.use.lifespan import life_span
+from runtimed.use.parts import Parts
+from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")

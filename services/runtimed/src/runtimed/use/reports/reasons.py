@@ -6,9 +6,9 @@ from common.errors import InvalidArgumentError, NotFoundError
 from runtimed import selection
 from runtimed.evidence import CONTAINER, POD, Failure
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord
-from runtimed.use import remains
-from runtimed.use.container import Containers
+from runtimed.use.container.containers import Containers
 from runtimed.use.parts import Parts
+from runtimed.use.reports import remains
 from runtimed.why import errors, verdict
 from runtimed.why.finding import End, Trouble
 from runtimed.why.wording import UNLIMITED, size, span, told

@@ -27,14 +27,17 @@ from common.observe.trace import traceparent
 from common.operations import cancellable
 from common.sys.userns import IdMappings
 from runtimed import convert, selection
+from runtimed.checkpoint import dump
 from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
 from runtimed.oci import cgroupleft, extras, idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
-from runtimed.use import bundle, dump, imagemounts
-from runtimed.use.parts import Parts, life_span, together
-from runtimed.use.task import Tasks
+from runtimed.use.bundles import bundle, imagemounts
+from runtimed.use.lifespan import life_span
+from runtimed.use.parts import Parts
+from runtimed.use.task.tasks import Tasks
+from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")

@@ -11,13 +11,14 @@ from common.clock import now_ns
 from common.errors import SlipwayError
 from common.observe.log import get_logger
 from runtimed import convert, selection
-from runtimed.oci.cgroupfiles import PressureStats
 from runtimed.oci.cgroups import CgroupPlan
-from runtimed.oci.stats import CgroupStats, read_stats
 from runtimed.ports import SnapshotUse
+from runtimed.readings.files import PressureStats
+from runtimed.readings.usage import CgroupStats, read_stats
 from runtimed.record import ContainerRecord, SandboxRecord
-from runtimed.use.parts import Parts, together
-from runtimed.use.podview import network_of, pod_plan, read_links
+from runtimed.use.parts import Parts
+from runtimed.use.reports.podview import network_of, pod_plan, read_links
+from runtimed.use.together import together
 
 if TYPE_CHECKING:
     from runtimed.network.netns import InterfaceStats

@@ -12,13 +12,13 @@ from common.clock import now_ns
 from common.errors import SlipwayError
 from common.observe.log import get_logger
 from runtimed import selection
-from runtimed.metrics import cgroup, processes
-from runtimed.metrics.families import BY_NAME, Sample
 from runtimed.network.netns import InterfaceStats
 from runtimed.ports import SnapshotUse
+from runtimed.readings import cadvisor, processes
+from runtimed.readings.families import BY_NAME, Sample
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
-from runtimed.use.podview import network_of, pod_plan, read_links
+from runtimed.use.reports.podview import network_of, pod_plan, read_links
 
 NS_PER_S = 1_000_000_000
 _log = get_logger("runtimed")
@@ -63,7 +63,7 @@ class Metrics:
         links = read_links([network_of(record) for record in sandboxes])
         for record, interfaces in zip(sandboxes, links, strict=True):
             plan = pod_plan(self._parts, record)
-            samples = [*_network(interfaces), *(cgroup.samples(plan) if plan else ())]
+            samples = [*_network(interfaces), *(cadvisor.samples(plan) if plan else ())]
             samples += _times(record.ready_at_ns or record.created_at_ns)
             base = ["", plan.path if plan else "", "", "", record.namespace, record.name]
             found[record.id].metrics.extend(_messages(samples, base))
@@ -71,7 +71,7 @@ class Metrics:
             pod = by_id.get(container.sandbox_id)
             if pod is None or container.cgroup is None:
                 continue
-            samples = cgroup.samples(container.cgroup)
+            samples = cadvisor.samples(container.cgroup)
             if not samples:
                 continue  # it ended meanwhile
             samples += processes.samples(container.cgroup, container.pid)
@@ -96,7 +96,7 @@ class _Filesystem:
         self._use = use
         self._space = os.statvfs(mountpoint) if mountpoint else None
         device = Path(mountpoint).stat().st_dev if mountpoint else 0
-        self._device = (cgroup.device_name(os.major(device), os.minor(device)),)
+        self._device = (cadvisor.device_name(os.major(device), os.minor(device)),)
 
     def samples(self, container_id: str) -> list[Sample]:
         use, space = self._use.get(container_id), self._space

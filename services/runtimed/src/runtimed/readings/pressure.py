@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runtimed.oci.cgroupfiles import number, pressure, table
 from runtimed.oci.cgroups import CgroupPlan
-from runtimed.oci.stats import V1_UNLIMITED, V2
+from runtimed.readings.files import number, pressure, table
+from runtimed.readings.usage import V1_UNLIMITED, V2
 from runtimed.settings import Settings
 
 PSI = "/proc/pressure"

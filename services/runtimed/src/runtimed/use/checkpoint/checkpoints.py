@@ -21,10 +21,11 @@ from common.errors import (
 )
 from common.sys.hostroot import HostRoot
 from runtimed import convert, selection
-from runtimed.checkpoint import archive, freezer, machine, rules
+from runtimed.checkpoint import ability, archive, freezer, rules
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
-from runtimed.use.bundle import CONFIG
-from runtimed.use.parts import Parts, together
+from runtimed.use.bundles.bundle import CONFIG
+from runtimed.use.parts import Parts
+from runtimed.use.together import together
 
 MARK = "frozen"
 MARGIN_S = 0.5
@@ -40,7 +41,7 @@ async def require(parts: Parts, name: str) -> None:
     """
     handler = parts.handler(name)[1]
     features = await parts.features.of(name)
-    await machine.require(name, handler, features, parts.settings.criu_binary)
+    await ability.require(name, handler, features, parts.settings.criu_binary)
 
 
 class Checkpoints:

@@ -5,8 +5,8 @@ import errno
 import msgspec
 
 from common.clock import now_ns
-from runtimed.oci.cgroupfiles import PressureStats, number, pressure, read, table
 from runtimed.oci.cgroups import CgroupPlan
+from runtimed.readings.files import PressureStats, number, pressure, read, table
 
 V2 = 2
 V1_UNLIMITED = 1 << 62  # v1 writes the largest multiple of a page that fits 63 bits

@@ -1,4 +1,4 @@
-"""Changes to what is there: limits of a container, those of its pod, a log file."""
+"""Limits of containers that are there, and those of their pods."""
 
 import json
 from contextlib import suppress
@@ -18,21 +18,21 @@ from common.errors import (
     UnimplementedError,
     UnknownError,
 )
-from common.events.schema import ContainerLogReopened, ContainerUpdated, SandboxUpdated
-from common.failpoint import failpoint
+from common.events.schema import ContainerUpdated, SandboxUpdated
 from common.observe.log import get_logger
 from runtimed import selection
-from runtimed.oci import cgroups, limitfiles, process, readback, scope, stats
-from runtimed.oci.cgroupfiles import tasks
+from runtimed.oci import cgroups, limitfiles, process, scope
+from runtimed.readings import readback, usage
+from runtimed.readings.files import tasks
 from runtimed.record import ContainerRecord, ContainerState
-from runtimed.use import bundle
+from runtimed.use.bundles import bundle
 from runtimed.use.parts import Parts
 
 _log = get_logger("runtimed")
 
 
 class Limits:
-    """Resources and logs of this node's containers."""
+    """The resources that this node's containers may use."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -147,21 +147,6 @@ class Limits:
             limits["cpu"] = {**limits.get("cpu", {}), "quota": -1}
         return limits
 
-    async def reopen_log(self, name: str) -> None:
-        """Write on in a new log file; returns when it is in use.
-
-        Raises:
-            FailedPreconditionError: the container does not run; no file is made.
-        """
-        record = selection.find(self._parts.containers.store, "container", name)
-        if not record.state.has_init:
-            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
-        await failpoint("runtimed.rotate.asked")
-        await self._parts.shims.reopen_log(record.socket_path)
-        await failpoint("runtimed.rotate.done")
-        fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)
-        await self._parts.containers.amend(record.id, fact)
-
 
 def _adjust(directory: str, score: int) -> None:
     """Give every process of a cgroup this oom_score_adj, which no OCI runtime's update does. Blocking."""
@@ -177,7 +162,7 @@ def _adjust(directory: str, score: int) -> None:
 
 def _memory_in_use(record: ContainerRecord) -> int:
     """What cannot be reclaimed to get below a limit: cgroup v2 would kill for it, where v1 refuses."""
-    found = stats.read_stats(record.cgroup) if record.cgroup else None
+    found = usage.read_stats(record.cgroup) if record.cgroup else None
     return found.working_set_bytes if found else 0
 
 

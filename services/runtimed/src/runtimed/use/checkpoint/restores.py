@@ -13,10 +13,11 @@ from common.observe.log import get_logger
 from runtimed.checkpoint import archive, rules
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_container, validate_sandbox
-from runtimed.use.checkpoint import require
-from runtimed.use.container import Containers
-from runtimed.use.parts import Parts, together
-from runtimed.use.sandbox import Manner, Sandboxes, key_of
+from runtimed.use.checkpoint.checkpoints import require
+from runtimed.use.container.containers import Containers
+from runtimed.use.parts import Parts
+from runtimed.use.sandbox.sandboxes import Manner, Sandboxes, key_of
+from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")

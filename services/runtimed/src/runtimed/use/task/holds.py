@@ -1,24 +1,23 @@
-"""Containers that people hold still, and signals that people send."""
+"""Containers that people hold still."""
 
 from functools import partial
 
 import anyio
 import anyio.to_thread
 
-from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError, UnknownError
-from common.events.schema import ContainerSignalled
-from runtimed import processes, selection, signals
+from common.errors import FailedPreconditionError, SlipwayError, UnknownError
+from runtimed import selection
 from runtimed.checkpoint import freezer
 from runtimed.machine import container as machine
 from runtimed.record import ContainerRecord, ContainerState
-from runtimed.use.parts import Parts, life_span
+from runtimed.use.lifespan import life_span
+from runtimed.use.parts import Parts
 
 RPC = "rpc"
-SIGKILL = 9
 
 
 class Holds:
-    """Pause, resume and signal, by the OCI runtime and the shim."""
+    """Pause and resume, by the OCI runtime."""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -95,29 +94,6 @@ class Holds:
         except SlipwayError:  # the runtime says so of one that is not paused, too
             if record.cgroup is not None:
                 await freezer.thaw(record.cgroup)
-
-    async def signal(self, name: str, number: int) -> None:
-        """Signal the init. One that is paused gets it when it runs on; its stop signal and SIGKILL let it run.
-
-        Raises:
-            InvalidArgumentError: there is no such signal.
-            FailedPreconditionError: it does not run.
-        """
-        if not 0 < number <= signals.RTMAX:
-            raise InvalidArgumentError(f"signal: {number} is none")
-        record = selection.find(self._parts.containers.store, "container", name)
-        if not record.state.has_init:
-            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
-        fact = ContainerSignalled(id=record.id, sandbox_id=record.sandbox_id, signal=signals.name(number))
-        self._parts.evidence.add(record.id, "signal", signal=fact.signal)
-        marks = self._parts.evidence.of(record.id, record.marks)
-        await self._parts.containers.amend(record.id, fact, marks=marks)
-        if record.state is ContainerState.PAUSED:
-            if number not in (SIGKILL, record.stop_signal):
-                processes.send(record.pid, record.pid_started_ticks, number)
-                return
-            await self.release(record, RPC)
-        await self._parts.shims.kill(record.socket_path, number, everyone=False)
 
     async def follow(self, record: ContainerRecord, cause: str) -> str:
         """Call a container what its cgroup says that it is; returns what was wrong, empty when nothing was."""

@@ -16,9 +16,10 @@ from runtimed.oci.process import check_variable
 from runtimed.oci.process import directory as process_directory
 from runtimed.oci.spec import process_for_exec
 from runtimed.record import ContainerRecord, ContainerState
-from runtimed.use import bundle
-from runtimed.use.execnews import ExecBook
-from runtimed.use.parts import Parts, life_span
+from runtimed.use.bundles import bundle
+from runtimed.use.exec.book import ExecBook
+from runtimed.use.lifespan import life_span
+from runtimed.use.parts import Parts
 
 ANSWER_BYTES = (16 << 20) - (64 << 10)
 """Of both outputs. A kubelet takes messages of 16 MiB, and of a larger one not even the exit code."""

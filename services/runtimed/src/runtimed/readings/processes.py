@@ -2,10 +2,10 @@
 
 import os
 
-from runtimed.metrics.families import Sample
-from runtimed.oci.cgroupfiles import read, tasks
 from runtimed.oci.cgroups import CgroupPlan
-from runtimed.oci.stats import V2
+from runtimed.readings.families import Sample
+from runtimed.readings.files import read, tasks
+from runtimed.readings.usage import V2
 
 MAX_PROCESSES = 1000
 """Descriptors are counted for so many processes of one container, so that a fork bomb costs no more."""

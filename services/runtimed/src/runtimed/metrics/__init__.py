@@ -1,1 +1,0 @@
-"""The cAdvisor metrics of CRI: what there is, and what the machine says."""

@@ -1,0 +1,1 @@
+"""What the kernel tells of cgroups and their processes. Reads only, and blocking."""

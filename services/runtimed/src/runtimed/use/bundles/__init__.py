@@ -1,0 +1,1 @@
+"""What a container stands on: its OCI bundle, image volumes and mounted images."""

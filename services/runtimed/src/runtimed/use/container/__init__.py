@@ -1,0 +1,1 @@
+"""Containers: made, removed, shown, and their limits."""

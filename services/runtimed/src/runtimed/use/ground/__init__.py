@@ -1,0 +1,1 @@
+"""What a sandbox stands on: pinned namespaces, its files, its pause process."""

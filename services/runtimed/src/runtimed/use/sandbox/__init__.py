@@ -1,0 +1,1 @@
+"""Sandboxes: made, stopped, removed; some go by themselves."""

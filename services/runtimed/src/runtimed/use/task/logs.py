@@ -1,0 +1,29 @@
+"""Log files of what runs."""
+
+from common.errors import FailedPreconditionError
+from common.events.schema import ContainerLogReopened
+from common.failpoint import failpoint
+from runtimed import selection
+from runtimed.use.parts import Parts
+
+
+class Logs:
+    """The logs that the shims of this node's containers write."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def reopen(self, name: str) -> None:
+        """Write on in a new log file; returns when it is in use.
+
+        Raises:
+            FailedPreconditionError: the container does not run; no file is made.
+        """
+        record = selection.find(self._parts.containers.store, "container", name)
+        if not record.state.has_init:
+            raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
+        await failpoint("runtimed.rotate.asked")
+        await self._parts.shims.reopen_log(record.socket_path)
+        await failpoint("runtimed.rotate.done")
+        fact = ContainerLogReopened(id=record.id, sandbox_id=record.sandbox_id)
+        await self._parts.containers.amend(record.id, fact)
