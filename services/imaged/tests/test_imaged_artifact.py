@@ -67,7 +67,7 @@ async def test_an_artifact_is_pulled_as_one_layer_of_files(node, registry, real_
     assert record.repo_tags == (name,)
     assert set(node.content.all()) == {made.digest, *made.blobs}
     assert record.size_bytes >= 100_000
-    assert await node.images.config(record) == b""
+    assert await node.images.configs.read(record) == b""
     # the same again fetches and unpacks nothing; another artifact with the same config is another
     applied = list(node.layers.applied)
     assert (await node.pull(name)).id == record.id

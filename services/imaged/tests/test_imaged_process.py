@@ -62,6 +62,25 @@ async def test_pull_unpacks_and_outlives_a_restart(daemons, real_registry, tools
     assert daemons.end("imaged") == 0
 
 
+async def test_images_with_large_configs_are_listed(daemons, real_registry, tools) -> None:
+    client = ImagedClient(daemons.socket("imaged"))
+    wanted = {}
+    try:
+        for number in range(9):  # together more than a message takes
+            made = tools.image_of(
+                [],
+                author="a" * 8_000_000,
+                created=f"2024-01-0{number + 1}T00:00:00Z",
+                config={"User": str(number)},
+            )
+            image = await client.pulled(real_registry.push("process/large", str(number), made))
+            assert image.config == made.blobs[image.id]
+            wanted[image.id] = (str(number), f"2024-01-0{number + 1}T00:00:00Z")
+        assert {image.id: (image.user, image.created) for image in await client.list()} == wanted
+    finally:
+        await client.close()
+
+
 async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons) -> None:
     daemons.end("imaged")
     policy = daemons.root / "policy.json"

@@ -11,7 +11,7 @@ from common.buildcache import given, is_cache
 from common.errors import FailedPreconditionError, NotFoundError
 from slipway import filters, render
 from slipway.bars import Bars, Row
-from slipway.commands.imagefacts import age_of, facts_of
+from slipway.commands.imagefacts import age_of
 from slipway.connect import imaged, images_of, node
 from slipway.logins import auth_of
 from slipway.spans import seconds
@@ -91,7 +91,7 @@ async def _ages(run_dir: str) -> dict[str, str]:
     """How long ago each image was made, by its id; CRI's list does not tell."""
     async with images_of(run_dir) as client:
         found = (await client.List(pb.ListRequest())).images
-    return {image.id: age_of(facts_of(image)["Created"]) for image in found}
+    return {image.id: age_of(image.created) for image in found}
 
 
 _TESTS: dict[str, filters.Test] = {

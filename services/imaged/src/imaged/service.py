@@ -23,6 +23,7 @@ from common.records import RecordStore
 from imaged import meters, pull
 from imaged.artifact import Artifact
 from imaged.catalog import Catalog, Untagged
+from imaged.configs import Configs
 from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
@@ -36,8 +37,6 @@ from imaged.trust import Verifier
 
 PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
-MAX_CONFIGS = 256
-"""Configs that are kept in memory; most are a few kilobytes."""
 MAX_LEASE_S = 10 * 365 * 86_400
 _log = get_logger("imaged")
 
@@ -105,7 +104,7 @@ class Images:
         self._listened = listened
         self._platform = local_platform()
         self._operations: dict[tuple[str, Credentials], Operation] = {}
-        self._configs: dict[str, bytes] = {}
+        self.configs = Configs(content)
         self.operations = Operations(task_group)
         self.catalog = Catalog(records, short_names)
         self.leases = Leases(self.catalog, content, layers)
@@ -169,22 +168,6 @@ class Images:
         """The pulls that run now."""
         running = self._operations.values()
         return [Progress(str(each.reference), each.statuses, each.left_s) for each in running]
-
-    async def config(self, record: ImageRecord) -> bytes:
-        """The image's config; empty for an artifact, and when the disk lost it, so that a list of all images still works."""
-        if record.artifact_type:
-            return b""
-        body = self._configs.get(record.id)
-        if body is None:
-            try:
-                body = await self._content.read(record.id)
-            except SlipwayError as exc:
-                _log.error("config.lost", image_id=record.id, error=exc.message)
-                return b""
-            while len(self._configs) >= MAX_CONFIGS:
-                self._configs.pop(next(iter(self._configs)))
-            self._configs[record.id] = body
-        return body
 
     async def get(self, text: str, *, used: bool) -> ImageRecord:
         """An image by any name; with `used`, its age counts from now.
@@ -257,7 +240,7 @@ class Images:
         return self._content.used_bytes, self._content.used_inodes
 
     async def _collect(self, record: ImageRecord) -> None:
-        self._configs.pop(record.id, None)
+        self.configs.forget(record.id)
         await self.leases.collect(record.blobs, set(record.diff_ids))
         if self.lazies:
             await self.lazies.sweep()

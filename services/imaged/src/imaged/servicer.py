@@ -84,7 +84,7 @@ class ImagesServicer(rpc.ImagesServicer):
 
     async def List(self, request: pb.ListRequest, context: "Context") -> pb.ListResponse:
         found = self._images.catalog.select(request.reference)
-        return pb.ListResponse(images=[await self._image(record) for record in found])
+        return pb.ListResponse(images=[await self._row(record) for record in found])
 
     async def Tag(self, request: pb.TagRequest, context: "Context") -> pb.Image:
         return await self._image(await self._images.catalog.tag(request.source, request.target))
@@ -166,7 +166,7 @@ class ImagesServicer(rpc.ImagesServicer):
         options = first.options
         loaded = await self._loads.load(pieces(), name=options.name, replace=options.replace)
         return pb.LoadResponse(
-            images=[pb.LoadedImage(image=await self._image(record), names=names) for record, names in loaded]
+            images=[pb.LoadedImage(image=await self._row(record), names=names) for record, names in loaded]
         )
 
     async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
@@ -191,6 +191,13 @@ class ImagesServicer(rpc.ImagesServicer):
         )
 
     async def _image(self, record: ImageRecord) -> pb.Image:
+        image = await self._row(record)
+        image.config = await self._images.configs.read(record)
+        return image
+
+    async def _row(self, record: ImageRecord) -> pb.Image:
+        """An image without its config: many of these fit into a message."""
+        facts = await self._images.configs.facts(record)
         at_ns = now_ns()
         leases = [pb.Lease(name=n, until_ns=u) for n, u in sorted(record.leases.items()) if u > at_ns]
         return pb.Image(
@@ -198,7 +205,6 @@ class ImagesServicer(rpc.ImagesServicer):
             repo_tags=record.repo_tags,
             repo_digests=record.repo_digests,
             size_bytes=record.size_bytes,
-            config=await self._images.config(record),
             diff_ids=record.diff_ids,
             manifest_digest=record.manifest_digest,
             pinned=bool(self._images.pin_of(record) or leases),
@@ -212,6 +218,8 @@ class ImagesServicer(rpc.ImagesServicer):
             leases=leases,
             coming=self._images.coming(record),
             damage=self._images.damage(record),
+            user=facts.user,
+            created=facts.created,
         )
 
 

@@ -20,7 +20,7 @@ def image_of(image: images_pb2.Image) -> api_pb2.Image:
         spec=api_pb2.ImageSpec(image=image.id),
         pinned=image.pinned,
     )
-    user = _user(image.config)
+    user = image.user.partition(":")[0]
     if user.isascii() and user.isdecimal() and len(user) <= MAX_DIGITS and int(user) <= MAX_UID:
         made.uid.value = int(user)
     elif user:
@@ -36,13 +36,6 @@ def config_of(config: bytes) -> dict[str, Any]:
     except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _user(config: bytes) -> str:
-    """The user of the image's USER, without its group."""
-    table = config_of(config).get("config")
-    user = table.get("User") if isinstance(table, dict) else None
-    return user.partition(":")[0] if isinstance(user, str) else ""
 
 
 def auth_of(auth: api_pb2.AuthConfig) -> images_pb2.Auth:

@@ -303,12 +303,14 @@ class Image(_message.Message):
     ARTIFACT_TYPE_FIELD_NUMBER: _builtins.int
     COMING_FIELD_NUMBER: _builtins.int
     DAMAGE_FIELD_NUMBER: _builtins.int
+    USER_FIELD_NUMBER: _builtins.int
+    CREATED_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
     """Sum of the compressed layers and the config."""
     config: _builtins.bytes
-    """The OCI image config, as bytes of the registry; empty for an artifact."""
+    """The OCI image config, as bytes of the registry; empty for an artifact, and where one message has many images."""
     manifest_digest: _builtins.str
     pinned: _builtins.bool
     pulled_at_ns: _builtins.int
@@ -320,6 +322,9 @@ class Image(_message.Message):
     """
     damage: _builtins.str
     """Why one of these will never be whole, or a container could not read it last; empty when all is well."""
+    user: _builtins.str
+    """Of the config: whom it runs as, with the group, and when it says that it was made. Their first 256 characters."""
+    created: _builtins.str
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -358,10 +363,12 @@ class Image(_message.Message):
         artifact_type: _builtins.str = ...,
         coming: _abc.Iterable[_builtins.str] | None = ...,
         damage: _builtins.str = ...,
+        user: _builtins.str = ...,
+        created: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "coming", b"coming", "config", b"config", "damage", b"damage", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "coming", b"coming", "config", b"config", "created", b"created", "damage", b"damage", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1032,7 +1039,9 @@ class LoadedImage(_message.Message):
     IMAGE_FIELD_NUMBER: _builtins.int
     NAMES_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def image(self) -> Global___Image: ...
+    def image(self) -> Global___Image:
+        """Without its config."""
+
     @_builtins.property
     def names(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """The names that it got from the archive."""

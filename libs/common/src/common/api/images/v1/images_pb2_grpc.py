@@ -149,7 +149,7 @@ class ImagesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def List(self, request, context):
-        """Every image, one row per id.
+        """Every image, one row per id, without its config.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

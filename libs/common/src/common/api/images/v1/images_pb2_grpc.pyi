@@ -42,7 +42,7 @@ class ImagesStub:
     Get: _grpc.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]
     """One image by tag, digest, id or unambiguous id prefix. NOT_FOUND when absent."""
     List: _grpc.UnaryUnaryMultiCallable[_images_pb2.ListRequest, _images_pb2.ListResponse]
-    """Every image, one row per id."""
+    """Every image, one row per id, without its config."""
     Remove: _grpc.UnaryUnaryMultiCallable[_images_pb2.RemoveRequest, _images_pb2.RemoveResponse]
     """Removes all names of the image. Idempotent."""
     Tag: _grpc.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]
@@ -92,7 +92,7 @@ class ImagesAsyncStub(ImagesStub):
     Get: _aio.UnaryUnaryMultiCallable[_images_pb2.GetRequest, _images_pb2.Image]  # type: ignore[assignment]
     """One image by tag, digest, id or unambiguous id prefix. NOT_FOUND when absent."""
     List: _aio.UnaryUnaryMultiCallable[_images_pb2.ListRequest, _images_pb2.ListResponse]  # type: ignore[assignment]
-    """Every image, one row per id."""
+    """Every image, one row per id, without its config."""
     Remove: _aio.UnaryUnaryMultiCallable[_images_pb2.RemoveRequest, _images_pb2.RemoveResponse]  # type: ignore[assignment]
     """Removes all names of the image. Idempotent."""
     Tag: _aio.UnaryUnaryMultiCallable[_images_pb2.TagRequest, _images_pb2.Image]  # type: ignore[assignment]
@@ -169,7 +169,7 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         request: _images_pb2.ListRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.ListResponse, _abc.Awaitable[_images_pb2.ListResponse]]:
-        """Every image, one row per id."""
+        """Every image, one row per id, without its config."""
 
     @_abc_1.abstractmethod
     def Remove(
