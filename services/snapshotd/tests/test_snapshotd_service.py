@@ -6,6 +6,8 @@ import os
 import signal
 import subprocess
 import tarfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,60 @@ async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None
         "layer_removed",
     ]
     eventually(lambda: not list((snapshotd.data / "snapshotd/trash").iterdir()), what="an empty trash")
+    await client.close()
+
+
+@contextmanager
+def redis_takes_no_write(node: Any) -> Iterator[Callable[[], None]]:
+    """While the block runs, which gets a way to wait until a change of a record waits."""
+    with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
+
+        def one_waits() -> bool:
+            return any(each["cmd"] == "evalsha" and "b" in each["flags"] for each in connection.client_list())
+
+        connection.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
+        try:
+            yield lambda: eventually(one_waits, what="a change of a record")
+        finally:
+            connection.execute_command("CLIENT", "UNPAUSE")
+
+
+async def test_a_layer_on_its_way_out_takes_no_snapshot_and_comes_back_whole(snapshotd: Any) -> None:
+    client = snapshotd.client(patience(5))
+    layer = await apply(snapshotd, client, "a")
+    async with anyio.create_task_group() as group:
+        with redis_takes_no_write(snapshotd) as wait_for_one:
+            group.start_soon(client.remove_layers, [layer])
+            await anyio.to_thread.run_sync(wait_for_one)
+            with pytest.raises(NotFoundError, match=layer):
+                await client.prepare("c1", [layer])
+            group.start_soon(apply, snapshotd, client, "a")
+    made = await client.prepare("c1", [layer])
+    assert (snapshotd.seen(made.path) / "a").read_bytes() == b"body"
+    await client.close()
+
+
+async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapshotd: Any) -> None:
+    armed = snapshotd.run / failpoint.DIRECTORY
+    armed.mkdir()
+    snapshotd.kill()
+    snapshotd.start()
+    client = snapshotd.client(patience(5))
+    layer = await apply(snapshotd, client, "a")
+    await client.prepare("c1", [layer])
+    assert await client.remove_layers([layer]) == [layer]
+    point = "snapshotd.remove.forgotten"
+    reached = armed / f"{point}{failpoint.REACHED}"
+    (armed / point).touch()
+    async with anyio.create_task_group() as group:
+        group.start_soon(client.remove, "c1")
+        await anyio.to_thread.run_sync(lambda: eventually(reached.exists, what=point))
+        with redis_takes_no_write(snapshotd) as wait_for_one:
+            reached.unlink()
+            await anyio.to_thread.run_sync(wait_for_one)
+            with pytest.raises(NotFoundError, match=layer):
+                await client.prepare("c2", [layer])
+    assert await client.list_layers() == []
     await client.close()
 
 

@@ -71,6 +71,7 @@ class Layers:
         self._running: dict[str, _Wanted] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._users: Counter[str] = Counter()
+        self._leaving: set[str] = set()
 
     async def apply(self, blob: Blob) -> LayerRecord:
         """The layer of this diff ID, unpacked when it is not there; goes on when the caller leaves.
@@ -84,7 +85,10 @@ class Layers:
         while True:
             held = self._records.find(key)
             if held and not held.lazy and key not in self._running:
-                return await self._wanted_again(held)
+                wanted = await self._wanted_again(key)
+                if wanted:
+                    return wanted
+                continue
             running = self._running.get(key)
             if running is None:
                 running = self._running[key] = _Wanted(blob, traceparent())
@@ -140,12 +144,12 @@ class Layers:
         """The layers of a snapshot, bottom first.
 
         Raises:
-            NotFoundError: names the layer that is not there.
+            NotFoundError: names the layer that is not there, or is being removed.
         """
         found = []
         for diff_id in diff_ids:
             record = self._records.find(Digest.parse(diff_id).hex)
-            if record is None:
+            if record is None or record.id in self._leaving:
                 message = f"layer {diff_id} is not here"
                 raise errors.NotFoundError(message)
             found.append(record)
@@ -212,11 +216,13 @@ class Layers:
                 async with self._locks[record.id]:
                     await self._drop(record)
 
-    async def _wanted_again(self, held: LayerRecord) -> LayerRecord:
-        async with self._locks[held.id]:
-            if held.orphaned and self._records.find(held.id):
-                return await self._records.update(held.id, _adopt)
-        return held
+    async def _wanted_again(self, layer_id: str) -> LayerRecord | None:
+        """A layer that is here; None when it was on its way out."""
+        async with self._locks[layer_id]:
+            held = self._records.find(layer_id)
+            if held and held.orphaned:
+                return await self._records.update(layer_id, _adopt)
+            return held
 
     async def serve(self, diff_id: Digest, form: LazyForm) -> tuple[LayerRecord, int]:
         """Have a layer whose bytes come, until `apply` makes it an ordinary one; and how many of its first bytes it wants first.
@@ -274,8 +280,12 @@ class Layers:
             await anyio.to_thread.run_sync(self._roots.release, layer_id, partial(self.is_held, layer_id))
 
     async def _drop(self, record: LayerRecord) -> None:
+        self._leaving.add(record.id)
         with anyio.CancelScope(shield=True):  # nobody would find the rest without its record
-            await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
+            try:
+                await self._records.delete(record.id, LayerRemoved(id=record.diff_id))
+            finally:
+                self._leaving.discard(record.id)
             if self._roots.has_mount(record.id):
                 await self._unmount(record.id)
             with disk_faults(f"layer {record.diff_id}: cannot be removed"):
