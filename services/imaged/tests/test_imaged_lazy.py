@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from imaged.manifest import Descriptor, Manifest, Toc, parse
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from tests.support import estargz, zstdchunked
+from tests.support.descriptors import none_left
+from tests.support.listening import listened
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -320,6 +323,20 @@ async def test_what_nobody_needs_ends(rig: Rig) -> None:
     await rig.blobs.sweep()
     assert not rig.blobs.has(rig.layer.digest)
     assert list(rig.places.directory.iterdir()) == []
+
+
+async def test_the_socket_outlives_a_lack_of_descriptors(rig: Rig, tmp_path: Path, caplog) -> None:
+    path = tmp_path / "ranges/ranges.sock"
+    rig.group.start_soon(RangeSocket(path, 0o600, rig.blobs).run)
+    await listened(path)
+    with anyio.fail_after(patience(10)), socket.socket(socket.AF_UNIX) as late:
+        with none_left():
+            late.connect(str(path))
+            while "accept.failed" not in caplog.text:
+                await anyio.sleep(0.01)
+        late.send(b"{}\n")
+        await anyio.wait_readable(late)
+        assert b"cannot be read" in late.recv(1000)
 
 
 async def test_the_socket_answers_in_time(rig: Rig, tmp_path: Path) -> None:

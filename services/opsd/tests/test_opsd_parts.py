@@ -2,8 +2,10 @@
 
 import json
 import os
+import socket
 import time
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,6 +28,7 @@ from opsd.web import live
 from opsd.web.assets import Assets
 from opsd.web.guard import Guard
 from opsd.web.server import Reply, Request, Server
+from tests.support.descriptors import none_left
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -472,3 +475,32 @@ async def test_a_page_that_goes_while_it_is_told_is_no_bug(caplog: pytest.LogCap
     await Server(answer, {})._client(gone, local=True)
     assert gone.pieces == 2
     assert "http.bug" not in caplog.text
+
+
+async def test_without_descriptors_who_is_served_stays_served(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, question = tmp_path / "http.sock", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
+
+    async def answer(_request: Request) -> Reply:
+        return Reply(body=b"served")
+
+    async def ask(client: socket.socket) -> None:
+        client.send(question)
+        await anyio.wait_readable(client)
+        assert b"served" in client.recv(1000)
+
+    listener = await anyio.create_unix_listener(path)
+    with anyio.fail_after(patience(10)):
+        async with anyio.create_task_group() as group:
+            group.start_soon(partial(Server(answer, {}).serve, listener, local=True))
+            with socket.socket(socket.AF_UNIX) as early, socket.socket(socket.AF_UNIX) as late:
+                early.connect(str(path))
+                await ask(early)
+                with none_left():
+                    late.connect(str(path))
+                    while "accept.failed" not in caplog.text:
+                        await anyio.sleep(0.01)
+                    await ask(early)
+                await ask(late)
+            group.cancel_scope.cancel()

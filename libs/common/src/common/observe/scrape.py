@@ -8,6 +8,7 @@ import anyio
 import h11
 from anyio.abc import ByteStream
 
+from common.accepting import accept
 from common.observe import metrics
 from common.observe.log import get_logger
 from common.sys.reading import hold
@@ -40,11 +41,13 @@ async def serve(path: str, address: str) -> None:
 async def _keep(listen: Listen, where: str, slots: anyio.Semaphore) -> None:
     while True:
         try:
-            async with await listen() as listener:
-                await listener.serve(partial(_client, slots))
-        except* OSError as errors:
-            _log.warning("metrics.waiting", address=where, error=str(errors.exceptions[0]))
-        await anyio.sleep(AGAIN_S)
+            listener = await listen()
+        except OSError as exc:
+            _log.warning("metrics.waiting", address=where, error=str(exc))
+            await anyio.sleep(AGAIN_S)
+            continue
+        async with listener, anyio.create_task_group() as group:
+            await accept(partial(listener.serve, partial(_client, slots), group), where)
 
 
 async def _client(slots: anyio.Semaphore, stream: ByteStream) -> None:

@@ -10,6 +10,7 @@ from functools import partial
 import anyio
 from anyio.abc import SocketAttribute, SocketListener, SocketStream
 
+from common.accepting import accept
 from common.sys.reading import hold
 
 _BYTES = 65_536
@@ -20,7 +21,7 @@ async def relay(listener: socket.socket, path: str, stopping: anyio.Event) -> No
     async with await SocketListener.from_socket(listener) as source, anyio.create_task_group() as joints:
         with anyio.CancelScope() as accepting:
             joints.start_soon(_end, accepting, stopping)
-            await source.serve(partial(_join, path), joints)
+            await accept(partial(source.serve, partial(_join, path), joints), "handed over")
 
 
 async def _end(accepting: anyio.CancelScope, stopping: anyio.Event) -> None:

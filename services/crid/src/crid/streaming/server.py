@@ -3,12 +3,14 @@
 import ipaddress
 import math
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import anyio
 from anyio.abc import ByteStream, SocketAttribute
 from anyio.streams.tls import TLSListener
 
+from common.accepting import accept
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import SlipwayError, UnavailableError
@@ -28,7 +30,6 @@ from crid.streaming.wire import ClientGoneError, Wire
 
 HEAD_S = 10.0
 MAX_CLIENTS = 1000
-ACCEPT_AGAIN_S = 0.2
 _KINDS: dict[str, type[Wish]] = {
     "exec": cri.ExecRequest,
     "attach": cri.AttachRequest,
@@ -69,13 +70,7 @@ class StreamingServer:
                     self._tcp, self._certificate.context, standard_compatible=False, handshake_timeout=HEAD_S
                 )
                 group.start_soon(self._certificate.keep_fresh, listener)
-            while True:
-                try:
-                    await listener.serve(self._client, group)
-                except* OSError as errors:
-                    # Out of descriptors, say: who is served stays served, and who waits is accepted later.
-                    _log.warning("stream.accept", error=str(errors.exceptions[0]))
-                await anyio.sleep(ACCEPT_AGAIN_S)
+            await accept(partial(listener.serve, self._client, group), self._base_url)
 
     async def _client(self, stream: ByteStream) -> None:
         hold(stream)

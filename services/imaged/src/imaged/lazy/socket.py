@@ -4,6 +4,7 @@ They have no credentials and no network, and get no bytes here either: these are
 """
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import msgspec
 from anyio.abc import SocketStream
 from anyio.streams.buffered import BufferedByteReceiveStream
 
+from common.accepting import accept
 from common.errors import SlipwayError
 from common.sys.reading import hold
 from imaged.lazy.coming import MAX_RANGE_BYTES, PASSING
@@ -57,7 +59,7 @@ class RangeSocket:
             await anyio.create_unix_listener(self._path, mode=self._mode) as listener,
             anyio.create_task_group() as group,
         ):
-            await listener.serve(self._guarded, group)
+            await accept(partial(listener.serve, self._guarded, group), str(self._path))
 
     async def _guarded(self, line: SocketStream) -> None:
         hold(line)

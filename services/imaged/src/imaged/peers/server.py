@@ -9,13 +9,16 @@ import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import h11
 from anyio import CapacityLimiter
+from anyio.abc import TaskGroup
 
+from common.accepting import accept
 from common.errors import PermissionDeniedError
 from common.observe.log import get_logger
 from imaged import meters
@@ -25,7 +28,6 @@ from imaged.peers.seal import Seals
 
 MAX_HEAD_BYTES = 8 << 10
 HEAD_S = 5.0
-ACCEPT_AGAIN_S = 0.05
 WRITE_S = 10.0
 """A client that takes nothing for so long is left."""
 BACKLOG = 16
@@ -83,18 +85,16 @@ class BlobServer:
         """Serve for ever what connects to a listening socket."""
         listening.setblocking(False)
         async with anyio.create_task_group() as group:
-            while True:
-                await anyio.wait_readable(listening)
-                try:
-                    connection, _ = listening.accept()
-                except OSError as exc:  # it has left again, or there are too many files
-                    _log.debug("peers.accept", error=str(exc))
-                    await anyio.sleep(ACCEPT_AGAIN_S)
-                    continue
-                if self._limiter.available_tokens < 1:
-                    connection.close()
-                else:
-                    group.start_soon(self._client, connection)
+            await accept(partial(self._accept, listening, group), "peers")
+
+    async def _accept(self, listening: socket.socket, group: TaskGroup) -> None:
+        while True:
+            await anyio.wait_readable(listening)
+            connection, _ = listening.accept()
+            if self._limiter.available_tokens < 1:
+                connection.close()
+            else:
+                group.start_soon(self._client, connection)
 
     async def _client(self, connection: socket.socket) -> None:
         stop = Stop()

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -12,6 +13,7 @@ import anyio
 import h11
 from anyio.abc import ByteStream, Listener, SocketAttribute
 
+from common.accepting import accept
 from common.observe.log import get_logger
 from common.sys.reading import hold
 from opsd import meters
@@ -28,7 +30,6 @@ MAX_CLIENTS_OF_ADDRESS = 64
 KERNEL_BYTES = 128 << 10
 """What the kernel may keep for a client that is slow; it takes twice as much."""
 FULL = b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
-AGAIN_S = 0.2
 _READ_BYTES = 16 << 10
 _GONE = (
     anyio.BrokenResourceError,
@@ -85,13 +86,8 @@ class Server:
             raw.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
             await self._client(stream, local=local)
 
-        async with listener:
-            while True:
-                try:
-                    await listener.serve(client)
-                except* OSError as errors:
-                    _log.warning("http.accept", error=str(errors.exceptions[0]))
-                await anyio.sleep(AGAIN_S)
+        async with listener, anyio.create_task_group() as group:
+            await accept(partial(listener.serve, client, group), "local" if local else "page")
 
     async def _client(self, stream: ByteStream, *, local: bool) -> None:
         address = "local" if local else str(stream.extra(SocketAttribute.remote_address)[0])  # noqa: S610 - no Django
