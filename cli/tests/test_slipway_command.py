@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from slipway import parser, unoffered, unofferedbuild
+from slipway import parser
+from slipway.words import unoffered, unofferedbuild
 
 SLIPWAY = str(Path(sys.executable).parent / "slipway")
 
@@ -212,14 +213,19 @@ def test_a_list_needs_grpc_and_little_else() -> None:
     assert "grpc" in loaded
     assert not loaded & {
         *("anyio", "rich", "nats", "opentelemetry", "msgspec", "msgpack", "google.protobuf.json_format"),
-        *("common.api.cri.v1.api_pb2_grpc", "slipway.commands.run", "slipway.runverbs", "slipway.imageverbs"),
+        *(
+            "common.api.cri.v1.api_pb2_grpc",
+            "slipway.commands.run",
+            "slipway.words.running",
+            "slipway.words.images",
+        ),
     }
 
 
 def test_each_group_adds_the_commands_that_it_is_known_for() -> None:
     for module, names in parser.GROUPS.items():
         verbs = argparse.ArgumentParser().add_subparsers()
-        importlib.import_module(f"slipway.{module}").add(verbs)
+        importlib.import_module(f"slipway.words.{module}").add(verbs)
         assert set(verbs.choices) == set(names)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from slipway.completing import candidates
+from slipway.completion.candidates import candidates
 
 BIN = str(Path(sys.executable).parent)
 LINES = [

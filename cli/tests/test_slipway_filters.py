@@ -5,8 +5,8 @@ import time
 import pytest
 
 from common.errors import InvalidArgumentError
-from slipway import filters
-from slipway.moments import moment
+from slipway.options import filters
+from slipway.options.moments import moment
 
 TESTS: dict[str, filters.Test] = {
     "size": lambda item, value: len(item) == int(value),

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 import pytest
 
 from slipway import parser
-from slipway.completing import positionals, subcommands
-from slipway.manpage import page
+from slipway.completion.candidates import positionals, subcommands
+from slipway.completion.manpage import page
 
 
 def commands(

@@ -3,7 +3,7 @@
 import pytest
 
 from common.errors import InvalidArgumentError
-from slipway import terminal
+from slipway.streams import terminal
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from slipway import logfile
+from slipway.output import logfile
 
 AT = b"2026-01-02T03:04:05.000000006Z"
 

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnknownError
-from slipway import exitcode, render
+from slipway import exitcode
+from slipway.output import render
 
 
 @given(st.text())

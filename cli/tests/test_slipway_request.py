@@ -6,8 +6,9 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import parser, request
+from slipway import parser
 from slipway.connect import OWNER
+from slipway.options import request
 
 
 def options(*words: str):

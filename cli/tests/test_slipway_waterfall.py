@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from slipway import waterfall
+from slipway.output import waterfall
 
 
 def span(name: str, start: float, ms: float, parent: str = "", error: str = "") -> dict[str, Any]:

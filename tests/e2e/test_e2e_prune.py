@@ -7,7 +7,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from devtools.cri import connect
 from devtools.registry import file, layer
-from slipway.completing import candidates
+from slipway.completion.candidates import candidates
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]

@@ -15,7 +15,7 @@ from common.errors import (
     PermissionDeniedError,
     UnavailableError,
 )
-from slipway import called
+from slipway.output import nicknames
 
 if TYPE_CHECKING:
     from common.clients.imaged import ImagedClient
@@ -75,13 +75,13 @@ class Node:
             InvalidArgumentError: there are several.
         """
         found = _only(await self.containers(), name, "container", "slipway ps -a")
-        called.remember(found.id, name)
+        nicknames.remember(found.id, name)
         return found
 
     async def pod(self, name: str) -> Any:
         """The sandbox of this name, id or unambiguous id prefix; raises as `container` does."""
         found = _only(await self.pods(), name, "pod", "slipway pods")
-        called.remember(found.id, name)
+        nicknames.remember(found.id, name)
         return found
 
     async def containers(self) -> list[Any]:

@@ -65,7 +65,8 @@ def _introduce(verb: str) -> None:
 def _told(exc: BaseException, arguments: Namespace) -> int | None:
     """Say in one sentence what went wrong; None for what is no error of ours."""
     from common.errors import SlipwayError
-    from slipway import exitcode, render
+    from slipway import exitcode
+    from slipway.output import render
 
     error = _first(exc)
     if isinstance(error, BrokenPipeError):

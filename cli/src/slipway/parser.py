@@ -29,7 +29,7 @@ EXAMPLES = """examples:
 `slipway COMMAND --help` has examples of each.
 """
 GROUPS = {
-    "containerverbs": (
+    "containers": (
         "ps",
         "stop",
         "rm",
@@ -45,9 +45,9 @@ GROUPS = {
         "port-forward",
         "cp",
     ),
-    "runverbs": ("run", "create", "start", "restart", "attach", "update", "exec"),
-    "podverbs": ("pods",),
-    "imageverbs": (
+    "running": ("run", "create", "start", "restart", "attach", "update", "exec"),
+    "pods": ("pods",),
+    "images": (
         "image",
         "images",
         "pull",
@@ -61,11 +61,11 @@ GROUPS = {
         "login",
         "logout",
     ),
-    "troubleverbs": ("why", "trace", "doctor", "ops"),
-    "changeverbs": ("diff", "commit"),
-    "buildverbs": ("build",),
-    "pruneverbs": ("prune", "system"),
-    "nodeverbs": ("events", "status", "dashboard", "config", "completion", "man", "__complete"),
+    "trouble": ("why", "trace", "doctor", "ops"),
+    "changes": ("diff", "commit"),
+    "build": ("build",),
+    "space": ("prune", "system"),
+    "node": ("events", "status", "dashboard", "config", "completion", "man", "__complete"),
 }
 """The commands of each module, in the order of --help; each has a function `add`."""
 _GLOBAL = ("--run-dir", "-o", "--output", "--format")
@@ -90,7 +90,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(DAEMON, f"{self.prog}: {message}: see {self.prog} --help\n")
 
     def _refusal(self, words: Sequence[str]) -> str:
-        from slipway.unoffered import refusal
+        from slipway.words.unoffered import refusal
 
         return refusal(self.prog.rpartition(" ")[2], words, self._option_string_actions)
 
@@ -104,11 +104,11 @@ class Parser(argparse.ArgumentParser):
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         """Say why docker's policies and templates are not here."""
         if "--restart" in action.option_strings and value != "no":
-            from slipway.unoffered import WHY
+            from slipway.words.unoffered import WHY
 
             self.error(f"--restart {value} of docker is not offered: {WHY['--restart']}")
         if "--format" in action.option_strings and "{{" in value:
-            from slipway.unoffered import TEMPLATES
+            from slipway.words.unoffered import TEMPLATES
 
             self.error(TEMPLATES)
         super()._check_value(action, value)
@@ -116,7 +116,7 @@ class Parser(argparse.ArgumentParser):
     def _get_values(self, action: argparse.Action, arg_strings: list[str]) -> Any:
         """In place of all commands name what is near to a wrong one, or what does the same as docker's."""
         if action.nargs == argparse.PARSER and arg_strings[0] not in (action.choices or ()):
-            from slipway.unoffered import no_command
+            from slipway.words.unoffered import no_command
 
             top = [name for names in GROUPS.values() for name in names]
             self.error(no_command(arg_strings, action.choices or (), top))
@@ -158,7 +158,7 @@ def build(words: Sequence[str] = ()) -> argparse.ArgumentParser:
     wanted = _verb(words)
     chosen = [module for module, names in GROUPS.items() if wanted in names] or list(GROUPS)
     for module in chosen:
-        importlib.import_module(f"slipway.{module}").add(verbs)
+        importlib.import_module(f"slipway.words.{module}").add(verbs)
     return parser
 
 

@@ -18,7 +18,7 @@ from slipway.building.site import Site
 from slipway.building.state import State, key
 from slipway.building.variables import expand
 from slipway.building.worker import Job
-from slipway.places import Place
+from slipway.files import Place
 
 _CHECKSUM = re.compile(r"sha256:[a-f0-9]{64}")
 

@@ -5,10 +5,10 @@ from collections.abc import AsyncIterator
 from common.buildcache import REPOSITORY
 from common.clients.imaged import ImagedClient
 from common.errors import NotFoundError
-from slipway import render
 from slipway.building import scratch
 from slipway.building.progress import Step
-from slipway.logins import auth_of
+from slipway.options.credentials import auth_of
+from slipway.output import render
 
 
 class Bases:

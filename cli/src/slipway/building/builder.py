@@ -23,7 +23,7 @@ from slipway.building.state import State, Wish, key
 from slipway.building.variables import expand
 from slipway.building.worker import Worker
 from slipway.connect import Node
-from slipway.places import Place
+from slipway.files import Place
 
 _VERSION = "2"
 """Of the cache: what an earlier one made of the same words may be another."""

@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.building.ignore import Ignore
-from slipway.places import CHUNK_BYTES, Entry, Place, Target, entries
+from slipway.files import CHUNK_BYTES, Entry, Place, Target, entries
 
 _WILD = "*?["
 EVERYTHING = Ignore()

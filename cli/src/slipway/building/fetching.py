@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from common.errors import DataLossError, InvalidArgumentError, UnavailableError
 from slipway.building.copying import Source
-from slipway.places import CHUNK_BYTES, Place
+from slipway.files import CHUNK_BYTES, Place
 
 STALL_S = 60.0
 """How long a server may take to answer, or to send more."""

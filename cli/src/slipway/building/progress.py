@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from slipway.logfile import harmless
+from slipway.output.logfile import harmless
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from slipway.building.dockerfile import Instruction
 from slipway.building.ignore import Ignore
-from slipway.places import Place
+from slipway.files import Place
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,13 +13,13 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from slipway import logfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
-from slipway.places import Place
-from slipway.removal import remove_pod
-from slipway.request import NAMESPACE
-from slipway.security import MASKED_PATHS, READONLY_PATHS
-from slipway.waiting import final_code
+from slipway.containers.ending import final_code
+from slipway.containers.removal import remove_pod
+from slipway.files import Place
+from slipway.options.request import NAMESPACE
+from slipway.options.security import MASKED_PATHS, READONLY_PATHS
+from slipway.output import logfile
 
 POLL_S = 0.03
 

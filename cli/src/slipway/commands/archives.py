@@ -15,8 +15,9 @@ import anyio
 import anyio.to_thread
 
 from common.errors import AlreadyExistsError, InvalidArgumentError
-from slipway import asking, render
 from slipway.connect import imaged
+from slipway.output import render
+from slipway.streams import questions
 
 PIECE_BYTES = 1 << 20
 
@@ -45,7 +46,7 @@ def _whole_file(path: str) -> Iterator[IO[bytes]]:
         return
     target = Path(path)
     if target.exists() and not target.is_file():
-        with asking.answering():  # a pipe opens once somebody reads it
+        with questions.answering():  # a pipe opens once somebody reads it
             into = target.open("wb")
         with into:
             yield into

@@ -9,7 +9,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from common.errors import InvalidArgumentError
-from slipway import asking
 from slipway.building import dockerfile, mounts, platform
 from slipway.building.builder import Builder
 from slipway.building.fetching import is_remote
@@ -19,7 +18,8 @@ from slipway.building.state import Wish
 from slipway.building.worker import Worker
 from slipway.commands.changes import epoch
 from slipway.connect import imaged, node
-from slipway.places import Place
+from slipway.files import Place
+from slipway.streams import questions
 
 _PACKED = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd")
 """How gzip, bzip2, xz and zstd begin."""
@@ -99,7 +99,7 @@ def _standard_input() -> bytes:
     Raises:
         InvalidArgumentError: it is an archive.
     """
-    with asking.answering():
+    with questions.answering():
         body = sys.stdin.buffer.read(dockerfile.MAX_BYTES + 1)
     if body[257:262] == b"ustar" or body.startswith(_PACKED):
         raise InvalidArgumentError(_ARCHIVE)

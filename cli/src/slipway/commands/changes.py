@@ -14,8 +14,8 @@ from common.api.images.v1 import images_pb2
 from common.api.runtime.v1 import runtime_pb2 as runtime
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.errors import InvalidArgumentError
-from slipway import render
 from slipway.connect import imaged, node, runtimed, snapshotd
+from slipway.output import render
 
 LETTERS = {pb.CHANGE_KIND_ADDED: "A", pb.CHANGE_KIND_CHANGED: "C", pb.CHANGE_KIND_DELETED: "D"}
 MADE = ("/dev", "/etc/hostname", "/etc/hosts", "/etc/resolv.conf", "/proc", "/sys")

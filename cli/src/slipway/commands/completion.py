@@ -4,9 +4,9 @@ import asyncio
 import sys
 from argparse import Namespace
 
-from slipway import render
-from slipway.completing import candidates
-from slipway.manpage import page
+from slipway.completion.candidates import candidates
+from slipway.completion.manpage import page
+from slipway.output import render
 
 BASH = """_slipway() {
   local line="${COMP_LINE:0:COMP_POINT}" words word last prefix

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError
-from slipway import render
-from slipway.nodeverbs import SERVICES
+from slipway.output import render
+from slipway.words.node import SERVICES
 
 WITHIN_S = 20.0
 EXPLAIN = "--explain-config"

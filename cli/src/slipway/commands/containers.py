@@ -5,8 +5,8 @@ from argparse import Namespace
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
 from slipway.connect import TIMEOUT_S, Node
-from slipway.each import each
-from slipway.removal import remove
+from slipway.containers.batch import each
+from slipway.containers.removal import remove
 
 
 async def stop(arguments: Namespace) -> int:

@@ -11,9 +11,10 @@ from pathlib import Path
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
-from slipway import asking, render
 from slipway.connect import Node, node
-from slipway.places import Entry, Place, Target, entries, from_archive, to_archive
+from slipway.files import Entry, Place, Target, entries, from_archive, to_archive
+from slipway.output import render
+from slipway.streams import questions
 
 
 async def cp(arguments: Namespace) -> int:
@@ -23,7 +24,7 @@ async def cp(arguments: Namespace) -> int:
         message = "cp: want one of SOURCE and TARGET as CONTAINER:PATH, and the other as a path or -"
         raise InvalidArgumentError(message)
     async with node(arguments.run_dir) as on:
-        with _root(await _facts(on, source[0] or target[0])) as root, asking.answering():
+        with _root(await _facts(on, source[0] or target[0])) as root, questions.answering():
             if target[0]:
                 _into(arguments, root, target[1])
             else:

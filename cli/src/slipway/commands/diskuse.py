@@ -10,9 +10,9 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.buildcache import is_cache
-from slipway import render
 from slipway.building import caches
 from slipway.connect import facts, imaged, node, snapshotd
+from slipway.output import render
 
 
 class _Kind(NamedTuple):

@@ -9,10 +9,10 @@ from typing import Any
 import anyio.to_thread
 
 from common.errors import SlipwayError
-from slipway import render
 from slipway.connect import facts
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
 from slipway.doctor.finding import Finding, Level, Machine
+from slipway.output import render
 
 AREAS = (kernel, cgroups, limits, runtimes, network, storage, services)
 LOOKS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARN: "yellow", Level.FAIL: "red"}

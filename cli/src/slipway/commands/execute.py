@@ -7,9 +7,11 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.shim import ShimClient
 from common.errors import InvalidArgumentError, SlipwayError, UnavailableError, UnknownError
 from common.observe.trace import traceparent
-from slipway import exitcode, render, streams, terminal
+from slipway import exitcode
 from slipway.connect import node, runtimed
-from slipway.variables import environment
+from slipway.options.variables import environment
+from slipway.output import render
+from slipway.streams import conversation, terminal
 
 
 async def execute(arguments: Namespace) -> int:
@@ -52,7 +54,9 @@ async def execute(arguments: Namespace) -> int:
             sys.stderr.write(f"slipway: {render.complaint(exc)}\n")
             return exitcode.of_start(exc)
         try:
-            code = await streams.converse(stream, tty=arguments.tty, stdin=arguments.interactive, keys=keys)
+            code = await conversation.converse(
+                stream, tty=arguments.tty, stdin=arguments.interactive, keys=keys
+            )
         except SlipwayError as exc:
             if not isinstance(exc, UnknownError):
                 raise

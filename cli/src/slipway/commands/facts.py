@@ -8,9 +8,9 @@ from typing import Any
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError
-from slipway import render
 from slipway.commands.imagefacts import facts_of
 from slipway.connect import Node, imaged, node
+from slipway.output import render
 
 
 async def containers(arguments: Namespace) -> int:

@@ -6,8 +6,8 @@ from datetime import datetime
 from typing import Any
 
 from common.api.images.v1 import images_pb2 as pb
-from slipway import render
 from slipway.connect import imaged, snapshotd
+from slipway.output import render
 
 _COMMAND_WIDTH = 60
 

@@ -9,12 +9,13 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.buildcache import given, is_cache
 from common.errors import FailedPreconditionError, NotFoundError
-from slipway import filters, render
-from slipway.bars import Bars, Row
 from slipway.commands.imagefacts import age_of
 from slipway.connect import imaged, images_of, node
-from slipway.logins import auth_of
-from slipway.spans import seconds
+from slipway.options import filters
+from slipway.options.credentials import auth_of
+from slipway.options.spans import seconds
+from slipway.output import render
+from slipway.output.bars import Bars, Row
 
 STATES = {
     pb.LAYER_STATE_WAITING: "waiting",

@@ -6,8 +6,9 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from slipway import filters, render
 from slipway.connect import runtimed
+from slipway.options import filters
+from slipway.output import render
 
 WIDTH = 24
 """Of the command, unless the whole is asked for."""

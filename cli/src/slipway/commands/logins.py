@@ -9,9 +9,10 @@ import anyio.to_thread
 from common.api.images.v1 import images_pb2 as pb
 from common.dockerconfig import Login, drop_login, keep_login, registry_of
 from common.errors import InvalidArgumentError
-from slipway import asking, render
 from slipway.connect import imaged
-from slipway.logins import docker_config
+from slipway.options.credentials import docker_config
+from slipway.output import render
+from slipway.streams import questions
 
 MAX_PASSWORD_BYTES = 64 << 10
 
@@ -58,13 +59,13 @@ def _asked(arguments: Namespace) -> tuple[str, str]:
     if arguments.password_stdin:
         if not username:
             raise InvalidArgumentError("--password-stdin: whose? name the user with -u")
-        with asking.answering():
+        with questions.answering():
             password = sys.stdin.read(MAX_PASSWORD_BYTES).rstrip("\r\n")
     elif not sys.stdin.isatty():
         raise InvalidArgumentError("login: no terminal to ask for a password: use --password-stdin")
     else:
-        username = username or asking.line("Username: ").strip()
-        password = asking.secret("Password: ")
+        username = username or questions.line("Username: ").strip()
+        password = questions.secret("Password: ")
     if not username or not password:
         raise InvalidArgumentError("login: want a user and a password that are not empty")
     return username, password

@@ -9,9 +9,9 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError
-from slipway import logfile, render
 from slipway.connect import Node, node
-from slipway.moments import moment
+from slipway.options.moments import moment
+from slipway.output import logfile, render
 
 POLL_S = 0.1
 

@@ -13,9 +13,10 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, SlipwayError
-from slipway import asking, render
 from slipway.connect import nats_url, node
-from slipway.moments import moment_ns
+from slipway.options.moments import moment_ns
+from slipway.output import render
+from slipway.streams import questions
 
 if TYPE_CHECKING:
     from common.events.schema import Envelope
@@ -61,7 +62,7 @@ def _decode(arguments: Namespace) -> int:
     from common.events.schema import envelope_decoder
 
     try:
-        with asking.answering():
+        with questions.answering():
             envelope = envelope_decoder.decode(sys.stdin.buffer.read())
     except msgspec.DecodeError as exc:
         message = f"--decode: standard input is no event: {exc}"

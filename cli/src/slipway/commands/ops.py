@@ -6,8 +6,8 @@ from typing import Any
 
 from common.api.operations.v1 import operations_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError
-from slipway import render
 from slipway.connect import operations_of
+from slipway.output import render
 
 SERVICES = ("imaged", "runtimed")
 

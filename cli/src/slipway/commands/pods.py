@@ -8,12 +8,13 @@ from pathlib import Path
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidArgumentError
-from slipway import called, podfile
 from slipway.connect import OWNER, TIMEOUT_S, Node, node
-from slipway.each import each
-from slipway.making import name_images
-from slipway.removal import remove_pod
-from slipway.resolving import MISSING
+from slipway.containers import podfile
+from slipway.containers.batch import each
+from slipway.containers.creation import name_images
+from slipway.containers.images import MISSING
+from slipway.containers.removal import remove_pod
+from slipway.output import nicknames
 
 
 async def run(arguments: Namespace) -> int:
@@ -50,13 +51,13 @@ async def _run(on: Node, pod: podfile.Pod, wanted: list[pb.CreateContainerReques
     sandbox = cri.RunPodSandboxRequest(config=pod.sandbox, runtime_handler=pod.handler)
     made_pod = await on.backend.RunSandbox(pb.RunSandboxRequest(request=sandbox))
     pod_id = str(made_pod.pod_sandbox_id)
-    called.remember(pod_id, pod.sandbox.metadata.name)
+    nicknames.remember(pod_id, pod.sandbox.metadata.name)
     try:
         made = []
         for request in wanted:
             request.request.pod_sandbox_id = pod_id
             made.append((await on.backend.CreateContainer(request)).container_id)
-            called.remember(made[-1], request.request.config.metadata.name)
+            nicknames.remember(made[-1], request.request.config.metadata.name)
         for container_id in made:
             await on.runtime.StartContainer(cri.StartContainerRequest(container_id=container_id))
     except BaseException:

@@ -13,8 +13,8 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError, SlipwayError, UnavailableError
 from common.sys.dial import dial
 from common.sys.reading import hold
-from slipway import render
 from slipway.connect import Node, node, runtimed
+from slipway.output import render
 
 CHUNK_BYTES = 65536
 MAX_CONNECTIONS = 256

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 from common.errors import FailedPreconditionError
-from slipway import render
 from slipway.connect import node
-from slipway.keeping import kept
-from slipway.waiting import final_code
+from slipway.containers.ending import final_code
+from slipway.containers.hold import kept
+from slipway.output import render
 
 
 async def wait(arguments: Namespace) -> int:

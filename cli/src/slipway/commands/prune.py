@@ -13,11 +13,12 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.buildcache import is_cache
 from common.errors import InvalidArgumentError
-from slipway import asking, render
 from slipway.building import caches
 from slipway.connect import OWNER, Node, facts, imaged, node
-from slipway.removal import remove_pod
-from slipway.spans import seconds
+from slipway.containers.removal import remove_pod
+from slipway.options.spans import seconds
+from slipway.output import render
+from slipway.streams import questions
 
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?)B?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
@@ -99,7 +100,7 @@ def _agreed(arguments: Namespace, what: str) -> bool:
     if not sys.stdin.isatty():
         message = f"this removes {what}: give --force, or --dry-run to see what would go"
         raise InvalidArgumentError(message)
-    return asking.line(f"This removes {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
+    return questions.line(f"This removes {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
 def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int = 0) -> None:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import FailedPreconditionError
-from slipway import render
-from slipway.bars import Bars, Row
 from slipway.connect import imaged
-from slipway.logins import auth_of
+from slipway.options.credentials import auth_of
+from slipway.output import render
+from slipway.output.bars import Bars, Row
 
 STATES = {
     pb.BLOB_STATE_WAITING: "waiting",

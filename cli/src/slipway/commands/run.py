@@ -10,13 +10,15 @@ import anyio
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, SlipwayError, UnavailableError
-from slipway import exitcode, render, streams, terminal
-from slipway.attaching import attached, forward_signals, log_path
+from slipway import exitcode
 from slipway.connect import TIMEOUT_S, Node, node, runtimed, shim_of
-from slipway.each import each
-from slipway.keeping import kept, until_gone
-from slipway.making import make
-from slipway.waiting import final_code
+from slipway.containers.batch import each
+from slipway.containers.creation import make
+from slipway.containers.ending import final_code
+from slipway.containers.hold import kept, until_gone
+from slipway.output import render
+from slipway.streams import conversation, terminal
+from slipway.streams.attachment import attached, forward_signals, log_path
 
 
 async def run(arguments: Namespace) -> int:
@@ -39,7 +41,7 @@ async def run(arguments: Namespace) -> int:
                     code = await attached(
                         on, container_id, tty=arguments.tty, stdin=arguments.interactive, keys=keys
                     )
-            if arguments.rm and not arguments.detach and code != streams.DETACHED:
+            if arguments.rm and not arguments.detach and code != conversation.DETACHED:
                 await until_gone(on, sandbox_id)
             group.cancel_scope.cancel()
         return max(code, 0)
@@ -139,9 +141,9 @@ async def _join(on: Node, container_id: str, *, stdin: bool, keys: bytes) -> int
         if not tty:
             await group.start(forward_signals, on, container_id)
         stream = await shim.attach(stdin=stdin)
-        told = await streams.converse(stream, tty=tty, stdin=stdin, keys=keys)
+        told = await conversation.converse(stream, tty=tty, stdin=stdin, keys=keys)
         await stream.close()
-        code = 0 if told == streams.DETACHED else await final_code(on, container_id, told)
+        code = 0 if told == conversation.DETACHED else await final_code(on, container_id, told)
         group.cancel_scope.cancel()
     return code
 

@@ -8,7 +8,7 @@ from typing import Any
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError
 from slipway.connect import Node, runtimed
-from slipway.each import each
+from slipway.containers.batch import each
 
 
 async def kill(arguments: Namespace) -> int:

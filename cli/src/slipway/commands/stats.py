@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from common.api.runtime.v1 import runtime_pb2 as pb
-from slipway import render
 from slipway.connect import Node, node
+from slipway.output import render
 
 STATS_S = 1.0
 BETWEEN_S = 0.5

@@ -12,8 +12,8 @@ import anyio
 
 from common.clients.opsd import ask
 from common.errors import FailedPreconditionError, NotFoundError, UnavailableError
-from slipway import render, waterfall
 from slipway.connect import nats_url, node
+from slipway.output import render, waterfall
 
 ON_THE_WAY_S = 0.8
 """Services send their spans twice a second."""

@@ -4,9 +4,9 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import limits
 from slipway.connect import Node
-from slipway.each import each
+from slipway.containers.batch import each
+from slipway.options import limits
 
 
 async def update(arguments: Namespace) -> int:

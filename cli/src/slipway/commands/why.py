@@ -10,8 +10,8 @@ import anyio
 
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import SlipwayError
-from slipway import render
 from slipway.connect import imaged, runtimed
+from slipway.output import render
 
 WELL = ("running", "completed", "created", "creating", "starting", "paused")
 """Causes that are no trouble."""

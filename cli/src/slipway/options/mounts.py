@@ -8,7 +8,7 @@ from pathlib import Path
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError
-from slipway.limits import size_bytes
+from slipway.options.limits import size_bytes
 
 _PROPAGATION = {
     "rprivate": cri.PROPAGATION_PRIVATE,

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from common.api.images.v1 import images_pb2 as pb
-from slipway.logins import auth_of
+from slipway.options.credentials import auth_of
 
 PAIR = {"auth": base64.b64encode(b"me:pw").decode()}
 

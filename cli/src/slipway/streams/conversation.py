@@ -6,7 +6,7 @@ import anyio
 
 from common.clients.shimstream import ShimStream
 from common.errors import UnavailableError
-from slipway import terminal
+from slipway.streams import terminal
 
 DETACHED = -1
 """The person left; the process goes on."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from slipway.verbs import Verbs, add_output, add_verb
+from slipway.words.verb import Verbs, add_output, add_verb
 
 _DIFF = """
     slipway diff web  A added, C changed, D deleted"""

@@ -8,10 +8,11 @@ import anyio
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import AlreadyExistsError
-from slipway import called, request
 from slipway.connect import TIMEOUT_S, Node, log_root
-from slipway.removal import remove_pod
-from slipway.resolving import resolve, resolve_mounted
+from slipway.containers.images import resolve, resolve_mounted
+from slipway.containers.removal import remove_pod
+from slipway.options import request
+from slipway.output import nicknames
 
 
 async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
@@ -58,9 +59,9 @@ async def _create(
             pb.RunSandboxRequest(request=pod, isolated=arguments.network == "none", remove_ended=arguments.rm)
         )
         sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
-        called.remember(sandbox_id, config.metadata.name)
+        nicknames.remember(sandbox_id, config.metadata.name)
         container_id = (await on.backend.CreateContainer(wanted)).container_id
-        called.remember(container_id, config.metadata.name)
+        nicknames.remember(container_id, config.metadata.name)
     except BaseException:
         with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
             await remove_pod(on, sandbox_id, config.metadata.uid)

@@ -2,7 +2,7 @@
 
 import argparse
 
-from slipway.verbs import Verbs, add_verb
+from slipway.words.verb import Verbs, add_verb
 
 _BUILD = """
     slipway build -t app:1 .  from ./Dockerfile

@@ -8,8 +8,8 @@ from argparse import Namespace
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError
-from slipway import limits, mounting, security, variables
 from slipway.connect import OWNER
+from slipway.options import limits, mounts, security, variables
 
 NAMESPACE = "slipway"
 """Namespace of the pods that `run` makes."""
@@ -79,8 +79,8 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         args=options.command,
         working_dir=options.workdir,
         envs=variables.environment(options),
-        mounts=mounting.mounts(options),
-        devices=mounting.devices(options),
+        mounts=mounts.mounts(options),
+        devices=mounts.devices(options),
         labels=variables.labels(options) | {OWNER: "run"},
         annotations=variables.annotations(options),
         log_path=LOG_NAME,
@@ -106,7 +106,7 @@ def extras(options: Namespace) -> pb.ContainerExtras:
     Raises:
         InvalidArgumentError: naming the option and its value.
     """
-    found = pb.ContainerExtras(tmpfs=mounting.in_memory(options))
+    found = pb.ContainerExtras(tmpfs=mounts.in_memory(options))
     for text in options.ulimit:
         name, soft, hard = limits.ulimit(text)
         found.ulimits.add(name=name, soft=soft, hard=hard)

@@ -3,7 +3,7 @@
 import difflib
 from collections.abc import Collection, Iterable, Sequence
 
-from slipway import unofferedbuild
+from slipway.words import unofferedbuild
 
 CLOSE = 0.75
 """How much two names must have in common for one to be a slip of the other."""

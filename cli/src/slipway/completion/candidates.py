@@ -8,10 +8,10 @@ from typing import Any
 
 from common.buildcache import REPOSITORY, given
 from common.errors import SlipwayError
+from slipway.completion.values import values
 from slipway.connect import node, runtimed
-from slipway.nodeverbs import SERVICES
-from slipway.optionvalues import values
 from slipway.parser import build
+from slipway.words.node import SERVICES
 
 WITHIN_S = 2.0
 """A person waits for the answer."""

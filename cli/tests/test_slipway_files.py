@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InvalidArgumentError
-from slipway.places import Place, Target, entries, from_archive
+from slipway.files import Place, Target, entries, from_archive
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from common.api.images.v1 import images_pb2
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.connect import Node, images_of
-from slipway.logins import auth_of
+from slipway.options.credentials import auth_of
 
 ALWAYS, MISSING, NEVER = "always", "missing", "never"
 

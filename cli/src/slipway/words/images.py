@@ -4,8 +4,8 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from slipway.pruneverbs import add_image_prune
-from slipway.verbs import Verbs, add_output, add_verb
+from slipway.words.space import add_image_prune
+from slipway.words.verb import Verbs, add_output, add_verb
 
 Add = Callable[["Verbs[argparse.ArgumentParser]", str], None]
 

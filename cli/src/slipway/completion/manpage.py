@@ -3,7 +3,7 @@
 import argparse
 from collections.abc import Iterator
 
-from slipway.completing import positionals, subcommands
+from slipway.completion.candidates import positionals, subcommands
 from slipway.parser import build
 
 HEAD = """.TH SLIPWAY 1 "" Slipway "User commands"

@@ -2,7 +2,7 @@
 
 import argparse
 
-from slipway.verbs import Verbs, add_output, add_verb
+from slipway.words.verb import Verbs, add_output, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from itertools import pairwise
 from typing import Any
 
-from slipway import render
+from slipway.output import render
 
 SILENCE_MS = 2000.0
 """A life has long silences: what belongs together in time is drawn together, with its own scale."""

@@ -2,7 +2,7 @@
 
 import argparse
 
-from slipway.verbs import Verbs, add_output, add_verb
+from slipway.words.verb import Verbs, add_output, add_verb
 
 _PRUNE = """
     slipway prune --dry-run  what would go, and why the rest stays

@@ -14,9 +14,10 @@ import msgspec
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
-from slipway import asking, mounting, request
 from slipway.connect import OWNER, log_root
+from slipway.options import mounts, request
 from slipway.parser import build
+from slipway.streams import questions
 
 POD = ("name", "network", "hostname", "ports", "handler", "containers")
 CRI = ("sandbox", "containers", "handler")
@@ -60,7 +61,7 @@ def read(path: str, run_dir: str) -> Pod:
         InvalidArgumentError: the file, the key and the value that is wrong.
     """
     try:
-        with asking.answering():
+        with questions.answering():
             text = sys.stdin.read() if path == "-" else Path(path).read_text()
         found = msgspec.yaml.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as exc:
@@ -128,7 +129,7 @@ def _container(path: str, where: str, found: Any) -> Namespace:
             raise InvalidArgumentError(message)
     made = _options(found)
     folder = Path.cwd() / Path(path).parent
-    made.volume = [mounting.absolute(text, folder) for text in made.volume]
+    made.volume = [mounts.absolute(text, folder) for text in made.volume]
     return made
 
 

@@ -2,9 +2,9 @@
 
 import argparse
 
-from slipway.containerverbs import add_container, add_containers
-from slipway.runoptions import add_keys, add_limits, add_settings, add_variables
-from slipway.verbs import Verbs, add_verb
+from slipway.words.containers import add_container, add_containers
+from slipway.words.runoptions import add_keys, add_limits, add_settings, add_variables
+from slipway.words.verb import Verbs, add_verb
 
 
 def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:

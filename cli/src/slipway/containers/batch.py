@@ -4,8 +4,8 @@ import sys
 from collections.abc import Awaitable, Callable, Iterable
 
 from common.errors import SlipwayError
-from slipway import render
 from slipway.connect import Node, node
+from slipway.output import render
 
 
 async def each(run_dir: str, names: Iterable[str], act: Callable[[Node, str], Awaitable[object]]) -> int:

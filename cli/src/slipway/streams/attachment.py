@@ -10,9 +10,10 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.clients.shim import ShimClient
 from common.clients.shimstream import ShimStream
 from common.errors import FailedPreconditionError, NotFoundError, SlipwayError, UnavailableError
-from slipway import logfile, streams, terminal
 from slipway.connect import Node, shim_of
-from slipway.waiting import final_code
+from slipway.containers.ending import final_code
+from slipway.output import logfile
+from slipway.streams import conversation, terminal
 
 POLL_S = 0.03
 """How soon output is shown; its end is told by the shim."""
@@ -24,7 +25,7 @@ FORWARDED = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT, signa
 async def attached(
     on: Node, container_id: str, *, tty: bool, stdin: bool, keys: bytes, start: int = 0
 ) -> int:
-    """Its streams are ours until it ends; returns its exit code, or streams.DETACHED.
+    """Its streams are ours until it ends; returns its exit code, or conversation.DETACHED.
 
     Args:
         on: its node.
@@ -40,12 +41,12 @@ async def attached(
             log = logfile.LogFile(await log_path(on, container_id), start)
             said = b"".join(logfile.content(record)[2] for record in log.records())
             log.close()
-            code = await streams.converse(stream, tty=True, stdin=stdin, said=said, keys=keys)
+            code = await conversation.converse(stream, tty=True, stdin=stdin, said=said, keys=keys)
             await stream.close()
         else:
             with terminal.session(typing=False) if tty else nullcontext():
                 code = await _follow_log(on, shim, container_id, feeds=stdin, start=start)
-    if code == streams.DETACHED:
+    if code == conversation.DETACHED:
         return code
     return await final_code(on, container_id, code)
 
@@ -76,7 +77,7 @@ async def _follow_log(
     async with anyio.create_task_group() as group:
         group.start_soon(_watch_end, on, shim, container_id, codes, ended)
         if feeds and (stream := await _attach(shim, stdin=True)):
-            group.start_soon(streams.feed, stream, anyio.Event(), group.cancel_scope, b"")
+            group.start_soon(conversation.feed, stream, anyio.Event(), group.cancel_scope, b"")
             group.start_soon(_drop_output, stream)
         last = False
         while not last:

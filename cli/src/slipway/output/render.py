@@ -9,7 +9,7 @@ from typing import Any
 
 from common.buildcache import given
 from common.errors import SlipwayError
-from slipway import called
+from slipway.output import nicknames
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _AGES = ((86400, "d"), (3600, "h"), (60, "m"), (1, "s"))
@@ -49,7 +49,7 @@ def sentence(text: str) -> str:
 
 def complaint(error: SlipwayError) -> str:
     """What went wrong, with containers and pods called as the person did."""
-    return sentence(called.in_words(error.message))
+    return sentence(nicknames.in_words(error.message))
 
 
 def names(found: Iterable[str]) -> list[str]:

@@ -1,0 +1,1 @@
+"""What is written for a person or a program: tables, JSON, bars, sentences."""
