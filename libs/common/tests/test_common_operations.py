@@ -5,9 +5,10 @@ import pytest
 
 from common.errors import AbortedError, FailedPreconditionError, NotFoundError
 from common.observe.trace import span
-from common.operations import Operations, cancellable
+from common.operations import Key, Operations, cancellable
 
 pytestmark = pytest.mark.anyio
+KEY = Key("test", "it")
 
 
 async def test_callers_with_one_key_share_one_operation() -> None:
@@ -24,7 +25,7 @@ async def test_callers_with_one_key_share_one_operation() -> None:
         operations = Operations(group)
 
         async def call() -> None:
-            answers.append(await operations.join("k", work))
+            answers.append(await operations.join(KEY, work))
 
         for _ in range(3):
             group.start_soon(call)
@@ -43,9 +44,9 @@ async def test_a_caller_that_leaves_does_not_end_the_operation() -> None:
     async with anyio.create_task_group() as group:
         operations = Operations(group)
         with anyio.move_on_after(0):
-            await operations.join("k", work)
+            await operations.join(KEY, work)
         gate.set()
-        await operations.wait("k")
+        await operations.wait(KEY)
     assert done.is_set()
 
 
@@ -58,7 +59,7 @@ async def test_a_failure_reaches_every_caller_and_not_the_service() -> None:
         operations = Operations(group)
         for _ in range(2):
             with pytest.raises(NotFoundError, match="gone"):
-                await operations.join("k", work)
+                await operations.join(KEY, work)
 
 
 async def test_an_operation_tells_its_step_and_is_cancelled_where_it_can_be() -> None:
@@ -80,13 +81,13 @@ async def test_an_operation_tells_its_step_and_is_cancelled_where_it_can_be() ->
         operations = Operations(group)
 
         async def call() -> None:
-            with pytest.raises(AbortedError, match="pull app: cancelled by nobody"):
-                await operations.join("pull app", work)
+            with pytest.raises(AbortedError, match="pull an app: cancelled by nobody"):
+                await operations.join(Key("pull", "an app"), work)
 
         group.start_soon(call)
         await holding.wait()
         found = operations.all()[0]
-        assert (found.kind, found.object, found.steps) == ("pull", "app", ["test.prepare"])
+        assert (found.kind, found.object, found.steps) == ("pull", "an app", ["test.prepare"])
         with pytest.raises(FailedPreconditionError, match=r"cannot be cut short at test\.prepare"):
             operations.cancel(found.id)
         free.set()

@@ -1,4 +1,4 @@
-"""Long operations by name: the first caller starts one, later callers join it and get the same answer.
+"""Long operations by key: the first caller starts one, later callers join it and get the same answer.
 
 An operation runs in the service's own task group, so neither the deadline nor the disappearance of a caller
 ends it. What goes on can be listed, with the step that it is at, and cancelled where its work allows it.
@@ -35,6 +35,17 @@ _SECONDS = metrics.histogram(
 _RUNNING = metrics.gauge("operations_running", "Operations that go on now.", ["service", "operation"])
 
 
+@dataclass(frozen=True)
+class Key:
+    """What is done, and to what. Both are for people, too, and may have blanks."""
+
+    kind: str
+    object: str
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.object}"
+
+
 def _uncounted() -> tuple[int, int]:
     return 0, 0
 
@@ -67,20 +78,22 @@ class Operations:
 
     def __init__(self, group: TaskGroup) -> None:
         self._group = group
-        self._running: dict[str, Operation] = {}
+        self._running: dict[Key, Operation] = {}
+        self._counted: list[Operation] = []
 
-    def running(self, key: str) -> bool:
+    def running(self, key: Key) -> bool:
         return key in self._running
 
     def all(self) -> list[Operation]:
         """Those that go on, oldest first."""
-        return sorted(self._running.values(), key=lambda operation: operation.began_at_ns)
+        going = [*self._running.values(), *self._counted]
+        return sorted(going, key=lambda operation: operation.began_at_ns)
 
-    async def join(self, key: str, work: Callable[[], Awaitable[T]]) -> T:
+    async def join(self, key: Key, work: Callable[[], Awaitable[T]]) -> T:
         """Run `work` unless an operation with this key runs already, and wait for its answer."""
         operation = self._running.get(key)
         if operation is None:
-            operation = self._running[key] = Operation(*_parts(key))
+            operation = self._running[key] = Operation(key.kind, key.object)
             self._group.start_soon(self._run, key, operation, work, name=f"operation {key}")
         await operation.done.wait()
         if operation.error is not None:
@@ -88,7 +101,7 @@ class Operations:
         answer: T = operation.answer
         return answer
 
-    async def wait(self, key: str) -> None:
+    async def wait(self, key: Key) -> None:
         """Wait until no operation with this key runs, whatever its outcome."""
         while operation := self._running.get(key):
             await operation.done.wait()
@@ -97,13 +110,12 @@ class Operations:
     def counted(self, kind: str, name: str, progress: Callable[[], tuple[int, int]]) -> Iterator[Operation]:
         """List what the block does, for work that has its own way of being joined."""
         operation = Operation(kind, name, progress=progress)
-        key = f"{kind} {name} {operation.id}"
-        self._running[key] = operation
+        self._counted.append(operation)
         with _entered(operation):
             try:
                 yield operation
             finally:
-                del self._running[key]
+                self._counted.remove(operation)
 
     def cancel(self, name: str) -> Operation:
         """End an operation, by its id or the beginning of it.
@@ -113,7 +125,7 @@ class Operations:
             InvalidArgumentError: several ids begin so.
             FailedPreconditionError: it is at a step that cannot be cut short.
         """
-        fitting = [each for each in self._running.values() if name and each.id.startswith(name)]
+        fitting = [each for each in self.all() if name and each.id.startswith(name)]
         if not fitting:
             raise NotFoundError(f"operation {name!r}: none of this id goes on")
         if len(fitting) > 1:
@@ -126,7 +138,7 @@ class Operations:
         found.scopes[-1].cancel()
         return found
 
-    async def _run(self, key: str, operation: Operation, work: Callable[[], Awaitable[Any]]) -> None:
+    async def _run(self, key: Key, operation: Operation, work: Callable[[], Awaitable[Any]]) -> None:
         operation.error = UnavailableError(f"{key}: the service is stopping")
         start = time.monotonic()
         try:
@@ -182,14 +194,6 @@ def _ended(name: str, _seconds: float) -> None:
     operation = _current.get()
     if operation is not None and name in operation.steps:
         operation.steps.remove(name)
-
-
-def _parts(key: str) -> tuple[str, str]:
-    """The kind of an operation and its object, which comes last and may have blanks."""
-    verb, _, rest = key.partition(" ")
-    if rest.startswith("sandbox "):
-        return f"{verb} sandbox", rest.removeprefix("sandbox ")
-    return verb, rest
 
 
 trace.step_begun.append(_begun)

@@ -20,10 +20,12 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import SlipwayError, UnavailableError
 from common.events.schema import NodeRepaired
 from common.observe.log import get_logger
+from common.operations import Key
 from common.records import RecordStore
 from runtimed import convert, meters
 from runtimed.machine import sandbox as sandboxes
 from runtimed.network.cni import Attachment
+from runtimed.ops import Op
 from runtimed.ports import PauseState, ShimState
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.service import Service
@@ -136,13 +138,13 @@ class Reconciler:
     async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
         match record.state:
             case ContainerState.CREATING if first or self._is_left(
-                f"create {record.key}", record.from_checkpoint
+                Op.CREATE.of(record.key), record.from_checkpoint
             ):
                 wanted = pb.CreateContainerRequest.FromString(record.request)
                 finish = partial(self._service.containers.set_up, record, wanted, known=True)
-                store, key = self._parts.containers.store, f"create {record.key}"
+                store, key = self._parts.containers.store, Op.CREATE.of(record.key)
                 self._begin(record.id, partial(self._resume, store, record, key, finish))
-            case ContainerState.STARTING if not self._parts.operations.running(f"start {record.id}"):
+            case ContainerState.STARTING if not self._parts.operations.running(Op.START.of(record.id)):
                 self._begin(record.id, partial(self._half_started, record.id))
             case ContainerState.UNKNOWN if not record.pid:
                 self._begin(record.id, partial(self._half_started, record.id))
@@ -159,14 +161,14 @@ class Reconciler:
             case _:
                 return
 
-    def _is_left(self, operation: str, restored: bool) -> bool:
+    def _is_left(self, operation: Key, restored: bool) -> bool:
         """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away."""
         return not restored and not self._parts.operations.running(operation)
 
     async def _reap(self, container_id: str) -> None:
-        if not self._parts.operations.running(f"start {container_id}"):  # which may have a new shim
+        if not self._parts.operations.running(Op.START.of(container_id)):  # which may have a new shim
             remove = partial(self._parts.shims.remove, container_id)
-            await self._parts.operations.join(f"reap {container_id}", remove)
+            await self._parts.operations.join(Op.REAP.of(container_id), remove)
 
     async def _half_started(self, container_id: str) -> None:
         """Runtimed died while its shim started a container: what the shim did counts."""
@@ -182,12 +184,12 @@ class Reconciler:
             await self._guard(container_id, partial(self._repaired, container_id, what))
 
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
-        if record.restoring and first and not self._parts.operations.running(f"restore {record.key}"):
+        if record.restoring and first and not self._parts.operations.running(Op.RESTORE.of(record.key)):
             self._begin(record.id, partial(self._discard, record))
         elif record.state is SandboxState.CREATING and (
-            first or self._is_left(f"sandbox {record.key}", record.restoring)
+            first or self._is_left(Op.SET_UP_SANDBOX.of(record.key), record.restoring)
         ):
-            store, key = self._parts.sandboxes.store, f"sandbox {record.key}"
+            store, key = self._parts.sandboxes.store, Op.SET_UP_SANDBOX.of(record.key)
             finish = partial(self._set_up_again, record)
             self._begin(record.id, partial(self._resume, store, record, key, finish))
         elif record.state is SandboxState.REMOVING:
@@ -218,7 +220,7 @@ class Reconciler:
         return pause.ENDED if record.pause_pid and record.id not in alive else ""
 
     async def _resume(
-        self, store: RecordStore[R], record: R, key: str, finish: Callable[[], Awaitable[None]]
+        self, store: RecordStore[R], record: R, key: Key, finish: Callable[[], Awaitable[None]]
     ) -> None:
         async def work() -> str:
             await finish()

@@ -17,6 +17,7 @@ from runtimed.feed import Feed
 from runtimed.network.cni import Cni
 from runtimed.oci import cgroups
 from runtimed.oci.features import HandlerFeatures
+from runtimed.ops import Op
 from runtimed.ports import Shims, Snapshots
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.settings import Handler, Settings
@@ -100,7 +101,7 @@ class Parts:
 
     def rouse_cgroups(self) -> None:
         """In the background, have the kernel ready for the container that is about to start."""
-        key = "rouse cgroups"
+        key = Op.ROUSE.of("cgroups")
         if not self.operations.running(key):
             work = partial(anyio.to_thread.run_sync, cgroups.rouse)
             self.group.start_soon(self.operations.join, key, work)

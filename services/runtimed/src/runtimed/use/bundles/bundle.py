@@ -16,6 +16,7 @@ from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoun
 from runtimed import convert, processes, signals
 from runtimed.oci import capabilities, cgroups, extras, idmaps, scope, spec
 from runtimed.oci.cgroups import CgroupPlan
+from runtimed.ops import Op
 from runtimed.record import ContainerRecord, SandboxRecord, User
 from runtimed.use.bundles import imagemounts, volumes
 from runtimed.use.ground import network, pause
@@ -206,7 +207,7 @@ async def _pod_pid(parts: Parts, sandbox: SandboxRecord) -> str:
         pause.watch(parts, await parts.sandboxes.amend(sandbox.id, pause_pid=pid, namespaces=namespaces))
         return path
 
-    return await parts.operations.join(f"pause {sandbox.id}", share)
+    return await parts.operations.join(Op.SHARE_PIDS.of(sandbox.id), share)
 
 
 def _image_config(body: bytes) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from common.errors import (
 from common.sys.hostroot import HostRoot
 from runtimed import convert, selection
 from runtimed.checkpoint import ability, archive, freezer, rules
+from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use.bundles.bundle import CONFIG
 from runtimed.use.parts import Parts
@@ -123,7 +124,7 @@ class Checkpoints:
         return True
 
     async def _alone(self, sandbox_id: str, work: Callable[[], Awaitable[None]]) -> None:
-        key = f"checkpoint {sandbox_id}"
+        key = Op.CHECKPOINT.of(sandbox_id)
         if self._parts.operations.running(key):
             raise FailedPreconditionError(f"sandbox {sandbox_id}: another checkpoint of it goes on")
         await self._parts.operations.join(key, work)

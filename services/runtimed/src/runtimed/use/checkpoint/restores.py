@@ -13,6 +13,7 @@ from common.observe.log import get_logger
 from runtimed.checkpoint import archive, rules
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_container, validate_sandbox
+from runtimed.ops import Op
 from runtimed.use.checkpoint.checkpoints import require
 from runtimed.use.container.containers import Containers
 from runtimed.use.parts import Parts
@@ -61,7 +62,7 @@ class Restores:
         await require(self._parts, name)
         key = key_of(request.config)
         return await self._parts.operations.join(
-            f"restore {key}", partial(self._restore, key, wanted, directory, held)
+            Op.RESTORE.of(key), partial(self._restore, key, wanted, directory, held)
         )
 
     async def _restore(
@@ -69,7 +70,9 @@ class Restores:
     ) -> cri.RestorePodResponse:
         parts, request = self._parts, wanted.request
         known = [record for record in parts.sandboxes.store.all() if record.key == key]
-        if not all(record.restoring for record in known) or parts.operations.running(f"sandbox {key}"):
+        if not all(record.restoring for record in known) or parts.operations.running(
+            Op.SET_UP_SANDBOX.of(key)
+        ):
             raise AlreadyExistsError(f"sandbox {key}: is there already: remove it first")
         for record in known:
             await self._sandboxes.discard(record)

@@ -32,6 +32,7 @@ from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
 from runtimed.oci import cgroupleft, extras, idmaps
 from runtimed.oci.validate import validate_container
+from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use.bundles import bundle, imagemounts
 from runtimed.use.lifespan import life_span
@@ -91,9 +92,8 @@ class Containers:
         await self._check_handler(sandbox.handler, request.config)
         meta = request.config.metadata
         key = f"{sandbox.id}_{meta.name}_{meta.attempt}"
-        return await self._parts.operations.join(
-            f"create {key}", partial(self._create, key, sandbox.id, wanted)
-        )
+        work = partial(self._create, key, sandbox.id, wanted)
+        return await self._parts.operations.join(Op.CREATE.of(key), work)
 
     async def _check_handler(self, handler: str, config: cri.ContainerConfig) -> None:
         """Refuse what the sandbox's OCI runtime cannot do."""
@@ -192,15 +192,15 @@ class Containers:
         """Let a set-up or start that goes on finish, then kill what runs; for the end of a sandbox."""
         record = self._parts.containers.store.find(container_id)
         if record is not None:
-            await self._parts.operations.wait(f"create {record.key}")
-            await self._parts.operations.wait(f"start {container_id}")
+            await self._parts.operations.wait(Op.CREATE.of(record.key))
+            await self._parts.operations.wait(Op.START.of(container_id))
             await self._tasks.stop(container_id, 0)
 
     async def remove(self, name: str) -> None:
         """Remove a container, killing it first if need be; idempotent. Its log file stays."""
         record = selection.find_or_none(self._parts.containers.store, "container", name)
         if record is not None:
-            await self._parts.operations.join(f"remove {record.id}", partial(self._remove, record.id))
+            await self._parts.operations.join(Op.REMOVE.of(record.id), partial(self._remove, record.id))
 
     async def _remove(self, container_id: str) -> None:
         parts = self._parts

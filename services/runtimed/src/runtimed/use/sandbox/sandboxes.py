@@ -35,6 +35,7 @@ from runtimed.machine import sandbox as machine
 from runtimed.network import hostports
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
+from runtimed.ops import Op
 from runtimed.record import Origin, SandboxRecord, SandboxState
 from runtimed.use.container.containers import Containers
 from runtimed.use.ground import network, pause
@@ -89,7 +90,7 @@ class Sandboxes:
             await self._check_handler(self._parts.handler(handler)[0], config)
             key = key_of(config)
             work = partial(self._run, key, config, handler, manner)
-            made = await self._parts.operations.join(f"sandbox {key}", work)
+            made = await self._parts.operations.join(Op.SET_UP_SANDBOX.of(key), work)
         except SlipwayError as exc:
             self._parts.evidence.fail(POD, name, exc.message, reason=exc.reason)
             raise
@@ -106,7 +107,7 @@ class Sandboxes:
     async def _run(self, key: str, config: cri.PodSandboxConfig, handler: str, manner: Manner) -> str:
         old = next((r for r in self._parts.sandboxes.store.all() if r.key == key), None)
         if old is not None and old.restoring:
-            if self._parts.operations.running(f"restore {key}"):
+            if self._parts.operations.running(Op.RESTORE.of(key)):
                 raise AlreadyExistsError(f"sandbox {old.id} of this pod and attempt is being restored")
             await self.discard(old)
             old = None
@@ -236,7 +237,7 @@ class Sandboxes:
         """End all containers and release the network; idempotent, also for a sandbox that is gone."""
         record = selection.find_or_none(self._parts.sandboxes.store, "sandbox", name)
         if record is not None:
-            await self._parts.operations.join(f"stop sandbox {record.id}", partial(self._stop, record.id))
+            await self._parts.operations.join(Op.STOP_SANDBOX.of(record.id), partial(self._stop, record.id))
 
     async def _stop(self, sandbox_id: str) -> None:
         record = self._parts.sandboxes.store.find(sandbox_id)
@@ -244,7 +245,7 @@ class Sandboxes:
             return
         with life_span("runtimed.sandbox.stop", record):
             if record.state is SandboxState.CREATING:
-                await self._parts.operations.wait(f"sandbox {record.key}")
+                await self._parts.operations.wait(Op.SET_UP_SANDBOX.of(record.key))
                 record = self._parts.sandboxes.store.find(sandbox_id)
             if record is None:
                 return
@@ -286,7 +287,9 @@ class Sandboxes:
         """Stop and remove a sandbox with its containers; idempotent."""
         record = selection.find_or_none(self._parts.sandboxes.store, "sandbox", name)
         if record is not None:
-            await self._parts.operations.join(f"remove sandbox {record.id}", partial(self._remove, record.id))
+            await self._parts.operations.join(
+                Op.REMOVE_SANDBOX.of(record.id), partial(self._remove, record.id)
+            )
 
     async def _remove(self, sandbox_id: str) -> None:
         await self.stop(sandbox_id)

@@ -9,6 +9,7 @@ from common.errors import FailedPreconditionError, SlipwayError, UnknownError
 from runtimed import selection
 from runtimed.checkpoint import freezer
 from runtimed.machine import container as machine
+from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use.lifespan import life_span
 from runtimed.use.parts import Parts
@@ -34,10 +35,13 @@ class Holds:
         record = selection.find(self._parts.containers.store, "container", name)
         if record.state is not ContainerState.RUNNING:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not running")
-        for key, what in ((f"stop {record.id}", "stopped"), (f"checkpoint {record.sandbox_id}", "dumped")):
+        for key, what in (
+            (Op.STOP.of(record.id), "stopped"),
+            (Op.CHECKPOINT.of(record.sandbox_id), "dumped"),
+        ):
             if self._parts.operations.running(key):
                 raise FailedPreconditionError(f"container {record.id}: is being {what}")
-        await self._parts.operations.join(f"pause {record.id}", partial(self._pause, record))
+        await self._parts.operations.join(Op.PAUSE.of(record.id), partial(self._pause, record))
 
     async def _pause(self, record: ContainerRecord) -> None:
         with life_span("runtimed.container.pause", record):
@@ -59,11 +63,11 @@ class Holds:
             UnknownError: the OCI runtime's message.
         """
         record = selection.find(self._parts.containers.store, "container", name)
-        await self._parts.operations.wait(f"pause {record.id}")
+        await self._parts.operations.wait(Op.PAUSE.of(record.id))
         record = self._parts.containers.store.get(record.id)
         if record.state is not ContainerState.PAUSED:
             raise FailedPreconditionError(f"container {record.id}: is {record.state}, not paused")
-        await self._parts.operations.join(f"resume {record.id}", partial(self._resume, record))
+        await self._parts.operations.join(Op.RESUME.of(record.id), partial(self._resume, record))
 
     async def _resume(self, record: ContainerRecord) -> None:
         with life_span("runtimed.container.resume", record):
@@ -97,7 +101,7 @@ class Holds:
 
     async def follow(self, record: ContainerRecord, cause: str) -> str:
         """Call a container what its cgroup says that it is; returns what was wrong, empty when nothing was."""
-        busy = (f"pause {record.id}", f"resume {record.id}", f"checkpoint {record.sandbox_id}")
+        busy = (Op.PAUSE.of(record.id), Op.RESUME.of(record.id), Op.CHECKPOINT.of(record.sandbox_id))
         if record.cgroup is None or self._sandboxed(record) or any(map(self._parts.operations.running, busy)):
             return ""
         still = await anyio.to_thread.run_sync(freezer.frozen, record.cgroup)

@@ -30,6 +30,7 @@ from runtimed import meters, processes, selection, signals
 from runtimed.checkpoint import dump
 from runtimed.machine import container as machine
 from runtimed.oci import cgroups
+from runtimed.ops import Op
 from runtimed.ports import ExecNews, InitExit, InitStarted
 from runtimed.record import ContainerRecord, ContainerState, SandboxState
 from runtimed.use.bundles import bundle
@@ -86,29 +87,28 @@ class Tasks:
             UnavailableError: the start was cut off; it may be asked for again.
         """
         record = selection.find(self._parts.containers.store, "container", name)
-        if self._parts.operations.running(f"remove {record.id}"):
+        if self._parts.operations.running(Op.REMOVE.of(record.id)):
             raise FailedPreconditionError(f"container {record.id}: is being removed")
         asked = machine.StartAsked(cause=RPC)
-        await self._parts.operations.join(f"start {record.id}", partial(self._start, record.id, asked))
+        await self._parts.operations.join(Op.START.of(record.id), partial(self._start, record.id, asked))
 
     async def finish_start(self, container_id: str, cause: str) -> str:
         """Find out what became of a start that was cut off; those that ask for it meanwhile get the same answer."""
         finish = partial(self._half.finish, container_id, cause)
-        return str(await self._parts.operations.join(f"start {container_id}", finish))
+        return str(await self._parts.operations.join(Op.START.of(container_id), finish))
 
     async def start_again(self, name: str) -> None:
         """Run an EXITED container once more, with what it wrote and its limits of now; raises as `start` does."""
         record = selection.find(self._parts.containers.store, "container", name)
-        if self._parts.operations.running(f"remove {record.id}"):
+        if self._parts.operations.running(Op.REMOVE.of(record.id)):
             raise FailedPreconditionError(f"container {record.id}: is being removed")
-        await self._parts.operations.join(f"start {record.id}", partial(self._start_again, record))
+        await self._parts.operations.join(Op.START.of(record.id), partial(self._start_again, record))
 
     async def _start_again(self, record: ContainerRecord) -> None:
         asked = machine.StartAgainAsked(cause=RPC)
         machine.decide(record, asked)
-        await self._parts.operations.wait(
-            f"reap {record.id}"
-        )  # which would take the new shim for the old one
+        # which would take the new shim for the old one
+        await self._parts.operations.wait(Op.REAP.of(record.id))
         await self._parts.shims.remove(record.id)
         self._parts.evidence.forget(record.id)
         where = str(self._parts.record_dir(record.id))
@@ -310,7 +310,7 @@ class Tasks:
     async def _reap(self, container_id: str) -> None:
         try:
             remove = partial(self._parts.shims.remove, container_id)
-            await self._parts.operations.join(f"reap {container_id}", remove)
+            await self._parts.operations.join(Op.REAP.of(container_id), remove)
         except SlipwayError as exc:  # the reconciler tries again
             _log.warning("shim.kept", container_id=container_id, error=exc.message)
 
@@ -334,11 +334,11 @@ class Tasks:
             going.sooner.set()
         if going is None:
             self._stops[record.id] = _Stop(kill_at)
-        await self._parts.operations.join(f"stop {record.id}", partial(self._stop, record.id, timeout_s))
+        await self._parts.operations.join(Op.STOP.of(record.id), partial(self._stop, record.id, timeout_s))
 
     async def _started_or_not(self, container_id: str) -> ContainerRecord | None:
         """The record once it is known whether the container was started; None when it is gone."""
-        await self._parts.operations.wait(f"start {container_id}")
+        await self._parts.operations.wait(Op.START.of(container_id))
         record = self._parts.containers.store.find(container_id)
         if record is None or record.state is not ContainerState.STARTING:
             return record

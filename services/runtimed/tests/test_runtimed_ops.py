@@ -1,0 +1,48 @@
+"""What runtimed lists as going on."""
+
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import anyio
+import grpc
+import pytest
+
+from common.api.cri.v1 import api_pb2 as cri
+from common.api.operations.v1 import operations_pb2 as pb
+from common.api.operations.v1 import operations_pb2_grpc as rpc
+from services.runtimed.tests.daemons import UNTIL_S, Pods
+
+pytestmark = [
+    pytest.mark.anyio,
+    pytest.mark.root,
+    pytest.mark.integration,
+    pytest.mark.timeout(120),
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.skipif(
+        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
+    ),
+]
+
+
+async def test_the_making_of_a_shared_pid_namespace_is_no_pause(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    options = cri.NamespaceOption(network=cri.NODE, pid=cri.POD)
+    wanted = pods.container_config("sleep", "100")
+    wanted.linux.security_context.namespace_options.CopyFrom(options)
+    shimd = pods.daemons.processes["shimd"]
+    async with grpc.aio.insecure_channel(f"unix:{pods.daemons.socket}") as channel:
+        listed = rpc.OperationsStub(channel).List
+        async with anyio.create_task_group() as group:
+            shimd.send_signal(signal.SIGSTOP)
+            try:
+                group.start_soon(pods.client.create_container, sandbox_id, wanted, config, pods.image())
+                with anyio.fail_after(UNTIL_S):
+                    while len(found := (await listed(pb.ListRequest())).operations) < 2:
+                        await anyio.sleep(0.02)
+            finally:
+                shimd.send_signal(signal.SIGCONT)
+    create, share = found
+    assert (create.kind, share.kind, share.object) == ("create", "share pids", sandbox_id)
