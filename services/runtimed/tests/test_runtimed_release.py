@@ -151,3 +151,17 @@ async def test_what_runs_keeps_its_network_though_the_record_of_its_sandbox_is_l
     assert left(pods, sandbox_id) == before
     await pods.client.remove_container(container_id)
     await none_left(pods, sandbox_id)
+
+
+async def test_a_network_that_never_worked_is_released_once_its_configuration_is_mended(pods: Pods) -> None:
+    [path] = (pods.daemons.base / "cni").iterdir()
+    good = path.read_text()
+    path.write_text(good.replace("host-local", "no-such-ipam"))
+    with pytest.raises(SlipwayError, match="no-such-ipam"):
+        await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    [item] = await pods.client.list_sandboxes()
+    with pytest.raises(SlipwayError, match="not released.*no-such-ipam"):
+        await pods.client.remove_sandbox(item.id)
+    path.write_text(good)
+    await pods.client.remove_sandbox(item.id)
+    assert left(pods, item.id) == []

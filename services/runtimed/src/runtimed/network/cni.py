@@ -155,8 +155,9 @@ class Cni:
     async def delete(self, attachment: Attachment) -> None:
         """Detach; idempotent. All plugins are run, with what their ADD had; the first failure is raised after.
 
-        A plugin that is not installed has nothing to take back when ADD never came to its end: without that, a
-        sandbox of a network that never worked could not be removed.
+        When ADD never came to its end, a plugin that is not installed has nothing to take back, and a configuration of the
+        network that was changed since may do what the old one cannot: without that, a sandbox of a network that
+        never worked could not be removed.
 
         Raises:
             UnavailableError: a plugin failed; the cache is kept for the next try.
@@ -168,26 +169,42 @@ class Cni:
             if self.conf is None and not await anyio.Path(self._path(attachment)).exists():
                 return
             cached = Cached(attachment, self._current())
-        failure: Exception | None = None
         with anyio.CancelScope(shield=True):
-            for plugin in reversed(cached.conf.plugins):
-                if cached.result is None and cniexec.find(plugin["type"], self.bin_dirs) is None:
-                    log.warning("cni.del.skipped", sandbox_id=attachment.sandbox_id, plugin=plugin["type"])
-                    continue
-                try:
-                    with anyio.fail_after(DEL_S):
-                        await self._run("DEL", plugin, cached.conf, cached.attachment, cached.result)
-                except (SlipwayError, TimeoutError) as error:
-                    failure = failure or error
-                    log.warning("cni.del.failed", sandbox_id=attachment.sandbox_id, reason=str(error))
+            failure = await self._detach(cached)
+            if failure and cached.result is None and (mended := await self._mended(cached.conf)):
+                failure = await self._detach(Cached(cached.attachment, mended))
             if failure is None:
                 await anyio.to_thread.run_sync(lambda: self._path(attachment).unlink(missing_ok=True))
-        if isinstance(failure, TimeoutError):
-            raise UnavailableError(
-                f"cni network {cached.conf.name!r}: DEL took over {DEL_S:.0f} s"
-            ) from failure
         if failure is not None:
             raise failure
+
+    async def _detach(self, cached: Cached) -> SlipwayError | None:
+        """Run each plugin's DEL; the first failure."""
+        failure: SlipwayError | None = None
+        for plugin in reversed(cached.conf.plugins):
+            if cached.result is None and cniexec.find(plugin["type"], self.bin_dirs) is None:
+                log.warning("cni.del.skipped", sandbox_id=cached.attachment.sandbox_id, plugin=plugin["type"])
+                continue
+            try:
+                with anyio.fail_after(DEL_S):
+                    await self._run("DEL", plugin, cached.conf, cached.attachment, cached.result)
+            except TimeoutError:
+                error: SlipwayError = UnavailableError(
+                    f"cni network {cached.conf.name!r}: DEL took over {DEL_S:.0f} s"
+                )
+            except SlipwayError as refused:
+                error = refused
+            else:
+                continue
+            failure = failure or error
+            log.warning("cni.del.failed", sandbox_id=cached.attachment.sandbox_id, reason=error.message)
+        return failure
+
+    async def _mended(self, conf: cniconf.NetworkConf) -> cniconf.NetworkConf | None:
+        """What the node's configuration has for the same network now, when that is something else."""
+        await anyio.to_thread.run_sync(self.load)
+        present = self.conf
+        return present if present and present.name == conf.name and present != conf else None
 
     async def check(self, attachment: Attachment) -> None:
         """Ask the plugins whether the attachment is still as ADD left it.
