@@ -10,6 +10,8 @@ import subprocess
 import sys
 import time
 import tomllib
+import urllib.error
+import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,31 @@ def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir
     assert not left
     assert after["supervisor"] != before["supervisor"]
     assert after["nats_port"] == before["nats_port"]
+
+
+def test_the_operators_own_files_of_settings_win(run_dir, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    (tmp_path / "etc").mkdir()
+    own = tmp_path / "etc" / "opsd.toml"
+    own.write_text(f'http_address = "{address}"\nanonymous = false\n')
+    places = ["--run-dir", str(run_dir), "--data-dir", str(tmp_path / "data")]
+    up = [SLIPWAY_NODE, "up", *places, "--settings-dir", str(tmp_path / "etc"), "--metrics-port", "0"]
+    said = subprocess.run(up, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(80)).stdout
+    try:
+        assert f"  page    http://{address}/#token=" in said
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(f"http://{address}/api/v1/state", timeout=patience(10))
+        # and what a file would do is not hidden by what the node itself gives
+        wrong = tmp_path / "wrong.toml"
+        wrong.write_text('http_address = "nonsense"\n')
+        command = [SLIPWAY_NODE.with_name("slipway"), "--run-dir", str(run_dir), "config", "validate"]
+        done = subprocess.run([*command, "opsd", str(wrong)], capture_output=True, text=True, check=False)
+        assert done.returncode == 1
+        assert f"{wrong}: http_address = 'nonsense'" in done.stderr
+        subprocess.run([*command, "opsd", str(own)], check=True, capture_output=True)
+    finally:
+        subprocess.run([SLIPWAY_NODE, "down", *places], check=True, timeout=patience(80))
 
 
 def _runs(pid: int) -> bool:

@@ -145,6 +145,8 @@ def _command(verb: str, node: TestNode) -> None:
     command += ["--data-dir", str(node.data_dir), "--cni-dir", str(node.data_dir / "cni")]
     command += ["--certs-dir", str(node.data_dir / "certs.d"), "--node", "testnode", "--otlp", node.otlp]
     command += ["--metrics-port", "0", "--dashboard-port", "0", "--ready-s", str(patience(60))]
+    if node.programs == PROGRAMS:  # older ones look nowhere
+        command += ["--settings-dir", str(node.data_dir / "settings")]
     environment = os.environ | node.settings
     done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False, env=environment)
     assert done.returncode == 0, f"slipway-node {verb}: {done.stderr}{_tails(node.run_dir)}"

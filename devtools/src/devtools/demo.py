@@ -208,6 +208,7 @@ async def _node(verb: str, place: Place, otlp: str) -> None:
     command = [str(Path(sys.executable).parent / "slipway-node"), verb, "--run-dir", str(place.run)]
     command += ["--data-dir", str(place.data / "node"), "--cni-dir", str(place.data / "cni")]
     command += ["--certs-dir", str(place.data / "certs.d"), "--otlp", otlp, "--node", os.uname().nodename]
+    command += ["--settings-dir", ""]
     with anyio.fail_after(NODE_S):
         done = await anyio.run_process(command, check=False)
     if done.returncode:

@@ -29,6 +29,8 @@ class Layout:
     """The first of the loopback ports on which the services show their metrics, in their start order; 0 for none."""
     dashboard_port: int = 0
     """Of loopback, where opsd shows its page; 0 for any free one."""
+    settings_dir: str = ""
+    """Where the operator keeps SERVICE.toml for those services that are to differ; "" for nowhere."""
 
     @property
     def state_file(self) -> Path:
@@ -67,7 +69,7 @@ class Layout:
         return Path(self.run_dir, "log", f"{name}.log")
 
     def settings_file(self, daemon: str) -> Path:
-        """What systemd's unit of a service passes to it."""
+        """What the node has its service begin with; the operator's own file is read after it, and wins."""
         return Path(self.run_dir, "settings", f"{daemon}.toml")
 
     def state(self, supervisor: int, pids: dict[str, int], failures: dict[str, int]) -> str:
@@ -105,12 +107,6 @@ class Layout:
         }
         return values | own.get(daemon, {})
 
-    def environment(self, daemon: str) -> dict[str, str]:
-        """Settings of a service, as its environment."""
-        return {
-            f"SLIPWAY_{daemon.upper()}_{key.upper()}": value for key, value in self.settings(daemon).items()
-        }
-
     def command(self, name: str) -> list[str]:
         """The command line of one process of the node.
 
@@ -126,7 +122,9 @@ class Layout:
             ]
         if name == "nats":
             return [program("nats-server"), "--config", str(self.nats_config_file)]
-        return [program(name)]
+        own = Path(self.settings_dir, f"{name}.toml")
+        files = [self.settings_file(name), *([own] if self.settings_dir and own.exists() else [])]
+        return [program(name), *(word for file in files for word in ("--config", str(file)))]
 
 
 def program(name: str) -> str:

@@ -70,6 +70,11 @@ def _parser() -> argparse.ArgumentParser:
         verb.add_argument("--data-dir", default="/var/lib/slipway")
         verb.add_argument("--certs-dir", default="/etc/slipway/certs.d")
         verb.add_argument("--cni-dir", default="/etc/cni/net.d")
+        verb.add_argument(
+            "--settings-dir",
+            default="/etc/slipway",
+            help="where SERVICE.toml, if it is there, has settings of a service (%(default)s)",
+        )
         verb.add_argument("--node", default=socket.gethostname())
         verb.add_argument(
             "--otlp",

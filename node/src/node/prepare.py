@@ -1,4 +1,4 @@
-"""What the processes of a node need before they start: directories, the token and port of NATS; settings where no supervisor tells them."""
+"""What the processes of a node need before they start: directories, the token and port of NATS, settings."""
 
 import json
 import secrets
@@ -77,11 +77,16 @@ def _write_nats(layout: Layout) -> None:
     replace_file(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
 
 
+def write_settings(layout: Layout, daemon: str) -> None:
+    """Write down what a service begins with."""
+    # a JSON string is one of TOML
+    lines = [f"{key} = {json.dumps(value)}\n" for key, value in layout.settings(daemon).items()]
+    replace_file(layout.settings_file(daemon), "".join(lines).encode(), sync=False)
+
+
 def _write_settings(layout: Layout, supervisor: int) -> None:
     for daemon in SERVICES:
-        # a JSON string is one of TOML
-        lines = [f"{key} = {json.dumps(value)}\n" for key, value in layout.settings(daemon).items()]
-        replace_file(layout.settings_file(daemon), "".join(lines).encode())
+        write_settings(layout, daemon)
     replace_file(layout.state_file, layout.state(supervisor, {}, {}).encode())
 
 

@@ -30,6 +30,8 @@ STEADY_S = 10.0
 """A process that lived this long starts anew without waiting."""
 REDIS_REFUSES = 1
 """Its exit status when it cannot begin, as with a log that it does not understand."""
+MARK = "SLIPWAY_NODE_RUN_DIR"
+"""In the environment of a node's processes, by which the next supervisor knows what was left."""
 _log = get_logger("supervisor")
 
 
@@ -102,13 +104,15 @@ class Supervisor:
                 _log.warning("node.repaired", what=what)
 
     async def _start(self, name: str) -> Process:
+        if name in SERVICES:
+            prepare.write_settings(self._layout, name)
         with self._layout.log_file(name).open("ab") as log:
             process = await anyio.open_process(
                 self._layout.command(name),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env=inherited() | self._layout.environment(name),
+                env=inherited() | {MARK: self._layout.run_dir},
                 start_new_session=True,
                 cwd="/",
             )
@@ -185,6 +189,7 @@ def start_detached(layout: Layout) -> subprocess.Popen[bytes]:
     command += ["--certs-dir", layout.certs_dir, "--cni-dir", layout.cni_dir, "--node", layout.node]
     command += ["--otlp", layout.otlp_endpoint, "--nats-port", str(layout.nats_port)]
     command += ["--metrics-port", str(layout.metrics_port), "--dashboard-port", str(layout.dashboard_port)]
+    command += ["--settings-dir", layout.settings_dir]
     with log.open("ab") as out:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"

@@ -160,7 +160,7 @@ async def test_a_network_that_never_worked_is_released_once_its_configuration_is
     with pytest.raises(SlipwayError, match="no-such-ipam"):
         await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
     [item] = await pods.client.list_sandboxes()
-    with pytest.raises(SlipwayError, match="not released.*no-such-ipam"):
+    with pytest.raises(SlipwayError, match=r"not released.*no-such-ipam"):
         await pods.client.remove_sandbox(item.id)
     path.write_text(good)
     await pods.client.remove_sandbox(item.id)
