@@ -96,6 +96,55 @@ async def test_a_diff_that_says_nothing_of_the_root_leaves_it_as_the_layers_made
     await client.close()
 
 
+IMPLYING = (
+    [E("d", "tmp/", mode=0o1777), E("d", "data/", mode=0o700, uid=1000), E("d", "var/", mode=0o711, uid=7)],
+    [E("f", "tmp/x", b"x"), E("f", "data/sub/y", b"y"), E("f", "var/z", b"z")],
+)
+OVER = {
+    "tells nothing of them": [E("f", "srv/s", b"s")],
+    "goes through them": [E("f", "tmp/s", b"s"), E("f", "data/sub/s", b"s")],
+    "describes one": [E("d", "data/", mode=0o750, uid=2), E("f", "data/sub/s", b"s")],
+    "hides one": [E("f", "data/.wh..wh..opq"), E("f", ".wh.tmp"), E("f", "var", b"a file")],
+}
+
+
+def dressed(root: Path) -> dict[str, tuple[int, int]]:
+    found = {str(path.relative_to(root)): path.lstat() for path in (root, *root.rglob("*"))}
+    return {name: (status.st_mode, status.st_uid) for name, status in found.items()}
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+@pytest.mark.parametrize("case", OVER)
+async def test_directories_look_below_a_diff_as_below_a_layer(
+    snapshotd: Any, snapshotter: str, case: str
+) -> None:
+    layers = [await apply(snapshotd, tar(entries)) for entries in IMPLYING]
+    client = snapshotd.client()
+    wanted = await client.prepare("c1", [*layers, await apply(snapshotd, tar(OVER[case]))], snapshotter)
+    made = await client.prepare("c2", layers, snapshotter, diff=diff_of(snapshotd, tar(OVER[case])))
+    looks = dressed(snapshotd.seen(made.path))
+    assert looks == dressed(snapshotd.seen(wanted.path))
+    if "hides" not in case:
+        assert [looks[name][0] & 0o7777 for name in ("tmp", "var")] == [0o1777, 0o711]
+        assert looks["data"] in ((0o40700, 1000), (0o40750, 2))
+    await client.close()
+
+
+@pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
+async def test_what_was_written_comes_back_between_directories_as_they_were(
+    snapshotd: Any, snapshotter: str
+) -> None:
+    layers = [await apply(snapshotd, tar(entries)) for entries in IMPLYING]
+    client = snapshotd.client()
+    first = await client.prepare("c1", layers, snapshotter)
+    (snapshotd.seen(first.path) / "data/sub/new").write_bytes(b"new")
+    path = snapshotd.directory / "written"
+    await client.write_diff("c1", str(path))
+    again = await client.prepare("c2", layers, snapshotter, diff=diff_of(snapshotd, path.read_bytes()))
+    assert dressed(snapshotd.seen(again.path)) == dressed(snapshotd.seen(first.path))
+    await client.close()
+
+
 HOSTILE = {
     "a way upwards": [E("f", "../../../escaped", b"x")],
     "a hard link to what is not in it": [E("h", "x", target="etc/a")],

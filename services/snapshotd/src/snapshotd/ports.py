@@ -116,16 +116,17 @@ class Snapshotter(Protocol):
     """The writable directory holds everything, in the layers' ids, rather than what differs, in the mapped ones."""
 
     def prepare(
-        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+        self,
+        directory: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+        diff: Stratum | None = None,
     ) -> tuple[int, int]:
         """Fill a snapshot's new directory; returns bytes and inodes that are not the snapshot's own writes.
 
-        Raises:
-            OSError: with the path.
-        """
-
-    def lay(self, directory: Path, diff: Stratum) -> None:
-        """Put an unpacked diff into a prepared snapshot that is not mounted; takes the diff's directory.
+        `diff` lies above the layers, in a writable snapshot of ids that are not mapped; its directory may be taken.
 
         Raises:
             OSError: with the path.

@@ -260,10 +260,8 @@ class Snapshots:
         target = self._places.snapshot(record.id)
         try:
             base = self._snapshotters[record.snapshotter].prepare(
-                staging, stack, readonly=record.readonly, ids=record.ids
+                staging, stack, readonly=record.readonly, ids=record.ids, diff=laid
             )
-            if laid:
-                self._snapshotters[record.snapshotter].lay(staging, laid)
             made = msgspec.structs.replace(record, base_bytes=base[0], base_inodes=base[1])
             if made.project:
                 self._quotas.bound(staging, made.project, made.base_bytes)

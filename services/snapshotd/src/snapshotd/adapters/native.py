@@ -35,18 +35,23 @@ class NativeSnapshotter:
         self._root_of = root_of
 
     def prepare(
-        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+        self,
+        directory: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+        diff: Stratum | None = None,
     ) -> tuple[int, int]:
-        """Copy the composed layers; what the copy holds is not the snapshot's own."""
+        """Copy the composed layers, and the diff over that; what the layers' copy holds is not the snapshot's own."""
         root = directory / "root"
         root.mkdir(mode=0o755)
         for layer in layers:
             _Copy(self._root_of(layer), root, frozenset(layer.implied)).run()
-        return measure(root)
-
-    def lay(self, directory: Path, diff: Stratum) -> None:
-        """Copy it over the copy of the layers."""
-        _Copy(diff.root, self.writable(directory), diff.implied).run()
+        base = measure(root)
+        if diff:
+            _Copy(diff.root, root, diff.implied).run()
+        return base
 
     def mount(
         self,

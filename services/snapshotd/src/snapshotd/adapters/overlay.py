@@ -6,7 +6,6 @@ all options in one page: there layers have views with short names.
 
 import errno
 import os
-import shutil
 from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
@@ -39,20 +38,29 @@ class OverlaySnapshotter:
         self._empty = empty
 
     def prepare(
-        self, directory: Path, layers: list[LayerRecord], *, readonly: bool, ids: IdMappings | None
+        self,
+        directory: Path,
+        layers: list[LayerRecord],
+        *,
+        readonly: bool,
+        ids: IdMappings | None,
+        diff: Stratum | None = None,
     ) -> tuple[int, int]:
-        """Make the upper directory, and in it what implied directories look like."""
+        """Make the upper directory, of the diff if there is one, and in it what implied directories look like."""
         if len(layers) > MAX_LAYERS:
             message = f"{len(layers)} layers: overlayfs takes {MAX_LAYERS} at most"
             raise errors.InvalidArgumentError(message)
         strata = compose.strata(self._root_of, layers)
-        wanted = compose.repairs(strata)
-        # the merged root looks as the uppermost directory does
         top = directory / ("top" if readonly else "upper")
-        top.mkdir(mode=0o755)
+        if diff:
+            diff.root.rename(top)
+            strata = [diff._replace(root=top), *strata]
+        else:
+            top.mkdir(mode=0o755)
         if not readonly:
             (directory / "work").mkdir(mode=0o700)
-        wanted = compose.with_root(wanted, strata)
+        # the merged root looks as the uppermost directory does
+        wanted = compose.with_root(compose.repairs(strata), strata)
         if ids:
             # nothing maps what is written above the layers, so it has the host's ids
             os.chown(top, ids.uids.to_host(0), ids.gids.to_host(0))
@@ -62,14 +70,6 @@ class OverlaySnapshotter:
             }
         compose.make(top, wanted)
         return 0, 0
-
-    def lay(self, directory: Path, diff: Stratum) -> None:
-        """The diff is the upper directory; for a root that it does not describe, that of the layers counts."""
-        upper = self.writable(directory)
-        if "" in diff.implied:
-            compose.dress(diff.root, compose.attributes_of(upper))
-        shutil.rmtree(upper)
-        diff.root.rename(upper)
 
     def mount(
         self,
