@@ -1,5 +1,6 @@
 """The image service on a real Redis and a real registry; layers are unpacked in memory."""
 
+import gzip
 import json
 from pathlib import Path
 
@@ -161,6 +162,29 @@ async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, to
     with anyio.fail_after(patience(10)):  # callers hear of it first
         while type((await node.events())[-1]).__name__ != "PullFailed":
             await anyio.sleep(0.01)
+
+
+async def test_an_image_that_lies_takes_no_blob_from_another(node, real_registry, tools) -> None:
+    layers = two_layers(tools)
+    honest = await node.pull(real_registry.push("lies/honest", "v1", tools.image_of(layers)))
+    lying = tools.image_of(layers, rootfs={"type": "layers", "diff_ids": ["sha256:" + "0" * 64] * 2})
+    with pytest.raises(DataLossError, match="does not have the diff ID"):
+        await node.pull(real_registry.push("lies/lying", "v1", lying))
+    assert honest.blobs <= set(node.content.all())
+
+
+async def test_a_blob_that_the_disk_lost_is_fetched_again(node, real_registry, tools) -> None:
+    made = tools.image_of(two_layers(tools))
+    name = real_registry.push("lies/disk", "v1", made)
+    await node.pull(name)
+    blob = Path(node.content.path(made.layers[1]["digest"]))
+    blob.write_bytes(gzip.compress(b"other").ljust(blob.stat().st_size, b"\0"))
+    node.layers.held.clear()
+    with pytest.raises(DataLossError, match="does not have the diff ID"):
+        await node.pull(name)
+    await node.pull(name)
+    assert node.layers.held == set(made.diff_ids)
+    assert tools.sha256(blob.read_bytes()) == made.layers[1]["digest"]
 
 
 async def test_failed_unpack_is_taken_up_without_a_download(node, bad_registry, tools) -> None:

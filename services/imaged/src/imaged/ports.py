@@ -107,7 +107,7 @@ class Ingest(Protocol):
         """Give the blob its name; idempotent. It must be verified and synced."""
 
     async def discard(self) -> None:
-        """Forget the bytes."""
+        """Forget the bytes; those of a blob that is here only when they are not what its digest says."""
 
 
 @dataclass(frozen=True, slots=True)

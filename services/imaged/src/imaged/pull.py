@@ -214,7 +214,7 @@ class Unpacking:
             failure = first(failures)
         if failure:
             if isinstance(failure, DataLossError):
-                # what is stored is no use, whether the disk or the config lies
+                # of no use to this image; another may have it, unless the disk lies
                 await ingest.discard()
             raise type(failure)(f"image {self._image}: layer {descriptor.digest}: {failure.message}")
         await ingest.commit()

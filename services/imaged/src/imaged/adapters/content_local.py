@@ -1,5 +1,6 @@
 """The content store: `blobs/<algorithm>/<hex>` for what is whole, `ingest/` for what is not."""
 
+import hashlib
 import os
 import time
 from collections.abc import AsyncIterator, Iterable
@@ -235,9 +236,19 @@ class LocalIngest:
 
     async def discard(self) -> None:
         if self.committed:
-            await self._content.delete([str(self._digest)])
+            if not await anyio.to_thread.run_sync(self._is_true, limiter=self._content._limiter):  # noqa: SLF001
+                await self._content.delete([str(self._digest)])
         else:
             await anyio.to_thread.run_sync(self.partial.restart, limiter=self._content._limiter)  # noqa: SLF001
+
+    def _is_true(self) -> bool:
+        """Whether the disk still gives the bytes that were stored."""
+        try:
+            with self._path.open("rb") as blob:
+                found = hashlib.file_digest(blob, self._digest.algorithm)
+        except OSError:
+            return False
+        return found.hexdigest() == self._digest.hex
 
 
 def _mtime(path: Path) -> float:
