@@ -14,6 +14,7 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.buildcache import REPOSITORY
 from common.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -253,6 +254,28 @@ async def test_a_bare_tag_is_a_name_only_together_with_one(
     images = [tools.image_of(layers), tools.image_of(layers[1:])][: len(names)]
     loaded = await shelf.load(tar(*layout(*images, names=names, tools=tools)), name=wish)
     assert [found for _, found in loaded] == given_names
+
+
+@pytest.mark.parametrize(
+    ("notes", "wish"),
+    [
+        ({NAME: f"{REPOSITORY}:key"}, ""),
+        ({REF: f"{REPOSITORY}:key"}, ""),
+        ({REF: "key"}, REPOSITORY),
+        ({}, f"{REPOSITORY}:key"),
+    ],
+)
+async def test_a_name_that_only_builds_give_comes_from_no_archive(shelf, tools, layers, notes, wish) -> None:
+    images = [tools.image_of(layers), tools.image_of(layers[1:])][: 2 if wish == REPOSITORY else 1]
+    body = tar(*layout(*images, names=[notes, {REF: "other"}][: len(images)], tools=tools))
+    with pytest.raises(InvalidArgumentError, match="only builds give such names"):
+        await shelf.load(body, name=wish)
+    with pytest.raises(InvalidArgumentError, match="only builds give such names"):
+        await shelf.load(tar(*docker_archive(images[0], layers, [f"{REPOSITORY}:key"])))
+    assert shelf.is_empty()
+    if not wish:
+        [(_, names)] = await shelf.load(body, name="app:1")
+        assert names == ("docker.io/library/app:1",)
 
 
 async def test_two_images_of_one_name_are_refused_and_neither_is_loaded(shelf, tools, layers) -> None:

@@ -61,7 +61,16 @@ async def test_a_name_has_one_image_whenever_the_caller_leaves_that_moves_it(nod
 
 
 @pytest.mark.parametrize(
-    "target", ["UPPER", "app@sha256:" + "a" * 64, "a b", "", "app:", "sha256:" + "b" * 64]
+    "target",
+    [
+        "UPPER",
+        "app@sha256:" + "a" * 64,
+        "a b",
+        "",
+        "app:",
+        "sha256:" + "b" * 64,
+        "localhost/slipway-build:key",
+    ],
 )
 async def test_what_is_no_tag_is_refused_and_changes_nothing(node, one, target) -> None:
     with pytest.raises(InvalidArgumentError):

@@ -208,6 +208,8 @@ async def test_failures_name_the_image(node, bad_registry, tools, real_registry)
         await node.pull(f"{bad_registry.host}/app:v1", Credentials("u", "hunter2"))
     with pytest.raises(InvalidArgumentError, match="'UP'"):
         await node.pull("UP")
+    with pytest.raises(InvalidArgumentError, match="only builds give such names"):
+        await node.pull("localhost/slipway-build:key")
     config = json.dumps({"schemaVersion": 1, "fsLayers": []}).encode()
     bad_registry.answer = lambda h: tools.reply(h, 200, config)
     with pytest.raises(SlipwayError, match="schema 1"):

@@ -2,7 +2,7 @@
 
 from collections.abc import AsyncIterator
 
-from common.buildcache import REPOSITORY
+from common.buildcache import SCRATCH
 from common.clients.imaged import ImagedClient
 from common.errors import NotFoundError
 from slipway.building import scratch
@@ -49,4 +49,4 @@ class Bases:
         async def pieces() -> AsyncIterator[bytes]:
             yield scratch.archive()
 
-        return (await self._images.load(pieces(), name=f"{REPOSITORY}:scratch", replace=True))[0].image.id
+        return (await self._images.load(pieces(), name=SCRATCH, replace=True))[0].image.id

@@ -3,7 +3,9 @@
 from collections.abc import Iterable
 
 REPOSITORY = "localhost/slipway-build"
-"""Of the images that steps of builds made; the tag is the step's key."""
+"""Of the images that steps of builds made; the tag is the step's key. Keys are no secrets: only a commit gives such names."""
+SCRATCH = f"{REPOSITORY}:scratch"
+"""The image without layers, which each build that needs it loads anew."""
 
 
 def given(names: Iterable[str]) -> list[str]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 
+from common import buildcache
 from common.clock import now_ns
 from common.errors import (
     AlreadyExistsError,
@@ -157,10 +158,12 @@ class Catalog:
         """Give an image one more name; it leaves the image that had it.
 
         Raises:
-            InvalidArgumentError: the target is no tag.
+            InvalidArgumentError: the target is no tag, or one that only builds give.
             NotFoundError: the image is not here.
         """
         name = tag_of(target)
+        if buildcache.is_cache((name,)):
+            raise InvalidArgumentError(f"{name}: only builds give such names")
         async with self._changing():
             record = self.find(text)
             if name in record.repo_tags:

@@ -11,6 +11,7 @@ from typing import Protocol
 import anyio
 from anyio.abc import TaskGroup
 
+from common import buildcache
 from common.clock import now_ns
 from common.digest import Digest
 from common.errors import InternalError, InvalidArgumentError, SlipwayError, UnavailableError
@@ -127,12 +128,14 @@ class Images:
             lazy: layers that can be used before they are here need not be, unless the pull that is joined has them come.
 
         Raises:
-            InvalidArgumentError: the reference or the image is malformed.
+            InvalidArgumentError: the reference or the image is malformed, or the name is one that only builds give.
             NotFoundError, PermissionDeniedError, ResourceExhaustedError, DataLossError, UnknownError: as
                 `imaged.ports.Repository` says.
             UnavailableError: Redis or snapshotd is away.
         """
         reference = Reference.parse(expanded(text, self._short_names))
+        if reference.repository == buildcache.REPOSITORY:
+            raise InvalidArgumentError(f"image {reference}: only builds give such names")
         key = (str(reference), credentials)
         operation = self._operations.get(key)
         if operation is None:

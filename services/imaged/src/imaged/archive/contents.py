@@ -9,6 +9,7 @@ from typing import NoReturn, TypeVar
 
 import msgspec
 
+from common import buildcache
 from common.digest import Digest
 from common.errors import DataLossError, InvalidArgumentError, NotFoundError
 from imaged import manifest as documents
@@ -77,7 +78,8 @@ def images_of(archive: Spooled, want: Platform, name: str) -> list[Found]:
         name: a name for the only image; of several, the repository that their tags belong to.
 
     Raises:
-        InvalidArgumentError: it is no archive of images, or a document in it is malformed.
+        InvalidArgumentError: it is no archive of images, a document in it is malformed, or it gives a name that only
+            builds give.
         NotFoundError: no image in it is for this platform.
         DataLossError: a blob has another size than its manifest says.
     """
@@ -93,6 +95,8 @@ def images_of(archive: Spooled, want: Platform, name: str) -> list[Found]:
     called: set[str] = set()
     for image in renamed:
         for text in image.names:
+            if buildcache.is_cache((text,)) and text != buildcache.SCRATCH:
+                _refuse(f"an image in it is called {text}, and only builds give such names")
             if text in called:
                 _refuse(f"two images in it are called {text}")
         called.update(image.names)
