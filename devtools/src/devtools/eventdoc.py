@@ -26,7 +26,7 @@ TAIL = f"""
 
 On the command line, `slipway events --since 1h`, with `--filter kind=container` and the like. A program of yours gets a
 durable consumer: the server remembers what it has acknowledged, so that it goes on where it was, a day later too.
-`worker.py`:
+`worker.py`, for a Python that has `nats-py` and `msgpack` from PyPI:
 
 ```python
 import asyncio, sys, msgpack, nats

@@ -19,7 +19,7 @@ Generated from `services/*/src/*/settings.py` by `./dev protos`; do not edit.
 
 A service takes its defaults, then what its node gives it (names, directories and addresses), then `/etc/slipway/SERVICE.toml`, then the
 environment: `SLIPWAY_<SERVICE>_<SETTING>` in capitals, lists and tables as JSON. `slipway-node up` and `./dev up` look for the files in
-`--settings-dir`, a service of its own takes those that `--config FILE` names, the last of them first. What is wrong refuses to start, and names the file or the
+`--settings-dir`, a service of its own takes those that `--config FILE` names, and the last one wins. What is wrong refuses to start, and names the file or the
 variable, the setting, the value and what is allowed. `slipway config show` tells what each service takes from where, `slipway config validate SERVICE FILE` whether it would take
 a file, and `SERVICE --print-config` what holds, all without passwords.
 

@@ -30,6 +30,10 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
         ("limit = ", "d.toml"),
         ("[limit]", "limit"),
         ("limit = 0", "limit = 0: Expected `int` >= 1"),
+        (
+            'metrics_address = "9471"',
+            "metrics_address = '9471': want HOST:PORT, an IPv6 address in brackets; empty for none",
+        ),
         ('log_level = "loud"', "log_level = 'loud': want one of 'debug', 'error', 'info', 'warning'"),
     ],
 )

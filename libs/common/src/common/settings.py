@@ -19,8 +19,13 @@ Percent = Annotated[float, msgspec.Meta(ge=0, le=100)]
 Port = Annotated[int, msgspec.Meta(ge=0, le=65_535)]
 """0 is any free port."""
 _PORT = "([0-9]{1,4}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])"
-Address = Annotated[str, msgspec.Meta(pattern=f"^(|[^:]+:{_PORT}|\\[.+\\]:{_PORT})$")]
-"""HOST:PORT, an IPv6 address in brackets; empty for none."""
+Address = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=f"^(|[^:]+:{_PORT}|\\[.+\\]:{_PORT})$",
+        description="HOST:PORT, an IPv6 address in brackets; empty for none",
+    ),
+]
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -158,8 +163,10 @@ def _convert(cls: type[T], daemon: str, values: dict[str, Any], sources: dict[st
         key = next((k for k in values if re.search(rf"\$\.{k}\b", str(exc))), "")
         if not key:
             _refuse(f"{daemon}: {exc}")
-        allowed = allowed_values(cls, key)
+        allowed, form = allowed_values(cls, key), _form(cls, key)
         told = f"want one of {', '.join(map(repr, allowed))}" if allowed else str(exc)
+        if form and "matching regex" in str(exc):
+            told = f"want {form}"
         _refuse(f"{daemon}: {sources[key]}: {key} = {shown_value(values[key])!r}: {told}")
 
 
@@ -168,6 +175,14 @@ def allowed_values(cls: type[CommonSettings], key: str) -> list[Any]:
     fields = {field.name: field.type for field in msgspec.structs.fields(cls)}
     kind = msgspec.inspect.type_info(fields[key])
     return sorted(kind.values) if isinstance(kind, msgspec.inspect.LiteralType) else []
+
+
+def _form(cls: type[CommonSettings], key: str) -> str:
+    """What a setting looks like, where its type says so."""
+    fields = {field.name: field.type for field in msgspec.structs.fields(cls)}
+    kind = msgspec.inspect.type_info(fields[key])
+    schema = kind.extra_json_schema if isinstance(kind, msgspec.inspect.Metadata) else None
+    return str((schema or {}).get("description", ""))
 
 
 def _refuse(message: str) -> NoReturn:

@@ -8,8 +8,19 @@ from common.settings import Address, CommonSettings, Count, Seconds
 
 Number = Annotated[int, msgspec.Meta(ge=0)]
 Age = Annotated[float, msgspec.Meta(ge=0)]
-ProxyUrl = Annotated[str, msgspec.Meta(pattern="^(|https?://[^/]+/?)$")]
-Host = Annotated[str, msgspec.Meta(pattern="^(|localhost|[a-zA-Z0-9-]*[.:][a-zA-Z0-9.:-]*)$")]
+ProxyUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^(|https?://[^/]+/?)$", description="http://HOST:PORT or https://HOST:PORT; empty for none"
+    ),
+]
+Host = Annotated[
+    str,
+    msgspec.Meta(
+        pattern="^(|localhost|[a-zA-Z0-9-]*[.:][a-zA-Z0-9.:-]*)$",
+        description="HOST or HOST:PORT, with a dot or a port, or localhost; empty for none",
+    ),
+]
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):
