@@ -50,6 +50,21 @@ async def test_a_caller_that_leaves_does_not_end_the_operation() -> None:
     assert done.is_set()
 
 
+async def test_a_bug_is_told_though_its_caller_has_left(caplog: pytest.LogCaptureFixture) -> None:
+    async def work() -> None:
+        await anyio.lowlevel.checkpoint()
+        raise KeyError("sandbox_id")
+
+    async with anyio.create_task_group() as group:
+        operations = Operations(group)
+        with anyio.move_on_after(0):
+            await operations.join("start c", work)
+        await operations.wait("start c")
+    (told,) = [record for record in caplog.records if record.getMessage() == "operation.bug"]
+    assert told.exc_info
+    assert told.exc_info[0] is KeyError
+
+
 async def test_a_failure_reaches_every_caller_and_not_the_service() -> None:
     async def work() -> None:
         await anyio.lowlevel.checkpoint()

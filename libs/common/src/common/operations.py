@@ -21,12 +21,15 @@ from common.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    SlipwayError,
     UnavailableError,
 )
 from common.observe import metrics, trace
+from common.observe.log import get_logger
 from common.rpc import caller
 
 T = TypeVar("T")
+_log = get_logger("operations")
 _SECONDS = metrics.histogram(
     "operation_duration_seconds",
     "How long operations took, also those whose caller had left; result is ok or failed.",
@@ -145,7 +148,10 @@ class Operations:
             with _entered(operation), _RUNNING.labels(metrics.service(), operation.kind).track_inprogress():
                 operation.answer = await work()
             operation.error = None
-        except Exception as exc:  # noqa: BLE001 - the border: the callers get it, the service goes on
+        except SlipwayError as exc:
+            operation.error = exc
+        except Exception as exc:  # noqa: BLE001 - the border: the callers, if any stayed, get it, the service goes on
+            _log.exception("operation.bug", operation=key)
             operation.error = exc
         finally:
             del self._running[key]
