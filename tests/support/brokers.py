@@ -117,12 +117,13 @@ def redis_server(directory: Path, launch: Launch = as_process) -> Iterator[Redis
 
 @dataclass
 class NatsServer:
-    """A nats-server with JetStream in `directory`, and the settings of `server.conf` there; it keeps its port when started again."""
+    """A nats-server in `directory`, with the settings of `server.conf` there; it keeps its port when started again."""
 
     directory: Path
     process: Server
     port: int
     launch: Launch
+    jetstream: bool
 
     @property
     def url(self) -> str:
@@ -133,16 +134,19 @@ class NatsServer:
         self.process.wait(STOP_S)
 
     def start(self) -> None:
-        self.process, self.port = _start_nats(self.directory, self.port, self.launch)
+        self.process, self.port = _start_nats(
+            self.directory, self.port, self.launch, jetstream=self.jetstream
+        )
 
 
-def _start_nats(directory: Path, port: int, launch: Launch) -> tuple[Server, int]:
+def _start_nats(directory: Path, port: int, launch: Launch, *, jetstream: bool) -> tuple[Server, int]:
     local = shutil.which("nats-server", path=str(Path(sys.executable).parent))
     program = local if local and launch is as_process else "nats-server"
     for old in directory.glob("*.ports"):
         old.unlink()
     command = [program, "-a", "127.0.0.1", "-p", str(port), "--ports_file_dir", str(directory)]
-    command += ["-js", "-sd", str(directory)]
+    if jetstream:
+        command += ["-js", "-sd", str(directory)]
     if (settings := directory / "server.conf").exists():
         command += ["-c", str(settings)]
     process = launch(command, directory)
@@ -160,10 +164,12 @@ def _ports(directory: Path) -> int | None:
 
 
 @contextmanager
-def nats_server(directory: Path, launch: Launch = as_process) -> Iterator[NatsServer]:
+def nats_server(
+    directory: Path, launch: Launch = as_process, *, jetstream: bool = True
+) -> Iterator[NatsServer]:
     directory.mkdir(parents=True, exist_ok=True)
-    process, port = _start_nats(directory, -1, launch)
-    server = NatsServer(directory, process, port, launch)
+    process, port = _start_nats(directory, -1, launch, jetstream=jetstream)
+    server = NatsServer(directory, process, port, launch, jetstream)
     try:
         yield server
     finally:

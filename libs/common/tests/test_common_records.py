@@ -8,7 +8,6 @@ import anyio
 import msgspec
 import nats as nats_client
 import pytest
-from nats.js.errors import APIError
 
 from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
 from common.events import subjects
@@ -381,8 +380,22 @@ async def test_a_disk_with_little_room_has_a_smaller_stream(tmp_path: Path, laun
         await _made(server, MAX_BYTES)
     (tmp_path / "less").mkdir()
     (tmp_path / "less" / "server.conf").write_text("jetstream { max_file_store: 1MB }")
-    with nats_server(tmp_path / "less", launch) as server, pytest.raises(APIError, match="storage"):
+    with nats_server(tmp_path / "less", launch) as server, pytest.raises(UnavailableError, match="storage"):
         await _made(server, 0)
+
+
+@pytest.mark.parametrize("made", [False, True])
+async def test_a_nats_without_jetstream_is_told_so(made: bool, tmp_path: Path, launch: Launch) -> None:
+    with nats_server(tmp_path / "nats", launch, jetstream=False) as server:
+        bus = await Bus.connect(server.url)
+        try:
+            with anyio.fail_after(patience(20)), pytest.raises(UnavailableError, match="no JetStream"):
+                if made:
+                    await anext(aiter(bus.follow(subjects.ALL, None)))
+                else:
+                    await bus.ensure_stream()
+        finally:
+            await bus.close()
 
 
 async def _made(server: NatsServer, size: int) -> None:

@@ -1,8 +1,8 @@
 """JetStream: the stream, publishing with de-duplication, and following."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager, suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -79,7 +79,14 @@ class Bus:
         """Make the stream if it is not there, and give one of an older version today's limits; returns its bytes.
 
         Where the disk has no room for so many, it gets a half, or a quarter, and so on.
+
+        Raises:
+            UnavailableError: NATS does not answer, has no JetStream, or no room.
         """
+        with _answering(f"stream {subjects.STREAM}"):
+            return await self._settle_stream()
+
+    async def _settle_stream(self) -> int:
         try:
             found = (await self._stream.stream_info(subjects.STREAM)).config
             settle = self._stream.update_stream
@@ -106,14 +113,11 @@ class Bus:
         headers = {"Nats-Msg-Id": message_id}
         if traceparent:
             headers["traceparent"] = traceparent
-        try:
+        with _answering(f"publish {subject}"):
             await self._stream.publish(subject, payload, timeout=PUBLISH_S, headers=headers)
-        except (OSError, TimeoutError, nats.errors.Error) as exc:
-            message = f"publish {subject}: {exc}"
-            raise UnavailableError(message) from exc
 
     async def follow(self, pattern: str, since_ns: int | None) -> AsyncIterator[Envelope]:
-        """Events that match, from a time on (None: only new ones), for ever."""
+        """Events that match, from a time on (None: only new ones), for ever; raises as `follow_from`."""
         async for _, envelope in self.follow_from(pattern, since_ns=since_ns):
             yield envelope
 
@@ -126,10 +130,14 @@ class Bus:
             pattern: of their subjects.
             since_ns: from this time on; None for new ones only.
             sequence: from this one on, which wins over the time.
+
+        Raises:
+            UnavailableError: NATS does not answer, or has no JetStream.
         """
-        subscription = await self._stream.subscribe(
-            pattern, stream=subjects.STREAM, config=_start(since_ns, sequence), ordered_consumer=True
-        )
+        with _answering(f"stream {subjects.STREAM}"):
+            subscription = await self._stream.subscribe(
+                pattern, stream=subjects.STREAM, config=_start(since_ns, sequence), ordered_consumer=True
+            )
         try:
             async for message in subscription.messages:
                 yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
@@ -148,7 +156,7 @@ class Bus:
         config = _start(since_ns, sequence)
         config.ack_policy = AckPolicy.NONE
         config.inactive_threshold = HELD_S
-        try:
+        with _answering(f"read of stream {subjects.STREAM}"):
             consumer = await self._stream.pull_subscribe(pattern, stream=subjects.STREAM, config=config)
             try:
                 left = (await consumer.consumer_info()).num_pending or 0
@@ -158,8 +166,6 @@ class Bus:
                         yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
             finally:
                 await consumer.unsubscribe()
-        except (OSError, TimeoutError, nats.errors.Error) as exc:
-            raise UnavailableError(f"read of stream {subjects.STREAM}: {str(exc) or 'no answer'}") from exc
 
     async def last_sequence(self) -> int:
         """The sequence of the newest event; 0 when there never was one.
@@ -167,10 +173,8 @@ class Bus:
         Raises:
             UnavailableError: the stream does not answer.
         """
-        try:
+        with _answering(f"stream {subjects.STREAM}"):
             return int((await self._stream.stream_info(subjects.STREAM)).state.last_seq)
-        except (OSError, TimeoutError, nats.errors.Error) as exc:
-            raise UnavailableError(f"stream {subjects.STREAM}: {str(exc) or 'no answer'}") from exc
 
     async def held_since_ns(self) -> int:
         """The time of the oldest event that is held; 0 when there is none.
@@ -204,10 +208,8 @@ class Bus:
         Raises:
             UnavailableError: nobody does, or not in time.
         """
-        try:
+        with _answering(subject):
             return bytes((await self._client.request(subject, payload, timeout=within_s)).data)
-        except (OSError, TimeoutError, nats.errors.Error) as exc:
-            raise UnavailableError(f"{subject}: {str(exc) or 'no answer'}") from exc
 
     async def close(self) -> None:
         with suppress(nats.errors.Error, TimeoutError):
@@ -217,6 +219,19 @@ class Bus:
         while task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task], timeout=END_S)
+
+
+@contextmanager
+def _answering(what: str) -> Iterator[None]:
+    """Turn what the client says of NATS into UnavailableError."""
+    try:
+        yield
+    except nats.js.errors.ServiceUnavailableError as exc:
+        # with a code, it is JetStream that cannot answer
+        why = str(exc) if exc.err_code else "NATS has no JetStream"
+        raise UnavailableError(f"{what}: {why}") from exc
+    except (OSError, TimeoutError, nats.errors.Error) as exc:
+        raise UnavailableError(f"{what}: {str(exc) or 'no answer'}") from exc
 
 
 def _stream(max_bytes: int) -> StreamConfig:
