@@ -1,6 +1,7 @@
 """Images built from Dockerfiles by the slipway command, on a real node."""
 
 import fcntl
+import gzip
 import hashlib
 import json
 import os
@@ -17,6 +18,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+import zstandard
 
 from slipway.building import platform
 from tests.support.eventually import eventually
@@ -179,6 +181,25 @@ def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, conte
     words = ("/bin/busybox", "stat", "-c", "%a %n", "/etc/note", "/copied/kept")
     ran = node.slipway("run", "--rm", "--network", "host", "nothing:1", *words)
     assert ran.stdout == "600 /etc/note\n644 /copied/kept\n", ran.stderr
+
+
+def test_add_unpacks_what_is_an_archive_and_copies_what_begins_with_zeros(
+    node, busybox, context: Path
+) -> None:
+    (context / "disk.img").write_bytes(bytes(4096) + b"data")
+    plain = subprocess.run(["tar", "-c", "-C", str(context), "dir"], check=True, capture_output=True).stdout
+    (context / "dir.tar.zst").write_bytes(zstandard.compress(plain))
+    (context / "cut.tgz").write_bytes(gzip.compress(plain)[:-9])
+    lines = (f"FROM {busybox}", "ADD disk.img /d/", "ADD disk.img /f/fs.ext4", "ADD dir.tar.zst /z/")
+    (context / "Dockerfile").write_text("\n".join(lines))
+    done = built(node, context, "-t", "unpacked:1")
+    assert done.returncode == 0, done.stderr
+    words = ("stat", "-c", "%s", "/d/disk.img", "/f/fs.ext4", "/z/dir/kept")
+    assert node.slipway("run", "--rm", "--network", "host", "unpacked:1", *words).stdout == "4100\n4100\n4\n"
+    (context / "Dockerfile").write_text("\n".join([*lines[:1], "ADD cut.tgz /"]))
+    cut = built(node, context)
+    told = "Dockerfile:2: ADD: 'cut.tgz': the archive is damaged: Compressed file ended"
+    assert (cut.returncode, told in cut.stderr) == (1, True), cut.stderr
 
 
 BINDS = """

@@ -14,9 +14,9 @@ import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any
 
 from common.errors import InvalidArgumentError, NotFoundError
+from slipway.building import unpacking
 from slipway.building.ignore import Ignore
 from slipway.files import CHUNK_BYTES, Entry, Place, Target, entries
 
@@ -146,7 +146,7 @@ class Copy:
         """Copy into a root.
 
         Raises:
-            InvalidArgumentError: several things would become one file.
+            InvalidArgumentError: several things would become one file, or an archive is damaged.
             OSError: with the path.
         """
         into = self.target.endswith("/") or root.kind(self.target) == stat.S_IFDIR
@@ -156,9 +156,8 @@ class Copy:
         for source in self.sources:
             if source.is_directory():
                 self._put(root, self.target, source, "")
-            elif self.unpack and (archive := _archive(source)) is not None:
-                with archive:
-                    self._unpack(root, archive)
+            elif self.unpack and self._unpack(root, source):
+                continue
             elif into:
                 self._put(root, self.target, source, source.name)
             else:
@@ -174,28 +173,24 @@ class Copy:
                 info.mode = self.mode
             target.write(info, data)
 
-    def _unpack(self, root: Place, archive: tarfile.TarFile) -> None:
-        make_directories(root, self.target, 0, 0)
-        target = Target(root, self.target, owners=True)
-        for info in archive:
-            parent = posixpath.dirname(info.name.strip("/"))
-            if parent and ".." not in parent.split("/"):
-                make_directories(root, posixpath.join(self.target, parent), 0, 0)
-            target.write(info, archive.extractfile(info) if info.isreg() else None)
-
-
-def _archive(source: Source) -> tarfile.TarFile | None:
-    """The tar that a file is, compressed or not; None when it is none."""
-    if source.whole or source.content is not None or source.place.kind(source.path) != stat.S_IFREG:
-        return None
-    fd = source.place.open(source.path, os.O_RDONLY)
-    file: IO[bytes] = os.fdopen(fd, "rb")
-    try:
-        opened: Any = tarfile.open(fileobj=file, mode="r:*")  # noqa: SIM115 - the caller closes it
-    except tarfile.TarError:
-        file.close()
-        return None
-    return opened  # type: ignore[no-any-return]
+    def _unpack(self, root: Place, source: Source) -> bool:
+        """Write what an archive of the context has; returns whether it is one."""
+        if source.whole or source.content is not None or source.place.kind(source.path) != stat.S_IFREG:
+            return False
+        with (
+            os.fdopen(source.place.open(source.path, os.O_RDONLY), "rb") as file,
+            unpacking.archive(file, source.path) as members,
+        ):
+            if members is None:
+                return False
+            make_directories(root, self.target, 0, 0)
+            target = Target(root, self.target, owners=True)
+            for info, data in members:
+                parent = posixpath.dirname(info.name.strip("/"))
+                if parent and ".." not in parent.split("/"):
+                    make_directories(root, posixpath.join(self.target, parent), 0, 0)
+                target.write(info, data)
+        return True
 
 
 def make_directories(root: Place, path: str, uid: int, gid: int) -> None:
