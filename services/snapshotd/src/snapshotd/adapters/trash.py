@@ -9,12 +9,14 @@ from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 from anyio.abc import TaskGroup
 
 from common.observe.log import get_logger
 from common.sys.threads import Together
 
 _WAITING = 1024
+"""Paths that are kept in memory; beyond that, the directory is listed again."""
 _AT_ONCE = 256
 """Paths of one command: a command for each layer costs more than removing a small one."""
 _log = get_logger("trash")
@@ -32,6 +34,7 @@ class Trash:
         self._directory = directory
         self._group = task_group
         self._waiting: list[Path] = []
+        self._more = False
         self._removing = False
         self._together = Together()
         directory.mkdir(mode=0o700, exist_ok=True)
@@ -49,6 +52,8 @@ class Trash:
             return
         if len(self._waiting) < _WAITING:
             self._soon(target)
+        else:
+            self._more = True
 
     async def empty(self) -> None:
         """Remove what an earlier run left here."""
@@ -62,7 +67,7 @@ class Trash:
 
     async def _remove(self) -> None:
         try:
-            while now := self._waiting[:_AT_ONCE]:
+            while now := await self._next():
                 del self._waiting[:_AT_ONCE]
                 command = ["rm", "-rf", "--one-file-system", "--", *map(str, now)]
                 done = await anyio.run_process(
@@ -72,3 +77,9 @@ class Trash:
                     _log.warning("trash.left", error=done.stderr.decode(errors="replace")[:500])
         finally:
             self._removing = False
+
+    async def _next(self) -> list[Path]:
+        if self._more and not self._waiting:
+            self._more = False
+            self._waiting += await anyio.to_thread.run_sync(lambda: list(self._directory.iterdir()))
+        return self._waiting[:_AT_ONCE]
