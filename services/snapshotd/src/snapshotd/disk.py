@@ -22,6 +22,8 @@ class DiskSync:
         self._directory = directory
         self._enabled = enabled
         self._begun = 0
+        self._failures = 0
+        self._failure: OSError | None = None
         self._lock = anyio.Lock()
 
     async def sync(self) -> None:
@@ -32,12 +34,18 @@ class DiskSync:
         """
         if not self._enabled:
             return
-        entered = self._begun
+        entered, failures = self._begun, self._failures
         async with self._lock:
+            if self._failure and self._failures > failures:
+                raise self._failure  # the kernel tells once, and it may have been about what we wrote
             if self._begun > entered:
                 return  # one that began after us has ended
             self._begun += 1
-            await anyio.to_thread.run_sync(self._sync)
+            try:
+                await anyio.to_thread.run_sync(self._sync)
+            except OSError as exc:
+                self._failures, self._failure = self._failures + 1, exc
+                raise
 
     async def sync_file(self, path: Path) -> None:
         """Return when one file and its name are on disk.
