@@ -40,9 +40,10 @@ async def test_the_making_of_a_shared_pid_namespace_is_no_pause(pods: Pods) -> N
             try:
                 group.start_soon(pods.client.create_container, sandbox_id, wanted, config, pods.image())
                 with anyio.fail_after(UNTIL_S):
-                    while len(found := (await listed(pb.ListRequest())).operations) < 2:
-                        await anyio.sleep(0.02)
+                    kinds: set[str] = set()
+                    while not kinds:
+                        going = (await listed(pb.ListRequest())).operations
+                        kinds = {each.kind for each in going if each.object == sandbox_id}
             finally:
                 shimd.send_signal(signal.SIGCONT)
-    create, share = found
-    assert (create.kind, share.kind, share.object) == ("create", "share pids", sandbox_id)
+    assert kinds == {"share pids"}
