@@ -4,9 +4,8 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from common.settings import Address, CommonSettings, Count, Seconds
+from common.settings import Address, CommonSettings, Count, Number, Seconds
 
-Number = Annotated[int, msgspec.Meta(ge=0)]
 Age = Annotated[float, msgspec.Meta(ge=0)]
 ProxyUrl = Annotated[
     str,

@@ -24,6 +24,7 @@ from common.operations import Key
 from common.records import RecordStore
 from runtimed import convert, meters
 from runtimed.machine import sandbox as sandboxes
+from runtimed.machine.causes import RECONCILE
 from runtimed.network.cni import Attachment
 from runtimed.ops import Op
 from runtimed.ports import PauseState, ShimState
@@ -34,7 +35,6 @@ from runtimed.use.ground import network, pause
 from runtimed.use.sandbox.sandboxes import remove_empty
 
 R = TypeVar("R", ContainerRecord, SandboxRecord)
-CAUSE = "reconcile"
 RETRY_S = 0.5
 PACE_S = 0.002
 YOUNG_S = 120.0
@@ -152,7 +152,7 @@ class Reconciler:
                 self._service.tasks.watch(record.id)
                 if first and await self._service.checkpoints.thaw_left(record):
                     await self._repaired(record.id, "a container that a checkpoint held still runs on")
-                if what := await self._service.holds.follow(record, CAUSE):
+                if what := await self._service.holds.follow(record, RECONCILE):
                     await self._repaired(record.id, what)
             case ContainerState.EXITED if shim is not None:
                 self._begin(record.id, partial(self._reap, record.id))
@@ -173,7 +173,7 @@ class Reconciler:
     async def _half_started(self, container_id: str) -> None:
         """Runtimed died while its shim started a container: what the shim did counts."""
         try:
-            what = await self._service.tasks.finish_start(container_id, CAUSE)
+            what = await self._service.tasks.finish_start(container_id, RECONCILE)
         except UnavailableError as exc:
             what = exc.message
         except SlipwayError as exc:
@@ -197,7 +197,7 @@ class Reconciler:
         elif record.state is SandboxState.READY:
             reason = self._broken(record, pauses)
             if reason:
-                await self._parts.sandboxes.apply(record.id, sandboxes.Broken(cause=CAUSE, reason=reason))
+                await self._parts.sandboxes.apply(record.id, sandboxes.Broken(cause=RECONCILE, reason=reason))
                 await self._repaired(record.id, reason)
 
     async def _discard(self, record: SandboxRecord) -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import TypeVar
 
+from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, NotFoundError
 from common.records import RecordStore
 from runtimed.record import ContainerRecord, Origin, SandboxRecord
@@ -57,3 +58,11 @@ def with_labels(records: Iterable[T], selector: Mapping[str, str]) -> list[T]:
 def by_id(records: Iterable[T], prefix: str) -> list[T]:
     """Those whose id begins so; all for an empty prefix."""
     return [r for r in records if r.id.startswith(prefix)]
+
+
+def fitting(
+    records: Iterable[ContainerRecord], wanted: cri.ContainerFilter | cri.ContainerStatsFilter
+) -> list[ContainerRecord]:
+    """The containers that fit what both of CRI's filters have: id, sandbox and labels."""
+    found = with_labels(by_id(records, wanted.id), wanted.label_selector)
+    return [record for record in found if record.sandbox_id.startswith(wanted.pod_sandbox_id)]

@@ -6,6 +6,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
 
 DEFAULT = int(signal.SIGTERM)
+SIGKILL = int(signal.SIGKILL)
 # glibc keeps the first two real-time signals for itself; container tools count from 34 as the kubelet does.
 RTMIN, RTMAX = 34, 64
 _ALIASES = {"CLD": "CHLD", "POLL": "IO", "IOT": "ABRT"}

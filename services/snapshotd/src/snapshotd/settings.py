@@ -1,12 +1,8 @@
 """Settings of snapshotd."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
-import msgspec
-
-from common.settings import CommonSettings, Count, Seconds
-
-Number = Annotated[int, msgspec.Meta(ge=0)]
+from common.settings import CommonSettings, Count, Number, Seconds
 
 
 class Settings(CommonSettings, frozen=True, kw_only=True):

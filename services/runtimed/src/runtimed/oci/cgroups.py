@@ -19,6 +19,7 @@ from runtimed.oci import hugepages
 ROOT = "/sys/fs/cgroup"
 V1_CONTROLLERS = ("blkio", "cpu", "cpuacct", "cpuset", "devices", "freezer", "hugetlb", "memory", "pids")
 DEFAULT_PARENT = "/slipway"
+V2 = 2
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 MIN_SHARES, MAX_SHARES = 2, 262144
 MIN_CPU_US = 1000
@@ -109,7 +110,7 @@ def plan(driver: str, parent: str, container_id: str, version: int) -> CgroupPla
         oci_path = below
     else:
         raise InvalidArgumentError(f"cgroup driver {driver!r} is neither cgroupfs nor systemd")
-    dirs = {"": ROOT + below} if version == 2 else _v1_dirs(below)
+    dirs = {"": ROOT + below} if version == V2 else _v1_dirs(below)
     return CgroupPlan(driver=driver, version=version, oci_path=oci_path, dirs=dirs)
 
 
@@ -251,7 +252,7 @@ def _memory(res: Any) -> dict[str, Any]:
 
 def _swap_is_accounted() -> bool:
     """Whether this kernel can limit swap: asking for it otherwise fails the start."""
-    if detect() == 2:
+    if detect() == V2:
         return Path("/proc/swaps").exists()
     return (Path(ROOT) / "memory/memory.memsw.limit_in_bytes").exists()
 

@@ -11,12 +11,11 @@ from typing import Any
 import anyio
 
 from common.errors import UnknownError
-from runtimed.oci.cgroups import SYSTEMD, CgroupPlan
+from runtimed.oci.cgroups import SYSTEMD, V2, CgroupPlan
 
 PREFIX = "org.systemd.property."
 INFINITY = (1 << 64) - 1
 CALL_S = 20.0
-_V2 = 2
 # A whole percent: the unit's file has no finer quota, and one of 0 % would be no limit (runc rounds up as well).
 _PERCENT_US = 10_000
 _SECOND_US = 1_000_000
@@ -98,4 +97,4 @@ async def update(plan: CgroupPlan, limits: dict[str, Any]) -> None:
 
 
 def _is_scope(plan: CgroupPlan) -> bool:
-    return plan.driver == SYSTEMD and plan.version == _V2
+    return plan.driver == SYSTEMD and plan.version == V2

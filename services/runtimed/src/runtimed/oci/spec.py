@@ -20,7 +20,7 @@ from runtimed.oci import (
     sources,
     sysctls,
 )
-from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.cgroups import V2, CgroupPlan
 from runtimed.oci.mounts import image_volumes
 from runtimed.oci.validate import validate_container, validate_sandbox
 
@@ -34,7 +34,6 @@ __all__ = [
 ]
 
 OCI_VERSION = "1.0.2"  # the lowest that has all of it: crun 1.8 refuses 1.3
-V2 = 2
 
 # Annotations that crun, runc, systemd and VM runtimes obey.
 STEERING_PREFIXES = (

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
-from runtimed.oci.cgroups import CgroupPlan, cpu_shares
+from runtimed.oci.cgroups import V2, CgroupPlan, cpu_shares
 from runtimed.readings.families import Sample
 from runtimed.readings.files import pressure, read, table
-from runtimed.readings.usage import V1_UNLIMITED, V2
+from runtimed.readings.usage import V1_UNLIMITED
 
 T = TypeVar("T")
 NS_PER_S, US_PER_S = 1_000_000_000, 1_000_000

@@ -5,9 +5,9 @@ import os
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.cgroups import V2, CgroupPlan
 from runtimed.readings.files import number, pressure, table
-from runtimed.readings.usage import V1_UNLIMITED, V2
+from runtimed.readings.usage import V1_UNLIMITED
 from runtimed.settings import Settings
 
 PSI = "/proc/pressure"

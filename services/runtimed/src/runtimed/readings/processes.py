@@ -2,10 +2,9 @@
 
 import os
 
-from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.cgroups import V2, CgroupPlan
 from runtimed.readings.families import Sample
 from runtimed.readings.files import read, tasks
-from runtimed.readings.usage import V2
 
 MAX_PROCESSES = 1000
 """Descriptors are counted for so many processes of one container, so that a fork bomb costs no more."""

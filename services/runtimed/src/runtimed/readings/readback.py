@@ -3,10 +3,8 @@
 from bisect import bisect_left
 
 from common.api.cri.v1 import api_pb2 as cri
-from runtimed.oci.cgroups import MAX_SHARES, MIN_SHARES, CgroupPlan, cpu_weight
+from runtimed.oci.cgroups import MAX_SHARES, MIN_SHARES, V2, CgroupPlan, cpu_weight
 from runtimed.readings.files import number, read
-
-V2 = 2
 
 
 def applied(asked: cri.LinuxContainerResources, plan: CgroupPlan) -> cri.LinuxContainerResources:

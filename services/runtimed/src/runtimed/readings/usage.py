@@ -5,10 +5,9 @@ import errno
 import msgspec
 
 from common.clock import now_ns
-from runtimed.oci.cgroups import CgroupPlan
+from runtimed.oci.cgroups import V2, CgroupPlan
 from runtimed.readings.files import PressureStats, number, pressure, read, table
 
-V2 = 2
 V1_UNLIMITED = 1 << 62  # v1 writes the largest multiple of a page that fits 63 bits
 
 

@@ -61,7 +61,7 @@ def sandbox_config(sandbox: SandboxRecord, request: cri.CreateContainerRequest) 
     """What the request says of its sandbox, or else what the sandbox was made with."""
     if request.HasField("sandbox_config"):
         return request.sandbox_config
-    return cri.PodSandboxConfig.FromString(sandbox.config)
+    return convert.sandbox_config(sandbox)
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ from runtimed import convert, selection
 from runtimed.checkpoint import dump
 from runtimed.evidence import CONTAINER
 from runtimed.machine import container as machine
+from runtimed.machine.causes import RPC
 from runtimed.oci import cgroupleft, extras, idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.ops import Op
@@ -42,7 +43,6 @@ from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")
-RPC = "rpc"
 
 
 class Containers:
@@ -87,7 +87,7 @@ class Containers:
 
     async def _join(self, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest) -> str:
         request = wanted.request
-        validate_container(request.config, self._sandbox_config(sandbox, request))
+        validate_container(request.config, bundle.sandbox_config(sandbox, request))
         extras.check(wanted.extras)
         await self._check_handler(sandbox.handler, request.config)
         meta = request.config.metadata
@@ -108,13 +108,6 @@ class Containers:
             raise UnimplementedError(
                 f"mounts.propagation: {shared[0]!r}: nothing propagates out of the kernel of handler {handler!r}"
             )
-
-    def _sandbox_config(
-        self, sandbox: SandboxRecord, request: cri.CreateContainerRequest
-    ) -> cri.PodSandboxConfig:
-        return (
-            request.sandbox_config if request.HasField("sandbox_config") else convert.sandbox_config(sandbox)
-        )
 
     async def _create(self, key: str, sandbox_id: str, wanted: pb.CreateContainerRequest) -> str:
         sandbox = self._parts.sandboxes.store.get(sandbox_id)
@@ -239,10 +232,7 @@ class Containers:
 
     def list(self, wanted: cri.ContainerFilter) -> list[cri.Container]:
         """The containers that fit a filter, as CRI sees them."""
-        found = selection.by_id(self._parts.for_cri(self._parts.containers.store), wanted.id)
-        found = selection.with_labels(found, wanted.label_selector)
-        if wanted.pod_sandbox_id:
-            found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
+        found = selection.fitting(self._parts.for_cri(self._parts.containers.store), wanted)
         if wanted.HasField("state"):
             found = [r for r in found if convert.container_state(r) == wanted.state.state]
         return [convert.container_item(record) for record in found]

@@ -7,6 +7,7 @@ import anyio
 from common.errors import SlipwayError
 from common.observe.log import get_logger
 from runtimed.machine import sandbox as machine
+from runtimed.machine.causes import PAUSE
 from runtimed.record import SandboxRecord, SandboxState
 from runtimed.use.parts import Parts
 
@@ -34,6 +35,6 @@ async def _watch(parts: Parts, sandbox_id: str, pid: int) -> None:
     if record is None or record.state is not SandboxState.READY or record.pause_pid != pid:
         return  # it was stopped
     try:
-        await parts.sandboxes.apply(sandbox_id, machine.Broken(cause="pause", reason=ENDED))
+        await parts.sandboxes.apply(sandbox_id, machine.Broken(cause=PAUSE, reason=ENDED))
     except SlipwayError as exc:
         _log.warning("pause.untold", id=sandbox_id, error=exc.message)

@@ -9,8 +9,6 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
-from common.errors import SlipwayError
-from common.observe.log import get_logger
 from runtimed import selection
 from runtimed.network.netns import InterfaceStats
 from runtimed.ports import SnapshotUse
@@ -18,10 +16,10 @@ from runtimed.readings import cadvisor, processes
 from runtimed.readings.families import BY_NAME, Sample
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
+from runtimed.use.reports import written
 from runtimed.use.reports.podview import network_of, pod_plan, read_links
 
 NS_PER_S = 1_000_000_000
-_log = get_logger("runtimed")
 
 
 class Metrics:
@@ -38,17 +36,8 @@ class Metrics:
             for record in selection.listed(self._parts.containers.store)
             if record.state.has_init and record.cgroup is not None
         ]
-        mountpoint, use = await self._use([record.id for record in running])
+        mountpoint, use = await written.usage(self._parts.snapshots, [record.id for record in running])
         return await anyio.to_thread.run_sync(partial(self._read, sandboxes, running, mountpoint, use))
-
-    async def _use(self, keys: list[str]) -> tuple[str, dict[str, SnapshotUse]]:
-        if not keys:
-            return "", {}
-        try:
-            return await self._parts.snapshots.usage(keys)
-        except SlipwayError as exc:  # the rest is worth having without the filesystem
-            _log.warning("usage.unknown", error=exc.message)
-            return "", {}
 
     def _read(
         self,

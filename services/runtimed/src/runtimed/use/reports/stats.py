@@ -8,8 +8,6 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.clock import now_ns
-from common.errors import SlipwayError
-from common.observe.log import get_logger
 from runtimed import convert, selection
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.ports import SnapshotUse
@@ -17,6 +15,7 @@ from runtimed.readings.files import PressureStats
 from runtimed.readings.usage import CgroupStats, read_stats
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
+from runtimed.use.reports import written
 from runtimed.use.reports.podview import network_of, pod_plan, read_links
 from runtimed.use.together import together
 
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 NS_PER_S = 1_000_000_000
 MIN_RATE_NS = NS_PER_S // 2
 """Two readings closer than this make no rate worth telling."""
-_log = get_logger("runtimed")
 
 
 class _Reading(NamedTuple):
@@ -51,10 +49,7 @@ class Stats:
 
     async def containers(self, wanted: cri.ContainerStatsFilter) -> list[cri.ContainerStats]:
         """The containers that fit, as CRI sees them; those that do not run carry no CPU and memory."""
-        found = selection.by_id(self._parts.for_cri(self._parts.containers.store), wanted.id)
-        found = selection.with_labels(found, wanted.label_selector)
-        if wanted.pod_sandbox_id:
-            found = [r for r in found if r.sandbox_id.startswith(wanted.pod_sandbox_id)]
+        found = selection.fitting(self._parts.for_cri(self._parts.containers.store), wanted)
         return [each.stats for each in await self._read(found)]
 
     async def running(self) -> list[cri.ContainerStats]:
@@ -75,7 +70,8 @@ class Stats:
     async def _read(self, records: Sequence[ContainerRecord]) -> list[_Reading]:
         plans = [r.cgroup if r.state.has_init else None for r in records]
         readings, (mountpoint, use) = await together(
-            partial(anyio.to_thread.run_sync, _read_all, plans), partial(self._usage, [r.id for r in records])
+            partial(anyio.to_thread.run_sync, _read_all, plans),
+            partial(written.usage, self._parts.snapshots, [r.id for r in records]),
         )
         return [
             _Reading(
@@ -84,16 +80,6 @@ class Stats:
             )
             for record, reading in zip(records, readings, strict=True)
         ]
-
-    async def _usage(self, keys: list[str]) -> tuple[str, dict[str, SnapshotUse]]:
-        if not keys:
-            return "", {}
-        try:
-            return await self._parts.snapshots.usage(keys)
-        except SlipwayError as exc:
-            # CPU and memory are worth having without the writable layer
-            _log.warning("usage.unknown", error=exc.message)
-            return "", {}
 
     def _container(
         self, record: ContainerRecord, reading: CgroupStats | None, mountpoint: str, use: SnapshotUse | None

@@ -32,6 +32,7 @@ from common.operations import cancellable
 from runtimed import convert, selection
 from runtimed.evidence import POD
 from runtimed.machine import sandbox as machine
+from runtimed.machine.causes import RPC
 from runtimed.network import hostports
 from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
@@ -45,7 +46,6 @@ from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
 _log = get_logger("runtimed")
-RPC = "rpc"
 MAX_NAME_BYTES = 64
 
 

@@ -9,13 +9,13 @@ from common.clock import now_ns
 from common.errors import DeadlineExceededError, SlipwayError, UnavailableError
 from runtimed import processes
 from runtimed.machine import container as machine
+from runtimed.machine.causes import RPC
 from runtimed.ports import InitExit, InitPhase, InitState, ShimState
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use.parts import Parts
 
 AGAIN_S = 0.05
 YOUNG_S = 0.5
-RPC = "rpc"
 
 
 class HalfStarts:

@@ -9,12 +9,11 @@ from common.errors import FailedPreconditionError, SlipwayError, UnknownError
 from runtimed import selection
 from runtimed.checkpoint import freezer
 from runtimed.machine import container as machine
+from runtimed.machine.causes import RPC
 from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState
 from runtimed.use.lifespan import life_span
 from runtimed.use.parts import Parts
-
-RPC = "rpc"
 
 
 class Holds:

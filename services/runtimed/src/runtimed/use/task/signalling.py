@@ -3,12 +3,10 @@
 from common.errors import FailedPreconditionError, InvalidArgumentError
 from common.events.schema import ContainerSignalled
 from runtimed import processes, selection, signals
+from runtimed.machine.causes import RPC
 from runtimed.record import ContainerState
 from runtimed.use.parts import Parts
 from runtimed.use.task.holds import Holds
-
-RPC = "rpc"
-SIGKILL = 9
 
 
 class Signals:
@@ -34,7 +32,7 @@ class Signals:
         marks = self._parts.evidence.of(record.id, record.marks)
         await self._parts.containers.amend(record.id, fact, marks=marks)
         if record.state is ContainerState.PAUSED:
-            if number not in (SIGKILL, record.stop_signal):
+            if number not in (signals.SIGKILL, record.stop_signal):
                 processes.send(record.pid, record.pid_started_ticks, number)
                 return
             await self._holds.release(record, RPC)

@@ -29,6 +29,7 @@ from common.sys.hostroot import HostRoot
 from runtimed import meters, processes, selection, signals
 from runtimed.checkpoint import dump
 from runtimed.machine import container as machine
+from runtimed.machine.causes import RPC, SHIM
 from runtimed.oci import cgroups
 from runtimed.ops import Op
 from runtimed.ports import ExecNews, InitExit, InitStarted
@@ -43,9 +44,6 @@ from runtimed.use.task.shimplan import shim_plan
 from runtimed.use.together import together
 
 _log = get_logger("runtimed")
-RPC = "rpc"
-SHIM = "shim"
-SIGKILL = 9
 AGAIN_S = 0.25
 GRACE_S = 2.0
 """How long a shim that went away may be missing before its container is called lost."""
@@ -404,7 +402,7 @@ class Tasks:
             if known is not None and known.state is ContainerState.UNKNOWN:
                 await self._end_unknown(record.id)
                 return
-            await self._signal(record, SIGKILL, everyone=True)
+            await self._signal(record, signals.SIGKILL, everyone=True)
             if await self._ended(record.id, KILL_AGAIN_S):
                 return
         where = await anyio.to_thread.run_sync(_blocked_in, record.pid)
