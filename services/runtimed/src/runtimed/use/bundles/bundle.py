@@ -13,6 +13,7 @@ import anyio.to_thread
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.sys.userns import IdMappings
 from runtimed import convert, processes, signals
 from runtimed.oci import capabilities, cgroups, extras, idmaps, scope, spec
 from runtimed.oci.cgroups import CgroupPlan
@@ -79,51 +80,22 @@ class _Findings:
 
 
 def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
-    record, sandbox, config, rootfs = found.record, found.sandbox, found.config, found.roots.own
+    """Volumes, hosts file and configuration. Blocking."""
+    record, sandbox, rootfs = found.record, found.sandbox, found.roots.own
     bundle = parts.bundle_dir(record.id)
     bundle.mkdir(mode=0o700, parents=True, exist_ok=True)
-    sandbox_dir = parts.sandbox_dir(sandbox.id)
     ids = idmaps.of_sandbox(convert.sandbox_config(sandbox))
-    held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, config, rootfs, ids)
-    mounted = cri.ContainerConfig()
-    mounted.CopyFrom(config)
-    for mount in mounted.mounts:
-        if imagemounts.is_image(mount):
-            mount.host_path = imagemounts.locate(mount, found.roots.images[mount.image.image])
-            del mount.uidMappings[:], mount.gidMappings[:]  # the snapshot is mapped as a whole
-    mounted.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
-    cgroup = cgroups.plan(
-        parts.settings.cgroup_driver, _cgroup_parent(sandbox, found.given), record.id, parts.cgroup_version
-    )
-    handler = parts.handler(sandbox.handler)[1]
-    hosts = extras.hosts(found.extras, sandbox.hostname, sandbox.ips)
-    if hosts:
-        (bundle / HOSTS).write_text(hosts)
-        (bundle / HOSTS).chmod(0o644)
+    held = volumes.make(parts.record_dir(record.id) / "volumes", found.image, found.config, rootfs, ids)
+    parent = found.given.linux.cgroup_parent or sandbox.cgroup_parent
+    cgroup = cgroups.plan(parts.settings.cgroup_driver, parent, record.id, parts.cgroup_version)
     made = spec.build(
-        spec.SpecInput(
-            container_id=record.id,
-            sandbox_id=sandbox.id,
-            container=mounted,
-            sandbox=found.given,
-            image_config=found.image,
-            rootfs=rootfs,
-            namespaces=found.namespaces,
+        _spec_input(
+            parts,
+            found,
+            container=_with_mounts(found, held),
             ids=ids,
             cgroup=cgroup,
-            resolv_conf=str(sandbox_dir / "resolv.conf"),
-            hostname=sandbox.hostname,
-            hostname_file=str(sandbox_dir / "hostname"),
-            shm_path="" if sandbox.host_ipc else str(sandbox_dir / "shm"),
-            seccomp_profile_root=parts.settings.seccomp_profile_root,
-            host_caps=capabilities.of_handler(parts.host_caps, sandboxed=handler.sandboxed),
-            never_made=parts.settings.absent_mount_sources_to_reject,
-            cdi_dirs=parts.settings.cdi_spec_dirs,
-            ulimits=parts.settings.default_ulimits | extras.ulimits(found.extras),
-            tmpfs=extras.tmpfs(found.extras),
-            hosts_file=str(bundle / HOSTS) if hosts else "",
-            handler_annotations=handler.annotations,
-            host=parts.host,
+            hosts_file=_write_hosts(bundle / HOSTS, found),
         )
     )
     (bundle / CONFIG).write_text(json.dumps(made))
@@ -140,13 +112,69 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
     }
 
 
+def _with_mounts(found: _Findings, held: dict[str, str]) -> cri.ContainerConfig:
+    """The container's configuration with the paths of mounted images, and with its image volumes."""
+    config = cri.ContainerConfig()
+    config.CopyFrom(found.config)
+    for mount in config.mounts:
+        if imagemounts.is_image(mount):
+            mount.host_path = imagemounts.locate(mount, found.roots.images[mount.image.image])
+            del mount.uidMappings[:], mount.gidMappings[:]  # the snapshot is mapped as a whole
+    config.mounts.extend(cri.Mount(container_path=path, host_path=source) for path, source in held.items())
+    return config
+
+
+def _write_hosts(path: Path, found: _Findings) -> str:
+    """Where the container's /etc/hosts is; empty when none is asked for. Blocking."""
+    text = extras.hosts(found.extras, found.sandbox.hostname, found.sandbox.ips)
+    if not text:
+        return ""
+    path.write_text(text)
+    path.chmod(0o644)
+    return str(path)
+
+
+def _spec_input(
+    parts: Parts,
+    found: _Findings,
+    *,
+    container: cri.ContainerConfig,
+    ids: IdMappings | None,
+    cgroup: CgroupPlan,
+    hosts_file: str,
+) -> spec.SpecInput:
+    sandbox, settings = found.sandbox, parts.settings
+    handler = parts.handler(sandbox.handler)[1]
+    sandbox_dir = parts.sandbox_dir(sandbox.id)
+    return spec.SpecInput(
+        container_id=found.record.id,
+        sandbox_id=sandbox.id,
+        container=container,
+        sandbox=found.given,
+        image_config=found.image,
+        rootfs=found.roots.own,
+        namespaces=found.namespaces,
+        ids=ids,
+        cgroup=cgroup,
+        resolv_conf=str(sandbox_dir / "resolv.conf"),
+        hostname=sandbox.hostname,
+        hostname_file=str(sandbox_dir / "hostname"),
+        shm_path="" if sandbox.host_ipc else str(sandbox_dir / "shm"),
+        seccomp_profile_root=settings.seccomp_profile_root,
+        host_caps=capabilities.of_handler(parts.host_caps, sandboxed=handler.sandboxed),
+        never_made=settings.absent_mount_sources_to_reject,
+        cdi_dirs=settings.cdi_spec_dirs,
+        ulimits=settings.default_ulimits | extras.ulimits(found.extras),
+        tmpfs=extras.tmpfs(found.extras),
+        hosts_file=hosts_file,
+        handler_annotations=handler.annotations,
+        host=parts.host,
+    )
+
+
 def _in_words(args: list[str]) -> str:
     text = " ".join(args)
     return text if len(text) <= MAX_COMMAND else text[: MAX_COMMAND - 1] + "…"
-
-
-def _cgroup_parent(sandbox: SandboxRecord, given: cri.PodSandboxConfig) -> str:
-    return given.linux.cgroup_parent or sandbox.cgroup_parent
 
 
 async def _namespaces(
