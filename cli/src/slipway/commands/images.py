@@ -13,7 +13,7 @@ from slipway.commands.imagefacts import age_of
 from slipway.connect import imaged, images_of, node
 from slipway.options import filters
 from slipway.options.credentials import auth_of
-from slipway.options.spans import seconds
+from slipway.options.durations import seconds
 from slipway.output import render
 from slipway.output.bars import Bars, Row
 

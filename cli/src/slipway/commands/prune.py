@@ -16,7 +16,7 @@ from common.errors import InvalidArgumentError
 from slipway.building import caches
 from slipway.connect import OWNER, Node, facts, imaged, node
 from slipway.containers.removal import remove_pod
-from slipway.options.spans import seconds
+from slipway.options.durations import seconds
 from slipway.output import render
 from slipway.streams import questions
 

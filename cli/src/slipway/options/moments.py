@@ -5,11 +5,9 @@ import time
 from datetime import datetime
 
 from common.errors import InvalidArgumentError
+from slipway.options import durations
 
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_AGE = re.compile(rf"(?=\d)(?:{_NUMBER}d)?(?:{_NUMBER}h)?(?:{_NUMBER}m)?(?:{_NUMBER}s)?")
 _FRACTION = re.compile(r"(?<=[T ]\d\d:\d\d:\d\d)[.,](\d+)")
-_UNITS_S = (86_400, 3600, 60, 1)
 
 
 def moment(option: str, text: str) -> str:
@@ -42,9 +40,8 @@ def _point(text: str) -> tuple[int, int]:
     """
     if since_1970 := re.fullmatch(r"(\d{9,12})(?:\.(\d+))?", text):
         return int(since_1970[1]), _nanoseconds(since_1970[2])
-    if age := _AGE.fullmatch(text):
-        seconds = sum(float(part or 0) * unit for part, unit in zip(age.groups(), _UNITS_S, strict=True))
-        return divmod(time.time_ns() - int(seconds * 10**9), 10**9)
+    if (age_s := durations.parsed(text)) is not None:
+        return divmod(time.time_ns() - int(age_s * 10**9), 10**9)
     fraction = _FRACTION.search(text)  # datetime knows no nanoseconds
     if not fraction:
         when = datetime.fromisoformat(text)
