@@ -112,7 +112,7 @@ class Worker:
             while not last:
                 last = ended.is_set()
                 for record in log.records():
-                    show(logfile.content(record)[2])
+                    show(record.output)
                 with anyio.move_on_after(POLL_S):
                     await ended.wait()
         log.close()

@@ -8,6 +8,7 @@ from pathlib import Path
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.crilog import Record
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.connect import Node, node
 from slipway.options.moments import moment
@@ -51,9 +52,9 @@ def _lines(text: str) -> int | None:
     return int(text)
 
 
-def _is_within(record: bytes, since: str, until: str) -> bool:
+def _is_within(record: Record, since: str, until: str) -> bool:
     """Whether it was written then; its time is compared as text, of which all have the same form."""
-    at = record[: len("2026-01-31T12:00:00.000000000")].decode(errors="replace")
+    at = record.at[: len("2026-01-31T12:00:00.000000000")].decode(errors="replace")
     return (not since or at >= since) and (not until or at < until)
 
 

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from io import FileIO
 from pathlib import Path
 
+from common import crilog
+from common.crilog import Record
+
 CHUNK_BYTES = 1 << 20
 _COMMANDS = re.compile(
     r"\x1b\[[0-9;:]*m|\r\n|[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069]"
@@ -26,8 +29,12 @@ class LogFile:
         self._file: FileIO | None = None
         self._torn = b""
 
-    def records(self) -> Iterator[bytes]:
-        """The records that are there and were not read yet, each with its newline."""
+    def records(self) -> Iterator[Record]:
+        """The records that are there and were not read yet.
+
+        Raises:
+            OSError: what is there is no log, such as a link.
+        """
         while self._file is not None or self._open():
             yield from self._rest()
             if not self._rotated():
@@ -43,7 +50,7 @@ class LogFile:
 
     def _open(self) -> bool:
         try:
-            self._file = FileIO(self._path)
+            self._file = FileIO(crilog.opened(str(self._path)))
         except FileNotFoundError:
             return False
         self._file.seek(self._start)
@@ -51,11 +58,11 @@ class LogFile:
         self._torn = b""
         return True
 
-    def _rest(self) -> Iterator[bytes]:
+    def _rest(self) -> Iterator[Record]:
         while self._file is not None and (chunk := self._file.read(CHUNK_BYTES)):
-            *whole, self._torn = (self._torn + chunk).split(b"\n")
-            for record in whole:
-                yield record + b"\n"
+            part = self._torn + chunk
+            self._torn = part[part.rfind(b"\n") + 1 :]
+            yield from crilog.records(part)
 
     def _rotated(self) -> bool:
         import os
@@ -66,16 +73,6 @@ class LogFile:
             return False
         mine = os.fstat(self._file.fileno()) if self._file is not None else now
         return (now.st_dev, now.st_ino) != (mine.st_dev, mine.st_ino)
-
-
-def content(record: bytes) -> tuple[bytes, bytes, bytes]:
-    """Time, stream and the container's own bytes of a record."""
-    parts = record.split(b" ", 3)
-    if len(parts) < 4:
-        return b"", b"stdout", b""
-    at, stream, tag, text = parts
-    # A P record is a piece of a line: its newline is the file's, not the container's.
-    return at, stream, text[:-1] if tag.startswith(b"P") else text
 
 
 def harmless(text: bytes) -> bytes:
@@ -91,13 +88,11 @@ def _spelled(found: re.Match[str]) -> str:
     return f"^{chr(code ^ 0x40)}" if code < 0x80 else f"\\u{code:04x}"
 
 
-def show(record: bytes, *, timestamps: bool = False, plain: bool = False) -> None:
+def show(record: Record, *, timestamps: bool = False, plain: bool = False) -> None:
     """Print a record where its output belongs; `plain` spells out what would command a terminal."""
-    at, stream, text = content(record)
-    if plain:
-        text = harmless(text)
-    out = sys.stderr.buffer if stream == b"stderr" else sys.stdout.buffer
-    out.write((at + b" " if timestamps and at else b"") + text)
+    text = harmless(record.output) if plain else record.output
+    out = sys.stderr.buffer if record.stream == b"stderr" else sys.stdout.buffer
+    out.write((record.at + b" " if timestamps else b"") + text)
 
 
 def flush() -> None:

@@ -39,7 +39,7 @@ async def attached(
     async with shim_of(on.run_dir, container_id) as shim:
         if tty and (stream := await _attach(shim, stdin=stdin)):
             log = logfile.LogFile(await log_path(on, container_id), start)
-            said = b"".join(logfile.content(record)[2] for record in log.records())
+            said = b"".join(record.output for record in log.records())
             log.close()
             code = await conversation.converse(stream, tty=True, stdin=stdin, said=said, keys=keys)
             await stream.close()

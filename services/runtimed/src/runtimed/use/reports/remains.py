@@ -12,6 +12,7 @@ from typing import TypeVar
 import anyio
 import anyio.to_thread
 
+from common import crilog
 from common.sys import linux
 from common.sys.hostroot import HostRoot
 from runtimed.why import program
@@ -40,21 +41,18 @@ async def _within(read: Callable[[], T], otherwise: T) -> T:
 
 def _tail(path: str, count: int, host: HostRoot) -> list[str]:
     try:
-        fd = os.open(host.here(path), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        fd = crilog.opened(host.here(path))
     except OSError:
         return []
     try:
-        found = os.fstat(fd)
-        if not stat.S_ISREG(found.st_mode):
-            return []
-        start = max(0, found.st_size - MAX_LOG_BYTES)
-        records = os.pread(fd, MAX_LOG_BYTES, start).splitlines()
+        start = max(0, os.fstat(fd).st_size - MAX_LOG_BYTES)
+        part = os.pread(fd, MAX_LOG_BYTES, start)
     except OSError:
         return []
     finally:
         os.close(fd)
-    whole = records[1:] if start else records
-    return [record.split(b" ", 3)[-1].decode(errors="replace") for record in whole[-count:]]
+    found = list(crilog.lines(crilog.records(part, torn=start > 0)))
+    return [line.text.decode(errors="replace") for line in found[-count:]]
 
 
 def _program(rootfs: str, path: str) -> program.Program | None:
