@@ -9,6 +9,7 @@ which is mended by the same round.
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -317,7 +318,12 @@ def _old_names(directory: Path, before_s: float) -> list[str]:
     """Names of the entries that were there before a time. Blocking."""
     if not directory.is_dir():
         return []
-    return [p.name for p in directory.iterdir() if p.stat().st_mtime < before_s]
+    found = []
+    for path in directory.iterdir():
+        with suppress(FileNotFoundError):  # removed at this moment
+            if path.stat().st_mtime < before_s:
+                found.append(path.name)
+    return found
 
 
 def _without_record(directory: Path, before_s: float) -> list[str]:

@@ -60,7 +60,7 @@ def main() -> None:
     except OSError as exc:
         _answer(control, request, error=f"{exc.strerror}: {exc.filename}" if exc.filename else str(exc))
         return
-    _rehearse(request["scratch"])
+    _rehearse(f"{request['scratch']}-{os.getpid()}")
     try:
         _answer(control, request, pid=os.getpid())
     except BrokenPipeError:

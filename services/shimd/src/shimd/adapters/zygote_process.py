@@ -1,6 +1,7 @@
 """The zygote as the front sees it: exec'ed, asked over a socketpair, started again when it died."""
 
 import asyncio
+import shutil
 import socket
 import sys
 from asyncio.subprocess import Process
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import msgpack
 
 import common
@@ -19,14 +21,16 @@ from shimd.zygote import CONTROL_FD, MAX_PACKET_BYTES
 
 _log = get_logger("shimd")
 _RESTART_S = 1.0
+_SCRATCH = "rehearsal"
 
 
 class ZygoteProcess:
     """One zygote at a time; requests run side by side."""
 
     def __init__(self, *, run_dir: Path, cgroups: list[str], timeout_s: float = 10.0) -> None:
+        self._run_dir = run_dir
         self._prepare = {
-            "scratch": str(run_dir / "rehearsal"),
+            "scratch": str(run_dir / _SCRATCH),
             "home": str(run_dir / "zygote"),
             "cgroups": cgroups,
         }
@@ -76,6 +80,7 @@ class ZygoteProcess:
                 await self._start()
 
     async def _start(self) -> None:
+        await anyio.to_thread.run_sync(_clear_scratch, self._run_dir)
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)
         roots = {Path(module.__path__[0]).parent for module in (shimd, common, msgpack)}
@@ -174,3 +179,10 @@ class ZygoteProcess:
             if not waiting.done():
                 waiting.set_exception(UnavailableError(f"zygote: {why}"))
         self._died.set()
+
+
+def _clear_scratch(run_dir: Path) -> None:
+    """Remove what zygotes that were killed have left; one whose shimd died may still be at it. Blocking."""
+    for path in run_dir.glob(f"{_SCRATCH}-*"):
+        if not Path("/proc", path.name.removeprefix(f"{_SCRATCH}-")).exists():
+            shutil.rmtree(path, ignore_errors=True)
