@@ -1,7 +1,9 @@
 """What snapshots take on disk: counted in the background, read from memory."""
 
 import os
+import stat
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
 from typing import NamedTuple
@@ -13,8 +15,12 @@ from common.clock import now_ns
 from common.observe.log import get_logger
 from common.sys import linux
 
-_RESOLVE = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS | 0x01
-"""0x01 is RESOLVE_NO_XDEV: a container that changes names meanwhile leads nowhere else."""
+_RESOLVE = (
+    linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS | linux.RESOLVE_NO_XDEV
+)
+"""A container that changes names meanwhile leads nowhere else."""
+_HELD = 64
+"""Directories of one path that are held open; deeper ones are found again from below."""
 _SHARE = 10
 """Counting takes no more than a tenth of one core."""
 _log = get_logger("usage")
@@ -28,49 +34,111 @@ class Use(NamedTuple):
     at_ns: int
 
 
+@dataclass
+class _Level:
+    """A directory, and the names of those in it that are not counted yet."""
+
+    fd: int
+    """Negative when it is not held open."""
+    names: list[str]
+    inode: tuple[int, int] = (0, 0)
+    """Device and number of what is not held open."""
+
+
 def measure(root: Path) -> tuple[int, int]:
     """Bytes on disk and inodes below and with a directory, each inode once; zeros when it is gone.
 
-    What vanishes or cannot be opened meanwhile is not counted: a container may write here.
+    What vanishes or cannot be opened meanwhile is not counted: a container may write here. No path is too long.
     """
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except OSError:
         return 0, 0
+    count = _Count(os.fstat(root_fd))
+    levels = [_Level(root_fd, [])]
     try:
-        size_bytes, inodes, seen = os.fstat(root_fd).st_blocks * 512, 1, set[int]()
-        waiting = ["."]
-        while waiting:
-            here = waiting.pop()
-            for entry in _entries(root_fd, here):
+        levels[0].names = count.entries(root_fd)
+        while levels:
+            if levels[-1].names:
+                _descend(levels, count)
+            else:
+                _ascend(levels)
+        return count.size_bytes, count.inodes
+    finally:
+        for level in levels:
+            if level.fd >= 0:
+                os.close(level.fd)
+
+
+def _descend(levels: list[_Level], count: "_Count") -> None:
+    """Count what is in the next directory of the innermost level."""
+    here = levels[-1]
+    try:
+        fd = linux.openat2(here.fd, here.names.pop(), os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
+    except OSError:
+        return
+    levels.append(_Level(fd, []))
+    levels[-1].names = count.entries(fd)
+    if len(levels) > _HELD:
+        here.inode = _inode(here.fd)
+        os.close(here.fd)
+        here.fd = -1
+
+
+def _ascend(levels: list[_Level]) -> None:
+    """Leave the innermost level; when it was moved away meanwhile, up to one that is held open."""
+    left = levels.pop()
+    try:
+        if levels and levels[-1].fd < 0:
+            levels[-1].fd = _above(left.fd, levels[-1].inode)
+        while levels and levels[-1].fd < 0:
+            levels.pop()
+    finally:
+        os.close(left.fd)
+
+
+def _above(fd: int, wanted: tuple[int, int]) -> int:
+    """The directory above, if it is still that one; negative otherwise."""
+    try:
+        above = os.open("..", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=fd)
+    except OSError:
+        return -1
+    if _inode(above) == wanted:
+        return above
+    os.close(above)
+    return -1
+
+
+def _inode(fd: int) -> tuple[int, int]:
+    status = os.fstat(fd)
+    return status.st_dev, status.st_ino
+
+
+class _Count:
+    """What was found up to now."""
+
+    def __init__(self, root: os.stat_result) -> None:
+        self.size_bytes, self.inodes = root.st_blocks * 512, 1
+        self._seen: set[int] = set()
+
+    def entries(self, fd: int) -> list[str]:
+        """Count what is in a directory; returns the names of those that are directories."""
+        inner = []
+        with os.scandir(fd) as found:
+            for entry in found:
                 try:
                     status = entry.stat(follow_symlinks=False)
                 except OSError:
                     continue
-                if entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{here}/{entry.name}")
+                if stat.S_ISDIR(status.st_mode):
+                    inner.append(entry.name)
                 elif status.st_nlink > 1:
-                    if status.st_ino in seen:
+                    if status.st_ino in self._seen:
                         continue
-                    seen.add(status.st_ino)
-                size_bytes += status.st_blocks * 512
-                inodes += 1
-        return size_bytes, inodes
-    finally:
-        os.close(root_fd)
-
-
-def _entries(root_fd: int, here: str) -> Iterable[os.DirEntry[str]]:
-    try:
-        fd = linux.openat2(root_fd, here, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE)
-    except OSError:
-        return
-    try:
-        # a list would hold a whole directory; the entries need the fd open while they are asked
-        with os.scandir(fd) as found:
-            yield from found
-    finally:
-        os.close(fd)
+                    self._seen.add(status.st_ino)
+                self.size_bytes += status.st_blocks * 512
+                self.inodes += 1
+        return inner
 
 
 class UsageCache:

@@ -18,8 +18,9 @@ from common.sys.userns import IdMappings
 from snapshotd.compose import Attributes, is_opaque
 from snapshotd.diff.whiteout import MAX_PATH_BYTES, OPAQUE_XATTR
 
-_RESOLVE = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS | 0x01
-"""0x01 is RESOLVE_NO_XDEV."""
+_RESOLVE = (
+    linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS | linux.RESOLVE_NO_XDEV
+)
 _UNTELLABLE = ("trusted.overlay.redirect", "trusted.overlay.metacopy")
 """Marks by which overlayfs keeps something apart from where it shows."""
 

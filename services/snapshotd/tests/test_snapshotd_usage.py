@@ -1,0 +1,49 @@
+"""Counting what a container wrote, however deep."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from snapshotd.usage import measure
+
+SIZE_BYTES = 4096
+
+
+def comb(root: Path, depth: int, name: str) -> None:
+    """Directories in one another, each with a file, and a directory with a file on either side of the next."""
+    here = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(depth):
+        for other in ("a", "z"):
+            os.mkdir(other, dir_fd=here)
+        os.mkdir(name, dir_fd=here)
+        for file in ("file", "a/file", "z/file"):
+            fd = os.open(file, os.O_WRONLY | os.O_CREAT, dir_fd=here)
+            os.write(fd, bytes(SIZE_BYTES))
+            os.close(fd)
+        inner = os.open(name, os.O_RDONLY | os.O_DIRECTORY, dir_fd=here)
+        os.close(here)
+        here = inner
+    os.close(here)
+
+
+def counted(root: Path, *how: str) -> int:
+    """What du says."""
+    return int(subprocess.check_output(["du", "-s", *how, root], timeout=60).split()[0])
+
+
+@pytest.mark.parametrize(("depth", "name"), [(3, "n"), (40, "n" * 250), (1000, "n")])
+def test_no_path_is_too_long_to_be_counted(tmp_path: Path, depth: int, name: str) -> None:
+    comb(tmp_path, depth, name)
+    open_before = len(os.listdir("/proc/self/fd"))
+    assert measure(tmp_path) == (counted(tmp_path, "-B1"), counted(tmp_path, "--inodes"))
+    assert len(os.listdir("/proc/self/fd")) == open_before
+    subprocess.run(["rm", "-rf", tmp_path], check=True, timeout=60)
+
+
+def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "a").write_bytes(bytes(1 << 20))
+    os.link(tmp_path / "a", tmp_path / "inner/b")
+    assert measure(tmp_path) == (counted(tmp_path, "-B1"), 3)
