@@ -118,6 +118,20 @@ def test_a_working_directory_is_its_users(node, busybox, tmp_path: Path) -> None
     ]
 
 
+def test_what_a_command_writes_below_a_volume_is_in_the_image(node, busybox, tmp_path: Path) -> None:
+    (tmp_path / "f").write_text("of the context\n")
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox}\nVOLUME /data\nCOPY f /data/f\nRUN echo hi > /data/x && chown 7:8 /data/f\n"
+        "RUN cat /data/x > /seen\n"
+    )
+    done = built(node, tmp_path, "-t", "volume:1")
+    assert done.returncode == 0, done.stderr
+    assert said(node, "volume:1", "cat", "/data/f", "/data/x", "/seen") == "of the context\nhi\nhi\n"
+    assert said(node, "volume:1", "stat", "-c", "%u:%g", "/data/f") == "7:8\n"
+    (image,) = json.loads(node.slipway("image", "inspect", "volume:1").stdout)
+    assert image["Config"]["Volumes"] == {"/data": {}}
+
+
 def test_a_dockerfile_comes_on_standard_input_with_a_context_or_without(
     node, busybox, tmp_path: Path
 ) -> None:

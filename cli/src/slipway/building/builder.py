@@ -25,7 +25,7 @@ from slipway.building.worker import Worker
 from slipway.connect import Node
 from slipway.files import Place
 
-_VERSION = "3"
+_VERSION = "4"
 """Of the cache: what an earlier one made of the same words may be another."""
 
 

@@ -15,6 +15,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
 from slipway.containers.ending import final_code
+from slipway.containers.images import NEVER, resolve
 from slipway.containers.removal import remove_pod
 from slipway.files import Place
 from slipway.options.request import NAMESPACE
@@ -55,9 +56,11 @@ class Worker:
         async with self._lock:
             if not self._pod:
                 await self._start_pod(name)
+        image = await resolve(self._on, job.image, NEVER)
+        image.config = _without_volumes(image.config)
         config = cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name=name),
-            image=cri.ImageSpec(image=job.image, user_specified_image=job.image),
+            image=cri.ImageSpec(image=image.id, user_specified_image=job.image),
             command=job.command,
             envs=[cri.KeyValue(key=k, value=v.encode()) for k, v in job.environment.items()],
             mounts=job.mounts,
@@ -72,7 +75,8 @@ class Worker:
         request = cri.CreateContainerRequest(
             pod_sandbox_id=self._pod, config=config, sandbox_config=self._config
         )
-        return str((await self._on.runtime.CreateContainer(request)).container_id)
+        wanted = pb.CreateContainerRequest(request=request, image=image)
+        return str((await self._on.backend.CreateContainer(wanted)).container_id)
 
     async def root(self, container_id: str) -> str:
         """Where its file system is."""
@@ -154,3 +158,11 @@ class Worker:
     def _namespaces(self) -> cri.NamespaceOption:
         network = cri.NODE if self._network == "host" else cri.POD
         return cri.NamespaceOption(network=network, pid=cri.CONTAINER, ipc=cri.POD)
+
+
+def _without_volumes(config: bytes) -> bytes:
+    """What a command writes below a VOLUME is in the image, as with BuildKit; on a volume it would go with that."""
+    found = json.loads(config)
+    if (found.get("config") or {}).pop("Volumes", None) is None:
+        return config
+    return json.dumps(found).encode()
