@@ -7,6 +7,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -349,6 +350,45 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
     assert "Removed build cache: big" in done.stdout
     assert "Removed cached steps of builds: 1\n" in done.stdout
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
+
+
+@pytest.fixture
+def waiting(node, busybox, context: Path, tmp_path: Path):
+    """A build whose command waits, with a secret, for ever; killed at the end of the test."""
+    (context / "Dockerfile").write_text(
+        f"FROM {busybox}\nRUN --mount=type=secret,id=key --mount=type=cache,id={tmp_path},target=/c"
+        " touch /c/waits && sleep 1000\n"
+    )
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "build", "-q"]
+    command += ["--network", "host", "--secret", f"id=key,src={tmp_path}/key", str(context)]
+    with subprocess.Popen(command) as running:
+        eventually(
+            lambda: list((node.data_dir / "build-cache").glob("*/waits")), within_s=30, what="the command"
+        )
+        yield running
+        running.kill()
+    node.slipway("prune", "-f")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_build_that_is_told_to_end_leaves_nothing(node, waiting, number: signal.Signals) -> None:
+    waiting.send_signal(number)
+    assert waiting.wait(60) == 128 + number
+    assert not any(node.leftovers().values()), node.leftovers()
+    assert list(node.run_dir.glob("*build-*")) == []
+
+
+def test_what_a_killed_build_left_goes_with_prune(node, waiting) -> None:
+    secrets = list(node.run_dir.glob("build-*/*/0"))
+    assert [path.read_text() for path in secrets] == ["secret"]
+    assert "build:" not in node.slipway("prune", "-n").stdout  # which goes on
+    waiting.kill()
+    waiting.wait(60)
+    assert "Would remove left of a build: " in node.slipway("prune", "-n").stdout
+    assert "left of a build" not in node.slipway("prune", "-f", "--filter", "until=1h").stdout
+    assert "Removed left of a build: " in node.slipway("prune", "-f").stdout
+    assert not any(node.leftovers().values()), node.leftovers()
+    assert list(node.run_dir.glob("*build-*")) == []
 
 
 def test_stages_that_need_each_other_not_are_built_at_the_same_time(node, busybox, context: Path) -> None:

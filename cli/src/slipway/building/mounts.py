@@ -46,7 +46,7 @@ def secrets(texts: list[str]) -> dict[str, bytes]:
 
 @contextmanager
 def mounted(
-    step: Instruction, texts: list[str], given: Mapping[str, bytes], data_dir: str, run_dir: str
+    step: Instruction, texts: list[str], given: Mapping[str, bytes], data_dir: str, space: str
 ) -> Iterator[list[cri.Mount]]:
     """The mounts of one RUN for as long as it runs; a cache that is not shared is one build's at a time.
 
@@ -54,7 +54,7 @@ def mounted(
         InvalidArgumentError: one is malformed, a secret that it needs is not given, or another build has the cache.
     """
     with ExitStack() as stack:
-        scratch = tempfile.mkdtemp(prefix="build-", dir=run_dir)
+        scratch = tempfile.mkdtemp(dir=space)
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         made = []
         for number, text in enumerate(texts):

@@ -66,12 +66,12 @@ async def run(site: Site, state: State, step: Instruction, number: int, shown: S
         *(b.key for b in bound),
     )
     data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
-    with mounts.mounted(step, texts, site.wish.secrets, data_dir, site.on.run_dir) as found:
+    with mounts.mounted(step, texts, site.wish.secrets, data_dir, site.worker.space.path) as found:
 
         async def job(stack: AsyncExitStack) -> Job:
             more = [await _bind(site, one, stack) for one in bound]
             if _SCRIPT in command:
-                more.append(stack.enter_context(_file(script, site.on.run_dir)))
+                more.append(stack.enter_context(_file(script, site.worker.space.path)))
             return Job("", command, given | arguments, [*found, *more])
 
         async def work(container_id: str) -> list[str]:
@@ -129,9 +129,9 @@ def _interpreted(step: Instruction, script: str) -> list[str]:
 
 
 @contextmanager
-def _file(script: str, run_dir: str) -> Iterator[cri.Mount]:
+def _file(script: str, space: str) -> Iterator[cri.Mount]:
     """A script where its interpreter finds it."""
-    with tempfile.TemporaryDirectory(prefix="build-", dir=run_dir) as directory:
+    with tempfile.TemporaryDirectory(dir=space) as directory:
         path = Path(directory, "script")
         path.write_text(script)
         path.chmod(0o755)

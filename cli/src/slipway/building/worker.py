@@ -13,6 +13,7 @@ import anyio.to_thread
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
+from slipway.building.workspace import Workspace
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
 from slipway.containers.ending import final_code
 from slipway.containers.images import NEVER, resolve
@@ -41,11 +42,12 @@ class Worker:
     Args:
         on: the node.
         network: "pod" or "host".
+        space: of the build; its pod has that uid.
     """
 
-    def __init__(self, on: Node, network: str) -> None:
+    def __init__(self, on: Node, network: str, space: Workspace) -> None:
         self._on, self._network = on, network
-        self._uid = str(uuid.uuid4())
+        self.space = space
         self._config = cri.PodSandboxConfig()
         self._pod = ""
         self._lock = anyio.Lock()
@@ -139,13 +141,13 @@ class Worker:
     async def close(self) -> None:
         """Remove the pod with all that is left in it."""
         with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S):
-            await remove_pod(self._on, self._pod, self._uid)
+            await remove_pod(self._on, self._pod, self.space.uid)
 
     async def _start_pod(self, name: str) -> None:
         self._config.CopyFrom(
             cri.PodSandboxConfig(
-                metadata=cri.PodSandboxMetadata(name=name, uid=self._uid, namespace=NAMESPACE),
-                log_directory=f"{log_root(self._on.run_dir)}/{self._uid}",
+                metadata=cri.PodSandboxMetadata(name=name, uid=self.space.uid, namespace=NAMESPACE),
+                log_directory=f"{log_root(self._on.run_dir)}/{self.space.uid}",
                 labels={OWNER: "run"},
                 hostname="" if self._network == "host" else "buildkitsandbox",
             )

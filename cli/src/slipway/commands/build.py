@@ -1,15 +1,19 @@
 """build."""
 
 import os
+import signal
 import sys
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 
+import anyio
+
 from common.errors import InvalidArgumentError
-from slipway.building import dockerfile, mounts, platform
+from slipway.building import dockerfile, mounts, platform, workspace
 from slipway.building.builder import Builder
 from slipway.building.fetching import is_remote
 from slipway.building.ignore import Ignore, parse
@@ -31,21 +35,24 @@ async def build(arguments: Namespace) -> int:
     if arguments.platform:
         platform.check(arguments.platform)
     with Progress(quiet=arguments.quiet, plain=arguments.progress == "plain") as progress:
-        image = await _built(arguments, progress)
+        image, told = await _built(arguments, progress)
+    if told:
+        return 128 + told
     if arguments.iidfile:
         Path(arguments.iidfile).write_text(image)
     sys.stdout.write(f"{image}\n")
     return 0
 
 
-async def _built(arguments: Namespace, progress: Progress) -> str:
+async def _built(arguments: Namespace, progress: Progress) -> tuple[str, int]:
+    """The image, or the number of the signal that ended the build."""
     labels = dict(_label(text) for text in arguments.label)
     with _context(arguments) as (context, fd):
         piped = "-" in (arguments.file, arguments.context)
         file = Path(arguments.file) if arguments.file and not piped else context / "Dockerfile"
         with progress.step(f"[internal] load build definition from {'-' if piped else file.name}"):
             body = _standard_input() if piped else file.read_bytes()
-            before, stages = dockerfile.parse(file.name, body)
+            parsed = dockerfile.parse(file.name, body)
         wish = Wish(
             context=Place(fd),
             ignore=_ignore(context, [] if piped else [file.with_name(f"{file.name}.dockerignore")]),
@@ -56,18 +63,52 @@ async def _built(arguments: Namespace, progress: Progress) -> str:
             use_cache=not arguments.no_cache,
             pull=arguments.pull,
         )
-        async with node(arguments.run_dir) as on, imaged(arguments.run_dir) as images:
-            worker = Worker(on, arguments.network)
+        return await _unless_told_to_end(partial(_made, arguments, progress, wish, *parsed))
+
+
+async def _unless_told_to_end(work: Callable[[], Awaitable[str]]) -> tuple[str, int]:
+    """Cancel the work, which cleans up, at SIGTERM or SIGHUP, as asyncio does at SIGINT."""
+    heeded = [
+        each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is not signal.SIG_IGN
+    ]
+    result, told = "", 0
+    async with anyio.create_task_group() as group:
+
+        async def watch() -> None:
+            nonlocal told
+            with anyio.open_signal_receiver(*heeded) as signals:
+                async for number in signals:
+                    told = number
+                    group.cancel_scope.cancel()
+
+        group.start_soon(watch)
+        result = await work()
+        group.cancel_scope.cancel()
+    return result, told
+
+
+async def _made(
+    arguments: Namespace,
+    progress: Progress,
+    wish: Wish,
+    before: list[dockerfile.Instruction],
+    stages: list[dockerfile.Stage],
+) -> str:
+    async with node(arguments.run_dir) as on, imaged(arguments.run_dir) as images:
+        async for _ in workspace.sweep(on):
+            pass
+        with workspace.workspace(on.run_dir) as space:
+            worker = Worker(on, arguments.network, space)
             try:
                 builder = Builder(on, images, worker, progress, wish)
                 image = await builder.build(before, stages, arguments.target)
             finally:
                 await worker.close()
-            with progress.step("exporting to image") as step:
-                step.say(f"writing image {image}")
-                for name in arguments.tag:
-                    await images.tag(image, name)
-                    step.say(f"naming to {name}")
+        with progress.step("exporting to image") as step:
+            step.say(f"writing image {image}")
+            for name in arguments.tag:
+                await images.tag(image, name)
+                step.say(f"naming to {name}")
     return image
 
 

@@ -13,7 +13,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2 as pb
 from common.buildcache import is_cache
 from common.errors import InvalidArgumentError
-from slipway.building import caches
+from slipway.building import caches, workspace
 from slipway.connect import OWNER, Node, facts, imaged, node
 from slipway.containers.removal import remove_pod
 from slipway.options.durations import seconds
@@ -50,12 +50,13 @@ async def everything(arguments: Namespace) -> int:
     if not _agreed(arguments, f"ended pods that `slipway run` made, caches of builds, and {which}"):
         return 1
     async with node(arguments.run_dir) as on:
+        limit_ns = time.time_ns() - int(older_than_s * 1e9)
+        async for uid in workspace.sweep(on, until_ns=limit_ns, dry_run=arguments.dry_run):
+            _say("left of a build", uid, arguments)
         for pod in await _ended(on, older_than_s):
             if not arguments.dry_run:
                 await remove_pod(on, pod.id, pod.metadata.uid)
-            if arguments.output != "json":
-                verb = "Would remove" if arguments.dry_run else "Removed"
-                sys.stdout.write(f"{verb} pod: {render.clean(pod.metadata.name)}\n")
+            _say("pod", pod.metadata.name, arguments)
     freed_bytes = await anyio.to_thread.run_sync(_caches, arguments, older_than_s)
     rules = pb.PruneRequest(
         all=arguments.all, build_caches=True, older_than_s=older_than_s, dry_run=arguments.dry_run
@@ -72,21 +73,27 @@ def _caches(arguments: Namespace, older_than_s: float) -> int:
         if cache.in_use or cache.used_at_ns > limit_ns or not (arguments.dry_run or caches.remove(cache)):
             continue
         freed_bytes += cache.size_bytes
-        if arguments.output != "json":
-            verb = "Would remove" if arguments.dry_run else "Removed"
-            used = render.age(cache.used_at_ns)
-            sys.stdout.write(f"{verb} build cache: {render.clean(cache.id)}, last used {used}\n")
+        _say("build cache", f"{cache.id}, last used {render.age(cache.used_at_ns)}", arguments)
     return freed_bytes
 
 
+def _say(kind: str, what: str, arguments: Namespace) -> None:
+    if arguments.output != "json":
+        verb = "Would remove" if arguments.dry_run else "Removed"
+        sys.stdout.write(f"{verb} {kind}: {render.clean(what)}\n")
+
+
 async def _ended(on: Node, older_than_s: float) -> list[Any]:
-    """Pods of the command line in which nothing runs, or will."""
+    """Pods of the command line in which nothing runs, or will; not of a build, which removes its own."""
     limit_ns = time.time_ns() - int(older_than_s * 1e9)
     pods, containers = await on.pods(), await on.containers()
     alive = {c.pod_sandbox_id for c in containers if c.state != cri.CONTAINER_EXITED}
     held = {c.pod_sandbox_id for c in containers}
     ended = [p for p in pods if p.state == cri.SANDBOX_NOTREADY or p.id in held - alive]
-    return [p for p in ended if OWNER in p.labels and p.created_at <= limit_ns]
+    builds = workspace.running(on.run_dir)
+    return [
+        p for p in ended if OWNER in p.labels and p.created_at <= limit_ns and p.metadata.uid not in builds
+    ]
 
 
 def _agreed(arguments: Namespace, what: str) -> bool:
