@@ -9,13 +9,15 @@ import hashlib
 import os
 import shutil
 import struct
+import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 _DIRECTORY = "build-cache"
 MAX_ID = 1024
+_GOING = ".going"
 _BLOCK_BYTES = 512
 _FLOCK = "hhqqi4x"
 """struct flock of a 64-bit kernel (asm-generic/fcntl.h)."""
@@ -63,13 +65,23 @@ def remove(cache: Cache) -> bool:
     """Remove a cache; returns whether it went: not when a build uses it. Blocking."""
     try:
         with _lock(cache.path, fcntl.F_WRLCK):
-            # under another name first: what is half removed is no cache
-            going = cache.path.with_suffix(".going")
-            cache.path.rename(going)
+            # elsewhere first: what is half removed is no cache
+            going = Path(tempfile.mkdtemp(_GOING, f"{cache.path.name}.", cache.path.parent))
+            cache.path.rename(going / "cache")
             shutil.rmtree(going)
     except (BlockingIOError, FileNotFoundError):
         return False
     return True
+
+
+def sweep(data_dir: str) -> None:
+    """Remove what removals left that were interrupted. Blocking."""
+    for going in Path(data_dir, _DIRECTORY).glob(f"*{_GOING}"):
+        with (
+            suppress(BlockingIOError, FileNotFoundError),
+            _lock(going.with_name(going.name.partition(".")[0]), fcntl.F_WRLCK),
+        ):
+            shutil.rmtree(going)
 
 
 @contextmanager

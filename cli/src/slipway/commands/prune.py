@@ -69,7 +69,10 @@ async def everything(arguments: Namespace) -> int:
 def _caches(arguments: Namespace, older_than_s: float) -> int:
     """Remove the cache mounts of builds that no build uses; returns the bytes that are free. Blocking."""
     limit_ns, freed_bytes = time.time_ns() - int(older_than_s * 1e9), 0
-    for cache in caches.listed(facts(arguments.run_dir).get("data_dir", "/var/lib/slipway")):
+    data_dir = facts(arguments.run_dir).get("data_dir", "/var/lib/slipway")
+    if not arguments.dry_run:
+        caches.sweep(data_dir)
+    for cache in caches.listed(data_dir):
         if cache.in_use or cache.used_at_ns > limit_ns or not (arguments.dry_run or caches.remove(cache)):
             continue
         freed_bytes += cache.size_bytes
