@@ -58,8 +58,8 @@ async def test_a_bug_is_told_though_its_caller_has_left(caplog: pytest.LogCaptur
     async with anyio.create_task_group() as group:
         operations = Operations(group)
         with anyio.move_on_after(0):
-            await operations.join("start c", work)
-        await operations.wait("start c")
+            await operations.join(KEY, work)
+        await operations.wait(KEY)
     (told,) = [record for record in caplog.records if record.getMessage() == "operation.bug"]
     assert told.exc_info
     assert told.exc_info[0] is KeyError

@@ -151,7 +151,7 @@ class Operations:
         except SlipwayError as exc:
             operation.error = exc
         except Exception as exc:  # noqa: BLE001 - the border: the callers, if any stayed, get it, the service goes on
-            _log.exception("operation.bug", operation=key)
+            _log.exception("operation.bug", operation=str(key))
             operation.error = exc
         finally:
             del self._running[key]
