@@ -1,6 +1,8 @@
 """Errors cross a real gRPC socket as the class they were; unknown ones become INTERNAL."""
 
 import asyncio
+import errno
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -99,6 +101,42 @@ async def test_a_bug_is_internal_and_tells_no_secret(served) -> None:
     with pytest.raises(errors.InternalError) as caught:
         await stub.Get(images_pb2.GetRequest(), timeout=5)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("number", "cls"),
+    [
+        (errno.ENOSPC, errors.ResourceExhaustedError),
+        (errno.EDQUOT, errors.ResourceExhaustedError),
+        (errno.EIO, errors.UnavailableError),
+        (errno.EROFS, errors.UnavailableError),
+        (errno.ENOENT, errors.InternalError),
+    ],
+)
+async def test_a_disk_that_is_full_or_fails_is_no_bug(
+    served, number: int, cls: type[errors.SlipwayError], caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer, stub, _ = served
+    servicer.error = OSError(number, os.strerror(number), "/var/lib/x")
+    with pytest.raises(cls) as caught:
+        await stub.Get(images_pb2.GetRequest(), timeout=5)
+    bug = cls is errors.InternalError
+    assert ("rpc.bug" in caplog.text) is bug
+    assert (os.strerror(number) in caught.value.message) is not bug
+
+
+async def test_the_traceback_of_an_internal_error_is_in_the_log(
+    served, caplog: pytest.LogCaptureFixture
+) -> None:
+    servicer, stub, _ = served
+    cause = OSError(errno.ENOENT, "No such file", "/var/lib/x")
+    servicer.error = errors.of_system(cause, "layer x")
+    servicer.error.__cause__ = cause
+    with pytest.raises(errors.InternalError, match=r"layer x: No such file \(/var/lib/x\)"):
+        await stub.Get(images_pb2.GetRequest(), timeout=5)
+    (told,) = [record for record in caplog.records if record.getMessage() == "rpc.bug"]
+    assert told.exc_info
+    assert told.exc_info[1] is servicer.error
 
 
 async def test_a_plain_client_sees_the_grpc_code(served) -> None:

@@ -280,7 +280,7 @@ async def test_where_holes_do_not_show_bytes_are_appended(fetch, ranged, mounted
 async def test_a_full_disk_ends_all_pieces_and_is_told(fetch, ranged, mounted) -> None:
     fetch.content = mounted("tmpfs", "size=40m")
     await fetch.content.load()
-    with pytest.raises(ResourceExhaustedError, match="is full"):
+    with pytest.raises(ResourceExhaustedError, match="No space left"):
         await fetch()
 
 

@@ -14,8 +14,10 @@ SlipwayError
 ├── DataLossError             bytes are not what their digest says
 ├── UnimplementedError        this is not offered
 ├── UnknownError              a kubelet reads the message's prefix (see docs/errors.md)
-└── InternalError             a bug
+└── InternalError             a bug; whoever answers with it logs the traceback
 """
+
+from common.sys import disk
 
 
 class SlipwayError(Exception):
@@ -74,7 +76,7 @@ class DeadlineExceededError(SlipwayError):
 
 
 class UnavailableError(SlipwayError):
-    """Something that is needed is away; try again."""
+    """Something that is needed is away, or a disk fails; try again."""
 
 
 class DataLossError(SlipwayError):
@@ -90,7 +92,24 @@ class UnknownError(SlipwayError):
 
 
 class InternalError(SlipwayError):
-    """A bug."""
+    """A bug; whoever answers with it logs the traceback."""
+
+
+def of_system(exc: OSError, doing: str, otherwise: type[SlipwayError] = InternalError) -> SlipwayError:
+    """What an error of the operating system means to a caller: a disk that is full or fails, or else a bug.
+
+    Args:
+        exc: the error.
+        doing: what failed, with which the sentence begins.
+        otherwise: what it means when it is not the disk.
+    """
+    where = f" ({exc.filename})" if exc.filename else ""
+    kind = otherwise
+    if exc.errno in disk.FULL:
+        kind = ResourceExhaustedError
+    elif exc.errno in disk.FAILING:
+        kind = UnavailableError
+    return kind(f"{doing}: {exc.strerror or exc}{where}")
 
 
 def _tree(cls: type[SlipwayError]) -> dict[str, type[SlipwayError]]:

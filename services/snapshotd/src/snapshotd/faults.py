@@ -1,12 +1,9 @@
 """What the operating system refuses, in the words of common.errors."""
 
-import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from common import errors
-
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
@@ -15,8 +12,4 @@ def disk_faults(doing: str) -> Iterator[None]:
     try:
         yield
     except OSError as exc:
-        where = f" ({exc.filename})" if exc.filename else ""
-        message = f"{doing}: {exc.strerror}{where}"
-        if exc.errno in _FULL:
-            raise errors.ResourceExhaustedError(message) from exc
-        raise errors.InternalError(message) from exc
+        raise errors.of_system(exc, doing) from exc

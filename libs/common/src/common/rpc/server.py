@@ -1,6 +1,5 @@
 """A gRPC server on a Unix socket: trace, log, errors and peer check in one interceptor."""
 
-import errno
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
@@ -18,7 +17,6 @@ from common.observe.trace import span
 from common.rpc import caller, meter, status
 from common.rpc.plain import MAX_MESSAGE_BYTES, OPTIONS
 
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _QUIET = (
     "List",
     "Get",
@@ -141,6 +139,9 @@ class _Call:
         try:
             await work()
         except errors.SlipwayError as exc:
+            # a bug of the service that was asked in turn is in that one's log
+            if isinstance(exc, errors.InternalError) and not isinstance(exc.__cause__, grpc.RpcError):
+                _log.exception("rpc.bug", rpc=self._method)
             self._failed(exc)
         except Exception as exc:  # noqa: BLE001 - the border: an unknown exception is a bug, logged whole
             self._broken(exc)
@@ -170,13 +171,13 @@ class _Call:
         self._current.set_attribute("error", error.message)
 
     def _broken(self, exc: Exception) -> None:
-        """An exception that no servicer foresaw: a bug, but for a disk that is full, which any write can meet."""
-        if isinstance(exc, OSError) and exc.errno in _FULL:
-            where = f": {exc.filename}" if exc.filename else ""
-            self._failed(errors.ResourceExhaustedError(f"{self._method}: {exc.strerror}{where}"))
-            return
-        _log.exception("rpc.bug", rpc=self._method)
-        self._failed(errors.InternalError(f"internal error: {type(exc).__name__}"))
+        """An exception that no servicer foresaw: a bug, but for a disk that is full or fails, which any write can meet."""
+        bug = errors.InternalError(f"internal error: {type(exc).__name__}")
+        error = errors.of_system(exc, self._method) if isinstance(exc, OSError) else bug
+        if isinstance(error, errors.InternalError):
+            _log.exception("rpc.bug", rpc=self._method)
+            error = bug  # a path may be nobody's business
+        self._failed(error)
 
     async def _abort(self, error: errors.SlipwayError) -> None:
         trailers = ((status.REASON_KEY, error.reason),)

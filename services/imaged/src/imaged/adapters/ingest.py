@@ -12,7 +12,7 @@ import threading
 from pathlib import Path
 
 from common.digest import Digest
-from common.errors import DataLossError, ResourceExhaustedError, SlipwayError, UnavailableError
+from common.errors import DataLossError, SlipwayError, of_system
 from imaged import meters
 
 CHUNK_BYTES = 1 << 20
@@ -20,7 +20,6 @@ PAGE_BYTES = 64 << 10
 """The largest page: so much before a hole may be half written, and is not counted on."""
 CATCH_UP_BYTES = 16 << 20
 """The most that is hashed behind one write, so that a connection does not wait for long."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 Extent = tuple[int, int]
 """First byte, and the one after the last."""
 
@@ -183,6 +182,4 @@ def _joined(extents: list[Extent]) -> list[Extent]:
 
 def disk_error(exc: OSError, path: Path) -> SlipwayError:
     """What an error of the file system means to a caller."""
-    if exc.errno in _FULL:
-        return ResourceExhaustedError(f"the disk that holds {path.parent} is full")
-    return UnavailableError(f"the content store at {path} failed: {exc.strerror}")
+    return of_system(exc, f"content store at {path}")

@@ -1,12 +1,11 @@
 """The dump that a container of a restored pod starts from: beside its record, from its creation to its start."""
 
-import errno
 import shutil
 from pathlib import Path
 
 import anyio.to_thread
 
-from common.errors import ResourceExhaustedError, UnknownError
+from common.errors import UnknownError, of_system
 from runtimed.checkpoint import archive
 from runtimed.ports import Diff
 
@@ -24,6 +23,7 @@ async def unpack(record_dir: Path, source: Path) -> Diff:
     Raises:
         InvalidArgumentError: it is no container's archive.
         ResourceExhaustedError: the disk is full.
+        UnavailableError: it fails.
         UnknownError: what the system says.
     """
     return await anyio.to_thread.run_sync(_unpack, record_dir / _NAME, source)
@@ -35,9 +35,7 @@ def _unpack(target: Path, source: Path) -> Diff:
         target.mkdir(mode=0o700, parents=True)
         digest = archive.unpack(source, target)
     except OSError as exc:
-        message = f"checkpoint_path: {source.name}: {exc.filename or target}: {exc.strerror}"
-        full = exc.errno in (errno.ENOSPC, errno.EDQUOT)
-        raise (ResourceExhaustedError if full else UnknownError)(message) from exc
+        raise of_system(exc, f"checkpoint_path: {source.name} into {target}", otherwise=UnknownError) from exc
     return Diff(path=str(target / archive.DIFF), digest=digest)
 
 

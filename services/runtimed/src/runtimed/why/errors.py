@@ -166,7 +166,7 @@ def _image_not_found(trouble: Trouble) -> Finding | None:
 
 
 def _no_space(trouble: Trouble) -> Finding | None:
-    if not re.search(r"no space left|disk .* is full|quota exceeded", trouble.text, re.IGNORECASE):
+    if not re.search(r"no space left|quota exceeded", trouble.text, re.IGNORECASE):
         return None
     steps = ["Free disk: `slipway system df` says what holds it, `slipway prune --dry-run` what could go."]
     return Finding("no-space", trouble.text, steps)

@@ -46,13 +46,15 @@ class Unpacked(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="unp
 class Failed(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag="failed"):
     """Why it did not."""
 
-    error: Literal["DataLossError", "InvalidArgumentError", "ResourceExhaustedError", "InternalError"]
+    error: Literal[
+        "DataLossError", "InvalidArgumentError", "ResourceExhaustedError", "UnavailableError", "InternalError"
+    ]
     text: Annotated[str, Meta(max_length=1000)]
 
     def as_error(self, name: str, where: str) -> errors.SlipwayError:
-        """The error to raise about what is called `name`; a full disk is one at `where`."""
+        """The error to raise about what is called `name`; a disk is the one at `where`."""
         text = "".join(c if c.isprintable() else "?" for c in self.text[:_SHOWN_CHARACTERS])
-        at = f" (in {where})" if self.error == "ResourceExhaustedError" else ""
+        at = f" (in {where})" if self.error in {"ResourceExhaustedError", "UnavailableError"} else ""
         return errors.BY_REASON[self.error](f"{name}: {text}{at}")
 
 

@@ -6,6 +6,7 @@ import os
 import resource
 from typing import Any
 
+from common.sys import disk
 from snapshotd.diff.apply import TooManyError, TreeWriter, clamped
 from snapshotd.diff.confine import restrict
 from snapshotd.diff.stream import LayerStream, StreamError, TooBigError
@@ -14,7 +15,6 @@ from snapshotd.diff.whiteout import BadEntryError, show
 
 MAX_ANSWER_BYTES = 8 << 20
 """Some 100,000 paths: only directories without an entry, opaque ones and devices are named."""
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 _REFUSED = (
     errno.ENAMETOOLONG,
     errno.EILSEQ,
@@ -25,8 +25,12 @@ _REFUSED = (
     errno.EFBIG,
     errno.EMLINK,
 )
-
-
+_SAYS = {
+    **dict.fromkeys(_REFUSED, "InvalidArgumentError"),
+    **dict.fromkeys(disk.FULL, "ResourceExhaustedError"),
+    **dict.fromkeys(disk.FAILING, "UnavailableError"),
+}
+"""What an error of the system means, by its number."""
 CAPABILITIES = (0, 1, 3, 4, 31)
 """CHOWN, DAC_OVERRIDE, FOWNER, FSETID, SETFCAP of linux/capability.h."""
 _MAX_ADDRESSES_BYTES = 1 << 30
@@ -83,11 +87,8 @@ def _reason(exc: Exception, entry: str) -> tuple[str, str]:
             return "InvalidArgumentError", str(exc)
         case MemoryError():
             return "InvalidArgumentError", f"{entry}: it takes more memory than a layer may"
-        case OSError(errno=number) if number in _FULL:
-            return "ResourceExhaustedError", f"{entry}: {os.strerror(number)}"
         case OSError(errno=number):
-            reason = "InvalidArgumentError" if number in _REFUSED else "InternalError"
-            return reason, f"{entry}: {os.strerror(number or 0)}"
+            return _SAYS.get(number or 0, "InternalError"), f"{entry}: {os.strerror(number or 0)}"
         case _:
             return "InternalError", f"{type(exc).__name__}: {exc}"
 
