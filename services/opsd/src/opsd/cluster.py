@@ -27,8 +27,6 @@ ACT_S = 60.0
 """An action takes its time: a stop has a grace of ten seconds, and a pod has several containers."""
 MAX_ASKED = 32
 """Questions of others that are being answered at once."""
-REFRESH_S = 60.0
-"""Lists are asked for again so often, whatever the events said."""
 ECHO_AFTER = 3
 """Heartbeats of ours that may not come back before NATS is called silent."""
 LEAST_ECHO_S = 3.0
@@ -177,7 +175,8 @@ class Cluster:
             now_s = anyio.current_time()
             for view in list(self._fleet.nodes.values()):
                 mine = view.name == self._settings.node
-                due = view.stale or now_s - self._asked_s.get(view.name, -REFRESH_S) > REFRESH_S
+                asked_s = self._asked_s.get(view.name)
+                due = view.stale or asked_s is None or now_s - asked_s > self._settings.refresh_s
                 wanted = (due and view.up) or (mine and self.bus is None)
                 if wanted and view.name not in self._asking:
                     self._asking.add(view.name)

@@ -16,6 +16,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Whether the page, but no logs and processes, may be read without the token."""
     interval_s: Seconds = 2.0
     """Between two readings of this node."""
+    refresh_s: Seconds = 60.0
+    """Between two lists of a node's pods and containers, which events change meanwhile."""
     forget_s: Seconds = 86_400.0
     """A node that was not heard of for so long is shown no more, until it is heard again."""
     max_spans: Count = 20_000

@@ -100,6 +100,14 @@ class RuntimedClient:
         request = cri.ListContainerStatsRequest(filter=wanted)
         return list((await self.stub.ListContainerStats(request, timeout=self._timeout_s)).stats)
 
+    async def overview(self) -> pb.OverviewResponse:
+        """All pods and containers, whoever made them; CRI's lists lack what the command made."""
+        return await self.stub.Overview(pb.OverviewRequest(), timeout=self._timeout_s)
+
+    async def overview_stats(self) -> list[cri.ContainerStats]:
+        """Of all containers that run, whoever made them."""
+        return list((await self.stub.OverviewStats(pb.OverviewRequest(), timeout=self._timeout_s)).stats)
+
     async def status(self, *, verbose: bool = False) -> cri.StatusResponse:
         return await self.stub.Status(cri.StatusRequest(verbose=verbose), timeout=self._timeout_s)
 

@@ -3,6 +3,7 @@
 import json
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.runtimed import RuntimedClient
 from common.clock import now_ns
 from common.errors import NotFoundError
@@ -29,7 +30,7 @@ def state_of(found: cri.ContainerStatusResponse) -> str:
 
 
 class Lister:
-    """Lists; what a list of CRI lacks is asked for once in each state of an object."""
+    """Lists of what CRI and the command made; what they lack is asked for once in each state of an object."""
 
     def __init__(self, node: str, runtimed: RuntimedClient) -> None:
         self._node = node
@@ -48,16 +49,15 @@ class Lister:
         """All of it; raises common.errors."""
         at_ns = now_ns()
         self._changed.clear()
-        sandboxes = await self._runtimed.list_sandboxes()
-        containers = await self._runtimed.list_containers()
+        overview = await self._runtimed.overview()
         turns = Turns()
         pods: dict[str, Pod] = {}
-        for item in sandboxes:
-            pods[item.id] = await self._pod(item)
+        for pod in overview.pods:
+            pods[pod.pod.id] = await self._pod(pod)
             await turns.give()
         found: dict[str, Container] = {}
-        for each in containers:
-            found[each.id] = await self._container(each)
+        for each in overview.containers:
+            found[each.container.id] = await self._container(each)
             await turns.give()
         self._pods, self._containers = pods, {i: row for i, row in found.items() if i not in self._changed}
         return Lists(
@@ -67,7 +67,8 @@ class Lister:
             containers=list(found.values()),
         )
 
-    async def _pod(self, item: cri.PodSandbox) -> Pod:
+    async def _pod(self, told: pb.PodOverview) -> Pod:
+        item = told.pod
         state = "ready" if item.state == cri.SANDBOX_READY else "notready"
         known = self._pods.get(item.id)
         if known and known.state == state:
@@ -91,10 +92,11 @@ class Lister:
         pod.host_network = status.linux.namespaces.options.network == cri.NODE
         return pod
 
-    async def _container(self, item: cri.Container) -> Container:
-        state = STATES[item.state]
+    async def _container(self, told: pb.ContainerOverview) -> Container:
+        item = told.container
+        state = "paused" if told.paused else STATES[item.state]
         known = self._containers.get(item.id)
-        if known and known.state in (state, _WITHIN.get(state)):
+        if known and known.state == state:
             return known
         container = Container(
             id=item.id,
@@ -104,17 +106,14 @@ class Lister:
             image=item.image.user_specified_image or item.image.image or item.image_ref,
             state=state,
             created=item.created_at / NS_PER_MS,
+            started=told.started_at / NS_PER_MS,
+            finished=told.finished_at / NS_PER_MS,
+            code=told.exit_code,
         )
         if state == "created":
             return container
         try:
-            found = await self._runtimed.container_status(item.id, verbose=True)
+            container.reason = (await self._runtimed.container_status(item.id)).status.reason
         except NotFoundError:
-            return container
-        status = found.status
-        container.state = state_of(found)
-        container.started = status.started_at / NS_PER_MS
-        container.finished = status.finished_at / NS_PER_MS
-        container.code = status.exit_code
-        container.reason = status.reason
+            pass  # it went meanwhile, and the next lists are without it
         return container

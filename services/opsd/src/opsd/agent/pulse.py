@@ -87,7 +87,7 @@ class Pulse:
     async def _read_runtime(self) -> None:
         status = (await self._runtimed.status()).status
         self._conditions = [Condition(name=c.type, ok=c.status, message=c.message) for c in status.conditions]
-        stats = await self._runtimed.list_container_stats()
+        stats = await self._runtimed.overview_stats()
         self._use = [
             (
                 each.attributes.id,
