@@ -7,8 +7,8 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from opentelemetry.proto.collector.trace.v1 import trace_service_pb2, trace_serv
 from common.clients.opsd import link
 from common.events import schema, subjects
 from common.events.bus import Bus
+from opsd import history
 from tests.support.brokers import NatsServer, nats_server
 from tests.support.eventually import eventually
 from tests.support.opsd import Opsd, address, opsd
@@ -213,6 +214,79 @@ async def test_the_log_is_read_from_any_time_and_by_filters(nats: NatsServer, tm
         for wrong in ("limit=many", "since=nan", "since=inf", "since=1e300", "until=-1"):
             assert alpha.ask(f"/api/v1/events?{wrong}")[0] == 400
         assert alpha.ask("/api/v1/events?limit=5")[1]["first"] == pytest.approx(at[0], abs=1)
+
+
+@asynccontextmanager
+async def filled(nats: NatsServer, events: list[schema.Event]) -> AsyncIterator[Bus]:
+    """A log of these events."""
+    await publish(nats.url, "gamma", events)
+    bus = await Bus.connect(nats.url, attempts=8)
+    try:
+        yield bus
+    finally:
+        await bus.close()
+
+
+def started(number: int) -> schema.ContainerStarted:
+    return schema.ContainerStarted(id=f"{number:064x}", sandbox_id="p", pid=1)
+
+
+def numbers(found: dict[str, Any]) -> list[int]:
+    return [int(event["id"], 16) for event in found["events"]]
+
+
+async def test_a_search_of_a_long_log_finds_all_that_it_can_look_at(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_READ", 100)
+    monkeypatch.setattr(history, "FIRST_BLOCK", 10)
+    monkeypatch.setattr(history, "LATE_NS", 0)
+    events = [created(n) if n % 50 == 0 else started(n) for n in range(300)]
+    async with filled(nats, events) as bus:
+        latest = await history.read(bus, history.Wanted(limit=30))
+        assert (numbers(latest), latest["more"]) == (list(range(270, 300)), True)
+        rare = await history.read(bus, history.Wanted(verb="created"))
+        assert (numbers(rare), rare["more"]) == ([0, 50, 100, 150, 200, 250], False)
+        cut_off = await history.read(bus, history.Wanted(text='"image"'))
+        assert (numbers(cut_off), cut_off["more"]) == ([200, 250], True)
+        on, found = cut_off, numbers(cut_off)
+        while on["more"]:
+            before = on["reached"]
+            on = await history.read(bus, history.Wanted(text='"image"', until=before))
+            assert on["reached"] < before
+            found = numbers(on) + found
+        assert found == [0, 50, 100, 150, 200, 250]
+
+
+async def test_a_search_forward_says_how_far_it_came(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_READ", 100)
+    events = [created(n) if n % 50 == 0 else started(n) for n in range(230)]
+    async with filled(nats, events) as bus:
+        found: set[int] = set()
+        on = {"reached": 1.0, "more": True}
+        for looked in (100, 199, 230):
+            assert on["more"]
+            on = await history.read(bus, history.Wanted(text="c", since=on["reached"]))
+            found |= set(numbers(on))
+            assert max(found) == looked - 1
+        assert not on["more"]
+
+
+async def test_the_log_of_a_container_is_read_by_its_subjects(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(history, "MAX_READ", 50)
+    run = schema.ExecStarted(id="e1", container_id=f"{1:064x}", command=["true"])
+    events = [created(1), run, *(started(n) for n in range(2, 200))]
+    async with filled(nats, events) as bus:
+        wanted = history.Wanted(id=f"{1:064x}")
+        by_all = await history.read(bus, wanted)
+        assert (by_all["events"], by_all["more"]) == ([], True)
+        found = await history.read(bus, wanted, of_container=True)
+        assert [event["verb"] for event in found["events"]] == ["created", "started"]
+        assert not found["more"]
 
 
 async def test_actions_want_the_token_also_of_the_other_node(nats: NatsServer, tmp_path: Path) -> None:

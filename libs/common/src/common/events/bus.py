@@ -1,8 +1,8 @@
 """JetStream: the stream, publishing with de-duplication, and following."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator
-from contextlib import aclosing, contextmanager, suppress
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 
 import anyio
@@ -146,24 +146,45 @@ class Bus:
                 await subscription.unsubscribe()
 
     async def held(
-        self, pattern: str, *, since_ns: int | None = None, sequence: int | None = None
+        self, patterns: str | Sequence[str], *, since_ns: int | None = None, sequence: int | None = None
     ) -> AsyncGenerator[tuple[int, Envelope], None]:
         """As `follow_from`, but ends with the last event that is held now; to be closed when it is left earlier.
+
+        Several patterns must not overlap.
 
         Raises:
             UnavailableError: the stream does not answer.
         """
         config = _start(since_ns, sequence)
+        async with self._reading(patterns, config) as (consumer, pending):
+            left = pending
+            while left:
+                for message in await consumer.fetch(min(left, HELD_BATCH), timeout=PUBLISH_S):
+                    left = min(left - 1, message.metadata.num_pending)
+                    yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
+
+    async def count(self, patterns: str | Sequence[str]) -> int:
+        """How many events that match are held.
+
+        Raises:
+            UnavailableError: the stream does not answer.
+        """
+        async with self._reading(patterns, _start(None, 1)) as (_, left):
+            return left
+
+    @asynccontextmanager
+    async def _reading(
+        self, patterns: str | Sequence[str], config: ConsumerConfig
+    ) -> AsyncIterator[tuple[JetStreamContext.PullSubscription, int]]:
+        """A reader of the stream, and how many messages it has before it."""
         config.ack_policy = AckPolicy.NONE
         config.inactive_threshold = HELD_S
+        pattern = patterns if isinstance(patterns, str) else ""
+        config.filter_subjects = None if pattern else list(patterns)
         with _answering(f"read of stream {subjects.STREAM}"):
             consumer = await self._stream.pull_subscribe(pattern, stream=subjects.STREAM, config=config)
             try:
-                left = (await consumer.consumer_info()).num_pending or 0
-                while left:
-                    for message in await consumer.fetch(min(left, HELD_BATCH), timeout=PUBLISH_S):
-                        left = min(left - 1, message.metadata.num_pending)
-                        yield message.metadata.sequence.stream, envelope_decoder.decode(message.data)
+                yield consumer, (await consumer.consumer_info()).num_pending or 0
             finally:
                 await consumer.unsubscribe()
 
@@ -176,16 +197,18 @@ class Bus:
         with _answering(f"stream {subjects.STREAM}"):
             return int((await self._stream.stream_info(subjects.STREAM)).state.last_seq)
 
-    async def held_since_ns(self) -> int:
-        """The time of the oldest event that is held; 0 when there is none.
+    async def first(self, *, since_ns: int | None = None, sequence: int = 1) -> tuple[int, Envelope] | None:
+        """The first event that is held, of those from a sequence on or a time, which wins; None when there is none.
 
         Raises:
             UnavailableError: the stream does not answer.
         """
-        async with aclosing(self.held(subjects.ALL, sequence=1)) as events:
-            async for _, envelope in events:
-                return envelope.at_ns
-        return 0
+        config = _start(since_ns, sequence if since_ns is None else None)
+        async with self._reading(subjects.ALL, config) as (consumer, left):
+            if not left:
+                return None
+            [message] = await consumer.fetch(1, timeout=PUBLISH_S)
+            return message.metadata.sequence.stream, envelope_decoder.decode(message.data)
 
     async def tell(self, subject: str, payload: bytes) -> None:
         """Publish to whoever listens now; nothing is kept."""

@@ -1,6 +1,7 @@
 """The pods and containers of this node, from runtimed."""
 
 import json
+from contextlib import suppress
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
@@ -112,8 +113,6 @@ class Lister:
         )
         if state == "created":
             return container
-        try:
+        with suppress(NotFoundError):  # it went meanwhile, and the next lists are without it
             container.reason = (await self._runtimed.container_status(item.id)).status.reason
-        except NotFoundError:
-            pass  # it went meanwhile, and the next lists are without it
         return container

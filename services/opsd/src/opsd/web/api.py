@@ -5,7 +5,7 @@
 | `GET /` | the page, and its files beside it |
 | `GET /api/v1/stream` | server-sent events: `state` with everything, then `patch` (opsd.web.live); `after=` the last event known |
 | `GET /api/v1/state` | everything, once |
-| `GET /api/v1/events` | the log of the past: `node kind verb id text limit`, and `since` or `until` (opsd.history) |
+| `GET /api/v1/events` | the log of the past: `node kind verb id text limit`, and `since` or `until`; `more` when there may be others, beyond `reached` (opsd.history) |
 | `GET /api/v1/containers/ID` | all of one container that may be shown (opsd.agent.detail) |
 | `GET /api/v1/containers/ID/logs` | `lines` as [time, stream, text, whole line], `cursor` for the next request (`cursor=`), `skipped`; wants the token |
 | `GET /api/v1/containers/ID/processes` | its processes with the node's pids; wants the token |
@@ -170,7 +170,8 @@ class Api:
             wanted = msgspec.convert(request.query, history.Wanted, strict=False)
         except msgspec.ValidationError as exc:
             raise errors.InvalidArgumentError(f"the filter of events: {exc}") from exc
-        return _json(await history.read(self._cluster.bus, wanted))
+        of_container = any(wanted.id in view.containers for view in self._fleet.nodes.values())
+        return _json(await history.read(self._cluster.bus, wanted, of_container=of_container))
 
     async def _session(self, request: Request) -> Reply:
         allowed = self._guard.may_act(request)
