@@ -19,7 +19,9 @@ from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Toc, parse
 from imaged.ports import Credentials
+from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
+from imaged.whole import Whole
 from tests.support import estargz, zstdchunked
 from tests.support.descriptors import none_left
 from tests.support.listening import listened
@@ -202,6 +204,17 @@ class Rig:
     async def begin(self) -> bool:
         return await self.blobs.begin(self.reference, CREDENTIALS, self.layer, self.written.diff_id)
 
+    async def complete(self) -> None:
+        layer = LayerRecord(digest=self.layer.digest, size_bytes=self.layer.size, media_type="")
+        record = ImageRecord(
+            id="sha256:" + "1" * 64,
+            repo_digests=(f"{self.reference.repository}@sha256:{'2' * 64}",),
+            manifest_digest="",
+            config_size_bytes=1,
+            layers=(layer,),
+        )
+        await Whole(self.content, self.registry, self.blobs).complete(record, Needs(), CREDENTIALS)
+
     async def until(self, kind: type[Event]) -> Event:
         with anyio.fail_after(patience(20)):
             while True:
@@ -312,6 +325,27 @@ async def test_a_blob_with_another_digest_is_told_and_marked(rig: Rig) -> None:
     assert rig.blobs.failure(rig.layer.digest)
     assert not rig.content.has(rig.layer.digest)
     await rig.blobs.bring(rig.layer.digest, 0, 10, again=False)  # what is used of it still comes
+
+
+async def test_who_needs_all_of_it_hears_that_it_will_never_be_whole(rig: Rig) -> None:
+    rig.layers.damage = DataLossError("it has another diff ID")
+    assert await rig.begin()
+    with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
+        await rig.complete()
+    await rig.until(LayerDamaged)
+    with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
+        await rig.complete()
+
+
+async def test_who_needs_all_of_it_hears_that_the_registry_is_away_and_gets_it_later(rig: Rig) -> None:
+    assert await rig.begin()
+    rig.away = True
+    with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="RegistryUnavailable"):
+        await rig.complete()
+    rig.away = False
+    with anyio.fail_after(patience(20)):
+        await rig.complete()
+    assert rig.content.has(rig.layer.digest)
 
 
 async def test_what_nobody_needs_ends(rig: Rig) -> None:

@@ -9,6 +9,7 @@ from common.events.schema import ImageLoaded
 from common.observe.log import get_logger
 from imaged.archive.contents import Found, images_of
 from imaged.catalog import Catalog
+from imaged.lazy.store import LazyBlobs
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Platform
 from imaged.ports import Archives, Content, Layers
@@ -30,6 +31,7 @@ class Loads:
         layers: where they are unpacked.
         want: the platform.
         trust: holds images to a policy; None lets all pass.
+        lazies: what comes while it is used.
     """
 
     def __init__(
@@ -41,8 +43,9 @@ class Loads:
         layers: Layers,
         want: Platform,
         trust: Trust | None = None,
+        lazies: LazyBlobs | None = None,
     ) -> None:
-        self._trust = trust
+        self._trust, self._lazies = trust, lazies
         self._archives, self._catalog, self._leases = archives, catalog, leases
         self._content, self._layers, self._want = content, layers, want
 
@@ -63,6 +66,7 @@ class Loads:
             AlreadyExistsError: a name is another image's, and `replace` is not given.
             DataLossError, InvalidArgumentError, ResourceExhaustedError: as `imaged.ports.Archives` says.
             NotFoundError: no image in it is for this platform.
+            FailedPreconditionError: a layer in it comes already while it is used, and does not become whole.
             UnknownError: the signature policy lets one of them not pass.
         """
         needs = Needs()
@@ -97,6 +101,8 @@ class Loads:
         for digest, body in image.bodies.items():
             await self._content.put(Digest.parse(digest), body)
         for digest, file in image.files.items():
+            if self._lazies:
+                await self._lazies.until_whole(digest)
             await self._content.adopt(Descriptor(digest, file.size), file.path)
         what = ", ".join(image.names) or image.resolved.manifest.config.digest
         work = Unpacking(

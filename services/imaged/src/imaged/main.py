@@ -172,10 +172,10 @@ def _servicer(
     settings: Settings,
 ) -> ImagesServicer:
     catalog, leases, platform = images.catalog, images.leases, local_platform()
-    whole = Whole(content, registry)
+    whole = Whole(content, registry, images.lazies)
     return ImagesServicer(
         images,
-        Loads(spools, catalog, leases, content, layers, platform, images.trust),
+        Loads(spools, catalog, leases, content, layers, platform, images.trust, images.lazies),
         Saves(catalog, leases, content, whole),
         Transfers(
             catalog,

@@ -6,6 +6,7 @@ image on needs that form.
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError
 from imaged import manifest as documents
+from imaged.lazy.store import LazyBlobs
 from imaged.leases import Needs
 from imaged.manifest import Descriptor, Index
 from imaged.ports import Content, Credentials, Registry
@@ -19,18 +20,23 @@ class Whole:
     Args:
         content: blobs.
         registry: where images come from.
+        lazies: what comes while it is used.
     """
 
-    def __init__(self, content: Content, registry: Registry) -> None:
-        self._content, self._registry = content, registry
+    def __init__(self, content: Content, registry: Registry, lazies: LazyBlobs | None = None) -> None:
+        self._content, self._registry, self._lazies = content, registry, lazies
 
     async def complete(self, record: ImageRecord, needs: Needs, credentials: Credentials) -> None:
         """Fetch the compressed layers that are missing from where the image was pulled.
 
         Raises:
-            FailedPreconditionError: no repository that is known for the image has one.
+            FailedPreconditionError: no repository that is known for the image has one, or one that comes while it is
+                used does not become whole.
         """
         needs.add(record)
+        if self._lazies:
+            for each in record.layers:
+                await self._lazies.until_whole(each.digest)
         missing = {
             layer.digest: Descriptor(layer.digest, layer.size_bytes, layer.media_type)
             for layer in record.layers

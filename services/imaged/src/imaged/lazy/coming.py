@@ -78,6 +78,9 @@ class Coming:
         self._opened = anyio.Event()
         self._fill = anyio.Event()
         self._ended = anyio.Event()
+        self._turned = anyio.Event()
+        self._hurried = anyio.Event()
+        self._trouble = ""
         self._scope = anyio.CancelScope()
         self._filling: anyio.CancelScope | None = None
         self._discard = False
@@ -88,7 +91,6 @@ class Coming:
         self._waited_at = 0.0
         self._first: Extent = (0, 0)
         self._delay_s, self._not_before = fill_delay_s, 0.0
-        self.whole = False
 
     async def run(self) -> None:
         """Have the blob open, and fill it once told to. A long task."""
@@ -116,6 +118,7 @@ class Coming:
             self._ingest = self._repository = None
             self._opened.set()
             self._ended.set()
+            self._turn("")
 
     async def open(self, toc: Toc) -> tuple[str, Extent]:
         """Bring the table of contents; the blob's file, and where in it the table is.
@@ -150,6 +153,22 @@ class Coming:
         self._not_before = time.monotonic() + self._delay_s
         self._first = (0, min(first_bytes, self.ticket.size))
         self._fill.set()
+
+    async def until_whole(self) -> None:
+        """Wait until all of it is here, and what failed is tried again now; it may end without that when nobody needs it.
+
+        Raises:
+            FailedPreconditionError: it will never be whole, or cannot go on now.
+        """
+        self._hurried.set()
+        while not self._ended.is_set():
+            if self.ticket.failed:
+                raise FailedPreconditionError(
+                    f"layer {self.ticket.digest} will never be whole: {self.ticket.failed}"
+                )
+            await self._turned.wait()
+            if self._trouble:
+                raise FailedPreconditionError(f"layer {self.ticket.digest} is not whole yet: {self._trouble}")
 
     async def end(self, *, discard: bool) -> None:
         """Stop; with `discard`, forget what came."""
@@ -219,8 +238,8 @@ class Coming:
                 await ingest.sync()
                 break
         await self._until_done(ingest)
-        self.whole = not self.ticket.failed
         if self.ticket.failed:
+            self._turn("")
             await anyio.sleep_forever()  # what is used of it still comes
 
     async def _until_done(self, ingest: Ingest) -> None:
@@ -231,10 +250,10 @@ class Coming:
                 await self._done(self, ingest)
             except SlipwayError as exc:
                 _log.warning("lazy.done_waits", digest=self.ticket.digest, error=exc.message)
+                await self._stuck(exc.message, wait_s)
+                wait_s = min(wait_s * 2, LONGEST_RETRY_S)
             else:
                 return
-            await anyio.sleep(wait_s)
-            wait_s = min(wait_s * 2, LONGEST_RETRY_S)
 
     async def _bring_all(self, partial: Partial) -> None:
         wait_s = RETRY_S
@@ -247,11 +266,25 @@ class Coming:
                 with anyio.CancelScope() as self._filling:
                     await self._bring(partial, *piece)
                 self._filling = None
+                self._turn("")
                 wait_s = RETRY_S
             except SlipwayError as exc:
                 _log.warning("lazy.fill_waits", digest=self.ticket.digest, error=exc.message, seconds=wait_s)
-                await anyio.sleep(wait_s)
+                await self._stuck(exc.message, wait_s)
                 wait_s = min(wait_s * 2, LONGEST_RETRY_S)
+
+    async def _stuck(self, why: str, seconds: float) -> None:
+        """Wait before another try, unless somebody wants it now."""
+        self._turn(why)
+        with anyio.move_on_after(seconds):
+            await self._hurried.wait()
+        self._hurried = anyio.Event()
+
+    def _turn(self, trouble: str) -> None:
+        """It goes on, or why it does not; those who wait for all of it look again."""
+        self._trouble = trouble
+        self._turned.set()
+        self._turned = anyio.Event()
 
     async def _quiet(self) -> None:
         """Wait until nobody has waited for bytes for a while."""

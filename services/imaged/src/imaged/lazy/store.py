@@ -87,6 +87,16 @@ class LazyBlobs:
         """Whether a blob still comes."""
         return digest in self._coming
 
+    async def until_whole(self, digest: str) -> None:
+        """Wait for a blob that comes, if it does.
+
+        Raises:
+            FailedPreconditionError: it will never be whole, or cannot go on now.
+        """
+        coming = self._coming.get(digest)
+        if coming:
+            await coming.until_whole()
+
     async def begin(
         self, reference: Reference, credentials: Credentials, layer: Descriptor, diff_id: str
     ) -> bool:
