@@ -30,6 +30,22 @@ def test_module_stays_small_and_says_what_it_is(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_docstring_stands_below_what_it_is_about(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(body := getattr(node, "body", None), list):
+            texts = [
+                isinstance(each, ast.Expr)
+                and isinstance(each.value, ast.Constant)
+                and isinstance(each.value.value, str)
+                for each in body
+            ]
+            doubled = [
+                each.lineno for each, one, two in zip(body[1:], texts, texts[1:], strict=False) if one and two
+            ]
+            assert not doubled, f"two strings in a row at line {doubled[0]}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_no_module_is_named_for_nothing(path: Path) -> None:
     assert path.stem not in {"utils", "helpers", "misc", "types", "base", "common"}
 

@@ -115,7 +115,7 @@ async def _demo() -> None:
 
 
 async def _show(stack: AsyncExitStack, place: Place, spans: Receiver, reference: str) -> None:
-    with step("a node: NATS, Redis and five services"):
+    with step("a node: NATS, Redis and six services"):
         await _node("up", place, spans.endpoint)
     cri = await stack.enter_async_context(connect(f"{place.run}/crid.sock", place.data / "logs"))
     stack.push_async_callback(_anyway, cri.remove_all)

@@ -1,13 +1,10 @@
 """The records of snapshotd: it is their only writer."""
 
-from typing import NewType
-
 import msgspec
 
 from common.records import Record
 from common.sys.userns import IdMappings
 
-SnapshotKey = NewType("SnapshotKey", str)
 OVERLAYFS = "overlayfs"
 NATIVE = "native"
 EROFS = "erofs"
@@ -62,8 +59,8 @@ class SnapshotRecord(Record, frozen=True, kw_only=True):
     base_bytes: int = 0
     base_inodes: int = 0
     ids: IdMappings | None = None
+    """Of the user namespace that uses it."""
     project: int = 0
     """Of the quota that bounds its writable directory; 0 for none."""
     max_bytes: int = 0
     """The bound, without the base."""
-    """Of the user namespace that uses it."""

@@ -47,6 +47,7 @@ class Snapshots:
         default: the name for requests that name none.
         trash: takes what is removed.
         usage_interval_s: age of the usage cache.
+        quotas: bounds what a snapshot's user may write.
     """
 
     def __init__(
