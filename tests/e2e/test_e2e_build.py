@@ -352,6 +352,18 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
 
 
+def test_commands_wait_for_each_others_locked_caches(node, busybox, context: Path) -> None:
+    mounts = [f"--mount=type=cache,id={name},target=/{name},sharing=locked" for name in ("a", "b")]
+    both = "test ! -e /a/held && touch /a/held && sleep 0.3 && rm /a/held && touch /{0}"
+    (context / "Dockerfile").write_text(
+        f"FROM {busybox} AS one\nRUN {' '.join(mounts)} {both.format('one')}\n"
+        f"FROM {busybox} AS two\nRUN {' '.join(reversed(mounts))} {both.format('two')}\n"
+        f"FROM {busybox}\nCOPY --from=one /one /\nCOPY --from=two /two /\n"
+    )
+    done = built(node, context, "--no-cache")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.fixture
 def waiting(node, busybox, context: Path, tmp_path: Path):
     """A build whose command waits, with a secret, for ever; killed at the end of the test."""

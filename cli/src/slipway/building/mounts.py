@@ -3,16 +3,19 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
 from slipway.building import caches
 from slipway.building.dockerfile import Instruction
 
+_POLL_S = 0.1
 _KNOWN = {
     "bind": ("from", "source", "target", "readwrite", "readonly"),
     "cache": ("id", "target", "sharing", "mode", "uid", "gid"),
@@ -44,27 +47,28 @@ def secrets(texts: list[str]) -> dict[str, bytes]:
     return found
 
 
-@contextmanager
-def mounted(
+@asynccontextmanager
+async def mounted(
     step: Instruction, texts: list[str], given: Mapping[str, bytes], data_dir: str, space: str
-) -> Iterator[list[cri.Mount]]:
-    """The mounts of one RUN for as long as it runs; a cache that is not shared is one build's at a time.
+) -> AsyncIterator[list[cri.Mount]]:
+    """The mounts of one RUN for as long as it runs; it waits for a cache that is not shared and that another has.
 
     Raises:
-        InvalidArgumentError: one is malformed, a secret that it needs is not given, or another build has the cache.
+        InvalidArgumentError: one is malformed, or a secret that it needs is not given.
     """
     with ExitStack() as stack:
         scratch = tempfile.mkdtemp(dir=space)
         stack.callback(shutil.rmtree, scratch, ignore_errors=True)
         made = []
-        for number, text in enumerate(texts):
-            fields = _fields(step, text)
+        wanted = [_fields(step, text) for text in texts]
+        kept = await _caches(step, wanted, data_dir, stack)
+        for number, fields in enumerate(wanted):
             where = f"{scratch}/{number}"
             if fields["type"] == "bind":
                 continue
             match fields["type"]:
                 case "cache":
-                    made.append(cri.Mount(host_path=_cache(step, fields, data_dir, stack)))
+                    made.append(cri.Mount(host_path=kept[_cache_id(fields)]))
                 case "tmpfs":
                     Path(where).mkdir(mode=0o755)
                     made.append(cri.Mount(host_path=where))
@@ -125,18 +129,34 @@ def binds(step: Instruction, texts: list[str]) -> list[Bind]:
     return found
 
 
-def _cache(step: Instruction, fields: Mapping[str, str], data_dir: str, stack: ExitStack) -> str:
-    name = fields.get("id", fields["target"])
-    try:
-        alone = fields.get("sharing", "shared") != "shared"
-        path, new = caches.held(data_dir, name, alone=alone, stack=stack)
-    except BlockingIOError:
-        step.refuse(f"another build uses the cache {name!r}: try again")
-    if new:
-        path.mkdir(exist_ok=True, mode=0o700)
-        path.chmod(_number(step, fields, "mode", "0755", 8))
-        os.chown(path, _number(step, fields, "uid", "0", 10), _number(step, fields, "gid", "0", 10))
-    return str(path)
+async def _caches(
+    step: Instruction, wanted: list[dict[str, str]], data_dir: str, stack: ExitStack
+) -> dict[str, str]:
+    """Where the caches are by their ids, each held; in one order, so that no two commands wait for each other."""
+    found: dict[str, str] = {}
+    mounts = [fields for fields in wanted if fields["type"] == "cache"]
+    for name in sorted({_cache_id(fields) for fields in mounts}):
+        those = [fields for fields in mounts if _cache_id(fields) == name]
+        alone = any(fields.get("sharing", "shared") != "shared" for fields in those)
+        path, new = await _held(data_dir, name, alone=alone, stack=stack)
+        if new:
+            path.mkdir(exist_ok=True, mode=0o700)
+            path.chmod(_number(step, those[0], "mode", "0755", 8))
+            os.chown(path, _number(step, those[0], "uid", "0", 10), _number(step, those[0], "gid", "0", 10))
+        found[name] = str(path)
+    return found
+
+
+async def _held(data_dir: str, name: str, *, alone: bool, stack: ExitStack) -> tuple[Path, bool]:
+    while True:
+        try:
+            return caches.held(data_dir, name, alone=alone, stack=stack)
+        except BlockingIOError:
+            await anyio.sleep(_POLL_S)  # a lock of the kernel tells nobody
+
+
+def _cache_id(fields: Mapping[str, str]) -> str:
+    return fields.get("id", fields["target"])
 
 
 def _secret(step: Instruction, fields: Mapping[str, str], given: Mapping[str, bytes], where: str) -> bool:

@@ -66,23 +66,25 @@ async def run(site: Site, state: State, step: Instruction, number: int, shown: S
         *(b.key for b in bound),
     )
     data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
-    with mounts.mounted(step, texts, site.wish.secrets, data_dir, site.worker.space.path) as found:
+    found: list[cri.Mount] = []
 
-        async def job(stack: AsyncExitStack) -> Job:
-            more = [await _bind(site, one, stack) for one in bound]
-            if _SCRIPT in command:
-                more.append(stack.enter_context(_file(script, site.worker.space.path)))
-            return Job("", command, given | arguments, [*found, *more])
+    async def job(stack: AsyncExitStack) -> Job:
+        mounted = mounts.mounted(step, texts, site.wish.secrets, data_dir, site.worker.space.path)
+        found.extend(await stack.enter_async_context(mounted))
+        more = [await _bind(site, one, stack) for one in bound]
+        if _SCRIPT in command:
+            more.append(stack.enter_context(_file(script, site.worker.space.path)))
+        return Job("", command, given | arguments, [*found, *more])
 
-        async def work(container_id: str) -> list[str]:
-            code = await site.worker.run(container_id, shown.output)
-            if code:
-                message = f"the command ended with exit code {code}"
-                raise FailedPreconditionError(message)
-            targets = [*(mount.container_path for mount in found), *(one.bind.target for one in bound)]
-            return [above for target in targets for above in _above(target)]
+    async def work(container_id: str) -> list[str]:
+        code = await site.worker.run(container_id, shown.output)
+        if code:
+            message = f"the command ended with exit code {code}"
+            raise FailedPreconditionError(message)
+        targets = [*(mount.container_path for mount in found), *(one.bind.target for one in bound)]
+        return [above for target in targets for above in _above(target)]
 
-        await site.results.change(state, key(state.key, *parts), step.text, job, work, shown)
+    await site.results.change(state, key(state.key, *parts), step.text, job, work, shown)
 
 
 async def _bound(site: Site, state: State, bind: mounts.Bind, number: int) -> _Bound:
