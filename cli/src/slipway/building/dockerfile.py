@@ -16,6 +16,8 @@ WORDS = (
     *("MAINTAINER", "ONBUILD", "RUN", "SHELL", "STOPSIGNAL", "USER", "VOLUME", "WORKDIR"),
 )
 _NO_TRIGGERS = ("FROM", "ONBUILD", "MAINTAINER")
+_ALONE = ("CMD", "ENTRYPOINT")
+"""Without words they take away what the image below has."""
 _STAGE = re.compile(r"[a-z][a-z0-9._-]*")
 
 
@@ -149,10 +151,12 @@ def _staged(name: str, found: Sequence[Instruction]) -> tuple[list[Instruction],
 
 
 def _check(one: Instruction) -> None:
-    """Refuse a word that is no instruction before anything is done: it may be the last one."""
+    """Refuse what is no instruction before anything is done: it may be the last one."""
     if one.word not in WORDS:
         near = difflib.get_close_matches(one.word, WORDS, n=1)
         one.refuse("no such instruction" + (f", perhaps {near[0]}" if near else ""))
+    if not one.words and one.word not in _ALONE:
+        one.refuse("has nothing after it")
 
 
 def _stage(one: Instruction) -> Stage:

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from common.errors import InvalidArgumentError
+
 
 @dataclass(frozen=True, slots=True)
 class Ignore:
@@ -22,17 +24,30 @@ class Ignore:
         return out
 
 
-def parse(text: str) -> Ignore:
-    """The rules of a file."""
+def parse(name: str, body: bytes) -> Ignore:
+    """The rules of a file.
+
+    Raises:
+        InvalidArgumentError: it is no text, or a pattern is none; the message has file and line.
+    """
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line_number = body.count(b"\n", 0, exc.start) + 1
+        raise InvalidArgumentError(f"{name}:{line_number}: is no UTF-8") from exc
     rules = []
-    for line in text.splitlines():
+    for number, line in enumerate(text.splitlines(), 1):
         pattern = line.strip()
         if not pattern or line.startswith("#"):
             continue
         brings_back = pattern.startswith("!")
         parts = [part for part in pattern.removeprefix("!").strip().split("/") if part not in ("", ".")]
-        if parts:
+        if not parts:
+            continue
+        try:
             rules.append((re.compile(_expression("/".join(parts)), re.DOTALL), brings_back))
+        except re.error as exc:
+            raise InvalidArgumentError(f"{name}:{number}: {pattern!r} is no pattern: {exc.msg}") from exc
     return Ignore(tuple(rules))
 
 

@@ -151,7 +151,7 @@ def _ignore(context: Path, own: list[Path]) -> Ignore:
     """Of the Dockerfile's own .dockerignore, or of the context's."""
     for path in (*own, context / ".dockerignore"):
         if path.is_file():
-            return parse(path.read_text())
+            return parse(path.name, path.read_bytes())
     return Ignore()
 
 
