@@ -8,6 +8,7 @@ import pytest
 
 from common import failpoint
 from common.failpoint import POINTS, Step
+from tests.support.eventually import until
 from torture.matrix import EVERYWHERE, OCI, RUNTIME, SHIM, rows, sample
 
 ROOT = Path(__file__).parent.parent
@@ -77,9 +78,7 @@ async def test_an_armed_failpoint_holds_who_comes_first_until_it_is_let_go(armed
 
     async with anyio.create_task_group() as group:
         group.start_soon(come, 1)
-        with anyio.fail_after(5):
-            while not (armed / f"{name}{failpoint.REACHED}").exists():
-                await anyio.sleep(0.005)
+        await until((armed / f"{name}{failpoint.REACHED}").exists, "the first to be held")
         await come(2)
         assert passed == [2]
         (armed / f"{name}{failpoint.REACHED}").unlink()

@@ -7,14 +7,12 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import anyio
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
-from tests.support.eventually import eventually
-from tests.support.pace import patience
+from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -173,10 +171,16 @@ async def test_a_pod_goes_on_from_its_checkpoint(
     counter, writer = [made.container_id for made in restored.restored_containers]
     found = await cri.exec(counter, ["sh", "-c", "cat /bin/mine; test -e /bin/tac || echo gone"])
     assert found.stdout == b"mine\ngone\n"
-    count = int((await cri.exec(writer, ["cat", "/count"])).stdout or 0)
-    with anyio.fail_after(patience(20)):
-        while int((await cri.exec(writer, ["cat", "/count"])).stdout or 0) <= count:
-            await anyio.sleep(0.05)
+
+    async def counted() -> int:
+        return int((await cri.exec(writer, ["cat", "/count"])).stdout or 0)
+
+    count = await counted()
+
+    async def goes_on() -> bool:
+        return await counted() > count
+
+    await until(goes_on, "the count to go on")
     assert count > 1
     # a checkpoint of what was restored has what both lives wrote
     await cri.call(

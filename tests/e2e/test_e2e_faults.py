@@ -14,7 +14,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
 from common.records.redis import ANSWER_S
 from tests.e2e.test_e2e_pods import exited, pod
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -22,14 +22,16 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.
 
 async def recovered(cri, container_id: str):
     """The first status that is answered again."""
-    with anyio.fail_after(patience(60)):
-        while True:
-            try:
-                return await cri.status(container_id)
-            except grpc.aio.AioRpcError as exc:
-                if exc.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
-                    raise
-            await anyio.sleep(0.05)
+
+    async def answered():
+        try:
+            return await cri.status(container_id)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED):
+                raise
+            return None
+
+    return await until(answered, "an answer", within_s=60)
 
 
 LIFE = ["container.created", "container.started", "container.exited"]

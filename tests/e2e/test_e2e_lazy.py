@@ -19,6 +19,7 @@ from common.clients.snapshotd import SnapshotdClient
 from devtools.cri import Cri, connect
 from devtools.registry import busybox_entries, digest, directory, file
 from tests.support import estargz, zstdchunked
+from tests.support.eventually import until
 from tests.support.link import Link, link
 from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
@@ -93,20 +94,13 @@ async def started(cri: Cri, image: str, name: str) -> str:
     return container_id
 
 
-async def until(what, seconds: float = 60) -> None:
-    """Wait for what no event tells."""
-    with anyio.fail_after(patience(seconds)):
-        while not await what():
-            await anyio.sleep(0.1)
-
-
 async def whole(node: TestNode, image: str) -> None:
     client = ImagedClient(f"{node.run_dir}/imaged.sock")
 
     async def none_comes() -> bool:
         return not (await client.get(image)).coming
 
-    await until(none_comes)
+    await until(none_comes, "the whole image", within_s=60)
     await client.close()
 
 
@@ -133,10 +127,7 @@ async def sum_of(cri: Cri, container: str, path: str) -> str:
 
 
 async def until_nobody_serves(node: TestNode, layer: str) -> None:
-    async def nobody() -> bool:
-        return not servers(node, layer)
-
-    await until(nobody)
+    await until(lambda: not servers(node, layer), "the server's end", within_s=60)
 
 
 async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(shop, node, slow, cri) -> None:
@@ -216,10 +207,7 @@ async def test_whoever_is_killed_a_running_container_reads_on(shop, node, slow, 
         group.start_soon(read)
         asked = len(slow.ranged)
 
-        async def waits() -> bool:
-            return len(slow.ranged) > asked
-
-        await until(waits)
+        await until(lambda: len(slow.ranged) > asked, "the read to ask the registry", within_s=60)
         os.kill(before["server"], signal.SIGKILL)
         for service in ("snapshotd", "imaged"):
             node.kill(service)
@@ -270,7 +258,7 @@ async def test_wrong_bytes_are_not_read_and_mark_the_image(shop, node, slow, cri
     async def marked() -> bool:
         return pushed.layer in (await client.get(image)).damage
 
-    await until(marked)
+    await until(marked, "the layer to be marked", within_s=60)
     assert not blob(node, pushed.layer).exists()
     told = node.slipway("events", "--since", "1h", "--until-now")
     assert "layer_damaged" in told.stdout, told

@@ -10,6 +10,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -88,13 +89,13 @@ async def test_streamed_metrics_are_those_of_the_list(cri, busybox) -> None:
 async def test_oom_kills_are_counted_while_the_container_lives(cri, busybox) -> None:
     script = "dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1000 & exec sleep 1000"
     sandbox_id, _ = await pod(cri, "oomed", busybox, ["sh", "-c", script], linux=limits())
-    with anyio.fail_after(patience(20)):
-        while True:
-            (container,) = (await metrics_of(cri, sandbox_id)).container_metrics
-            values = {metric.name: metric.value.value for metric in container.metrics}
-            if values["container_oom_events_total"]:
-                break
-            await anyio.sleep(0.1)
+
+    async def counted() -> dict | None:
+        (container,) = (await metrics_of(cri, sandbox_id)).container_metrics
+        values = {metric.name: metric.value.value for metric in container.metrics}
+        return values if values["container_oom_events_total"] else None
+
+    values = await until(counted, "the kill to be counted")
     assert values["container_processes"] == 2
 
 
@@ -163,7 +164,8 @@ async def test_statistics_have_all_that_a_kubelet_dereferences(cri, node, busybo
     async def rate() -> int:
         return (await container()).cpu.usage_nano_cores.value
 
-    with anyio.fail_after(patience(10)):
-        while not (await container()).cpu.HasField("usage_nano_cores"):
-            await anyio.sleep(0.05)
+    async def has_rate() -> bool:
+        return (await container()).cpu.HasField("usage_nano_cores")
+
+    await until(has_rate, "a rate")
     assert await rate() < 10**9

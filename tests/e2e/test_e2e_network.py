@@ -17,7 +17,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
 from devtools.ports import free_port
-from tests.support.pace import patience
+from tests.e2e.test_e2e_pods import succeeds
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -40,9 +40,7 @@ async def serve(cri, image: str, config, sandbox_id: str) -> None:
     made = cri.container_config("c", image, ["nc", "-ll", "-p", "80", "-e", "hostname"])
     container_id = await cri.create(sandbox_id, made, config)
     await cri.start(container_id)
-    with anyio.fail_after(patience(15)):
-        while (await cri.exec(container_id, ["grep", "-q", ":0050 ", "/proc/net/tcp6"])).exit_code:
-            await anyio.sleep(0.02)
+    await succeeds(cri, container_id, "grep", "-q", ":0050 ", "/proc/net/tcp6")
 
 
 UDP_ANSWER = """

@@ -1,12 +1,10 @@
 """Pods over CRI: run, log, exec, stats, stop, remove; and nothing stays behind."""
 
-import anyio
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from tests.support.eventually import eventually
-from tests.support.pace import patience
+from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -22,11 +20,37 @@ async def pod(
     return sandbox_id, container_id
 
 
-async def exited(cri, container_id: str):
-    with anyio.fail_after(patience(15)):
-        while (status := await cri.status(container_id)).state != cri_pb.CONTAINER_EXITED:
-            await anyio.sleep(0.02)
-    return status
+async def reached(cri, container_id: str, state: int, within_s: float = 30.0):
+    """The container's status once it is in this state."""
+
+    async def in_it():
+        status = await cri.status(container_id)
+        return status if status.state == state else None
+
+    what = f"container {container_id} to be {cri_pb.ContainerState.Name(state)}"
+    return await until(in_it, what, within_s=within_s)
+
+
+async def exited(cri, container_id: str, within_s: float = 30.0):
+    return await reached(cri, container_id, cri_pb.CONTAINER_EXITED, within_s)
+
+
+async def succeeds(cri, container_id: str, *command: str) -> None:
+    """Wait until a command in the container ends with 0."""
+
+    async def it_does() -> bool:
+        return (await cri.exec(container_id, list(command))).exit_code == 0
+
+    await until(it_does, f"{command} to succeed", within_s=30)
+
+
+async def runs_no_more(cri, container_id: str, word: bytes, within_s: float = 20.0) -> None:
+    """Wait until no process in the container has this in its command line."""
+
+    async def it_does() -> bool:
+        return word not in (await cri.exec(container_id, ["ps"])).stdout
+
+    await until(it_does, f"the end of {word!r}", within_s=within_s)
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])

@@ -13,9 +13,8 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from tests.e2e.test_e2e_pods import pod
-from tests.support.eventually import eventually
-from tests.support.pace import patience
+from tests.e2e.test_e2e_pods import exited, pod, runs_no_more
+from tests.support.eventually import eventually, until
 from tests.support.streaming import RefusedError, Spdy, WebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -141,9 +140,7 @@ async def test_a_client_that_goes_ends_its_exec(cri, busybox) -> None:
             assert client.read()
 
     await in_thread(talk)
-    with anyio.fail_after(patience(20)):
-        while b"4321" in (await cri.exec(container_id, ["ps"])).stdout:
-            await anyio.sleep(0.05)
+    await runs_no_more(cri, container_id, b"4321")
 
 
 async def test_attach_detaches_and_leaves_stdin_open(cri, busybox) -> None:
@@ -195,10 +192,10 @@ async def test_a_port_is_forwarded(cri, busybox, host_network: bool, kind: str) 
             found = client.collect(data, error)
             return found[data] if not found[error] else b""
 
-    with anyio.fail_after(patience(20)):
-        while (got := await in_thread(once, await forward_url(cri, sandbox_id, port))) != wanted:
-            assert got == b""  # nc does not listen yet
-            await anyio.sleep(0.05)
+    async def echoed() -> bytes:
+        return await in_thread(once, await forward_url(cri, sandbox_id, port))
+
+    assert await until(echoed, "nc to listen") == wanted
 
 
 def free_port() -> int:
@@ -275,9 +272,7 @@ async def test_malformed_frames_close_their_connection_only(cri, busybox) -> Non
 
 async def test_what_does_not_run_has_no_url(cri, busybox) -> None:
     _, container_id = await pod(cri, "over", busybox, ["true"])
-    with anyio.fail_after(patience(15)):
-        while (await cri.status(container_id)).state != cri_pb.CONTAINER_EXITED:
-            await anyio.sleep(0.02)
+    await exited(cri, container_id)
     for name, code in (
         (container_id, grpc.StatusCode.FAILED_PRECONDITION),
         ("nothing", grpc.StatusCode.NOT_FOUND),

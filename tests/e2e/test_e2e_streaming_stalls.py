@@ -10,7 +10,7 @@ import pytest
 
 from crid.streaming import spdy
 from crid.streaming.leaving import MAX_OF_CONTAINER
-from tests.e2e.test_e2e_pods import pod
+from tests.e2e.test_e2e_pods import pod, runs_no_more, succeeds
 from tests.e2e.test_e2e_streaming import (
     V4,
     V5,
@@ -65,9 +65,7 @@ async def test_a_client_that_goes_behind_unread_input_ends_its_exec(cri, busybox
     _, container_id = await pod(cri, f"stall-{kind}", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["sh", "-c", "echo up; exec sleep 4321"], stdin=True)
     await in_thread(fill_stdin, url, kind)
-    with anyio.fail_after(patience(GONE_S)):
-        while b"4321" in (await cri.exec(container_id, ["ps"])).stdout:
-            await anyio.sleep(0.05)
+    await runs_no_more(cri, container_id, b"4321", GONE_S)
 
 
 def read_until(client: Spdy, came: Counter[int], stream: int, size: int) -> None:
@@ -96,9 +94,7 @@ def read_one_of_two(client: Spdy, port: int) -> Counter[int]:
 async def listening(cri, container_id: str, port: int) -> None:
     """Wait until a container's nc is there."""
     listens = ["grep", "-q", f":{port:04X} ", "/proc/net/tcp6"]
-    with anyio.fail_after(patience(GONE_S)):
-        while (await cri.exec(container_id, listens)).exit_code:
-            await anyio.sleep(0.05)
+    await succeeds(cri, container_id, *listens)
 
 
 @pytest.mark.parametrize("kind", ["spdy", "tunnel"])

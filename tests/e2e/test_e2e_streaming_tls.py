@@ -5,14 +5,13 @@ import ssl
 import subprocess
 from pathlib import Path
 
-import anyio
 import pytest
 
 from devtools.cri import connect
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import V4, exec_url, in_thread, spdy_exec
+from tests.support.eventually import until
 from tests.support.node import running_node
-from tests.support.pace import patience
 from tests.support.streaming import Spdy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -56,13 +55,10 @@ async def test_a_new_certificate_is_used_and_cuts_no_stream(shop, busybox, tmp_p
                     standing.open(name)
                 make_certificate(tmp_path)
                 renewed = ssl.create_default_context(cafile=str(cert))
-                with anyio.fail_after(patience(NEW_S)):
-                    while True:
-                        try:
-                            assert len(await cat(renewed)) == 1_000_000
-                            break
-                        except ssl.SSLCertVerificationError:  # the old one is still shown
-                            await anyio.sleep(0.2)
+                came = await until(
+                    lambda: cat(renewed), "the new one", within_s=NEW_S, but=ssl.SSLCertVerificationError
+                )
+                assert len(came) == 1_000_000
                 with pytest.raises(ssl.SSLCertVerificationError):
                     await cat(context)
                 standing.write(standing.ids["stdin"], b"still here", fin=True)

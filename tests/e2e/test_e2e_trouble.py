@@ -6,7 +6,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-import anyio
 import grpc
 import pytest
 
@@ -14,9 +13,8 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import registry
 from devtools.cri import connect
 from tests.e2e.test_e2e_pods import pod
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.node import running_node
-from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 MIB = 1 << 20
@@ -44,14 +42,17 @@ async def cri(small):
 
 async def accepted(call) -> None:
     """Make a call until it is no more UNAVAILABLE: Redis tries a disk that was full once a second."""
-    with anyio.fail_after(patience(20)):
-        while True:
-            try:
-                return await call()
-            except grpc.aio.AioRpcError as exc:
-                if exc.code() is not grpc.StatusCode.UNAVAILABLE:
-                    raise
-            await anyio.sleep(0.1)
+
+    async def answered() -> tuple[object] | None:
+        try:
+            return (await call(),)
+        except grpc.aio.AioRpcError as exc:
+            if exc.code() is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            return None
+
+    (answer,) = await until(answered, "Redis to write again")
+    return answer
 
 
 @pytest.fixture
@@ -129,9 +130,11 @@ async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybo
         return int((await cri.exec(container_id, ["cat", "/dev/shm/n"])).stdout or 0)
 
     first = await count()
-    with anyio.fail_after(patience(20)):
-        while await count() < first + 20000:  # more than a pipe and its shim can hold
-            await anyio.sleep(0.05)
+
+    async def went_on() -> bool:
+        return await count() >= first + 20000  # more than a pipe and its shim can hold
+
+    await until(went_on, "the container to go on")
     stuck = log.stat().st_size
     filler.unlink()
     eventually(lambda: log.stat().st_size > stuck, within_s=20, what="lines after the disk has room")

@@ -1,12 +1,16 @@
 """Waiting for a fact of another process, where there is no event to wait for."""
 
+import inspect
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import anyio
 
 from tests.support.pace import patience
 
 T = TypeVar("T")
+_LOOK_S = 0.02
 
 
 def eventually(fn: Callable[[], T], *, within_s: float = 15.0, what: str = "the condition") -> T:
@@ -16,6 +20,35 @@ def eventually(fn: Callable[[], T], *, within_s: float = 15.0, what: str = "the 
         found = fn()
         if found:
             return found
-        time.sleep(0.02)
+        time.sleep(_LOOK_S)
     message = f"{what}: not within {patience(within_s):.0f} s"
     raise AssertionError(message)
+
+
+async def until(
+    fn: Callable[[], Any], what: str, *, within_s: float = 20.0, but: type[Exception] | None = None
+) -> Any:
+    """The same, beside what else goes on in an async test.
+
+    Args:
+        fn: is called, and awaited if it is async, until the answer is true.
+        what: is waited for, as the failure shall say.
+        within_s: the most that it may take; a call of `fn` that takes longer is cancelled.
+        but: an error of `fn` that is no answer yet.
+    """
+    missed: Exception | None = None
+    with anyio.move_on_after(patience(within_s)):
+        while True:
+            try:
+                found = fn()
+                if inspect.isawaitable(found):
+                    found = await found
+                if found:
+                    return found
+            except Exception as exc:
+                if but is None or not isinstance(exc, but):
+                    raise
+                missed = exc
+            await anyio.sleep(_LOOK_S)
+    message = f"{what}: not within {patience(within_s):.0f} s"
+    raise AssertionError(message) from missed

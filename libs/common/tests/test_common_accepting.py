@@ -13,6 +13,7 @@ from common.accepting import accept
 from common.observe import scrape
 from common.rpc import handed
 from tests.support.descriptors import none_left
+from tests.support.eventually import until
 from tests.support.listening import listened
 from tests.support.pace import patience
 
@@ -26,9 +27,7 @@ async def _echo(stream: SocketStream) -> None:
 
 
 async def _told(log: pytest.LogCaptureFixture) -> None:
-    with anyio.fail_after(patience(10)):
-        while "accept.failed" not in log.text:
-            await anyio.sleep(0.01)
+    await until(lambda: "accept.failed" in log.text, "the lack to be told")
 
 
 async def _ask(client: socket.socket, data: bytes) -> bytes:

@@ -9,6 +9,7 @@ import pytest
 
 from common.errors import UnavailableError
 from common.observe import metrics, scrape
+from tests.support.eventually import until
 from tests.support.prometheus import get, parse
 
 pytestmark = pytest.mark.anyio
@@ -17,10 +18,7 @@ ASKED = metrics.gauge("test_asked", "What is asked for at each scrape.")
 
 
 async def _get(path: Path, target: str = "/metrics") -> tuple[int, str]:
-    for _ in range(500):
-        if path.exists():
-            break
-        await anyio.sleep(0.01)
+    await until(path.exists, "the socket")
     return await anyio.to_thread.run_sync(get, path, target)
 
 

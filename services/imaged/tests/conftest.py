@@ -37,7 +37,6 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.record import ImageRecord
 from imaged.service import Images
-from tests.support.pace import patience
 
 OCI = "application/vnd.oci.image."
 DOCKER = "application/vnd.docker."
@@ -316,13 +315,6 @@ class Tools:
     bad_registry = BadRegistry
     daemons = Daemons
     real_registry = RealRegistry
-
-    @staticmethod
-    async def until(fact: Callable[[], object]) -> None:
-        """Wait for a fact that no event tells."""
-        with anyio.fail_after(patience(15)):
-            while not fact():
-                await anyio.sleep(0.01)
 
     @staticmethod
     def stack(diff_ids: list[str]) -> "Stack":

@@ -13,6 +13,7 @@ import zstandard
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from common.digest import Digest
 from common.errors import DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
 from imaged import manifest, signed
 from imaged.adapters.referrers import listed
@@ -91,7 +92,8 @@ def test_any_document_is_read_or_refused(body: bytes, kind: str) -> None:
     else:
         if isinstance(read, Index):
             for each in read.manifests:
-                assert each.size >= 0
+                assert str(Digest.parse(each.digest)) == each.digest
+                assert 0 <= each.size <= manifest.MAX_BLOB_BYTES
             try:
                 manifest.choose("i", read, AMD64)
             except NotFoundError:

@@ -24,6 +24,7 @@ from imaged.reference import Reference
 from imaged.whole import Whole
 from tests.support import estargz, zstdchunked
 from tests.support.descriptors import none_left
+from tests.support.eventually import until
 from tests.support.listening import listened
 from tests.support.pace import patience
 
@@ -216,12 +217,9 @@ class Rig:
         await Whole(self.content, self.registry, self.blobs).complete(record, Needs(), CREDENTIALS)
 
     async def until(self, kind: type[Event]) -> Event:
-        with anyio.fail_after(patience(20)):
-            while True:
-                found = next((each for each in self.events if isinstance(each, kind)), None)
-                if found:
-                    return found
-                await anyio.sleep(0.02)
+        return await until(
+            lambda: next((each for each in self.events if isinstance(each, kind)), None), kind.__name__
+        )
 
 
 @pytest.fixture
@@ -366,8 +364,7 @@ async def test_the_socket_outlives_a_lack_of_descriptors(rig: Rig, tmp_path: Pat
     with anyio.fail_after(patience(10)), socket.socket(socket.AF_UNIX) as late:
         with none_left():
             late.connect(str(path))
-            while "accept.failed" not in caplog.text:
-                await anyio.sleep(0.01)
+            await until(lambda: "accept.failed" in caplog.text, "the lack to be told")
         late.send(b"{}\n")
         await anyio.wait_readable(late)
         assert b"cannot be read" in late.recv(1000)
@@ -376,9 +373,7 @@ async def test_the_socket_outlives_a_lack_of_descriptors(rig: Rig, tmp_path: Pat
 async def test_the_socket_answers_in_time(rig: Rig, tmp_path: Path) -> None:
     path = tmp_path / "ranges/ranges.sock"
     rig.group.start_soon(RangeSocket(path, 0o600, rig.blobs).run)
-    with anyio.fail_after(patience(10)):
-        while not (path.exists() and path.stat().st_mode & 0o777 == 0o600):
-            await anyio.sleep(0.01)
+    await until(lambda: path.exists() and path.stat().st_mode & 0o777 == 0o600, "the socket")
     assert await rig.begin()
     rig.away = True
 

@@ -29,6 +29,7 @@ from imaged.peers.server import PATH, PEER_HEADER, REPOSITORY_HEADER, BlobServer
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from tests.support.brokers import NatsServer, nats_server
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -182,11 +183,11 @@ async def test_one_connection_too_many_is_closed_and_none_is_offered(tmp_path: P
     async with anyio.create_task_group() as group:
         group.start_soon(giver.server.serve, giver.listening)
         with socket.create_connection(giver.address.split(":")) as first:
-            await tools.until(lambda: not giver.server.gives(REPOSITORY, giver.digest))
+            await until(lambda: not giver.server.gives(REPOSITORY, giver.digest), "the image to go")
             with pytest.raises(urllib3.exceptions.HTTPError):
                 await asked(giver)
             first.shutdown(socket.SHUT_RDWR)
-        await tools.until(lambda: giver.server.gives(REPOSITORY, giver.digest))
+        await until(lambda: giver.server.gives(REPOSITORY, giver.digest), "the image to come")
         assert (await asked(giver)).status == 200
         group.cancel_scope.cancel()
     giver.listening.close()
@@ -217,11 +218,10 @@ def neighbours(nats: NatsServer, node: str, secret: str = SECRET, answer_s: floa
 
 
 async def met(made: Neighbours) -> None:
+    bus = await until(lambda: made._bus, "a connection to NATS")
     with anyio.fail_after(patience(15)):
-        while made._bus is None:
-            await anyio.sleep(0.01)
         # the server has heard of the subscriptions once it has answered what came after them
-        await made._bus._client.flush()
+        await bus._client.flush()
 
 
 async def test_nodes_find_who_has_a_blob_and_strangers_find_nobody(nats: NatsServer) -> None:
@@ -267,9 +267,7 @@ async def test_neighbours_are_met_again_after_nats_was_away(nats: NatsServer) ->
         await met(holder)
         await met(asker)
         nats.kill()
-        with anyio.fail_after(patience(15)):
-            while asker._bus or holder._bus:
-                await anyio.sleep(0.01)
+        await until(lambda: not (asker._bus or holder._bus), "the end of both connections")
         assert await asker.holders(REPOSITORY, "sha256:any") == []
         await anyio.to_thread.run_sync(nats.start)
         await met(holder)

@@ -9,12 +9,12 @@ import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
-import anyio
 import pytest
 
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import NotFoundError, UnavailableError
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -175,8 +175,7 @@ async def test_a_load_that_was_killed_leaves_nothing(daemons) -> None:
 
     async def pieces() -> AsyncIterator[bytes]:
         yield piece
-        while not any(f.stat().st_size for f in ingests.glob("load-*/0")):
-            await anyio.sleep(0.01)
+        await until(lambda: any(f.stat().st_size for f in ingests.glob("load-*/0")), "the first bytes")
         daemons.end("imaged", signal.SIGKILL)
         yield piece
 

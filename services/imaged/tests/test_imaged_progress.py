@@ -13,6 +13,7 @@ from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
 from imaged.ports import Credentials
 from imaged.progress import LOOK_S, WINDOW_S, Forecast
+from tests.support.eventually import until
 
 pytestmark = pytest.mark.anyio
 SIZE, CAP = 3_000_000, 1_000_000
@@ -89,7 +90,9 @@ async def test_what_was_here_before_did_not_come(node, bad_registry, tools) -> N
     node.layers.gate = anyio.Event()
     async with anyio.create_task_group() as group:
         group.start_soon(pulled, node, f"{bad_registry.host}/both:v1")
-        await tools.until(lambda: any(s.state == "unpacking" for p in node.images.pulls() for s in p.layers))
+        await until(
+            lambda: any(s.state == "unpacking" for p in node.images.pulls() for s in p.layers), "an unpacking"
+        )
         (operation,) = node.images._operations.values()
         assert operation.came_bytes() == len(two)
         assert operation.bytes() == (len(one) + len(two), len(one) + len(two))

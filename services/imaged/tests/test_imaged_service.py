@@ -17,7 +17,7 @@ from common.errors import (
 )
 from imaged import reconcile
 from imaged.ports import Credentials
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
@@ -159,9 +159,11 @@ async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, to
     with pytest.raises(DataLossError, match="does not have the diff ID"):
         await node.pull(real_registry.push("bad/diff", "v1", bad))
     assert node.records.all() == []
-    with anyio.fail_after(patience(10)):  # callers hear of it first
-        while type((await node.events())[-1]).__name__ != "PullFailed":
-            await anyio.sleep(0.01)
+
+    async def told() -> bool:  # callers hear of it first
+        return type((await node.events())[-1]).__name__ == "PullFailed"
+
+    await until(told, "the event")
 
 
 async def test_an_image_that_lies_takes_no_blob_from_another(node, real_registry, tools) -> None:

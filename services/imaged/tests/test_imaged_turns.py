@@ -9,6 +9,7 @@ from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
 from imaged.ports import Credentials
 from imaged.turns import Queue, Turns
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -143,8 +144,9 @@ async def test_a_pull_of_higher_priority_goes_before_one_that_began_earlier(
         group.start_soon(pull, "urgent", 0)
         group.start_soon(pull, "urgent", 3)  # joins, and raises it
         operations = node.images._operations
-        await tools.until(
-            lambda: any(each.queue.waiting for each in operations.values() if each.queue.priority == 3)
+        await until(
+            lambda: any(each.queue.waiting for each in operations.values() if each.queue.priority == 3),
+            "the urgent pull to wait for its turn",
         )
         go_on.set()
     assert blobs == ["plain", "plain", "urgent", "urgent", *["plain"] * 5]

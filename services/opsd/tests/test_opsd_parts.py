@@ -29,6 +29,7 @@ from opsd.web.assets import Assets
 from opsd.web.guard import Guard
 from opsd.web.server import Reply, Request, Server
 from tests.support.descriptors import none_left
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -499,8 +500,7 @@ async def test_without_descriptors_who_is_served_stays_served(
                 await ask(early)
                 with none_left():
                     late.connect(str(path))
-                    while "accept.failed" not in caplog.text:
-                        await anyio.sleep(0.01)
+                    await until(lambda: "accept.failed" in caplog.text, "the lack to be told")
                     await ask(early)
                 await ask(late)
             group.cancel_scope.cancel()

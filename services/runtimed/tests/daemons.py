@@ -15,19 +15,16 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import anyio
-
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.runtimed import RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
+from common.errors import UnavailableError
 from common.sys.mounts import ensure_shared, unmount_below
 from node.health import trouble
 from tests.support.brokers import RedisServer, nats_server, redis_server
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.pace import patience
-
-UNTIL_S = patience(20)
 
 
 @dataclass
@@ -160,20 +157,45 @@ class Pods:
     async def status(self, container_id: str) -> cri.ContainerStatus:
         return (await self.client.container_status(container_id)).status
 
+    async def reached(
+        self, container_id: str, state: "cri.ContainerState.ValueType", within_s: float = 30.0
+    ) -> cri.ContainerStatus:
+        """The container's status once it is in this state; runtimed may begin anew meanwhile."""
+
+        async def in_it() -> cri.ContainerStatus | None:
+            status = await self.status(container_id)
+            return status if status.state == state else None
+
+        what = f"container {container_id} to be {cri.ContainerState.Name(state)}"
+        return await until(in_it, what, within_s=within_s, but=UnavailableError)
+
     async def exited(self, container_id: str) -> cri.ContainerStatus:
-        with anyio.fail_after(UNTIL_S):
-            while (status := await self.status(container_id)).state != cri.CONTAINER_EXITED:
-                await anyio.sleep(0.02)
-        return status
+        return await self.reached(container_id, cri.CONTAINER_EXITED)
+
+    async def sandbox_not_ready(self, sandbox_id: str) -> None:
+        async def it_is() -> bool:
+            return (await self.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_NOTREADY
+
+        await until(it_is, f"sandbox {sandbox_id} to be NOTREADY")
+
+    async def facts(self, container_id: str) -> dict:
+        """What the verbose status of a container tells besides."""
+        return json.loads((await self.client.container_status(container_id, verbose=True)).info["info"])
+
+    async def fact_is(self, container_id: str, state: str) -> None:
+        """Wait until the record has this state, of which CRI's states know fewer."""
+
+        async def it_is() -> bool:
+            return (await self.facts(container_id))["state"] == state
+
+        await until(it_is, f"container {container_id} to be {state}", but=UnavailableError)
 
     async def reconciled(self) -> None:
         """Wait for the end of a round of the reconciler, which looks at sandboxes' directories last."""
         stray = self.daemons.base / "data" / "runtimed" / "sandboxes" / "stray"
         stray.mkdir()
         os.utime(stray, (0, 0))  # as if made long ago
-        with anyio.fail_after(UNTIL_S):
-            while stray.exists():
-                await anyio.sleep(0.02)
+        await until(lambda: not stray.exists(), "the end of a round")
 
 
 @asynccontextmanager

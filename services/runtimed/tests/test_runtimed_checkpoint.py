@@ -23,7 +23,7 @@ from common.errors import DeadlineExceededError, FailedPreconditionError, Invali
 from runtimed.checkpoint import archive, freezer
 from runtimed.oci import cgroups
 from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -92,10 +92,8 @@ async def two(pods: Pods) -> tuple[str, list[str], list[Path]]:
 
 
 async def grows(log: Path) -> None:
-    with anyio.fail_after(patience(10)):
-        size = log.stat().st_size
-        while log.stat().st_size == size:
-            await anyio.sleep(0.01)
+    size = log.stat().st_size
+    await until(lambda: log.stat().st_size != size, f"{log} to grow")
 
 
 def pod_request(sandbox_id: str, ids: list[str], output: Path) -> cri.CheckpointPodRequest:
@@ -141,9 +139,7 @@ async def test_a_second_checkpoint_of_a_pod_is_refused_and_a_dead_service_thaws_
                 await pods.client.stub.CheckpointPod(pod_request(sandbox_id, ids, tmp_path), timeout=60)
 
         group.start_soon(first)
-        with anyio.fail_after(patience(20)):
-            while not (watched / "states").exists():
-                await anyio.sleep(0.02)
+        await until((watched / "states").exists, "the first to hold the pod")
         with pytest.raises(FailedPreconditionError, match="goes on"):
             await pods.client.stub.CheckpointPod(pod_request(sandbox_id, ids, tmp_path), timeout=60)
         sizes = [log.stat().st_size for log in logs]

@@ -3,7 +3,7 @@
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
 from tests.support import cgroups
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [
@@ -65,24 +66,12 @@ async def start_is_cut_off(pods: Pods, container_id: str) -> None:
         await pods.client.start_container(container_id)
 
 
-async def until(met: Callable[[], object]) -> None:
-    with anyio.fail_after(UNTIL_S):
-        while not met():
-            await anyio.sleep(0.02)
-
-
 def processes(container_id: str) -> set[str]:
     found: set[str] = set()
     for path in cgroups.files(container_id, "cgroup.procs"):
         with suppress(OSError):
             found |= set(path.read_text().split())
     return found
-
-
-async def reached(pods: Pods, container_id: str, state: "cri.ContainerState.ValueType") -> None:
-    with anyio.fail_after(UNTIL_S):
-        while (await pods.status(container_id)).state != state:
-            await anyio.sleep(0.02)
 
 
 async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
@@ -97,7 +86,7 @@ async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
 
     async with anyio.create_task_group() as group:
         group.start_soon(start)
-        await until((gate / "begun").exists)
+        await until((gate / "begun").exists, "the OCI runtime to begin", within_s=30)
         with pods.daemons.redis.frozen():
             (gate / "held").unlink()
             with anyio.fail_after(UNTIL_S):
@@ -108,8 +97,8 @@ async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
 
 async def test_what_was_started_while_redis_hung_runs_soon_after(pods: Pods, gate: Path) -> None:
     container_id = await started_while_redis_hangs(pods, gate)
-    with anyio.fail_after(patience(15)):  # and not in the next round of the reconciler
-        await reached(pods, container_id, cri.CONTAINER_RUNNING)
+    # within a time in which the reconciler begins no other round
+    await pods.reached(container_id, cri.CONTAINER_RUNNING, within_s=15)
     await pods.client.stop_container(container_id, 0)
     assert (await pods.status(container_id)).exit_code == 137
 
@@ -127,11 +116,11 @@ async def test_nothing_is_stopped_while_nobody_can_say_whether_it_runs(pods: Pod
     sandbox_id, container_id = await created(pods)
     async with anyio.create_task_group() as group:
         group.start_soon(start_is_cut_off, pods, container_id)
-        await until((gate / "begun").exists)
+        await until((gate / "begun").exists, "the OCI runtime to begin", within_s=30)
         pods.daemons.kill("runtimed")
     pods.daemons.kill("shimd")
     (gate / "held").unlink()
-    await until(lambda: processes(container_id))
+    await until(lambda: processes(container_id), "its processes", within_s=30)
     pods.daemons.start("runtimed")
     with pytest.raises(UnavailableError):
         await pods.client.stop_container(container_id, 0)

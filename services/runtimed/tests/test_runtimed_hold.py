@@ -1,6 +1,5 @@
 """Containers that stand still: by request, across deaths of runtimed, and when they are to end."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,7 +11,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
 from services.runtimed.tests.daemons import Pods
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -24,7 +23,6 @@ pytestmark = [
         not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
     ),
 ]
-UNTIL_S = patience(20)
 TICKS = "trap 'exit 7' TERM; trap 'echo usr' USR1; while :; do echo tick; sleep 0.02; done"
 
 
@@ -41,16 +39,6 @@ async def send(pods: Pods, container_id: str, number: int) -> None:
     await pods.client.stub.SignalContainer(request, timeout=30)
 
 
-async def facts(pods: Pods, container_id: str) -> dict:
-    return json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])
-
-
-async def until_state(pods: Pods, container_id: str, state: str) -> None:
-    with anyio.fail_after(UNTIL_S):
-        while (await facts(pods, container_id))["state"] != state:
-            await anyio.sleep(0.02)
-
-
 def freezer_file(pid: int) -> tuple[Path, str, str]:
     """The file that holds a process still, and its words for still and running."""
     for line in Path(f"/proc/{pid}/cgroup").read_text().splitlines():
@@ -64,9 +52,7 @@ def freezer_file(pid: int) -> tuple[Path, str, str]:
 
 async def grows(log: Path) -> None:
     size = log.stat().st_size
-    with anyio.fail_after(UNTIL_S):
-        while log.stat().st_size == size:
-            await anyio.sleep(0.01)
+    await until(lambda: log.stat().st_size != size, f"{log} to grow")
 
 
 async def stands_still(log: Path) -> None:
@@ -81,7 +67,7 @@ async def test_a_paused_container_does_nothing_until_it_is_resumed(pods: Pods) -
     await grows(log)
     await pause(pods, container_id)
     await stands_still(log)
-    assert (await facts(pods, container_id))["state"] == "paused"
+    assert (await pods.facts(container_id))["state"] == "paused"
     assert (await pods.status(container_id)).state == cri.CONTAINER_RUNNING
     shown = (await pods.client.stub.Overview(pb.OverviewRequest(), timeout=30)).containers
     assert [entry.paused for entry in shown if entry.container.id == container_id] == [True]
@@ -117,9 +103,7 @@ async def test_a_signal_to_a_paused_container_waits_unless_it_ends_it(pods: Pods
     await send(pods, container_id, 10)
     await stands_still(log)
     await resume(pods, container_id)
-    with anyio.fail_after(UNTIL_S):
-        while "F usr" not in log.read_text():
-            await anyio.sleep(0.02)
+    await until(lambda: "F usr" in log.read_text(), "the signal's line")
     await pause(pods, container_id)
     await send(pods, container_id, 9)
     assert (await pods.exited(container_id)).exit_code == 137
@@ -137,7 +121,7 @@ async def test_a_pause_outlives_runtimed(pods: Pods) -> None:
     pods.daemons.kill("runtimed")
     pods.daemons.start("runtimed")
     await stands_still(log)
-    assert (await facts(pods, container_id))["state"] == "paused"
+    assert (await pods.facts(container_id))["state"] == "paused"
     await resume(pods, container_id)
     await grows(log)
     await pods.client.stop_container(container_id, 10)
@@ -146,18 +130,18 @@ async def test_a_pause_outlives_runtimed(pods: Pods) -> None:
 
 async def test_what_was_paused_or_resumed_while_runtimed_was_dead_is_found(pods: Pods) -> None:
     _, container_id, _ = await pods.running("sh", "-c", TICKS)
-    freezer, still, running = freezer_file((await facts(pods, container_id))["pid"])
+    freezer, still, running = freezer_file((await pods.facts(container_id))["pid"])
     for word, state in ((still, "paused"), (running, "running")):
         pods.daemons.kill("runtimed")
         freezer.write_text(word)
         pods.daemons.start("runtimed")
-        await until_state(pods, container_id, state)
+        await pods.fact_is(container_id, state)
     await pods.client.remove_container(container_id)
 
 
 async def test_the_end_of_a_paused_container_is_told(pods: Pods) -> None:
     _, container_id, _ = await pods.running("sleep", "100")
-    pid = (await facts(pods, container_id))["pid"]
+    pid = (await pods.facts(container_id))["pid"]
     await pause(pods, container_id)
     os.kill(pid, 9)
     freezer, _, running = freezer_file(pid)

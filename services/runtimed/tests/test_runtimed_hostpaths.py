@@ -12,7 +12,7 @@ from common.errors import FailedPreconditionError
 from common.sys import linux
 from common.sys.hostroot import HostRoot
 from runtimed.use.hostpaths import HostPaths
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root]
 
@@ -56,10 +56,9 @@ async def test_a_dead_path_is_named_and_then_refused_at_once_while_others_work(
     with anyio.fail_after(0.2):
         await hostpaths.check("mounts.host_path", [str(tmp_path), str(tmp_path / "absent")])
     dead.let_go()
-    with anyio.fail_after(patience(5)):
-        while True:
-            try:
-                await hostpaths.check("mounts.host_path", [volume])
-                break
-            except FailedPreconditionError:
-                await anyio.sleep(0.02)
+
+    async def answers() -> bool:
+        await hostpaths.check("mounts.host_path", [volume])
+        return True
+
+    await until(answers, "the volume to answer", within_s=5, but=FailedPreconditionError)

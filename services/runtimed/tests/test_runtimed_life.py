@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from common.errors import (
 from common.sys import linux
 from services.runtimed.tests.daemons import Pods
 from tests.support import cgroups
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [
@@ -159,11 +159,14 @@ async def test_exec_that_takes_too_long_is_killed(pods: Pods) -> None:
 
 
 async def test_a_later_stop_brings_the_end_forward(pods: Pods) -> None:
-    _, container_id, _ = await pods.running("sh", "-c", "trap '' TERM; while :; do sleep 0.05; done")
+    script = "trap 'echo asked' TERM; echo begun; while :; do sleep 0.05; done"
+    _, container_id, _ = await pods.running("sh", "-c", script)
+    log = Path((await pods.status(container_id)).log_path)
+    await until(lambda: "begun" in log.read_text(), "the trap")
     with anyio.fail_after(UNTIL_S):
         async with anyio.create_task_group() as group:
             group.start_soon(pods.client.stop_container, container_id, 600)
-            await anyio.sleep(0.1)
+            await until(lambda: "asked" in log.read_text(), "the first stop's signal")
             await pods.client.stop_container(container_id, 0)
     assert (await pods.status(container_id)).exit_code == 137
 
@@ -274,25 +277,14 @@ async def test_a_start_that_was_cut_off_before_there_was_a_shim_may_be_asked_for
 
     async with anyio.create_task_group() as group:
         group.start_soon(cut_off)
-        with anyio.fail_after(UNTIL_S):
-            while not await _is(pods, container_id, "starting"):
-                await anyio.sleep(0.02)
+        await pods.fact_is(container_id, "starting")
         pods.daemons.kill("runtimed")
     pods.daemons.kill("shimd")
     for name in ("shimd", "runtimed"):
         pods.daemons.start(name)
-    with anyio.fail_after(UNTIL_S):
-        while not await _is(pods, container_id, "created"):
-            await anyio.sleep(0.02)
+    await pods.fact_is(container_id, "created")
     await pods.client.start_container(container_id)
     assert (await pods.status(container_id)).state == cri.CONTAINER_RUNNING
-
-
-async def _is(pods: Pods, container_id: str, state: str) -> bool:
-    with suppress(UnavailableError):  # the connection to the one before
-        shown = await pods.client.container_status(container_id, verbose=True)
-        return bool(json.loads(shown.info["info"])["state"] == state)
-    return False
 
 
 async def test_a_container_runs_on_while_runtimed_is_away(pods: Pods) -> None:
@@ -322,9 +314,7 @@ async def test_a_sandbox_whose_namespaces_vanished_is_not_ready(pods: Pods) -> N
     pods.daemons.kill("runtimed")
     linux.umount(str(pin))
     pods.daemons.start("runtimed")
-    with anyio.fail_after(UNTIL_S):
-        while (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_READY:
-            await anyio.sleep(0.05)
+    await pods.sandbox_not_ready(sandbox_id)
 
 
 async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_there(pods: Pods) -> None:
@@ -333,9 +323,7 @@ async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_t
     pods.daemons.kill("runtimed")
     (pods.daemons.base / "boot_id").write_text("second\n")
     pods.daemons.start("runtimed")
-    with anyio.fail_after(UNTIL_S):
-        while (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_READY:
-            await anyio.sleep(0.05)
+    await pods.sandbox_not_ready(sandbox_id)
     config.metadata.attempt += 1
     again = await pods.client.run_sandbox(config)
     assert (await pods.client.sandbox_status(again)).status.state == cri.SANDBOX_READY
@@ -353,9 +341,7 @@ async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_
         made_s = time.time() + (3600 if name == "young" else -0.1)
         os.utime(containers / name, (made_s, made_s))
     pods.daemons.start("runtimed")
-    with anyio.fail_after(UNTIL_S):
-        while (containers / "cut").exists():
-            await anyio.sleep(0.05)
+    await until(lambda: not (containers / "cut").exists(), "what was never recorded to go")
     assert (containers / "aside" / "record.corrupt").exists()
     assert (containers / "young").exists()
     for name in ("aside", "young"):

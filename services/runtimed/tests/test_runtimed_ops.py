@@ -12,7 +12,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.operations.v1 import operations_pb2 as pb
 from common.api.operations.v1 import operations_pb2_grpc as rpc
-from services.runtimed.tests.daemons import UNTIL_S, Pods
+from services.runtimed.tests.daemons import Pods
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -34,16 +35,16 @@ async def test_the_making_of_a_shared_pid_namespace_is_no_pause(pods: Pods) -> N
     wanted.linux.security_context.namespace_options.CopyFrom(options)
     shimd = pods.daemons.processes["shimd"]
     async with grpc.aio.insecure_channel(f"unix:{pods.daemons.socket}") as channel:
-        listed = rpc.OperationsStub(channel).List
+
+        async def of_sandbox() -> set[str]:
+            going = (await rpc.OperationsStub(channel).List(pb.ListRequest())).operations
+            return {each.kind for each in going if each.object == sandbox_id}
+
         async with anyio.create_task_group() as group:
             shimd.send_signal(signal.SIGSTOP)
             try:
                 group.start_soon(pods.client.create_container, sandbox_id, wanted, config, pods.image())
-                with anyio.fail_after(UNTIL_S):
-                    kinds: set[str] = set()
-                    while not kinds:
-                        going = (await listed(pb.ListRequest())).operations
-                        kinds = {each.kind for each in going if each.object == sandbox_id}
+                kinds = await until(of_sandbox, "an operation of the sandbox")
             finally:
                 shimd.send_signal(signal.SIGCONT)
     assert kinds == {"share pids"}

@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import anyio
 import pytest
 from redis import Redis
 
@@ -16,7 +15,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError
 from common.records import keys
 from devtools import bridge
-from services.runtimed.tests.daemons import UNTIL_S, Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -113,9 +113,7 @@ def left(pods: Pods, sandbox_id: str) -> list[str]:
 
 
 async def none_left(pods: Pods, sandbox_id: str) -> None:
-    with anyio.fail_after(UNTIL_S):
-        while left(pods, sandbox_id):
-            await anyio.sleep(0.05)
+    await until(lambda: not left(pods, sandbox_id), f"nothing to be left of sandbox {sandbox_id}")
 
 
 async def test_the_network_of_a_sandbox_without_a_record_is_released(pods: Pods) -> None:

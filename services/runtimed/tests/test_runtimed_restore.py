@@ -30,7 +30,7 @@ from common.errors import (
 )
 from runtimed.checkpoint import archive
 from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -154,17 +154,13 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
     with _stopped_snapshotd(pods):
         async with anyio.create_task_group() as group:
             group.start_soon(_cut_off, pods, wanted)
-            with anyio.fail_after(patience(20)):
-                while not (half := await pods.client.list_sandboxes()):
-                    await anyio.sleep(0.02)
-                records = pods.daemons.base / "data/runtimed/containers"
-                while len(list(records.glob("*/record.msgpack"))) < len(NAMES):
-                    await anyio.sleep(0.02)
+            half = await until(pods.client.list_sandboxes, "the sandbox")
+            records = pods.daemons.base / "data/runtimed/containers"
+            await until(lambda: len(list(records.glob("*/record.msgpack"))) >= len(NAMES), "every record")
             pods.daemons.processes["runtimed"].send_signal(end)
             await anyio.to_thread.run_sync(pods.daemons.processes["runtimed"].wait, 20)
         pods.daemons.start("runtimed")
-        with anyio.fail_after(patience(20)):
-            await _answers(pods)
+        await until(lambda: _answers(pods), "runtimed to answer", but=UnavailableError)
         if retried:
             with pytest.raises(DeadlineExceededError):  # what was half made has to go, which needs snapshotd
                 await pods.client.stub.RestorePod(wanted, timeout=1)
@@ -174,9 +170,7 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
         assert made.pod_sandbox_id != half[0].id
         assert len(await pods.client.list_containers()) == len(NAMES)
         await pods.client.remove_sandbox(made.pod_sandbox_id)
-    with anyio.fail_after(patience(20)):
-        while await pods.client.list_sandboxes():
-            await anyio.sleep(0.02)
+    await until(lambda: _has_no_pod(pods), "the end of what was half made")
     await nothing_is_left(pods)
 
 
@@ -190,14 +184,13 @@ def _stopped_snapshotd(pods: Pods) -> Iterator[None]:
         process.send_signal(signal.SIGCONT)
 
 
-async def _answers(pods: Pods) -> None:
-    while True:
-        try:
-            await pods.client.list_sandboxes()
-        except UnavailableError:  # the connection to the one before
-            await anyio.sleep(0.02)
-        else:
-            return
+async def _answers(pods: Pods) -> bool:
+    await pods.client.list_sandboxes()
+    return True
+
+
+async def _has_no_pod(pods: Pods) -> bool:
+    return not await pods.client.list_sandboxes()
 
 
 async def _cut_off(pods: Pods, wanted: pb.RestorePodRequest) -> None:

@@ -12,7 +12,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError, UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -35,7 +35,6 @@ VERSION) echo '{{"cniVersion":"0.4.0","supportedVersions":["0.4.0"]}}' ;;
 ADD) echo '{{"cniVersion":"0.4.0","interfaces":[{{"name":"eth0","sandbox":"x"}}],"ips":[{{"version":"4","address":"10.9.8.7/24"}}]}}' ;;
 esac
 """
-UNTIL_S = patience(20)
 
 
 @pytest.fixture(scope="module")
@@ -127,17 +126,15 @@ async def test_a_caller_that_gives_up_finds_the_same_sandbox_later(pods: Pods) -
 
 async def cut_off(pods: Pods, config: cri.PodSandboxConfig) -> str:
     """Kill runtimed while a network plugin is asked for a sandbox; returns its id."""
-    with anyio.fail_after(UNTIL_S):
-        async with anyio.create_task_group() as group:
+    async with anyio.create_task_group() as group:
 
-            async def first_try() -> None:
-                with pytest.raises(SlipwayError):
-                    await pods.client.run_sandbox(config)
+        async def first_try() -> None:
+            with pytest.raises(SlipwayError):
+                await pods.client.run_sandbox(config)
 
-            group.start_soon(first_try)
-            while "ADD" not in calls(pods):
-                await anyio.sleep(0.02)
-            pods.daemons.kill("runtimed")
+        group.start_soon(first_try)
+        await until(lambda: "ADD" in calls(pods), "the plugin to be asked")
+        pods.daemons.kill("runtimed")
     return (pods.daemons.base / "calls").read_text().split()[1]
 
 
@@ -160,9 +157,7 @@ async def test_one_that_hangs_is_waited_for_by_no_other_repair(pods: Pods) -> No
     pods.daemons.start("runtimed")
     await pods.reconciled()
     assert (await pods.client.sandbox_status(agent_id)).status.state == cri.SANDBOX_NOTREADY
-    with anyio.fail_after(UNTIL_S):
-        while calls(pods) != ["ADD", "DEL", "ADD"]:
-            await anyio.sleep(0.02)
+    await until(lambda: calls(pods) == ["ADD", "DEL", "ADD"], "the plugin to be asked again")
     await pods.reconciled()
     assert calls(pods) == ["ADD", "DEL", "ADD"]  # no round begins it a second time
     hold.unlink()

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -14,7 +13,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
-from tests.support.pace import patience
+from tests.support.eventually import until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -32,7 +31,6 @@ case " $* " in *" run "*)
 esac
 exec crun "$@"
 """
-UNTIL_S = patience(30)
 
 
 @pytest.fixture(scope="module")
@@ -68,12 +66,10 @@ async def unknown(pods: Pods) -> str:
     container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
     async with anyio.create_task_group() as group:
         group.start_soon(_cut_off, pods, container_id)
-        with anyio.fail_after(UNTIL_S):
-            while not stopped.exists():
-                await anyio.sleep(0.02)
+        await until(stopped.exists, "the shim to be stopped", within_s=30)
         pods.daemons.kill("runtimed")
     pods.daemons.start("runtimed")
-    await reached(pods, container_id, cri.CONTAINER_UNKNOWN)
+    await pods.reached(container_id, cri.CONTAINER_UNKNOWN)
     return container_id
 
 
@@ -82,20 +78,11 @@ async def _cut_off(pods: Pods, container_id: str) -> None:
         await pods.client.start_container(container_id)
 
 
-async def reached(pods: Pods, container_id: str, state: "cri.ContainerState.ValueType") -> None:
-    with anyio.fail_after(UNTIL_S):
-        while True:
-            with suppress(UnavailableError):  # the connection to the one before
-                if (await pods.status(container_id)).state == state:
-                    return
-            await anyio.sleep(0.02)
-
-
 async def test_it_runs_once_the_shim_says_so(pods: Pods) -> None:
     container_id = await unknown(pods)
     for pid in Path(pods.daemons.environment["STOPPED"]).read_text().split():
         os.kill(int(pid), signal.SIGCONT)
-    await reached(pods, container_id, cri.CONTAINER_RUNNING)
+    await pods.reached(container_id, cri.CONTAINER_RUNNING)
     assert (await pods.client.exec_sync(container_id, ["echo", "here"])).stdout == b"here\n"
     await pods.client.stop_container(container_id, 0)
     assert (await pods.status(container_id)).exit_code == 137
@@ -105,9 +92,10 @@ async def test_its_stop_ends_what_the_shim_had_started(pods: Pods) -> None:
     container_id = await unknown(pods)
     info = (await pods.client.container_status(container_id, verbose=True)).info["info"]
     cgroup = json.loads(info)["cgroup"].rpartition("/")[2]
-    with anyio.fail_after(UNTIL_S):
-        while not list(Path("/sys/fs/cgroup").glob(f"**/slipway/{cgroup}")):
-            await anyio.sleep(0.02)  # the container of the stopped shim is there
+    groups = Path("/sys/fs/cgroup")
+    await until(
+        lambda: list(groups.glob(f"**/slipway/{cgroup}")), "the container of the stopped shim", within_s=30
+    )
     await pods.client.stop_container(container_id, 30)
     status = await pods.status(container_id)
     assert (status.state, status.exit_code, status.reason) == (cri.CONTAINER_EXITED, 255, "Unknown")

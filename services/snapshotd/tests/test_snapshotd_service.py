@@ -229,7 +229,7 @@ async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_
         group.start_soon(client.remove, "c1")
         await anyio.to_thread.run_sync(lambda: eventually(reached.exists, what=name))
         group.cancel_scope.cancel()
-    await anyio.sleep(0.1)  # the time that the news of it takes
+    await client.list()  # what comes later on a connection tells that the news of it has come
     reached.unlink()
     await client.remove("c1")
     assert await client.list() == []

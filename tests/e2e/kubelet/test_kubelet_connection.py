@@ -10,7 +10,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import connect
 from devtools.ports import free_port
-from tests.e2e.test_e2e_pods import pod
+from tests.e2e.test_e2e_pods import pod, runs_no_more
 from tests.support.node import running_node
 from tests.support.pace import patience
 
@@ -112,9 +112,7 @@ async def test_a_command_whose_caller_has_left_is_ended(cri, busybox) -> None:
     _, container_id = await pod(cri, "left-exec", busybox, ["sleep", "1000"])
     request = cri_pb.ExecSyncRequest(container_id=container_id, cmd=["sh", "-c", "sleep 777 & sleep 777"])
     assert await code_of(cri.call(cri.runtime.ExecSync, request, timeout_s=1)) is CODE.DEADLINE_EXCEEDED
-    with anyio.fail_after(patience(20)):
-        while b"777" in (await cri.exec(container_id, ["ps"])).stdout:
-            await anyio.sleep(0.05)
+    await runs_no_more(cri, container_id, b"777")
 
 
 async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri) -> None:

@@ -4,15 +4,13 @@ import json
 import uuid
 from pathlib import Path
 
-import anyio
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.registry import busybox_layer, directory, file, layer
-from tests.e2e.test_e2e_pods import exited, pod
+from tests.e2e.test_e2e_pods import exited, pod, succeeds
 from tests.support import cgroups
-from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -86,9 +84,7 @@ async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri, 
         ["sh", "-c", script],
         linux=limits(memory_limit_in_bytes=128 * MIB, memory_swap_limit_in_bytes=128 * MIB, cpu_shares=512),
     )
-    with anyio.fail_after(patience(30)):
-        while (await cri.exec(container_id, ["cat", "/tmp/full"])).exit_code:
-            await anyio.sleep(0.05)
+    await succeeds(cri, container_id, "cat", "/tmp/full")
     before = await resources(cri, container_id)
     with pytest.raises(grpc.aio.AioRpcError, match="memory_limit_in_bytes") as caught:
         await update(cri, container_id, memory_limit_in_bytes=8 * MIB, cpu_shares=1024)

@@ -14,7 +14,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from runtimed import processes
 from tests.e2e.test_e2e_faults import events
-from tests.e2e.test_e2e_pods import exited, pod
+from tests.e2e.test_e2e_pods import exited, pod, reached, succeeds
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -30,9 +31,9 @@ def limited(limit: int) -> cri_pb.LinuxContainerConfig:
 async def logged(node, name: str, text: str) -> None:
     """Wait until a line of the container's log ends so."""
     path = node.logs / name / "c.log"
-    with anyio.fail_after(patience(20)):
-        while not any(line.endswith(text) for line in path.read_text().splitlines()):
-            await anyio.sleep(0.02)
+    await until(
+        lambda: any(line.endswith(text) for line in path.read_text().splitlines()), f"the line {text!r}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,9 +159,7 @@ def silent_shim(node, container_id: str):
 
 
 async def unknown(cri, container_id: str) -> None:
-    with anyio.fail_after(patience(30)):
-        while (await cri.status(container_id)).state != cri_pb.CONTAINER_UNKNOWN:
-            await anyio.sleep(0.05)
+    await reached(cri, container_id, cri_pb.CONTAINER_UNKNOWN)
     listed = await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())
     assert [c.state for c in listed.containers if c.id == container_id] == [cri_pb.CONTAINER_UNKNOWN]
 
@@ -244,8 +243,7 @@ async def test_execs_die_with_the_container(cri, busybox) -> None:
     with anyio.fail_after(patience(30)):
         async with anyio.create_task_group() as group:
             group.start_soon(wait)
-            while (await cri.exec(container_id, ["cat", "/tmp/up"])).exit_code:
-                await anyio.sleep(0.02)
+            await succeeds(cri, container_id, "cat", "/tmp/up")
             await cri.stop(container_id, 0)
     assert ended == [137]
 

@@ -20,8 +20,7 @@ from tests.e2e.test_e2e_streaming import (
     in_thread,
     spdy_exec,
 )
-from tests.support.eventually import eventually
-from tests.support.pace import patience
+from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -135,10 +134,10 @@ async def test_streams_work_in_a_kernel_of_its_own(cri, node, busybox) -> None:
             client.write(data, b"there and back", fin=True)
             return client.collect(data)[data]
 
-    with anyio.fail_after(patience(20)):
-        while not (came := await in_thread(echoed, await forward_url(cri, sandbox_id))):
-            await anyio.sleep(0.1)  # nc does not listen yet
-    assert came == b"there and back"
+    async def forwarded() -> bytes:
+        return await in_thread(echoed, await forward_url(cri, sandbox_id))
+
+    assert await until(forwarded, "nc to listen") == b"there and back"
     url = await attach_url(cri, container_id, stdin=True)
     attached = await in_thread(lambda: spdy_exec(url, *names, stdin=b"typed\n"))
     assert attached["stdout"] == b"typed\n"

@@ -14,7 +14,7 @@ from devtools.cri import connect
 from tests.e2e.test_e2e_faults import recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.cniplugin import Plugin
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.node import running_node
 from tests.support.pace import patience
 
@@ -27,9 +27,10 @@ async def sandbox_status(cri, sandbox_id: str):
 
 
 async def not_ready(cri, sandbox_id: str) -> None:
-    with anyio.fail_after(patience(60)):
-        while (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_READY:
-            await anyio.sleep(0.05)
+    async def it_is() -> bool:
+        return (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_NOTREADY
+
+    await until(it_is, f"sandbox {sandbox_id} to be NOTREADY", within_s=60)
 
 
 async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(

@@ -5,7 +5,8 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from tests.e2e.test_e2e_pods import pod
+from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -122,11 +123,7 @@ async def test_a_start_during_a_removal_is_refused(cri, node, busybox) -> None:
     try:
         async with anyio.create_task_group() as group:
             group.start_soon(cri.remove, container_id)
-            with anyio.fail_after(patience(20)):
-                while (
-                    await cri.status(container_id)
-                ).state != cri_pb.CONTAINER_EXITED:  # as one being removed
-                    await anyio.sleep(0.02)
+            await exited(cri, container_id)  # as one being removed
             with pytest.raises(grpc.aio.AioRpcError, match="removed") as caught:
                 await cri.start(container_id)
             assert caught.value.code() is CODE.FAILED_PRECONDITION
@@ -211,8 +208,10 @@ async def test_events_of_a_life_come_in_order_stamped_after_the_change(cri, busy
             await cri.stop(container_id, 0)
             await cri.remove(container_id)
             await cri.remove_sandbox(sandbox_id)
-            while (seen[-1].container_id, seen[-1].container_event_type) != (sandbox_id, 3):
-                await anyio.sleep(0.02)
+            await until(
+                lambda: (seen[-1].container_id, seen[-1].container_event_type) == (sandbox_id, 3),
+                "the event of the sandbox's end",
+            )
             group.cancel_scope.cancel()
     for object_id in (sandbox_id, container_id):
         told = [event.container_event_type for event in seen if event.container_id == object_id]
