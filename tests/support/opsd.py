@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from typing import Any
 
 from tests.support.eventually import eventually
 from tests.support.pace import patience
+from tests.support.service import started
 
 
 class _Unix(http.client.HTTPConnection):
@@ -75,11 +75,7 @@ def opsd(node: str, directory: Path, nats_url: str, **settings: str) -> Iterator
         "http_address": "127.0.0.1:0",
         "interval_s": "0.2",
     } | settings
-    environment = os.environ | {f"SLIPWAY_OPSD_{key.upper()}": value for key, value in told.items()}
-    with (directory / f"{node}.log").open("wb") as log:
-        process = subprocess.Popen(
-            [str(Path(sys.executable).parent / "opsd")], env=environment, stdout=log, stderr=log
-        )
+    process = started("opsd", directory / f"{node}.log", told)
     made = Opsd(node, run_dir, process)
     try:
         eventually(lambda: (run_dir / "opsd.sock").exists() and made.up(), what=f"opsd of {node} answers")

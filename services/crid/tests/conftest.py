@@ -3,7 +3,6 @@
 import importlib.util
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +16,7 @@ from common.api.cri.v1 import api_pb2_grpc as rpc
 from common.sys.mounts import unmount_below
 from devtools.registry import push_busybox, registry
 from tests.support.brokers import nats_server, redis_server
+from tests.support.service import started
 
 STOP_S = 20
 
@@ -43,25 +43,16 @@ def front() -> Iterator[Front]:
         nats = stack.enter_context(nats_server(root / "nats"))
         shop = stack.enter_context(registry(root / "registry"))
         stack.callback(unmount_below, root)
-        settings = {"RUN_DIR": str(root / "run"), "DATA_DIR": str(root / "data"), "NODE": "n"}
-        settings |= {"REDIS_URL": redis.url, "NATS_URL": nats.url}
+        settings = {"run_dir": str(root / "run"), "data_dir": str(root / "data"), "node": "n"}
+        settings |= {"redis_url": redis.url, "nats_url": nats.url}
         for name in ("snapshotd", "imaged", "crid"):
-            stack.enter_context(_daemon(name, settings, root))
+            stack.callback(_end, started(name, root / f"{name}.log", settings))
         yield Front(str(root / "run" / "crid.sock"), push_busybox(shop), shop.address)
 
 
-class _daemon:  # noqa: N801 - reads as a function
-    def __init__(self, name: str, settings: dict[str, str], root: Path) -> None:
-        environment = os.environ | {f"SLIPWAY_{name.upper()}_{k}": v for k, v in settings.items()}
-        with (root / f"{name}.log").open("ab") as log:
-            command = [sys.executable, "-m", name]
-            self._process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, *_exc: object) -> None:
-        self._process.terminate()
-        assert self._process.wait(STOP_S) == 0
+def _end(service: "subprocess.Popen[bytes]") -> None:
+    service.terminate()
+    assert service.wait(STOP_S) == 0
 
 
 @pytest.fixture

@@ -4,11 +4,8 @@ import gzip
 import hashlib
 import io
 import json
-import os
 import signal
-import socket
 import subprocess
-import sys
 import tarfile
 import tempfile
 import threading
@@ -29,6 +26,7 @@ from common.records import RecordStore
 from common.records.keys import outbox_key
 from common.records.redis import connect
 from common.sys import linux
+from devtools.ports import free_port, wait_for_port
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
@@ -37,6 +35,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.record import ImageRecord
 from imaged.service import Images
+from tests.support.service import started
 
 OCI = "application/vnd.oci.image."
 DOCKER = "application/vnd.docker."
@@ -142,9 +141,7 @@ class RealRegistry:
 @pytest.fixture(scope="session")
 def real_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegistry]:
     root = tmp_path_factory.mktemp("registry")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     (root / "config.yml").write_text(
         "version: 0.1\nlog: {level: error, accesslog: {disabled: true}}\n"
         f"storage: {{filesystem: {{rootdirectory: {root}/data}}}}\nhttp: {{addr: 127.0.0.1:{port}}}\n"
@@ -154,14 +151,7 @@ def real_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealRegi
             ["docker-registry", "serve", str(root / "config.yml")], stdout=log, stderr=log
         )
     try:
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", port), 1).close()
-                break
-            except ConnectionRefusedError:
-                assert server.poll() is None, (root / "log").read_text()
-                assert time.monotonic() < deadline
+        wait_for_port(port)
         yield RealRegistry(port)
     finally:
         server.kill()
@@ -272,16 +262,10 @@ class Daemons:
         }
 
     def start(self, name: str, **more: str) -> None:
-        environment = {f"SLIPWAY_{name.upper()}_{k}": v for k, v in self._settings.items()}
-        if name == "imaged":
-            environment |= {f"SLIPWAY_IMAGED_{k}": v for k, v in self._imaged.items()}
-        with (self.root / f"{name}.log").open("ab") as log:
-            self._running[name] = subprocess.Popen(
-                [*self._inside, sys.executable, "-m", name],
-                env=os.environ | environment | more,
-                stdout=log,
-                stderr=log,
-            )
+        settings = self._settings | (self._imaged if name == "imaged" else {})
+        self._running[name] = started(
+            name, self.root / f"{name}.log", settings, inside=self._inside, environment=more
+        )
 
     def end(self, name: str, number: int = signal.SIGTERM) -> int:
         daemon = self._running.pop(name)

@@ -6,7 +6,6 @@ import select
 import socket
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,6 +16,7 @@ import pytest
 import urllib3
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, PermissionDeniedError, UnknownError
+from devtools.ports import free_port, wait_for_port
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
@@ -50,9 +50,7 @@ class SecureRegistry:
             openssl("x509", "-req", "-in", f"{root}/{name}.csr", "-CA", f"{root}/ca.crt", "-CAkey", f"{root}/ca.key",
                     "-CAcreateserial", "-days", "2", "-extfile", f"{root}/ext", "-out", f"{root}/{name}.crt")  # fmt: skip
         (root / "htpasswd").write_text(f"me:{HASHED}\n")
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self.port = probe.getsockname()[1]
+        self.port = free_port()
         self.host = f"127.0.0.1:{self.port}"
         settings = {
             "version": "0.1",
@@ -73,14 +71,7 @@ class SecureRegistry:
             self.process = subprocess.Popen(
                 ["docker-registry", "serve", str(root / "config.yml")], stdout=log, stderr=log
             )
-        deadline = time.monotonic() + 15
-        while True:
-            try:
-                socket.create_connection(("127.0.0.1", self.port), 1).close()
-                return
-            except ConnectionRefusedError:
-                assert self.process.poll() is None, (root / "log").read_text()
-                assert time.monotonic() < deadline
+        wait_for_port(self.port)
 
     def push(self, path: str, image) -> str:
         pool = urllib3.PoolManager(

@@ -7,13 +7,14 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tarfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
@@ -25,6 +26,30 @@ from node.health import trouble
 from tests.support.brokers import RedisServer, nats_server, redis_server
 from tests.support.eventually import eventually, until
 from tests.support.pace import patience
+from tests.support.service import started
+
+
+def needs(*programs: str) -> list[pytest.MarkDecorator]:
+    """The marks of a module whose pods are run by these programs."""
+    there = os.geteuid() == 0 and all(map(shutil.which, ("busybox", *programs)))
+    return [
+        pytest.mark.anyio,
+        pytest.mark.root,
+        pytest.mark.integration,
+        pytest.mark.timeout(120),
+        pytest.mark.skipif(not there, reason=f"needs root, busybox, {', '.join(programs)}"),
+    ]
+
+
+def executable(path: Path, script: str) -> Path:
+    path.write_text(script)
+    path.chmod(0o755)
+    return path
+
+
+def handler(name: str, program: Path) -> dict[str, str]:
+    """Settings by which this program is the OCI runtime of a name."""
+    return {"handlers": json.dumps({name: {"binary": str(program)}}), "default_handler": name}
 
 
 @dataclass
@@ -32,17 +57,18 @@ class Daemons:
     """snapshotd, shimd and runtimed of one test module."""
 
     base: Path
-    environment: dict[str, str]
     redis: RedisServer
+    settings: dict[str, str]
+    """Of all three."""
+    runtimed: dict[str, str]
+    """What runtimed has besides, from its next start on."""
     processes: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def start(self, name: str) -> None:
         """Start it; one that was there before serves again when this returns."""
         again = name in self.processes
-        log = (self.base / f"{name}.log").open("ab")
-        program = str(Path(sys.executable).parent / name)
-        with log:
-            self.processes[name] = subprocess.Popen([program], env=self.environment, stderr=log)
+        settings = self.settings | (self.runtimed if name == "runtimed" else {})
+        self.processes[name] = started(name, self.base / f"{name}.log", settings)
         if again:
             socket = str(self.base / "run" / f"{name}.sock")
             eventually(lambda: not trouble("grpc", socket), within_s=30, what=f"{name} to serve again")
@@ -53,34 +79,40 @@ class Daemons:
         process.wait(10)
 
     @property
+    def program(self) -> Path:
+        """The OCI runtime that `handler` has named."""
+        handlers = json.loads(self.runtimed["handlers"])
+        return Path(handlers[self.runtimed["default_handler"]]["binary"])
+
+    @property
     def socket(self) -> str:
         return str(self.base / "run" / "runtimed.sock")
 
 
 @contextmanager
-def running_daemons() -> Iterator[Daemons]:
+def running_daemons(**runtimed: str) -> Iterator[Daemons]:
+    """All three, with settings of runtimed."""
     base = Path(f"/run/slipway-test-{uuid.uuid4().hex[:8]}")
     base.mkdir(mode=0o711)
     ensure_shared(base)
     (base / "cni").mkdir()
     with redis_server(base / "redis") as redis, nats_server(base / "nats") as nats:
-        environment = dict(os.environ)
-        for name in ("snapshotd", "shimd", "runtimed"):
-            for key, value in {
-                "node": "testnode",
-                "run_dir": str(base / "run"),
-                "data_dir": str(base / "data"),
-                "redis_url": redis.url,
-                "nats_url": nats.url.replace("://", "://node:secret@"),  # a broker without users lets any in
-            }.items():
-                environment[f"SLIPWAY_{name.upper()}_{key.upper()}"] = value
-        environment["SLIPWAY_RUNTIMED_CNI_CONF_DIR"] = str(base / "cni")
-        environment["SLIPWAY_RUNTIMED_CNI_BIN_DIRS"] = json.dumps([str(base / "bin")])
-        environment["SLIPWAY_RUNTIMED_CNI_CONF_TEMPLATE"] = str(base / "cni.template")
-        environment["SLIPWAY_RUNTIMED_EVENT_BUFFER"] = "20"
-        environment["SLIPWAY_RUNTIMED_BOOT_ID_PATH"] = str(base / "boot_id")
+        settings = {
+            "node": "testnode",
+            "run_dir": str(base / "run"),
+            "data_dir": str(base / "data"),
+            "redis_url": redis.url,
+            "nats_url": nats.url.replace("://", "://node:secret@"),  # a broker without users lets any in
+        }
+        own = {
+            "cni_conf_dir": str(base / "cni"),
+            "cni_bin_dirs": json.dumps([str(base / "bin")]),
+            "cni_conf_template": str(base / "cni.template"),
+            "event_buffer": "20",
+            "boot_id_path": str(base / "boot_id"),
+        }
         (base / "boot_id").write_text("first\n")
-        found = Daemons(base, environment, redis)
+        found = Daemons(base, redis, settings, own | runtimed)
         try:
             for name in ("snapshotd", "shimd", "runtimed"):
                 found.start(name)

@@ -4,7 +4,6 @@ What is under test is all around a dump, and that one that fails leaves nothing:
 there, and runc does not find it. Dumps that succeed are in tests/e2e.
 """
 
-import json
 import os
 import shutil
 import stat
@@ -22,16 +21,10 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError, UnknownError
 from runtimed.checkpoint import archive, freezer
 from runtimed.oci import cgroups
-from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("runc"), reason="needs root and runc"),
-]
+pytestmark = needs("runc")
 TICKS = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
 TICKER = "import time\nwhile True: print(flush=True); time.sleep(0.02)"
 PARENT = f"/slipway-test-{uuid.uuid4().hex[:8]}"
@@ -50,22 +43,12 @@ exec {runc} "$@"
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("watcher")
-    program = base / "watched-runc"
-    program.write_text(WATCHER.format(states=STATES, base=base, runc=shutil.which("runc")))
-    program.chmod(0o755)
-    settings = {
-        "SLIPWAY_RUNTIMED_HANDLERS": json.dumps({"runc": {"binary": str(program)}}),
-        "SLIPWAY_RUNTIMED_DEFAULT_HANDLER": "runc",
-        "SLIPWAY_RUNTIMED_CRIU_BINARY": "/bin/true",
-    }
-    os.environ.update(settings)
+    runc = WATCHER.format(states=STATES, base=base, runc=shutil.which("runc"))
+    program = executable(base / "watched-runc", runc)
     try:
-        with running_daemons() as found:
-            found.environment["WATCHED"] = str(base)
+        with running_daemons(**handler("runc", program), criu_binary="/bin/true") as found:
             yield found
     finally:
-        for name in settings:
-            del os.environ[name]
         for directory in (*Path("/sys/fs/cgroup").glob(f"*{PARENT}"), Path(f"/sys/fs/cgroup{PARENT}")):
             if directory.is_dir():
                 directory.rmdir()
@@ -73,7 +56,8 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
 
 @pytest.fixture
 def watched(daemons: Daemons) -> Iterator[Path]:
-    base = Path(daemons.environment["WATCHED"])
+    """Where the runc of these daemons says what it saw, and waits for `hold` to go."""
+    base = daemons.program.parent
     (base / "states").unlink(missing_ok=True)
     yield base
     (base / "hold").unlink(missing_ok=True)

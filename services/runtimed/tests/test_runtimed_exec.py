@@ -1,26 +1,13 @@
 """Commands in running containers, over gRPC to a real runtimed."""
 
-import os
-import shutil
-from pathlib import Path
-
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2_grpc as rpc
-from services.runtimed.tests.daemons import Daemons, Pods
+from services.runtimed.tests.daemons import Daemons, Pods, needs
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
-    ),
-]
+pytestmark = needs("crun")
 KUBELET_BYTES = 16 << 20
 """The largest message that a kubelet takes."""
 

@@ -1,8 +1,5 @@
 """Starts, pauses and resumes whose outcome cannot be written, or asked for, at that moment: nothing runs unseen."""
 
-import json
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -13,18 +10,12 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import UnavailableError
-from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
 from tests.support import cgroups
 from tests.support.eventually import until
 from tests.support.pace import patience
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("crun"), reason="needs root and crun"),
-]
+pytestmark = needs("crun")
 WAITS = """#!/bin/sh
 case " $* " in *" run "*)
     [ -e {base}/held ] && touch {base}/begun
@@ -43,15 +34,9 @@ def gate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def daemons(gate: Path) -> Iterator[Daemons]:
-    program = gate / "waits"
-    program.write_text(WAITS.format(base=gate))
-    program.chmod(0o755)
-    os.environ["SLIPWAY_RUNTIMED_HANDLERS"] = json.dumps({"crun": {"binary": str(program)}})
-    try:
-        with running_daemons() as found:
-            yield found
-    finally:
-        del os.environ["SLIPWAY_RUNTIMED_HANDLERS"]
+    program = executable(gate / "waits", WAITS.format(base=gate))
+    with running_daemons(**handler("crun", program)) as found:
+        yield found
 
 
 async def created(pods: Pods) -> tuple[str, str]:

@@ -1,7 +1,6 @@
 """Containers that stand still: by request, across deaths of runtimed, and when they are to end."""
 
 import os
-import shutil
 from pathlib import Path
 
 import anyio
@@ -10,19 +9,10 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError
-from services.runtimed.tests.daemons import Pods
+from services.runtimed.tests.daemons import Pods, needs
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
-    ),
-]
+pytestmark = needs("crun")
 TICKS = "trap 'exit 7' TERM; trap 'echo usr' USR1; while :; do echo tick; sleep 0.02; done"
 
 

@@ -25,21 +25,12 @@ from common.errors import (
     UnknownError,
 )
 from common.sys import linux
-from services.runtimed.tests.daemons import Pods
+from services.runtimed.tests.daemons import Pods, needs
 from tests.support import cgroups
 from tests.support.eventually import until
 from tests.support.pace import patience
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
-    ),
-]
+pytestmark = needs("crun")
 UNTIL_S = patience(20)
 
 

@@ -1,6 +1,5 @@
 """Limits of running containers: a change of them holds as a whole, or not at all."""
 
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -11,19 +10,10 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, UnknownError
 from runtimed.oci import cgroups as plans
-from services.runtimed.tests.daemons import Pods
+from services.runtimed.tests.daemons import Pods, needs
 from tests.support import cgroups
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
-    ),
-]
+pytestmark = needs("crun")
 MIB = 1 << 20
 
 

@@ -1,30 +1,17 @@
 """What runtimed lists as going on."""
 
-import os
-import shutil
 import signal
-from pathlib import Path
 
 import anyio
 import grpc
-import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.operations.v1 import operations_pb2 as pb
 from common.api.operations.v1 import operations_pb2_grpc as rpc
-from services.runtimed.tests.daemons import Pods
+from services.runtimed.tests.daemons import Pods, needs
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(
-        not shutil.which("crun") or not Path("/bin/busybox").exists(), reason="needs crun and busybox"
-    ),
-]
+pytestmark = needs("crun")
 
 
 async def test_the_making_of_a_shared_pid_namespace_is_no_pause(pods: Pods) -> None:

@@ -1,6 +1,5 @@
 """What CNI's own bridge plugin was told to make goes again: addresses, links and rules of the node's."""
 
-import os
 import shutil
 import subprocess
 import uuid
@@ -15,16 +14,10 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError
 from common.records import keys
 from devtools import bridge
-from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, needs, running_daemons
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("iptables"), reason="needs root and iptables"),
-]
+pytestmark = needs("crun", "iptables")
 PLUGINS = Path("/usr/lib/cni")
 SUBNET = "10.251.9"
 BRIDGE = """#!/bin/sh
@@ -42,7 +35,7 @@ exec {plugins}/bridge
 def daemons() -> Iterator[Daemons]:
     name = f"slw{uuid.uuid4().hex[:6]}"
     with running_daemons() as found:
-        found.environment["SLIPWAY_RUNTIMED_RECONCILE_EVERY_S"] = "1"  # from its second start on
+        found.runtimed["reconcile_every_s"] = "1"  # from its second start on
         (found.base / "bin").mkdir()
         (found.base / "fail").mkdir()
         for plugin in ("host-local", "portmap"):

@@ -29,16 +29,10 @@ from common.errors import (
     UnknownError,
 )
 from runtimed.checkpoint import archive
-from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("runc"), reason="needs root and runc"),
-]
+pytestmark = needs("runc")
 NAMES = ("c", "d")
 TOLD = """#!/bin/sh
 echo "$@" >> {base}/calls
@@ -49,22 +43,9 @@ PATH=/nonexistent exec {runc} "$@"
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("told")
-    program = base / "told-runc"
-    program.write_text(TOLD.format(base=base, runc=shutil.which("runc")))
-    program.chmod(0o755)
-    settings = {
-        "SLIPWAY_RUNTIMED_HANDLERS": json.dumps({"runc": {"binary": str(program)}}),
-        "SLIPWAY_RUNTIMED_DEFAULT_HANDLER": "runc",
-        "SLIPWAY_RUNTIMED_CRIU_BINARY": "/bin/true",
-    }
-    os.environ.update(settings)
-    try:
-        with running_daemons() as found:
-            found.environment["CALLS"] = str(base / "calls")
-            yield found
-    finally:
-        for name in settings:
-            del os.environ[name]
+    program = executable(base / "told-runc", TOLD.format(base=base, runc=shutil.which("runc")))
+    with running_daemons(**handler("runc", program), criu_binary="/bin/true") as found:
+        yield found
 
 
 def diff_of(name: str) -> bytes:
@@ -129,7 +110,7 @@ async def test_a_restored_pod_is_created_and_its_start_is_a_restore_also_for_a_l
     status = await pods.status(container_id)
     assert (status.state, status.exit_code, status.reason) == (cri.CONTAINER_EXITED, 128, "StartError")
     images = pods.daemons.base / "data/runtimed/containers" / container_id / "dump/checkpoint"
-    assert f"restore --image-path {images} " in Path(pods.daemons.environment["CALLS"]).read_text()
+    assert f"restore --image-path {images} " in (pods.daemons.program.parent / "calls").read_text()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     await pods.client.remove_sandbox(made.pod_sandbox_id)
     await nothing_is_left(pods)

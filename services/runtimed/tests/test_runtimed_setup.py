@@ -1,8 +1,6 @@
 """Set-ups that fail, that are cut off and that cannot be undone; with a CNI plugin that does as told."""
 
 import json
-import os
-import shutil
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -11,17 +9,10 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import SlipwayError, UnavailableError
-from services.runtimed.tests.daemons import Daemons, Pods, kubelet, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, kubelet, needs, running_daemons
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
-    pytest.mark.skipif(not shutil.which("crun"), reason="needs crun"),
-]
+pytestmark = needs("crun")
 PLUGIN = """#!/bin/sh
 cat >/dev/null
 echo "$CNI_COMMAND $CNI_CONTAINERID" >>{base}/calls
@@ -40,7 +31,7 @@ esac
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
     with running_daemons() as found:
-        found.environment["SLIPWAY_RUNTIMED_RECONCILE_EVERY_S"] = "1"  # from its second start on
+        found.runtimed["reconcile_every_s"] = "1"  # from its second start on
         (found.base / "bin").mkdir()
         plugin = found.base / "bin" / "obedient"
         plugin.write_text(PLUGIN.format(base=found.base))

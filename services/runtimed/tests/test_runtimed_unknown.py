@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,16 +11,10 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnavailableError
-from services.runtimed.tests.daemons import Daemons, Pods, running_daemons
+from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
 from tests.support.eventually import until
 
-pytestmark = [
-    pytest.mark.anyio,
-    pytest.mark.root,
-    pytest.mark.integration,
-    pytest.mark.timeout(120),
-    pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("crun"), reason="needs root and crun"),
-]
+pytestmark = needs("crun")
 STOPS_ITS_SHIM = """#!/bin/sh
 case " $* " in *" run "*)
     for id; do :; done
@@ -36,29 +29,15 @@ exec crun "$@"
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("stops")
-    program = base / "stops-its-shim"
-    program.write_text(STOPS_ITS_SHIM.format(base=base))
-    program.chmod(0o755)
-    settings = {
-        "SLIPWAY_RUNTIMED_HANDLERS": json.dumps({"crun": {"binary": str(program)}}),
-        "SLIPWAY_RUNTIMED_RECONCILE_EVERY_S": "1",
-    }
-    os.environ.update(settings)
-    try:
-        with running_daemons() as found:
-            found.environment["STOPPED"] = str(base / "stopped")
-            program.write_text(
-                program.read_text().replace("$SHIMS", str(found.base / "run" / "shimd" / "shims"))
-            )
-            yield found
-    finally:
-        for name in settings:
-            del os.environ[name]
+    program = executable(base / "stops-its-shim", STOPS_ITS_SHIM.format(base=base))
+    with running_daemons(**handler("crun", program), reconcile_every_s="1") as found:
+        program.write_text(program.read_text().replace("$SHIMS", str(found.base / "run" / "shimd" / "shims")))
+        yield found
 
 
 async def unknown(pods: Pods) -> str:
     """A container of which a new runtimed cannot know whether it was started."""
-    stopped = Path(pods.daemons.environment["STOPPED"])
+    stopped = pods.daemons.program.parent / "stopped"
     stopped.unlink(missing_ok=True)
     config = pods.sandbox_config()
     sandbox_id = await pods.client.run_sandbox(config)
@@ -80,7 +59,7 @@ async def _cut_off(pods: Pods, container_id: str) -> None:
 
 async def test_it_runs_once_the_shim_says_so(pods: Pods) -> None:
     container_id = await unknown(pods)
-    for pid in Path(pods.daemons.environment["STOPPED"]).read_text().split():
+    for pid in (pods.daemons.program.parent / "stopped").read_text().split():
         os.kill(int(pid), signal.SIGCONT)
     await pods.reached(container_id, cri.CONTAINER_RUNNING)
     assert (await pods.client.exec_sync(container_id, ["echo", "here"])).stdout == b"here\n"

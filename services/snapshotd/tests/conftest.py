@@ -1,10 +1,8 @@
 """A snapshotd of the test's own: real Redis, real socket, in a mount namespace that outlives the service."""
 
-import os
 import secrets
 import shutil
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 from common.clients.snapshotd import SnapshotdClient
 from tests.support.brokers import RedisServer, redis_server
 from tests.support.eventually import eventually
+from tests.support.service import started
 
 
 class SnapshotdNode:
@@ -25,25 +24,18 @@ class SnapshotdNode:
 
     def start(self, **settings: str) -> None:
         self.settings.update(settings)
-        env = {
-            "PATH": os.environ["PATH"],
-            "SLIPWAY_SNAPSHOTD_NODE": "n1",
-            "SLIPWAY_SNAPSHOTD_RUN_DIR": str(self.run),
-            "SLIPWAY_SNAPSHOTD_DATA_DIR": str(self.data),
-            "SLIPWAY_SNAPSHOTD_REDIS_URL": self.redis.url,
-            "SLIPWAY_SNAPSHOTD_NATS_URL": "nats://127.0.0.1:9",
-            **{f"SLIPWAY_SNAPSHOTD_{k.upper()}": v for k, v in self.settings.items()},
+        settings = {
+            "node": "n1",
+            "run_dir": str(self.run),
+            "data_dir": str(self.data),
+            "redis_url": self.redis.url,
+            "nats_url": "nats://127.0.0.1:9",
+            **self.settings,
         }
-        log = (self.directory / "log").open("ab")
+        inside = ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "--"]
         with suppress(FileNotFoundError):
             (self.run / "snapshotd.sock").unlink()
-        self.process = subprocess.Popen(
-            ["nsenter", f"--mount=/proc/{self.holder}/ns/mnt", "--", sys.executable, "-m", "snapshotd"],
-            env=env,
-            stderr=log,
-            cwd="/",
-        )
-        log.close()
+        self.process = started("snapshotd", self.directory / "log", settings, inside=inside)
         eventually((self.run / "snapshotd.sock").exists, what=f"snapshotd: {self.log()[-2000:]}")
 
     def kill(self) -> None:
