@@ -9,7 +9,7 @@ import signal
 import subprocess
 import tarfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +18,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.clients.runtimed import RuntimedClient
+from common.clients.runtimed import SANDBOX_TIMEOUT_S, RuntimedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import UnavailableError
 from common.sys.mounts import ensure_shared, unmount_below
@@ -27,6 +27,8 @@ from tests.support.brokers import RedisServer, nats_server, redis_server
 from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 from tests.support.service import started
+
+DEADLINE_S = patience(30)
 
 
 def needs(*programs: str) -> list[pytest.MarkDecorator]:
@@ -147,10 +149,64 @@ def busybox_layer(path: Path) -> str:
     return "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest()
 
 
+class Maker(RuntimedClient):
+    """With the calls that make, list and use pods, which among the services crid alone passes on."""
+
+    async def run_sandbox(self, config: cri.PodSandboxConfig, handler: str = "") -> str:
+        """Set up a sandbox; the same again returns the same id."""
+        request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
+        return (await self.stub.RunPodSandbox(request, timeout=SANDBOX_TIMEOUT_S)).pod_sandbox_id
+
+    async def create_container(
+        self,
+        sandbox_id: str,
+        config: cri.ContainerConfig,
+        sandbox_config: cri.PodSandboxConfig,
+        image: pb.ResolvedImage,
+    ) -> str:
+        """Make a container; the same again returns the same id."""
+        inner = cri.CreateContainerRequest(
+            pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox_config
+        )
+        request = pb.CreateContainerRequest(request=inner, image=image)
+        return (await self.stub.CreateContainer(request, timeout=SANDBOX_TIMEOUT_S)).container_id
+
+    async def start_container(self, container_id: str) -> None:
+        request = cri.StartContainerRequest(container_id=container_id)
+        await self.stub.StartContainer(request, timeout=SANDBOX_TIMEOUT_S)
+
+    async def exec_sync(
+        self, container_id: str, cmd: Sequence[str], timeout_s: int = 0
+    ) -> cri.ExecSyncResponse:
+        """Run a command; 0 s is no timeout."""
+        request = cri.ExecSyncRequest(container_id=container_id, cmd=cmd, timeout=timeout_s)
+        deadline_s = timeout_s + DEADLINE_S if timeout_s else None
+        return await self.stub.ExecSync(request, timeout=deadline_s)
+
+    async def list_sandboxes(self, wanted: cri.PodSandboxFilter | None = None) -> list[cri.PodSandbox]:
+        request = cri.ListPodSandboxRequest(filter=wanted)
+        return list((await self.stub.ListPodSandbox(request, timeout=DEADLINE_S)).items)
+
+    async def list_containers(self, wanted: cri.ContainerFilter | None = None) -> list[cri.Container]:
+        request = cri.ListContainersRequest(filter=wanted)
+        return list((await self.stub.ListContainers(request, timeout=DEADLINE_S)).containers)
+
+    async def list_container_stats(
+        self, wanted: cri.ContainerStatsFilter | None = None
+    ) -> list[cri.ContainerStats]:
+        request = cri.ListContainerStatsRequest(filter=wanted)
+        return list((await self.stub.ListContainerStats(request, timeout=DEADLINE_S)).stats)
+
+    async def events(self) -> AsyncIterator[cri.ContainerEventResponse]:
+        """What happens from now on, for as long as the caller listens."""
+        async for event in self.stub.GetContainerEvents(cri.GetEventsRequest()):
+            yield event
+
+
 class Pods:
     """A kubelet's view: pods with names of their own."""
 
-    def __init__(self, daemons: Daemons, client: RuntimedClient, diff_id: str) -> None:
+    def __init__(self, daemons: Daemons, client: Maker, diff_id: str) -> None:
         self.daemons = daemons
         self.client = client
         self.diff_id = diff_id
@@ -232,7 +288,7 @@ class Pods:
 
 @asynccontextmanager
 async def kubelet(daemons: Daemons) -> AsyncIterator[Pods]:
-    client = RuntimedClient(daemons.socket, patience(30))
+    client = Maker(daemons.socket, DEADLINE_S)
     snapshots = SnapshotdClient(str(daemons.base / "run" / "snapshotd.sock"), 30)
     layer = daemons.base / "layer.tar"
     diff_id = busybox_layer(layer)

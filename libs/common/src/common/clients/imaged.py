@@ -10,7 +10,7 @@ from common.errors import UnavailableError
 from common.rpc.channel import channel
 
 PULL_TIMEOUT_S = 6 * 3600.0
-"""A pull ends by its own stall rules; this only bounds a call that nobody looks after."""
+"""What moves an image ends by its own stall rules; this only bounds a call that nobody looks after."""
 
 MAX_TRIES = 3
 RETRY_WAIT_S = 0.2
@@ -21,7 +21,7 @@ class ImagedClient:
 
     Args:
         socket_path: imaged's socket.
-        timeout_s: deadline of every call but `pull`.
+        timeout_s: deadline of every call that has no `timeout_s` of its own.
     """
 
     def __init__(self, socket_path: str, timeout_s: float = 120) -> None:

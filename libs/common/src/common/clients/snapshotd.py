@@ -8,7 +8,7 @@ from common.rpc.channel import channel
 from common.sys.userns import IdMappings
 
 APPLY_TIMEOUT_S = 2 * 3600.0
-"""An unpacking ends by snapshotd's own bound; this only bounds a call that nobody looks after."""
+"""Such a call ends by snapshotd's own bound; this only bounds one that nobody looks after."""
 
 
 class SnapshotdClient:
@@ -16,7 +16,7 @@ class SnapshotdClient:
 
     Args:
         socket_path: snapshotd's socket.
-        timeout_s: deadline of every call but `apply_layer`.
+        timeout_s: deadline of every call but `apply_layer`, `changes` and `write_diff`, which go through a whole layer.
     """
 
     def __init__(self, socket_path: str, timeout_s: float = 120) -> None:
