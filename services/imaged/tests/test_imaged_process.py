@@ -14,7 +14,7 @@ import pytest
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import NotFoundError, UnavailableError
-from tests.support.eventually import until
+from tests.support.eventually import eventually, until
 
 pytestmark = [
     pytest.mark.anyio,
@@ -30,9 +30,11 @@ pytestmark = [
 def daemons(redis_url: str, tools) -> Iterator:
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
         made = tools.daemons(Path(directory), redis_url)
-        made.start("snapshotd")
-        made.start("imaged")
         try:
+            for name in ("snapshotd", "imaged"):
+                made.start(name)
+            for name in ("snapshotd", "imaged"):  # a call's patience is for one that comes back
+                eventually(Path(made.socket(name)).exists, within_s=60, what=f"{name} to answer")
             yield made
         finally:
             made.close()
