@@ -72,7 +72,7 @@ async def _pods(chosen: set[str], cri: Cri, node: TestNode, image: str, base: Pa
         found = await pods.idle(cri, image, node.run_dir)
         figures.append(Figure("shim, PSS", found["shim_mib"], "MiB", "goal", 0.8, "1 x"))
         figures.append(
-            Figure("five services at 50 pods, PSS", found["services_mib"], "MiB", "goal", 300, "1 x")
+            Figure("services at 50 pods without opsd, PSS", found["services_mib"], "MiB", "goal", 300, "1 x")
         )
         figures.append(Figure("ListContainerStats, 50", found["list_stats_ms"], "ms", "goal", 40, "1 x"))
     return figures

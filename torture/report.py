@@ -7,6 +7,8 @@ from pathlib import Path
 from torture.kills import Fault
 from torture.samples import Sample, slope_per_hour
 
+STEADY_S = 1800
+"""What is held grows until a node has seen a bit of everything: a change per hour means nothing before."""
 PAGE = Path(__file__).parent.parent / "docs" / "reliability.md"
 FIGURES = {
     "memory_mib": "memory of the services, MiB PSS",
@@ -42,7 +44,7 @@ class Report:
             "",
             f"Lost or untrue: **{len(self.problems)}**. Calls that were to be asked again: {sum(self.refused.values())}.",
             "",
-            *_table(["Held by the node", "first", "last", "highest", "change per hour"], self._slopes()),
+            *self._held(),
         ]
         return "\n".join(lines) + "\n"
 
@@ -53,15 +55,16 @@ class Report:
             rows.append((victim, str(times), f"{took[len(took) // 2]:.2f}", f"{took[-1]:.2f}"))
         return rows
 
-    def _slopes(self) -> list[tuple[str, ...]]:
+    def _held(self) -> list[str]:
+        long = self.seconds >= STEADY_S
         rows = []
         for figure, name in FIGURES.items():
             values = [float(getattr(sample, figure)) for sample in self.samples] or [0.0]
-            slope = slope_per_hour(self.samples, figure)
-            rows.append(
-                (name, f"{values[0]:.0f}", f"{values[-1]:.0f}", f"{max(values):.0f}", f"{slope:+.0f}")
-            )
-        return rows
+            row = [name, *(f"{value:.0f}" for value in (values[0], values[-1], max(values)))]
+            rows.append((*row, *([f"{slope_per_hour(self.samples, figure):+.0f}"] if long else [])))
+        return _table(
+            ["Held by the node", "first", "last", "highest", *(["change per hour"] if long else [])], rows
+        )
 
 
 def _table(head: list[str], rows: list[tuple[str, ...]]) -> list[str]:
