@@ -46,7 +46,25 @@ def test_directories_of_a_host_with_a_port(tmp_path: Path, name: str) -> None:
     assert [h.url for h in found] == ["https://m/cache", "https://reg.example:5000/v2"]
 
 
-@pytest.mark.parametrize("text", ["=", 'server = "ftp://x"', '[host."https://m"]\ncapabilities = ["fly"]'])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("1m30s", 90), ("1h0.5m", 3630), ("250ms", 0.25), ("1.5s", 1.5), (".5s", 0.5), ("10us", 1e-5), ("0", 0)],
+)
+def test_durations_are_those_of_go(tmp_path: Path, text: str, seconds: float) -> None:
+    write(tmp_path, "quay.io", f'[host."https://m"]\ndial_timeout = "{text}"\n')
+    assert hosts.find(str(tmp_path), "quay.io")[0].connect_timeout_s == pytest.approx(seconds)
+
+
+def test_the_words_of_containerd_are_known(tmp_path: Path) -> None:
+    write(tmp_path, "quay.io", '[host."https://m"]\ncapabilities = ["pull", "resolve", "referrers"]\n')
+    assert hosts.find(str(tmp_path), "quay.io")[0].capabilities >= {"pull", "resolve"}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["=", 'server = "ftp://x"', '[host."https://m"]\ncapabilities = ["fly"]']
+    + [f'[host."https://m"]\ndial_timeout = {d}' for d in ('""', '"5"', '"1m 3s"', '"s"', '"-1s"', "5")],
+)
 def test_bad_hosts_file_is_named(tmp_path: Path, text: str) -> None:
     write(tmp_path, "quay.io", text)
     with pytest.raises(FailedPreconditionError, match=r"quay\.io/hosts\.toml"):

@@ -13,7 +13,11 @@ DOCKER_HUB = "registry-1.docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
 _ALL = frozenset({"pull", "resolve", "push"})
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m)")
+_KNOWN = _ALL | {"referrers"}
+"""The last is a word of containerd: we ask who may resolve, and then the next host, for what refers to a document."""
+_UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_PART = re.compile(r"(\d+\.?\d*|\.\d+)(ns|us|µs|μs|ms|s|m|h)", re.ASCII)
+"""Of a duration of Go (time.ParseDuration), such as 1m30s."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +98,8 @@ def _host(path: Path, url: str, entry: dict[str, Any], domain: str) -> Host:
     if not entry.get("override_path", False) and not prefix.endswith("/v2"):
         prefix += "/v2"
     capabilities = frozenset(entry.get("capabilities", _ALL))
-    if capabilities - _ALL:
-        raise ValueError(f"host {url!r}: unknown capabilities {sorted(capabilities - _ALL)}")
+    if capabilities - _KNOWN:
+        raise ValueError(f"host {url!r}: unknown capabilities {sorted(capabilities - _KNOWN)}")
     return Host(
         f"{parts.scheme}://{parts.netloc}{prefix}",
         capabilities=capabilities,
@@ -128,10 +132,11 @@ def _list(value: Any) -> list[Any]:
 
 
 def _seconds(text: str) -> float:
-    found = _DURATION.fullmatch(text)
-    if not found:
-        raise ValueError(f"dial_timeout {text!r} wants a duration such as 30s")
-    return float(found[1]) * {"ms": 0.001, "s": 1, "m": 60}[found[2]]
+    if text == "0":
+        return 0.0
+    if not text or _PART.sub("", text):
+        raise ValueError(f"dial_timeout {text!r} wants a duration such as 1m30s")
+    return sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
 
 
 def _files(directory: Path, pattern: str) -> tuple[str, ...]:
