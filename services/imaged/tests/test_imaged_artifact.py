@@ -1,12 +1,20 @@
 """Artifacts: pulled from a real registry as files of one layer, named as their titles say, refused where they cannot be."""
 
 import json
+import os
 import tarfile
+from collections.abc import Iterator
+from pathlib import Path
 
+import anyio
+import anyio.to_thread
 import pytest
 
-from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
+from common.sys import linux
+from imaged.adapters.spool import Spools
 from imaged.artifact import files_of
+from imaged.committing import _compress
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Credentials
 from imaged.saving import Saves
@@ -134,6 +142,41 @@ def test_two_files_of_one_name_are_refused_and_one_twice_is_one() -> None:
     with pytest.raises(InvalidArgumentError, match="'a/b' is below another file"):
         files_of("i", [one, two], ["a", "a/b"])
     assert files_of("i", [Descriptor("sha256:" + "c" * 64, 2, EMPTY_TYPE)], [""]) == {}
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    linux.mount("tmpfs", str(place), "tmpfs", 0, "size=64k")
+    yield place
+    linux.umount(str(place), linux.MNT_DETACH)
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+@pytest.mark.root
+async def test_a_full_disk_is_told_as_such_and_nothing_is_left(
+    node, real_registry, tools, small_disk
+) -> None:
+    node.images._workplace = Spools(small_disk, 1 << 20)
+    name = real_registry.push("artifacts/large", "v1", artifact_of(tools, {"f": b"f" * 100_000}))
+    with pytest.raises(ResourceExhaustedError, match="No space left"):
+        await node.pull(name)
+    assert list(small_disk.iterdir()) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.root
+async def test_a_full_disk_is_told_as_such_where_a_container_becomes_a_layer(
+    small_disk: Path, tmp_path: Path
+) -> None:
+    diff = tmp_path / "diff"
+    diff.write_bytes(os.urandom(200_000))
+    with pytest.raises(ResourceExhaustedError, match="No space left"):
+        async with Spools(small_disk, 1 << 20).directory() as directory:
+            await anyio.to_thread.run_sync(_compress, str(diff), f"{directory}/layer")
+    assert list(small_disk.iterdir()) == []
 
 
 @pytest.mark.anyio

@@ -148,7 +148,10 @@ class Workplace(Protocol):
     """Directories to work in."""
 
     def directory(self) -> AbstractAsyncContextManager[str]:
-        """A new one on the file system of the content store; gone after the block."""
+        """A new one on the file system of the content store; gone after the block.
+
+        An OSError of the block is raised as `common.errors.of_system` says: ResourceExhaustedError when the disk is full.
+        """
 
 
 @dataclass(frozen=True, slots=True)

@@ -51,6 +51,8 @@ class Spools:
         try:
             await anyio.to_thread.run_sync(path.mkdir, 0o700)
             yield str(path)
+        except OSError as exc:
+            raise disk_error(exc, path) from exc
         finally:
             with anyio.CancelScope(shield=True):
                 await anyio.to_thread.run_sync(shutil.rmtree, path, True)
