@@ -21,6 +21,7 @@ from common.errors import (
     AlreadyExistsError,
     DataLossError,
     DeadlineExceededError,
+    InternalError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
@@ -154,6 +155,20 @@ async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None
         "layer_removed",
     ]
     eventually(lambda: not list((snapshotd.data / "snapshotd/trash").iterdir()), what="an empty trash")
+    await client.close()
+
+
+async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    layers = [await apply(snapshotd, client, name) for name in ("a", "b")]
+    await client.prepare("c1", layers)
+    assert set(await client.remove_layers(layers)) == set(layers)
+    trash = snapshotd.data / "snapshotd/trash"
+    trash.rename(trash.with_name("trash-before"))
+    trash.touch()
+    with pytest.raises(InternalError, match="Not a directory"):
+        await client.remove("c1")
+    assert (await client.list(), await client.list_layers()) == ([], [])
     await client.close()
 
 

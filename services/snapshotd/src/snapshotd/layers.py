@@ -3,7 +3,7 @@
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -195,19 +195,22 @@ class Layers:
                 )
 
     async def release(self, layer_ids: Iterable[str]) -> None:
-        """Count a snapshot less; layers that only it needed go."""
-        for layer_id in set(layer_ids):
-            self._users[layer_id] -= 1
-            if self._users[layer_id] > 0:
-                continue
-            del self._users[layer_id]
-            held = self._records.find(layer_id)
-            if held and (held.image or self._roots.has_mount(layer_id)):
-                await self._unmount(layer_id)
-            async with self._locks[layer_id]:
-                record = self._records.find(layer_id)
-                if record and record.orphaned and not self._users[layer_id]:
-                    await self._drop(record)
+        """Count a snapshot less; layers that only it needed go, each whether another one can or not."""
+        async with AsyncExitStack() as each:
+            for layer_id in set(layer_ids):
+                self._users[layer_id] -= 1
+                if self._users[layer_id] <= 0:
+                    del self._users[layer_id]
+                    each.push_async_callback(self._unused, layer_id)
+
+    async def _unused(self, layer_id: str) -> None:
+        held = self._records.find(layer_id)
+        if held and (held.image or self._roots.has_mount(layer_id)):
+            await self._unmount(layer_id)
+        async with self._locks[layer_id]:
+            record = self._records.find(layer_id)
+            if record and record.orphaned and not self._users[layer_id]:
+                await self._drop(record)
 
     async def drop_orphans(self) -> None:
         """Remove orphans that no snapshot stands on: those of a service that died in `release`."""

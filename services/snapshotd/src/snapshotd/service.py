@@ -4,7 +4,7 @@ import re
 import secrets
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import anyio
@@ -151,10 +151,13 @@ class Snapshots:
                 # a record that is gone is not found by the next call, which would finish this
                 with anyio.CancelScope(shield=True):
                     await self._records.delete(key, SnapshotRemoved(id=key))
-                    await failpoint("snapshotd.remove.forgotten")
-                    await self._trash.throw(self._places.snapshot(key))
-                    await anyio.to_thread.run_sync(self._quotas.release, record.project)
-                    await self._layers.release(record.layers)
+                    async with AsyncExitStack() as steps:  # from the last to the first, whatever fails
+                        steps.push_async_callback(self._layers.release, record.layers)
+                        steps.push_async_callback(
+                            anyio.to_thread.run_sync, self._quotas.release, record.project
+                        )
+                        steps.push_async_callback(self._trash.throw, self._places.snapshot(key))
+                        await failpoint("snapshotd.remove.forgotten")
         if not self._locks[key].statistics().tasks_waiting:
             self._locks.pop(key, None)
 
