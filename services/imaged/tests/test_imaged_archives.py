@@ -23,6 +23,7 @@ from common.errors import (
     NotFoundError,
     SlipwayError,
 )
+from common.events.schema import ImageTagged
 from imaged.adapters.spool import Spools
 from imaged.archive import contents, tarstream
 from imaged.archive.inflate import Inflater
@@ -186,6 +187,18 @@ async def test_what_was_saved_is_loaded_with_the_same_digests(shelf, real_regist
     members = opened(saved).getnames()
     assert members[:3] == ["oci-layout", "index.json", "manifest.json"]
     assert len(members) == len(set(members))
+
+
+async def test_an_archive_tells_no_name_in_the_build_cache(shelf, real_registry, tools, layers) -> None:
+    record = await shelf.node.pull(real_registry.push("archives/built", "v1", tools.image_of(layers)))
+    cached = f"{REPOSITORY}:key"
+    event = ImageTagged(id=record.id, reference=cached)
+    await shelf.node.images.catalog.keep(record, event, tags=(cached,))
+    for text, names in ((record.id, list(record.repo_tags)), (cached, None)):
+        members = opened(await shelf.save(text))
+        assert json.load(members.extractfile("manifest.json"))[0]["RepoTags"] == names
+        [entry] = json.load(members.extractfile("index.json"))["manifests"]
+        assert entry.get("annotations", {}).get(NAME) == (names[0] if names else None)
 
 
 async def test_a_layer_that_was_never_fetched_is_fetched_to_be_saved(

@@ -4,7 +4,9 @@ import anyio
 import anyio.lowlevel
 import pytest
 
+from common.buildcache import REPOSITORY
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.events.schema import ImageTagged
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -102,6 +104,14 @@ async def test_an_id_takes_all_names_of_one_repository_and_asks_about_several(no
     await node.images.untag("app", force=False, keep_last=False)
     gone = await node.images.untag(one.id[:19], force=False, keep_last=False)
     assert len(gone.names) == 3
+    assert node.images.catalog.all() == []
+
+
+async def test_a_name_in_the_build_cache_is_no_other_repository(node, one) -> None:
+    cached = f"{REPOSITORY}:key"
+    await node.images.catalog.keep(one, ImageTagged(id=one.id, reference=cached), tags=(cached,))
+    gone = await node.images.untag(one.id, force=False, keep_last=False)
+    assert set(gone.names) == {*one.names, cached}
     assert node.images.catalog.all() == []
 
 

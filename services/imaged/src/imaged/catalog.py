@@ -193,9 +193,10 @@ class Catalog:
             record = self.find(text)
             name = _name_in(record, text)
             left = _without(record, name) if name else msgspec.structs.replace(record, repo_tags=())
-            if not name and not force and len({_repository(n) for n in record.names}) > 1:
+            given = buildcache.given(record.names)
+            if not name and not force and len({_repository(n) for n in given}) > 1:
                 raise FailedPreconditionError(
-                    f"image {text}: several repositories name it ({', '.join(record.names)}): "
+                    f"image {text}: several repositories name it ({', '.join(given)}): "
                     "name one of them, or use force"
                 )
             gone = [n for n in record.names if n not in left.names]

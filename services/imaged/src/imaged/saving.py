@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 import msgspec
 
+from common import buildcache
 from common.digest import Digest
 from common.errors import InvalidArgumentError
 from imaged import manifest as documents
@@ -116,14 +117,15 @@ class Saves:
 
 
 def _named(text: str, record: ImageRecord) -> tuple[str, ...]:
-    """The tag that was asked for; asked by id, all tags."""
+    """The tag that was asked for, if somebody gave it; asked by id, all such tags."""
+    given = tuple(buildcache.given(record.repo_tags))
     try:
         name = str(Reference.parse(text))
     except InvalidArgumentError:
-        return record.repo_tags
+        return given
     if name in record.repo_digests:
         return ()
-    return (name,) if name in record.repo_tags else record.repo_tags
+    return tuple(tag for tag in given if tag == name) if name in record.repo_tags else given
 
 
 def _path(digest: str) -> str:
