@@ -21,6 +21,7 @@ from snapshotd.records import LayerRecord
 
 MAX_LAYERS = 490
 """OVL_MAX_STACK is 500 (fs/overlayfs/params.h); some are kept for directories of ours."""
+_PARAMETERS = Path("/sys/module/overlay/parameters")
 
 
 class OverlaySnapshotter:
@@ -131,6 +132,8 @@ def _make(lowers: list[str], directory: Path, *, readonly: bool) -> int:
             if not readonly:
                 linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "upperdir", f"{directory}/upper")
                 linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, "workdir", f"{directory}/work")
+                for option in _whole():
+                    linux.fsconfig(fd, linux.FSCONFIG_SET_STRING, option, "off")
             linux.fsconfig(fd, linux.FSCONFIG_CMD_CREATE)
             return linux.fsmount(fd, linux.MOUNT_ATTR_RDONLY if readonly else 0)
         except OSError as exc:
@@ -145,9 +148,18 @@ def _make_by_data(lowers: list[str], directory: Path, *, readonly: bool) -> int:
     data = f"lowerdir={':'.join(lowers)}"
     if not readonly:
         data += f",upperdir={directory}/upper,workdir={directory}/work"
+        data += "".join(f",{option}=off" for option in _whole())
     Path("merged").mkdir()
     linux.mount("overlay", "merged", "overlay", linux.MS_RDONLY if readonly else 0, data)
     return linux.open_tree("merged")
+
+
+def _whole() -> list[str]:
+    """Options whose "off" keeps what a container changes whole in the upper directory, as far as this kernel has them.
+
+    Some kernels have them on; then a file whose mode changes stays without its bytes, which no layer can tell.
+    """
+    return [option for option in ("metacopy", "redirect_dir") if (_PARAMETERS / option).exists()]
 
 
 def _set_lower(fd: int, lower: str) -> None:
