@@ -10,6 +10,7 @@ import grpc
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri
+from tests.support import logs
 from torture.again import Again
 from torture.book import Book, Harm, Life
 
@@ -167,7 +168,7 @@ class Worker:
         on.book.count("exit codes")
 
     def _read_log(self, log: Path, life: Life) -> None:
-        found = [line.split(" ", 3)[-1] for line in log.read_text().splitlines()] if log.exists() else []
+        found = logs.lines(log)
         wanted = [f"line {number}" for number in range(life.lines)]
         if found != wanted and not (life.harm and found == wanted[: len(found)]):
             self._on.book.lost(

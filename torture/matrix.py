@@ -19,6 +19,7 @@ from common import failpoint
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.failpoint import POINTS, REACHED, Step
 from devtools.cri import Impatient
+from tests.support import logs
 from tests.support.node import TestNode
 from torture.again import PATIENCE_S, Again
 from torture.kills import CALLER, RUNTIME, SHIM, ZYGOTE, strike
@@ -228,7 +229,7 @@ class Matrix:
         status = await again("status", partial(cri.status, container_id))
         if status.exit_code != CODE and not row.harms:
             self.problems.append(f"{row}: exit code {status.exit_code} ({status.reason}), not {CODE}")
-        lines = [line.split(" ", 3)[-1] for line in rotated.read_text().splitlines()]
+        lines = logs.lines(rotated)
         if lines != [f"line {number}" for number in range(LINES)] and not row.harms:
             self.problems.append(f"{row}: {len(lines)} log lines, not {LINES}")
         if not log.exists() and not row.harms:

@@ -18,6 +18,7 @@ from devtools.cri import Cri, connect_impatiently
 from devtools.older import programs_of
 from devtools.registry import push_busybox, registry
 from node.layout import SERVICES
+from tests.support import logs
 from tests.support.node import PROGRAMS, TestNode, running_node
 from torture import history, left
 from torture.again import Again
@@ -99,8 +100,7 @@ async def _stands(
     answer = await cri.exec(container_id, ["echo", "said"])
     if answer.stdout != b"said\n":
         book.lost(f"{name}: exec: {answer.exit_code} {answer.stdout!r}")
-    lines = (node.logs / name / "c.log").read_text().splitlines()
-    found = [int(line.split()[-1]) for line in lines]
+    found = [int(line) for line in logs.lines(node.logs / name / "c.log")]
     if found != list(range(1, len(found) + 1)):
         book.lost(f"{name}: lines of its log are missing among {len(found)}")
     book.count("log lines of those that stood", len(found))

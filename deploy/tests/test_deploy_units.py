@@ -17,6 +17,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
+from tests.support import logs
 from tests.support.eventually import eventually
 from tests.support.installed import LOGS, SERVICES, SOCKET, TICKS, UNITS, pid_of, run, shown, start_pod
 from tests.support.streaming import Spdy
@@ -60,7 +61,7 @@ async def pod(node: None, image: str) -> tuple[str, str]:
 
 def ticks() -> list[int]:
     """What the pod has counted, as far as its log says."""
-    return [int(line.split()[-1]) for line in (LOGS / "ticker/main.log").read_text().splitlines()]
+    return [int(line) for line in logs.lines(LOGS / "ticker/main.log")]
 
 
 def go_on() -> None:

@@ -21,6 +21,7 @@ from common.sys.mounts import unmount_below
 from devtools import engine
 from devtools.cri import Cri
 from devtools.registry import push_busybox, registry
+from tests.support import logs
 from tests.support.engine import engine_for_containers
 from tests.support.eventually import eventually
 from tests.support.pace import patience
@@ -121,8 +122,8 @@ async def test_a_pod_outlives_the_containers_of_every_service(
     assert (await cri.status(container)).started_at == started
     await cri.stop(container, timeout_s=10)
     assert (await cri.status(container)).exit_code == 7
-    lines = (place.logs / "counting" / "c.log").read_text().splitlines()
-    assert [int(line.split()[3]) for line in lines] == list(range(len(lines)))
+    counted = [int(line) for line in logs.lines(place.logs / "counting" / "c.log")]
+    assert counted == list(range(len(counted)))
     await cri.remove_sandbox(sandbox)
     assert list((place.run / "shimd/shims").iterdir()) == []
 
@@ -181,10 +182,7 @@ async def test_a_path_that_a_pod_names_is_the_hosts(
     container = await cri.create(sandbox, config, pod)
     await cri.start(container)
     log = tmp_path / "logs/paths/c.log"
-    lines = eventually(
-        lambda: (found := log.read_text().splitlines()) and len(found) == 2 and found, what="the log"
-    )
-    assert [line.split(" ", 3)[3] for line in lines] == ["by the host", "3"]
+    eventually(lambda: logs.lines(log) == ["by the host", "3"], what="the log")
     assert (tmp_path / "not/there/yet/answer").read_text() == "back\n"
     status = await cri.status(container)
     assert status.log_path == str(log)

@@ -12,6 +12,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from tests.e2e.test_e2e_pods import pod
+from tests.support import logs
 from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -115,8 +116,7 @@ WRITE = "i=0; while :; do i=$((i+1)); echo $i > /new; mv /new /count; sleep 0.05
 
 def last(log: Path) -> int:
     """The number on the last whole line of a log; 0 when there is none."""
-    lines = [line.split() for line in log.read_text().splitlines()] if log.exists() else []
-    return int(lines[-1][3]) if lines else 0
+    return int([0, *logs.lines(log)][-1])
 
 
 @pytest.mark.beyond_debian
@@ -159,7 +159,7 @@ async def test_a_pod_goes_on_from_its_checkpoint(
         assert (await cri.status(made.container_id)).state == cri_pb.CONTAINER_RUNNING
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     eventually(lambda: last(log) > dumped, what="the counter to go on")
-    assert 20 < int(log.read_text().splitlines()[0].split()[3]) <= dumped + 1
+    assert 20 < int(logs.lines(log)[0]) <= dumped + 1
     shown = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=restored.pod_sandbox_id, verbose=True)
     facts = json.loads((await cri.call(cri.runtime.PodSandboxStatus, shown)).info["info"])
     for made in restored.restored_containers:

@@ -14,6 +14,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
 from common.records.redis import ANSWER_S
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support import logs
 from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 
@@ -63,8 +64,7 @@ async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -
     await recovered(cri, container_id)
     status = await exited(cri, container_id)
     assert (status.exit_code, status.reason) == (9, "Error")
-    lines = (node.logs / f"kill-{victim}" / "c.log").read_text().splitlines()
-    assert [line.split(" ", 3)[3] for line in lines] == [f"line {i}" for i in range(count)]
+    assert logs.lines(node.logs / f"kill-{victim}" / "c.log") == [f"line {i}" for i in range(count)]
     assert await events(node, container_id, since_ns) == LIFE
     sandbox_id = (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items[0].id
     await cri.remove(container_id)
@@ -104,7 +104,7 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
         await anyio.to_thread.run_sync(
             partial(
                 eventually,
-                lambda: len(log.read_text().splitlines()) == count,
+                lambda: len(logs.lines(log)) == count,
                 within_s=30,
                 what="all lines while it hangs",
             )
@@ -115,9 +115,7 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
     await recovered(cri, container_id)
     status = await exited(cri, container_id)
     assert (status.exit_code, status.reason) == (9, "Error")
-    assert [line.split(" ", 3)[3] for line in log.read_text().splitlines()] == [
-        f"line {i}" for i in range(count)
-    ]
+    assert logs.lines(log) == [f"line {i}" for i in range(count)]
     assert await events(node, container_id, since_ns) == LIFE
     assert await node.differences() == []
 

@@ -4,6 +4,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from tests.support import logs
 from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -68,8 +69,7 @@ async def test_a_pod_runs_logs_and_goes(cri, node, busybox, handler: str, host_n
     status = await exited(cri, container_id)
     assert (status.exit_code, status.reason) == (3, "Error")
     assert 0 < status.created_at <= status.started_at <= status.finished_at
-    lines = (node.logs / name / "c.log").read_text().splitlines()
-    assert sorted(line.split(" ", 1)[1] for line in lines) == ["stderr F err", "stdout F out"]
+    assert sorted(logs.untimed(node.logs / name / "c.log")) == ["stderr F err", "stdout F out"]
     shown = await cri.call(
         cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
     )
@@ -155,12 +155,8 @@ async def test_a_full_reopen_loses_no_line(cri, node, busybox) -> None:
         await cri.call(cri.runtime.ReopenContainerLog, request)
         assert path.exists()
         old.append(moved)
-
-    def words() -> list[str]:
-        return [line.split(" ", 3)[3] for p in [*old, path] for line in p.read_text().splitlines()]
-
-    eventually(lambda: len(words()) >= count, what="all lines")
-    assert words() == [f"line {i}" for i in range(count)]
+    eventually(lambda: len(logs.lines(*old, path)) >= count, what="all lines")
+    assert logs.lines(*old, path) == [f"line {i}" for i in range(count)]
 
 
 async def test_limits_are_applied_and_updated(cri, busybox) -> None:

@@ -8,6 +8,7 @@ import anyio
 import anyio.to_thread
 import pytest
 
+from tests.support import logs
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
@@ -41,8 +42,7 @@ async def test_output_input_and_exit_go_on_after_a_rest(node):
         exit_event = await anext(events)
     assert (exit_event["event"], exit_event["exit_code"]) == ("exit", 7)
     assert exit_event["log_bytes"] == node.log("c1").stat().st_size
-    lines = [line.split(" ", 3)[2:] for line in node.log("c1").read_text().splitlines()]
-    assert lines == [["F", "one two"], ["F", "three"]]
+    assert logs.untimed(node.log("c1")) == ["stdout F one two", "stdout F three"]
     await events.aclose()
     await shim.close()
 

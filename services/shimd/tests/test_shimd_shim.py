@@ -10,15 +10,12 @@ import pytest
 
 from common.clients.shim import ShimClient
 from common.errors import FailedPreconditionError, UnavailableError, UnknownError
+from tests.support import logs
 from tests.support.pace import patience
 
 from .conftest import cgroup, exited, process_json
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
-
-
-def log_lines(path: Path) -> list[tuple[str, str, str]]:
-    return [tuple(line.split(" ", 3)[1:]) for line in path.read_text().splitlines()]
 
 
 async def text_of(stream, until: bytes = b"") -> bytes:
@@ -39,11 +36,7 @@ async def test_exit_code_output_and_record(node):
     exit_event = await exited(shim)
     assert exit_event["exit_code"] == 7
     assert not exit_event["oom_killed"]
-    assert sorted(log_lines(node.log("a"))) == [
-        ("stderr", "F", "err"),
-        ("stdout", "F", "out"),
-        ("stdout", "P", "tail"),
-    ]
+    assert sorted(logs.untimed(node.log("a"))) == ["stderr F err", "stdout F out", "stdout P tail"]
     record = msgpack.unpackb((node.root / "records/a/exit.msgpack").read_bytes())
     assert {"event": "exit", **record} == exit_event
     await node.service.remove("a")
@@ -111,8 +104,8 @@ async def test_long_lines_are_split(node):
     shim = await node.spawn("a", "sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo")
     await shim.start()
     await exited(shim)
-    lines = log_lines(node.log("a"))
-    assert [(tag, len(text)) for _, tag, text in lines] == [("P", 16384), ("P", 16384), ("F", 7232)]
+    pieces = [(record.tag, len(record.text)) for record in logs.records(node.log("a"))]
+    assert pieces == [(b"P", 16384), (b"P", 16384), (b"F", 7232)]
 
 
 async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node):
@@ -130,12 +123,10 @@ async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node
         await shim.reopen_log()
         assert log.exists()
     await exited(shim)
-    stamps, lines = zip(
-        *(row.split(" stdout F ") for file in [*files, log] for row in file.read_text().splitlines()),
-        strict=True,
-    )
-    assert [int(line) for line in lines] == list(range(count))
-    assert list(stamps) == sorted(stamps)
+    records = logs.records(*files, log)
+    assert [int(record.text) for record in records] == list(range(count))
+    stamps = [record.at for record in records]
+    assert stamps == sorted(stamps)
     assert all(file.stat().st_size for file in files)
     peak = Path(f"/proc/{pid}/status").read_text().split("VmHWM:")[1].split()[0]
     assert int(peak) < 32 << 10
@@ -218,7 +209,7 @@ async def test_tty_resize_and_streams(node):
     assert b"tty hello" in text
     assert attached.exit_code == 0
     await exited(shim)
-    assert {stream for stream, _, _ in log_lines(node.log("a"))} == {"stdout"}
+    assert {record.stream for record in logs.records(node.log("a"))} == {b"stdout"}
 
 
 async def test_stdin_once_ends_with_its_attacher(node):
@@ -229,7 +220,7 @@ async def test_stdin_once_ends_with_its_attacher(node):
     await text_of(attached, b"line")
     await attached.close()
     assert (await exited(shim))["exit_code"] == 0
-    assert log_lines(node.log("a")) == [("stdout", "F", "line")]
+    assert logs.untimed(node.log("a")) == ["stdout F line"]
 
 
 async def test_stdin_survives_its_attacher(node):
@@ -431,7 +422,7 @@ async def test_mounts_made_later_reach_the_container(node):
     await shim.start()
     assert (await exited(shim))["exit_code"] == 0
     linux.umount(str(bundle / "tmp"), linux.MNT_DETACH)
-    assert log_lines(node.log("a"))[0][2] == "seen"
+    assert logs.lines(node.log("a"))[0] == "seen"
 
 
 async def test_unknown_operation_and_version_are_refused(node):

@@ -8,6 +8,7 @@ import pytest
 
 from common.clients.shim import ShimClient
 from common.clients.shimstream import ShimStream
+from tests.support import logs
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
@@ -33,8 +34,7 @@ async def leave(stream: ShimStream) -> None:
 
 
 def said(node) -> list[str]:
-    lines = [line.split(" ", 3)[1:] for line in node.log("a").read_text().splitlines()]
-    return [text for stream, _, text in lines if stream == "stdout"]
+    return [record.text.decode() for record in logs.records(node.log("a")) if record.stream == b"stdout"]
 
 
 def sockets(pid: int) -> int:

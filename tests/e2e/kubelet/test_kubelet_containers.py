@@ -10,7 +10,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.registry import busybox_layer, directory, file, layer
 from tests.e2e.test_e2e_pods import exited, pod, succeeds
-from tests.support import cgroups
+from tests.support import cgroups, logs
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -42,7 +42,7 @@ async def output(cri, node, name: str, image: str, command: list[str], **fields)
     """What a container writes until it ends, well."""
     _, container_id = await pod(cri, name, image, command, **fields)
     assert (await exited(cri, container_id)).exit_code == 0
-    return [line.split(" ", 3)[3] for line in (node.logs / name / "c.log").read_text().splitlines()]
+    return logs.lines(node.logs / name / "c.log")
 
 
 async def test_an_update_while_running_shows_what_the_kernel_made_of_it(cri, busybox) -> None:
@@ -240,7 +240,7 @@ async def test_a_pod_has_its_hostname_dns_and_shared_memory(cri, node, busybox) 
     container_id = await created(cri, "files", busybox, ["sh", "-c", script], sandbox)
     await cri.start(container_id)
     assert (await exited(cri, container_id)).exit_code == 0
-    said = [line.split(" ", 3)[3] for line in (node.logs / "files" / "c.log").read_text().splitlines()]
+    said = logs.lines(node.logs / "files" / "c.log")
     assert said == [
         *("the-pod", "the-pod", "search a.example b.example", "nameserver 10.1.2.3", "options ndots:5"),
         *("tmpfs", "1777"),

@@ -15,6 +15,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from runtimed import processes
 from tests.e2e.test_e2e_faults import events
 from tests.e2e.test_e2e_pods import exited, pod, reached, succeeds
+from tests.support import logs
 from tests.support.eventually import until
 from tests.support.pace import patience
 
@@ -31,9 +32,7 @@ def limited(limit: int) -> cri_pb.LinuxContainerConfig:
 async def logged(node, name: str, text: str) -> None:
     """Wait until a line of the container's log ends so."""
     path = node.logs / name / "c.log"
-    await until(
-        lambda: any(line.endswith(text) for line in path.read_text().splitlines()), f"the line {text!r}"
-    )
+    await until(lambda: any(line.endswith(text) for line in logs.lines(path)), f"the line {text!r}")
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,5 @@
 """Runtime handlers: crun, runc and runsc by name, side by side."""
 
-from pathlib import Path
-
 import anyio
 import grpc
 import pytest
@@ -20,6 +18,7 @@ from tests.e2e.test_e2e_streaming import (
     in_thread,
     spdy_exec,
 )
+from tests.support import logs
 from tests.support.eventually import eventually, until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -29,8 +28,7 @@ SCRIPT = "trap 'echo bye; exit 7' TERM; echo begun; while :; do sleep 0.1; done"
 
 
 def log_of(node, name: str) -> list[str]:
-    path: Path = node.logs / name / "c.log"
-    return [line.split(" ", 1)[1] for line in path.read_text().splitlines()] if path.exists() else []
+    return logs.untimed(node.logs / name / "c.log")
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
