@@ -1,9 +1,11 @@
 """Dockerfiles whose images must be as BuildKit makes them, on a real node."""
 
+import io
 import json
 import os
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -130,6 +132,29 @@ def test_what_a_command_writes_below_a_volume_is_in_the_image(node, busybox, tmp
     assert said(node, "volume:1", "stat", "-c", "%u:%g", "/data/f") == "7:8\n"
     (image,) = json.loads(node.slipway("image", "inspect", "volume:1").stdout)
     assert image["Config"]["Volumes"] == {"/data": {}}
+
+
+def test_capabilities_of_programs_are_copied(node, busybox, tmp_path: Path) -> None:
+    net_raw = bytes.fromhex("0100000200200000000000000000000000000000")  # linux/capability.h: vfs_cap_data
+    (tmp_path / "program").write_text("x")
+    os.setxattr(tmp_path / "program", "security.capability", net_raw)
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {busybox} AS one\nCOPY --chown=7:8 program /program\n"
+        f"FROM {busybox}\nCOPY --from=one /program /copied\n"
+    )
+    done = built(node, tmp_path, "-t", "capable:1")
+    assert done.returncode == 0, done.stderr
+    saved = tmp_path / "capable.tar"
+    assert node.slipway("save", "-o", str(saved), "capable:1").returncode == 0
+    found = subprocess.run(["tar", "-xOf", str(saved), "manifest.json"], capture_output=True, check=True)
+    top = json.loads(found.stdout)[0]["Layers"][-1]
+    body = subprocess.run(["tar", "-xOf", str(saved), top], capture_output=True, check=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+        headers = tar.getmember("copied").pax_headers
+    assert headers["SCHILY.xattr.security.capability"].encode(errors="surrogateescape") == net_raw
+    os.removexattr(tmp_path / "program", "security.capability")
+    again = built(node, tmp_path)
+    assert "CACHED" not in again.stderr, again.stderr
 
 
 def test_a_dockerfile_comes_on_standard_input_with_a_context_or_without(

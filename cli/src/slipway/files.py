@@ -11,7 +11,7 @@ import stat
 import sys
 import tarfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -22,6 +22,8 @@ from common.sys import linux
 CHUNK_BYTES = 1 << 20
 MAX_DEPTH = 100
 """Directories in directories; each takes a descriptor."""
+_XATTR = "SCHILY.xattr."
+"""How tar has extended attributes, before the name of each."""
 _IN_ROOT = linux.RESOLVE_IN_ROOT | linux.RESOLVE_NO_MAGICLINKS
 _NO_LINKS = linux.RESOLVE_BENEATH | linux.RESOLVE_NO_SYMLINKS | linux.RESOLVE_NO_MAGICLINKS
 
@@ -104,6 +106,8 @@ def _tree(fd: int, name: str, depth: int) -> Iterator[Entry]:
     info = tarfile.TarInfo(name)
     info.mode, info.mtime = stat.S_IMODE(found.st_mode), int(found.st_mtime)
     info.uid, info.gid = found.st_uid, found.st_gid
+    if stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode):
+        info.pax_headers = _attributes(f"/proc/self/fd/{fd}")
     match stat.S_IFMT(found.st_mode):
         case stat.S_IFREG:
             with named(name):
@@ -137,6 +141,24 @@ def _tree(fd: int, name: str, depth: int) -> Iterator[Entry]:
             yield info, None
         case _:
             return  # sockets mean nothing elsewhere
+
+
+def _travels(attribute: str) -> bool:
+    return attribute.startswith("user.") or attribute == "security.capability"
+
+
+def _attributes(path: str) -> dict[str, str]:
+    """Users' attributes and a program's capabilities, as pax headers; others mean something where they are only."""
+    try:
+        names = os.listxattr(path)
+    except OSError:  # a file system without them
+        return {}
+    found = {}
+    for name in sorted(names):
+        if _travels(name):
+            with suppress(OSError):  # it has gone meanwhile
+                found[_XATTR + name] = os.getxattr(path, name).decode(errors="surrogateescape")
+    return found
 
 
 class Target:
@@ -244,7 +266,23 @@ class Target:
         elif self._place.root < 0:
             mode &= 0o777  # a container's setuid program must not become one of root's
         os.fchmod(fd, mode)
+        if (
+            self._owners and self._place.root >= 0
+        ):  # of our own files none shall have a container's capabilities
+            _attribute(fd, info)
         os.utime(fd, (info.mtime, info.mtime))
+
+
+def _attribute(fd: int, info: tarfile.TarInfo) -> None:
+    """Set extended attributes; after the owner, whose change takes capabilities away."""
+    for header, value in info.pax_headers.items():
+        name = header.removeprefix(_XATTR)
+        if name != header and _travels(name):
+            try:
+                os.setxattr(fd, name, value.encode(errors="surrogateescape"))
+            except OSError as exc:
+                if exc.errno != errno.ENOTSUP:
+                    raise
 
 
 def _reuse(parent: int, base: str) -> int:

@@ -25,7 +25,7 @@ from slipway.building.worker import Worker
 from slipway.connect import Node
 from slipway.files import Place
 
-_VERSION = "4"
+_VERSION = "5"
 """Of the cache: what an earlier one made of the same words may be another."""
 
 

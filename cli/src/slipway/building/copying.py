@@ -118,13 +118,13 @@ def _matching(place: Place, pattern: str) -> list[str]:
 
 
 def digest(found: list[Source]) -> str:
-    """Of names, kinds, modes and content; when they were written does not count."""
+    """Of names, kinds, modes, extended attributes and content; when they were written does not count."""
     whole = hashlib.sha256()
     for source in found:
         whole.update(repr(source.name).encode())
         for info, data in source.entries():
             facts = (info.name, info.type, info.mode, info.linkname, info.size, info.devmajor, info.devminor)
-            whole.update(repr(facts).encode())
+            whole.update(repr((facts, sorted(info.pax_headers.items()))).encode())
             while data is not None and (chunk := data.read(CHUNK_BYTES)):
                 whole.update(chunk)
     return whole.hexdigest()
