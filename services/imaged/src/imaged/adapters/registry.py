@@ -318,14 +318,11 @@ class HttpRepository:
         self, capability: str, fn: Callable[[Transport, Stop], T], limiter: CapacityLimiter | None = None
     ) -> T:
         """Ask each host in a thread until one answers."""
-        answer = await interruptible(
+        return await interruptible(
             lambda stop: self._over_hosts(capability, fn, stop), limiter or self._registry.questions
         )
-        if isinstance(answer, Exception):
-            raise answer
-        return answer
 
-    def _over_hosts(self, capability: str, fn: Callable[[Transport, Stop], T], stop: Stop) -> T | Exception:
+    def _over_hosts(self, capability: str, fn: Callable[[Transport, Stop], T], stop: Stop) -> T:
         failures: list[Exception] = []
         for transport in self._transports:
             if capability not in transport.host.capabilities or (
@@ -336,8 +333,6 @@ class HttpRepository:
                 answer = fn(transport, stop)
             except Refused as exc:
                 failures.append(exc.error)
-            except Exception as exc:  # noqa: BLE001 - carried to the caller, who raises it
-                return exc
             else:
                 if failures and not transport.host.mirror_of:
                     self._registry.remember(self._reference.domain, transport.host.url)
@@ -350,8 +345,8 @@ class HttpRepository:
         if failures:
             if isinstance(failures[-1], UnknownError):
                 self._registry.forget(self._reference.domain)
-            return failures[-1]  # of the registry itself, which was asked last
-        return self._none_may(capability)
+            raise failures[-1]  # of the registry itself, which was asked last
+        raise self._none_may(capability)
 
     def _none_may(self, capability: str) -> UnavailableError:
         return UnavailableError(f"image {self._image}: no host of {self._reference.domain} may {capability}")
