@@ -94,6 +94,8 @@ async def test_what_cannot_be_undone_stays_listed_until_it_can(pods: Pods) -> No
         await pods.client.run_sandbox(config)
     [item] = await pods.client.list_sandboxes()
     assert item.state == cri.SANDBOX_NOTREADY
+    [told] = (await pods.client.overview()).pods
+    assert "told to fail" in told.error
     with pytest.raises(SlipwayError, match="network"):
         await pods.client.stop_sandbox(item.id)
     for path in orders:

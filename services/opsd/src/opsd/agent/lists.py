@@ -70,7 +70,8 @@ class Lister:
 
     async def _pod(self, told: pb.PodOverview) -> Pod:
         item = told.pod
-        state = "ready" if item.state == cri.SANDBOX_READY else "notready"
+        unready = "failed" if told.error else "notready"
+        state = "ready" if item.state == cri.SANDBOX_READY else unready
         known = self._pods.get(item.id)
         if known and known.state == state:
             return known

@@ -11,7 +11,7 @@ def overview(parts: Parts) -> pb.OverviewResponse:
     pods = {pod.id: pod for pod in parts.sandboxes.store.all()}
     listed = selection.listed(parts.containers.store)
     shown = [
-        pb.PodOverview(pod=convert.sandbox_item(pod), origin=pod.origin)
+        pb.PodOverview(pod=convert.sandbox_item(pod), origin=pod.origin, error=pod.error)
         for pod in selection.listed(parts.sandboxes.store)
     ]
     return pb.OverviewResponse(

@@ -638,8 +638,11 @@ class PodOverview(_message.Message):
 
     POD_FIELD_NUMBER: _builtins.int
     ORIGIN_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
     origin: _builtins.str
     """Who made it: cri or command."""
+    error: _builtins.str
+    """Why its set-up failed, when it did."""
     @_builtins.property
     def pod(self) -> _api_pb2.PodSandbox: ...
     def __init__(
@@ -647,10 +650,11 @@ class PodOverview(_message.Message):
         *,
         pod: _api_pb2.PodSandbox | None = ...,
         origin: _builtins.str = ...,
+        error: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["pod", b"pod"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "pod", b"pod"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "origin", b"origin", "pod", b"pod"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
