@@ -244,8 +244,8 @@ async def test_events_change_what_the_lists_told() -> None:
     assert (view.containers["c1"].state, view.containers["c1"].code) == ("exited", 3)
     assert set(view.containers) == {"c1"}
     assert [json.loads(bytes(told)).get("name") for _, told in fleet.events] == ["c1", "c2"]
-    assert fleet.where("c1") == ("n", "c1")
-    assert fleet.where("c") == ("n", "c1")
+    assert fleet.named("c1") == [("n", "c1")]
+    assert fleet.named("c") == [("n", "c1")]
 
 
 async def test_nodes_that_somebody_makes_up_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -249,15 +249,14 @@ class Fleet:
             return [told for _, told in later][::-1], True
         return [told for _, told in self.events], False
 
-    def where(self, object_id: str) -> tuple[str, str]:
-        """Node and whole id of a container or pod, by its id or the unambiguous beginning of one; "" when unknown."""
-        found = [
+    def named(self, object_id: str) -> list[tuple[str, str]]:
+        """Node and whole id of each container and pod with this id, or one that begins so."""
+        return [
             (view.name, known)
             for view in self.nodes.values()
             for known in (*view.containers, *view.pods)
             if known.startswith(object_id)
         ]
-        return found[0] if len(found) == 1 else ("", "")
 
     def _touch(self, node: str, ids: set[str]) -> None:
         if ids:

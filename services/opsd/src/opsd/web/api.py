@@ -128,7 +128,7 @@ class Api:
         if fixed := self._fixed.get(request.path):
             return await fixed(request)
         collection, object_id, part = _parts(request)
-        if collection == "traces" or (part == "trace" and not self._fleet.where(object_id)[0]):
+        if collection == "traces" or (part == "trace" and len(self._fleet.named(object_id)) != 1):
             return _json(await self._trace(object_id))
         what = _QUESTIONS.get((collection, part))
         if what is None:
@@ -204,12 +204,14 @@ class Api:
         return found
 
     def _where(self, object_id: str) -> tuple[str, str]:
-        node, whole = self._fleet.where(object_id)
-        if not node:
-            raise errors.NotFoundError(
-                f"{object_id[:80]!r} is no container or pod of any node, or is several"
+        found = self._fleet.named(object_id)
+        if not found:
+            raise errors.NotFoundError(f"no container or pod of any node has the id {object_id[:80]!r}")
+        if len(found) > 1:
+            raise errors.InvalidArgumentError(
+                f"{len(found)} containers and pods have ids that begin with {object_id[:80]!r}: give more of it"
             )
-        return node, whole
+        return found[0]
 
     def _self(self) -> dict[str, Any]:
         return {"node": self._node}
