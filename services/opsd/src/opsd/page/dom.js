@@ -30,6 +30,13 @@ export function prose(text) {
   return [first.charAt(0).toUpperCase() + first.slice(1), ...rest.map((part, index) => (index % 2 ? part : h("code", {}, part)))];
 }
 
+/** A dialog that only tells. */
+export function dialog(kind, ...content) {
+  const element = h(`dialog.${kind}`, { onclose: () => element.remove() }, content, h("form", { method: "dialog" }, h("button.primary", {}, "Close")));
+  document.body.append(element);
+  element.showModal();
+}
+
 /** Sets the text of an element, if it is another. */
 export function say(element, text) {
   const wanted = String(text ?? "");

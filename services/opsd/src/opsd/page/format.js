@@ -62,6 +62,15 @@ export function localInput(ms) {
   return `${at.getFullYear()}-${pad(at.getMonth() + 1)}-${pad(at.getDate())}T${pad(at.getHours())}:${pad(at.getMinutes())}:${pad(at.getSeconds())}`;
 }
 
+/** Part of an address without its escapes; as it is, when they are wrong. */
+export function decoded(text) {
+  try {
+    return decodeURIComponent(text);
+  } catch {
+    return text;
+  }
+}
+
 /** The beginning of an id. */
 export function short(id) {
   return id.replace(/^sha256:/, "").slice(0, 12);

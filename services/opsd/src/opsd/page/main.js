@@ -3,11 +3,11 @@
 import { askForToken } from "./actions.js";
 import { container, pod } from "./detail.js";
 import { containers, pods } from "./lists.js";
-import { dress, h, say } from "./dom.js";
+import { dialog, dress, h, prose, say } from "./dom.js";
 import { events } from "./events.js";
 import { follow, store } from "./store.js";
 import { overview } from "./overview.js";
-import { span } from "./format.js";
+import { decoded, span } from "./format.js";
 import { token } from "./session.js";
 
 const PLACES = [["overview", "Overview", "o"], ["containers", "Containers", "c"], ["pods", "Pods", "p"], ["events", "Events", "e"]];
@@ -26,7 +26,7 @@ const banner = h("p.banner", { role: "alert", hidden: true });
 function route() {
   token.arrive();
   const [path, query = ""] = location.hash.replace(/^#\/?/, "").split("?");
-  const [name, id] = path.split("/").map(decodeURIComponent);
+  const [name, id] = path.split("/").map(decoded);
   const params = new URLSearchParams(query);
   view?.close?.();
   if (id && name === "containers") view = container(id);
@@ -50,13 +50,27 @@ function visit(hash) {
 function draw() {
   view.update();
   document.title = `${view.title} · Slipway`;
-  const lost = store.stream === "lost" ? `This page has lost its opsd ${span(Date.now() - store.lostSince)} ago and tries again.` : "";
+  const why = store.trouble && ` ${sentence(store.trouble)}`;
+  const lost = store.stream === "lost" ? `This page has lost its opsd ${span(Date.now() - store.lostSince)} ago and tries again.${why}` : "";
+  const unheard = store.stream === "waiting" && why ? `There is nothing to show yet, and this page tries again.${why}` : "";
   const away = store.stream === "live" && !store.link.connected ? `NATS is away${store.link.since ? ` for ${span(store.now() - store.link.since)}` : ""}: what is shown is what was known then. It comes back by itself.` : "";
-  say(banner, lost || away);
+  if (store.stream !== "refused") say(banner, lost || unheard || away);
   banner.hidden = !banner.textContent;
-  const [word, tone] = store.stream === "waiting" ? ["connecting", "busy"] : lost ? ["lost", "bad"] : away ? ["NATS away", "bad"] : ["live", "good"];
+  const [word, tone] = store.stream === "refused" ? ["locked", "bad"] : store.stream === "waiting" ? ["connecting", "busy"] : lost ? ["lost", "bad"] : away ? ["NATS away", "bad"] : ["live", "good"];
   dress(link, `link ${tone}`);
   say(link, word);
+}
+
+function sentence(text) {
+  return `${text.charAt(0).toUpperCase()}${text.slice(1)}.`;
+}
+
+/** Says that the page may not read, until the person wants to give the token after all. */
+function refused() {
+  return new Promise((resolve) => {
+    banner.replaceChildren(...prose(`${store.trouble} `), h("button", { type: "button", onclick: resolve }, "Give the token"));
+    banner.hidden = false;
+  });
 }
 
 function turnTheme() {
@@ -71,9 +85,7 @@ function setTheme(name) {
 }
 
 function showHelp() {
-  const element = h("dialog.help", { onclose: () => element.remove() }, h("h2", {}, "Keys"), h("dl", {}, KEYS.flatMap(([keys, text]) => [h("dt", {}, keys.split("  ").map((key) => h("kbd", {}, key))), h("dd", {}, text)])), h("form", { method: "dialog" }, h("button.primary", {}, "Close")));
-  document.body.append(element);
-  element.showModal();
+  dialog("help", h("h2", {}, "Keys"), h("dl", {}, KEYS.flatMap(([keys, text]) => [h("dt", {}, keys.split("  ").map((key) => h("kbd", {}, key))), h("dd", {}, text)])));
 }
 
 function press(event) {
@@ -108,7 +120,8 @@ async function start() {
   route();
   for (;;) {
     await follow();
-    if (!(await askForToken("This dashboard is read with its token."))) return;
+    while (!(await askForToken("This dashboard is read with its token."))) await refused();
+    store.lose("");
   }
 }
 

@@ -1,5 +1,7 @@
 // The token, for this tab only, and requests that carry it.
 
+import { decoded } from "./format.js";
+
 const KEY = "slipway-token";
 const IN_LINK = /^#token=(.+)$/;
 
@@ -10,7 +12,7 @@ export const token = {
   arrive: () => {
     const found = IN_LINK.exec(location.hash);
     if (!found) return;
-    token.set(decodeURIComponent(found[1]));
+    token.set(decoded(found[1]));
     history.replaceState(null, "", "#/overview");
   },
   headers: () => (token.get() ? { Authorization: `Bearer ${token.get()}` } : {}),
@@ -19,9 +21,14 @@ export const token = {
 /** The JSON of one request; an error has the server's sentence and its status. */
 export async function ask(path, { method = "GET", signal } = {}) {
   const answer = await fetch(path, { method, headers: token.headers(), signal });
-  const body = await answer.json().catch(() => ({ message: `${answer.status} ${answer.statusText}` }));
-  if (!answer.ok) throw Object.assign(new Error(body.message), { status: answer.status });
-  return body;
+  if (!answer.ok) throw await refusal(answer);
+  return answer.json();
+}
+
+/** The error of an answer that is one. */
+export async function refusal(answer) {
+  const { message } = await answer.json().catch(() => ({ message: `${answer.status} ${answer.statusText}` }));
+  return Object.assign(new Error(message), { status: answer.status });
 }
 
 /** Whether the token that we have is right, and whether reading wants one. */

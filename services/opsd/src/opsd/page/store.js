@@ -1,6 +1,6 @@
 // What the page knows: everything once, then what changes, as opsd streams it.
 
-import { token } from "./session.js";
+import { refusal, token } from "./session.js";
 
 const KEPT = 60;
 const MAX_EVENTS = 3000;
@@ -24,8 +24,12 @@ class Store extends EventTarget {
   link = { connected: true };
   self = {};
   missed = 0;
-  /** waiting, live or lost: the connection of this page to its opsd. */
+  /** waiting, live, lost or refused: the connection of this page to its opsd. */
   stream = "waiting";
+  /** Why it is not live, in the words of opsd when it has some. */
+  trouble = "";
+  /** Whether there ever was something to show. */
+  known = false;
   lostSince = 0;
   /** The server's clock less ours, in milliseconds. */
   skew = 0;
@@ -61,6 +65,8 @@ class Store extends EventTarget {
     if (!state.resumed) this.events = this.learn(state.events);
     else this.#tell(state.events);
     this.stream = "live";
+    this.trouble = "";
+    this.known = true;
     this.dispatchEvent(new Event("state"));
     this.changed();
   }
@@ -111,9 +117,16 @@ class Store extends EventTarget {
     this.use.set(id, known);
   }
 
-  lose() {
+  lose(trouble) {
     if (this.stream === "live") this.lostSince = Date.now();
-    if (this.stream !== "waiting") this.stream = "lost";
+    this.stream = this.known ? "lost" : "waiting";
+    this.trouble = trouble;
+    this.changed();
+  }
+
+  refuse(trouble) {
+    this.stream = "refused";
+    this.trouble = trouble;
     this.changed();
   }
 }
@@ -128,17 +141,19 @@ export const store = new Store();
 export async function follow() {
   let wait = 300;
   for (;;) {
+    let trouble = "";
     try {
       await seen();
       await once();
       wait = 300;
     } catch (error) {
       if (error.status === 403) {
-        store.dispatchEvent(new Event("forbidden"));
+        store.refuse(error.message);
         return;
       }
+      if (error.status) trouble = error.message;
     }
-    store.lose();
+    store.lose(trouble);
     await new Promise((resolve) => setTimeout(resolve, wait));
     wait = Math.min(wait * 2, 5000);
   }
@@ -170,7 +185,7 @@ async function once() {
   leaving(abort, done.signal);
   try {
     const answer = await fetch(`/api/v1/stream?after=${store.events.at(-1)?.seq ?? 0}`, { headers: token.headers(), signal: abort.signal });
-    if (!answer.ok) throw Object.assign(new Error(answer.statusText), { status: answer.status });
+    if (!answer.ok) throw await refusal(answer);
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (;;) {
