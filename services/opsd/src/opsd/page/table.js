@@ -6,34 +6,38 @@ const ROW = 32;
 const SPARE = 6;
 
 /**
- * columns: {id, title, width, narrow (its width on a narrow screen), wide (only on wide ones), sort(row), make(cell) -> update(row)}
- * href(row): where a row leads.
+ * columns: {id, title, width, middle and narrow (its width on smaller screens), wide (not on narrow ones), sort(row), make(cell) -> update(row)}
+ * href(row): where a row leads; open(row): shows one that leads nowhere.
  */
 export class Table {
   #columns;
   #href;
+  #open;
   #key;
   #rows = [];
   #shown = [];
   #pool = [];
   #sort;
-  #selected = -1;
+  /** The key of the selected row: its place changes. */
+  #selected = null;
   #scroller;
   #body;
   #head;
   #empty;
 
-  constructor({ columns, href, sort, key = (row) => row.id, empty = "nothing here" }) {
+  constructor({ columns, href, open, sort, key = (row) => row.id, empty = "nothing here" }) {
     this.#columns = columns;
     this.#href = href;
+    this.#open = open;
     this.#key = key;
     this.#sort = sort;
     this.#head = h("div.thead", { role: "row" }, columns.map((column) => this.#heading(column)));
-    this.#body = h("div.tbody", { role: "rowgroup" });
+    this.#body = h("div.tbody", { role: "rowgroup", onpointerover: (event) => tellWhole(event.target.closest(".td")) });
     this.#empty = h("p.empty", {}, empty);
     this.#scroller = h("div.scroller", { tabindex: "-1", onscroll: () => this.#draw() }, this.#body);
     this.element = h("div.table", { role: "table" }, this.#head, this.#scroller, this.#empty);
     this.element.style.setProperty("--columns", columns.filter((c) => !c.wide).map((c) => c.narrow ?? c.width).join(" "));
+    this.element.style.setProperty("--columns-middle", columns.map((c) => c.middle ?? c.width).join(" "));
     this.element.style.setProperty("--columns-wide", columns.map((c) => c.width).join(" "));
     new ResizeObserver(() => this.#draw()).observe(this.#scroller);
   }
@@ -62,7 +66,6 @@ export class Table {
     }
     this.#empty.hidden = rows.length > 0;
     this.#body.style.height = `${this.#shown.length * ROW}px`;
-    this.#selected = Math.min(this.#selected, this.#shown.length - 1);
     this.#draw();
   }
 
@@ -79,18 +82,22 @@ export class Table {
 
   move(step) {
     if (!this.#shown.length) return;
-    this.#selected = Math.max(0, Math.min(this.#shown.length - 1, this.#selected + step));
-    const top = this.#selected * ROW;
+    const at = this.#shown.findIndex((row) => this.#key(row) === this.#selected);
+    const next = Math.max(0, Math.min(this.#shown.length - 1, at + step));
+    this.#selected = this.#key(this.#shown[next]);
+    const top = next * ROW;
     const { scrollTop, clientHeight } = this.#scroller;
     if (top < scrollTop) this.#scroller.scrollTop = top;
     else if (top + ROW > scrollTop + clientHeight) this.#scroller.scrollTop = top + ROW - clientHeight;
     this.#draw();
   }
 
-  /** Where the selected row leads; nowhere if none is. */
+  /** Where the selected row leads; one that leads nowhere is shown here. */
   chosen() {
-    const row = this.#shown[this.#selected];
-    return row && this.#href?.(row);
+    const row = this.#shown.find((each) => this.#key(each) === this.#selected);
+    const href = row && this.#href?.(row);
+    if (row && !href) this.#open?.(row);
+    return href;
   }
 
   #draw() {
@@ -103,9 +110,11 @@ export class Table {
       slot.element.hidden = !row;
       if (!row) return;
       slot.element.style.transform = `translateY(${(first + index) * ROW}px)`;
-      slot.element.classList.toggle("selected", first + index === this.#selected);
+      slot.element.classList.toggle("selected", this.#key(row) === this.#selected);
       const href = this.#href?.(row);
       if (href) slot.element.setAttribute("href", href);
+      else slot.element.removeAttribute("href");
+      slot.row = row;
       slot.updates.forEach((update) => update(row));
     });
   }
@@ -114,10 +123,19 @@ export class Table {
     const cells = this.#columns.map((column) =>
       h(`span.td.${column.id}${column.wide ? ".wide" : ""}${column.number ? ".number" : ""}`, { role: "cell" }),
     );
-    const element = h(this.#href ? "a.tr" : "div.tr", { role: "row" }, cells);
-    this.#body.append(element);
-    return { element, updates: this.#columns.map((column, index) => column.make(cells[index])) };
+    const updates = this.#columns.map((column, index) => column.make(cells[index]));
+    const slot = { updates, row: null };
+    slot.element = h(this.#href ? "a.tr" : "div.tr", { role: "row", onclick: () => this.#href?.(slot.row) || this.#open?.(slot.row) }, cells);
+    this.#body.append(slot.element);
+    return slot;
   }
+}
+
+/** What a cell has no room for is its title. */
+function tellWhole(cell) {
+  if (!cell) return;
+  if (cell.scrollWidth > cell.clientWidth) cell.title = cell.textContent;
+  else cell.removeAttribute("title");
 }
 
 function sorted(rows, value, down, key) {
