@@ -14,6 +14,8 @@ import { waterfall } from "./trace.js";
 const PROCESSES_MS = 2000;
 /** Causes that `why` gives of what is as it should be. */
 const WELL = new Set(["running", "starting", "created", "creating"]);
+/** Causes that look as the state does. */
+const AS_ITS_STATE = new Set(["completed", "stopped", "paused"]);
 
 export function container(id) {
   const parts = { summary: () => summary(id), logs: () => logs(id), trace: () => traceOf("containers", id), processes: () => processes(id), events: () => eventsOf(id) };
@@ -112,7 +114,7 @@ function summary(id) {
   async function load() {
     const row = store.containers.get(id);
     state = row ? `${row.state} ${row.reason}` : "";
-    explain(id, why);
+    explain("containers", id, why, row && containerState(row)[1]);
     try {
       const found = await ask(`/api/v1/containers/${id}`);
       limits = found.limits;
@@ -161,13 +163,13 @@ function listed(found) {
   return rows.filter(([, value]) => value);
 }
 
-async function explain(id, panel) {
+async function explain(kind, id, panel, tone) {
   try {
-    const found = await ask(`/api/v1/containers/${id}/why`);
+    const found = await ask(`/api/v1/${kind}/${id}/why`);
     const steps = found.next_steps.map((each) => h("li", {}, prose(each)));
     const evidence = found.evidence.map((each) => h("tr", {}, h("td", {}, h("time", {}, each.at ? clock(each.at) : "")), h("td.quiet", {}, each.kind.replace(/[-_]/g, " ")), h("td", {}, each.text)));
     panel.replaceChildren(h("h2", {}, "Why"), h("p.verdict", {}, found.verdict), h("ol.steps", {}, steps), h("table.evidence", {}, evidence));
-    dress(panel, `panel why ${WELL.has(found.cause) ? "good" : found.cause === "completed" || found.cause === "stopped" ? "idle" : "bad"}`);
+    dress(panel, `panel why ${WELL.has(found.cause) ? "good" : AS_ITS_STATE.has(found.cause) ? (tone ?? "idle") : "bad"}`);
     panel.hidden = false;
   } catch {
     panel.hidden = true; // its node is away, or it is gone
@@ -240,11 +242,20 @@ function processRow(each, depth) {
 }
 
 function members(id) {
+  const why = h("section.panel.why", { hidden: true });
   const list = h("ol.feed");
-  let shown = "";
+  const element = h("div.summary", {}, why, list);
+  let shown = null;
+  let explained = "";
   const update = () => {
+    const row = store.pods.get(id);
     const found = [...store.containers.values()].filter((each) => each.pod === id).sort((a, b) => a.created - b.created);
     const told = found.map((each) => [each.id, ...containerState(each), lasted(each)]).join();
+    const state = row && `${row.state} ${found.map((each) => `${each.state} ${each.reason}`)}`;
+    if (state && state !== explained) {
+      explained = state;
+      explain("pods", id, why, podState(row)[1]);
+    }
     if (told === shown) return;
     shown = told;
     list.replaceChildren(
@@ -256,5 +267,5 @@ function members(id) {
     );
     if (!found.length) list.append(h("li.quiet", {}, "no containers"));
   };
-  return { element: list, update };
+  return { element, update };
 }

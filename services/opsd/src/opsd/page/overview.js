@@ -1,7 +1,7 @@
 // All at a glance: nodes, what wants attention, pulls, and what happens now.
 
-import { age, bytes, clock, percent, span } from "./format.js";
-import { badge, containerState, eventTone, lasted, podName, subject, troubled } from "./states.js";
+import { age, bytes, clock, imageName, percent, span } from "./format.js";
+import { badge, containerState, eventTone, failedPulls, podName, podState, subject, troubled } from "./states.js";
 import { dress, h, say } from "./dom.js";
 import { meter, sparkline } from "./chart.js";
 import { store } from "./store.js";
@@ -32,8 +32,14 @@ export function overview() {
   );
   const update = () => {
     const containers = [...store.containers.values()];
-    const wanting = containers.filter(troubled).sort((a, b) => b.finished - a.finished);
+    const wanting = troubles(containers);
     const up = [...store.nodes.values()].filter((node) => node.up).length;
+    if (!store.known) {
+      tiles.forEach((each) => each.set("–"));
+      [nodes, attention, recent].forEach((each) => each.replaceChildren());
+      pullsPanel.hidden = true;
+      return;
+    }
     tiles[0].set(`${up} / ${store.nodes.size}`, up < store.nodes.size ? "bad" : "");
     tiles[1].set(`${[...store.pods.values()].filter((pod) => pod.state === "ready").length} / ${store.pods.size}`);
     tiles[2].set(`${containers.filter((each) => each.state === "running").length} / ${containers.length}`);
@@ -125,11 +131,9 @@ function nodeCard(name) {
         bar.draw((value ?? 0) / 100, value > 40 ? "bad" : value > 10 ? "warn" : "");
       }
     }
-    const notes = node.conditions.filter((condition) => !condition.ok).map((condition) => `${condition.name}: ${condition.message}`);
-    if (!node.up) notes.unshift(`Silent for ${span(silent)}.`);
-    if (node.problem) notes.push(node.problem);
-    say(note, notes.join("  "));
-    note.hidden = !notes.length;
+    const told = [node.up ? "" : `Silent for ${span(silent)}.`, troubleOf(node)].filter(Boolean).join("  ");
+    say(note, told);
+    note.hidden = !told;
     element.classList.toggle("down", !node.up);
   };
   return { element, update };
@@ -150,14 +154,31 @@ function drawPulls(container) {
   container.replaceChildren(...rows);
 }
 
-function attentionRow(container) {
-  const state = h("span.state");
-  badge(state)(containerState(container));
-  return h(
-    "li",
-    {},
-    h("a", { href: `#/containers/${container.id}` }, state, h("span.what", {}, container.name), h("span.quiet", {}, podName(container.pod)), h("time", {}, `${lasted(container)} ago`)),
-  );
+/** What somebody should look at: nodes first, then what failed last. */
+function troubles(containers) {
+  const nodes = [...store.nodes.values()].filter((node) => !node.up || troubleOf(node));
+  const pods = [...store.pods.values()].filter((pod) => pod.state === "failed");
+  const things = [
+    ...pods.map((pod) => ({ state: podState(pod), what: `${pod.namespace}/${pod.name}`, about: pod.node, at: pod.created, href: `#/pods/${pod.id}` })),
+    ...failedPulls().map((event) => ({ state: ["pull failed", "bad"], what: imageName(event.id), about: event.facts.error ?? "", at: event.at, href: `#/events?${new URLSearchParams({ q: event.id, kind: "image" })}` })),
+    ...containers.filter(troubled).map((each) => ({ state: containerState(each), what: each.name, about: podName(each.pod), at: each.finished || each.started || each.created, href: `#/containers/${each.id}` })),
+  ];
+  return [
+    ...nodes.map((node) => ({ state: [node.up ? "not ready" : "silent", "bad"], what: node.name, about: node.up ? troubleOf(node) : "nothing is heard of this node", at: node.up ? 0 : node.heard })),
+    ...things.sort((a, b) => b.at - a.at),
+  ];
+}
+
+function troubleOf(node) {
+  const failed = node.conditions.filter((each) => !each.ok).map((each) => `${each.name}: ${each.message}`);
+  return [...failed, ...(node.problem ? [`runtimed: ${node.problem}`] : [])].join("  ");
+}
+
+function attentionRow({ state, what, about, at, href }) {
+  const cell = h("span.state");
+  badge(cell)(state);
+  const words = [cell, h("span.what", { title: what }, what), h("span.quiet", { title: about }, about), h("time", {}, at ? `${age(store.now() - at)} ago` : "")];
+  return h("li", {}, href ? h("a", { href }, words) : h("span.row", {}, words));
 }
 
 function eventRow(event) {

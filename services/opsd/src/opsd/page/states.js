@@ -26,6 +26,17 @@ export function troubled(container) {
   return tone === "bad" || container.state === "unknown";
 }
 
+/** Pulls whose last word is that they failed: the events, the newest first. */
+export function failedPulls() {
+  const last = new Map();
+  for (const event of store.events) {
+    if (event.kind !== "image") continue;
+    if (event.verb === "pull_failed" || event.verb === "pull_started") last.set(event.id, event);
+    else if (event.verb === "pulled") last.delete(event.facts.reference);
+  }
+  return [...last.values()].filter((event) => event.verb === "pull_failed").sort((a, b) => b.at - a.at);
+}
+
 /** A dot and a word; the update takes [word, tone]. */
 export function badge(cell) {
   const dot = h("i.dot");
@@ -52,13 +63,20 @@ export function subject(event) {
   return [event.name ?? event.facts.name ?? store.names.get(event.id) ?? short(event.id), ""];
 }
 
-/** The tone of an event. */
+/** The tone of each verb; of those that are not here it is busy. */
+const TONES = {
+  bad: ["failed", "create_failed", "start_failed", "pull_failed", "oom_killed", "unknown", "record_corrupt", "full", "layer_damaged", "layer_unread"],
+  warn: ["pressure_raised", "paused"],
+  good: ["ready", "started", "resumed", "pulled", "loaded", "layer_filled", "pressure_cleared", "repaired"],
+  idle: ["removed", "stopped", "untagged", "layer_removed"],
+};
+const TONE_OF = new Map(Object.entries(TONES).flatMap(([tone, verbs]) => verbs.map((verb) => [verb, tone])));
+
+/** The tone of an event; that of an end is its container's. */
 export function eventTone(event) {
-  if (event.verb === "exited") return event.facts.reason && event.facts.reason !== "Completed" ? "bad" : "idle";
-  if (/failed|oom|corrupt|unknown|raised|pressure/.test(event.verb)) return "bad";
-  if (/ready|started|pulled|loaded|cleared/.test(event.verb)) return "good";
-  if (/removed|stopped|untagged/.test(event.verb)) return "idle";
-  return "busy";
+  const { exit_code: code = 0, reason } = event.facts;
+  if (event.verb === "exited") return event.kind === "exec" ? (code ? "warn" : "idle") : containerState({ state: "exited", code, reason })[1];
+  return TONE_OF.get(event.verb) ?? "busy";
 }
 
 /** The facts of an event in one line, without where it is on the node. */
