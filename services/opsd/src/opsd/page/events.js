@@ -2,7 +2,7 @@
 
 import { clock, localInput, short, span } from "./format.js";
 import { badge, eventTone, facts, subject } from "./states.js";
-import { h, say } from "./dom.js";
+import { dialog, h, say } from "./dom.js";
 import { ask } from "./session.js";
 import { filters } from "./filters.js";
 import { store } from "./store.js";
@@ -10,6 +10,8 @@ import { Table } from "./table.js";
 
 const KINDS = ["all", "container", "sandbox", "image", "snapshot", "exec", "node"];
 const PAGE = 500;
+/** Events that are read at once to be played. */
+const PIECE = 2000;
 const STEPS = 1000;
 const SPEEDS = [1, 10, 60];
 const TICK_MS = 100;
@@ -39,18 +41,20 @@ export function events(params) {
   /** null while it is live, else the time that is looked at, in Unix milliseconds. */
   let at = null;
   let first = 0;
-  let timer = 0;
+  /** What is played: the events to come and where the next ones begin; null while nothing is. */
+  let playing = null;
   let speed = SPEEDS[1];
   let loading = 0;
-  const table = new Table({ columns: columns(), href: (row) => subject(row)[1] || null, key: (row) => row.seq, empty: "No event fits." });
+  const table = new Table({ columns: columns(), href: (row) => subject(row)[1] || null, open: show, key: (row) => row.seq, empty: "No event fits." });
   const bar = filters({ path: "events", params, choices: { kind: KINDS } });
   const live = h("button.live", { type: "button", onclick: () => seek(null) }, "Live");
-  const play = h("button", { type: "button", onclick: () => (timer ? pause() : begin()), title: "Play on from here" }, "▶");
+  const play = h("button", { type: "button", onclick: () => (playing ? pause() : begin()), title: "Play on from here" }, "▶");
   const pace = h("button", { type: "button", title: "Speed", onclick: faster }, `${speed} ×`);
   const slider = h("input.slider", { type: "range", min: 0, max: STEPS, value: STEPS, "aria-label": "Time", onchange: () => seek(timeOf(slider.value)), oninput: () => say(shown, clock(timeOf(slider.value))) });
   const when = h("input", { type: "datetime-local", step: 1, "aria-label": "Time", onchange: () => when.value && seek(new Date(when.value).getTime()) });
   const shown = h("span.when");
   const note = h("p.note", { hidden: true });
+  const further = h("button", { type: "button", onclick: () => back(further.reached) }, "Look further back");
   const element = h("div.list", {}, bar.element, h("div.bar.time", {}, live, play, pace, slider, shown, when), note, table.element);
 
   function timeOf(step) {
@@ -83,15 +87,12 @@ export function events(params) {
       draw(true);
     }
     try {
-      const { text, kind, id } = wanted();
-      const query = new URLSearchParams({ text, kind, id, limit: PAGE });
-      if (at !== null) query.set("until", String(Math.round(at)));
-      const found = await ask(`/api/v1/events?${query}`);
+      const found = await read({ limit: PAGE, ...(at !== null && { until: Math.round(at) }) });
       if (mine !== loading) return;
       first = found.first;
       rows = store.learn(found.events);
+      tellReached(found);
       if (at === null) rows.push(...store.events.filter((row) => row.seq > (rows.at(-1)?.seq ?? 0) && fits(row)));
-      tell("");
     } catch (error) {
       if (mine === loading) tell(error.message);
     }
@@ -101,6 +102,33 @@ export function events(params) {
   function tell(text) {
     say(note, text);
     note.hidden = !text;
+  }
+
+  /** Says how far a search came that was cut off before the table was full. */
+  function tellReached({ events: found, more, reached }) {
+    tell(more && found.length < PAGE ? `Looked back to ${clock(reached)}; older ones may fit. ` : "");
+    further.reached = reached;
+    if (!note.hidden) note.append(further);
+  }
+
+  async function back(until) {
+    const mine = loading;
+    further.disabled = true;
+    try {
+      const found = await read({ limit: PAGE, until });
+      if (mine !== loading) return;
+      rows = [...store.learn(found.events), ...rows];
+      tellReached(found);
+    } catch (error) {
+      if (mine === loading) tell(error.message);
+    }
+    further.disabled = false;
+    draw(false);
+  }
+
+  function read(range) {
+    const { text, kind, id } = wanted();
+    return ask(`/api/v1/events?${new URLSearchParams({ text, kind, id, ...range })}`);
   }
 
   function draw(end) {
@@ -116,25 +144,49 @@ export function events(params) {
   }
 
   async function begin() {
-    if (at === null) at = Math.max(first, store.now() - 60000);
+    if (at === null) {
+      loading += 1;
+      at = Math.max(first, store.now() - 60000);
+      rows = rows.filter((row) => row.at <= at);
+    }
+    const mine = { coming: [], from: at, seq: rows.at(-1)?.seq ?? 0, more: true, reading: false, timer: 0 };
+    playing = mine;
     play.textContent = "❚❚";
-    const { text, kind, id } = wanted();
-    const found = await ask(`/api/v1/events?${new URLSearchParams({ text, kind, id, since: Math.round(at), limit: 2000 })}`).catch((error) => {
-      tell(error.message);
-      return { events: [] };
-    });
-    const coming = store.learn(found.events);
-    timer = setInterval(() => {
-      at += TICK_MS * speed;
-      while (coming.length && coming[0].at <= at) rows.push(coming.shift());
-      if (at >= store.now()) seek(null);
-      else draw(false);
-    }, TICK_MS);
+    await readOn(mine);
+    if (playing !== mine) return;
+    mine.timer = setInterval(() => tick(mine), TICK_MS);
+  }
+
+  async function readOn(mine) {
+    mine.reading = true;
+    try {
+      const found = await read({ limit: PIECE, since: Math.max(1, mine.from) });
+      if (playing !== mine) return;
+      mine.coming = store.learn(found.events.filter((row) => row.seq > mine.seq));
+      mine.seq = mine.coming.at(-1)?.seq ?? mine.seq;
+      mine.more = found.more && found.reached > mine.from;
+      mine.from = found.reached;
+    } catch (error) {
+      mine.more = false;
+      if (playing === mine) tell(error.message);
+    }
+    mine.reading = false;
+  }
+
+  function tick(mine) {
+    if (!mine.coming.length && mine.more) {
+      if (!mine.reading) readOn(mine);
+      return;
+    }
+    at += TICK_MS * speed;
+    while (mine.coming.length && mine.coming[0].at <= at) rows.push(mine.coming.shift());
+    if (at >= store.now()) seek(null);
+    else draw(false);
   }
 
   function pause() {
-    clearInterval(timer);
-    timer = 0;
+    clearInterval(playing?.timer);
+    playing = null;
     play.textContent = "▶";
   }
 
@@ -152,7 +204,7 @@ export function events(params) {
     draw(false);
   };
   store.addEventListener("events", take);
-  bar.onchange = load;
+  bar.onchange = () => seek(at);
   load();
   return {
     element,
@@ -166,6 +218,14 @@ export function events(params) {
       store.removeEventListener("events", take);
     },
   };
+}
+
+/** All of one event that leads nowhere: its row may have no room for it. */
+function show(event) {
+  const told = [["time", clock(event.at, { millis: true })], ["node", event.node], ["id", event.id], ...Object.entries(event.facts).map(([name, value]) => [name.replace(/_/g, " "), Array.isArray(value) ? value.join(" ") : String(value)]), ["trace", event.trace]];
+  const title = h("h2");
+  badge(title)([`${event.kind} ${event.verb.replace(/_/g, " ")}`, eventTone(event)]);
+  dialog("event", title, h("dl.facts", {}, told.filter(([, value]) => value).flatMap(([name, value]) => [h("dt", {}, name), h("dd", {}, value)])));
 }
 
 /** The events of one object, oldest first; a plain list that `update` adds to. */
