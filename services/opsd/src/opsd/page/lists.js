@@ -18,7 +18,7 @@ const CONTAINER_STATES = {
   attention: troubled,
 };
 
-const POD_STATES = { all: () => true, ready: (pod) => pod.state === "ready", "not ready": (pod) => pod.state !== "ready" };
+const POD_STATES = { all: () => true, ready: (pod) => pod.state === "ready", "not ready": (pod) => pod.state !== "ready", failed: (pod) => pod.state === "failed" };
 
 function stated(state) {
   return (cell) => {
@@ -59,14 +59,14 @@ export function containers(params) {
     sort: { id: "age", down: false },
     empty: "No container fits.",
     columns: [
-      { id: "state", title: "State", width: "112px", sort: (row) => containerState(row)[0], make: stated(containerState) },
-      { id: "name", title: "Name", width: "minmax(90px,1.4fr)", sort: (row) => row.name, make: named },
-      { id: "pod", title: "Pod", width: "minmax(100px,1.6fr)", sort: (row) => podName(row.pod), make: text((row) => podName(row.pod)), wide: true },
-      { id: "image", title: "Image", width: "minmax(100px,1.6fr)", sort: (row) => row.image, make: text((row) => imageName(row.image)), wide: true },
+      { id: "state", title: "State", width: "112px", middle: "104px", narrow: "100px", sort: (row) => containerState(row)[0], make: stated(containerState) },
+      { id: "name", title: "Name", width: "minmax(90px,1.4fr)", narrow: "minmax(0,1fr)", sort: (row) => row.name, make: named },
+      { id: "pod", title: "Pod", width: "minmax(100px,1.6fr)", middle: "minmax(70px,1.4fr)", sort: (row) => podName(row.pod), make: text((row) => podName(row.pod)), wide: true },
+      { id: "image", title: "Image", width: "minmax(100px,1.6fr)", middle: "minmax(70px,1.4fr)", sort: (row) => row.image, make: text((row) => imageName(row.image)), wide: true },
       { id: "node", title: "Node", width: "minmax(70px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },
-      { id: "cpu", title: "CPU", width: "140px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.cpu), make: used(cpu, cores, 50) },
-      { id: "memory", title: "Memory", width: "152px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.memory), make: used(memory, bytes, 1 << 20) },
-      { id: "age", title: "Since", width: "62px", number: true, sort: (row) => -(row.finished || row.started || row.created), make: text(lasted) },
+      { id: "cpu", title: "CPU", width: "140px", middle: "56px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.cpu), make: used(cpu, cores, 50) },
+      { id: "memory", title: "Memory", width: "152px", middle: "74px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.memory), make: used(memory, bytes, 1 << 20) },
+      { id: "age", title: "Since", width: "62px", middle: "58px", narrow: "52px", number: true, sort: (row) => -(row.finished || row.started || row.created), make: text(lasted) },
     ],
   });
   const words = (row) => `${row.name} ${row.id} ${podName(row.pod)} ${row.image} ${row.node} ${containerState(row)[0]}`;
@@ -80,13 +80,13 @@ export function pods(params) {
     sort: { id: "age", down: false },
     empty: "No pod fits.",
     columns: [
-      { id: "state", title: "State", width: "112px", sort: (row) => row.state, make: stated(podState) },
-      { id: "name", title: "Pod", width: "minmax(120px,2fr)", sort: (row) => `${row.namespace}/${row.name}`, make: text((row) => `${row.namespace}/${row.name}`) },
-      { id: "members", title: "Containers", width: "minmax(70px,1fr)", sort: (row) => -members(row.id).length, make: dots(members) },
+      { id: "state", title: "State", width: "112px", narrow: "92px", sort: (row) => row.state, make: stated(podState) },
+      { id: "name", title: "Pod", width: "minmax(120px,2fr)", narrow: "minmax(0,2fr)", sort: (row) => `${row.namespace}/${row.name}`, make: text((row) => `${row.namespace}/${row.name}`) },
+      { id: "members", title: "Containers", width: "minmax(70px,1fr)", narrow: "minmax(0,1fr)", sort: (row) => -members(row.id).length, make: dots(members) },
       { id: "ips", title: "Address", width: "minmax(110px,1fr)", sort: (row) => row.ips[0] ?? "", make: text((row) => (row.host_network ? "host network" : row.ips.join(" "))), wide: true },
       { id: "handler", title: "Handler", width: "84px", sort: (row) => row.handler, make: text((row) => row.handler || "default"), wide: true },
       { id: "node", title: "Node", width: "minmax(70px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },
-      { id: "age", title: "Age", width: "62px", number: true, sort: (row) => -row.created, make: text((row) => age(store.now() - row.created)) },
+      { id: "age", title: "Age", width: "62px", narrow: "46px", number: true, sort: (row) => -row.created, make: text((row) => age(store.now() - row.created)) },
     ],
   });
   const words = (row) => `${row.namespace}/${row.name} ${row.id} ${row.ips.join(" ")} ${row.node} ${row.handler}`;

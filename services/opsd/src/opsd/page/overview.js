@@ -36,7 +36,7 @@ export function overview() {
     const up = [...store.nodes.values()].filter((node) => node.up).length;
     if (!store.known) {
       tiles.forEach((each) => each.set("–"));
-      [nodes, attention, recent].forEach((each) => each.replaceChildren());
+      [nodes, attention, recent].forEach((each) => each.replaceChildren(h("p.quiet", {}, "–")));
       pullsPanel.hidden = true;
       return;
     }
