@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+import shutil
 import signal
 import socket
 import stat
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InvalidArgumentError
+from common.errors import InternalError, InvalidArgumentError
 from common.sys import linux
 from devtools.registry import directory, file
 from services.snapshotd.tests.test_snapshotd_lazy_toc import BIG, good, special
@@ -284,6 +285,16 @@ def test_wrong_bytes_are_never_read(layer: Mounted) -> None:
     assert layer.imaged.asked[-1]["damaged"]
     layer.imaged.blob = layer.blob
     assert (layer.root / "etc/passwd").read_bytes() == b"root\n"
+
+
+def test_a_server_that_cannot_begin_leaves_nobody() -> None:
+    with mounted(good()) as made:
+        made.imaged.close()
+        shutil.rmtree(made.imaged.path.parent)
+        with pytest.raises(InternalError, match="server ended"):
+            made.mounts.mount(LAYER, made.form)
+        assert not made.mounts.is_mounted(LAYER)
+        eventually(lambda: not made.processes(), what="the end of keeper and server")
 
 
 def test_a_table_that_lies_mounts_nothing_and_leaves_nobody() -> None:

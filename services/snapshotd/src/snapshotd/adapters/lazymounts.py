@@ -2,6 +2,7 @@
 
 import os
 import select
+import signal
 import subprocess
 import sys
 import time
@@ -120,10 +121,15 @@ class LazyMounts:
         reader, writer = os.pipe2(os.O_CLOEXEC)
         with opened(reader), opened(slots.make()) as memory:
             with opened(writer):
-                self._spawn([fuse, blob, memory, writer], job)
-            return self._verdict(reader, form)
+                keeper = self._spawn([fuse, blob, memory, writer], job)
+            try:
+                return self._verdict(reader, form)
+            except BaseException:
+                if keeper.poll() is None:
+                    os.killpg(keeper.pid, signal.SIGKILL)  # with its server
+                raise
 
-    def _spawn(self, fds: list[int], job: Job) -> None:
+    def _spawn(self, fds: list[int], job: Job) -> subprocess.Popen[bytes]:
         """Start a keeper with these descriptors.
 
         It is nobody's asyncio process: such a one is killed when its event loop closes.
@@ -131,17 +137,17 @@ class LazyMounts:
         self._reap()
         command = [sys.executable, "-I", "-S", "-c", _code("keeper"), _code("worker")]
         command += [msgspec.json.encode(job).decode(), ",".join(map(str, fds)), *self._cgroups]
-        self._keepers.append(
-            subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                pass_fds=fds,
-                cwd="/",
-                env={},
-                start_new_session=True,
-            )
+        keeper = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=fds,
+            cwd="/",
+            env={},
+            start_new_session=True,
         )
+        self._keepers.append(keeper)
+        return keeper
 
     def _verdict(self, reader: int, form: LazyForm) -> Verdict:
         deadline, said = time.monotonic() + self._start_s, b""

@@ -17,6 +17,8 @@ FUSE, BLOB, SLOTS, VERDICT = 3, 4, 5, 6
 the table of contents is."""
 REFUSED = 3
 """Exit status of a server that will never serve."""
+UNREADY = 4
+"""Exit status of a server that could not begin: nobody waits for a second when it was the first."""
 _FIRST_WAIT_S, _LONGEST_WAIT_S, _STEADY_S = 0.02, 5.0, 30.0
 _ENVIRONMENT = {"MALLOC_ARENA_MAX": "2"}
 """Of a server, whose address space is bounded: each thread would reserve an arena of its own."""
@@ -39,12 +41,14 @@ def main() -> None:
 
 def _keep(command: list[str]) -> None:
     pid, wait_s = _start(command), _FIRST_WAIT_S
+    enough = {0, REFUSED, UNREADY}
     os.dup2(os.open(os.devnull, os.O_WRONLY), VERDICT)
     while True:
         began = time.monotonic()
         _, status = os.waitpid(pid, 0)
-        if os.waitstatus_to_exitcode(status) in (0, REFUSED):
+        if os.waitstatus_to_exitcode(status) in enough:
             return
+        enough.discard(UNREADY)
         if time.monotonic() - began > _STEADY_S:
             wait_s = _FIRST_WAIT_S
         time.sleep(wait_s)  # noqa: TID251 - one thread, which has nothing else to do

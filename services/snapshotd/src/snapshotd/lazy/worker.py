@@ -28,15 +28,18 @@ _EXTRA_BYTES = 1 << 20
 
 
 def main() -> None:
-    """Serve the job of the last argument on the keeper's descriptors; see keeper.REFUSED for the exit status."""
+    """Serve the job of the last argument on the keeper's descriptors; for the exit status see the keeper's."""
     job = msgspec.json.decode(sys.argv[-1], type=Job)
     directory, name = os.path.split(job.socket)
-    _enter(directory)
     try:
+        _enter(directory)
         tree = _tree(job)
     except (BadEntryError, MemoryError) as exc:
         _tell(Verdict(error=str(exc) or "its table of contents takes too much memory"))
         sys.exit(keeper.REFUSED)
+    except OSError as exc:
+        sys.stderr.write(f"lazy: {job.digest}: {exc}\n")
+        sys.exit(keeper.UNREADY)
     implied = [os.fsdecode(path) for path in tree.implied]
     _tell(
         Verdict(
