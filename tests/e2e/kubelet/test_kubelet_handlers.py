@@ -81,7 +81,7 @@ async def test_a_container_and_an_exec_have_terminals(cri, node, busybox, handle
     _, container_id = await pod(
         cri, name, busybox, ["sh", "-c", "test -t 1 && echo terminal; sleep 1000"], handler=handler, tty=True
     )
-    eventually(lambda: log_of(node, name) == ["stdout F terminal"], what="the terminal's output")
+    eventually(lambda: log_of(node, name) == ["stdout F terminal\r"], what="the terminal's output")
     done = node.slipway("exec", "-t", container_id, "sh", "-c", "test -t 0 && echo too; exit 3")
     assert (done.stdout, done.returncode) == ("too\n", 3), done.stderr
 
