@@ -158,6 +158,37 @@ async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None
     await client.close()
 
 
+async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: Any) -> None:
+    client = snapshotd.client(patience(10))
+    layer = await apply(snapshotd, client, "a")
+    never = snapshotd.directory / "never"
+    os.mkfifo(never)  # opened when there is a writer, which does not come
+
+    async def serve(number: int) -> None:
+        await client.serve_layer(
+            diff_id=f"sha256:{number:064x}",
+            digest=f"sha256:{number:064x}",
+            blob_path=str(never),
+            media_type="",
+            size_bytes=4096,
+            toc_offset=0,
+            toc_bytes=4096,
+            toc_digest=layer,
+        )
+
+    layers = snapshotd.data / "snapshotd/layers"
+    async with anyio.create_task_group() as group:
+        for number in range(45):
+            group.start_soon(serve, number)
+        await anyio.to_thread.run_sync(
+            lambda: eventually(lambda: len(list(layers.iterdir())) >= 40, what="layers to serve")
+        )
+        await client.prepare("c1", [layer])
+        group.cancel_scope.cancel()
+    snapshotd.kill()
+    await client.close()
+
+
 async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: Any) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, client, name) for name in ("a", "b")]

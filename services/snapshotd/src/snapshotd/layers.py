@@ -29,6 +29,8 @@ from snapshotd.roots import Roots
 from snapshotd.store import Places
 from snapshotd.unpacking import Blob, Unpacking
 
+_SERVING = 2
+"""Threads that start to serve layers: reading a table of contents can take a minute each."""
 _log = get_logger("layers")
 
 
@@ -72,6 +74,7 @@ class Layers:
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._users: Counter[str] = Counter()
         self._leaving: set[str] = set()
+        self._serving = anyio.CapacityLimiter(_SERVING)
 
     async def apply(self, blob: Blob) -> LayerRecord:
         """The layer of this diff ID, unpacked when it is not there; goes on when the caller leaves.
@@ -250,7 +253,9 @@ class Layers:
                     await anyio.to_thread.run_sync(
                         partial(self._places.layer(key).mkdir, 0o700, exist_ok=True)
                     )
-                    verdict = await anyio.to_thread.run_sync(self._roots.serve, key, form)
+                    verdict = await anyio.to_thread.run_sync(
+                        self._roots.serve, key, form, limiter=self._serving
+                    )
                 record = LayerRecord(
                     id=key,
                     diff_id=diff_id,
