@@ -7,10 +7,10 @@ from pathlib import Path
 import anyio
 import pytest
 
-from imaged.adapters.bandwidth import BURST_S, Bandwidth
-from imaged.adapters.interruptible import Stop
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
+from imaged.fetching.bandwidth import BURST_S, Bandwidth
+from imaged.fetching.interruptible import Stop
 from imaged.ports import Credentials
 from tests.support.pace import patience
 

@@ -16,10 +16,10 @@ from common.clock import now_ns
 from common.errors import FailedPreconditionError, NotFoundError, PermissionDeniedError
 from common.events import subjects
 from common.events.bus import Bus
-from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
+from imaged.fetching.bandwidth import Bandwidth
 from imaged.manifest import Descriptor
 from imaged.peers import server as serving
 from imaged.peers import source

@@ -8,9 +8,9 @@ import anyio
 import pytest
 
 from common.events.schema import PullProgressed
-from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
+from imaged.fetching.bandwidth import Bandwidth
 from imaged.ports import Credentials
 from imaged.progress import LOOK_S, WINDOW_S, Forecast
 from tests.support.eventually import until

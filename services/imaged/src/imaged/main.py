@@ -19,7 +19,6 @@ from common.rpc import ops
 from common.settings import load
 from imaged import meters, reconcile, trust
 from imaged.adapters import keys
-from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.registry import HttpRegistry
@@ -27,6 +26,7 @@ from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
 from imaged.collection import Collector
 from imaged.committing import Commits
+from imaged.fetching.bandwidth import Bandwidth
 from imaged.lazy.socket import RangeSocket
 from imaged.lazy.store import LazyPlaces
 from imaged.loading import Loads

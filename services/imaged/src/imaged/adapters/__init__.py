@@ -1,1 +1,1 @@
-"""Implementations of imaged.ports; only main imports them."""
+"""Implementations of imaged.ports; only main and reconcile import them."""

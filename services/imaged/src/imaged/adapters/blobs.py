@@ -22,9 +22,10 @@ from urllib3.exceptions import HTTPError
 
 from common.errors import DataLossError, SlipwayError
 from imaged import meters
-from imaged.adapters.bandwidth import Bandwidth
-from imaged.adapters.interruptible import Stop, interruptible
-from imaged.adapters.transport import MAX_TRIES, Refused, reason
+from imaged.adapters.transport import MAX_TRIES
+from imaged.fetching.bandwidth import Bandwidth
+from imaged.fetching.interruptible import Stop, interruptible
+from imaged.fetching.refusal import Refused, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
 from imaged.turns import Queue

@@ -5,9 +5,10 @@ import re
 from urllib3.exceptions import HTTPError
 
 from common.errors import DataLossError, FailedPreconditionError
-from imaged.adapters.bandwidth import Bandwidth
-from imaged.adapters.interruptible import Stop
-from imaged.adapters.transport import Refused, Transport, reason
+from imaged.adapters.transport import Transport
+from imaged.fetching.bandwidth import Bandwidth
+from imaged.fetching.interruptible import Stop
+from imaged.fetching.refusal import Refused, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
 

@@ -8,8 +8,9 @@ import urllib3
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError, NotFoundError
-from imaged.adapters.interruptible import Stop
-from imaged.adapters.transport import Refused, Transport
+from imaged.adapters.transport import Transport
+from imaged.fetching.interruptible import Stop
+from imaged.fetching.refusal import Refused
 from imaged.manifest import INDEX_TYPES, MALFORMED, Descriptor
 
 MAX_PAGES = 8

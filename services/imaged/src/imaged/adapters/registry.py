@@ -22,15 +22,16 @@ from common.errors import (
     UnknownError,
 )
 from imaged import hosts
-from imaged.adapters.bandwidth import Bandwidth
 from imaged.adapters.blobs import BlobFetch
-from imaged.adapters.interruptible import Stop, interruptible
 from imaged.adapters.proxies import Proxies
 from imaged.adapters.ranges import read_range
 from imaged.adapters.referrers import by_api, listed
 from imaged.adapters.registry_auth import TokenCache
-from imaged.adapters.transport import Limits, Refused, Transport, meant_for, reason
+from imaged.adapters.transport import Limits, Transport, meant_for
 from imaged.adapters.upload import Upload, mount, there
+from imaged.fetching.bandwidth import Bandwidth
+from imaged.fetching.interruptible import Stop, interruptible
+from imaged.fetching.refusal import Refused, reason
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.peers.neighbours import Neighbours
 from imaged.peers.source import PeerSource

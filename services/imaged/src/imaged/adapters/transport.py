@@ -20,9 +20,10 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
-from imaged.adapters.interruptible import Stop
 from imaged.adapters.proxies import Pools, Proxies
 from imaged.adapters.registry_auth import Login, TokenCache, parse_challenges
+from imaged.fetching.interruptible import Stop
+from imaged.fetching.refusal import Refused, reason
 from imaged.hosts import Host, same_registry
 from imaged.ports import Credentials
 
@@ -31,16 +32,6 @@ MAX_REDIRECTS = 5
 MAX_LOGINS = 2
 UNAVAILABLE = "RegistryUnavailable: "
 """The prefix that a kubelet reads (k8s.io/kubernetes/pkg/kubelet/images)."""
-
-
-class Refused(Exception):  # noqa: N818 - not an error by itself: the next host may do better
-    """One host did not give what was asked."""
-
-    def __init__(self, error: SlipwayError, *, transient: bool = False) -> None:
-        super().__init__(error.message)
-        self.error = error
-        self.transient = transient
-        """Whether the connection was cut or the registry was busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,26 +254,6 @@ def transient(exc: Exception) -> bool:
     """Whether another try may go better: not when the peer is no TLS server or has a bad certificate."""
     inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc
     return not isinstance(inner, (urllib3.exceptions.SSLError, ssl.SSLError))
-
-
-def reason(exc: Exception) -> str:  # noqa: PLR0911 - a table
-    """A failed request in a few words, without object addresses."""
-    inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc
-    match inner:
-        case urllib3.exceptions.SSLError() | ssl.SSLError():
-            return f"cannot be trusted or speaks no TLS: {inner}"
-        case urllib3.exceptions.NameResolutionError():
-            return "is not known by DNS"
-        case urllib3.exceptions.NewConnectionError():
-            return f"cannot be reached: {str(inner).rpartition(': ')[2]}"
-        case urllib3.exceptions.ConnectTimeoutError():
-            return "does not answer (connect timeout)"
-        case urllib3.exceptions.ReadTimeoutError() | TimeoutError():
-            return "sends nothing (stalled)"
-        case urllib3.exceptions.IncompleteRead() | urllib3.exceptions.ProtocolError():
-            return "cut the connection"
-        case _:
-            return f"failed: {inner}"
 
 
 def _discard(response: urllib3.BaseHTTPResponse) -> str:

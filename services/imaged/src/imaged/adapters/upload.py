@@ -12,8 +12,9 @@ from urllib.parse import urlencode
 import urllib3
 
 from common.errors import NotFoundError, ResourceExhaustedError
-from imaged.adapters.interruptible import Stop
-from imaged.adapters.transport import MAX_TRIES, Body, Refused, Transport
+from imaged.adapters.transport import MAX_TRIES, Body, Transport
+from imaged.fetching.interruptible import Stop
+from imaged.fetching.refusal import Refused
 from imaged.manifest import Descriptor
 
 RETRY_WAIT_S = 0.2

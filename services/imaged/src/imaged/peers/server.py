@@ -22,8 +22,8 @@ from common.accepting import accept
 from common.errors import PermissionDeniedError
 from common.observe.log import get_logger
 from imaged import meters
-from imaged.adapters.bandwidth import Bandwidth
-from imaged.adapters.interruptible import Stop
+from imaged.fetching.bandwidth import Bandwidth
+from imaged.fetching.interruptible import Stop
 from imaged.peers.seal import Seals
 
 MAX_HEAD_BYTES = 8 << 10

@@ -7,8 +7,8 @@ from urllib3.exceptions import HTTPError
 
 from common.clock import now_ns
 from common.errors import UnknownError
-from imaged.adapters.interruptible import Stop
-from imaged.adapters.transport import Refused, reason
+from imaged.fetching.interruptible import Stop
+from imaged.fetching.refusal import Refused, reason
 from imaged.peers.neighbours import Peer
 from imaged.peers.seal import Seals
 from imaged.peers.server import PATH, PEER_HEADER, REPOSITORY_HEADER, request_words

@@ -7,7 +7,7 @@ that a small blob waits for a fraction of a second whatever else is on its way.
 import threading
 import time
 
-from imaged.adapters.interruptible import Stop
+from imaged.fetching.interruptible import Stop
 
 BURST_S = 0.25
 """Of the cap, what an idle node may take at once."""

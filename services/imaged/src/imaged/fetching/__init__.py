@@ -1,0 +1,1 @@
+"""What all who fetch over the network share: the registry's adapters and the peers."""
