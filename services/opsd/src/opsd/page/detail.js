@@ -254,7 +254,7 @@ function members(id) {
     const state = row && `${row.state} ${found.map((each) => `${each.state} ${each.reason}`)}`;
     if (state && state !== explained) {
       explained = state;
-      explain("pods", id, why, podState(row)[1]);
+      explain("pods", id, why, row.state === "ready" ? "warn" : podState(row)[1]);
     }
     if (told === shown) return;
     shown = told;
