@@ -27,6 +27,8 @@ pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="opsd's sockets are below /run"),
 ]
 SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
+PIECES = 2_200
+"""Events: more than the page reads at once."""
 ERROR = "registry.example/lost: " + "the registry does not answer, " * 8 + "and that was all"
 
 
@@ -169,6 +171,19 @@ def test_a_second_press_of_play_pauses(page: Page, crowd: Conductor) -> None:
     shows(page, "ATTENTION")
     page.run("fetch('/api/v1/events?since=1').then(a => a.text())")
     assert page.run("window.timers.size") == 0
+
+
+def test_playing_reads_on_where_a_piece_ends(page: Page, crowd: Conductor) -> None:
+    victim = crowd.node.containers[0]
+    go(page, "events?kind=container")
+    updated = schema.ContainerUpdated(id=victim.id, sandbox_id=victim.pod)
+    crowd.publish(*[updated] * PIECES)
+    shows(page, "container updated")
+    page.run("document.querySelector('button[title=Speed]').click()")
+    page.run("performance.clearResourceTimings()")
+    page.click("button[title^=Play]")
+    asked = "performance.getEntriesByType('resource').filter(e => e.name.includes('since=')).length"
+    page.until(f"{asked} > 1", patience(30))
 
 
 def test_a_page_too_many_says_so(browser: Page, on: Opsd, crowd: Conductor) -> None:
