@@ -28,7 +28,9 @@ from common.errors import (
 )
 from common.events.schema import envelope_decoder
 from common.sys.userns import IdMapping, IdMappings
-from services.snapshotd.tests.test_snapshotd_layers import SNAPSHOTTERS
+from services.snapshotd.tests.test_snapshotd_layers import SNAPSHOTTERS, E, tar
+from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
+from snapshotd.adapters.overlay import MAX_REPAIRS
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
@@ -186,6 +188,21 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
         await client.prepare("c1", [layer])
         group.cancel_scope.cancel()
     snapshotd.kill()
+    await client.close()
+
+
+async def test_layers_that_would_have_each_snapshot_make_directories_without_end_are_refused(
+    snapshotd: Any,
+) -> None:
+    names = [f"d{number}" for number in range(MAX_REPAIRS + 1)]
+    described = tar([E("d", f"{name}/", mode=0o711) for name in names])
+    entered = tar([E("f", f"{name}/f") for name in names])
+    layers = [await apply_layer(snapshotd, content) for content in (described, entered)]
+    client = snapshotd.client()
+    with pytest.raises(InvalidArgumentError, match=layers[1].removeprefix("sha256:")):
+        await client.prepare("c1", layers)
+    assert (await client.list(), snapshotd.mounts()) == ([], [])
+    await client.prepare("c1", layers[:1])
     await client.close()
 
 

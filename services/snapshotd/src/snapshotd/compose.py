@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from common.errors import InvalidArgumentError
 from snapshotd.diff.whiteout import OPAQUE_XATTR
 from snapshotd.records import LayerRecord
 
@@ -77,8 +78,12 @@ def with_root(wanted: dict[str, Attributes], stack: Sequence[Stratum]) -> dict[s
     return {"": look, **wanted}
 
 
-def repairs(strata: Sequence[Stratum]) -> dict[str, Attributes]:
-    """Directories, parents first, that must be made above the stack (top layer first) to look right."""
+def repairs(strata: Sequence[Stratum], at_most: int | None = None) -> dict[str, Attributes]:
+    """Directories, parents first, that must be made above the stack (top layer first) to look right.
+
+    Raises:
+        InvalidArgumentError: more than `at_most` directories lack what a lower layer says of them.
+    """
     inner: defaultdict[str, set[str]] = defaultdict(set)
     for implied in {path for stratum in strata for path in stratum.implied}:
         path = implied
@@ -99,6 +104,12 @@ def repairs(strata: Sequence[Stratum]) -> dict[str, Attributes]:
             look, lacking = _look(path, directories)
             if lacking:
                 found[path] = look
+                if at_most is not None and len(found) > at_most:
+                    fullest = max(strata, key=lambda stratum: len(stratum.implied))
+                    raise InvalidArgumentError(
+                        f"the layers go through more than {at_most} directories of lower ones without an entry for them, "
+                        f"{len(fullest.implied)} of them in {fullest.root}: the image's layers must describe them"
+                    )
     for repaired in list(found):
         path = repaired
         while (path := path.rpartition("/")[0]) and path not in found:

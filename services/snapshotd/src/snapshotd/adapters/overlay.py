@@ -21,6 +21,9 @@ from snapshotd.records import LayerRecord
 
 MAX_LAYERS = 490
 """OVL_MAX_STACK is 500 (fs/overlayfs/params.h); some are kept for directories of ours."""
+MAX_REPAIRS = 10_000
+"""Directories that each snapshot must make anew, since an upper layer does not describe them: seconds of work at this bound,
+and more than the layers of any image that was not made for it."""
 _PARAMETERS = Path("/sys/module/overlay/parameters")
 
 
@@ -61,7 +64,7 @@ class OverlaySnapshotter:
         if not readonly:
             (directory / "work").mkdir(mode=0o700)
         # the merged root looks as the uppermost directory does
-        wanted = compose.with_root(compose.repairs(strata), strata)
+        wanted = compose.with_root(compose.repairs(strata, MAX_REPAIRS), strata)
         if ids:
             # nothing maps what is written above the layers, so it has the host's ids
             os.chown(top, ids.uids.to_host(0), ids.gids.to_host(0))
