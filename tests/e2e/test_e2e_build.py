@@ -352,6 +352,35 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
 
 
+def test_what_a_running_build_made_is_not_pruned(node, busybox, context: Path, tmp_path: Path) -> None:
+    (context / "Dockerfile").write_text(
+        f"FROM {busybox} AS one\nCOPY dir/kept /one\nLABEL made=one\n"
+        f"FROM {busybox}\nRUN --mount=type=cache,id={tmp_path},target=/c"
+        " touch /c/begun && until [ -e /c/go ]; do sleep 0.05; done\nCOPY --from=one /one /\n"
+    )
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(built, node, context, "--no-cache", "-t", "held:2", "--progress", "plain")
+        (begun,) = eventually(
+            lambda: list((node.data_dir / "build-cache").glob("*/begun")), within_s=30, what="the command"
+        )
+
+        def held() -> set[str]:
+            ids = node.slipway("images", "-aq", "--no-trunc").stdout.split()
+            told = json.loads(node.slipway("image", "inspect", *dict.fromkeys(ids)).stdout)
+            return {each["Id"] for each in told if any(n.startswith("build-") for n in each["Leases"])}
+
+        # the base, the copy, and its label
+        ids = eventually(lambda: held() if len(held()) == 3 else set(), within_s=30, what="the other stage")
+        pruned = node.slipway("prune", "-af", "-o", "json")
+        gone = {v["id"] for v in json.loads(pruned.stdout) if v.get("goes")}
+        (begun.parent / "go").touch()
+        done = running.result()
+    assert (done.returncode, gone & ids) == (0, set()), done.stderr
+    assert held() == set()
+    ran = node.slipway("run", "--rm", "--network", "host", "held:2", "cat", "/one")
+    assert ran.stdout == "kept"
+
+
 def test_commands_wait_for_each_others_locked_caches(node, busybox, context: Path) -> None:
     mounts = [f"--mount=type=cache,id={name},target=/{name},sharing=locked" for name in ("a", "b")]
     both = "test ! -e /a/held && touch /a/held && sleep 0.3 && rm /a/held && touch /{0}"

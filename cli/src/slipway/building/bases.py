@@ -6,6 +6,7 @@ from common.buildcache import SCRATCH
 from common.clients.imaged import ImagedClient
 from common.errors import NotFoundError
 from slipway.building import scratch
+from slipway.building.leases import Leases
 from slipway.building.progress import Step
 from slipway.options.credentials import auth_of
 from slipway.output import render
@@ -16,11 +17,12 @@ class Bases:
 
     Args:
         images: the node's imaged.
+        leases: hold them.
         pull: also what is here, once each.
     """
 
-    def __init__(self, images: ImagedClient, *, pull: bool) -> None:
-        self._images, self._pull = images, pull
+    def __init__(self, images: ImagedClient, leases: Leases, *, pull: bool) -> None:
+        self._images, self._leases, self._pull = images, leases, pull
         self._pulled: dict[str, str] = {}
 
     async def named(self, name: str, shown: Step | None = None) -> str:
@@ -29,7 +31,7 @@ class Bases:
             return self._pulled[name]
         if not self._pull:
             try:
-                return (await self._images.get(name)).id
+                return await self._leases.hold((await self._images.get(name)).id)
             except NotFoundError:
                 pass
         image = ""
@@ -40,7 +42,7 @@ class Bases:
                 shown.note(
                     f"{render.size(here)} of {render.size(sum(layer.size_bytes for layer in progress.layers))}"
                 )
-        self._pulled[name] = image
+        self._pulled[name] = await self._leases.hold(image)
         return image
 
     async def scratch(self) -> str:
@@ -49,4 +51,5 @@ class Bases:
         async def pieces() -> AsyncIterator[bytes]:
             yield scratch.archive()
 
-        return (await self._images.load(pieces(), name=SCRATCH, replace=True))[0].image.id
+        (loaded,) = await self._images.load(pieces(), name=SCRATCH, replace=True)
+        return await self._leases.hold(loaded.image.id)

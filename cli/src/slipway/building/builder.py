@@ -13,6 +13,7 @@ from slipway.building import config, copying, platform
 from slipway.building.adding import add
 from slipway.building.bases import Bases
 from slipway.building.dockerfile import Instruction, Stage, triggers
+from slipway.building.leases import Leases
 from slipway.building.needs import needed, stage_of
 from slipway.building.progress import Progress, Step
 from slipway.building.refusal import refuse
@@ -35,16 +36,24 @@ class Builder:
     Args:
         on: the node.
         images: its imaged.
+        leases: hold the images until the build ends.
         worker: makes the containers.
         progress: told of each step.
         wish: what is wanted.
     """
 
     def __init__(
-        self, on: Node, images: ImagedClient, worker: Worker, progress: Progress, wish: Wish
+        self,
+        on: Node,
+        images: ImagedClient,
+        leases: Leases,
+        worker: Worker,
+        progress: Progress,
+        wish: Wish,
     ) -> None:
         self._images, self._progress, self._wish = images, progress, wish
-        self._bases, self._results = Bases(images, pull=wish.pull), Results(images, worker, wish)
+        self._bases = Bases(images, leases, pull=wish.pull)
+        self._results = Results(images, leases, worker, wish)
         self._site = Site(on, worker, wish, self._bases, self._results, self._origin)
         self._stages: list[Stage] = []
         self._done: dict[int, State] = {}

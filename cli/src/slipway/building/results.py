@@ -15,6 +15,7 @@ from common.api.images.v1 import images_pb2 as pb
 from common.buildcache import REPOSITORY
 from common.clients.imaged import ImagedClient
 from common.errors import InvalidArgumentError, NotFoundError
+from slipway.building.leases import Leases
 from slipway.building.progress import Step
 from slipway.building.refusal import refuse
 from slipway.building.state import State, Wish
@@ -27,12 +28,13 @@ class Results:
 
     Args:
         images: the node's imaged.
+        leases: hold the results.
         worker: makes the containers.
         wish: what is wanted.
     """
 
-    def __init__(self, images: ImagedClient, worker: Worker, wish: Wish) -> None:
-        self._images, self._worker, self._wish = images, worker, wish
+    def __init__(self, images: ImagedClient, leases: Leases, worker: Worker, wish: Wish) -> None:
+        self._images, self._leases, self._worker, self._wish = images, leases, worker, wish
         self._room = anyio.CapacityLimiter(max(2, os.cpu_count() or 2))
         """For steps that work at the same time."""
 
@@ -68,7 +70,7 @@ class Results:
         if not self._wish.use_cache:
             return ""
         try:
-            return (await self._images.get(f"{REPOSITORY}:{wanted}", used=True)).id
+            return await self._leases.hold((await self._images.get(f"{REPOSITORY}:{wanted}", used=True)).id)
         except NotFoundError:
             return ""
 
@@ -93,7 +95,7 @@ class Results:
         wish.image, wish.name = base, f"{REPOSITORY}:{name}"
         wish.created_ns = (self._wish.epoch_s or 0) * 10**9
         wish.clamp_times = self._wish.epoch_s is not None
-        return (await self._images.commit(wish)).id
+        return await self._leases.hold((await self._images.commit(wish)).id)
 
 
 async def plain(_: AsyncExitStack) -> Job:

@@ -17,6 +17,7 @@ from slipway.building import dockerfile, mounts, platform, workspace
 from slipway.building.builder import Builder
 from slipway.building.fetching import is_remote
 from slipway.building.ignore import Ignore, parse
+from slipway.building.leases import leases
 from slipway.building.progress import Progress
 from slipway.building.state import Wish
 from slipway.building.worker import Worker
@@ -98,17 +99,18 @@ async def _made(
         async for _ in workspace.sweep(on):
             pass
         with workspace.workspace(on.run_dir) as space:
-            worker = Worker(on, arguments.network, space)
-            try:
-                builder = Builder(on, images, worker, progress, wish)
-                image = await builder.build(before, stages, arguments.target)
-            finally:
-                await worker.close()
-        with progress.step("exporting to image") as step:
-            step.say(f"writing image {image}")
-            for name in arguments.tag:
-                await images.tag(image, name)
-                step.say(f"naming to {name}")
+            async with leases(images, space.uid) as held:
+                worker = Worker(on, arguments.network, space)
+                try:
+                    builder = Builder(on, images, held, worker, progress, wish)
+                    image = await builder.build(before, stages, arguments.target)
+                finally:
+                    await worker.close()
+                with progress.step("exporting to image") as step:
+                    step.say(f"writing image {image}")
+                    for name in arguments.tag:
+                        await images.tag(image, name)
+                        step.say(f"naming to {name}")
     return image
 
 
