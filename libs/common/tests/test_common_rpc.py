@@ -182,6 +182,13 @@ async def test_a_call_waits_for_a_service_that_comes(tmp_path: Path) -> None:
     await running.stop(0)
 
 
+async def test_a_deadline_that_passes_is_told_as_a_sentence(served) -> None:
+    servicer, stub, _ = served
+    servicer.error = None
+    with pytest.raises(errors.DeadlineExceededError, match="no answer within the deadline of this call"):
+        await stub.Get(images_pb2.GetRequest(), timeout=0.1)
+
+
 @pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
 async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, method: str) -> None:
     servicer, stub, _ = served

@@ -47,6 +47,8 @@ def from_rpc(rpc: grpc.aio.AioRpcError) -> errors.SlipwayError:
         return errors.UnavailableError("the service died over this call; ask again")
     trailers = {str(key): value for key, value in rpc.trailing_metadata() or ()}
     named = errors.BY_REASON.get(str(trailers.get(REASON_KEY, "")))
+    if named is None and rpc.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return errors.DeadlineExceededError("no answer within the deadline of this call")
     cls = named or _CLASS.get(rpc.code(), errors.InternalError)
     return cls(rpc.details() or rpc.code().name.lower())
 
