@@ -28,7 +28,7 @@ from common.errors import (
 )
 from common.events.schema import envelope_decoder
 from common.sys.userns import IdMapping, IdMappings
-from services.snapshotd.tests.test_snapshotd_layers import SNAPSHOTTERS, E, tar
+from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, tar
 from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
 from snapshotd.adapters.overlay import MAX_REPAIRS
 from tests.support.eventually import eventually
@@ -186,6 +186,8 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
             lambda: eventually(lambda: len(list(layers.iterdir())) >= 40, what="layers to serve")
         )
         await client.prepare("c1", [layer])
+        if HAS_EROFS:
+            await client.prepare("c2", [layer], "erofs")  # mounts its image
         group.cancel_scope.cancel()
     snapshotd.kill()
     await client.close()

@@ -2,7 +2,9 @@
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from snapshotd.lazy.job import Verdict
@@ -25,7 +27,8 @@ class Roots:
 
     def __init__(self, places: Places, mounts: Mounts, images: Images, lazies: LazyLayers) -> None:
         self._places, self._mounts, self._images, self._lazies = places, mounts, images, lazies
-        self._lock = threading.Lock()
+        self._guard = threading.Lock()
+        self._locks: dict[str, _Lock] = {}
 
     def tree(self, layer: LayerRecord) -> Path:
         """The layer's directory; where it is served or that of its image when it has no other.
@@ -44,7 +47,7 @@ class Roots:
 
     def serve(self, layer_id: str, form: LazyForm) -> Verdict:
         """Serve a layer whose bytes come, and say what it is; see ports.LazyLayers."""
-        with self._lock:
+        with self._alone(layer_id):
             return self._lazies.mount(layer_id, form)
 
     def has_mount(self, layer_id: str) -> bool:
@@ -58,7 +61,7 @@ class Roots:
             OSError: with the path.
         """
         target = self._mounts.path(layer.id)
-        with self._lock:
+        with self._alone(layer.id):
             if not os.path.ismount(target):
                 self._images.mount(self._places.image(layer.id), target)
         return target
@@ -69,7 +72,28 @@ class Roots:
         Raises:
             OSError: with the path.
         """
-        with self._lock:
+        with self._alone(layer_id):
             if not held():
                 self._mounts.unmount(layer_id)
                 self._lazies.unmount(layer_id)
+
+    @contextmanager
+    def _alone(self, layer_id: str) -> Iterator[None]:
+        """One at a time for each layer: a server may take a minute to start, which is nothing to the other layers."""
+        with self._guard:
+            lock = self._locks.setdefault(layer_id, _Lock())
+            lock.users += 1
+        try:
+            with lock.lock:
+                yield
+        finally:
+            with self._guard:
+                lock.users -= 1
+                if not lock.users:
+                    del self._locks[layer_id]
+
+
+@dataclass
+class _Lock:
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    users: int = 0

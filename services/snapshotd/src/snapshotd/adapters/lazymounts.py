@@ -5,6 +5,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -29,7 +30,7 @@ _VERDICT_BYTES = 64 << 20
 
 
 class LazyMounts:
-    """See ports.LazyLayers. Blocking.
+    """See ports.LazyLayers. Blocking; from any thread, but one at a time for each layer.
 
     Args:
         mounts: the mount points, by layer.
@@ -56,6 +57,7 @@ class LazyMounts:
         self._read_timeout_s, self._max_entries, self._max_bytes = read_timeout_s, max_entries, max_bytes
         self._cgroups = cgroup_directories(cgroup)
         self._keepers: list[subprocess.Popen[bytes]] = []
+        self._reaping = threading.Lock()
         self._made: set[str] = set()
 
     def share(self) -> None:
@@ -146,7 +148,8 @@ class LazyMounts:
             env={},
             start_new_session=True,
         )
-        self._keepers.append(keeper)
+        with self._reaping:
+            self._keepers.append(keeper)
         return keeper
 
     def _verdict(self, reader: int, form: LazyForm) -> Verdict:
@@ -167,7 +170,8 @@ class LazyMounts:
         return found
 
     def _reap(self) -> None:
-        self._keepers = [each for each in self._keepers if each.poll() is None]
+        with self._reaping:
+            self._keepers = [each for each in self._keepers if each.poll() is None]
 
 
 def _code(module: str) -> str:
