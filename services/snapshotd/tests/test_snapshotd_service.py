@@ -208,6 +208,19 @@ async def test_layers_that_would_have_each_snapshot_make_directories_without_end
     await client.close()
 
 
+async def test_what_a_runtime_made_in_the_place_of_its_root_goes_with_it(snapshotd: Any) -> None:
+    client = snapshotd.client()
+    made = await client.prepare("c1", [await apply(snapshotd, client, "a")])
+    # an OCI runtime whose shim was killed, after the snapshot was unmounted
+    assert snapshotd.within("umount", made.path).returncode == 0
+    (snapshotd.seen(made.path) / "proc").mkdir()
+    (snapshotd.seen(made.path) / "etc").mkdir()
+    (snapshotd.seen(made.path) / "etc/hosts").touch()
+    await client.remove("c1")
+    assert (await client.list(), list(snapshotd.seen(Path(made.path).parent).iterdir())) == ([], [])
+    await client.close()
+
+
 async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: Any) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, client, name) for name in ("a", "b")]

@@ -3,11 +3,14 @@
 import errno
 import os
 import re
+import shutil
 from pathlib import Path
 
+from common.observe.log import get_logger
 from common.sys import linux
 from common.sys.mounts import ensure_shared
 
+_log = get_logger("mounts")
 _OCTAL = re.compile(r"\\([0-7]{3})")
 
 
@@ -64,6 +67,13 @@ class MountPoints:
             target.rmdir()
         except FileNotFoundError:
             return
+        except OSError as exc:
+            if exc.errno != errno.ENOTEMPTY or any(p.startswith(f"{target}/") for p, _ in _mounts()):
+                raise
+            # an OCI runtime whose shim was killed came to its root after that was unmounted, and made mount points of its own
+            names = sorted(path.name for path in target.iterdir())
+            _log.warning("mount_point.used", path=str(target), names=names[:10])
+            shutil.rmtree(target)
 
 
 def _mounts() -> list[tuple[str, list[str]]]:
