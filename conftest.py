@@ -20,9 +20,11 @@ GUARD = 3
 
 
 def pytest_configure() -> None:
-    # a shell's background job has SIGINT ignored, and what the tests start would inherit that
+    # a shell's background job has SIGINT ignored, nohup's SIGHUP, and what the tests start would inherit that
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
     # on a busy machine the time that one example takes says nothing
     hypothesis.settings.register_profile("slipway", deadline=None)
     hypothesis.settings.load_profile("slipway")

@@ -17,7 +17,7 @@ def test_settings_are_shown_with_their_sources_and_without_secrets(node) -> None
     assert found["run_dir"] == {
         "setting": "run_dir",
         "value": str(node.run_dir),
-        "source": "SLIPWAY_RUNTIMED_RUN_DIR",
+        "source": f"{node.run_dir}/settings/runtimed.toml",
     }
     assert found["cgroup_driver"]["source"] == "default"
     token = node.state["nats_url"].partition("//")[2].partition("@")[0]

@@ -34,7 +34,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
             "touch /host/x 2>&1 | grep -c Read-only",
             "1",
         ),
-        (["--add-host", "db:10.1.2.3"], "grep db /etc/hosts", "10.1.2.3\tdb"),
+        (["--add-host", "db:10.1.2.3"], "grep -w db /etc/hosts", "10.1.2.3\tdb"),
         (
             ["--dns", "10.9.8.7", "--dns-search", "example"],
             "cat /etc/resolv.conf",
