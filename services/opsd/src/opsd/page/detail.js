@@ -117,10 +117,10 @@ function summary(id) {
     explain("containers", id, why, row && containerState(row)[1]);
     try {
       const found = await ask(`/api/v1/containers/${id}`);
-      limits = found.limits;
       facts.replaceChildren(...listed(found).flatMap(([term, value]) => [h("dt", {}, term), h("dd", {}, value)]));
       mounts.replaceChildren(...found.mounts.map((mount) => h("p", {}, h("code", {}, mount.path), h("span.quiet", {}, mount.readonly ? " read-only from " : " from "), h("code", {}, mount.source))));
       if (!found.mounts.length) mounts.replaceChildren(h("p.quiet", {}, "none"));
+      limits = found.limits;
       update();
     } catch (error) {
       facts.replaceChildren(h("dd.quiet", {}, error.message));

@@ -178,9 +178,10 @@ export function events(params) {
       if (!mine.reading) readOn(mine);
       return;
     }
-    at += TICK_MS * speed;
+    const now = store.now();
+    at = Math.min(at + TICK_MS * speed, now);
     while (mine.coming.length && mine.coming[0].at <= at) rows.push(mine.coming.shift());
-    if (at >= store.now()) seek(null);
+    if (at === now && !mine.coming.length && !mine.more) seek(null);
     else draw(false);
   }
 
