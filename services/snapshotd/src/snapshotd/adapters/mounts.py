@@ -70,7 +70,7 @@ class MountPoints:
         except OSError as exc:
             if exc.errno != errno.ENOTEMPTY or any(p.startswith(f"{target}/") for p, _ in _mounts()):
                 raise
-            # an OCI runtime whose shim was killed came to its root after that was unmounted, and made mount points of its own
+            # such as an OCI runtime makes that comes to its root after that was unmounted, once nobody waits for it
             names = sorted(path.name for path in target.iterdir())
             _log.warning("mount_point.used", path=str(target), names=names[:10])
             shutil.rmtree(target)
