@@ -1,10 +1,12 @@
 """One registry and one node for all; each test makes pods of its own and removes them."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from devtools.chromium import Page, chromium
 from devtools.cri import connect
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
@@ -35,3 +37,9 @@ async def cri(node):
     async with connect(node.socket, node.logs) as client:
         yield client
         await Again()("remove all", client.remove_all)  # a service that a test has killed may not be back
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
+    with chromium(tmp_path_factory.mktemp("chromium")) as page:
+        yield page

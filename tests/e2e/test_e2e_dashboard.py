@@ -1,23 +1,22 @@
 """The dashboard of a real node in a real Chromium; pictures of it are kept in build/screenshots."""
 
 import os
-import shutil
 import signal
 import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
 import anyio
 import anyio.to_thread
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.chromium import PROGRAM, Page, chromium
+from devtools.chromium import Page
 from devtools.registry import file, layer
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.browser import NEEDS_CHROMIUM, SHOTS
 from tests.support.eventually import eventually
 from tests.support.node import TestNode
 from tests.support.opsd import address, ask
@@ -28,17 +27,10 @@ pytestmark = [
     pytest.mark.e2e,
     pytest.mark.root,
     pytest.mark.timeout(120),
-    pytest.mark.skipif(not shutil.which(PROGRAM), reason=f"{PROGRAM} is not installed"),
+    NEEDS_CHROMIUM,
 ]
-SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 TALKS = "i=0; while true; do i=$((i+1)); echo line $i; sleep 0.2; done"
 SECRET = "hunter2-of-the-test"
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """The dashboard with a thousand containers and ten thousand events a minute, and with six nodes."""
 
 import os
-import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -11,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from common.events import schema
-from devtools.chromium import PROGRAM, Page, chromium
+from devtools.chromium import Page, chromium
 from tests.support.brokers import NatsServer, nats_server
+from tests.support.browser import NEEDS_CHROMIUM, SHOTS
 from tests.support.eventually import eventually
 from tests.support.madeup import Conductor, madeup_node
 from tests.support.opsd import Opsd, address, opsd
@@ -23,10 +23,9 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.integration,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not shutil.which(PROGRAM), reason=f"{PROGRAM} is not installed"),
+    NEEDS_CHROMIUM,
     pytest.mark.skipif(os.geteuid() != 0, reason="opsd's sockets are below /run"),
 ]
-SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 CONTAINERS = 1000
 PER_S = 10_000 / 60
 SECONDS = 8

@@ -1,7 +1,6 @@
 """What the page makes of events, failures and refusals: with a node that is made up, in a real Chromium."""
 
 import os
-import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from common.events import schema
-from devtools.chromium import PROGRAM, Page, chromium
+from devtools.chromium import Page
 from opsd.web.api import MAX_PAGES
 from tests.support.brokers import NatsServer, nats_server
+from tests.support.browser import NEEDS_CHROMIUM, SHOTS
 from tests.support.eventually import eventually
 from tests.support.madeup import Conductor, madeup_node
 from tests.support.opsd import Opsd, opsd
@@ -23,10 +23,9 @@ pytestmark = [
     pytest.mark.root,
     pytest.mark.integration,
     pytest.mark.timeout(180),
-    pytest.mark.skipif(not shutil.which(PROGRAM), reason=f"{PROGRAM} is not installed"),
+    NEEDS_CHROMIUM,
     pytest.mark.skipif(os.geteuid() != 0, reason="opsd's sockets are below /run"),
 ]
-SHOTS = Path(__file__).parents[2] / "build" / "screenshots"
 PIECES = 2_200
 """Events: more than the page reads at once."""
 ERROR = "registry.example/lost: " + "the registry does not answer, " * 8 + "and that was all"
@@ -42,12 +41,6 @@ def nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
 def on(nats: NatsServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Opsd]:
     with opsd("alpha", tmp_path_factory.mktemp("opsd"), nats.url) as opened:
         yield opened
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with chromium(tmp_path_factory.mktemp("chromium")) as page:
-        yield page
 
 
 @pytest.fixture
