@@ -23,7 +23,7 @@ VICTIMS = (*SERVICES, "redis", "nats", ZYGOTE, SHIM, RUNTIME, CALLER)
 RECOVER_S = 60.0
 LOOK_S = 0.02
 _HUNT_S = 1.0
-_OCI_RUNTIMES = ("crun", "runc", "runc:[0:PARENT]", "runc:[1:CHILD]", "runc:[2:INIT]")
+_OCI_RUNTIMES = ("crun", "runc")
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class Killer:
             while True:
                 for name, shim in self._shims().items():
                     for pid in _descendants(shim):
-                        if _text(Path(f"/proc/{pid}/comm")).strip() in _OCI_RUNTIMES:
+                        if _text(Path(f"/proc/{pid}/cmdline")).partition("\0")[0] in _OCI_RUNTIMES:
                             life = self._book.lives.get(name)
                             if life is not None:
                                 life.harm.add(Harm.RUNTIME)

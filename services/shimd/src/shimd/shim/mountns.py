@@ -13,6 +13,7 @@ import signal
 from collections.abc import Sequence
 from typing import NoReturn
 
+from shimd.shim import program
 from shimd.shim.files import read, start_time
 
 _CGROUPS = b"/sys/fs/cgroup"
@@ -66,7 +67,7 @@ def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: in
             # The removal must stay in the copy: unmounts go to the peers of the mount above.
             _check(_libc.mount(None, _CGROUPS, None, _MS_PRIVATE, None))
             _check(_libc.umount2(_HYBRID, _MNT_DETACH))
-        os.execvpe(argv[0], argv, env)  # noqa: S606 - no shell is wanted
+        program.execute(argv, env)
     except OSError as exc:
         os.write(say_fd, b"%d" % (exc.errno or 0))
     finally:
