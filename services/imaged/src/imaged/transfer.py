@@ -11,7 +11,7 @@ from enum import StrEnum
 import anyio
 from anyio.abc import TaskGroup
 
-from common.errors import InternalError, InvalidArgumentError, SlipwayError
+from common.errors import InternalError, SlipwayError
 from common.events.schema import ImagePushed
 from common.observe.log import get_logger
 from common.observe.trace import span
@@ -23,10 +23,10 @@ from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor
 from imaged.ports import Content, Credentials, Registry, Repository
 from imaged.reference import Reference
+from imaged.tree import Tree, read_tree
 from imaged.whole import Whole
 
 PROGRESS_S = 0.2
-MAX_DOCUMENTS = 1000
 _log = get_logger("imaged")
 
 
@@ -71,19 +71,6 @@ class Transfer:
         waiting = (BlobState.WAITING, BlobState.FETCHING, BlobState.SENDING)
         there = (s.sent_bytes if s.state in waiting else s.blob.size for s in self.blobs)
         return sum(there), total
-
-
-@dataclass(frozen=True, slots=True)
-class Tree:
-    """A document with all that it leads to."""
-
-    documents: dict[str, bytes]
-    """By digest, those that others name first."""
-    blobs: dict[str, Descriptor]
-
-    @property
-    def top(self) -> str:
-        return list(self.documents)[-1]
 
 
 class Transfers:
@@ -137,7 +124,7 @@ class Transfers:
             needs.add(record)
             await self._whole.complete(record, needs, credentials)
             top, _ = await self._whole.top(record)
-            tree = await _tree(text, top, self._content.read)
+            tree = await read_tree(text, top, self._content.read)
             mounts = _mounts(transfer.target, [Reference.parse(name) for name in record.repo_digests])
             await self._send(transfer, tree, mounts, credentials, self._here)
             repo_digest = f"{transfer.target.repository}@{tree.top}"
@@ -176,7 +163,7 @@ class Transfers:
                             await ingest.commit()
                     return self._content.path(blob.digest)
 
-                tree = await _tree(source, str(first.digest), read)
+                tree = await read_tree(source, str(first.digest), read)
                 mounts = _mounts(transfer.target, [origin])
                 await self._send(transfer, tree, mounts, target_credentials, bring)
             await self._emit(self._pushed(transfer, start))
@@ -288,29 +275,3 @@ def _mounts(target: Reference, known: list[Reference]) -> list[str]:
     """Repositories of the target's registry that have the image already."""
     paths = [ref.path for ref in known if same_registry(ref.domain, target.domain)]
     return [path for path in dict.fromkeys(paths) if path != target.path]
-
-
-async def _tree(image: str, top: str, read: Callable[[str], Awaitable[bytes]]) -> Tree:
-    """Read a document and all that it leads to.
-
-    Raises:
-        InvalidArgumentError: it leads to too many, or one is malformed.
-    """
-    tree = Tree({}, {})
-    seen: set[str] = set()
-
-    async def walk(digest: str) -> None:
-        if digest in seen:
-            return
-        seen.add(digest)
-        if len(seen) > MAX_DOCUMENTS:
-            raise InvalidArgumentError(f"image {image}: more than {MAX_DOCUMENTS} manifests")
-        body = await read(digest)
-        below, blobs = documents.links(image, body)
-        for entry in below:
-            await walk(entry.digest)
-        tree.blobs.update({blob.digest: blob for blob in blobs})
-        tree.documents[digest] = body
-
-    await walk(top)
-    return tree
