@@ -27,15 +27,7 @@ def place(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_port_file_that_a_power_cut_left_empty_stops_no_node(place: Path) -> None:
-    layout = Layout(
-        run_dir=f"{place}/run",
-        data_dir=f"{place}/data",
-        certs_dir="",
-        cni_dir="",
-        node="n",
-        otlp_endpoint="",
-        nats_port=0,
-    )
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
     layout.nats_port_file.parent.mkdir()
     layout.nats_port_file.touch()
     with held_nats(layout) as found:

@@ -132,6 +132,14 @@ def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
     assert settings["nats_url"] == state["nats_url"]
     assert settings["nats_url"].endswith(f":{state['nats_port']}")
     assert (run_dir / "settings" / "imaged.toml").stat().st_mode & 0o77 == 0, "it has the token"
+    assert (run_dir / "settings/own-nats").exists()
+    with config.open("a") as file:
+        file.write('nats_url = "nats://secret@nats.internal:4222"\n')
+    subprocess.run(command, check=True, timeout=patience(20))
+    state = json.loads((run_dir / "node.json").read_text())
+    assert state["nats_url"] == "nats://secret@nats.internal:4222"
+    own = [path.name for path in (run_dir / "settings").glob("own-*")]
+    assert own == ["own-redis"], "the condition of the other unit"
     up = [SLIPWAY_NODE, "up", "--run-dir", str(run_dir), "--data-dir", str(tmp_path / "data")]
     done = subprocess.run(up, capture_output=True, text=True, timeout=patience(20), check=False)
     assert done.returncode == 1

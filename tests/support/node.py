@@ -40,6 +40,8 @@ class TestNode:
     """Environment of its services."""
     programs: Path = PROGRAMS
     """The folder of the slipway-node that brings it up."""
+    options: tuple[str, ...] = ()
+    """More of slipway-node's."""
 
     @property
     def socket(self) -> str:
@@ -147,6 +149,7 @@ def _command(verb: str, node: TestNode) -> None:
     command += ["--metrics-port", "0", "--dashboard-port", "0", "--ready-s", str(patience(60))]
     if node.programs == PROGRAMS:  # older ones look nowhere
         command += ["--settings-dir", str(node.data_dir / "settings")]
+    command += node.options
     environment = os.environ | node.settings
     done = subprocess.run(command, capture_output=True, text=True, timeout=UP_S, check=False, env=environment)
     assert done.returncode == 0, f"slipway-node {verb}: {done.stderr}{_tails(node.run_dir)}"
@@ -167,6 +170,7 @@ def running_node(
     failpoints: bool = False,
     programs: Path = PROGRAMS,
     name: str = "",
+    options: tuple[str, ...] = (),
 ) -> Iterator[TestNode]:
     """Bring a node up, and take it down with all that it mounted; `failpoints` lets some be armed.
 
@@ -175,7 +179,13 @@ def running_node(
     name = name or uuid.uuid4().hex[:6]
     number = int(name[:2], 16)
     node = TestNode(
-        Path(f"/run/slipway-test-{name}"), data / "node", f"slwt{name}", otlp, settings or {}, programs
+        run_dir=Path(f"/run/slipway-test-{name}"),
+        data_dir=data / "node",
+        bridge=f"slwt{name}",
+        otlp=otlp,
+        settings=settings or {},
+        programs=programs,
+        options=options,
     )
     bridge.write_conflist(
         node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False

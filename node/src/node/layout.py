@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
+import socket
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.errors import FailedPreconditionError
@@ -12,25 +13,38 @@ from common.errors import FailedPreconditionError
 SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 """In start order; they also wait for each other, so the order only saves time."""
 
+SERVERS = ("redis", "nats")
+"""Of others' making; a node runs its own unless it is told of some elsewhere."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """One node's directories and addresses."""
+    """One node's directories and addresses: the options of `slipway-node`, and the keys of node.toml."""
 
-    run_dir: str
-    data_dir: str
-    certs_dir: str
-    cni_dir: str
-    node: str
-    otlp_endpoint: str
-    nats_port: int
-    """0 until the supervisor has one."""
-    metrics_port: int = 0
+    node: str = field(default_factory=socket.gethostname)
+    """Name of this node in events and records; no two nodes that share NATS or Redis may have the same."""
+    run_dir: str = "/run/slipway"
+    """Sockets, mounts and all else that a reboot may empty."""
+    data_dir: str = "/var/lib/slipway"
+    """Blobs, layers, records and all else that must outlive a reboot."""
+    certs_dir: str = "/etc/slipway/certs.d"
+    """Of registries, in containerd's form."""
+    cni_dir: str = "/etc/cni/net.d"
+    """Networks of pods, as CNI's `*.conflist`."""
+    settings_dir: str = "/etc/slipway"
+    """Where the operator keeps SERVICE.toml for those services that are to differ; empty for nowhere."""
+    otlp_endpoint: str = ""
+    """Where opsd sends the traces of all services on to, as http://HOST:PORT; empty for nowhere."""
+    nats_url: str = ""
+    """Of a NATS that nodes share, as nats://TOKEN@HOST:PORT; with none the node runs its own."""
+    redis_url: str = ""
+    """Of a Redis of others, as redis://:PASSWORD@HOST:PORT/0; with none the node runs its own."""
+    nats_port: int = 0
+    """Of the node's own NATS, on loopback; 0 takes the last one, or a free one."""
+    metrics_port: int = 9471
     """The first of the loopback ports on which the services show their metrics, in their start order; 0 for none."""
-    dashboard_port: int = 0
+    dashboard_port: int = 9440
     """Of loopback, where opsd shows its page; 0 for any free one."""
-    settings_dir: str = ""
-    """Where the operator keeps SERVICE.toml for those services that are to differ; "" for nowhere."""
 
     @property
     def state_file(self) -> Path:
@@ -42,12 +56,21 @@ class Layout:
         return f"{self.run_dir}/crid.sock"
 
     @property
-    def redis_url(self) -> str:
-        return f"unix://{self.run_dir}/redis.sock"
+    def servers(self) -> tuple[str, ...]:
+        """Which of Redis and NATS the node runs itself."""
+        elsewhere = {"redis": self.redis_url, "nats": self.nats_url}
+        return tuple(name for name in SERVERS if not elsewhere[name])
 
     @property
-    def nats_url(self) -> str:
-        """With the node's token, which a local process needs to be root to know; NATS listens on loopback."""
+    def records_url(self) -> str:
+        """Where the services have Redis."""
+        return self.redis_url or f"unix://{self.run_dir}/redis.sock"
+
+    @property
+    def events_url(self) -> str:
+        """Where the services have NATS; the node's own listens on loopback and asks for a token that root alone can read."""
+        if self.nats_url:
+            return self.nats_url
         return f"nats://{self.nats_token_file.read_text()}@127.0.0.1:{self.nats_port}"
 
     @property
@@ -68,6 +91,15 @@ class Layout:
     def log_file(self, name: str) -> Path:
         return Path(self.run_dir, "log", f"{name}.log")
 
+    def own_file(self, server: str) -> Path:
+        """Is there for a server that the node runs itself; the condition of its systemd unit."""
+        return Path(self.run_dir, "settings", f"own-{server}")
+
+    @property
+    def options_file(self) -> Path:
+        """All of this for the supervisor, whose command line all can read: the URLs may have passwords."""
+        return Path(self.run_dir, "settings", "node.toml")
+
     def settings_file(self, daemon: str) -> Path:
         """What the node has its service begin with; the operator's own file is read after it, and wins."""
         return Path(self.run_dir, "settings", f"{daemon}.toml")
@@ -76,8 +108,8 @@ class Layout:
         """The text of node.json."""
         facts = asdict(self) | {
             "cri_socket": self.cri_socket,
-            "redis_url": self.redis_url,
-            "nats_url": self.nats_url,
+            "redis_url": self.records_url,
+            "nats_url": self.events_url,
             "supervisor": supervisor,
             "pids": pids,
             "failures": failures,
@@ -90,8 +122,8 @@ class Layout:
             "node": self.node,
             "run_dir": self.run_dir,
             "data_dir": self.data_dir,
-            "redis_url": self.redis_url,
-            "nats_url": self.nats_url,
+            "redis_url": self.records_url,
+            "nats_url": self.events_url,
             "otlp_endpoint": f"unix:{self.run_dir}/opsd.sock",
         }
         if self.metrics_port and daemon in SERVICES:

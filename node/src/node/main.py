@@ -5,7 +5,6 @@ import json
 import os
 import select
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -29,7 +28,7 @@ from common.observe import log
 from common.settings import without_secrets
 from node import prepare
 from node.layout import SERVICES, Layout, program
-from node.supervisor import PROCESSES, Supervisor, start_detached
+from node.supervisor import Supervisor, start_detached
 
 READY_S = 60.0
 DOWN_S = 90.0
@@ -65,46 +64,57 @@ def _parser() -> argparse.ArgumentParser:
         ("prepare", _prepare, "make directories, token and settings, for systemd's units or containers"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
-        verb.add_argument("--config", metavar="FILE", help="TOML with such options, which win")
-        verb.add_argument("--run-dir", default="/run/slipway")
-        verb.add_argument("--data-dir", default="/var/lib/slipway")
-        verb.add_argument("--certs-dir", default="/etc/slipway/certs.d")
-        verb.add_argument("--cni-dir", default="/etc/cni/net.d")
-        verb.add_argument(
-            "--settings-dir",
-            default="/etc/slipway",
-            help="where SERVICE.toml, if it is there, has settings of a service (%(default)s)",
-        )
-        verb.add_argument("--node", default=socket.gethostname())
-        verb.add_argument(
-            "--otlp",
-            default="",
-            dest="otlp_endpoint",
-            metavar="URL",
-            help="send traces there, as http://HOST:PORT",
-        )
-        verb.add_argument("--nats-port", type=int, default=0, help="0 takes the last one, or a free one")
-        verb.add_argument(
-            "--metrics-port",
-            type=int,
-            default=9471,
-            help="the first of the loopback ports for Prometheus; 0 for none (%(default)s)",
-        )
-        verb.add_argument(
-            "--dashboard-port",
-            type=int,
-            default=9440,
-            help="the loopback port of the dashboard; 0 for any free one (%(default)s)",
-        )
-        verb.add_argument(
-            "--ready-s", type=float, default=READY_S, help="how long `up` waits for the services"
-        )
+        _add_options(verb)
         verb.set_defaults(run=function)
         if function == _prepare:
             verb.add_argument(
                 "--containers", action="store_true", help="with a user for each that needs no privileges"
             )
     return parser
+
+
+def _add_options(verb: argparse.ArgumentParser) -> None:
+    """Those that all verbs take; each but the first and the last is a field of Layout."""
+    plain = Layout()
+    verb.add_argument("--config", metavar="FILE", help="TOML with such options, which win")
+    for option in ("--run-dir", "--data-dir", "--certs-dir", "--cni-dir"):
+        verb.add_argument(option, default=getattr(plain, option.strip("-").replace("-", "_")))
+    verb.add_argument(
+        "--settings-dir",
+        default=plain.settings_dir,
+        help="where SERVICE.toml, if it is there, has settings of a service (%(default)s)",
+    )
+    verb.add_argument("--node", default=plain.node)
+    verb.add_argument(
+        "--otlp",
+        default=plain.otlp_endpoint,
+        dest="otlp_endpoint",
+        metavar="URL",
+        help="send traces there, as http://HOST:PORT",
+    )
+    for server, what in (("nats", "that nodes share"), ("redis", "of others")):
+        verb.add_argument(
+            f"--{server}-url",
+            default="",
+            metavar="URL",
+            help=f"of a {server} {what}, in place of the node's own; one with a password belongs into --config",
+        )
+    verb.add_argument(
+        "--nats-port", type=int, default=plain.nats_port, help="0 takes the last one, or a free one"
+    )
+    verb.add_argument(
+        "--metrics-port",
+        type=int,
+        default=plain.metrics_port,
+        help="the first of the loopback ports for Prometheus; 0 for none (%(default)s)",
+    )
+    verb.add_argument(
+        "--dashboard-port",
+        type=int,
+        default=plain.dashboard_port,
+        help="the loopback port of the dashboard; 0 for any free one (%(default)s)",
+    )
+    verb.add_argument("--ready-s", type=float, default=READY_S, help="how long `up` waits for the services")
 
 
 def _read_config(arguments: argparse.Namespace) -> None:
@@ -146,11 +156,11 @@ def _prepare(arguments: argparse.Namespace) -> None:
 
 def _up(arguments: argparse.Namespace) -> None:
     _need_root()
-    for name in ("redis-server", "nats-server", *SERVICES):
+    layout = _layout(arguments)
+    for name in (*(f"{server}-server" for server in layout.servers), *SERVICES):
         program(name)
     state = _running(arguments.run_dir)
     if not state:
-        layout = _layout(arguments)
         Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
         child = start_detached(layout)
@@ -191,9 +201,9 @@ def _status(arguments: argparse.Namespace) -> None:
     if not state:
         sys.stdout.write(f"no node runs in {arguments.run_dir}\n")
         sys.exit(3)
-    for name in PROCESSES:
+    for name, pid in state["pids"].items():
         up = "ready" if name not in SERVICES or _healthy(arguments.run_dir, name) else "not ready"
-        sys.stdout.write(f"{name:<10} pid {state['pids'].get(name, '-'):<8} {up}\n")
+        sys.stdout.write(f"{name:<10} pid {pid:<8} {up}\n")
 
 
 def _running(run_dir: str) -> dict[str, Any] | None:
@@ -283,8 +293,9 @@ def _print_up(state: dict[str, Any]) -> None:
         page = opsd.link(state["run_dir"])
     except SlipwayError as exc:
         page = f"not there yet ({exc.message}): slipway --run-dir {state['run_dir']} dashboard"
+    own = f", token in {state['data_dir']}/nats-token" if "nats" in state["pids"] else ""
     sys.stdout.write(
-        f"node is up\n  CRI     unix://{sock}\n  NATS    {without_secrets(state['nats_url'])}, token in {state['data_dir']}/nats-token\n"
+        f"node is up\n  CRI     unix://{sock}\n  NATS    {without_secrets(state['nats_url'])}{own}\n"
         f"  logs    {state['run_dir']}/log\n  page    {page}\n"
         f"  try     slipway --run-dir {state['run_dir']} status\n"
         f"          crictl --runtime-endpoint unix://{sock} info\n"

@@ -2,9 +2,9 @@
 
 import json
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.errors import InvalidArgumentError
@@ -12,7 +12,7 @@ from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
 from common.sys.ports import held_port
 from node import users
-from node.layout import SERVICES, Layout
+from node.layout import SERVERS, SERVICES, Layout
 
 SYSTEMD, CONTAINERS = 0, -1
 """In the place of a supervisor's pid: no process of ours supervises a node whose processes are units or containers."""
@@ -29,8 +29,11 @@ def directories(layout: Layout) -> None:
 def held_nats(layout: Layout) -> Iterator[Layout]:
     """The layout with a port that is kept for NATS meanwhile, which is the last one if it can be; its settings written.
 
-    NATS asks for a token: a container on the host's network reaches loopback too.
+    NATS asks for a token: a container on the host's network reaches loopback too. Nothing of it for a NATS of others.
     """
+    if "nats" not in layout.servers:
+        yield layout
+        return
     with held_port(layout.nats_port or _last_port(layout)) as port:
         found = replace(layout, nats_port=port)
         replace_file(found.nats_port_file, str(port).encode())
@@ -42,7 +45,8 @@ def for_units(layout: Layout) -> None:
     """Write down what systemd's units of this node start with; again while they run, too."""
     Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     directories(layout)
-    if layout.state_file.exists():  # NATS runs, and has its port
+    _mark_servers(layout)
+    if "nats" in layout.servers and layout.state_file.exists():  # NATS runs, and has its port
         found = replace(layout, nats_port=layout.nats_port or _last_port(layout))
         _write_nats(found)
         _write_settings(found, SYSTEMD)
@@ -66,6 +70,15 @@ def for_containers(layout: Layout) -> None:
     users.part(layout)
 
 
+def _mark_servers(layout: Layout) -> None:
+    """Leave a file for the unit of each server that the node runs itself."""
+    for name in SERVERS:
+        if name in layout.servers:
+            replace_file(layout.own_file(name), b"", sync=False)
+        else:
+            layout.own_file(name).unlink(missing_ok=True)
+
+
 def _write_nats(layout: Layout) -> None:
     if not layout.nats_token_file.exists():
         replace_file(layout.nats_token_file, secrets.token_hex(24).encode())
@@ -79,9 +92,17 @@ def _write_nats(layout: Layout) -> None:
 
 def write_settings(layout: Layout, daemon: str) -> None:
     """Write down what a service begins with."""
-    # a JSON string is one of TOML
-    lines = [f"{key} = {json.dumps(value)}\n" for key, value in layout.settings(daemon).items()]
-    replace_file(layout.settings_file(daemon), "".join(lines).encode(), sync=False)
+    replace_file(layout.settings_file(daemon), _toml(layout.settings(daemon)), sync=False)
+
+
+def write_options(layout: Layout) -> None:
+    """Write down what a supervisor in the background begins with."""
+    replace_file(layout.options_file, _toml(asdict(layout)), sync=False)
+
+
+def _toml(values: Mapping[str, str | int]) -> bytes:
+    # a JSON string is one of TOML, and so is a number
+    return "".join(f"{key} = {json.dumps(value)}\n" for key, value in values.items()).encode()
 
 
 def _write_settings(layout: Layout, supervisor: int) -> None:

@@ -23,7 +23,6 @@ from common.sys.files import replace_file
 from node import prepare, redislog
 from node.layout import SERVICES, Layout
 
-PROCESSES = ("redis", "nats", *SERVICES)
 STOP_S = 12.0
 BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
 STEADY_S = 10.0
@@ -40,6 +39,7 @@ class Supervisor:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
+        self._names = (*layout.servers, *SERVICES)
         self._processes: dict[str, Process] = {}
         self._failures: dict[str, int] = {}
         self._stopping = anyio.Event()
@@ -54,7 +54,7 @@ class Supervisor:
         try:
             with prepare.held_nats(self._layout) as self._layout:
                 async with anyio.create_task_group() as group:
-                    for name in PROCESSES:
+                    for name in self._names:
                         group.start_soon(self._keep, name)
                     await self._wait_for_signal()
                     await self._stop(group)
@@ -124,7 +124,7 @@ class Supervisor:
 
     async def _stop(self, group: TaskGroup) -> None:
         self._stopping.set()
-        for name in reversed(PROCESSES):
+        for name in reversed(self._names):
             process = self._processes.get(name)
             if process is None or process.returncode is not None:
                 continue
@@ -176,20 +176,10 @@ def start_detached(layout: Layout) -> subprocess.Popen[bytes]:
     """Start a supervisor that outlives this process."""
     log = layout.log_file("supervisor")
     log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    command = [
-        sys.executable,
-        "-m",
-        "node",
-        "run",
-        "--run-dir",
-        layout.run_dir,
-        "--data-dir",
-        layout.data_dir,
-    ]
-    command += ["--certs-dir", layout.certs_dir, "--cni-dir", layout.cni_dir, "--node", layout.node]
-    command += ["--otlp", layout.otlp_endpoint, "--nats-port", str(layout.nats_port)]
-    command += ["--metrics-port", str(layout.metrics_port), "--dashboard-port", str(layout.dashboard_port)]
-    command += ["--settings-dir", layout.settings_dir]
+    prepare.write_options(layout)
+    # its run directory is how others know it
+    command = [sys.executable, "-m", "node", "run", "--run-dir", layout.run_dir]
+    command += ["--config", str(layout.options_file)]
     with log.open("ab") as out:
         return subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, start_new_session=True, cwd="/"
