@@ -16,8 +16,10 @@ import pytest
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from common.sys import linux
-from runtimed.network import cniconf, netns
-from runtimed.network.cni import Attachment, Cni, parse_result
+from runtimed.network import cniconf, cniexec, cniresult, netns
+from runtimed.network.cni import Attachment, Cni
+from runtimed.processes import started_ticks
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 BIN_DIRS = ["/usr/lib/cni"]
@@ -103,7 +105,8 @@ def test_missing_configuration_and_plugin_are_named(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "content",
     [[], {"name": "x"}, {"name": "x", "plugins": []}, {"name": "x", "type": "../sh"}, {"name": "..", "type": "a"},
-     {"name": "x", "type": "a", "cniVersion": "9.9.9"}],
+     {"name": "x", "type": "a", "cniVersion": "9.9.9"}, {"name": "x", "type": "a", "cniVersion": ["1.0.0"]},
+     {"name": "x", "type": [], "disableCheck": []}],
 )  # fmt: skip
 def test_malformed_configuration_is_refused(content: object) -> None:
     with pytest.raises(InvalidArgumentError):
@@ -119,8 +122,8 @@ def test_result_gives_own_addresses_ipv4_first() -> None:
             {"address": "10.0.0.1/24", "interface": 0},
         ],
     }
-    assert parse_result(raw, "eth0").ips == ["10.0.0.2", "fd00::2"]
-    assert parse_result({"ip4": {"ip": "10.1.0.2/16"}}, "eth0").ips == ["10.1.0.2"]
+    assert cniresult.parse("a", json.dumps(raw).encode(), "eth0").ips == ["10.0.0.2", "fd00::2"]
+    assert cniresult.parse("a", b'{"ip4": {"ip": "10.1.0.2/16"}}', "eth0").ips == ["10.1.0.2"]
 
 
 @pytest.mark.anyio
@@ -160,6 +163,89 @@ echo '{{"cniVersion": "1.0.0", "code": 11, "msg": "no address left", "details": 
     assert [item.sandbox_id for item in cni.cached()] == ["sb1"]
     await cni.delete(attachment())
     assert (tmp_path / "verbs").read_text() == "ADD\nDEL\n"
+    assert cni.cached() == []
+
+
+NO_RESULT = "cni plugin 'fake': ADD answered no result: "
+HOSTILE = {
+    "nothing": ("true", NO_RESULT + "Input data was truncated"),
+    "no object": ("echo 5", NO_RESULT + "Expected `object`"),
+    "no JSON": (r"printf '\377\0'", NO_RESULT + "JSON is malformed"),
+    "addresses that are none": ("""echo '{"ips": 5}'""", NO_RESULT + "Expected `array | null`, got `int`"),
+    "an address that is no object": ("""echo '{"ips": [5]}'""", NO_RESULT + "Expected `object`, got `int`"),
+    "an address that is a number": (
+        """echo '{"ips": [{"address": 5}]}'""",
+        NO_RESULT + r"Expected `str`, got `int` - at `\$.ips\[0\].address`",
+    ),
+    "an address that is none": (
+        """echo '{"ips": [{"address": "a/b"}]}'""",
+        NO_RESULT + "'a/b' does not appear",
+    ),
+    "an old address": ("""echo '{"ip4": {"ip": null}}'""", NO_RESULT + "Expected `str`, got `null`"),
+    "interfaces that are none": (
+        """echo '{"interfaces": [[]]}'""",
+        NO_RESULT + "Expected `object`, got `array`",
+    ),
+    "half a letter": (r"""echo '{"x": "\ud800"}'""", NO_RESULT),
+    "no finite number": ("""echo '{"x": 1e999}'""", NO_RESULT + "Number out of range"),
+    "nests": (f"""echo '{'{"x":' * 66}1{"}" * 66}'""", NO_RESULT + "nests deeper than 64 levels"),
+    "a pit": ("""head -c 100000 /dev/zero | tr '\\0' '['""", NO_RESULT),
+    "a pit of objects": ("""yes '{"x":' | head -100000""", NO_RESULT),
+    "a flood": ("yes", "cni plugin 'fake': ADD wrote more than 1048576 bytes"),
+    "a flood of complaints": ("yes >&2", "cni plugin 'fake': ADD wrote more than 1048576 bytes"),
+    "a code that is none": (
+        """echo '{"code": [], "msg": "x"}'; exit 1""",
+        "cni plugin 'fake': ADD failed: {",
+    ),
+    "a failure in a pit": (
+        """head -c 100000 /dev/zero | tr '\\0' '['; exit 1""",
+        r"cni plugin 'fake': ADD failed: \[\[",
+    ),
+    "a long story": (
+        """echo '{"code": 7, "msg": "'$(head -c 100000 /dev/zero | tr '\\0' x)'"}'; exit 1""",
+        "cni plugin 'fake': ADD failed: x{2000}$",
+    ),
+}
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("answer", HOSTILE)
+async def test_a_hostile_answer_is_refused_with_the_plugin_and_what_is_wrong(
+    tmp_path: Path, answer: str
+) -> None:
+    script, message = HOSTILE[answer]
+    cni = fake(tmp_path, f"cat > /dev/null\n[ $CNI_COMMAND = DEL ] || {{ {script}\n}}")
+    with pytest.raises((UnavailableError, FailedPreconditionError), match=message) as refused:
+        await cni.add(attachment())
+    assert len(refused.value.message) < cniresult.MAX_REASON_CHARS + 100
+    assert [item.sandbox_id for item in cni.cached()] == ["sb1"]
+    await cni.delete(attachment())
+    assert cni.cached() == []
+
+
+@pytest.mark.anyio
+async def test_a_plugin_that_floods_is_killed_and_a_large_answer_is_read(tmp_path: Path) -> None:
+    cni = fake(tmp_path, f"yes & echo $! > {tmp_path}/child; wait")
+    with pytest.raises(UnavailableError, match="wrote more than"):
+        await cni.add(attachment())
+    child = int((tmp_path / "child").read_text())
+    await until(lambda: not started_ticks(child), "the plugin's child to end")
+    padding = cniexec.MAX_OUTPUT_BYTES - len('{"x": ""}\n')
+    plugin(tmp_path, "fake", f"""echo '{{"x": "'$(head -c {padding} /dev/zero | tr '\\0' x)'"}}'""")
+    assert len((await cni.add(attachment())).raw["x"]) == padding
+
+
+@pytest.mark.anyio
+async def test_what_a_delete_says_is_no_matter_and_a_program_that_is_none_is_named(tmp_path: Path) -> None:
+    cni = fake(tmp_path, "[ $CNI_COMMAND = ADD ] && echo '{}' || echo gone")
+    await cni.add(attachment())
+    (tmp_path / "fake").rename(tmp_path / "away")
+    (tmp_path / "fake").write_bytes(b"\x7fELF")
+    (tmp_path / "fake").chmod(0o755)
+    with pytest.raises(UnavailableError, match=r"cni plugin 'fake': .*/fake: Exec format error"):
+        await cni.delete(attachment())
+    (tmp_path / "away").rename(tmp_path / "fake")
+    await cni.delete(attachment())
     assert cni.cached() == []
 
 

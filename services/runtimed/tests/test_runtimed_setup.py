@@ -21,6 +21,10 @@ if [ -e {base}/fail-$CNI_COMMAND ]; then
   echo '{{"cniVersion":"0.4.0","code":100,"msg":"told to fail"}}'
   exit 1
 fi
+if [ -e {base}/answer-$CNI_COMMAND ]; then
+  cat {base}/answer-$CNI_COMMAND
+  exit 0
+fi
 case $CNI_COMMAND in
 VERSION) echo '{{"cniVersion":"0.4.0","supportedVersions":["0.4.0"]}}' ;;
 ADD) echo '{{"cniVersion":"0.4.0","interfaces":[{{"name":"eth0","sandbox":"x"}}],"ips":[{{"version":"4","address":"10.9.8.7/24"}}]}}' ;;
@@ -73,6 +77,17 @@ async def test_a_failed_network_is_undone_and_leaves_nothing(pods: Pods) -> None
         await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
     assert calls(pods) == ["ADD", "DEL"]
     assert not await pods.client.list_sandboxes()
+
+
+async def test_a_network_that_answers_nonsense_is_undone_and_leaves_nothing(pods: Pods) -> None:
+    order(pods, "answer-ADD").write_text('{"ips": [{"address": 5}]}')
+    with pytest.raises(
+        UnavailableError, match="cni plugin 'obedient': ADD answered no result: Expected `str`"
+    ):
+        await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    assert calls(pods) == ["ADD", "DEL"]
+    assert not await pods.client.list_sandboxes()
+    assert not list((pods.daemons.base / "data" / "runtimed" / "cni").glob("*"))
 
 
 async def test_a_sandbox_whose_record_cannot_be_written_leaves_nothing(pods: Pods) -> None:

@@ -4,7 +4,6 @@ Plugins are run directly, as the CNI specification says, chained by prevResult. 
 before it runs, so that a DEL runs with the same even when the configuration has changed or the daemon died.
 """
 
-import ipaddress
 import re
 import threading
 from pathlib import Path
@@ -18,7 +17,8 @@ from common.errors import FailedPreconditionError, NotFoundError, SlipwayError, 
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.sys.files import replace_file
-from runtimed.network import cniconf, cniexec
+from runtimed.network import cniconf, cniexec, cniresult
+from runtimed.network.cniresult import CniResult
 from runtimed.network.netns import is_namespace
 
 ADD_S, DEL_S, CHECK_S, STATUS_S = 300.0, 60.0, 60.0, 10.0
@@ -42,18 +42,6 @@ class Attachment(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     annotations: dict[str, str] = {}
     cgroup_path: str = ""
-
-
-class CniResult(msgspec.Struct, frozen=True):
-    """What the last plugin of a chain answered.
-
-    Attributes:
-        ips: the sandbox's addresses without prefix length, IPv4 first.
-    """
-
-    ips: list[str]
-    interface: str
-    raw: dict[str, Any]
 
 
 class Cached(msgspec.Struct, frozen=True):
@@ -132,7 +120,7 @@ class Cni:
 
         Raises:
             FailedPreconditionError: the node has no network configuration, or a plugin is missing or refuses it.
-            UnavailableError: a plugin failed or took too long, with its name and message.
+            UnavailableError: a plugin failed, took too long or answered what is no result, with its name and why.
         """
         await anyio.to_thread.run_sync(self.load)
         conf = self._current()
@@ -142,15 +130,18 @@ class Cni:
             # not refused: some networks learn of these from the Kubernetes API
             log.warning("cni.capability.absent", sandbox_id=attachment.sandbox_id, capability=name)
         await self._remember(Cached(attachment, conf), durable=False)
-        result: dict[str, Any] | None = None
+        result = CniResult([], {})
+        previous: dict[str, Any] | None = None
         try:
             with anyio.fail_after(ADD_S):
                 for plugin in conf.plugins:
-                    result = await self._run("ADD", plugin, conf, attachment, result)
+                    answer = await self._run("ADD", plugin, conf, attachment, previous)
+                    result = cniresult.parse(plugin["type"], answer, attachment.interface)
+                    previous = result.raw
         except TimeoutError as error:
             raise UnavailableError(f"cni network {conf.name!r}: ADD took over {ADD_S:.0f} s") from error
-        await self._remember(Cached(attachment, conf, result or {}), durable=True)
-        return parse_result(result or {}, attachment.interface)
+        await self._remember(Cached(attachment, conf, result.raw), durable=True)
+        return result
 
     async def delete(self, attachment: Attachment) -> None:
         """Detach; idempotent. All plugins are run, with what their ADD had; the first failure is raised after.
@@ -266,7 +257,7 @@ class Cni:
         conf: cniconf.NetworkConf,
         attachment: Attachment | None,
         previous: dict[str, Any] | None,
-    ) -> dict[str, Any] | None:
+    ) -> bytes:
         config = {key: value for key, value in plugin.items() if key != "capabilities"}
         config |= {"name": conf.name, "cniVersion": conf.version}
         env = {"CNI_COMMAND": verb, "CNI_PATH": ":".join(self.bin_dirs), "TRACEPARENT": traceparent()}
@@ -375,23 +366,3 @@ def _runtime_config(declared: Any, attachment: Attachment) -> dict[str, Any]:
     if not isinstance(declared, dict):
         return {}
     return {key: value for key, value in offered.items() if value and declared.get(key) is True}
-
-
-def parse_result(raw: dict[str, Any], interface: str) -> CniResult:
-    """The sandbox's own addresses of a result of any version.
-
-    Raises:
-        UnavailableError: an address is none.
-    """
-    texts = [raw[key].get("ip", "") for key in ("ip4", "ip6") if isinstance(raw.get(key), dict)]
-    interfaces = raw.get("interfaces") or []
-    for item in raw.get("ips") or []:
-        index = item.get("interface")
-        owner = interfaces[index] if isinstance(index, int) and 0 <= index < len(interfaces) else None
-        if owner is None or (owner.get("sandbox") and owner.get("name") == interface):
-            texts.append(item.get("address", ""))
-    try:
-        addresses = [ipaddress.ip_interface(text).ip for text in texts]
-    except ValueError as error:
-        raise UnavailableError(f"cni result: {error}") from error
-    return CniResult([str(a) for a in sorted(addresses, key=lambda a: a.version)], interface, raw)

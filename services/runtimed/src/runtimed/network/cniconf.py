@@ -47,7 +47,7 @@ def read(path: Path) -> NetworkConf:
         with path.open("rb") as file:
             raw = file.read(MAX_CONF_BYTES)
         found = json.loads(raw)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{path}: {error}") from error
     return parse(found, str(path))
 
@@ -69,7 +69,7 @@ def parse(found: Any, path: str) -> NetworkConf:
         kind = plugin.get("type") if isinstance(plugin, dict) else None
         if not isinstance(kind, str) or not _NAME.fullmatch(kind):
             raise InvalidArgumentError(f"{path}: type {kind!r} is no plugin")
-    return NetworkConf(name, version, plugins, found.get("disableCheck") in {True, "true"}, path)
+    return NetworkConf(name, version, plugins, found.get("disableCheck") in (True, "true"), path)
 
 
 def _order(version: str) -> int:
