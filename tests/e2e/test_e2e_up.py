@@ -119,8 +119,9 @@ def _runs(pid: int) -> bool:
 
 def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
     config = tmp_path / "node.toml"
-    config.write_text(f'run_dir = "{run_dir}"\ndata_dir = "{tmp_path}/data"\nnode = "n-1"\n')
+    config.write_text(f'run_dir = "{run_dir}"\nnode = "n-1"\n')
     command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
+    command += ["--run-dir", str(run_dir), "--data-dir", str(tmp_path / "data")]
     subprocess.run(command, check=True, timeout=patience(20))
     port = json.loads((run_dir / "node.json").read_text())["nats_port"]
     with socket.create_server(("127.0.0.1", port)):  # as NATS does when they are written again
@@ -148,12 +149,18 @@ def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
 
 def test_prepare_refuses_what_is_no_option(tmp_path):
     config = tmp_path / "node.toml"
-    for text in ("nats_prot = 1", "nats_port = 'x'", "nats_port ="):
+    for text, said in (
+        ("nats_prot = 1", f"{config}: nats_prot = 1: known are "),
+        ("nats_port = true", f"{config}: nats_port = True: known are "),
+        ("nats_port =", f"{config}: Invalid value"),
+        ("data_dir = '/srv'", f"{config}: data_dir = '/srv': systemd's units have /var/lib/slipway "),
+        ("nats_port = 99999", "nats_port = 99999: a port is at most 65535"),
+    ):
         config.write_text(text)
         command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=patience(20), check=False)
         assert done.returncode == 1
-        assert done.stderr.startswith(f"slipway-node: {config}: "), done.stderr
+        assert done.stderr.startswith(f"slipway-node: {said}"), done.stderr
         assert done.stderr.count("\n") == 1
 
 

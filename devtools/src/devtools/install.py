@@ -6,6 +6,7 @@ files that it started with. Settings in /etc/slipway and data in /var/lib/slipwa
 
 import argparse
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -14,13 +15,16 @@ import sys
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, fields
 from importlib import metadata
 from pathlib import Path
 
 from packaging.requirements import Requirement
 
 from common.sys.mounts import unmount_below
-from node.layout import SERVICES
+from devtools.fieldwords import field_words
+from node.layout import SERVICES, Layout
+from node.prepare import FIXED
 
 PREFIX = Path("/opt/slipway")
 CURRENT = PREFIX / "current"
@@ -47,11 +51,6 @@ OWN_CGROUPS = ("slipway", "slipway-shims", "slipway-lazy")
 DATA = Path("/var/lib/slipway")
 OWN_UNITS = "deploy/systemd"
 NODE_SETTINGS = """# What all services of this node have in common; restart slipway-prepare.service after a change.
-# node = "the host's name"
-# certs_dir = "/etc/slipway/certs.d"
-# cni_dir = "/etc/cni/net.d"
-# otlp_endpoint = ""
-# nats_port = 0  # the last one, or a free one
 """
 SERVICE_SETTINGS = """# Settings of {name} that differ from `{prefix}/current/bin/{name} --print-config`.
 """
@@ -248,11 +247,19 @@ def write_settings(services: Iterable[str]) -> None:
     """Settings files with nothing but comments, where there are none."""
     SETTINGS.mkdir(mode=0o755, exist_ok=True)
     texts = {name: SERVICE_SETTINGS.format(name=name, prefix=PREFIX) for name in services}
-    for name, text in ({"node": NODE_SETTINGS} | texts).items():
+    for name, text in ({"node": node_settings()} | texts).items():
         path = SETTINGS / f"{name}.toml"
         if not path.exists():
             path.touch(mode=0o600)  # URLs in it may have passwords
             path.write_text(text)
+
+
+def node_settings() -> str:
+    """node.toml with each key as a comment, and what it is."""
+    words = field_words(Layout, Layout)
+    keys = [field.name for field in fields(Layout) if field.name not in FIXED]
+    plain = asdict(Layout(node="the host's name"))
+    return NODE_SETTINGS + "".join(f"\n# {words[key]}\n# {key} = {json.dumps(plain[key])}\n" for key in keys)
 
 
 def remove_unused() -> None:

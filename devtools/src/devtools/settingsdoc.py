@@ -1,5 +1,6 @@
-"""Writes docs/settings.md from the settings modules of the services; `--check` fails when the file has drifted."""
+"""Writes docs/settings.md from the settings of the node and its services; `--check` fails when the file has drifted."""
 
+import dataclasses
 import importlib
 import json
 import sys
@@ -11,11 +12,14 @@ import msgspec
 from common.settings import CommonSettings, allowed_values
 from devtools import generated
 from devtools.fieldwords import field_words
+from node.layout import Layout
+from node.prepare import FIXED
 
 SERVICES = Path(__file__).parents[3] / "services"
+HOST = "the host's name"
 HEAD = """# Settings
 
-Generated from `services/*/src/*/settings.py` by `./dev protos`; do not edit.
+Generated from `services/*/src/*/settings.py` and `node/src/node/layout.py` by `./dev protos`; do not edit.
 
 A service takes its defaults, then what its node gives it (names, directories and addresses), then `/etc/slipway/SERVICE.toml`, then the
 environment: `SLIPWAY_<SERVICE>_<SETTING>` in capitals, lists and tables as JSON. `slipway-node up` and `./dev up` look for the files in
@@ -34,17 +38,34 @@ default_ulimits = { nofile = [1024, 524288] }
 SLIPWAY_RUNTIMED_CGROUP_DRIVER=systemd .venv/bin/runtimed --print-config
 ```
 """
+NODE = f"""
+## The node
+
+Keys of `/etc/slipway/node.toml`, of which systemd's units have {", ".join(f"`{key}`" for key in FIXED)} written in them, and of any file for
+`slipway-node --config FILE`, which has an option for each, too (`slipway-node up --help`). All services have them from there; what
+SERVICE.toml says wins for that service alone.
+
+| key | default | what it is |
+|---|---|---|
+"""
 
 
 def render() -> str:
     """The whole document."""
-    parts = [HEAD, _table("Every service", CommonSettings, set())]
+    parts = [HEAD, _node(), _table("Every service", CommonSettings, set())]
     common = {field.name for field in msgspec.structs.fields(CommonSettings)}
     for path in sorted(SERVICES.glob("*/src/*/settings.py")):
         service = path.parent.name
         settings = importlib.import_module(f"{service}.settings").Settings
         parts.append(_table(service, settings, common))
     return "".join(parts)
+
+
+def _node() -> str:
+    words = field_words(Layout, Layout)
+    plain = dataclasses.asdict(Layout(node=""))
+    values = {key: f"`{json.dumps(value)}`" for key, value in plain.items()} | {"node": HOST}
+    return NODE + "".join(f"| `{key}` | {value} | {words[key]} |\n" for key, value in values.items())
 
 
 def _table(title: str, cls: type[CommonSettings], without: set[str]) -> str:
@@ -72,7 +93,7 @@ def _words(cls: type[CommonSettings]) -> dict[str, str]:
 
 def _default(field: Any) -> str:
     if field.name == "node":
-        return "the host's name"
+        return HOST
     value = field.default_factory() if field.default is msgspec.NODEFAULT else field.default
     if field.name.endswith("_mode"):
         return f"`0o{value:o}`"

@@ -25,7 +25,7 @@ from common.errors import (
     SlipwayError,
 )
 from common.observe import log
-from common.settings import without_secrets
+from common.settings import shown_value, without_secrets
 from node import prepare
 from node.layout import SERVICES, Layout, program
 from node.supervisor import Supervisor, start_detached
@@ -36,6 +36,7 @@ HEALTH_S = 2.0
 HOPELESS = 3
 """A process that died this often since `up` will not answer."""
 LAST_BYTES = 4096
+LAST_PORT = 65_535
 
 
 def main() -> None:
@@ -131,15 +132,23 @@ def _read_config(arguments: argparse.Namespace) -> None:
         message = f"{arguments.config}: {exc}"
         raise InvalidArgumentError(message) from exc
     known = get_type_hints(Layout)
+    for_units = arguments.run == _prepare and not arguments.containers
     for key, value in values.items():
-        if key not in known or not isinstance(value, known[key]):
+        if key not in known or type(value) is not known[key]:
             kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
-            message = f"{arguments.config}: {key} = {value!r}: known are {kinds}"
+            message = f"{arguments.config}: {key} = {shown_value(value)!r}: known are {kinds}"
+            raise InvalidArgumentError(message)
+        if for_units and key in prepare.FIXED and value != (fixed := getattr(arguments, key)):
+            message = f"{arguments.config}: {key} = {value!r}: systemd's units have {fixed} written in them"
             raise InvalidArgumentError(message)
         setattr(arguments, key, value)
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
+    for key in ("nats_port", "metrics_port", "dashboard_port"):
+        if not 0 <= (port := getattr(arguments, key)) <= LAST_PORT:
+            message = f"{key} = {port}: a port is at most {LAST_PORT}"
+            raise InvalidArgumentError(message)
     return Layout(**{field.name: getattr(arguments, field.name) for field in fields(Layout)})
 
 

@@ -16,6 +16,8 @@ from node.layout import SERVERS, SERVICES, Layout
 
 SYSTEMD, CONTAINERS = 0, -1
 """In the place of a supervisor's pid: no process of ours supervises a node whose processes are units or containers."""
+FIXED = ("run_dir", "data_dir", "settings_dir")
+"""Of a node of units, which have these paths written in them."""
 
 
 def directories(layout: Layout) -> None:
