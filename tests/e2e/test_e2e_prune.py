@@ -1,6 +1,7 @@
 """What takes space and what goes, by the slipway command: nothing that is in use, and the space is free at once."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -55,22 +56,27 @@ async def used_bytes(node) -> tuple[int, int]:
     return int(images.used_bytes.value), int(containers.used_bytes.value)
 
 
-def test_images_go_by_rules_and_never_those_in_use(node, images) -> None:
+def test_images_go_by_rules_and_never_those_in_use(node, shop, images) -> None:
     busybox, other = images
     assert (
         node.slipway("run", "-d", "--name", "user", "--network", "host", busybox, "sleep", "1000").returncode
         == 0
     )
+    false = replace(layer([file("false", b"x")]), diff_id=f"sha256:{0:064}")
+    assert node.slipway("pull", shop.push("prune/refused", [false], {})).returncode == 1
     plain = json.loads(node.slipway("image", "prune", "-n", "-o", "json").stdout)
     assert {v["why"] for v in plain if not v.get("goes")} >= {f"has the name {other}"}
     young = node.slipway("image", "prune", "-af", "--filter", "until=24h")
     assert "Freed: 0 B" in young.stdout, young.stderr
     dry = node.slipway("image", "prune", "-an")
     assert "a container stands on its layers" in dry.stdout
+    assert "Would remove left of pulls: " in dry.stdout
     assert names(node) >= {busybox, other}
     before = kinds(node)
     gone = node.slipway("image", "prune", "-af")
     assert gone.returncode == 0, gone.stderr
+    assert "Removed left of pulls: " in gone.stdout
+    assert "left of pulls" not in node.slipway("image", "prune", "-an").stdout
     assert busybox in names(node)
     assert other not in names(node)
     after = kinds(node)

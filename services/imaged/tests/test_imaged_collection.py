@@ -1,6 +1,8 @@
 """Which images go and why: the plan as a table, and its execution on a real Redis and a real registry."""
 
 import hashlib
+import os
+import time
 from pathlib import Path
 
 import anyio
@@ -17,10 +19,14 @@ from common.errors import (
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
+    SlipwayError,
 )
+from imaged import reconcile
 from imaged.catalog import MAX_LEASES
-from imaged.collection import Collector, Rules, Sizes, plan
+from imaged.collection import Collector, Leftovers, Rules, Sizes, plan
 from imaged.record import ImageRecord, LayerRecord
+from imaged.settings import Settings
+from tests.support.eventually import until
 
 DAY = 86_400
 NOW_NS = 100 * DAY * 10**9
@@ -167,6 +173,34 @@ def test_no_rule_takes_what_is_protected_and_what_is_freed_adds_up(
     assert before - freed == sum(held.blobs.values()) + sum(held.layers.values())
 
 
+async def refused_pull(node, bad_registry, tools) -> dict[str, int]:
+    """Pull an image that is refused once one layer of two is here and unpacked; the whole blobs that it leaves, with their bytes."""
+    bad = tools.image_of([tools.tar_of({"good": os.urandom(50_000)}), tools.tar_of({"bad": b"x"})])
+    before = set(node.content.all())
+    good = bad.layers[0]["digest"]
+
+    def blob(h) -> None:
+        if h.path.endswith(good):
+            tools.reply(h, 200, bad.blobs[good])
+            return
+        bad_registry.release.wait(10)
+        tools.reply(h, 200, bytes(bad.layers[1]["size"]))
+
+    bad_registry.serve(bad, blob)
+    async with anyio.create_task_group() as group:
+
+        async def release() -> None:
+            await until(lambda: node.content.has(good), "a whole layer")
+            bad_registry.release.set()
+
+        group.start_soon(release)
+        with pytest.raises(SlipwayError):
+            await node.pull(f"{bad_registry.host}/gc/bad:v1")
+    left = set(node.content.all()) - before
+    assert left >= {good, bad.config_digest, bad.digest}
+    return {digest: node.content.size(digest) for digest in left}
+
+
 def collector(node) -> Collector:
     return Collector(node.images.catalog, node.images.leases, node.content, node.layers, node.images.pin_of)
 
@@ -199,6 +233,82 @@ async def test_collection_frees_at_once_what_only_those_images_had(node, tools, 
     assert used - node.images.usage()[0] == done[1].frees_blob_bytes
     assert done[1].frees_layer_bytes == 1000
     assert node.layers.held == {*pinned.diff_ids, *two.diff_ids}
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_what_a_refused_pull_left_costs_no_image_and_goes_when_asked(
+    node, bad_registry, tools, three
+) -> None:
+    needed = sum(node.content.size(d) for d in set().union(*(r.blobs for r in three)))
+    fits = Rules(tagged=True, max_bytes=needed + 1000 * len(node.layers.held))
+    left = await refused_pull(node, bad_registry, tools)
+    assert not [v for v in await collector(node).collect(fits, dry_run=False) if v.goes]
+    assert (await collector(node).sweep(3600, dry_run=False)) == Leftovers(0, 0, 0, 0)
+    # and the empty file of what was refused
+    found = Leftovers(len(left) + 1, sum(left.values()), 1, 1000)
+    assert await collector(node).sweep(0, dry_run=True) == found
+    used = node.images.usage()[0]
+    assert await collector(node).sweep(0, dry_run=False) == found
+    assert used - node.images.usage()[0] == found.blob_bytes
+    assert node.layers.held == {diff_id for record in three for diff_id in record.diff_ids}
+    assert await collector(node).sweep(0, dry_run=True) == Leftovers(0, 0, 0, 0)
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_a_sweep_leaves_a_running_pull_alone(node, bad_registry, tools) -> None:
+    image = tools.image_of([tools.tar_of({"a": os.urandom(50_000)}), tools.tar_of({"b": b"x"})])
+    slow = image.layers[1]["digest"]
+
+    def blob(h) -> None:
+        if h.path.endswith(slow):
+            bad_registry.release.wait(10)
+        tools.reply(h, 200, image.blobs[h.path.rpartition("/")[2]])
+
+    bad_registry.serve(image, blob)
+    async with anyio.create_task_group() as group:
+        group.start_soon(node.pull, f"{bad_registry.host}/gc/slow:v1")
+        await until(lambda: node.content.has(image.layers[0]["digest"]), "a whole layer")
+        assert await collector(node).sweep(-1, dry_run=False) == Leftovers(0, 0, 0, 0)
+        bad_registry.release.set()
+    assert all(node.content.has(digest) for digest in (image.digest, *image.blobs))
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+@pytest.mark.parametrize(
+    ("chosen", "gone"),
+    [
+        ({}, []),
+        ({"gc_max_age_s": 3 * DAY}, ["one", "two"]),
+        ({"gc_max_age_s": 30 * DAY}, []),
+        ({"gc_max_age_s": 3 * DAY, "gc_keep_last": 1}, ["one"]),
+        ({"gc_max_bytes": 1}, ["one", "two"]),
+        ({"gc_max_bytes": 1 << 30}, []),
+    ],
+)
+async def test_images_go_by_the_settings(node, real_registry, tools, chosen, gone) -> None:
+    """Three of one repository, the last of which is pinned, were not used for a week; and what a pull left two days ago."""
+    named = {}
+    for name, path in (("one", "app"), ("two", "app"), ("pinned", "pause")):
+        made = tools.image_of([tools.tar_of({name: b"x" * 500})])
+        named[name] = await node.pull(real_registry.push(f"gc/{path}", name, made))
+    for record in named.values():
+        await aged(node, record)
+    for age_s, body in ((2 * DAY, b"old"), (0, b"young")):
+        digest = Digest.parse(tools.sha256(body))
+        await node.content.put(digest, body)
+        os.utime(node.content.path(str(digest)), (time.time() - age_s,) * 2)
+    node.layers.held.add("sha256:orphan")
+    async with anyio.create_task_group() as group:
+        group.start_soon(reconcile.sweep_for_ever, node.images.leases, collector(node), Settings(**chosen))
+        await until(lambda: not node.content.has(tools.sha256(b"old")), "a sweep")
+        group.cancel_scope.cancel()
+    left = {r.id for r in node.images.catalog.all()}
+    assert sorted(name for name, record in named.items() if record.id not in left) == gone
+    assert node.content.has(tools.sha256(b"young"))
+    assert "sha256:orphan" not in node.layers.held
 
 
 async def aged(node, *records: ImageRecord) -> None:

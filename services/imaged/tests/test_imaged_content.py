@@ -78,12 +78,14 @@ async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tool
 async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
         ingest.partial.write(b"1", 0)
-        assert await content.sweep(set(), -1) == []
+        assert await content.sweep(set, -1) == {}
     for body in (b"kept", b"stale"):
         await content.put(Digest.parse(tools.sha256(body)), body)
-    assert await content.sweep({tools.sha256(b"kept")}, 3600) == []
-    gone = await content.sweep({tools.sha256(b"kept")}, -1)
-    assert tools.sha256(b"stale") in gone
-    assert len(gone) == 2
+    needed = {tools.sha256(b"kept")}
+    assert await content.sweep(lambda: needed, 3600) == {}
+    stale = {tools.sha256(b"stale"), tools.sha256(BODY)}
+    assert set(await content.sweep(lambda: needed, -1, dry_run=True)) == stale
+    assert len(list((content.blobs.parent / "ingest").iterdir())) == 1
+    assert set(await content.sweep(lambda: needed, -1)) == stale
     assert content.all() == [tools.sha256(b"kept")]
     assert not list(Path(content.blobs.parent / "ingest").iterdir())

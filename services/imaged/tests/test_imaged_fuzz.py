@@ -20,6 +20,7 @@ from imaged.adapters.referrers import listed
 from imaged.archive.contents import images_of
 from imaged.archive.inflate import Inflater
 from imaged.archive.tarstream import Member, TarParser
+from imaged.leases import Needs
 from imaged.manifest import INDEX_TYPES, LAYER_TYPES, MANIFEST_TYPES, Descriptor, Index, Manifest, Platform
 from imaged.ports import Credentials, Spooled, SpooledFile
 from imaged.pull import resolve
@@ -277,7 +278,7 @@ async def test_indexes_that_lead_to_one_another_end(registry, content, bad_regis
     reference = Reference.parse(f"{bad_registry.host}/a:v1")
     async with registry.repository(reference, Credentials()) as repository:
         with pytest.raises((DataLossError, InvalidArgumentError)):
-            await resolve(repository, content, reference, None, AMD64)
+            await resolve(repository, content, Needs(), reference, None, AMD64)
     assert len(asked) <= 6
 
 
@@ -294,7 +295,7 @@ async def test_indexes_within_indexes_are_refused_at_a_depth(registry, content, 
     reference = Reference.parse(f"{bad_registry.host}/a:v1")
     async with registry.repository(reference, Credentials()) as repository:
         with pytest.raises(InvalidArgumentError, match="indexes within indexes"):
-            await resolve(repository, content, reference, None, AMD64)
+            await resolve(repository, content, Needs(), reference, None, AMD64)
 
 
 @pytest.mark.anyio

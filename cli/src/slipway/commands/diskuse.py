@@ -32,6 +32,7 @@ class _Found(NamedTuple):
     """Verdicts of what steps of builds made, were only these to go."""
     goes: list[Any]
     """Verdicts of all that could go together."""
+    leftovers: pb.Leftovers
     blob_bytes: int
     layers: list[Any]
     stood_on: set[str]
@@ -62,10 +63,11 @@ async def _asked(run_dir: str) -> _Found:
 
         async def of_images() -> None:
             every = await images.prune(pb.PruneRequest(all=True, dry_run=True))
-            found["verdicts"] = [v for v in every if not is_cache(v.names)]
-            found["goes"] = [v for v in every if v.goes]
+            found["verdicts"] = [v for v in every.verdicts if not is_cache(v.names)]
+            found["goes"] = [v for v in every.verdicts if v.goes]
+            found["leftovers"] = every.leftovers
             alone = await images.prune(pb.PruneRequest(build_caches=True, dry_run=True))
-            found["steps"] = [v for v in alone if is_cache(v.names)]
+            found["steps"] = [v for v in alone.verdicts if is_cache(v.names)]
             found["blob_bytes"] = (await images.usage()).used_bytes
 
         async def of_snapshots() -> None:
@@ -99,14 +101,14 @@ def _kinds(found: _Found) -> list[_Kind]:
             len(found.verdicts),
             used,
             found.blob_bytes - step_blobs,
-            sum(v.frees_blob_bytes for v in found.goes) - step_blobs,
+            sum(v.frees_blob_bytes for v in found.goes) - step_blobs + found.leftovers.blob_bytes,
         ),
         _Kind(
             "Layers (unpacked)",
             len(found.layers),
             len({layer.diff_id for layer in found.layers} & found.stood_on),
             sum(layer.size_bytes for layer in found.layers) - step_layers,
-            sum(v.frees_layer_bytes for v in found.goes) - step_layers,
+            sum(v.frees_layer_bytes for v in found.goes) - step_layers + found.leftovers.layer_bytes,
         ),
         _Kind(
             "Containers",

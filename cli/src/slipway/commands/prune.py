@@ -4,7 +4,6 @@ import re
 import sys
 import time
 from argparse import Namespace
-from collections.abc import Sequence
 from typing import Any
 
 import anyio.to_thread
@@ -113,7 +112,8 @@ def _agreed(arguments: Namespace, what: str) -> bool:
     return questions.line(f"This removes {what}. Go on? [y/N] ").strip().lower() in ("y", "yes")
 
 
-def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int = 0) -> None:
+def _tell(pruned: pb.PruneResponse, arguments: Namespace, freed_bytes: int = 0) -> None:
+    verdicts, left = pruned.verdicts, pruned.leftovers
     if arguments.output == "json":
         render.messages(verdicts)
         return
@@ -124,10 +124,11 @@ def _tell(verdicts: Sequence[pb.Verdict], arguments: Namespace, freed_bytes: int
         render.table(headings, [row for verdict in shown for row in _rows(verdict, arguments)])
     steps = sum(v.goes for v in cached)
     if steps:
-        sys.stdout.write(
-            f"{'Would remove' if arguments.dry_run else 'Removed'} cached steps of builds: {steps}\n"
-        )
+        _say("cached steps of builds", str(steps), arguments)
+    if left.blobs or left.layers:
+        _say("left of pulls", f"{left.blobs} blobs, {left.layers} layers", arguments)
     freed = freed_bytes + sum(v.frees_blob_bytes + v.frees_layer_bytes for v in verdicts if v.goes)
+    freed += left.blob_bytes + left.layer_bytes
     sys.stdout.write(f"{'Would free' if arguments.dry_run else 'Freed'}: {render.size(freed)}\n")
 
 

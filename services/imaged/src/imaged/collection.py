@@ -34,7 +34,7 @@ class Rules:
     keep_last: int = 0
     """Not the newest ones of each repository, so many."""
     max_bytes: int = 0
-    """Only until blobs and layers take no more than this, first what was not used for the longest time."""
+    """Only until blobs and layers take no more than this, first what was not used for the longest time; what nobody needs is not counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +48,19 @@ class Verdict:
     frees_layer_bytes: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Leftovers:
+    """What neither an image nor running work needs, as of pulls that failed."""
+
+    blobs: int
+    blob_bytes: int
+    layers: int
+    layer_bytes: int
+
+
 @dataclass(slots=True)
 class Sizes:
-    """What each blob and layer takes, and how many images need it."""
+    """What each blob and layer that somebody needs takes, and how many images need it."""
 
     blobs: Mapping[str, int]
     layers: Mapping[str, int]
@@ -169,12 +179,15 @@ class Collector:
         """
         if min(rules.older_than_s, rules.keep_last, rules.max_bytes) < 0:
             raise InvalidArgumentError(f"collection: {rules}: ages, counts and sizes are not negative")
-        layers = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
+        held = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
         in_use = await self._leases.in_use()
         if not dry_run:
             await self._note(in_use)
         images = self._catalog.all()
-        blobs = {digest: self._content.size(digest) or 0 for digest in self._content.all()}
+        needed = self._leases.needed()
+        blobs = {digest: self._content.size(digest) or 0 for digest in needed.digests}
+        stood_on = {diff_id for stack in in_use for diff_id in stack}
+        layers = {d: size for d, size in held.items() if d in needed.diff_ids or d in stood_on}
         at_ns = now_ns()
         protected = {r.id: why for r in images if (why := self._protection(r, in_use, at_ns))}
         verdicts = plan(images, rules, Sizes(blobs, layers), protected, at_ns=at_ns)
@@ -183,6 +196,21 @@ class Collector:
                 if verdict.goes:
                     await self._remove(verdict)
         return verdicts
+
+    async def sweep(self, older_than_s: float, *, dry_run: bool) -> Leftovers:
+        """Remove what nobody needs and is older, unless it is a dry run.
+
+        Raises:
+            UnavailableError: snapshotd is away.
+        """
+        # the age of a layer is not known
+        layers = {} if older_than_s else await self._leases.collect_layers(dry_run=dry_run)
+        blobs = await self._content.sweep(
+            lambda: self._leases.needed().digests, older_than_s, dry_run=dry_run
+        )
+        if blobs and not dry_run:
+            _log.info("content.swept", blobs=len(blobs))
+        return Leftovers(len(blobs), sum(blobs.values()), len(layers), sum(layers.values()))
 
     async def note_use(self) -> None:
         """Remember of what containers stand on that it is used now: so its age begins when the last of them is gone."""

@@ -90,11 +90,17 @@ class Leases:
                 errors = [str(failure) for failure in failures.exceptions]
                 _log.warning("collection.left", layers=len(orphans), errors=errors)
 
-    async def collect_layers(self) -> list[str]:
-        """Remove all layers that nobody needs, such as those of pulls that failed; returns their diff IDs."""
+    async def collect_layers(self, *, dry_run: bool = False) -> dict[str, int]:
+        """Remove all layers that nobody needs, such as those of pulls that failed, unless it is a dry run.
+
+        Returns:
+            The bytes of those that go now, by diff ID; others go with the last snapshot that stands on them.
+        """
         async with self.lock:
-            held = [layer.diff_id for layer in await self._layers.list_layers()]
+            held = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
+            stood_on = {diff_id for stack in await self.in_use() for diff_id in stack}
             orphans = sorted(set(held) - self.needed().diff_ids)
-            if orphans:
+            if orphans and not dry_run:
                 await self._layers.remove_layers(orphans)
-            return orphans
+                _log.info("layers.swept", layers=len(orphans))
+            return {diff_id: held[diff_id] for diff_id in orphans if diff_id not in stood_on}

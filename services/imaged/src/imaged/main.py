@@ -95,7 +95,7 @@ async def serve(settings: Settings, life: Life) -> None:
         ranges = RangeSocket(run_dir.parent / RANGES_SOCKET, settings.socket_mode, images.lazies)
         life.start(ranges.run, name="ranges")
         life.start(images.lazies.run, name="lazy")
-    life.start(reconcile.sweep_for_ever, images, content, collector, settings, name="sweep")
+    life.start(reconcile.sweep_for_ever, images.leases, collector, settings, name="sweep")
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_ImagesServicer_to_server(servicer, server)

@@ -85,6 +85,15 @@ class Content(Protocol):
     async def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs; idempotent."""
 
+    async def sweep(
+        self, needed: Callable[[], set[str]], older_than_s: float, *, dry_run: bool = False
+    ) -> dict[str, int]:
+        """Remove blobs, finished or not, that are not needed, that nobody is at and that are older, unless it is a dry run.
+
+        Returns:
+            What went, or would: the bytes by digest.
+        """
+
 
 class Ingest(Protocol):
     """An unfinished blob as the pull sees it; what is not committed stays for the next try."""

@@ -64,13 +64,19 @@ class Resolved:
 
 
 async def resolve(
-    repository: Repository, content: Content, reference: Reference, top: Digest | None, want: Platform
+    repository: Repository,
+    content: Content,
+    needs: Needs,
+    reference: Reference,
+    top: Digest | None,
+    want: Platform,
 ) -> Resolved:
     """Fetch and store the documents of a reference.
 
     Args:
         repository: where to ask.
         content: documents that are here are not fetched again.
+        needs: gets what is counted on.
         reference: the image.
         top: its digest, when known.
         want: the platform.
@@ -83,11 +89,13 @@ async def resolve(
     first: Digest | None = None
     for _ in range(documents.MAX_INDEX_DEPTH):
         if content.has(name):
+            needs.digests.add(name)
             digest, body = Digest.parse(name), await content.read(name)
         else:
             document = await repository.document(name)
             digest, body, kind = document.digest, document.body, document.media_type or kind
         read = documents.parse(image, body, kind)
+        needs.digests.add(str(digest))
         await content.put(digest, body)
         first = first or digest
         seen.append(str(digest))

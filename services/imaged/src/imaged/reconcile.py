@@ -8,8 +8,8 @@ from common.observe.log import get_logger
 from common.records import RecordStore
 from imaged.adapters.content_local import LocalContent
 from imaged.collection import Collector, Rules
+from imaged.leases import Leases
 from imaged.record import ImageRecord
-from imaged.service import Images
 from imaged.settings import Settings
 
 EVERY_S = 3600.0
@@ -36,9 +36,7 @@ async def repair(records: RecordStore[ImageRecord], content: LocalContent) -> li
     return dropped
 
 
-async def sweep_for_ever(
-    images: Images, content: LocalContent, collector: Collector, settings: Settings
-) -> None:
+async def sweep_for_ever(leases: Leases, collector: Collector, settings: Settings) -> None:
     """Remove old unfinished and unreferenced blobs, orphaned layers and images by the rules, now and every hour."""
     rules = Rules(
         tagged=True,
@@ -52,10 +50,8 @@ async def sweep_for_ever(
                 await collector.collect(rules, dry_run=False)
             else:
                 await collector.note_use()
-            gone = await content.sweep(images.leases.needed().digests, settings.partial_max_age_s)
-            layers = await images.leases.collect_layers()
-            if gone or layers:
-                _log.info("content.swept", blobs=len(gone), layers=len(layers))
+            await leases.collect_layers()
+            await collector.sweep(settings.partial_max_age_s, dry_run=False)
         except SlipwayError as exc:
             _log.warning("sweep.failed", error=exc.message)
         await anyio.sleep(EVERY_S)

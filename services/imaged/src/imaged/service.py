@@ -310,9 +310,7 @@ class Images:
         credentials: Credentials,
     ) -> tuple[ImageRecord, str]:
         reference = operation.reference
-        if top:
-            needs.digests.add(str(top))
-        found = await pull.resolve(repository, self._content, reference, top, self._platform)
+        found = await pull.resolve(repository, self._content, needs, reference, top, self._platform)
         await self._check(reference, repository, found.top, found.manifest_digest)
         work: Unpacking | Artifact
         if found.manifest.artifact_type:

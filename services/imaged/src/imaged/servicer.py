@@ -134,7 +134,14 @@ class ImagesServicer(rpc.ImagesServicer):
             max_bytes=request.max_bytes,
         )
         verdicts = await self._collector.collect(rules, dry_run=request.dry_run)
+        left = await self._collector.sweep(rules.older_than_s, dry_run=request.dry_run)
         return pb.PruneResponse(
+            leftovers=pb.Leftovers(
+                blobs=left.blobs,
+                blob_bytes=left.blob_bytes,
+                layers=left.layers,
+                layer_bytes=left.layer_bytes,
+            ),
             verdicts=[
                 pb.Verdict(
                     id=verdict.image.id,
@@ -148,7 +155,7 @@ class ImagesServicer(rpc.ImagesServicer):
                     frees_layer_bytes=verdict.frees_layer_bytes,
                 )
                 for verdict in verdicts
-            ]
+            ],
         )
 
     async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:

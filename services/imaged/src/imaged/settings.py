@@ -48,7 +48,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     max_load_bytes: Count = 64 << 30
     """The most that the files of an archive given to `load` may have together."""
     gc_max_bytes: Number = 0
-    """Each hour, images that nothing uses go until blobs and layers take no more, first those that were not used for the longest time; 0 for never."""
+    """Each hour, images that nothing uses go until blobs and layers of images and running work take no more, first those that were not used for the longest time; 0 for never."""
     gc_max_age_s: Age = 0.0
     """Each hour, images that nothing uses and that were last used longer ago go; 0 for never. With gc_max_bytes: only those."""
     gc_keep_last: Number = 0

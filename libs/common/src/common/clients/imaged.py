@@ -152,9 +152,9 @@ class ImagedClient:
                 await was_read()
         return image
 
-    async def prune(self, request: pb.PruneRequest) -> "Sequence[pb.Verdict]":
-        """Remove images by rules, or only decide; a verdict for each image, the oldest first."""
-        return (await self._stub.Prune(request, timeout=self._timeout_s)).verdicts
+    async def prune(self, request: pb.PruneRequest) -> pb.PruneResponse:
+        """Remove images by rules and what nobody needs, or only decide; a verdict for each image, the oldest first."""
+        return await self._stub.Prune(request, timeout=self._timeout_s)
 
     async def save(
         self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S

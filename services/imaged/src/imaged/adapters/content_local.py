@@ -3,8 +3,9 @@
 import hashlib
 import os
 import time
-from collections.abc import AsyncIterator, Iterable
-from contextlib import asynccontextmanager
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -122,21 +123,20 @@ class LocalContent:
 
         await anyio.to_thread.run_sync(unlink, limiter=self._limiter)
 
-    async def sweep(self, keep: set[str], older_than_s: float) -> list[str]:
-        """Remove old unfinished blobs, and old blobs that are not in `keep`; returns their names."""
-
-        def look() -> tuple[list[Path], list[str]]:
-            limit = time.time() - older_than_s
-            parts = [path for path in self.ingests.glob(f"*{_SUFFIX}") if _mtime(path) < limit]
-            parts = [path for path in parts if not self._locked(path)]
-            stale = [d for d in self._sizes if d not in keep and _mtime(self._path(Digest.parse(d))) < limit]
-            for path in parts:
-                path.unlink(missing_ok=True)
-            return parts, stale
-
-        parts, stale = await anyio.to_thread.run_sync(look, limiter=self._limiter)
-        await self.delete(stale)
-        return [path.name for path in parts] + stale
+    async def sweep(
+        self, needed: Callable[[], set[str]], older_than_s: float, *, dry_run: bool = False
+    ) -> dict[str, int]:
+        """Remove what is unneeded; see `imaged.ports.Content`."""
+        limit = time.time() - older_than_s
+        old = await anyio.to_thread.run_sync(self._older, limit, list(self._sizes), limiter=self._limiter)
+        with ExitStack() as held:
+            keep = needed()  # what is not in it now is gone for all who ask before this task waits again
+            gone = {digest: size for digest, size in old.items() if digest not in keep}
+            gone = {digest: size for digest, size in gone.items() if self._take(digest, held)}
+            if not dry_run:
+                await self.delete(gone)
+                await anyio.to_thread.run_sync(self._unlink_parts, list(gone), limiter=self._limiter)
+        return gone
 
     @asynccontextmanager
     async def ingest(self, descriptor: Descriptor) -> AsyncIterator["LocalIngest"]:
@@ -161,9 +161,33 @@ class LocalContent:
             finally:
                 partial.close()
 
-    def _locked(self, path: Path) -> bool:
-        lock = self._locks.get(path.name.removesuffix(_SUFFIX).replace("-", ":", 1))
-        return lock is not None and lock.statistics().locked
+    def _older(self, limit: float, digests: list[str]) -> dict[str, int]:
+        """The bytes on disk of blobs and unfinished ones that were changed before a time, by digest."""
+        parts = list(self.ingests.glob(f"*{_SUFFIX}"))
+        paths = [(path.name.removesuffix(_SUFFIX).replace("-", ":", 1), path) for path in parts]
+        paths += [(digest, self._path(Digest.parse(digest))) for digest in digests]
+        found: dict[str, int] = defaultdict(int)
+        for digest, path in paths:
+            try:
+                status = path.stat()
+            except FileNotFoundError:
+                continue
+            if status.st_mtime < limit:
+                found[digest] += min(status.st_size, status.st_blocks * 512)
+        return found
+
+    def _take(self, digest: str, held: ExitStack) -> bool:
+        """Have a blob for oneself until `held` ends; false when somebody is at it."""
+        lock = self._locks.setdefault(digest, anyio.Lock())
+        if lock.statistics().locked:
+            return False
+        lock.acquire_nowait()
+        held.callback(lock.release)
+        return True
+
+    def _unlink_parts(self, digests: list[str]) -> None:
+        for digest in digests:
+            self._part(Digest.parse(digest)).unlink(missing_ok=True)
 
     def _path(self, digest: Digest) -> Path:
         return self.blobs / digest.algorithm / digest.hex
@@ -249,10 +273,3 @@ class LocalIngest:
         except OSError:
             return False
         return found.hexdigest() == self._digest.hex
-
-
-def _mtime(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except FileNotFoundError:
-        return time.time()

@@ -846,7 +846,7 @@ class PruneRequest(_message.Message):
     keep_last: _builtins.int
     """Not the newest of each repository, so many."""
     max_bytes: _builtins.int
-    """Only until blobs and layers take no more, what was not used for the longest time first; 0 for no bound."""
+    """Only until blobs and layers that somebody needs take no more, what was not used for the longest time first; 0 for no bound."""
     dry_run: _builtins.bool
     """Decide only."""
     build_caches: _builtins.bool
@@ -915,22 +915,58 @@ class Verdict(_message.Message):
 Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
 
 @_typing.final
-class PruneResponse(_message.Message):
-    """What was not used for the longest time first."""
+class Leftovers(_message.Message):
+    """What neither an image nor running work needs, as of pulls that failed."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    BLOBS_FIELD_NUMBER: _builtins.int
+    BLOB_BYTES_FIELD_NUMBER: _builtins.int
+    LAYERS_FIELD_NUMBER: _builtins.int
+    LAYER_BYTES_FIELD_NUMBER: _builtins.int
+    blobs: _builtins.int
+    blob_bytes: _builtins.int
+    layers: _builtins.int
+    layer_bytes: _builtins.int
+    def __init__(
+        self,
+        *,
+        blobs: _builtins.int = ...,
+        blob_bytes: _builtins.int = ...,
+        layers: _builtins.int = ...,
+        layer_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blob_bytes", b"blob_bytes", "blobs", b"blobs", "layer_bytes", b"layer_bytes", "layers", b"layers"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Leftovers: _TypeAlias = Leftovers  # noqa: Y015
+
+@_typing.final
+class PruneResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
     VERDICTS_FIELD_NUMBER: _builtins.int
+    LEFTOVERS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]: ...
+    def verdicts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Verdict]:
+        """What was not used for the longest time first."""
+
+    @_builtins.property
+    def leftovers(self) -> Global___Leftovers:
+        """Goes always; with older_than_s, blobs that are older, and no layers."""
+
     def __init__(
         self,
         *,
         verdicts: _abc.Iterable[Global___Verdict] | None = ...,
+        leftovers: Global___Leftovers | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["leftovers", b"leftovers"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["verdicts", b"verdicts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["leftovers", b"leftovers", "verdicts", b"verdicts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
