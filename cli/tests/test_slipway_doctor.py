@@ -1,14 +1,17 @@
 """What doctor says of this machine, and of machines that are not at hand, by their files."""
 
 import gzip
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 
+from common.places import CONTAINERS, SYSTEMD
 from slipway.commands.doctor import examine
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
 from slipway.doctor.finding import Finding, Level, Machine
+from slipway.upkeep import upkeep
 
 pytestmark = pytest.mark.anyio
 FULL = 0x1FFFFFFFFFF
@@ -169,3 +172,17 @@ async def test_what_a_node_needs_and_does_not_answer_is_told(tmp_path: Path) -> 
     assert _level(await services.redis(machine, known), "Redis") is Level.FAIL
     assert _level(await services.nats(machine, known), "NATS") is Level.WARN
     assert await services.redis(machine, {}) == []
+
+
+@pytest.mark.parametrize(
+    ("supervisor", "logs", "start"),
+    [
+        (SYSTEMD, "`journalctl -u slipway-opsd -o cat`", "`systemctl start slipway-opsd`"),
+        (CONTAINERS, "`docker compose -p slipway logs opsd`", "`docker compose -p slipway start opsd`"),
+        (4321, "{run_dir}/log", "`slipway-node up --run-dir {run_dir}`"),
+    ],
+)
+def test_hints_name_what_keeps_the_node_up(tmp_path: Path, supervisor: int, logs: str, start: str) -> None:
+    (tmp_path / "node.json").write_text(json.dumps({"supervisor": supervisor}))
+    found = upkeep(str(tmp_path), "opsd")
+    assert (found.logs, found.start) == (logs.format(run_dir=tmp_path), start.format(run_dir=tmp_path))

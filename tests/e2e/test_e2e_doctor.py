@@ -1,6 +1,7 @@
 """`slipway doctor` on the machine of a running node."""
 
 import json
+import signal
 
 import pytest
 
@@ -17,6 +18,17 @@ def test_a_node_that_runs_is_well(node) -> None:
     told = node.slipway("doctor").stdout
     assert "ok    services" in told
     assert told.rstrip().endswith(" 0 fail")
+
+
+def test_a_dashboard_that_hangs_is_told_with_where_to_look(node) -> None:
+    node.kill("opsd", signal.SIGSTOP)
+    try:
+        done = node.slipway("doctor", "-o", "json")
+    finally:
+        node.kill("opsd", signal.SIGCONT)
+    [found] = [finding for finding in json.loads(done.stdout) if finding["name"] == "services"]
+    assert (done.returncode, found["level"], found["text"]) == (1, "fail", "opsd not serving")
+    assert found["fix"].startswith(f"Look at {node.run_dir}/log; ")
 
 
 def test_a_socket_open_to_all_fails_the_command(node) -> None:

@@ -81,9 +81,15 @@ def _told(exc: BaseException, arguments: Namespace) -> int | None:
         return failed
     if not isinstance(error, SlipwayError):
         return None
-    where = f" (logs: {arguments.run_dir}/log)" if error.reason in SERVER_SIDE else ""
-    sys.stderr.write(f"slipway: {render.complaint(error)}{where}\n")
+    sys.stderr.write(f"slipway: {render.complaint(error)}{_logs(arguments.run_dir, error.reason)}\n")
     return failed
+
+
+def _logs(run_dir: str, reason: str) -> str:
+    """Where to look for the cause of an error of this reason."""
+    from slipway.upkeep import upkeep
+
+    return f" (logs: {upkeep(run_dir).logs})" if reason in SERVER_SIDE else ""
 
 
 def _first(error: BaseException) -> BaseException:

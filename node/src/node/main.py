@@ -25,6 +25,7 @@ from common.errors import (
     SlipwayError,
 )
 from common.observe import log
+from common.places import CONTAINERS, SYSTEMD
 from common.settings import shown_value, without_secrets
 from node import prepare
 from node.layout import SERVICES, Layout, program
@@ -226,10 +227,10 @@ def _running(run_dir: str) -> dict[str, Any] | None:
         supervisor = int(state["supervisor"])
     except (OSError, ValueError, KeyError):
         return None
-    if supervisor == prepare.CONTAINERS:
+    if supervisor == CONTAINERS:
         message = f"the node in {run_dir} runs in containers: see `docker compose -p slipway ps`"
         raise FailedPreconditionError(message)
-    if supervisor == prepare.SYSTEMD:
+    if supervisor == SYSTEMD:
         message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
         raise FailedPreconditionError(message)
     try:

@@ -8,14 +8,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from common.errors import InvalidArgumentError
+from common.places import CONTAINERS, SYSTEMD
 from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
 from common.sys.ports import held_port
 from node import users
 from node.layout import SERVERS, SERVICES, Layout
 
-SYSTEMD, CONTAINERS = 0, -1
-"""In the place of a supervisor's pid: no process of ours supervises a node whose processes are units or containers."""
 FIXED = ("run_dir", "data_dir", "settings_dir")
 """Of a node of units, which have these paths written in them."""
 

@@ -13,6 +13,7 @@ from slipway.connect import facts
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
 from slipway.doctor.finding import Finding, Level, Machine
 from slipway.output import render
+from slipway.upkeep import upkeep
 
 AREAS = (kernel, cgroups, limits, runtimes, network, storage, services)
 LOOKS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARN: "yellow", Level.FAIL: "red"}
@@ -48,7 +49,8 @@ async def deep(known: dict[str, Any]) -> list[Finding]:
         found = await differences(known)
     except SlipwayError as exc:
         return [Finding("deep", Level.FAIL, exc.message, "Look again once it answers.")]
-    fix = "The node repairs itself once a minute; what stays is worth a report, with RUN_DIR/log."
+    logs = upkeep(str(known["run_dir"])).logs
+    fix = f"The node repairs itself once a minute; what stays is worth a report, with the logs: {logs}."
     told = [
         Finding(
             f"deep: {one.kind}",

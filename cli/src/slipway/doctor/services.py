@@ -3,11 +3,14 @@
 import stat
 from typing import Any
 
+import anyio
+
 from common.errors import SlipwayError
 from common.sys import linux
 from slipway.doctor.finding import Finding, Level, Machine
+from slipway.upkeep import upkeep
 
-SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid")
+SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 HEALTH_S = 3.0
 
 
@@ -31,13 +34,22 @@ def clock(_machine: Machine) -> Finding:
 
 async def services(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     """Each service, asked for its health."""
-    fix = f"Look at {machine.run_dir}/log; `slipway-node up` starts what is down."
     if not facts:
         return [
             Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", "Start one: `sudo ./dev up`.")
         ]
-    down = [service for service in SERVICES if not await _healthy(f"{machine.run_dir}/{service}.sock")]
+    healthy: dict[str, bool] = {}
+
+    async def ask(service: str) -> None:
+        healthy[service] = await _healthy(f"{machine.run_dir}/{service}.sock")
+
+    async with anyio.create_task_group() as group:  # each that is down takes HEALTH_S
+        for service in SERVICES:
+            group.start_soon(ask, service)
+    down = [service for service in SERVICES if not healthy[service]]
     if down:
+        keeper = upkeep(machine.run_dir, *down)
+        fix = f"Look at {keeper.logs}; {keeper.start} starts what is down."
         return [Finding("services", Level.FAIL, f"{', '.join(down)} not serving", fix)]
     return [Finding("services", Level.OK, "all serve")]
 

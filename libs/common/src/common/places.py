@@ -7,6 +7,9 @@ from common.settings import CommonSettings
 RANGES_SOCKET = "imaged/ranges/ranges.sock"
 """Below the run directory: where imaged brings bytes of blobs that still come, to the servers of layers."""
 
+SYSTEMD, CONTAINERS = 0, -1
+"""In node.json in the place of a supervisor's pid: no process of ours supervises a node of units or containers."""
+
 
 def socket_path(settings: CommonSettings, daemon: str) -> str:
     """The socket on which a daemon of this node answers."""
