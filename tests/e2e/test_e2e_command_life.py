@@ -114,3 +114,42 @@ def _fetch(port: int) -> bytes:
             return b"".join(iter(lambda: client.recv(65536), b""))
         except ConnectionResetError:
             return b""
+
+
+def test_stop_and_restart_take_a_signal_and_how_long_it_may_take(node, busybox) -> None:
+    script = "trap 'echo told; exit 7' USR1; trap '' TERM INT; echo ready; while :; do sleep 0.05; done"
+    assert node.slipway("run", "-d", "--name", "asked", busybox, "sh", "-c", script).returncode == 0
+    for verb in ("restart", "stop"):
+        eventually(lambda: node.slipway("logs", "asked").stdout.endswith("ready\n"), what="it has its traps")
+        done = node.slipway(verb, "--timeout", "-1", "--signal", "USR1", "asked")
+        assert (done.returncode, done.stdout) == (0, "asked\n"), done.stderr
+    assert node.slipway("stop", "-s", "USR1", "asked").returncode == 0  # it has ended
+    status = json.loads(node.slipway("inspect", "asked").stdout)[0]["status"]
+    assert (status["exit_code"], node.slipway("logs", "asked").stdout) == (7, "ready\ntold\n" * 2)
+    assert node.slipway("start", "asked").returncode == 0
+    assert node.slipway("stop", "-s", "INT", "-t", "0", "asked").returncode == 0
+    status = json.loads(node.slipway("inspect", "asked").stdout)[0]["status"]
+    wrong = node.slipway("stop", "-s", "NOSUCH", "asked")
+    assert node.slipway("rm", "asked").returncode == 0
+    assert status["exit_code"] == 137
+    assert (wrong.returncode, "--signal 'NOSUCH'" in wrong.stderr) == (1, True)
+
+
+def test_attach_without_its_proxy_of_signals_ends_alone(node, busybox) -> None:
+    loop = "trap 'echo hit' INT; while :; do echo tick; sleep 0.05; done"
+    assert node.slipway("run", "-d", "--name", "looked", busybox, "sh", "-c", loop).returncode == 0
+    with going(node, "attach", "--no-stdin", "--sig-proxy=false", "looked") as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"tick\n"
+        process.send_signal(signal.SIGINT)
+        assert process.wait(timeout=30) == 130
+    state = json.loads(node.slipway("inspect", "looked").stdout)[0]["status"]["state"]
+    said = node.slipway("logs", "looked").stdout
+    assert node.slipway("rm", "-f", "looked").returncode == 0
+    assert (state, "hit" in said) == ("CONTAINER_RUNNING", False)
+
+
+def test_a_made_container_goes_when_it_ends_if_that_was_asked(node, busybox) -> None:
+    assert node.slipway("create", "--rm", "--name", "brief", busybox, "true").returncode == 0
+    assert node.slipway("start", "brief").returncode == 0
+    eventually(lambda: "brief" not in node.slipway("ps", "-a").stdout, what="it goes")

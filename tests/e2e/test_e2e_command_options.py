@@ -144,6 +144,20 @@ def test_ps_shows_the_command_and_since_when(node, pair) -> None:
     assert "sh -c i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done" in whole
 
 
+def test_what_containers_wrote_is_a_size(node, busybox) -> None:
+    written = "dd if=/dev/zero of=/big bs=1M count=3 2>/dev/null"
+    assert node.slipway("run", "--name", "big", busybox, "sh", "-c", written).returncode == 0
+    eventually(
+        lambda: json.loads(node.slipway("inspect", "-s", "big").stdout)[0]["written_bytes"] >= 3 << 20,
+        what="its size is measured",
+    )
+    listed = json.loads(node.slipway("ps", "-as", "-f", "name=big", "-o", "json").stdout)
+    table = node.slipway("ps", "-a", "--size", "-f", "name=big").stdout.splitlines()
+    assert node.slipway("rm", "big").returncode == 0
+    assert listed[0]["written_bytes"] >= 3 << 20
+    assert (table[0].split()[-1], table[1].split()[-2:]) == ("SIZE", ["3.15", "MB"])
+
+
 def test_ps_shows_the_images_command_where_none_is_given(node, busybox) -> None:
     assert (
         node.slipway("create", "--name", "plain", "--entrypoint", "/bin/echo", busybox, "hi").returncode == 0
@@ -210,6 +224,39 @@ def test_inspect_takes_an_image_where_no_container_has_the_name(node, pair, busy
         assert unknown.returncode == 1
         expected = f"no container or image '{name}': `slipway ps -a` and `slipway images` list them"
         assert expected in unknown.stderr
+
+
+def test_inspect_of_one_type_takes_no_other_for_it(node, busybox) -> None:
+    name = "type.example/twice:1"
+    assert node.slipway("tag", busybox, name).returncode == 0
+    image = node.slipway("inspect", "--type", "image", name)
+    no_container = node.slipway("inspect", "--type", "container", name)
+    node.slipway("untag", name)
+    assert name in json.loads(image.stdout)[0]["RepoTags"]
+    assert (no_container.returncode, f"no container '{name}'" in no_container.stderr) == (1, True)
+
+
+def test_history_of_ids_alone(node, pair, busybox) -> None:
+    whole = node.slipway("history", "-q", "--no-trunc", busybox).stdout.splitlines()
+    short = node.slipway("history", "--quiet", busybox).stdout.splitlines()
+    shown = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Id"]
+    assert whole[-1] == shown
+    assert short[-1] == shown.removeprefix("sha256:")[:12]
+    assert len(whole) == len(json.loads(node.slipway("history", "-o", "json", busybox).stdout))
+
+
+def test_events_up_to_a_time_that_was_or_comes(node, busybox) -> None:
+    words = ("events", "-f", "kind=image", "-f", "verb=tagged", "-o", "json")
+    before = time.time_ns()
+    assert node.slipway("tag", busybox, "until.example/one:1").returncode == 0
+    between = time.time_ns()
+    assert node.slipway("tag", busybox, "until.example/two:1").returncode == 0
+    at = [f"{ns // 10**9}.{ns % 10**9:09}" for ns in (before, between, time.time_ns() + 2 * 10**9)]
+    one = node.slipway(*words, "--since", at[0], "--until", at[1])
+    both = node.slipway(*words, "--since", at[0], "--until", at[2])
+    node.slipway("untag", "until.example/one:1", "until.example/two:1")
+    assert ("until.example/one" in one.stdout, "until.example/two" in one.stdout) == (True, False), one
+    assert ("until.example/one" in both.stdout, "until.example/two" in both.stdout) == (True, True), both
 
 
 def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp_path, monkeypatch) -> None:

@@ -70,6 +70,7 @@ GROUPS = {
 """The commands of each module, in the order of --help; each has a function `add`."""
 _GLOBAL = ("--run-dir", "-o", "--output", "--format")
 """Options that stand before the command and have a value."""
+_SWITCHED: dict[str, Any] = {"true": argparse._StoreTrueAction, "false": argparse._StoreFalseAction}  # noqa: SLF001
 _BUNDLED = re.compile(r"ignored explicit argument '(\w)")
 """What argparse says of short options in one word, of which it does not know one."""
 
@@ -92,7 +93,22 @@ class Parser(argparse.ArgumentParser):
     def _refusal(self, words: Sequence[str]) -> str:
         from slipway.words.unoffered import refusal
 
-        return refusal(self.prog.rpartition(" ")[2], words, self._option_string_actions)
+        return refusal(self.prog.partition(" ")[2], words, self._option_string_actions)
+
+    def _parse_optional(self, arg_string: str) -> Any:
+        """As docker, take `--switch=false` and `--switch=true`."""
+        name, _, value = arg_string.partition("=")
+        action = self._option_string_actions.get(name)
+        is_switch = isinstance(action, argparse._StoreTrueAction) or (  # noqa: SLF001 - it has no public name
+            isinstance(action, argparse.BooleanOptionalAction) and not name.startswith("--no-")
+        )
+        if action is None or value not in _SWITCHED or not is_switch:
+            return super()._parse_optional(arg_string)
+        switch = _SWITCHED[value]([name], action.dest)
+        found: Any = super()._parse_optional(name)
+        return (
+            [(switch, *found[0][1:])] if isinstance(found, list) else (switch, *found[1:])
+        )  # by Python 3.12
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
         """As argparse does it, but the command that does not know a word says so, not the one above it."""

@@ -4,17 +4,19 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
-from slipway.connect import TIMEOUT_S, Node
+from slipway.commands.signals import signal_number
+from slipway.connect import Node
+from slipway.containers import stopping
 from slipway.containers.batch import each
 from slipway.containers.removal import remove
 
 
 async def stop(arguments: Namespace) -> int:
     """Stop containers, with a grace period."""
+    signal = signal_number(arguments.signal) if arguments.signal else 0
 
     async def act(on: Node, name: str) -> None:
-        request = cri.StopContainerRequest(container_id=(await on.container(name)).id, timeout=arguments.time)
-        await on.runtime.StopContainer(request, timeout=arguments.time + TIMEOUT_S)
+        await stopping.stop(on, (await on.container(name)).id, signal, arguments.time)
 
     return await each(arguments.run_dir, arguments.container, act)
 

@@ -10,6 +10,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.commands.imagefacts import facts_of
 from slipway.connect import Node, imaged, node
+from slipway.containers.sizes import written
 from slipway.output import render
 
 
@@ -19,20 +20,28 @@ async def containers(arguments: Namespace) -> int:
     async with node(arguments.run_dir) as on:
         for name in arguments.container:
             try:
-                found = await on.container(name)
+                found = None if arguments.type == "image" else await on.container(name)
             except NotFoundError:
-                documents.append(await _image(on, name))
-            else:
-                documents.append(await _container(on, found))
+                if arguments.type:
+                    raise
+                found = None
+            if found is None:
+                documents.append(await _image(on, name, arguments.type))
+                continue
+            documents.append(await _container(on, found))
+            if arguments.size:
+                documents[-1]["written_bytes"] = (await written(arguments.run_dir, [found.id]))[found.id]
     render.document(documents)
     return 0
 
 
-async def _image(on: Node, name: str) -> dict[str, Any]:
+async def _image(on: Node, name: str, kind: str | None) -> dict[str, Any]:
     try:
         async with imaged(on.run_dir) as client:
             return facts_of(await client.get(name))
     except (NotFoundError, InvalidArgumentError) as exc:
+        if kind:
+            raise
         message = f"no container or image {name!r}: `slipway ps -a` and `slipway images` list them"
         raise NotFoundError(message) from exc
 

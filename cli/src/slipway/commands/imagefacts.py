@@ -1,6 +1,7 @@
 """history, image inspect."""
 
 import json
+import sys
 from argparse import Namespace
 from datetime import datetime
 from typing import Any
@@ -18,12 +19,16 @@ async def history(arguments: Namespace) -> int:
         image = await images.get(arguments.reference)
         sizes = {layer.diff_id: layer.size_bytes for layer in await snapshots.list_layers(image.diff_ids)}
     steps = steps_of(image, sizes)
+    if arguments.quiet:
+        for step in steps:
+            sys.stdout.write(f"{_id(step, whole=arguments.no_trunc)}\n")
+        return 0
     if arguments.report == "json":
         render.document(steps)
         return 0
     rows = [
         (
-            str(step["id"]).removeprefix("sha256:")[:12],
+            _id(step, whole=arguments.no_trunc),
             age_of(step["created"]),
             step["created_by"] if arguments.no_trunc else _short(step["created_by"]),
             render.size(step["size_bytes"]),
@@ -33,6 +38,11 @@ async def history(arguments: Namespace) -> int:
     ]
     render.table(("IMAGE", "CREATED", "CREATED BY", "SIZE", "COMMENT"), rows)
     return 0
+
+
+def _id(step: dict[str, Any], *, whole: bool) -> str:
+    text = str(step["id"])
+    return text if whole else text.removeprefix("sha256:")[:12]
 
 
 def steps_of(image: pb.Image, sizes: dict[str, int]) -> list[dict[str, Any]]:

@@ -56,12 +56,27 @@ async def containers(arguments: Namespace) -> int:
     if arguments.quiet:
         for entry in shown:
             sys.stdout.write(f"{entry.container.id if arguments.no_trunc else entry.container.id[:12]}\n")
-    elif arguments.report == "json":
-        render.messages(shown)
-    else:
-        rows = [_row(entry, whole=arguments.no_trunc) for entry in shown]
-        render.table(("ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"), rows)
+        return 0
+    sizes = await _sizes(arguments.run_dir, shown) if arguments.size else {}
+    if arguments.report == "json":
+        more = [{"written_bytes": sizes[c.container.id]} if arguments.size else {} for c in shown]
+        render.document([render.fields(c) | own for c, own in zip(shown, more, strict=True)])
+        return 0
+    headings = ["ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"]
+    rows: list[tuple[str, ...]] = [_row(entry, whole=arguments.no_trunc) for entry in shown]
+    if arguments.size:
+        headings.append("SIZE")
+        rows = [
+            (*row, render.size(sizes[entry.container.id])) for row, entry in zip(rows, shown, strict=True)
+        ]
+    render.table(headings, rows)
     return 0
+
+
+async def _sizes(run_dir: str, shown: list[pb.ContainerOverview]) -> dict[str, int]:
+    from slipway.containers.sizes import written
+
+    return await written(run_dir, [entry.container.id for entry in shown])
 
 
 def _row(entry: pb.ContainerOverview, *, whole: bool) -> tuple[str, ...]:

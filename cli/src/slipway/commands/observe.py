@@ -27,24 +27,27 @@ _ID = re.compile(r"[0-9a-f]{32,64}")
 
 
 async def events(arguments: Namespace) -> int:
-    """Follow events, from a time on."""
+    """Follow events, from a time on, or up to one."""
     if arguments.decode:
         return _decode(arguments)
     from common.events.bus import Bus, follow
 
     started_ns = time.time_ns()
-    since_ns = 0 if arguments.until_now else None
+    until_ns = started_ns if arguments.until_now else None
+    if arguments.until:
+        until_ns = moment_ns("--until", arguments.until)
+    since_ns = None if until_ns is None else 0
     if arguments.since:
         since_ns = moment_ns("--since", arguments.since)
     chosen = dict(_filter(text) for text in arguments.filter)
     wanted = await _object_id(arguments.run_dir, chosen.pop("object_id", ""))
     url = arguments.nats or nats_url(arguments.run_dir)
-    if arguments.until_now:  # its end is a moment's silence, which one that does not answer keeps too
+    if until_ns is not None:  # its end is a moment's silence, which one that does not answer keeps too
         await (await Bus.connect(url, attempts=8)).close()
     found = cast("AsyncGenerator[Envelope, None]", follow(url, since_ns=since_ns, **chosen))
     async with aclosing(found) as stream:
-        while (envelope := await _next(stream, bounded=arguments.until_now)) is not None:
-            if arguments.until_now and envelope.at_ns > started_ns:
+        while (envelope := await _next(stream, until_ns)) is not None:
+            if until_ns is not None and envelope.at_ns > until_ns:
                 break
             if str(envelope.fields().get("id", "")).removeprefix("sha256:").startswith(wanted):
                 _show(envelope, arguments.report)
@@ -71,8 +74,9 @@ def _decode(arguments: Namespace) -> int:
     return 0
 
 
-async def _next(stream: "AsyncGenerator[Envelope, None]", *, bounded: bool) -> "Envelope | None":
-    with anyio.move_on_after(QUIET_S if bounded else None):
+async def _next(stream: "AsyncGenerator[Envelope, None]", until_ns: int | None) -> "Envelope | None":
+    left_s = None if until_ns is None else max(0, until_ns - time.time_ns()) / 1e9 + QUIET_S
+    with anyio.move_on_after(left_s):
         return await anext(stream, None)
     return None
 

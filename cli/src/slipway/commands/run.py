@@ -11,11 +11,13 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, SlipwayError, UnavailableError
 from slipway import exitcode
-from slipway.connect import TIMEOUT_S, Node, node, runtimed, shim_of
+from slipway.commands.signals import signal_number
+from slipway.connect import Node, node, runtimed, shim_of
 from slipway.containers.batch import each
 from slipway.containers.creation import make
 from slipway.containers.ending import final_code
 from slipway.containers.hold import kept, until_gone
+from slipway.containers.stopping import stop
 from slipway.output import render
 from slipway.streams import conversation, terminal
 from slipway.streams.attachment import attached, forward_signals, log_path
@@ -107,12 +109,12 @@ async def _start_attached(arguments: Namespace) -> int:
 
 async def restart(arguments: Namespace) -> int:
     """Stop containers and run them once more, with what they wrote."""
+    signal = signal_number(arguments.signal) if arguments.signal else 0
 
     async def act(on: Node, name: str) -> None:
-        container_id = (await on.container(name)).id
-        stop = cri.StopContainerRequest(container_id=container_id, timeout=arguments.time)
-        await on.runtime.StopContainer(stop, timeout=arguments.time + TIMEOUT_S)
-        await _begin(on, container_id)
+        found = await on.container(name)
+        await stop(on, found.id, signal, arguments.time)
+        await _begin(on, found.id)
 
     return await each(arguments.run_dir, arguments.container, act)
 
@@ -125,10 +127,10 @@ async def attach(arguments: Namespace) -> int:
         if found.state != cri.CONTAINER_RUNNING:
             message = f"container {arguments.container!r} does not run: `slipway start -a` runs it"
             raise FailedPreconditionError(message)
-        return await _join(on, found.id, stdin=not arguments.no_stdin, keys=keys)
+        return await _join(on, found.id, stdin=not arguments.no_stdin, keys=keys, proxies=arguments.sig_proxy)
 
 
-async def _join(on: Node, container_id: str, *, stdin: bool, keys: bytes) -> int:
+async def _join(on: Node, container_id: str, *, stdin: bool, keys: bytes, proxies: bool = True) -> int:
     tty = await _has_tty(on, container_id)
     async with (
         kept(on, container_id),
@@ -138,7 +140,7 @@ async def _join(on: Node, container_id: str, *, stdin: bool, keys: bytes) -> int
         if shim is None:
             message = f"container {container_id}: its shim does not answer: it may have ended"
             raise UnavailableError(message)
-        if not tty:
+        if proxies and not tty:
             await group.start(forward_signals, on, container_id)
         stream = await shim.attach(stdin=stdin)
         told = await conversation.converse(stream, tty=tty, stdin=stdin, keys=keys)

@@ -25,6 +25,18 @@ def add_container(verb: argparse.ArgumentParser) -> None:
     verb.add_argument("container", help="name, id or the beginning of one")
 
 
+def add_grace(verb: argparse.ArgumentParser) -> None:
+    """How a container is asked to end, and how long it may take."""
+    verb.add_argument("-s", "--signal", default="", help="in place of its stop signal: name or number")
+    verb.add_argument(
+        *("-t", "--time", "--timeout"),
+        type=int,
+        default=10,
+        metavar="SECONDS",
+        help="until SIGKILL (%(default)s)",
+    )
+
+
 def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway ps  those that run
@@ -45,6 +57,7 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         metavar="KEY=VALUE",
         help="name, id, status, label, ancestor, pod, origin or exited; several of one key are alternatives",
     )
+    ps.add_argument("-s", "--size", action="store_true", help="what each wrote into its root filesystem")
     add_output(ps)
     examples = """
         slipway inspect web  state, exit code, mounts, addresses, ports, command, environment
@@ -52,6 +65,10 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway inspect busybox | jq '.[0].Config.Cmd'  of an image, when no container has the name"""
     inspect = add_verb(
         verbs, "inspect", "all that is known of containers or images, as JSON", "facts:containers", examples
+    )
+    inspect.add_argument("--type", choices=("container", "image"), help="nothing else of this name")
+    inspect.add_argument(
+        "-s", "--size", action="store_true", help="what containers wrote into their root filesystems"
     )
     inspect.add_argument("container", nargs="+", help="name, id or the beginning of one; or an image")
     examples = """
@@ -68,11 +85,10 @@ def _lists(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def _life(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway stop web  its stop signal, and SIGKILL after 10 s
-        slipway stop -t 0 web db  SIGKILL at once, to both"""
+        slipway stop -t 0 web db  SIGKILL at once, to both
+        slipway stop -s INT web  another signal than its own"""
     stop = add_verb(verbs, "stop", "stop containers", "containers:stop", examples)
-    stop.add_argument(
-        "-t", "--time", type=int, default=10, metavar="SECONDS", help="until SIGKILL (%(default)s)"
-    )
+    add_grace(stop)
     add_containers(stop)
     examples = """
         slipway rm web  one that has ended

@@ -202,7 +202,8 @@ def _history(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     history = add_verb(
         verbs, name, "how an image was made, newest step first", "imagefacts:history", _HISTORY
     )
-    history.add_argument("--no-trunc", action="store_true", help="whole commands")
+    history.add_argument("--no-trunc", action="store_true", help="whole commands, and whole ids")
+    history.add_argument("-q", "--quiet", action="store_true", help="the ids of images only")
     history.add_argument("reference", help=_REFERENCE)
     add_output(history)
 

@@ -12,14 +12,16 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     examples = """
         slipway events  what happens from now on
         slipway events --since 10m --filter kind=container  what happened to containers, and goes on
-        slipway events --until-now --filter id=web --format json  one container's, and end"""
+        slipway events --until-now --filter id=web --format json  one container's, and end
+        slipway events --since 1h --until 30m  what happened then"""
     when = "a time such as 2026-01-31T12:00:00Z, or an age such as 10m"
     events = add_verb(verbs, "events", "follow the lifecycle events of this node", "observe:events", examples)
     events.add_argument("--since", default="", metavar="TIME", help=f"begin then: {when}")
+    events.add_argument("--until", default="", metavar="TIME", help="end then, and begin with all there is")
     events.add_argument("--decode", action="store_true", help="show one event of NATS from standard input")
     events.add_argument("--until-now", action="store_true", help="end with what there is, do not follow")
     events.add_argument(
-        "--filter",
+        *("-f", "--filter"),
         action="append",
         default=[],
         metavar="KEY=VALUE",

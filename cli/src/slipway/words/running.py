@@ -2,7 +2,7 @@
 
 import argparse
 
-from slipway.words.containers import add_container, add_containers
+from slipway.words.containers import add_container, add_containers, add_grace
 from slipway.words.runoptions import add_keys, add_limits, add_settings, add_variables
 from slipway.words.verb import Verbs, add_verb
 
@@ -24,7 +24,6 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     text = "run a container in a pod of its own"
     run = add_verb(verbs, "run", text, "run:run", examples, h_is_help=False)
     run.add_argument("-d", "--detach", action="store_true", help="print the id and leave it running")
-    run.add_argument("--rm", action="store_true", help="it goes when it ends, with its pod and its logs")
     add_keys(run)
     add_settings(run)
     examples = """
@@ -32,7 +31,7 @@ def _run(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway start -a job  now it does"""
     text = "make a container in a pod of its own"
     create = add_verb(verbs, "create", text, "run:create", examples, h_is_help=False)
-    create.set_defaults(detach=False, rm=False)
+    create.set_defaults(detach=False)
     add_settings(create)
 
 
@@ -47,15 +46,19 @@ def _start(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     add_containers(start)
     examples = "slipway restart -t 3 web  its stop signal, SIGKILL after 3 s, and a start with what it wrote"
     restart = add_verb(verbs, "restart", "stop containers and run them once more", "run:restart", examples)
-    restart.add_argument(
-        "-t", "--time", type=int, default=10, metavar="SECONDS", help="until SIGKILL (%(default)s)"
-    )
+    add_grace(restart)
     add_containers(restart)
     examples = """
         slipway attach web  Ctrl-C goes to it, and Ctrl-P Ctrl-Q leaves a terminal
         slipway attach --no-stdin web  only look"""
     attach = add_verb(verbs, "attach", "a running container's streams, from now on", "run:attach", examples)
     attach.add_argument("--no-stdin", action="store_true", help="do not give it our standard input")
+    attach.add_argument(
+        "--sig-proxy",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="signals that we get are for it, and do not end us",
+    )
     add_keys(attach)
     add_container(attach)
     examples = """

@@ -8,6 +8,7 @@ def add_settings(verb: argparse.ArgumentParser) -> None:
     option = verb.add_argument
     option("-i", "--interactive", action="store_true", help="give it our standard input")
     option("-t", "--tty", action="store_true", help="give it a terminal")
+    option("--rm", action="store_true", help="it goes when it ends, with its pod and its logs")
     option("--name", default="", help="its name; one from the image's without this")
     _add_program(verb)
     _add_labels(verb)

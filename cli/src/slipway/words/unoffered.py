@@ -7,6 +7,8 @@ from slipway.words import unofferedbuild
 
 CLOSE = 0.75
 """How much two names must have in common for one to be a slip of the other."""
+TEMPLATES = "templates are not offered: pipe the JSON to jq, as in the examples"
+PS = "`slipway top NAME -o json | jq '.[].pid'` has the ids for ps"
 WHY = {
     "--init": "a container's first process is its program: put an init such as tini into the image",
     "--restart": "nothing starts a container again when it ends: use a kubelet, or a unit of systemd",
@@ -36,8 +38,8 @@ WHY = {
     "--quiet": "progress goes to standard error, and only a terminal has bars",
     "--sig-proxy": "signals go to the container as long as `run` is attached",
 }
-"""Why an option of docker's is not offered, and what to do instead."""
-OTHERS = (
+"""Why options of docker's `run` are not offered, and what to do instead."""
+_OTHERS = (
     *("--blkio-weight", "--blkio-weight-device", "--cgroup-parent", "--cgroupns"),
     *("--cpu-rt-period", "--cpu-rt-runtime", "--device-cgroup-rule"),
     *("--device-read-bps", "--device-read-iops", "--device-write-bps", "--device-write-iops"),
@@ -46,10 +48,55 @@ OTHERS = (
     *("--kernel-memory", "--link-local-ip", "--memory-swappiness"),
     *("--storage-opt", "--use-api-socket", "--uts"),
 )
-"""Other options of docker's `run` that are not offered."""
-SHORT = {"-P": "--publish-all", "-a": "--attach", "-q": "--quiet"}
-"""The short forms among all these."""
-
+_RUN = dict.fromkeys(_OTHERS, "") | {name: why for name, why in WHY.items() if name != "--restart"}
+_PLATFORM = "the node has images of its own platform only"
+_QUIET = "progress goes to standard error, and only a terminal has bars"
+_TAGS = "give each name"
+_TRUST = "whose images are trusted is in the settings of imaged"
+_TRANSFER = {"--platform": _PLATFORM, "--quiet": _QUIET}
+_REGISTRY = {"--all-tags": _TAGS, "--disable-content-trust": _TRUST, **_TRANSFER}
+_CHECKPOINT = "a kubelet restores checkpoints, over CRI"
+REFUSED: dict[str, dict[str, str]] = {
+    "run": _RUN,
+    "create": {name: why for name, why in _RUN.items() if name != "--sig-proxy"},
+    "build": unofferedbuild.WHY,
+    "update": {
+        name: WHY.get(name, "")
+        for name in (
+            *("--blkio-weight", "--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime"),
+            *("--memory-reservation", "--restart"),
+        )
+    },
+    "inspect": {"--format": TEMPLATES},
+    "image inspect": {"--format": TEMPLATES, "--platform": _PLATFORM},
+    "start": {"--checkpoint": _CHECKPOINT, "--checkpoint-dir": _CHECKPOINT},
+    "rm": {"--link": "there are no links: run both in a pod, `slipway pods run`"},
+    "logs": {"--details": "lines of a log have no labels: `slipway inspect` shows the container's"},
+    "history": {"--human": "sizes and times are exact in JSON: -o json", "--platform": _PLATFORM},
+    "images": {"--tree": _PLATFORM},
+    "rmi": {"--no-prune": "an image has no parents that would go with it", "--platform": _PLATFORM},
+    "pull": _REGISTRY,
+    "push": _REGISTRY,
+    "save": {"--platform": _PLATFORM},
+    "load": _TRANSFER,
+    "login": {"--password": "others see a command's words: --password-stdin"},
+    "system prune": {"--volumes": "an image's volumes go with their container"},
+}
+"""Options of docker's that each command does not offer, and what to do instead; nothing where there is nothing."""
+_SHORT = {
+    "run": {"-P": "--publish-all", "-a": "--attach", "-q": "--quiet"},
+    "create": {"-P": "--publish-all", "-a": "--attach", "-q": "--quiet"},
+    "build": unofferedbuild.SHORT,
+    "inspect": {"-f": "--format"},
+    "image inspect": {"-f": "--format"},
+    "rm": {"-l": "--link"},
+    "history": {"-H": "--human"},
+    "pull": {"-a": "--all-tags", "-q": "--quiet"},
+    "push": {"-a": "--all-tags", "-q": "--quiet"},
+    "load": {"-q": "--quiet"},
+    "login": {"-p": "--password"},
+}
+_BELOW_IMAGE = {"image ls": "images", "image rm": "rmi"}
 _KUBERNETES = "clusters are Kubernetes' to keep: this is one node"
 VERBS = {
     "info": "`slipway status` shows the node, `slipway doctor` what it lacks, `slipway system df` what takes space",
@@ -101,29 +148,31 @@ def no_command(words: Sequence[str], known: Iterable[str], top: Collection[str])
     return told + (f", perhaps {' or '.join(near)}" if near else "")
 
 
-TEMPLATES = "templates are not offered: pipe the JSON to jq, as in the examples"
+def names_of(command: str) -> dict[str, str]:
+    """Each name of an option that a command refuses, short ones too, with why; a command is `run` or `image ls`."""
+    top = _BELOW_IMAGE.get(command, command.removeprefix("image "))
+    of = command if command in REFUSED else top
+    refused = REFUSED.get(of, {})
+    return refused | {short: refused[long] for short, long in _SHORT.get(of, {}).items()}
 
 
-def refusal(verb: str, words: Sequence[str], known: Iterable[str]) -> str:
+def refusal(command: str, words: Sequence[str], known: Iterable[str]) -> str:
     """One sentence on the first of the words that a command does not know.
 
     Args:
-        verb: the last word of the command.
+        command: its words, without the first.
         words: what it does not know, as it was given.
         known: its options.
     """
     word = words[0].partition("=")[0]
     if not word.startswith("-"):
-        return f"unrecognized arguments: {' '.join(words)}"
-    if verb in ("run", "create"):
-        shown = word if word.startswith("--") else word[:2]
-        long = SHORT.get(shown, shown)
-        if long in WHY or long in OTHERS:
-            return f"{shown} of docker is not offered" + (f": {WHY[long]}" if long in WHY else "")
-    if verb == "inspect" and (word[:2] == "-f" or word == "--format"):
-        return TEMPLATES
-    if verb == "build" and (told := unofferedbuild.refusal(word)):
-        return told
+        return f"unrecognized arguments: {' '.join(words)}" + (f": {PS}" if command == "top" else "")
+    shown = word if word.startswith("--") else word[:2]
+    why = names_of(command).get(shown)
+    if why is not None:
+        return why if why == TEMPLATES else f"{shown} of docker is not offered" + (f": {why}" if why else "")
+    if command == "top":
+        return f"options of ps are not offered: {PS}"
     near = difflib.get_close_matches(
         word, [name for name in known if name.startswith("--")], n=2, cutoff=CLOSE
     )

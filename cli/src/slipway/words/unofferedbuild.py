@@ -42,11 +42,4 @@ WHY = {
     "--debug": "--progress plain shows all that commands write",
 }
 """Why each is not offered, and what to do instead."""
-_SHORT = {"-o": "--output", "-m": "--memory", "-c": "--cpu-shares", "-D": "--debug"}
-
-
-def refusal(word: str) -> str:
-    """One sentence on an option that `build` does not know; empty for one that docker's does not know either."""
-    shown = word if word.startswith("--") else word[:2]
-    why = WHY.get(_SHORT.get(shown, shown), "")
-    return f"{shown} of docker is not offered: {why}" if why else ""
+SHORT = {"-o": "--output", "-m": "--memory", "-c": "--cpu-shares", "-D": "--debug"}
