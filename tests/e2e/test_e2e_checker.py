@@ -19,7 +19,7 @@ from common.events.schema import (
 )
 from common.records import keys
 from common.sys import linux
-from slipway.doctor.deep import history
+from slipway.doctor.deep import history, inventory, processes
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
 from tests.support.eventually import eventually
@@ -50,8 +50,8 @@ async def life(cri, node, busybox):
 
 
 @contextmanager
-def moved(path: Path):
-    away = path.with_name("away")
+def moved(path: Path, to: Path | None = None):
+    away = to or path.with_name("away")
     path.rename(away)
     try:
         yield
@@ -119,6 +119,18 @@ def stray_mount(path: Path):
 
 
 @contextmanager
+def unowned(command: list[str], **environment: str):
+    """A process that no service is the parent of; yields nothing, since no sweep finds it."""
+    with subprocess.Popen(
+        command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
+    ) as process:
+        try:
+            yield
+        finally:
+            process.kill()
+
+
+@contextmanager
 def changed(path: Path):
     body = path.read_bytes()
     path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
@@ -135,6 +147,8 @@ async def test_each_thing_that_is_broken_is_told(node, life) -> None:
     image = next((data / "imaged" / "images").iterdir()).name
     blob = data / "imaged" / "blobs" / image.replace(":", "/")
     snapshots = data / "snapshotd" / "snapshots"
+    shim = run / "shimd" / "shims" / container_id
+    pid = (shim / "pid").read_text().split()[0]
     for harm, told in (
         (
             moved(run / "runtimed" / "bundles" / container_id),
@@ -169,12 +183,21 @@ async def test_each_thing_that_is_broken_is_told(node, life) -> None:
         ),
         (changed(blob), f"blob {blob.parent.name}:{blob.name}: its content is another"),
         (moved(blob), f"blob {blob.parent.name}:{blob.name}:"),
+        (moved(shim, run / "shimd" / "away"), f"process {pid}: slipway-shim: no service, shim or pause"),
+        (unowned(["tail", "-f", "/dev/null", f"{run}/runtimed/oci/crun"]), ": tail: no service"),
+        (unowned(["sleep", "60"], CNI_COMMAND="DEL", CNI_NETNS=f"{run}/runtimed/x"), ": sleep: no service"),
         (stray_cgroup(gone), f"cgroup {gone}: of a container that was removed, with no process"),
     ):
         with harm as left:
             # what the node's own sweep took away meanwhile is not told
             assert told in await found(node) or (left and not left.exists()), told
     assert await node.differences() == []
+
+
+async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(node, life) -> None:
+    started = processes.started(node.run_dir, node.data_dir).values()
+    assert {node.pid("snapshotd"), node.pid("shimd")} <= {process.parent for process in started}
+    assert inventory.take(node.run_dir, node.data_dir, node.data_dir / "cni").lost == {}
 
 
 async def test_the_command_tells_it_and_fails(node, life) -> None:

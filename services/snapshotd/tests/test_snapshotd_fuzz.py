@@ -98,7 +98,7 @@ class Bench:
 
 @pytest.fixture(scope="module")
 def bench() -> Iterator[Bench]:
-    nursery = Nursery()
+    nursery = Nursery(Path("/run/test"))
     with start_blocking_portal() as portal:
         scope: anyio.CancelScope | None = None
 

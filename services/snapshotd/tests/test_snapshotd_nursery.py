@@ -36,7 +36,7 @@ async def nursery(deed: str = "") -> AsyncIterator[Nursery]:
     """A nursery, the real one unless a deed of taken_helper is named."""
     here = str(Path(__file__).parent)
     entry = f"sys.path.insert(0, {here!r}); import taken_helper; taken_helper.main({deed!r})"
-    made = Nursery(entry if deed else ENTRY)
+    made = Nursery(Path("/run/test"), entry if deed else ENTRY)
     async with anyio.create_task_group() as group:
         group.start_soon(made.run)
         await until(lambda: made.pid)
@@ -206,7 +206,7 @@ async def test_a_nursery_that_does_not_start_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("snapshotd.adapters.nursery._START_S", 0.5)
-    made = Nursery("raise SystemExit(3)")
+    made = Nursery(Path("/run/test"), "raise SystemExit(3)")
     async with anyio.create_task_group() as group:
         group.start_soon(made.run)
         with pytest.raises(UnavailableError, match="its parent does not start"):

@@ -48,7 +48,7 @@ async def serve(settings: Settings, life: Life) -> None:
     quotas.check()
     trash = Trash(places.trash, life.task_group)
     await trash.empty()
-    nursery = Nursery()
+    nursery = Nursery(run_dir)
     life.start_once_serving(nursery.run, "nursery")
     mounts = MountPoints(run_dir / "mounts", run_dir.parent)
     # nobody on the host but root may run what a layer brings

@@ -126,9 +126,19 @@ def strays(node: Node) -> Iterator[Difference]:
             yield Difference("mount", path, "there is no record of what it belongs to")
     for path in has.temporary:
         yield Difference("temporary", path, "it is not finished, or not removed")
+
+
+def outlived(node: Node) -> Iterator[Difference]:
+    """Processes and cgroups that are there longer than what they were for."""
+    has = node.has
+    for pid, name in has.lost.items():
+        yield Difference("process", pid, f"{name}: no service, shim or pause accounts for it")
+    if not node.records("snapshot"):
+        for pid, name in has.servers.items():
+            yield Difference("process", pid, f"{name}: it serves a layer, and there is no snapshot")
     # cgroups of other nodes have such names too: of ours are those of which an event was told
     for name in sorted(node.told.ended("container") & set(has.cgroups)):
-        if name not in own:
+        if name not in node.records("container"):
             pids = has.processes.get(name) or "no process"
             yield Difference(
                 "cgroup", name, f"of a container that was removed, with {pids}: {has.cgroups[name][0]}"
@@ -173,7 +183,7 @@ def images(node: Node) -> Iterator[Difference]:
 
 
 RULES: tuple[Callable[[Node], Iterator[Difference]], ...] = (
-    records, containers, sandboxes, strays, snapshots, images,
+    records, containers, sandboxes, strays, outlived, snapshots, images,
 )  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.sys.mounts import mount_points
+from slipway.doctor.deep import processes
 
 RULES_S = 10.0
 _ID = re.compile(r"[0-9a-f]{64}")
@@ -53,6 +54,12 @@ class Inventory:
     """Directories by the container that they are named for, of all nodes of the machine."""
     processes: dict[str, list[int]] = field(default_factory=dict)
     """Those in such cgroups."""
+    lost: dict[str, str] = field(default_factory=dict)
+    """Names of processes of this node, by pid, that no service, shim or pause accounts for."""
+    plugins: dict[str, str] = field(default_factory=dict)
+    """Names of CNI's that run, by pid."""
+    servers: dict[str, str] = field(default_factory=dict)
+    """Likewise of those that serve lazy layers."""
 
     def left(self) -> dict[str, list[str]]:
         """What pods have on this node: empty lists once all are removed."""
@@ -69,6 +76,9 @@ class Inventory:
             "addresses": sorted(self.addresses.values()),
             "rules": self.rules,
             "temporary": self.temporary,
+            "processes": sorted(
+                f"{pid} {name}" for pid, name in (self.lost | self.plugins | self.servers).items()
+            ),
         }
 
 
@@ -84,11 +94,16 @@ def take(run_dir: Path, data_dir: Path, cni_dir: Path) -> Inventory:
     }
     copies = {kind: {p.parent.name: p for p in where.glob(f"*/{_RECORD}")} for kind, where in kinds.items()}
     networks = dict(_networks(cni_dir))
+    started = processes.started(run_dir, data_dir)
     cgroups = _cgroups()
+    inside = {name: _pids(paths) for name, paths in cgroups.items()}
+    shims, pauses = (_living(run_dir / "shimd" / kind) for kind in ("shims", "pauses"))
+    known = {*shims.values(), *pauses.values(), *(pid for pids in inside.values() for pid in pids)}
+    lost = processes.unaccounted(started, known - {0}, _living_pid(run_dir / "shimd" / "zygote"))
     return Inventory(
         mounts=_mounts(str(run_dir)),
-        shims={name: _is_alive(path) for name, path in _entries(run_dir / "shimd" / "shims")},
-        pauses={name: _is_alive(path) for name, path in _entries(run_dir / "shimd" / "pauses")},
+        shims={name: bool(pid) for name, pid in shims.items()},
+        pauses={name: bool(pid) for name, pid in pauses.items()},
         bundles=_names(run_dir / "runtimed" / "bundles"),
         sandboxes=_names(run_dir / "runtimed" / "sandboxes"),
         copies=copies,
@@ -109,7 +124,10 @@ def take(run_dir: Path, data_dir: Path, cni_dir: Path) -> Inventory:
         addresses=_addresses(networks),
         rules=sorted(_rules(set(networks))),
         cgroups=cgroups,
-        processes={name: _pids(paths) for name, paths in cgroups.items()},
+        processes=inside,
+        lost={str(each.pid): each.name for each in lost},
+        plugins={str(each.pid): each.name for each in started.values() if each.is_plugin},
+        servers={str(each.pid): each.name for each in started.values() if each.is_keeper},
     )
 
 
@@ -133,14 +151,19 @@ def _mounts(run: str) -> list[str]:
     ]
 
 
-def _is_alive(directory: Path) -> bool:
-    """Whether the process that its pid file means is there, and no zombie."""
+def _living(directory: Path) -> dict[str, int]:
+    """Pids by name; 0 of one that has ended."""
+    return {name: _living_pid(path / "pid") for name, path in _entries(directory)}
+
+
+def _living_pid(file: Path) -> int:
+    """The process that a pid file means; 0 when it is not there, or a zombie."""
     try:
-        pid, start = (directory / "pid").read_text().split()
+        pid, start = file.read_text().split()
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except (OSError, ValueError):
-        return False
-    return fields[19] == start and fields[0] not in ("Z", "X")
+        return 0
+    return int(pid) if fields[19] == start and fields[0] not in ("Z", "X") else 0
 
 
 def _temporary(run_dir: Path, data_dir: Path) -> Iterator[str]:

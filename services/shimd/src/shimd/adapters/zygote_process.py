@@ -97,6 +97,7 @@ class ZygoteProcess:
                 sys.executable,
                 "-SIc",
                 code,
+                str(self._run_dir),  # in the list of processes, also of each shim
                 pass_fds=(fd,),
                 stdin=asyncio.subprocess.DEVNULL,
                 env={},

@@ -45,11 +45,12 @@ class Nursery:
     """One nursery at a time, and its helpers.
 
     Args:
+        directory: whose helpers they are, as the list of processes shows.
         entry: Python that the new process runs.
     """
 
-    def __init__(self, entry: str = ENTRY) -> None:
-        self._entry = entry
+    def __init__(self, directory: Path, entry: str = ENTRY) -> None:
+        self._directory, self._entry = directory, entry
         self._ready = anyio.Event()
         self._control: socket.socket | None = None
         self._helpers: dict[int, Helper] = {}
@@ -104,7 +105,7 @@ class Nursery:
         try:
             ours.setblocking(False)
             try:
-                process = await _exec(self._entry, theirs.fileno())
+                process = await _exec(self._entry, self._directory, theirs.fileno())
             finally:
                 theirs.close()
             yield ours
@@ -142,7 +143,7 @@ class Nursery:
         helper.ended.set()
 
 
-async def _exec(entry: str, control: int) -> Process:
+async def _exec(entry: str, directory: Path, control: int) -> Process:
     modules = (snapshotd, common, isal, zstandard)
     places = dict.fromkeys(str(Path(str(module.__file__)).parents[1]) for module in modules)
     code = (
@@ -153,6 +154,7 @@ async def _exec(entry: str, control: int) -> Process:
         sys.executable,
         "-ISc",
         code,
+        str(directory),
         pass_fds=(control,),
         stdin=asyncio.subprocess.DEVNULL,
         stdout=asyncio.subprocess.DEVNULL,
