@@ -156,6 +156,24 @@ async def test_an_image_is_pushed_with_its_digest_and_comes_back(
     assert [(e.id, e.reference, e.sent_bytes) for e in pushed] == [(made.digest, target, 0)] * 2
 
 
+async def test_a_mirror_is_never_pushed_to(transfers, bad_registry, uploads, pulled, tools, tmp_path) -> None:
+    """Not even one that says it could: an image would be where nobody looks for it."""
+    made, record = pulled
+    mirror = tools.bad_registry()
+    directory = tmp_path / "certs.d" / bad_registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\n'
+        'capabilities = ["pull", "resolve", "push"]\n'
+    )
+    try:
+        await last(transfers.push(record.repo_tags[0], f"{bad_registry.host}/some/app:v1", NOBODY))
+        assert uploads.manifests == {"v1": made.manifest}
+        assert mirror.requests == []
+    finally:
+        mirror.close()
+
+
 async def test_blobs_are_sent_where_nobody_has_them(transfers, bad_registry, uploads, pulled) -> None:
     made, record = pulled
     done = await last(transfers.push(record.id, f"{bad_registry.host}/some/app:v1", NOBODY))

@@ -3,6 +3,8 @@
 import base64
 import json
 import time
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 
 import anyio
 import pytest
@@ -18,7 +20,9 @@ from common.errors import (
     UnknownError,
 )
 from imaged.adapters.content_local import LocalContent
+from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.registry_auth import parse_challenges
+from imaged.adapters.transport import Limits
 from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
@@ -303,8 +307,39 @@ async def test_a_redirect_to_what_cannot_be_asked_is_refused(layer, bad_registry
     assert f"leads to {location!r}" in (await failure(layer)).message
 
 
-async def test_a_time_to_wait_that_is_no_number_is_none(layer, bad_registry, tools) -> None:
-    bad_registry.answer = lambda h: tools.reply(h, 503, b"", {"Retry-After": "\xb2"})
+@pytest.mark.parametrize("status", [429, 503])
+@pytest.mark.parametrize("dated", [False, True])
+async def test_a_time_to_wait_is_waited_up_to_a_bound(
+    content, bad_registry, tools, tmp_path, status, dated
+) -> None:
+    limits = Limits(connect_timeout_s=2, stall_timeout_s=5, retry_wait_s=0.01, max_retry_after_s=0.25)
+    layer = Layer(tools, HttpRegistry(str(tmp_path / "certs.d"), 6, limits), content, bad_registry.host)
+    bad_registry.serve(layer.image)
+    good, asked = bad_registry.answer, []
+
+    def answer(h) -> None:
+        asked.append(time.monotonic())
+        if len(asked) > 1:
+            good(h)
+            return
+        after = format_datetime(datetime.now(UTC) + timedelta(seconds=60), usegmt=True) if dated else "60"
+        tools.reply(h, status, b"", {"Retry-After": after})
+
+    bad_registry.answer = answer
+    assert await layer.fetch() == layer.body
+    assert len(asked) == 2
+    assert asked[1] - asked[0] >= 0.25
+
+
+@pytest.mark.parametrize(
+    "text", ["\xb2", "soon", "-5", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 0000 07:28:00 GMT"]
+)
+async def test_a_time_to_wait_that_is_none_or_past_is_not_waited(
+    content, bad_registry, tools, tmp_path, text
+) -> None:
+    limits = Limits(connect_timeout_s=2, stall_timeout_s=5, retry_wait_s=0.01, max_retry_after_s=600)
+    layer = Layer(tools, HttpRegistry(str(tmp_path / "certs.d"), 6, limits), content, bad_registry.host)
+    bad_registry.answer = lambda h: tools.reply(h, 503, b"", {"Retry-After": text})
     assert "answered 503" in (await failure(layer)).message
 
 
@@ -371,6 +406,41 @@ async def test_mirror_is_asked_first_and_the_registry_when_it_fails(
         assert mirror.requests[0][2]["x-api"] == "k"
         assert "Authorization" not in mirror.requests[0][2]
         assert len(bad_registry.requests) == 1
+    finally:
+        mirror.close()
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "asked"),
+    [
+        (["pull"], {"blobs"}),
+        (["resolve"], {"manifests"}),
+        (["push"], set()),
+        (["pull", "resolve"], {"manifests", "blobs"}),
+    ],
+)
+async def test_a_mirror_is_asked_for_what_it_may_answer(
+    layer, bad_registry, tools, tmp_path, capabilities, asked
+) -> None:
+    mirror = tools.bad_registry()
+    mirror.serve(layer.image)
+    directory = tmp_path / "certs.d" / bad_registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\n'
+        f"capabilities = {json.dumps(capabilities)}\n"
+    )
+
+    def kinds(registry) -> set[str]:
+        return {path.split("/")[-2] for _, path, _ in registry.requests}
+
+    try:
+        async with layer._registry.repository(layer.reference, NOBODY) as repository:
+            assert str(await repository.resolve()) == layer.image.digest
+            assert (await repository.document("v1")).body == layer.image.manifest
+        assert await layer.fetch() == layer.body
+        assert kinds(mirror) == asked
+        assert kinds(bad_registry) == {"manifests", "blobs"} - asked
     finally:
         mirror.close()
 

@@ -3,9 +3,11 @@
 import io
 import json
 import ssl
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from functools import cache
 from typing import IO
 from urllib.parse import urljoin, urlsplit
@@ -245,9 +247,17 @@ class Transport:
         return Refused(cls(f"{prefix}{self._subject}registry {self.host.name} {why}"))
 
     def _retry_after(self, response: urllib3.BaseHTTPResponse) -> float:
-        text = response.headers.get("Retry-After", "")
-        seconds = float(text) if text.isascii() and text.isdigit() else 0.0
-        return min(seconds, self._limits.max_retry_after_s)
+        return min(_seconds(response.headers.get("Retry-After", "")), self._limits.max_retry_after_s)
+
+
+def _seconds(text: str) -> float:
+    """What a Retry-After says, a number or a date (RFC 9110, 10.2.3); 0 when it is neither, or past."""
+    if text.isascii() and text.isdigit():
+        return float(text)
+    try:
+        return max(0.0, parsedate_to_datetime(text).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return 0.0
 
 
 def transient(exc: Exception) -> bool:
