@@ -92,6 +92,16 @@ def test_the_selection_stays_with_its_row(page: Page, crowd: Conductor) -> None:
     assert page.run("document.querySelector('h1').innerText") == chosen
 
 
+def test_a_pod_uses_what_its_containers_that_run_use_together(page: Page, crowd: Conductor) -> None:
+    go(page, "pods")
+    read = """import('/store.js').then(({ store }) => { const pod = [...store.pods.values()].find(p => p.name === 'pod-0');
+        const uses = store.members(pod.id).filter(c => c.state === 'running').map(c => store.use.get(c.id)?.memory.at(-1) ?? 0);
+        return [uses.length, uses.reduce((a, b) => a + b, 0), store.useOfPod(pod.id)?.memory.at(-1)]; })"""
+    count, summed, shown = eventually(lambda: (found := page.run(read))[1] > 0 and found, what="readings")
+    assert count > 1
+    assert shown == summed
+
+
 def test_a_row_leads_where_its_own_event_does_and_one_that_leads_nowhere_opens(
     page: Page, crowd: Conductor
 ) -> None:

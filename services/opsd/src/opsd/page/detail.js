@@ -242,14 +242,21 @@ function processRow(each, depth) {
 }
 
 function members(id) {
+  const cpu = chart("CPU", cores);
+  const memory = chart("Memory", bytes);
+  const charts = h("div.columns", {}, cpu.element, memory.element);
   const why = h("section.panel.why", { hidden: true });
   const list = h("ol.feed");
-  const element = h("div.summary", {}, why, list);
+  const element = h("div.summary", {}, why, charts, list);
   let shown = null;
   let explained = "";
   const update = () => {
     const row = store.pods.get(id);
-    const found = [...store.containers.values()].filter((each) => each.pod === id).sort((a, b) => a.created - b.created);
+    const found = store.members(id);
+    const use = store.useOfPod(id);
+    charts.hidden = !use;
+    cpu.draw(use?.cpu);
+    memory.draw(use?.memory);
     const told = found.map((each) => [each.id, ...containerState(each), lasted(each)]).join();
     const state = row && `${row.state} ${found.map((each) => `${each.state} ${each.reason}`)}`;
     if (state && state !== explained) {

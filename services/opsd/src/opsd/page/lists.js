@@ -37,14 +37,14 @@ function named(cell) {
   };
 }
 
-/** A line and its present value; `read` takes the histories of a container. */
+/** A line and its present value; `read` takes the row and gives its history. */
 function used(read, format, bound) {
   return (cell) => {
     const line = sparkline(72, 18);
     const value = h("b");
     cell.append(value, line.element);
     return (row) => {
-      const values = row.state === "running" ? read(store.use.get(row.id)) : undefined;
+      const values = read(row);
       say(value, values?.length ? format(values.at(-1)) : "");
       line.draw(values, Math.max(bound, ...(values ?? [])));
     };
@@ -52,8 +52,8 @@ function used(read, format, bound) {
 }
 
 export function containers(params) {
-  const cpu = (use) => use?.cpu;
-  const memory = (use) => use?.memory;
+  const cpu = (row) => store.useOf(row)?.cpu;
+  const memory = (row) => store.useOf(row)?.memory;
   const table = new Table({
     href: (row) => `#/containers/${row.id}`,
     sort: { id: "age", down: false },
@@ -64,8 +64,8 @@ export function containers(params) {
       { id: "pod", title: "Pod", width: "minmax(100px,1.6fr)", middle: "minmax(70px,1.4fr)", sort: (row) => podName(row.pod), make: text((row) => podName(row.pod)), wide: true },
       { id: "image", title: "Image", width: "minmax(100px,1.6fr)", middle: "minmax(70px,1.4fr)", sort: (row) => row.image, make: text((row) => imageName(row.image)), wide: true },
       { id: "node", title: "Node", width: "minmax(70px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },
-      { id: "cpu", title: "CPU", width: "140px", middle: "56px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.cpu), make: used(cpu, cores, 50) },
-      { id: "memory", title: "Memory", width: "152px", middle: "74px", down: true, number: true, wide: true, sort: (row) => last(store.use.get(row.id)?.memory), make: used(memory, bytes, 1 << 20) },
+      { id: "cpu", title: "CPU", width: "140px", middle: "56px", down: true, number: true, wide: true, sort: (row) => last(cpu(row)), make: used(cpu, cores, 50) },
+      { id: "memory", title: "Memory", width: "152px", middle: "74px", down: true, number: true, wide: true, sort: (row) => last(memory(row)), make: used(memory, bytes, 1 << 20) },
       { id: "age", title: "Since", width: "62px", middle: "58px", narrow: "52px", number: true, sort: (row) => -(row.finished || row.started || row.created), make: text(lasted) },
     ],
   });
@@ -74,34 +74,35 @@ export function containers(params) {
 }
 
 export function pods(params) {
-  const members = (id) => [...store.containers.values()].filter((each) => each.pod === id);
+  const cpu = (row) => store.useOfPod(row.id)?.cpu;
+  const memory = (row) => store.useOfPod(row.id)?.memory;
   const table = new Table({
     href: (row) => `#/pods/${row.id}`,
     sort: { id: "age", down: false },
     empty: "No pod fits.",
     columns: [
-      { id: "state", title: "State", width: "112px", narrow: "92px", sort: (row) => row.state, make: stated(podState) },
-      { id: "name", title: "Pod", width: "minmax(120px,2fr)", narrow: "minmax(0,2fr)", sort: (row) => `${row.namespace}/${row.name}`, make: text((row) => `${row.namespace}/${row.name}`) },
-      { id: "members", title: "Containers", width: "minmax(70px,1fr)", narrow: "minmax(0,1fr)", sort: (row) => -members(row.id).length, make: dots(members) },
-      { id: "ips", title: "Address", width: "minmax(110px,1fr)", sort: (row) => row.ips[0] ?? "", make: text((row) => (row.host_network ? "host network" : row.ips.join(" "))), wide: true },
-      { id: "handler", title: "Handler", width: "84px", sort: (row) => row.handler, make: text((row) => row.handler || "default"), wide: true },
-      { id: "node", title: "Node", width: "minmax(70px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },
-      { id: "age", title: "Age", width: "62px", narrow: "46px", number: true, sort: (row) => -row.created, make: text((row) => age(store.now() - row.created)) },
+      { id: "state", title: "State", width: "112px", middle: "92px", narrow: "92px", sort: (row) => row.state, make: stated(podState) },
+      { id: "name", title: "Pod", width: "minmax(120px,2fr)", middle: "minmax(80px,2fr)", narrow: "minmax(0,2fr)", sort: (row) => `${row.namespace}/${row.name}`, make: text((row) => `${row.namespace}/${row.name}`) },
+      { id: "members", title: "Containers", width: "minmax(70px,1fr)", middle: "minmax(68px,0.6fr)", narrow: "minmax(0,1fr)", sort: (row) => -store.members(row.id).length, make: dots },
+      { id: "ips", title: "Address", width: "minmax(110px,1fr)", middle: "minmax(84px,1fr)", sort: (row) => row.ips[0] ?? "", make: text((row) => (row.host_network ? "host network" : row.ips.join(" "))), wide: true },
+      { id: "handler", title: "Handler", width: "84px", middle: "52px", sort: (row) => row.handler, make: text((row) => row.handler || "default"), wide: true },
+      { id: "node", title: "Node", width: "minmax(70px,0.8fr)", middle: "minmax(50px,0.8fr)", sort: (row) => row.node, make: text((row) => row.node), wide: true },
+      { id: "cpu", title: "CPU", width: "140px", middle: "56px", down: true, number: true, wide: true, sort: (row) => last(cpu(row)), make: used(cpu, cores, 50) },
+      { id: "memory", title: "Memory", width: "152px", middle: "74px", down: true, number: true, wide: true, sort: (row) => last(memory(row)), make: used(memory, bytes, 1 << 20) },
+      { id: "age", title: "Age", width: "62px", middle: "46px", narrow: "46px", number: true, sort: (row) => -row.created, make: text((row) => age(store.now() - row.created)) },
     ],
   });
   const words = (row) => `${row.namespace}/${row.name} ${row.id} ${row.ips.join(" ")} ${row.node} ${row.handler}`;
   return list("Pods", "pods", params, table, () => store.pods, POD_STATES, words);
 }
 
-function dots(members) {
-  return (cell) => {
-    let shown = "";
-    return (row) => {
-      const tones = members(row.id).map((each) => containerState(each)[1]);
-      if (tones.join() === shown) return;
-      shown = tones.join();
-      cell.replaceChildren(...tones.map((tone) => h(`i.dot.${tone}`)));
-    };
+function dots(cell) {
+  let shown = "";
+  return (row) => {
+    const tones = store.members(row.id).map((each) => containerState(each)[1]);
+    if (tones.join() === shown) return;
+    shown = tones.join();
+    cell.replaceChildren(...tones.map((tone) => h(`i.dot.${tone}`)));
   };
 }
 

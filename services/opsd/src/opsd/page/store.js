@@ -33,11 +33,35 @@ class Store extends EventTarget {
   lostSince = 0;
   /** The server's clock less ours, in milliseconds. */
   skew = 0;
+  #members = null;
   #pending = false;
   #rest = 0;
 
   now() {
     return Date.now() + this.skew;
+  }
+
+  /** The containers of a pod, the oldest first. */
+  members(pod) {
+    if (!this.#members) {
+      this.#members = new Map();
+      for (const each of [...this.containers.values()].sort((a, b) => a.created - b.created)) {
+        if (!this.#members.has(each.pod)) this.#members.set(each.pod, []);
+        this.#members.get(each.pod).push(each);
+      }
+    }
+    return this.#members.get(pod) ?? [];
+  }
+
+  /** What a container uses, if it runs. */
+  useOf(container) {
+    return container.state === "running" ? this.use.get(container.id) : undefined;
+  }
+
+  /** What the containers of a pod that run use together, undefined when none does: its node reads all of them at once. */
+  useOfPod(pod) {
+    const uses = this.members(pod).map((each) => this.useOf(each)).filter(Boolean);
+    return uses.length ? { cpu: sum(uses.map((use) => use.cpu)), memory: sum(uses.map((use) => use.memory)) } : undefined;
   }
 
   changed() {
@@ -60,6 +84,7 @@ class Store extends EventTarget {
     this.nodes = byKey(state.nodes, "name");
     this.pods = byKey(state.pods, "id");
     this.containers = byKey(state.containers, "id");
+    this.#members = null;
     this.use = new Map();
     for (const [id, cpu, memory] of state.use) this.use.set(id, { cpu, memory });
     if (!state.resumed) this.events = this.learn(state.events);
@@ -77,6 +102,7 @@ class Store extends EventTarget {
     for (const node of patch.nodes ?? []) this.nodes.set(node.name, node);
     for (const pod of patch.pods ?? []) this.pods.set(pod.id, pod);
     for (const container of patch.containers ?? []) this.containers.set(container.id, container);
+    if (patch.containers || patch.gone) this.#members = null;
     for (const name of patch.forgotten ?? []) this.nodes.delete(name);
     for (const id of patch.gone ?? []) {
       this.pods.delete(id);
@@ -129,6 +155,13 @@ class Store extends EventTarget {
     this.trouble = trouble;
     this.changed();
   }
+}
+
+/** Of histories that end at the same moment. */
+function sum(histories) {
+  const total = new Array(Math.max(...histories.map((each) => each.length))).fill(0);
+  for (const each of histories) each.forEach((value, index) => (total[total.length - each.length + index] += value));
+  return total;
 }
 
 function byKey(rows, key) {
