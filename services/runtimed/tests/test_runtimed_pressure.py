@@ -39,7 +39,9 @@ def test_the_node_tells_stalls_and_disk() -> None:
     found = {reading.resource: reading for reading in pressure.of_node(settings)}
     assert 0 < found["disk"].value < 100
     assert (found["disk"].where, found["disk"].threshold) == ("/", settings.pressure_disk_percent)
-    assert {"cpu", "memory", "io"} & found.keys() in ({"cpu", "memory", "io"}, set())
+    stalls = {path.name for path in Path("/proc/pressure").glob("*")} & {"cpu", "memory", "io"}
+    assert found.keys() - {"disk", "inodes"} == stalls
+    assert all(0 <= found[resource].value <= 100 for resource in stalls)
 
 
 def test_a_threshold_of_0_is_not_looked_at() -> None:

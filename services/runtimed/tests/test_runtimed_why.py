@@ -1,11 +1,14 @@
 """The rules of why, by the words that OCI runtimes, plugins and registries use; tests/e2e has the real things."""
 
 import platform
+import signal
 
 import pytest
 
-from runtimed.why import errors
-from runtimed.why.finding import Trouble
+from runtimed.evidence import Evidence, Mark
+from runtimed.record import ContainerRecord
+from runtimed.why import ends, errors
+from runtimed.why.finding import End, Trouble
 from runtimed.why.program import Program, of_head
 
 ELF = b"\x7fELF\x02\x01\x01" + bytes(9) + b"\x03\x00"
@@ -137,3 +140,56 @@ def test_a_program_that_is_there_lacks_something_else(program: Program | None, s
     trouble = Trouble(text="exec /x: no such file or directory", program=program)
     found = errors.of_error(trouble, "start-failed")
     assert (found.cause, said in found.words) == ("command-missing", True)
+
+
+def told(seconds: float, *, resource: str = "memory", raised: bool = True) -> Mark:
+    """What is noted of the node's pressure so many seconds after the epoch."""
+    facts = {"resource": resource, "raised": raised, "value": 30.0, "threshold": 20.0}
+    return Mark(at_ns=int(seconds * 1e9), what="node-pressure", facts=facts)
+
+
+@pytest.mark.parametrize(
+    ("marks", "number", "short"),
+    [
+        ([told(1)], signal.SIGKILL, True),
+        ([told(1), told(2, raised=False)], signal.SIGKILL, False),
+        ([told(1), told(2, raised=False), told(3)], signal.SIGKILL, True),
+        ([told(1, resource="cpu")], signal.SIGKILL, False),
+        ([told(1)], signal.SIGTERM, False),
+        ([], signal.SIGKILL, False),
+    ],
+    ids=["raised", "cleared", "again", "of something else", "another signal", "none"],
+)
+def test_a_kill_from_outside_is_seen_with_the_nodes_want_of_memory(
+    marks: list[Mark], number: int, short: bool
+) -> None:
+    record = ContainerRecord(
+        id="c1", key="k", sandbox_id="s1", signal=number, exit_code=128 + number, finished_at_ns=4_000_000_000
+    )
+    found = ends.of_end(End(record=record, marks=marks))
+    assert (found.cause, found.words.endswith("; the node was short of memory.")) == ("killed", short)
+
+
+@pytest.mark.parametrize(
+    ("marks", "wanted"),
+    [
+        ([told(10)], [10]),
+        ([told(10), told(900, resource="io")], [10, 900]),
+        ([told(10), told(20, raised=False)], []),
+        ([told(900), told(950, raised=False)], [900, 950]),
+        ([told(900), told(1001, raised=False)], [900]),
+    ],
+    ids=["lasts", "of two", "over long ago", "over lately", "over later"],
+)
+def test_pressure_of_the_node_counts_while_it_lasts_and_a_while_after(
+    marks: list[Mark], wanted: list[int]
+) -> None:
+    evidence = Evidence()
+    evidence._node.extend(marks)
+    assert [mark.at_ns // 10**9 for mark in evidence.of("c1", [], until_ns=1000 * 10**9)] == wanted
+
+
+def test_the_end_of_pressure_that_a_record_has_is_known() -> None:
+    evidence = Evidence()
+    evidence._node.extend([told(10), told(20, raised=False)])
+    assert evidence.of("c1", [told(10)], until_ns=1000 * 10**9) == [told(10), told(20, raised=False)]

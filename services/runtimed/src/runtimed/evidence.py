@@ -18,7 +18,7 @@ MAX_NODE_MARKS = 32
 MAX_EXECS = 5
 MAX_FAILURES = 256
 AROUND_NS = 300 * 1_000_000_000
-"""Marks of the node count for what ends within this time after them."""
+"""Marks of the node count for what ends within this time after them, and pressure for as long as it lasts."""
 
 
 class Mark(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,7 +76,12 @@ class Evidence:
     def of(self, container_id: str, kept: list[Mark], until_ns: int = 0) -> list[Mark]:
         """All marks of a container, with what its record has kept and what the node went through lately, oldest first."""
         end_ns = until_ns or now_ns()
-        node = [mark for mark in self._node if end_ns - AROUND_NS < mark.at_ns <= end_ns]
+        before = [mark for mark in self._node if mark.at_ns <= end_ns]
+        last = {mark.facts["resource"]: mark for mark in before}
+        raised = {mark.facts["resource"] for mark in kept if mark.what == "node-pressure"}
+        # pressure that lasts, or the end of what the record has
+        present = [mark for name, mark in last.items() if mark.facts["raised"] or name in raised]
+        node = [mark for mark in before if end_ns - AROUND_NS < mark.at_ns or mark in present]
         own = [*self._marks.get(container_id, ()), *self._execs.get(container_id, ())]
         known = {(mark.at_ns, mark.what) for mark in kept}
         new = [mark for mark in (*own, *node) if (mark.at_ns, mark.what) not in known]

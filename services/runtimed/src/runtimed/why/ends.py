@@ -161,7 +161,7 @@ def _killed_from_outside(end: End) -> Finding | None:
     if not number:
         return None
     text = f"It was ended by {_name(number)} after {_life(end)}, which nobody asked Slipway for: the sender is not known"
-    if number == numbers.SIGKILL and any(_short_of_memory(mark) for mark in end.marks):
+    if number == numbers.SIGKILL and _short_of_memory(end):
         steps = ["Look at `dmesg` for the kernel's choice."]
         return Finding("killed", f"{text}; the node was short of memory.", steps)
     steps = [
@@ -252,8 +252,10 @@ def _failed_before(stop: Mark, marks: Sequence[Mark]) -> list[Mark]:
     return found
 
 
-def _short_of_memory(mark: Mark) -> bool:
-    return mark.what == "node-pressure" and mark.facts["resource"] == "memory" and bool(mark.facts["raised"])
+def _short_of_memory(end: End) -> bool:
+    """Whether the node was when it ended: the last that was told of its memory is pressure."""
+    told = [m for m in end.marks if m.what == "node-pressure" and m.facts["resource"] == "memory"]
+    return bool(told) and bool(told[-1].facts["raised"])
 
 
 def _name(number: int) -> str:
