@@ -1,5 +1,10 @@
 """Pressure on a node and on containers is told before anything dies, and cleared when it is over."""
 
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -7,8 +12,10 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
+from common.sys.mounts import unmount_below
 from devtools.cri import connect
-from tests.support.node import running_node
+from tests.e2e.test_e2e_pods import exited
+from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 from tests.support.prometheus import scrape
 
@@ -16,15 +23,26 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.
 SETTINGS = {
     "SLIPWAY_RUNTIMED_PRESSURE_EVERY_S": "0.2",
     "SLIPWAY_RUNTIMED_PRESSURE_CALM_S": "0.5",
-    "SLIPWAY_RUNTIMED_PRESSURE_DISK_PERCENT": "0.01",
+    "SLIPWAY_RUNTIMED_PRESSURE_DISK_PERCENT": "60",
+    "SLIPWAY_RUNTIMED_PRESSURE_CPU_PERCENT": "0.01",
+    "SLIPWAY_RUNTIMED_PRESSURE_MEMORY_PERCENT": "0.01",
 }
 LIMIT_BYTES = 64 << 20
+DISK_BYTES = 128 << 20
+"""Of the node's data directory, a filesystem of its own that a test can fill."""
+NEEDS_PSI = pytest.mark.skipif(not Path("/proc/pressure").exists(), reason="a kernel without PSI")
 
 
 @pytest.fixture(scope="module")
-def watched(shop, tmp_path_factory: pytest.TempPathFactory):
-    with running_node(Path(tmp_path_factory.mktemp("pressure")), settings=SETTINGS) as running:
-        yield running
+def watched(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
+    place = tmp_path_factory.mktemp("pressure")
+    size = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
+    subprocess.run(size, check=True, timeout=20)
+    try:
+        with running_node(place, settings=SETTINGS) as running:
+            yield running
+    finally:
+        unmount_below(place)
 
 
 async def _heard(node, verb: str, resource: str, object_id: str = "*") -> dict:
@@ -37,20 +55,27 @@ async def _heard(node, verb: str, resource: str, object_id: str = "*") -> dict:
     raise AssertionError
 
 
-async def test_a_disk_past_its_threshold_is_told_once(watched) -> None:
+async def test_a_disk_past_its_threshold_is_told_and_cleared(watched) -> None:
+    full = watched.data_dir / "full"
+    full.write_bytes(bytes(DISK_BYTES * 2 // 3))
     raised = await _heard(watched, "pressure_raised", "disk")
     assert raised["type"] == "node.pressure_raised.v1"
     assert raised["where"] == str(watched.data_dir)
-    assert raised["value"] >= raised["threshold"] == 0.01
+    assert raised["value"] >= raised["threshold"] == 60
+    full.unlink()
+    cleared = await _heard(watched, "pressure_cleared", "disk")
+    assert cleared["value"] < 54
+    assert cleared["duration_ms"] >= 500
     samples = scrape(watched.run_dir, "runtimed")
-    assert samples["slipway_runtimed_node_pressure", '{resource="disk"}'] == 1
+    assert samples["slipway_runtimed_node_pressure", '{resource="disk"}'] == 0
 
 
-async def _limited(cri, image: str, name: str, script: str = "sleep 1000") -> str:
+async def _limited(cri, image: str, name: str, script: str = "sleep 1000", *mounts: cri_pb.Mount) -> str:
     sandbox = cri.sandbox_config(name, host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     config = cri.container_config(name, image, ["sh", "-c", script])
     config.linux.resources.memory_limit_in_bytes = LIMIT_BYTES
+    config.mounts.extend(mounts)
     container_id = await cri.create(sandbox_id, config, sandbox)
     await cri.start(container_id)
     return container_id
@@ -86,4 +111,28 @@ async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(
         raised = await _heard(watched, "pressure_raised", "oom-kill", container_id)
         assert raised["value"] >= 1
         assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+        await cri.remove_all()
+
+
+@NEEDS_PSI
+async def test_stalls_of_the_node_are_told_and_explain_a_kill_from_outside(
+    watched, busybox, tmp_path: Path
+) -> None:
+    holes = tmp_path / "holes"
+    with holes.open("wb") as file:
+        file.truncate(4 * LIMIT_BYTES)  # of which the kernel keeps pages, and must give back some for others
+    async with connect(watched.socket, watched.logs) as cri:
+        await cri.pull(busybox)
+        mount = cri_pb.Mount(container_path="/holes", host_path=str(holes), readonly=True)
+        container_id = await _limited(cri, busybox, "stalled", "cat /holes >/dev/null; sleep 1000", mount)
+        for resource in ("memory", "cpu"):
+            stall = await _heard(watched, "pressure_raised", resource, resource)
+            assert stall["type"] == "node.pressure_raised.v1"
+            assert 100 >= stall["value"] >= stall["threshold"] == 0.01
+        info = json.loads(watched.slipway("inspect", "stalled").stdout)[0]["info"]["info"]
+        os.kill(json.loads(info)["pid"], signal.SIGKILL)
+        await exited(cri, container_id)
+        explained = watched.slipway("why", "stalled").stdout
+        assert "ended by SIGKILL" in explained
+        assert "the node was short of memory" in explained
         await cri.remove_all()
