@@ -39,6 +39,8 @@ class Servicer(images_pb2_grpc.ImagesServicer):
         await self._end()
 
     async def Load(self, request_iterator, context):
+        async for _ in request_iterator:
+            pass
         await self._end()
 
     async def _end(self) -> None:
@@ -101,6 +103,26 @@ async def test_a_bug_is_internal_and_tells_no_secret(served) -> None:
     with pytest.raises(errors.InternalError) as caught:
         await stub.Get(images_pb2.GetRequest(), timeout=5)
     assert "hunter2" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
+async def test_what_is_no_request_is_refused_and_is_no_bug(
+    served, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, _, path = served
+    name = f"/slipway.images.v1.Images/{method}"
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"\xff\xff"
+
+    async with grpc.aio.insecure_channel(f"unix:{path}") as plain:
+        with pytest.raises(grpc.aio.AioRpcError, match="request: Error parsing message") as caught:
+            if method == "Load":
+                await plain.stream_unary(name)(requests(), timeout=5)
+            else:
+                await plain.unary_unary(name)(b"\xff\xff", timeout=5)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 @pytest.mark.parametrize(
