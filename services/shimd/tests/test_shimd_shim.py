@@ -1,7 +1,11 @@
 """Shims with real crun, in a zygote of our own."""
 
+import math
 import os
 import signal
+import socket
+import struct
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
@@ -9,7 +13,8 @@ import msgpack
 import pytest
 
 from common.clients.shim import ShimClient
-from common.errors import FailedPreconditionError, UnavailableError, UnknownError
+from common.errors import FailedPreconditionError, SlipwayError, UnavailableError, UnknownError
+from shimd.shim import wire
 from tests.support import logs
 from tests.support.pace import patience
 
@@ -432,3 +437,57 @@ async def test_unknown_operation_and_version_are_refused(node):
     with pytest.raises(Exception, match="KeyError"):
         await shim._call("kill", 5)
     assert isinstance(shim, ShimClient)
+
+
+NO_FRAMES = {
+    "a request that is too long": struct.pack(">I", wire.MAX_REQUEST_BYTES + 1),
+    "noise": b"\xff" * 4096,
+    "no map": struct.pack(">I", 1) + b"\x05",
+    "half a map": struct.pack(">I", 2) + b"\x82\xa1",
+    "a pit": struct.pack(">I", 5000) + b"\x91" * 5000,
+    "a list longer than its frame": struct.pack(">I", 5) + b"\xdd\xff\xff\xff\xff",
+}
+NO_REQUESTS = [
+    {"op": []},
+    {"op": "kill", "signal": math.inf},
+    {"op": "kill", "signal": {}},
+    {"op": "exec", "exec_id": "e", "process": 1 << 40},
+    {"op": "exec", "exec_id": "e", "process": process_json("true"), "timeout_s": math.nan},
+    {"op": "runtime", "args": ["list"], "stdin": 1 << 40},
+    {"op": "runtime", "args": 5},
+    {"op": "resize", "width": 1 << 20, "height": 1},
+    {"op": "resize", "exec_id": [1], "width": 1, "height": 1},
+]
+
+
+async def test_what_is_no_request_is_cut_off_or_refused_and_the_shim_goes_on(node):
+    shim = await node.spawn("a", "cat", stdin=True)
+    await shim.start()
+    pid = (await node.service.list_shims())[0].pid
+    path = node.service.socket_path("a")
+    clients = [(name, sent, socket.socket(socket.AF_UNIX)) for name, sent in NO_FRAMES.items()]
+    half = socket.socket(socket.AF_UNIX)
+    for client in [half, *(client for _, _, client in clients)]:
+        client.settimeout(patience(10))
+        client.connect(path)
+    half.sendall(wire.pack({"v": 1, "id": 1, "op": "state"})[:9])
+    for name, sent, client in clients:
+        client.sendall(sent)
+        with client, suppress(ConnectionResetError):  # what it had not read
+            assert client.recv(1) == b"", name
+    for request in NO_REQUESTS:
+        op, fields = request["op"], {key: value for key, value in request.items() if key != "op"}
+        with pytest.raises(SlipwayError) as refused:
+            await shim._call(op, patience(10), **fields)
+        assert refused.value.reason in ("InvalidArgumentError", "UnimplementedError"), request
+    for fields in ({"s": 0, "d": 1 << 40}, {"resize": [1 << 20, 1]}, {"resize": 5}):
+        attached = await shim.attach(stdin=True)
+        await attached._protocol.send(fields)
+        with anyio.fail_after(patience(10)):
+            assert await attached.read() is None
+    longest = bytes(wire.MAX_REQUEST_BYTES - 100)
+    assert (await shim._call("state", patience(10), padding=longest))["state"] == "running"
+    half.close()
+    assert (await shim.exec("e", process_json("echo", "still here"))).stdout == b"still here\n"
+    assert (await node.service.list_shims())[0].pid == pid
+    assert (node.root / "shimd/shims/a/shim.log").read_text() == ""

@@ -11,7 +11,7 @@ from shimd.shim.execgroup import ExecGroup
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
 from shimd.shim.sandboxedgroup import SandboxedGroup
 from shimd.shim.stdio import Stdio
-from shimd.shim.wire import Connection, Message
+from shimd.shim.wire import Connection, Message, blob
 
 MAX_EXECS = 64
 DRAIN_S = 2.0
@@ -237,15 +237,18 @@ class Stream:
 
 
 def feed(stdio: Stdio, connection: Connection, message: Message) -> None:
-    """Do what one frame of a client's stream says: input, its end, or the terminal's size."""
-    if message.get("s") == 0:
-        if not stdio.write_stdin(bytes(message.get("d", b""))):
-            hold_back(stdio, connection)
-    elif message.get("close") == 0:
-        stdio.close_stdin()
-    elif "resize" in message:
-        width, height = message["resize"]
-        stdio.resize(int(width), int(height))
+    """Do what one frame of a client's stream says: input, its end, or the terminal's size; nonsense ends the stream."""
+    try:
+        if message.get("s") == 0:
+            if not stdio.write_stdin(blob(message, "d")):
+                hold_back(stdio, connection)
+        elif message.get("close") == 0:
+            stdio.close_stdin()
+        elif "resize" in message:
+            width, height = message["resize"]
+            stdio.resize(int(width), int(height))
+    except (TypeError, ValueError, OverflowError):
+        connection.close()
 
 
 def hold_back(stdio: Stdio, connection: Connection) -> None:

@@ -122,7 +122,7 @@ class Server:
                 connection.send({"id": request_id, "ok": True, **answer})
         except SlipwayError as error:
             _refuse(connection, request_id, error)
-        except (KeyError, TypeError, ValueError, AttributeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as exc:
             _refuse(connection, request_id, InvalidArgumentError(f"{message.get('op')}: {exc!r}"))
         except Exception as exc:  # noqa: BLE001 - the peer gets an answer, the shim lives on
             sys.excepthook(*sys.exc_info())
@@ -138,7 +138,7 @@ class Server:
         return done
 
     def _start(self, connection: Connection, message: Message, images: str = "") -> None:
-        deadline_s = float(message.get("deadline_s", 0))
+        deadline_s = wire.seconds(message, "deadline_s", 0)
         self._supervisor.start(
             self._later(connection, message), message.get("traceparent", ""), deadline_s, images
         )
@@ -180,7 +180,7 @@ class Server:
             self._tell({"event": "exec_exit", "exec_id": made.exec_id, **facts})
 
         made.on_start, made.on_end = started, ended
-        made.start(bytes(message["process"]), tty=tty, stdin=stdin, timeout_s=timeout_s)
+        made.start(wire.blob(message, "process"), tty=tty, stdin=stdin, timeout_s=timeout_s)
         self._supervisor.execs[made.exec_id] = made
 
     def _exec(self, connection: Connection, message: Message) -> None:
@@ -191,7 +191,7 @@ class Server:
             self._begin(made, message, tty=False, stdin=False, timeout_s=0)
             return
         Capture(made, self._later(connection, message))
-        self._begin(made, message, tty=False, stdin=False, timeout_s=float(message.get("timeout_s", 0)))
+        self._begin(made, message, tty=False, stdin=False, timeout_s=wire.seconds(message, "timeout_s", 0))
         self._askers[made.exec_id] = connection
 
     def _exec_stream(self, connection: Connection, message: Message) -> None:
@@ -305,8 +305,8 @@ class Server:
         self._supervisor.runtime.call(
             [str(argument) for argument in message["args"]],
             done,
-            deadline_s=float(message.get("deadline_s", 60)),
-            stdin=bytes(message.get("stdin", b"")),
+            deadline_s=wire.seconds(message, "deadline_s", 60),
+            stdin=wire.blob(message, "stdin"),
             traceparent=message.get("traceparent", ""),
         )
 

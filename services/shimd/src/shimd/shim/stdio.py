@@ -261,7 +261,13 @@ class Stdio:
         self._flush_stdin(0)
 
     def resize(self, width: int, height: int) -> None:
-        """Set the terminal's size; does nothing without a terminal."""
+        """Set the terminal's size; does nothing without a terminal.
+
+        Raises:
+            ValueError: the kernel has no terminals of that size.
+        """
+        if not (0 <= width < 1 << 16 and 0 <= height < 1 << 16):
+            raise ValueError(f"a terminal of {width} x {height}")
         if self._pty >= 0:
             fcntl.ioctl(self._pty, _TIOCSWINSZ, struct.pack("HHHH", height, width, 0, 0))
 

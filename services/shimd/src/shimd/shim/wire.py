@@ -28,6 +28,22 @@ def pack(message: Message) -> bytes:
     return _HEAD.pack(len(body)) + body
 
 
+def blob(message: Message, key: str) -> bytes:
+    """The bytes of a field, b"" without it; `bytes` would make a number into as many zeros."""
+    value = message.get(key, b"")
+    if not isinstance(value, bytes):
+        raise TypeError(f"{key}: is no bytes")
+    return value
+
+
+def seconds(message: Message, key: str, otherwise: float) -> float:
+    """The number of a field: not NaN, a timer of which would never be over and let none be waited for."""
+    value = float(message.get(key, otherwise))
+    if value != value:  # noqa: PLR0124 - math would be one more module in each shim
+        raise ValueError(f"{key}: is no number")
+    return value
+
+
 class Connection:
     """One client: frames in, frames out, never blocking.
 
