@@ -13,7 +13,13 @@ import msgpack
 import pytest
 
 from common.clients.shim import ShimClient
-from common.errors import FailedPreconditionError, SlipwayError, UnavailableError, UnknownError
+from common.errors import (
+    FailedPreconditionError,
+    SlipwayError,
+    UnavailableError,
+    UnimplementedError,
+    UnknownError,
+)
 from shimd.shim import wire
 from tests.support import logs
 from tests.support.pace import patience
@@ -432,11 +438,13 @@ async def test_mounts_made_later_reach_the_container(node):
 
 async def test_unknown_operation_and_version_are_refused(node):
     shim = await node.spawn("a", "true")
-    with pytest.raises(Exception, match="none of that name"):
+    with pytest.raises(UnimplementedError, match="none of that name"):
         await shim._call("dance", 5)
+    with pytest.raises(UnimplementedError, match="protocol version 2: this shim speaks 1"):
+        await shim._call("state", 5, v=2)
     with pytest.raises(Exception, match="KeyError"):
         await shim._call("kill", 5)
-    assert isinstance(shim, ShimClient)
+    assert (await shim.state())["state"] == "created"
 
 
 NO_FRAMES = {
