@@ -14,6 +14,7 @@ import msgspec
 import pytest
 from opentelemetry.proto.collector.trace.v1 import trace_service_pb2
 
+from common.clock import now_ns
 from common.errors import NotFoundError, PermissionDeniedError
 from common.events import schema
 from opsd import history, redact
@@ -34,6 +35,7 @@ from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
 NOW_NS = 1_700_000_000_000_000_000
+DAY_NS = 24 * 3600 * 1_000_000_000
 
 
 def span(trace: str, number: int, name: str = "runtimed.container.start", **attributes: str) -> Span:
@@ -272,6 +274,14 @@ async def test_lists_older_than_an_event_do_not_undo_it() -> None:
     assert set(fleet.node("n").containers) == {"c2"}
 
 
+async def test_a_clock_that_was_set_back_holds_no_list_up() -> None:
+    fleet = Fleet(100)
+    fleet.take_lists(lists(NOW_NS, "c1", "c2"))
+    fleet.take_event(1, envelope(schema.ContainerPaused(id="c1", sandbox_id="p1"), NOW_NS + 1))
+    fleet.take_lists(lists(NOW_NS - DAY_NS, "c2"))
+    assert set(fleet.node("n").containers) == {"c2"}
+
+
 async def test_an_event_of_an_unknown_container_asks_for_lists() -> None:
     fleet = Fleet(100)
     fleet.take_lists(lists(NOW_NS, "c1"))
@@ -335,6 +345,16 @@ def test_an_action_passes_once_and_only_with_the_token() -> None:
     strange.seal = "\u00e9"
     with pytest.raises(PermissionDeniedError):
         seals.check(strange)
+
+
+@pytest.mark.parametrize("step_ns", [DAY_NS, -DAY_NS])
+def test_a_step_of_the_clock_refuses_no_action(monkeypatch: pytest.MonkeyPatch, step_ns: int) -> None:
+    seals = Seals("n", "secret")
+    monkeypatch.setattr("opsd.agent.seal.now_ns", lambda: now_ns() + step_ns)
+    question = sealed(Question(what="stop", id="c1"), "n", "secret")
+    seals.check(question)
+    with pytest.raises(PermissionDeniedError, match="before"):
+        seals.check(question)
 
 
 def test_a_seal_is_of_one_node_and_one_boot() -> None:

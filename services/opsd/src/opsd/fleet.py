@@ -192,7 +192,8 @@ class Fleet:
         """All that a node has: what is not in it and was not changed since is gone."""
         view = self.node(lists.node)
         at_ms = lists.at_ns / NS_PER_MS
-        view.changed_ms = {i: at for i, at in view.changed_ms.items() if at > at_ms - FORGET_MS}
+        # what changed much later than now, did so before the clock was set back
+        view.changed_ms = {i: at for i, at in view.changed_ms.items() if abs(at - at_ms) < FORGET_MS}
         touched: set[str] = set()
         pods = {pod.id: pod for pod in lists.pods}
         containers = {container.id: container for container in lists.containers}
