@@ -1,12 +1,19 @@
 """What the metrics make of the files of a cgroup, and that every value belongs to a described metric."""
 
 from pathlib import Path
+from typing import cast
 
+import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.api.cri.v1 import api_pb2 as cri
 from runtimed.oci import cgroups
 from runtimed.readings import cadvisor, families, processes
+from runtimed.readings.usage import read_stats
+from runtimed.use.parts import Parts
+from runtimed.use.reports.stats import Stats
 
 FILES = {
     "cpu.stat": "usage_usec 5500000\nuser_usec 4000000\nsystem_usec 1500000\nnr_periods 7\nnr_throttled 3\n"
@@ -72,3 +79,19 @@ def test_a_cgroup_that_is_gone_tells_nothing(tmp_path: Path) -> None:
 def test_shares_come_back_from_their_weight(shares: int) -> None:
     weight = cgroups.cpu_weight(shares)
     assert cgroups.cpu_weight(cgroups.cpu_shares(weight)) == weight
+
+
+@pytest.mark.parametrize("step_s", [86_400, -86_400])
+def test_a_step_of_the_clock_spoils_one_rate_and_no_more(tmp_path: Path, step_s: int) -> None:
+    reading = read_stats(unified(tmp_path))
+    assert reading is not None
+    stats, at_s, rates = Stats(cast(Parts, None)), reading.timestamp_ns // 10**9, []
+    for used_s, passed_s in ((0, 0), (2, 2), (4, step_s + 4), (5, step_s + 6)):
+        usage = cri.CpuUsage()
+        now = msgspec.structs.replace(
+            reading, cpu_usage_ns=used_s * 10**9, timestamp_ns=(at_s + passed_s) * 10**9
+        )
+        stats._cpu("c", usage, now)
+        rates.append(usage.usage_nano_cores.value)
+    assert (rates[1], rates[3]) == (10**9, 10**9 // 2)
+    assert 0 <= rates[2] <= 10**9

@@ -111,8 +111,8 @@ class Stats:
         cpu.usage_core_nano_seconds.value = reading.cpu_usage_ns
         at_ns, used_ns, rate = self._last.get(key, (0, 0, -1))
         passed_ns = reading.timestamp_ns - at_ns
-        if not at_ns or passed_ns >= MIN_RATE_NS:
-            if at_ns:
+        if not at_ns or passed_ns >= MIN_RATE_NS or passed_ns < 0:  # the clock was set back
+            if passed_ns > 0 and at_ns:
                 rate = max(0, reading.cpu_usage_ns - used_ns) * NS_PER_S // passed_ns
             self._last[key] = (reading.timestamp_ns, reading.cpu_usage_ns, rate)
         if rate >= 0:
