@@ -279,10 +279,9 @@ class Pods:
         await until(it_is, f"container {container_id} to be {state}", but=UnavailableError)
 
     async def reconciled(self) -> None:
-        """Wait for the end of a round of the reconciler, which looks at sandboxes' directories last."""
+        """Wait for the end of a second round of the reconciler, which looks at sandboxes' directories last."""
         stray = self.daemons.base / "data" / "runtimed" / "sandboxes" / "stray"
         stray.mkdir()
-        os.utime(stray, (0, 0))  # as if made long ago
         await until(lambda: not stray.exists(), "the end of a round")
 
 

@@ -325,14 +325,22 @@ async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_
 ) -> None:
     containers = pods.daemons.base / "data/runtimed/containers"
     pods.daemons.kill("runtimed")
-    for name, file in (("cut", "volumes"), ("aside", "record.corrupt"), ("young", "volumes")):
+    day_s = 24 * 3600
+    for name, file, age_s in (
+        ("cut", "volumes", 0),
+        ("ahead", "volumes", -day_s),  # the clock was set back since
+        ("aside", "record.corrupt", day_s),
+    ):
         (containers / name).mkdir(parents=True)
         (containers / name / file).touch()
-        # one may be of a record that is being written, if it was made since runtimed began
-        made_s = time.time() + (3600 if name == "young" else -0.1)
+        made_s = time.time() - age_s
         os.utime(containers / name, (made_s, made_s))
     pods.daemons.start("runtimed")
-    await until(lambda: not (containers / "cut").exists(), "what was never recorded to go")
+    # it may be of a record that is being written, whatever the clock says
+    (containers / "young").mkdir()
+    os.utime(containers / "young", (0, 0))
+    for name in ("cut", "ahead"):
+        await until(lambda name=name: not (containers / name).exists(), "what was never recorded to go")
     assert (containers / "aside" / "record.corrupt").exists()
     assert (containers / "young").exists()
     for name in ("aside", "young"):

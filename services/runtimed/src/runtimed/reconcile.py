@@ -7,9 +7,7 @@ What may wait for others, as a network plugin may for its agent, goes on beside 
 which is mended by the same round.
 """
 
-import time
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -38,8 +36,6 @@ from runtimed.use.sandbox.sandboxes import remove_empty
 R = TypeVar("R", ContainerRecord, SandboxRecord)
 RETRY_S = 0.5
 PACE_S = 0.002
-YOUNG_S = 120.0
-"""What was made lately may belong to a record that is being written."""
 _log = get_logger("reconcile")
 
 
@@ -49,15 +45,17 @@ class Reconciler:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._parts = service.parts
-        self._began_s = time.time()
-        """What was there before, and has no record, is nobody's."""
         self._strays: set[str] = set()
         """Snapshots that had no container in the last round: one being made may be ahead of its record."""
+        self._unowned: dict[Path, set[str]] = {}
+        """The same of what is in a directory; at first all that was there before requests came."""
         self._going: set[str] = set()
         """What is being mended beside the rounds."""
 
     async def load(self) -> None:
-        """Read the records; waits for Redis."""
+        """Read the records and see what is there; waits for Redis."""
+        for directory, find in self._places():
+            self._unowned[directory] = await anyio.to_thread.run_sync(find, directory)
         for store in (self._parts.sandboxes.store, self._parts.containers.store):
             corrupt = await self._read(store)
             if corrupt:
@@ -252,15 +250,26 @@ class Reconciler:
         for name in strays & self._strays:
             await self._guard(name, partial(self._remove_snapshot, name))
         self._strays = strays
-        for find, directory, remove, owners in (
-            (_old_names, parts.run_dir / "bundles", self._remove_bundle, known),
-            (_without_record, parts.data_dir / "containers", self._remove_files, known),
-            (_old_names, parts.run_dir / "sandboxes", self._remove_namespaces, in_use),
-            (_without_record, parts.data_dir / "sandboxes", self._remove_pod_files, pods),
+        for (directory, find), remove, owners in zip(
+            self._places(),
+            (self._remove_bundle, self._remove_files, self._remove_namespaces, self._remove_pod_files),
+            (known, known, in_use, pods),
+            strict=True,
         ):
-            before_s = max(self._began_s, time.time() - YOUNG_S)
-            for name in set(await anyio.to_thread.run_sync(find, directory, before_s)) - owners:
+            unowned = await anyio.to_thread.run_sync(find, directory) - owners
+            for name in unowned & self._unowned[directory]:
                 await self._guard(name, partial(remove, name))
+            self._unowned[directory] = unowned
+
+    def _places(self) -> Iterable[tuple[Path, Callable[[Path], set[str]]]]:
+        """Where containers and sandboxes have directories, and what finds those there that may be nobody's."""
+        parts = self._parts
+        return (
+            (parts.run_dir / "bundles", _names),
+            (parts.data_dir / "containers", _without_record),
+            (parts.run_dir / "sandboxes", _names),
+            (parts.data_dir / "sandboxes", _without_record),
+        )
 
     def _pods(self) -> set[str]:
         """The sandboxes that are there: what runs has one, though its record be lost."""
@@ -314,18 +323,11 @@ class Reconciler:
         await self._parts.containers.store.emit(NodeRepaired(id=object_id, service="runtimed", what=what))
 
 
-def _old_names(directory: Path, before_s: float) -> list[str]:
-    """Names of the entries that were there before a time. Blocking."""
-    if not directory.is_dir():
-        return []
-    found = []
-    for path in directory.iterdir():
-        with suppress(FileNotFoundError):  # removed at this moment
-            if path.stat().st_mtime < before_s:
-                found.append(path.name)
-    return found
+def _names(directory: Path) -> set[str]:
+    """Names of all that is in it. Blocking."""
+    return {path.name for path in directory.iterdir()} if directory.is_dir() else set()
 
 
-def _without_record(directory: Path, before_s: float) -> list[str]:
+def _without_record(directory: Path) -> set[str]:
     """Names of those that have no copy of a record, nor one that was set aside. Blocking."""
-    return [name for name in _old_names(directory, before_s) if not any((directory / name).glob("record.*"))]
+    return {name for name in _names(directory) if not any((directory / name).glob("record.*"))}
