@@ -40,7 +40,6 @@ class Departures:
         self._sandboxes = sandboxes
         self._keepers: Counter[str] = Counter()
         self._began = time.monotonic()
-        self._began_ns = now_ns()
         parts.containers.store.on_change(self._changed)
 
     @contextmanager
@@ -74,10 +73,8 @@ class Departures:
 
     async def _leave(self, sandbox_id: str, *, left: bool = False) -> None:
         """Remove a sandbox, if it may go; `left` says that its last keeper has gone just now."""
+        await anyio.sleep(self._began + KEEP_AGAIN_S - time.monotonic())
         sandbox = self._parts.sandboxes.store.find(sandbox_id)
-        if sandbox is not None and sandbox.created_at_ns < self._began_ns:
-            await anyio.sleep(self._began + KEEP_AGAIN_S - time.monotonic())
-            sandbox = self._parts.sandboxes.store.find(sandbox_id)
         if sandbox is None or not sandbox.remove_ended:
             return
         members = self._parts.containers_of(sandbox_id)
