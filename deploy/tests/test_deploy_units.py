@@ -61,7 +61,7 @@ async def pod(node: None, image: str) -> tuple[str, str]:
 
 def ticks() -> list[int]:
     """What the pod has counted, as far as its log says."""
-    return [int(line) for line in logs.lines(LOGS / "ticker/main.log")]
+    return [int(line.removeprefix("tick ")) for line in logs.lines(LOGS / "ticker/main.log")]
 
 
 def go_on() -> None:
