@@ -276,6 +276,11 @@ def test_a_repeated_event_and_a_number_that_goes_back_are_told() -> None:
     assert [one.what for one in told.differences] == ["came twice", "has number 1, after 2"]
 
 
+def test_a_number_that_is_missing_is_told_and_the_first_that_is_held_may_be_any() -> None:
+    told = history.gather([envelope(5, LIFE[0]), envelope(6, LIFE[1]), envelope(9, LIFE[2])])
+    assert [one.what for one in told.differences] == ["2 of runtimed before it are missing"]
+
+
 def test_a_record_and_its_last_event_fit() -> None:
     told = history.gather(envelope(seq, event) for seq, event in enumerate(LIFE[:2], 1))
     records = {"container": {"c": {"state": "running"}}, "sandbox": {}}

@@ -13,7 +13,7 @@ class Difference:
     """Whose: an object's id, a path."""
     what: str
     passing: bool = False
-    """The node gets rid of it by itself, within the hour."""
+    """The node gets rid of it by itself: imaged sweeps hourly what is older than its `partial_max_age_s`, a day."""
 
     def __str__(self) -> str:
         return f"{self.kind} {self.name}: {self.what}"

@@ -1,4 +1,4 @@
-"""The history of events: of each object every event once, in order, and in line with its record."""
+"""The history of events: every event once, in order, none missing, and in line with the records."""
 
 import re
 from collections import defaultdict
@@ -46,7 +46,7 @@ class Told:
 
 
 def gather(events: Iterable[Envelope]) -> Told:
-    """Sort the events by their objects; what came twice or out of order is a difference."""
+    """Sort the events by their objects; what came twice, out of order, or not at all is a difference."""
     told = Told({kind: defaultdict(list) for kind in LIVES})
     seen: set[str] = set()
     last: dict[str, int] = {}
@@ -58,6 +58,12 @@ def gather(events: Iterable[Envelope]) -> Told:
         if before and envelope.seq <= before:
             told.differences.append(
                 Difference(KIND, envelope.id, f"has number {envelope.seq}, after {before}")
+            )
+        elif before and envelope.seq > before + 1:
+            # Redis counts by one: the first of what is held may have any number, none after it is skipped
+            missing = envelope.seq - before - 1
+            told.differences.append(
+                Difference(KIND, envelope.id, f"{missing} of {envelope.source} before it are missing")
             )
         seen.add(envelope.id)
         last[envelope.source] = envelope.seq
