@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import signal
 import time
 from contextlib import contextmanager
 
@@ -37,14 +36,9 @@ async def cri(outage):
 
 @contextmanager
 def nobody_starts(node, name: str):
-    """One process of the node is dead, and its supervisor stands still meanwhile."""
-    supervisor = int(node.state["supervisor"])
-    os.kill(supervisor, signal.SIGSTOP)
-    died = node.kill(name)
-    try:
+    """One process of the node is dead meanwhile, and there again after."""
+    with node.without(name) as died:
         yield
-    finally:
-        os.kill(supervisor, signal.SIGCONT)
     eventually(lambda: node.pid(name) != died, within_s=30, what=f"a new {name}")
 
 

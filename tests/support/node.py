@@ -69,6 +69,16 @@ class TestNode:
     def pid(self, name: str) -> int:
         return int(self.state["pids"][name])
 
+    @contextmanager
+    def without(self, name: str) -> Iterator[int]:
+        """One process is dead, and nobody starts it or another that dies meanwhile; gives the pid that it had."""
+        supervisor = int(self.state["supervisor"])
+        os.kill(supervisor, signal.SIGSTOP)
+        try:
+            yield self.kill(name)
+        finally:
+            os.kill(supervisor, signal.SIGCONT)
+
     def up(self) -> None:
         """Start its services."""
         _command("up", self)
