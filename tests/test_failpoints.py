@@ -8,8 +8,9 @@ import pytest
 
 from common import failpoint
 from common.failpoint import POINTS, Step
+from slipway.doctor.deep.history import Told
 from tests.support.eventually import until
-from torture.matrix import EVERYWHERE, OCI, RUNTIME, SHIM, rows, sample
+from torture.matrix import EVERYWHERE, LIVES, OCI, RUNTIME, SHIM, Row, rows, sample, untold
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for path in ROOT.glob("services/*/src/**/*.py") if "_pb2" not in path.name]
@@ -55,6 +56,16 @@ def test_the_sample_of_ci_has_every_step_and_is_always_the_same() -> None:
     assert len(chosen) == CI_ROWS
     assert {row.step for row in chosen} == set(Step)
     assert len({row.victim for row in chosen}) >= len(EVERYWHERE)
+
+
+def test_events_that_a_life_lacks_are_told_with_their_row() -> None:
+    row = Row("oci.run", "redis")
+    whole = {"container": {"short": row, "long": row}, "sandbox": {"none": row}}
+    seen = {"container": {"short": ["created", "removed"], "long": LIVES["container"]}, "sandbox": {}}
+    assert untold(whole, Told(seen)) == [
+        f"{row}: events of its container: created removed",
+        f"{row}: events of its sandbox: ",
+    ]
 
 
 @pytest.fixture

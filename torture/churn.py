@@ -30,6 +30,8 @@ class Ground:
     book: Book
     image: str
     logs: Path
+    end_s: float = END_S
+    """How long a container may take to write its lines, and to end."""
 
 
 class Worker:
@@ -141,20 +143,20 @@ class Worker:
     async def _written(self, log: Path, life: Life) -> None:
         """Wait until its lines are there, which a stop would cut off."""
         last = f" line {life.lines - 1}\n"
-        with anyio.move_on_after(END_S):
+        with anyio.move_on_after(self._on.end_s):
             while not life.harm and not (log.exists() and last in log.read_text()):
                 await anyio.sleep(LOOK_S)
 
     async def _look_at_end(self, life: Life, *, stopped: bool) -> None:
         on, name = self._on, life.container_id[:12]
-        with anyio.move_on_after(END_S) as scope:
+        with anyio.move_on_after(self._on.end_s) as scope:
             while (status := await on.again("status", partial(on.cri.status, life.container_id))).state in (
                 cri_pb.CONTAINER_RUNNING,
                 cri_pb.CONTAINER_CREATED,
             ):
                 await anyio.sleep(LOOK_S)
         if scope.cancelled_caught:
-            on.book.lost(f"{name}: has not ended for {END_S:g} s")
+            on.book.lost(f"{name}: has not ended for {on.end_s:g} s")
             return
         right = status.exit_code in KILLED if stopped else status.exit_code == life.exit_code
         if not right and not (life.harm and status.exit_code in (LOST_CODE, START_CODE, *KILLED)):

@@ -22,6 +22,7 @@ from node.layout import SERVICES
 from node.supervisor import STEADY_S
 from tests.support.node import TestNode, running_node
 from tests.support.streaming import WebSocket
+from torture.page import Section, Table
 
 PODS, EXECS, ATTACHES = 250, 1000, 10_000
 AT_ONCE = 8
@@ -50,16 +51,26 @@ class Figures:
     """Of the services, before and after the execs and attaches."""
     services_mib: float
 
-    def lines(self) -> list[str]:
+    def section(self) -> Section:
         slowest = max(self.restart_s, key=lambda name: self.restart_s[name])
-        return [
-            f"{self.pods} pods in {self.made_s:.1f} s, the services then {self.services_mib:.0f} MiB PSS",
-            f"killed one by one, ready after at most {self.restart_s[slowest]:.2f} s ({slowest})",
-            f"killed at once, ready after {self.all_s:.2f} s (goal {GOAL_S:g} s)",
-            f"{self.execs} execs, {AT_ONCE} at a time: median {self.exec_ms:.1f} ms",
-            f"{self.attaches} times attached and detached: median {self.attach_ms:.1f} ms",
-            f"descriptors of the services before and after: {self.fds[0]}, {self.fds[1]}",
+        late = self.all_s > GOAL_S
+        rows = [
+            ["pods made in, s", f"{self.made_s:.1f}"],
+            ["services with them, MiB PSS", f"{self.services_mib:.0f}"],
+            [f"killed one by one, ready after at most, s ({slowest})", f"{self.restart_s[slowest]:.2f}"],
+            [f"killed at once, ready after, s (goal {GOAL_S:g})", f"{self.all_s:.2f}"],
+            [f"{self.execs} execs, {AT_ONCE} at a time, median ms", f"{self.exec_ms:.1f}"],
+            [f"{self.attaches} times attached and detached, median ms", f"{self.attach_ms:.1f}"],
+            ["descriptors of the services before and after", "{}, {}".format(*self.fds)],
         ]
+        return Section(
+            ran=f"{self.pods} pods.",
+            faults=2 * len(self.restart_s),
+            survived=2 * len(self.restart_s),
+            worst_s=max(self.all_s, self.restart_s[slowest]),
+            lost=[f"ready {self.all_s:.2f} s after all were killed, goal {GOAL_S:g} s"] if late else [],
+            tables=[Table(["Measured", "figure"], rows)],
+        )
 
 
 async def measure(pods: int = PODS, execs: int = EXECS, attaches: int = ATTACHES) -> Figures:

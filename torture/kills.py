@@ -19,7 +19,10 @@ from torture.book import Book, Harm
 ZYGOTE, SHIM, RUNTIME = "zygote", "shim", "OCI runtime"
 CALLER = "the caller"
 """Leaves its calls, as one whose deadline has passed, and makes them again."""
-VICTIMS = (*SERVICES, "redis", "nats", ZYGOTE, SHIM, RUNTIME, CALLER)
+AWAY = {"redis away": "redis", "nats away": "nats"}
+"""Dead for a while, since nobody starts them."""
+VICTIMS = (*SERVICES, "redis", "nats", *AWAY, ZYGOTE, SHIM, RUNTIME, CALLER)
+AWAY_S = 5.0
 RECOVER_S = 60.0
 LOOK_S = 0.02
 _HUNT_S = 1.0
@@ -32,6 +35,11 @@ class Fault:
 
     victim: str
     recovered_s: float
+
+
+def recovered(fault: Fault) -> bool:
+    """Whether the node was whole again in time."""
+    return fault.recovered_s < RECOVER_S
 
 
 def strike(node: TestNode, victim: str, container_id: str = "") -> None:
@@ -56,10 +64,13 @@ class Killer:
         cri: whose calls are left.
         book: told which container bears a fault of its own.
         dice: what and when.
+        away_s: for how long what is away is.
     """
 
-    def __init__(self, node: TestNode, cri: Impatient, book: Book, dice: random.Random) -> None:
-        self._node, self._cri, self._book, self._dice = node, cri, book, dice
+    def __init__(
+        self, node: TestNode, cri: Impatient, book: Book, dice: random.Random, away_s: float = AWAY_S
+    ) -> None:
+        self._node, self._cri, self._book, self._dice, self._away_s = node, cri, book, dice, away_s
         self.faults: list[Fault] = []
 
     async def run(self, until: anyio.Event) -> None:
@@ -80,6 +91,12 @@ class Killer:
         if victim == CALLER:
             if not self._cri.leave():
                 return False
+        elif victim in AWAY:
+            with self._node.without(AWAY[victim]) as died:
+                await anyio.sleep(self._away_s)
+            began = anyio.current_time()
+            await self._until(lambda: self._node.pid(AWAY[victim]) != died, victim)
+            await self._healthy(AWAY[victim])
         elif victim == SHIM:
             if not self._kill_shim():
                 return False

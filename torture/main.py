@@ -1,4 +1,4 @@
-"""`./dev torture`: churn under kills, and what was lost by it."""
+"""`./dev torture`: the parts, what each has found, and the page of it."""
 
 import argparse
 import random
@@ -6,6 +6,9 @@ import shutil
 import sys
 import tempfile
 import time
+import traceback
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -14,32 +17,53 @@ from common.errors import SlipwayError
 from devtools.cri import connect_impatiently
 from devtools.registry import push_busybox, registry
 from tests.support.node import running_node
-from torture import density, history, left, report, upgrade
-from torture.again import Again
+from torture import density, history, inputs, left, page, report, upgrade
+from torture.again import PATIENCE_S, Again
 from torture.book import Book
-from torture.churn import Ground, Worker
-from torture.kills import Killer
-from torture.matrix import Matrix, Row, rows, settings
+from torture.churn import END_S, Ground, Worker
+from torture.kills import AWAY_S, Killer
+from torture.matrix import Matrix, Row, rows, sample, settings
+from torture.page import TITLES, Section
+from torture.power import cuts
 from torture.samples import Sampler
 
 SHORT_S, LONG_S = 60.0, 3600.0
+LONG_AWAY_S = 150.0
+SAMPLE = 20
+"""Rows of the matrix in the short form."""
+FEW = (25, 100, 500)
+"""Pods, execs and attaches in the short form."""
+OLDER = "HEAD~20"
+UPGRADE_S, WHOLE_UPGRADE_S = 5.0, 30.0
+"""Of churn under the older one, and again under the newer."""
+CUTS = 5
 WORKERS = 6
 SETTINGS = {"SLIPWAY_RUNTIMED_RECONCILE_EVERY_S": "5"}
 
 
-async def torture(seconds: float, seed: int, workers: int = WORKERS, keep: str = "") -> report.Report:
-    """Churn and kill for so long; the same seed gives the same work and the same faults."""
+async def torture(
+    seconds: float, seed: int, workers: int = WORKERS, keep: str = "", away_s: float = AWAY_S
+) -> report.Report:
+    """Churn and kill for so long; the same seed gives the same work and the same faults.
+
+    Args:
+        seconds: after which nothing new is begun.
+        seed: of the dice.
+        workers: pods at once.
+        keep: a directory for the logs of the node when something is lost; none: they are not kept.
+        away_s: how long Redis and NATS are away when they are.
+    """
     with tempfile.TemporaryDirectory(prefix="slipway-torture-") as name:
         base = Path(name)
         with registry(base / "registry") as shop, running_node(base / "n", settings=SETTINGS) as node:
             image = push_busybox(shop)
-            again, book = Again(), Book()
+            again, book = Again(PATIENCE_S + away_s), Book()
             dice = random.Random(seed)
             sampler = Sampler(node)
             async with connect_impatiently(node.socket, node.logs) as cri:
-                killer = Killer(node, cri, book, random.Random(dice.random()))
+                killer = Killer(node, cri, book, random.Random(dice.random()), away_s)
                 await cri.pull(image)
-                ground = Ground(cri, again, book, image, node.logs)
+                ground = Ground(cri, again, book, image, node.logs, END_S + away_s)
                 began = time.monotonic()
                 kills_end, work_ends, looks_end = anyio.Event(), anyio.Event(), anyio.Event()
                 async with anyio.create_task_group() as looking:
@@ -90,66 +114,119 @@ async def matrix(chosen: list[Row], keep: str = "") -> Matrix:
                     await found.run(row)
                     _tell(found.problems[before:])
                     print(f"{time.monotonic() - began:6.1f} s  {row}", file=sys.stderr, flush=True)
+                await found.look_back()
             if keep and found.problems:
                 shutil.copytree(node.run_dir / "log", keep, dirs_exist_ok=True)
     return found
 
 
 def main() -> None:
-    """Run, print, and end with 1 when something was lost."""
-    parser = argparse.ArgumentParser(
-        prog="./dev torture", description="Kill everything while pods come and go, and count what is lost."
+    """Run the parts asked for, print what they found, and end with 1 when something was lost."""
+    arguments = parser().parse_args()
+    lost = False
+    for name, part in parts(arguments).items():
+        print(f"--- {TITLES[name]}", file=sys.stderr, flush=True)
+        section = _tried(part)
+        print(section.markdown(), flush=True)
+        _tell(section.lost)
+        lost = lost or bool(section.lost)
+        if arguments.write and not arguments.only:  # at once: what comes later may take hours
+            page.write({name: section})
+    sys.exit(1 if lost else 0)
+
+
+def parser() -> argparse.ArgumentParser:
+    made = argparse.ArgumentParser(
+        prog="./dev torture",
+        description="Make faults on purpose, and count what is lost: every part in its short form, or the parts named, each whole.",
     )
-    parser.add_argument("--seconds", type=float, default=SHORT_S, help="how long (%(default)g)")
-    parser.add_argument(
-        "--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the dice"
+    say = made.add_argument
+    say(
+        "--long",
+        action="store_true",
+        help="every part whole: an hour of churn, all of the matrix, power cuts",
     )
-    parser.add_argument("--workers", type=int, default=WORKERS, help="pods at once (%(default)d)")
-    parser.add_argument("--long", action="store_true", help=f"for {LONG_S:g} s")
-    parser.add_argument(
-        "--keep", metavar="DIR", default="", help="copy the logs there when something is lost"
-    )
-    parser.add_argument("--write", action="store_true", help="write docs/reliability.md with the figures")
-    parser.add_argument(
-        "--matrix", action="store_true", help="the whole kill matrix instead, in the order of its steps"
-    )
-    parser.add_argument("--only", metavar="TEXT", default="", help="of the matrix, rows whose name has this")
-    parser.add_argument(
-        "--density", action="store_true", help="250 pods, restarts with them, execs and attaches instead"
-    )
-    parser.add_argument(
+    say("--write", action="store_true", help="write the figures of these parts to docs/reliability.md")
+    say("--churn", action="store_true", help="kill everything while pods come and go")
+    say("--matrix", action="store_true", help="the kill matrix, in the order of its steps")
+    say("--only", metavar="TEXT", default="", help="of the matrix, rows whose name has this; never written")
+    say("--density", action="store_true", help="250 pods, restarts with them, execs and attaches")
+    say(
         "--upgrade",
         metavar="REVISION",
-        help="take over from that older Slipway, with its pods there, instead",
+        nargs="?",
+        const=OLDER,
+        help=f"take over from an older Slipway ({OLDER})",
     )
-    arguments = parser.parse_args()
-    if arguments.upgrade:
-        try:
-            problems = upgrade.run(arguments.upgrade, arguments.seconds / 2, arguments.seed)
-        except SlipwayError as exc:
-            sys.exit(f"torture: {exc}")
-        sys.exit(_tell(problems))
-    if arguments.density:
-        print("\n".join(anyio.run(density.measure).lines()))
-        return
-    if arguments.matrix or arguments.only:
-        chosen = [row for row in rows() if arguments.only in str(row)]
-        went = anyio.run(matrix, chosen, arguments.keep)
-        print(f"{went.done} rows of the kill matrix, {len(went.problems)} problems")
-        sys.exit(1 if went.problems else 0)
-    seconds = LONG_S if arguments.long else arguments.seconds
-    found = anyio.run(torture, seconds, arguments.seed, arguments.workers, arguments.keep)
-    print(found.markdown())
-    if arguments.write:
-        report.write(found)
-    sys.exit(_tell(found.problems))
+    say(
+        "--power",
+        metavar="CUTS",
+        nargs="?",
+        const=CUTS,
+        type=int,
+        help=f"cut the power of an emulated node ({CUTS} times)",
+    )
+    say("--inputs", action="store_true", help="the tests that send what is malformed, oversized or hostile")
+    say("--seconds", type=float, help=f"of churn ({SHORT_S:g}; with --long {LONG_S:g})")
+    say("--seed", type=int, default=random.SystemRandom().randrange(10**6), help="of the dice")
+    say("--workers", type=int, default=WORKERS, help="pods at once in the churn (%(default)d)")
+    say("--keep", metavar="DIR", default="", help="copy the logs there when something is lost")
+    say("--packages", default="", help=argparse.SUPPRESS)
+    return made
 
 
-def _tell(problems: list[str]) -> int:
-    """Print what was lost; the status of the command."""
+def parts(arguments: argparse.Namespace) -> dict[str, Callable[[], Section]]:
+    """The parts to run, in the order of the page."""
+    a = arguments
+    every = not any((a.churn, a.matrix, a.only, a.density, a.upgrade, a.power, a.inputs))
+    whole = a.long or not every
+    seconds = a.seconds or (LONG_S if a.long else SHORT_S)
+
+    def churned() -> Section:
+        return anyio.run(
+            torture, seconds, a.seed, a.workers, a.keep, LONG_AWAY_S if a.long else AWAY_S
+        ).section()
+
+    def matrixed() -> Section:
+        chosen = [row for row in rows() if a.only in str(row)] if whole else sample(SAMPLE)
+        return anyio.run(matrix, chosen, a.keep).section()
+
+    def dense() -> Section:
+        size = (density.PODS, density.EXECS, density.ATTACHES) if whole else FEW
+        return anyio.run(density.measure, *size).section()
+
+    def upgraded() -> Section:
+        return upgrade.run(a.upgrade or OLDER, WHOLE_UPGRADE_S if whole else UPGRADE_S, a.seed)
+
+    def cut() -> Section:
+        return cuts.run(a.power or CUTS, [*filter(None, a.packages.split(","))], a.seed)
+
+    known: dict[str, tuple[bool, Callable[[], Section]]] = {
+        "soak" if seconds >= report.SOAK_S else "churn": (every or a.churn, churned),
+        "matrix": (every or a.matrix or a.only, matrixed),
+        "density": (every or a.density, dense),
+        "upgrade": (every or a.upgrade, upgraded),
+        "power": ((every and a.long) or a.power, cut),
+        "inputs": (every or a.inputs, partial(inputs.run, whole=whole)),
+    }
+    return {name: run for name, (asked, run) in known.items() if asked}
+
+
+def _tried(part: Callable[[], Section]) -> Section:
+    """What a part has found; one that did not come to its end has lost, and does not keep the others from running."""
+    try:
+        return part()
+    except SlipwayError as exc:
+        return Section(ran="It did not run.", faults=0, survived=0, lost=[exc.message])
+    except Exception as exc:  # noqa: BLE001 - the border: the next part runs
+        traceback.print_exc()
+        return Section(ran="It did not come to its end.", faults=0, survived=0, lost=[repr(exc)])
+
+
+def _tell(problems: list[str]) -> None:
+    """Print what was lost."""
     for problem in problems:
         print(f"LOST  {problem}", file=sys.stderr, flush=True)
-    return 1 if problems else 0
 
 
 if __name__ == "__main__":

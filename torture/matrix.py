@@ -19,10 +19,14 @@ from common import failpoint
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.failpoint import POINTS, REACHED, Step
 from devtools.cri import Impatient
+from slipway.doctor.deep import history, recorded
 from tests.support import logs
 from tests.support.node import TestNode
+from torture import left
 from torture.again import PATIENCE_S, Again
+from torture.book import Book
 from torture.kills import CALLER, RUNTIME, SHIM, ZYGOTE, strike
+from torture.page import Section, Table
 
 EVERYWHERE = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "redis", "nats", ZYGOTE, CALLER)
 ONCE = "opsd"
@@ -36,6 +40,11 @@ REACH_S, LINE_S, SUFFERS_S = 40.0, 30.0, 2.0
 HEARD_S = 0.05
 """What it takes until a service hears that a caller has left, with room."""
 LINES, CODE, EXEC_CODE = 20, 7, 3
+LIVES = {
+    "container": ["created", "started", "exited", "removed"],
+    "sandbox": ["created", "ready", "stopped", "removed"],
+}
+"""Events of a row whose victim is not the container's own."""
 HOLDER = """#!/bin/sh
 for word; do case $word in run|exec|delete) break;; esac; done
 if mv {directory}/oci.$word {directory}/oci.$word.pid 2>/dev/null; then
@@ -121,12 +130,18 @@ class Matrix:
     image: str
     oci: Path
     problems: list[str] = field(default_factory=list)
-    done: int = 0
+    done: list[Row] = field(default_factory=list)
+    worst_s: float = 0.0
+    """The longest from a death until its pod's life was led to its end."""
+    _struck_at: float = 0.0
     _container_id: str = ""
+    _whole: dict[str, dict[str, Row]] = field(default_factory=lambda: {kind: {} for kind in LIVES})
+    """Of each kind the objects that must have had a whole life, and the row of each."""
 
     async def run(self, row: Row) -> None:
         """One row; what is wrong goes to the problems."""
         self._container_id, before = "", len(self.problems)
+        content = self._content()
         if row.step in (Step.PULL, Step.UNPACK):
             await self._forget_image()
         place = self.oci if row.point in OCI else self.node.run_dir / failpoint.DIRECTORY
@@ -135,19 +150,55 @@ class Matrix:
             async with anyio.create_task_group() as group:
                 group.start_soon(self._kill, row, place / f"{row.point}{REACHED}")
                 await self._life(row)
+            self.worst_s = max(self.worst_s, anyio.current_time() - self._struck_at)
         except* (grpc.aio.AioRpcError, TimeoutError, OSError, UntrueError) as group_of:
             for exc in group_of.exceptions:
                 text = exc.details() if isinstance(exc, grpc.aio.AioRpcError) else repr(exc)
                 self.problems.append(f"{row}: {text}")
         finally:
-            for left in place.glob(f"{row.point}*"):
-                left.unlink(missing_ok=True)
+            for armed in place.glob(f"{row.point}*"):
+                armed.unlink(missing_ok=True)
         if len(self.problems) > before:
             with suppress(grpc.aio.AioRpcError):
                 await Again()("clean", self.cri.remove_all)
-        told = [*await self.node.differences(), *self._left()]
+        told = [*await self.node.differences(), *self._left(), *self._changed(content)]
         self.problems += [f"{row}: {one}" for one in told if not any(one in known for known in self.problems)]
-        self.done += 1
+        self.done.append(row)
+
+    def section(self) -> Section:
+        """Rows by step and by victim, and those of which nothing was lost."""
+        lost = [row for row in self.done if any(one.startswith(f"{row}: ") for one in self.problems)]
+        kinds = sorted({row.victim for row in self.done}, key=str.lower)
+        every, table = rows(), []
+        for step in Step:
+            if its := [row for row in self.done if row.step is step]:
+                numbers = [sum(row.victim == kind for row in its) for kind in kinds]
+                survived = len(its) - sum(row in lost for row in its)
+                table.append([str(step), *(str(number or "") for number in numbers), str(survived)])
+        return Section(
+            ran=f"{len(self.done)} rows of {len(every)}.",
+            faults=len(self.done),
+            survived=len(self.done) - len(lost),
+            worst_s=self.worst_s,
+            lost=self.problems,
+            tables=[Table(["Step", *kinds, "survived"], table)],
+        )
+
+    async def look_back(self) -> None:
+        """After the last row: each container and sandbox that no row harmed has all the events of a life; else that is a problem."""
+        await left.relayed(self.node, Book(problems=self.problems))
+        events = await recorded.history(str(self.node.state["nats_url"]), str(self.node.state["node"]))
+        self.problems += untold(self._whole, history.gather(events))
+
+    def _content(self) -> set[str]:
+        """Files of blobs, whole and not."""
+        own = self.node.data_dir / "imaged"
+        files = (path for kind in ("blobs", "ingest") for path in (own / kind).rglob("*"))
+        return {str(path) for path in files if path.is_file()}
+
+    def _changed(self, before: set[str]) -> list[str]:
+        """Blobs that a row has left or taken away; the checker tells no unneeded ones, of which the node keeps some for a day."""
+        return [f"left or lost: {path}" for path in sorted(before ^ self._content())]
 
     def _left(self) -> list[str]:
         return [f"left: {kind} {name}" for kind, names in self.node.leftovers().items() for name in names]
@@ -160,6 +211,7 @@ class Matrix:
         with anyio.fail_after(REACH_S):
             while not await anyio.Path(reached).exists():
                 await anyio.sleep(0.005)
+        self._struck_at = anyio.current_time()
         if row.victim == CALLER:
             if not self.cri.leave():
                 self.problems.append(f"{row}: there is no call to leave")
@@ -171,13 +223,14 @@ class Matrix:
         reached.unlink(missing_ok=True)
 
     async def _life(self, row: Row) -> None:
-        again, cri, name = Again(), self.cri, f"row-{self.done}"
+        again, cri, name = Again(), self.cri, f"row-{len(self.done)}"
         await again("pull", partial(cri.pull, self.image))
         sandbox = cri.sandbox_config(name)
         sandbox.linux.security_context.namespace_options.pid = cri_pb.POD
         if row.step in (Step.RUN_SANDBOX, Step.REMOVE_SANDBOX):
             sandbox.port_mappings.add(container_port=80, host_port=28080)
         sandbox_id = await _twice(again, partial(cri.run_sandbox, sandbox))
+        self._whole["sandbox"][sandbox_id] = row
         await self._container(row, again, name, sandbox_id, sandbox)
         await again("remove pod", partial(cri.remove_sandbox, sandbox_id))
 
@@ -195,6 +248,8 @@ class Matrix:
         config.mounts.add(container_path="/count", host_path=str(count))
         made = await _twice(again, partial(cri.create, sandbox_id, config, sandbox))
         self._container_id = made
+        if not row.harms:
+            self._whole["container"][made] = row
         if await self._start(row, again, made):
             await self._runs(row, again, made, log)
         await again("remove", partial(cri.remove, made))
@@ -252,6 +307,16 @@ class Matrix:
             if (answer.exit_code, answer.stdout) != (EXEC_CODE, b"said\n"):
                 self.problems.append(f"{row}: exec: {answer.exit_code} {answer.stdout!r}")
             return
+
+
+def untold(whole: dict[str, dict[str, Row]], told: history.Told) -> list[str]:
+    """Of objects that must have had a whole life, by kind and id with their row: those with other events than its."""
+    found = []
+    for kind, verbs in LIVES.items():
+        for name, row in whole[kind].items():
+            if (seen := told.verbs[kind].get(name, [])) != verbs:
+                found.append(f"{row}: events of its {kind}: {' '.join(seen)}")
+    return found
 
 
 async def _twice(again: Again, call: Callable[[], Awaitable[str]]) -> str:

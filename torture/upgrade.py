@@ -24,7 +24,8 @@ from torture import history, left
 from torture.again import Again
 from torture.book import Book
 from torture.churn import Ground, Worker
-from torture.kills import Killer
+from torture.kills import Fault, Killer, recovered
+from torture.page import Section, Table
 
 WORKERS = 4
 CODE = 7
@@ -37,7 +38,20 @@ class Upgraded:
 
     counts: dict[str, int] = field(default_factory=dict)
     asked_again: int = 0
+    faults: list[Fault] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
+
+    def section(self, revision: str) -> Section:
+        return Section(
+            ran=f"From {revision}, with pods that stay and pods that come and go; {self.asked_again} calls were to be asked again.",
+            faults=len(self.faults),
+            survived=sum(map(recovered, self.faults)),
+            worst_s=max((fault.recovered_s for fault in self.faults), default=0.0),
+            lost=self.problems,
+            tables=[
+                Table(["Checked", "number"], [[what, str(n)] for what, n in sorted(self.counts.items())])
+            ],
+        )
 
 
 async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
@@ -58,11 +72,9 @@ async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
                         worker = Worker(ground, number, random.Random(dice.random()))
                         group.start_soon(worker.run, over)
                     await anyio.sleep(seconds)
-                    await anyio.to_thread.run_sync(node.down)
-                    node.programs = PROGRAMS
-                    await anyio.to_thread.run_sync(node.up)
-                    await anyio.sleep(seconds)
                     killer = Killer(node, cri, book, dice)
+                    killer.faults.append(await _take_over(node))
+                    await anyio.sleep(seconds)
                     for service in SERVICES:
                         await killer.kill(service, signal.SIGTERM)
                     over.set()
@@ -76,7 +88,15 @@ async def upgrade(older: Path, seconds: float, seed: int) -> Upgraded:
                 await left.check(node, cri, book)
                 await left.relayed(node, book)
                 await history.check(node, book)
-    return Upgraded(book.counts, sum(again.refused.values()), book.problems)
+    return Upgraded(book.counts, sum(again.refused.values()), killer.faults, book.problems)
+
+
+async def _take_over(node: TestNode) -> Fault:
+    began = anyio.current_time()
+    await anyio.to_thread.run_sync(node.down)
+    node.programs = PROGRAMS
+    await anyio.to_thread.run_sync(node.up)
+    return Fault("the whole node", anyio.current_time() - began)
 
 
 async def _stand(cri: Cri, image: str, number: int, script: str = TICKS) -> str:
@@ -106,10 +126,12 @@ async def _stands(
     book.count("log lines of those that stood", len(found))
 
 
-def run(revision: str, seconds: float, seed: int) -> list[str]:
-    """Install the older one, upgrade, print; what was lost."""
+def run(revision: str, seconds: float, seed: int) -> Section:
+    """Install the older one and upgrade from it.
+
+    Raises:
+        InvalidArgumentError: git does not know the revision.
+        FailedPreconditionError: its packages cannot be had.
+    """
     with programs_of(revision) as older:
-        found = anyio.run(partial(upgrade, older, seconds, seed))
-    print(f"from {revision}, seed {seed}: " + ", ".join(f"{n} {what}" for what, n in found.counts.items()))
-    print(f"{found.asked_again} calls asked again, {len(found.problems)} lost")
-    return found.problems
+        return anyio.run(partial(upgrade, older, seconds, seed)).section(revision)
