@@ -11,6 +11,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys.mounts import mount_points
 from devtools.registry import Layer, busybox_layer, directory, layer
+from slipway.options.security import MASKED_PATHS, READONLY_PATHS
+from tests.e2e.test_e2e_sockets import unix_sockets
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -118,3 +120,55 @@ async def test_a_volume_whose_links_flip_while_it_is_mounted_into_leads_nowhere(
     # runc before 1.1.14 can be raced into making empty directories, and nothing more: CVE-2024-45310
     assert all(path.is_dir() for path in made) if handler == "runc" else made == []
     assert [point for point, _ in mount_points() if str(tmp_path) in point] == []
+
+
+OUTWARD = """
+for path in $SOCKETS; do
+    for root in "" /proc/1/root /proc/$SHIM/root /proc/$SHIM/cwd; do
+        test -e $root$path && echo "$root$path is there"
+    done
+done
+for path in /proc/sysrq-trigger /proc/sys/kernel/core_pattern /proc/sys/kernel/modprobe /proc/sys/vm/panic_on_oom \\
+        /proc/sys/fs/binfmt_misc/register /sys/kernel/uevent_helper /sys/kernel/mm/transparent_hugepage/enabled \\
+        $(find /sys/fs/cgroup/ -name cgroup.procs -o -name release_agent -o -name '*.max') \\
+        /proc/$SHIM/mem /proc/$SHIM/fd/0 /dev/mem /dev/kmsg; do
+    test -e $path && (: >>$path) && echo "$path can be written"
+done
+for path in /proc/kcore /proc/$SHIM/mem /proc/$SHIM/environ /proc/$SHIM/maps /proc/$SHIM/fd/0; do
+    head -c 1 $path | grep -q . && echo "$path can be read"
+done
+for directory in $(find /sys/fs/cgroup/ -name cgroup.procs -exec dirname {} ';'); do
+    mkdir $directory/made && echo "$directory has a new cgroup"
+done
+mount -t cgroup2 none /home && echo "cgroups can be mounted"
+mount -t proc none /home && echo "proc can be mounted"
+mount -o remount,rw /sys/fs/cgroup && echo "cgroups can be mounted anew"
+mount -o remount,rw,bind /proc/sys && echo "sysctls can be mounted anew"
+mknod /disk b 8 0 && (: <>/disk) && echo "a disk can be opened"
+nsenter -t $SHIM -m true && echo "the namespaces of the shim can be entered"
+"""
+"""What leads to the node from a container; a file is opened to be written, and nothing is written. Says what works."""
+
+
+@pytest.mark.parametrize("shares", ["", "pid", "network"])
+async def test_a_container_reaches_no_socket_shim_cgroup_or_setting_of_the_node(
+    cri, node, busybox, shares: str
+) -> None:
+    await cri.pull(busybox)
+    sandbox = cri.sandbox_config(f"outward-{shares}", host_network=shares == "network")
+    options = sandbox.linux.security_context.namespace_options
+    options.pid = cri_pb.NODE if shares == "pid" else cri_pb.CONTAINER
+    config = cri.container_config("c", busybox, ["sleep", "1000"])
+    config.linux.security_context.namespace_options.CopyFrom(options)
+    config.linux.security_context.masked_paths.extend(MASKED_PATHS)  # as a kubelet does
+    config.linux.security_context.readonly_paths.extend(READONLY_PATHS)
+    container_id = await cri.create(await cri.run_sandbox(sandbox), config, sandbox)
+    await cri.start(container_id)
+    shim = (node.run_dir / "shimd/shims" / container_id / "pid").read_text().split()[0]
+    sockets = [str(path) for path in unix_sockets(node.run_dir)]
+    assert len(sockets) > 10
+    script = f"SHIM={shim} SOCKETS='{' '.join(sockets)}'\n{OUTWARD}"
+    said = await cri.exec(container_id, ["sh", "-c", f"exec 2>/dev/null; {script}"])
+    assert said.stdout.decode() == ""
+    seen = await shell(cri, container_id, f"cat /proc/{shim}/comm")
+    assert ("slipway-shim" in seen) is (shares == "pid")
