@@ -64,7 +64,7 @@ REFUSED: dict[str, dict[str, str]] = {
         name: WHY.get(name, "")
         for name in (
             *("--blkio-weight", "--cpu-period", "--cpu-quota", "--cpu-rt-period", "--cpu-rt-runtime"),
-            *("--memory-reservation", "--restart"),
+            *("--kernel-memory", "--memory-reservation", "--restart"),
         )
     },
     "inspect": {"--format": TEMPLATES},
