@@ -2,7 +2,9 @@
 
 from common.observe import metrics
 
-PULLS = metrics.counter("imaged_pulls_total", "Pulls that ended, as pulled or failed.", ["result"])
+PULLS = metrics.counter(
+    "imaged_pulls_total", "Pulls that ended, as pulled or failed.", ["result"], ["pulled", "failed"]
+)
 PULL_SECONDS = metrics.histogram(
     "imaged_pull_duration_seconds", "How long pulls took, unpacking included.", buckets=metrics.LONG_S
 )

@@ -17,10 +17,18 @@ LOG_DROPPED = metrics.counter(
 )
 _SANDBOXES = metrics.gauge("runtimed_sandboxes", "Sandboxes by state.", ["state"])
 _CONTAINERS = metrics.gauge("runtimed_containers", "Containers by state.", ["state"])
-_EXITS = metrics.counter("runtimed_container_exits_total", "Containers that ended, by reason.", ["reason"])
+_EXITS = metrics.counter(
+    "runtimed_container_exits_total",
+    "Containers that ended, by reason.",
+    ["reason"],
+    ["Completed", "Error", "OOMKilled", "Unknown"],
+)
 _START_FAILURES = metrics.counter("runtimed_start_failures_total", "Containers that could not be started.")
 EXECS = metrics.counter(
-    "runtimed_execs_total", "Commands in containers that ended, as ok, failed or timed_out.", ["result"]
+    "runtimed_execs_total",
+    "Commands in containers that ended, as ok, failed or timed_out.",
+    ["result"],
+    ["ok", "failed", "timed_out"],
 )
 PRESSURE = metrics.gauge(
     "runtimed_node_pressure", "Whether the node is under pressure (1), by resource.", ["resource"]
@@ -34,6 +42,7 @@ CONTAINER_PRESSURE = metrics.counter(
     "runtimed_container_pressure_total",
     "How often containers came under pressure, by resource.",
     ["resource"],
+    ["memory-usage", "memory-high", "memory-limit", "oom-kill"],
 )
 REPAIRS = metrics.counter(
     "runtimed_repairs_total", "Differences between records and machine that were mended."

@@ -3,7 +3,10 @@
 from common.observe import metrics
 
 UNPACKS = metrics.counter(
-    "snapshotd_unpacks_total", "Layers whose unpacking ended, as unpacked or failed.", ["result"]
+    "snapshotd_unpacks_total",
+    "Layers whose unpacking ended, as unpacked or failed.",
+    ["result"],
+    ["unpacked", "failed"],
 )
 UNPACK_SECONDS = metrics.histogram(
     "snapshotd_unpack_duration_seconds", "How long layers took to unpack and sync.", buckets=metrics.LONG_S

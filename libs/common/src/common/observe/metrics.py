@@ -62,9 +62,15 @@ def service() -> str:
     return _service
 
 
-def counter(name: str, text: str, labels: Sequence[str] = ()) -> Counter:
-    """A count that only grows; `name` is without `slipway_` and ends in `_total`."""
-    return Counter(_noted(name, "counter", text, labels), text, labels, registry=_registry)
+def counter(name: str, text: str, labels: Sequence[str] = (), known: Sequence[str] = ()) -> Counter:
+    """A count that only grows; `name` is without `slipway_` and ends in `_total`.
+
+    The `known` values of its label are there from the start, as 0: Prometheus sees no growth in a first sample.
+    """
+    made = Counter(_noted(name, "counter", text, labels), text, labels, registry=_registry)
+    for value in known:
+        made.labels(value)
+    return made
 
 
 def gauge(name: str, text: str, labels: Sequence[str] = ()) -> Gauge:
