@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from devtools import engine
+from devtools.registry import ARCHITECTURE, busybox_layer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 POLICY = ("--insecure-policy",)
@@ -66,6 +67,37 @@ def test_skopeo_reads_what_is_saved(node, pulled, shop, tmp_path: Path) -> None:
     docker = f"docker-archive:{saved}:docker.io/library/app:1"
     config = json.loads(tool("skopeo", "inspect", "--config", docker))
     assert config["rootfs"]["diff_ids"] == pulled["RootFS"]["Layers"]
+
+
+def test_all_platforms_come_and_go_as_one_digest(node, pulled, shop, tmp_path: Path) -> None:
+    config = {"Env": ["PATH=/bin"], "Cmd": ["sh"]}
+    wide = shop.push("wide/app", [busybox_layer()], config, architectures=(ARCHITECTURE, "s390x"))
+    digest = json.loads(tool("skopeo", "inspect", "--tls-verify=false", f"docker://{wide}"))["Digest"]
+    assert node.slipway("pull", wide).returncode == 0
+    pushed = node.slipway("push", wide, f"{shop.address}/wide/one:1")
+    told = "one platform was pushed, without linux/s390x: `slipway pull --all-platforms`"
+    assert (pushed.returncode, pushed.stderr) == (0, f"slipway: {told}\n")
+    assert not pushed.stdout.endswith(f"@{digest}\n")
+    assert node.slipway("pull", "--all-platforms", wide).returncode == 0
+    saved = tmp_path / "wide.tar"
+    assert node.slipway("save", "-o", str(saved), wide).returncode == 0
+    there = f"{shop.address}/wide/back:1"
+    tool(
+        *("skopeo", *POLICY, "copy", "--all", "--dest-tls-verify=false"),
+        *(f"oci-archive:{saved}", f"docker://{there}"),
+    )
+    assert (
+        json.loads(tool("skopeo", "inspect", "--tls-verify=false", f"docker://{there}"))["Digest"] == digest
+    )
+    assert node.slipway("rmi", "-f", wide).returncode == 0
+    assert node.slipway("load", "-i", str(saved)).returncode == 0
+    pushed = node.slipway("push", wide, f"{shop.address}/wide/all:1")
+    assert (pushed.stdout, pushed.stderr) == (f"{shop.address}/wide/all:1@{digest}\n", "")
+    runs(node, wide)
+    other = node.slipway("save", "--platform", "s390x", "-o", str(saved), wide)
+    assert other.returncode == 0, other.stderr
+    config = json.loads(tool("skopeo", "inspect", "--raw", "--config", f"oci-archive:{saved}"))
+    assert config["architecture"] == "s390x"
 
 
 def test_umoci_reads_a_saved_layout_and_its_change_runs(node, pulled, tmp_path: Path) -> None:

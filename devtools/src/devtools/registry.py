@@ -9,7 +9,7 @@ import subprocess
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,10 +47,26 @@ class Registry:
     process: subprocess.Popen[bytes]
     pushed: list[str] = field(default_factory=list)
 
-    def push(self, repository: str, layers: list[Layer], config: dict[str, Any], tag: str = "latest") -> str:
-        """Push an image as an OCI index with one manifest; returns its reference."""
+    def push(
+        self,
+        repository: str,
+        layers: list[Layer],
+        config: dict[str, Any],
+        tag: str = "latest",
+        architectures: Sequence[str] = (ARCHITECTURE,),
+    ) -> str:
+        """Push an image as an OCI index with one manifest for each architecture; returns its reference."""
+        entries = [self._platform(repository, layers, config, each) for each in architectures]
+        index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
+        self._manifest(repository, tag, index, INDEX)
+        self.pushed.append(f"{self.address}/{repository}:{tag}")
+        return self.pushed[-1]
+
+    def _platform(
+        self, repository: str, layers: list[Layer], config: dict[str, Any], architecture: str
+    ) -> dict[str, Any]:
         document = {
-            "architecture": ARCHITECTURE,
+            "architecture": architecture,
             "os": "linux",
             "config": config,
             "rootfs": {"type": "layers", "diff_ids": [layer.diff_id for layer in layers]},
@@ -66,11 +82,7 @@ class Registry:
         ).encode()
         self._manifest(repository, digest(manifest), manifest, MANIFEST)
         entry = {"mediaType": MANIFEST, "digest": digest(manifest), "size": len(manifest)}
-        entry["platform"] = {"architecture": ARCHITECTURE, "os": "linux"}
-        index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": [entry]}).encode()
-        self._manifest(repository, tag, index, INDEX)
-        self.pushed.append(f"{self.address}/{repository}:{tag}")
-        return self.pushed[-1]
+        return entry | {"platform": {"architecture": architecture, "os": "linux"}}
 
     def push_artifact(self, repository: str, kind: str, files: dict[str, bytes], tag: str = "latest") -> str:
         """Push files as an artifact, as ORAS does; returns its reference."""

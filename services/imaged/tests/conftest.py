@@ -35,6 +35,7 @@ from imaged.manifest import local_platform
 from imaged.ports import Credentials
 from imaged.record import ImageRecord
 from imaged.service import Images
+from imaged.transfer import Transfers
 from tests.support.service import started
 
 OCI = "application/vnd.oci.image."
@@ -430,3 +431,19 @@ async def node(redis_url: str, content, registry, tools, tmp_path) -> AsyncItera
         yield Node(images, layers, content, records, redis)
         group.cancel_scope.cancel()
     await redis.aclose()
+
+
+@pytest.fixture
+async def transfers(node: Node, registry: HttpRegistry) -> AsyncIterator[Transfers]:
+    async with anyio.create_task_group() as group:
+        yield Transfers(
+            node.images.catalog,
+            node.images.leases,
+            node.content,
+            node.images.whole,
+            registry,
+            emit=node.records.emit,
+            operations=node.images.operations,
+            task_group=group,
+        )
+        group.cancel_scope.cancel()

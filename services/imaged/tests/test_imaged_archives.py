@@ -47,9 +47,8 @@ class Shelf:
         self.node = node
         self.spool_root = root
         catalog, leases = node.images.catalog, node.images.leases
-        self._loads = Loads(
-            Spools(root, max_bytes), catalog, leases, node.content, node.layers, local_platform()
-        )
+        spools = Spools(root, max_bytes)
+        self._loads = Loads(spools, catalog, leases, node.content, node.layers, spools, local_platform())
         self._saves = Saves(catalog, leases, node.content, Whole(node.content, registry))
 
     async def load(self, body: bytes, *, name: str = "", replace: bool = False, step: int = 1 << 16):

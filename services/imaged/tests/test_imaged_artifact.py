@@ -15,7 +15,8 @@ from common.sys import linux
 from imaged.adapters.spool import Spools
 from imaged.artifact import files_of
 from imaged.committing import _compress
-from imaged.manifest import EMPTY_TYPE, Descriptor
+from imaged.loading import Loads
+from imaged.manifest import EMPTY_TYPE, Descriptor, local_platform
 from imaged.ports import Credentials
 from imaged.saving import Saves
 from imaged.whole import Whole
@@ -53,7 +54,7 @@ FILES = {"model.bin": b"m" * 100_000, "docs/deep/read.me": b"text", "-": b"namel
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_an_artifact_is_pulled_as_one_layer_of_files(node, registry, real_registry, tools) -> None:
+async def test_an_artifact_is_pulled_as_one_layer_of_files(node, real_registry, tools) -> None:
     seen: dict[str, bytes] = {}
     apply = node.layers.apply_layer
 
@@ -82,14 +83,45 @@ async def test_an_artifact_is_pulled_as_one_layer_of_files(node, registry, real_
     assert node.layers.applied == applied
     other = await node.pull(real_registry.push("artifacts/other", "v1", artifact_of(tools, {"a": b"a"})))
     assert other.id != record.id
-    # it is saved for those who know artifacts, and nothing stays behind
-    saves = Saves(node.images.catalog, node.images.leases, node.content, Whole(node.content, registry))
-    saved = b"".join([piece async for piece in saves.save([record.id], NOBODY)])
-    assert b"vnd.example.model" in saved
     for each in (record, other):
         await node.images.remove(each.id)
     assert (node.content.all(), node.layers.held) == ([], set())
     assert list(node.content.ingests.iterdir()) == []
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_artifacts_are_tagged_pushed_saved_and_loaded_as_they_are(
+    node, transfers, real_registry, tools
+) -> None:
+    parts = [artifact_of(tools, files) for files in (FILES, {"other.bin": b"of the same config"})]
+    records = [
+        await node.pull(real_registry.push(f"artifacts/{n}", "v1", made)) for n, made in enumerate(parts)
+    ]
+    images = node.images
+    target = f"{real_registry.host}/artifacts/pushed:v2"
+    await images.catalog.tag(records[0].id, target)
+    [*_, pushed] = [moment async for moment in transfers.push(target, "", NOBODY)]
+    assert pushed.digest == parts[0].digest
+    saves = Saves(images.catalog, images.leases, node.content, images.whole)
+    names = [target, records[1].repo_tags[0]]
+    saved = b"".join([piece async for piece in saves.save(names, NOBODY)])
+    for record in records:
+        await images.remove(record.id)
+    assert (node.content.all(), node.layers.held) == ([], set())
+    assert (await node.pull(target)).diff_ids == records[0].diff_ids
+    await images.remove(target)
+
+    async def pieces():
+        yield saved
+
+    spools = images._workplace
+    loads = Loads(spools, images.catalog, images.leases, node.content, node.layers, spools, local_platform())
+    loaded = await loads.load(pieces(), name="", replace=False)
+    for (record, given), old, name in zip(loaded, records, names, strict=True):
+        assert (record.id, record.artifact_type, given) == (old.id, "application/vnd.example.model", (name,))
+        assert (record.diff_ids, record.layers) == (old.diff_ids, old.layers)
+    assert node.layers.held == {diff_id for record in records for diff_id in record.diff_ids}
 
 
 @pytest.mark.anyio
@@ -183,7 +215,6 @@ async def test_a_full_disk_is_told_as_such_where_a_container_becomes_a_layer(
 @pytest.mark.integration
 async def test_no_image_stands_on_an_artifact(node, registry, real_registry, tools) -> None:
     from imaged.committing import Commits, Wish
-    from imaged.manifest import local_platform
 
     name = real_registry.push("artifacts/base", "v1", artifact_of(tools, {"a": b"base"}))
     await node.pull(name)

@@ -28,8 +28,7 @@ from imaged.adapters.transport import Limits, Stop, Transport
 from imaged.hosts import Host
 from imaged.manifest import Descriptor, local_platform
 from imaged.ports import Credentials
-from imaged.transfer import BlobState, Transfer, Transfers
-from imaged.whole import Whole
+from imaged.transfer import BlobState, Transfer
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -41,22 +40,6 @@ def registry(tmp_path: Path) -> HttpRegistry:
     """Patient, so that a busy machine makes no cuts but those of the tests."""
     limits = Limits(connect_timeout_s=10, stall_timeout_s=20, retry_wait_s=0.01, max_retry_after_s=0.05)
     return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)
-
-
-@pytest.fixture
-async def transfers(node, registry):
-    async with anyio.create_task_group() as group:
-        yield Transfers(
-            node.images.catalog,
-            node.images.leases,
-            node.content,
-            Whole(node.content, registry),
-            registry,
-            emit=node.records.emit,
-            operations=node.images.operations,
-            task_group=group,
-        )
-        group.cancel_scope.cancel()
 
 
 async def last(moments) -> Transfer:

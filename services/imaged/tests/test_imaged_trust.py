@@ -398,12 +398,18 @@ async def test_a_bundle_that_does_not_sign_this_image_is_none(shop, what) -> Non
     assert (shop.node.images.catalog.all(), shop.node.layers.applied) == ([], [])
 
 
-def archived(tools, image, *bundles: bytes, name: str = "") -> bytes:
-    """An OCI layout of an image and artifacts that refer to it."""
+def archived(tools, image, *bundles: bytes, name: str = "", beside=None) -> bytes:
+    """An OCI layout of an image, within an index when another is beside it, and artifacts that refer to it."""
     parts = [image, *(referring(tools, image.digest, bundle, BUNDLE_TYPES[0]) for bundle in bundles)]
     entries = [{"mediaType": p.media_type, "digest": p.digest, "size": len(p.manifest)} for p in parts]
+    blobs = {}
+    if beside:
+        here, there = ({"os": "linux", "architecture": a} for a in (local_platform().architecture, "s390x"))
+        index, kind = tools.index_of((image, here), (beside, there))
+        entries[0] = {"mediaType": kind, "digest": tools.sha256(index), "size": len(index)}
+        parts, blobs = [*parts, beside], {tools.sha256(index): index}
     entries[0]["annotations"] = {"io.containerd.image.name": name} if name else {}
-    blobs = {digest: body for part in parts for digest, body in part.blobs.items()}
+    blobs |= {digest: body for part in parts for digest, body in part.blobs.items()}
     blobs |= {part.digest: part.manifest for part in parts}
     return tools.tar_of(
         {
@@ -441,25 +447,46 @@ async def test_an_archive_is_under_the_policy_before_anything_of_it_is_kept(
     text = json.dumps({"default": [{"type": "reject"}], "transports": scopes})
     policy.write_text(text.replace("KEY", shop.key(KEYS["ecdsa"])))
     node = shop.node
+    if passes:
+        assert [record.id for record, _ in await loaded(node, policy, body)] == [image.config_digest]
+        assert set(node.content.all()) == {*image.blobs, image.digest}
+        return
+    with pytest.raises(UnknownError, match=r"^SignatureValidationFailed: image"):
+        await loaded(node, policy, body)
+    assert (node.images.catalog.all(), node.layers.applied, node.content.all()) == ([], [], [])
+    assert list(node.content.ingests.iterdir()) == []
+
+
+async def loaded(node, policy: Path, body: bytes):
+    """What comes of an archive under a policy."""
     trust = Trust(str(policy), verify, node.content, node.images.leases)
+    spools = Spools(node.content.ingests, 1 << 20)
     loads = Loads(
-        Spools(node.content.ingests, 1 << 20), node.images.catalog, node.images.leases, node.content,
-        node.layers, local_platform(), trust,
+        spools, node.images.catalog, node.images.leases, node.content, node.layers, spools, local_platform(),
+        trust,
     )  # fmt: skip
 
     async def pieces():
         yield body
 
-    if passes:
-        assert [record.id for record, _ in await loads.load(pieces(), name="", replace=False)] == [
-            image.config_digest
-        ]
-        assert set(node.content.all()) == {*image.blobs, image.digest}
-        return
+    return await loads.load(pieces(), name="", replace=False)
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_a_signed_image_of_another_platform_vouches_for_none(shop, tools) -> None:
+    image, other = (tools.image_of([tools.tar_of({"f": text})]) for text in (b"mine", b"theirs"))
+    policy = shop.directory / "policy.json"
+    rules = {"default": [{"type": "reject"}], "transports": {"oci-archive": {"": SIGNED}}}
+    text = json.dumps(rules)
+    policy.write_text(text.replace("KEY", shop.key(KEYS["ecdsa"])))
     with pytest.raises(UnknownError, match=r"^SignatureValidationFailed: image"):
-        await loads.load(pieces(), name="", replace=False)
-    assert (node.images.catalog.all(), node.layers.applied, node.content.all()) == ([], [], [])
-    assert list(node.content.ingests.iterdir()) == []
+        await loaded(
+            shop.node, policy, archived(tools, image, dsse(KEYS["ecdsa"], other.digest), beside=other)
+        )
+    body = archived(tools, image, dsse(KEYS["ecdsa"], image.digest), beside=other)
+    [(record, _)] = await loaded(shop.node, policy, body)
+    assert (record.id, other.digest in record.blobs) == (image.config_digest, True)
 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])

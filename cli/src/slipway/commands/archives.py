@@ -9,7 +9,7 @@ from argparse import Namespace
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import IO, TYPE_CHECKING, Any, Self
 
 import anyio
 import anyio.to_thread
@@ -18,6 +18,9 @@ from common.errors import AlreadyExistsError, InvalidArgumentError
 from slipway.connect import imaged
 from slipway.output import render
 from slipway.streams import questions
+
+if TYPE_CHECKING:
+    from common.clients.imaged import ImagedClient
 
 PIECE_BYTES = 1 << 20
 
@@ -31,10 +34,16 @@ async def save(arguments: Namespace) -> int:
         raise InvalidArgumentError(message)
     with _whole_file(arguments.file) as out, _Meter("saving") as meter:
         async with imaged(arguments.run_dir) as client:
-            async for piece in client.save(arguments.reference):
+            async for piece in _saved(client, arguments):
                 await anyio.to_thread.run_sync(out.write, piece)
                 meter.add(len(piece))
     return 0
+
+
+def _saved(client: "ImagedClient", arguments: Namespace) -> AsyncIterator[bytes]:
+    return client.save(
+        arguments.reference, platform=arguments.platform, all_platforms=arguments.all_platforms
+    )
 
 
 @contextmanager
@@ -69,7 +78,7 @@ async def _save_layout(arguments: Namespace) -> int:
         async with imaged(arguments.run_dir) as client, anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, _unpack, read, directory)
             with os.fdopen(write, "wb") as out:
-                async for piece in client.save(arguments.reference):
+                async for piece in _saved(client, arguments):
                     await anyio.to_thread.run_sync(out.write, piece)
     except BaseException:
         shutil.rmtree(directory)
@@ -101,7 +110,10 @@ async def load(arguments: Namespace) -> int:
         async with imaged(arguments.run_dir) as client:
             with _Meter("loading") as meter:
                 loaded = await client.load(
-                    _read(pieces, meter), name=arguments.name, replace=arguments.replace
+                    _read(pieces, meter),
+                    name=arguments.name,
+                    replace=arguments.replace,
+                    platform=arguments.platform,
                 )
     except AlreadyExistsError as exc:
         message = f"{exc.message}: nothing was loaded; --replace moves the name"

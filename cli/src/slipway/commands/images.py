@@ -29,7 +29,13 @@ async def pull(arguments: Namespace) -> int:
     """Pull an image, with a bar for each layer on a terminal."""
     auth = auth_of(arguments.reference, arguments.creds)
     image = await fetch(
-        arguments.run_dir, arguments.reference, auth, priority=arguments.priority, lazy=arguments.lazy
+        arguments.run_dir,
+        arguments.reference,
+        auth,
+        priority=arguments.priority,
+        lazy=arguments.lazy,
+        platform=arguments.platform,
+        all_platforms=arguments.all_platforms,
     )
     if arguments.output == "json":
         render.messages([image])
@@ -39,13 +45,27 @@ async def pull(arguments: Namespace) -> int:
 
 
 async def fetch(
-    run_dir: str, reference: str, auth: pb.Auth | None, *, priority: int = 0, lazy: bool = False
+    run_dir: str,
+    reference: str,
+    auth: pb.Auth | None,
+    *,
+    priority: int = 0,
+    lazy: bool = False,
+    platform: str = "",
+    all_platforms: bool = False,
 ) -> pb.Image:
     """Pull through imaged and show the progress on stderr."""
     bars = Bars()
     try:
         async with imaged(run_dir) as client:
-            async for progress in client.pull(reference, auth, priority=priority, lazy=lazy):
+            async for progress in client.pull(
+                reference,
+                auth,
+                priority=priority,
+                lazy=lazy,
+                platform=platform,
+                all_platforms=all_platforms,
+            ):
                 bars.show(map(_row, progress.layers))
                 bars.show_left(progress.left_s if progress.HasField("left_s") else None)
                 if progress.HasField("image"):

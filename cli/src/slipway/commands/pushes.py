@@ -26,7 +26,13 @@ async def push(arguments: Namespace) -> int:
     """Push an image, with a bar for each blob on a terminal."""
     auth = auth_of(arguments.target or arguments.reference, arguments.creds)
     async with imaged(arguments.run_dir) as client:
-        progress = client.push(arguments.reference, arguments.target, auth)
+        progress = client.push(
+            arguments.reference,
+            arguments.target,
+            auth,
+            platform=arguments.platform,
+            all_platforms=arguments.all_platforms,
+        )
         return await _follow(progress, arguments.output)
 
 
@@ -49,6 +55,11 @@ async def _follow(progress: AsyncIterator[pb.PushProgress], output: str) -> int:
     if not last.digest:
         message = "it was stopped before the image was at the registry"
         raise FailedPreconditionError(message)
+    if last.left_out:
+        told = render.clean(", ".join(last.left_out))
+        sys.stderr.write(
+            f"slipway: one platform was pushed, without {told}: `slipway pull --all-platforms`\n"
+        )
     if output == "json":
         render.messages([last])
     else:

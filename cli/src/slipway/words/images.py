@@ -21,6 +21,7 @@ _IMAGES = """
 _INSPECT = "slipway image inspect app:1 | jq '.[0].Config.Entrypoint'  what it runs"
 _PULL = """
     slipway pull registry.example/app:1  with a bar for each layer
+    slipway pull --all-platforms app:1  all that its index names, for `push` and `save`
     slipway pull --creds me:secret registry.example/app@sha256:...  by digest, as somebody
     slipway pull --priority -1 registry.example/big:1  while no other pull has something to fetch"""
 _LOGIN = """
@@ -96,7 +97,14 @@ def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         action="store_true",
         help="layers of eStargz or zstd:chunked form may come while they are used (docs/lazy.md)",
     )
+    _add_platforms(pull, "in place of this node's", "also what is for other platforms, to push or save it")
     add_output(pull)
+
+
+def _add_platforms(verb: argparse.ArgumentParser, one: str, every: str) -> None:
+    which = verb.add_mutually_exclusive_group()
+    which.add_argument("--platform", default="", metavar="OS/ARCH", help=f"as linux/arm64: {one}")
+    which.add_argument("--all-platforms", action="store_true", help=every)
 
 
 def _login(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -130,6 +138,11 @@ def _push(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     push.add_argument("reference", help=_REFERENCE)
     push.add_argument("target", nargs="?", default="", help="another name for it at the registry")
     push.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
+    _add_platforms(
+        push,
+        "this one's manifest; without it, all platforms when all are here",
+        "fail unless all that the image was pulled by is here",
+    )
     add_output(push)
 
 
@@ -217,6 +230,11 @@ def _save(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         "-o", "--output", dest="file", default="", metavar="FILE", help="in place of standard output"
     )
     where.add_argument("--layout", default="", metavar="DIR", help="an OCI layout as a new directory instead")
+    _add_platforms(
+        save,
+        "this one alone; without it, all platforms when all are here",
+        "fail unless all that an image was pulled by is here",
+    )
     save.add_argument("reference", nargs="+", help=_REFERENCE)
 
 
@@ -240,6 +258,9 @@ def _load(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         default="",
         metavar="NAME[:TAG]",
         help="name for the only image; of several, the repository of their tags",
+    )
+    load.add_argument(
+        "--platform", default="", metavar="OS/ARCH", help="as linux/arm64: in place of this node's"
     )
     load.add_argument(
         "--replace",

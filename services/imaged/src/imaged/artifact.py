@@ -14,18 +14,14 @@ import anyio
 import anyio.to_thread
 
 from common.clock import now_ns
-from common.digest import Digest
 from common.errors import InvalidArgumentError, SlipwayError
 from imaged.leases import Needs
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Content, Layers, Repository, Workplace
-from imaged.pull import LayerState, LayerStatus, Resolved, fetch, first
-from imaged.record import ImageRecord, LayerRecord
+from imaged.pull import LayerStatus, Resolved, first, keep, recorded
+from imaged.record import ImageRecord
 
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_EMPTY = b"{}"
-"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); a registry need not have it."""
-_EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
 _MAX_PART = 255
 
 
@@ -45,19 +41,22 @@ class Artifact:
         self._image, self._found = image, found
         self._content, self._layers, self._workplace = content, layers, workplace
         self._held_lock, self._needs = held_lock, needs
-        self.statuses = [LayerStatus(layer.digest, layer.size) for layer in found.manifest.layers]
+        self.statuses = [LayerStatus(blob.digest, blob.size) for blob in found.manifest.layers]
+        self.statuses += [LayerStatus(blob.digest, blob.size) for blob in found.beside.blobs.values()]
 
-    async def run(self, repository: Repository, known: Collection[str]) -> ImageRecord:
+    async def run(self, repository: Repository | None, known: Collection[str]) -> ImageRecord:
         """Do it all; what is known of other images' layers says nothing about files."""
         manifest = self._found.manifest
         files = files_of(self._image, manifest.layers, manifest.titles)
         blobs = {blob.digest: blob for blob in (manifest.config, *manifest.layers)}
-        self._needs.digests |= {*blobs, *self._found.documents}
+        all_blobs = blobs | self._found.beside.blobs
+        self._needs.digests |= {*all_blobs, *self._found.kept}
         failure: SlipwayError | None = None
         try:
             async with anyio.create_task_group() as group:
-                for order, blob in enumerate(blobs.values()):
-                    group.start_soon(self._blob, repository, blob, order)
+                for order, blob in enumerate(all_blobs.values()):
+                    mine = [status for status in self.statuses if status.digest == blob.digest]
+                    group.start_soon(keep, repository, self._content, blob, order, mine)
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:
@@ -67,33 +66,13 @@ class Artifact:
             id=str(self._found.manifest_digest),
             manifest_digest=str(self._found.manifest_digest),
             config_size_bytes=self._content.size(str(self._found.manifest_digest)) or 0,
-            documents=self._found.documents,
+            documents=self._found.kept,
             diff_ids=(diff_id,),
-            layers=tuple(
-                LayerRecord(digest=blob.digest, size_bytes=blob.size, media_type=blob.media_type)
-                for blob in blobs.values()
-            ),
+            layers=tuple(map(recorded, blobs.values())),
+            others=self._found.others,
             artifact_type=manifest.artifact_type,
             pulled_at_ns=now_ns(),
         )
-
-    async def _blob(self, repository: Repository, blob: Descriptor, order: int) -> None:
-        mine = [status for status in self.statuses if status.digest == blob.digest]
-        if blob.digest == str(_EMPTY_DIGEST):
-            await self._content.put(_EMPTY_DIGEST, _EMPTY)
-        async with self._content.ingest(blob) as ingest:
-            if not ingest.committed:
-                for status in mine:
-                    status.partial, status.state = ingest.partial, LayerState.FETCHING
-                    status.had_bytes = ingest.partial.fetched_bytes
-                await fetch(repository, blob, ingest, order)
-                await ingest.sync()
-                await ingest.commit()
-            else:
-                for status in mine:
-                    status.had_bytes = blob.size
-        for status in mine:
-            status.state = LayerState.DONE
 
     async def _unpacked(self, files: dict[str, str]) -> str:
         """The diff ID of the layer of the files, which snapshotd has then."""

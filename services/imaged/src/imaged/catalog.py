@@ -110,7 +110,7 @@ class Catalog:
                 )
                 return await self._records.create(named, event)
             known = {*old.repo_tags, *old.repo_digests} >= {*tags, *filter(None, (repo_digest,))}
-            if known and old.layers == made.layers:
+            if known and old.layers == made.layers and old.blobs >= made.blobs:
                 return await self._records.update(made.id, lambda r: _used(r, now_ns()), event)
             return await self._records.update(
                 made.id, lambda r: _named(_used(_merged(r, made), now_ns()), tags, repo_digest), event
@@ -259,8 +259,11 @@ class Catalog:
             return None
         if self._short_names:
             names.insert(0, str(Reference.parse(expanded(text, self._short_names))))
-        found = (r for name in names for r in self._records.all() if name in r.names)
-        return next(found, None)
+        for name in names:
+            found = [record for record in self._records.all() if name in record.names]
+            if found:  # a digest of an index is a name for each of its platforms that was asked for
+                return min(found, key=lambda record: bool(record.platform))
+        return None
 
 
 def tag_of(text: str) -> str:
@@ -322,11 +325,12 @@ def _named(record: ImageRecord, tags: tuple[str, ...], repo_digest: str) -> Imag
 
 
 def _merged(old: ImageRecord, made: ImageRecord) -> ImageRecord:
-    """The same config under another manifest: the newer blobs count, documents of both stay."""
-    both = tuple(dict.fromkeys((*old.documents, *made.documents)))
+    """The same config under another manifest: the newer blobs count, documents of both stay, the newer ones first."""
     return msgspec.structs.replace(
         made,
-        documents=both,
+        documents=tuple(dict.fromkeys((*made.documents, *old.documents))),
+        others=tuple(dict.fromkeys((*made.others, *old.others))),
+        platform=made.platform and old.platform,
         repo_tags=old.repo_tags,
         repo_digests=old.repo_digests,
         revision=old.revision,

@@ -1,21 +1,26 @@
 """Images from an archive: read and checked whole, then kept, then named."""
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import anyio.to_thread
+import msgspec
 
 from common.digest import Digest
+from common.errors import InvalidArgumentError
 from common.events.schema import ImageLoaded
 from common.observe.log import get_logger
-from imaged.archive.contents import Found, images_of
+from imaged.archive.contents import WHAT, Found, document_of, file_of, images_of
+from imaged.artifact import Artifact
 from imaged.catalog import Catalog
 from imaged.lazy.store import LazyBlobs
 from imaged.leases import Leases, Needs
-from imaged.manifest import Descriptor, Platform
-from imaged.ports import Archives, Content, Layers
+from imaged.manifest import Descriptor, Platform, platform_of
+from imaged.ports import Archives, Content, Layers, Spooled, Workplace
 from imaged.pull import Unpacking
 from imaged.record import ImageRecord
 from imaged.signatures import Trust
+from imaged.tree import read_tree
 
 _log = get_logger("imaged")
 
@@ -29,6 +34,7 @@ class Loads:
         leases: keep what comes while it has no image yet.
         content: blobs.
         layers: where they are unpacked.
+        workplace: where the files of artifacts become a layer.
         want: the platform.
         trust: holds images to a policy; None lets all pass.
         lazies: what comes while it is used.
@@ -41,23 +47,27 @@ class Loads:
         leases: Leases,
         content: Content,
         layers: Layers,
+        workplace: Workplace,
         want: Platform,
         trust: Trust | None = None,
         lazies: LazyBlobs | None = None,
     ) -> None:
         self._trust, self._lazies = trust, lazies
         self._archives, self._catalog, self._leases = archives, catalog, leases
-        self._content, self._layers, self._want = content, layers, want
+        self._content, self._layers, self._workplace, self._want = content, layers, workplace, want
 
     async def load(
-        self, chunks: AsyncIterator[bytes], *, name: str, replace: bool
+        self, chunks: AsyncIterator[bytes], *, name: str, replace: bool, platform: str = ""
     ) -> list[tuple[ImageRecord, tuple[str, ...]]]:
-        """Load an archive's images for this platform; all, or none when one cannot be had.
+        """Load an archive's images; all, or none when one cannot be had.
+
+        What it has of other platforms comes along as it is, where it has all that an index names.
 
         Args:
             chunks: the archive, compressed or not.
             name: a name for the only image; of several, the repository that their tags belong to.
             replace: names may leave the images that have them.
+            platform: in place of this node's.
 
         Returns:
             The images, each with the names that the archive gave it.
@@ -65,29 +75,31 @@ class Loads:
         Raises:
             AlreadyExistsError: a name is another image's, and `replace` is not given.
             DataLossError, InvalidArgumentError, ResourceExhaustedError: as `imaged.ports.Archives` says.
-            NotFoundError: no image in it is for this platform.
+            NotFoundError: no image in it is for the platform.
             FailedPreconditionError: a layer in it comes already while it is used, and does not become whole.
             UnknownError: the signature policy lets one of them not pass.
         """
         needs = Needs()
+        want = platform_of(platform) if platform else self._want
         try:
             async with self._archives.spool(chunks) as archive:
-                found = await anyio.to_thread.run_sync(images_of, archive, self._want, name)
+                found = await anyio.to_thread.run_sync(images_of, archive, want, name)
+                found = [await _with_all(archive, image) for image in found]
                 with self._leases.hold(needs):
-                    return await self._keep(found, needs, replace=replace)
+                    return await self._keep(found, want, needs, replace=replace)
         finally:
             await self._leases.collect(needs.digests, needs.diff_ids)
 
     async def _keep(
-        self, found: list[Found], needs: Needs, *, replace: bool
+        self, found: list[Found], want: Platform, needs: Needs, *, replace: bool
     ) -> list[tuple[ImageRecord, tuple[str, ...]]]:
         if self._trust:
             for image in found:
                 await self._trust.check_archived(image.form, image.names, image.bodies, image.signed)
         if not replace:
             for image in found:
-                self._catalog.refuse_moves(image.resolved.manifest.config.digest, image.names)
-        made = [(image, await self._unpacked(image, needs)) for image in found]
+                self._catalog.refuse_moves(image.resolved.image_id, image.names)
+        made = [(image, await self._unpacked(image, want, needs)) for image in found]
         kept = []
         for image, record in made:
             event = ImageLoaded(id=record.id, references=list(image.names), size_bytes=record.size_bytes)
@@ -96,15 +108,22 @@ class Loads:
             kept.append((stored, image.names))
         return kept
 
-    async def _unpacked(self, image: Found, needs: Needs) -> ImageRecord:
-        needs.digests |= {*image.bodies, *image.files}
-        for digest, body in image.bodies.items():
+    async def _unpacked(self, image: Found, want: Platform, needs: Needs) -> ImageRecord:
+        bodies = image.bodies | image.resolved.beside.documents
+        needs.digests |= {*bodies, *image.files}
+        for digest, body in bodies.items():
             await self._content.put(Digest.parse(digest), body)
         for digest, file in image.files.items():
             if self._lazies:
                 await self._lazies.until_whole(digest)
             await self._content.adopt(Descriptor(digest, file.size), file.path)
-        what = ", ".join(image.names) or image.resolved.manifest.config.digest
+        what = ", ".join(image.names) or image.resolved.image_id
+        if image.resolved.manifest.artifact_type:
+            lock = self._leases.lock
+            artifact = Artifact(
+                what, image.resolved, self._content, self._layers, self._workplace, lock, needs
+            )
+            return await artifact.run(None, ())
         work = Unpacking(
             what,
             image.resolved,
@@ -112,6 +131,21 @@ class Loads:
             layers=self._layers,
             held_lock=self._leases.lock,
             needs=needs,
-            want=self._want,
+            want=want,
         )
-        return await work.run(None, ())
+        made = await work.run(None, ())
+        return msgspec.structs.replace(made, platform="" if want == self._want else str(want))
+
+
+async def _with_all(archive: Spooled, image: Found) -> Found:
+    """An image with what the archive has of its other platforms, when that is all that its index names."""
+
+    async def read(digest: str) -> bytes:
+        return await anyio.to_thread.run_sync(document_of, archive, digest)
+
+    try:
+        resolved = image.resolved.with_all(await read_tree(WHAT, str(image.resolved.top), read))
+        others = {blob.digest: file_of(archive, blob) for blob in resolved.beside.blobs.values()}
+    except InvalidArgumentError:
+        return image
+    return replace(image, resolved=resolved, files=image.files | others)

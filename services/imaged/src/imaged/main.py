@@ -40,7 +40,6 @@ from imaged.service import Images
 from imaged.servicer import ImagesServicer
 from imaged.settings import Settings
 from imaged.transfer import Transfers
-from imaged.whole import Whole
 
 LISTEN_AGAIN_S = 5.0
 _log = get_logger("imaged")
@@ -172,22 +171,21 @@ def _servicer(
     settings: Settings,
 ) -> ImagesServicer:
     catalog, leases, platform = images.catalog, images.leases, local_platform()
-    whole = Whole(content, registry, images.lazies)
     return ImagesServicer(
         images,
-        Loads(spools, catalog, leases, content, layers, platform, images.trust, images.lazies),
-        Saves(catalog, leases, content, whole),
+        Loads(spools, catalog, leases, content, layers, spools, platform, images.trust, images.lazies),
+        Saves(catalog, leases, content, images.whole),
         Transfers(
             catalog,
             leases,
             content,
-            whole,
+            images.whole,
             registry,
             emit=records.emit,
             operations=images.operations,
             task_group=life.task_group,
         ),
-        Commits(catalog, leases, content, layers, whole, spools, platform),
+        Commits(catalog, leases, content, layers, images.whole, spools, platform),
         collector,
         str(content.blobs),
         lazy=(settings.lazy == "on", frozenset(settings.lazy_handlers)),

@@ -48,6 +48,13 @@ _LAYER_STEMS = (
 )
 _COMPRESSIONS = ("", "+gzip", "+zstd", ".gzip", ".zstd")
 LAYER_TYPES = frozenset(stem + suffix for stem in _LAYER_STEMS for suffix in _COMPRESSIONS)
+_ALIASES = {
+    "x86_64": ("amd64", ""), "x86-64": ("amd64", ""), "aarch64": ("arm64", ""), "armhf": ("arm", "v7"),
+    "armel": ("arm", "v6"), "i386": ("386", ""),
+}  # fmt: skip
+_VARIANTS = {("arm64", ""): "v8", ("arm64", "8"): "v8", ("arm", ""): "v7", ("amd64", "v1"): ""}
+"""Of architectures that are one platform with and without it."""
+_PLATFORM = re.compile(r"[a-z0-9_.-]{1,64}(/[a-z0-9_.-]{1,64}){0,2}")
 _MACHINES = {
     "x86_64": ("amd64", ""), "aarch64": ("arm64", "v8"), "armv7l": ("arm", "v7"), "armv6l": ("arm", "v6"),
     "i386": ("386", ""), "i686": ("386", ""), "ppc64le": ("ppc64le", ""), "s390x": ("s390x", ""),
@@ -155,6 +162,21 @@ def local_platform() -> Platform:
     """The platform of this machine."""
     architecture, variant = _MACHINES.get(host.machine(), (host.machine(), ""))
     return Platform("linux", architecture, variant)
+
+
+def platform_of(text: str) -> Platform:
+    """A platform by OS/ARCHITECTURE or OS/ARCHITECTURE/VARIANT, or its architecture alone.
+
+    Raises:
+        InvalidArgumentError: it is none.
+    """
+    if not _PLATFORM.fullmatch(text.lower()):
+        raise InvalidArgumentError(f"platform {text[:200]!r}: want OS/ARCHITECTURE, as linux/arm64")
+    words = text.lower().split("/")
+    system, architecture, variant = ["linux", *words, ""][:3] if len(words) == 1 else [*words, ""][:3]
+    architecture, implied = _ALIASES.get(architecture, (architecture, ""))
+    variant = variant or implied
+    return Platform(system, architecture, _VARIANTS.get((architecture, variant), variant))
 
 
 def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:

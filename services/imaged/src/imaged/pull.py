@@ -6,8 +6,9 @@ A pull is an operation of its own. Callers join it and may leave it; it goes on.
                       └──→ layer: fetch ─────→ unpack ∥ fsync ─→ commit     (each layer by itself)
 """
 
-from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, field
+import hashlib
+from collections.abc import Awaitable, Callable, Collection, Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import anyio
@@ -23,7 +24,12 @@ from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Ingest, Layers, Partial, Repository
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
+from imaged.tree import Tree, read_tree
 from imaged.turns import Queue
+
+_EMPTY = b"{}"
+"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); a registry need not have it."""
+_EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
 
 
 class LayerState(StrEnum):
@@ -61,6 +67,29 @@ class Resolved:
     manifest_digest: Digest
     manifest: Manifest
     documents: tuple[str, ...]
+    beside: Tree = field(default_factory=lambda: Tree({}, {}))
+    """What else the top leads to, where that is wanted too: other platforms."""
+
+    def with_all(self, tree: Tree) -> "Resolved":
+        """With all of the tree of its top."""
+        manifest = self.manifest
+        mine = {*self.documents, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
+        return replace(self, beside=tree.without(mine))
+
+    @property
+    def image_id(self) -> str:
+        """Of the image's record; artifacts may well share their config."""
+        return str(self.manifest_digest) if self.manifest.artifact_type else self.manifest.config.digest
+
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """All documents that stay with the image."""
+        return (*self.documents, *self.beside.documents)
+
+    @property
+    def others(self) -> tuple[LayerRecord, ...]:
+        """The blobs of other platforms that stay with the image."""
+        return tuple(map(recorded, self.beside.blobs.values()))
 
 
 async def resolve(
@@ -109,6 +138,26 @@ async def resolve(
     )
 
 
+async def resolve_all(
+    repository: Repository, content: Content, needs: Needs, reference: Reference, found: Resolved
+) -> Resolved:
+    """Fetch and store all other documents that a reference leads to.
+
+    Raises:
+        SlipwayError: as `Repository` and `imaged.tree` raise.
+    """
+
+    async def read(digest: str) -> bytes:
+        needs.digests.add(digest)
+        if content.has(digest):
+            return await content.read(digest)
+        document = await repository.document(digest)
+        await content.put(document.digest, document.body)
+        return document.body
+
+    return found.with_all(await read_tree(str(reference), str(found.top), read))
+
+
 class Unpacking:
     """Brings the config and the layers of one manifest here, and has the layers unpacked.
 
@@ -139,6 +188,8 @@ class Unpacking:
         self._diff_ids: list[str] = []
         self._held: set[str] = set()
         self.statuses = [LayerStatus(layer.digest, layer.size) for layer in found.manifest.layers]
+        self._others = {blob: LayerStatus(blob.digest, blob.size) for blob in found.beside.blobs.values()}
+        self.statuses += self._others.values()
 
     async def run(self, repository: Repository | None, known: Collection[str]) -> ImageRecord:
         """Do it all.
@@ -150,7 +201,7 @@ class Unpacking:
         """
         manifest = self._found.manifest
         self._needs.digests |= {manifest.config.digest, *(layer.digest for layer in manifest.layers)}
-        self._needs.digests |= set(self._found.documents)
+        self._needs.digests |= {*self._found.kept, *self._found.beside.blobs}
         failure: SlipwayError | None = None
         try:
             async with anyio.create_task_group() as group:
@@ -162,6 +213,8 @@ class Unpacking:
                     wait = layer.digest in known or layer.digest in started
                     started.add(layer.digest)
                     group.start_soon(self._layer, repository, number, wait)
+                for order, (blob, status) in enumerate(self._others.items(), 1 + len(manifest.layers)):
+                    group.start_soon(keep, repository, self._content, blob, order, [status])
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:
@@ -246,14 +299,17 @@ class Unpacking:
             id=manifest.config.digest,
             manifest_digest=str(self._found.manifest_digest),
             config_size_bytes=manifest.config.size,
-            documents=self._found.documents,
+            documents=self._found.kept,
             diff_ids=tuple(self._diff_ids),
-            layers=tuple(
-                LayerRecord(digest=layer.digest, size_bytes=layer.size, media_type=layer.media_type)
-                for layer in manifest.layers
-            ),
+            layers=tuple(map(recorded, manifest.layers)),
+            others=self._found.others,
             pulled_at_ns=now_ns(),
         )
+
+
+def recorded(blob: Descriptor) -> LayerRecord:
+    """A blob as an image's record has it."""
+    return LayerRecord(digest=blob.digest, size_bytes=blob.size, media_type=blob.media_type)
 
 
 async def fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest, order: int) -> None:
@@ -273,6 +329,33 @@ async def fetch(repository: Repository | None, descriptor: Descriptor, ingest: I
         await repository.fetch(descriptor, ingest.partial, order)
 
 
+async def keep(
+    repository: Repository | None,
+    content: Content,
+    blob: Descriptor,
+    order: int,
+    statuses: Iterable[LayerStatus],
+) -> None:
+    """Bring a blob that stays as it is.
+
+    Raises:
+        SlipwayError: as `fetch`.
+    """
+    if blob.digest == str(_EMPTY_DIGEST):
+        await content.put(_EMPTY_DIGEST, _EMPTY)
+    async with content.ingest(blob) as ingest:
+        for status in statuses:
+            status.had_bytes = blob.size if ingest.committed else ingest.partial.fetched_bytes
+            if not ingest.committed:
+                status.partial, status.state = ingest.partial, LayerState.FETCHING
+        if not ingest.committed:
+            await fetch(repository, blob, ingest, order)
+            await ingest.sync()
+            await ingest.commit()
+    for status in statuses:
+        status.state = LayerState.DONE
+
+
 def first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
     """The error to tell: one inside a group, however deep."""
     for failure in failures.exceptions:
@@ -282,6 +365,19 @@ def first(failures: BaseExceptionGroup[SlipwayError]) -> SlipwayError:
     return AbortedError("a pull ended without a reason")
 
 
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Which platforms of an image are meant."""
+
+    platform: str = ""
+    """One, as `imaged.manifest.platform_of` takes it; empty for this node's."""
+    every: bool = False
+    """All that there are."""
+
+
+NO_CHOICE = Choice()
+
+
 @dataclass(slots=True, eq=False)
 class Operation:
     """A running pull that callers may join."""
@@ -289,6 +385,7 @@ class Operation:
     reference: Reference
     queue: Queue
     lazy: bool = False
+    choice: Choice = NO_CHOICE
     done: anyio.Event = field(default_factory=anyio.Event)
     statuses: list[LayerStatus] = field(default_factory=list)
     left_s: float | None = None

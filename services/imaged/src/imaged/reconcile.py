@@ -25,7 +25,8 @@ async def repair(records: RecordStore[ImageRecord], content: LocalContent) -> li
     dropped = []
     for record in records.all():
         sizes = {record.id: record.config_size_bytes}
-        sizes |= {layer.digest: layer.size_bytes for layer in record.layers if content.has(layer.digest)}
+        blobs = (*record.layers, *record.others)
+        sizes |= {blob.digest: blob.size_bytes for blob in blobs if content.has(blob.digest)}
         bad = [digest for digest, size in sizes.items() if content.size(digest) != size]
         if bad:
             what = f"image record dropped: blob {bad[0]} is missing or has another size"

@@ -21,12 +21,16 @@ class ImageRecord(Record, frozen=True, kw_only=True):
     manifest_digest: str
     config_size_bytes: int
     documents: tuple[str, ...] = ()
-    """Digests of the manifest and of the indexes that led to it."""
+    """Digests of the manifest and of the indexes that led to it, the highest first; then those of other platforms."""
     diff_ids: tuple[str, ...] = ()
     layers: tuple[LayerRecord, ...] = ()
     artifact_type: str = ""
     """Of an artifact, which can be mounted and not run: its id is its manifest's digest, its layers are all its blobs,
     and its only diff ID is that of its files."""
+    others: tuple[LayerRecord, ...] = ()
+    """Blobs of other platforms, when all that an index names was asked for."""
+    platform: str = ""
+    """What it is for, when that is not this node's platform."""
     pulled_at_ns: int = 0
     used_at_ns: int = 0
     """When a container was last made from it, was last seen to stand on it, or it was last asked for by a pull."""
@@ -44,15 +48,15 @@ class ImageRecord(Record, frozen=True, kw_only=True):
 
     @property
     def size_bytes(self) -> int:
-        """Compressed layers, each once, and the config."""
+        """Compressed layers, each once, and the config; with what is here of other platforms."""
         return self.config_size_bytes + sum(
-            {layer.digest: layer.size_bytes for layer in self.layers}.values()
+            {blob.digest: blob.size_bytes for blob in (*self.layers, *self.others)}.values()
         )
 
     @property
     def blobs(self) -> set[str]:
         """Digests of all blobs of the image."""
-        return {self.id, *self.documents, *(layer.digest for layer in self.layers)}
+        return {self.id, *self.documents, *(blob.digest for blob in (*self.layers, *self.others))}
 
     @property
     def names(self) -> list[str]:

@@ -20,9 +20,10 @@ from imaged.archive.tarstream import BLOCK
 from imaged.catalog import Catalog
 from imaged.leases import Leases, Needs
 from imaged.ports import Content, Credentials
+from imaged.pull import NO_CHOICE, Choice
 from imaged.record import ImageRecord
 from imaged.reference import Reference
-from imaged.whole import Whole
+from imaged.whole import Top, Whole
 
 PIECE_BYTES = 1 << 20
 
@@ -31,9 +32,8 @@ PIECE_BYTES = 1 << 20
 class _Chosen:
     record: ImageRecord
     names: tuple[str, ...]
-    top: str
-    """The document that the archive's index names."""
-    blobs: tuple[str, ...]
+    top: Top
+    """What the archive's index names."""
 
 
 class Saves:
@@ -49,42 +49,43 @@ class Saves:
     def __init__(self, catalog: Catalog, leases: Leases, content: Content, whole: Whole) -> None:
         self._catalog, self._leases, self._content, self._whole = catalog, leases, content, whole
 
-    async def save(self, texts: list[str], credentials: Credentials) -> AsyncIterator[bytes]:
+    async def save(
+        self, texts: list[str], credentials: Credentials, choice: Choice = NO_CHOICE
+    ) -> AsyncIterator[bytes]:
         """The archive, piece by piece; it begins when all that belongs to it is here.
 
         Raises:
             InvalidArgumentError: no image is named.
-            NotFoundError: an image is not here.
-            FailedPreconditionError: the compressed form of a layer is not here, and no registry has it.
+            NotFoundError: an image is not here, or not for the platform that was chosen.
+            FailedPreconditionError: the compressed form of a layer is not here, and no registry has it; or all platforms were
+                asked for and are not here.
         """
         if not texts:
             raise InvalidArgumentError("save: name at least one image")
         with self._leases.hold() as needs:
-            chosen = [await self._choose(text, needs, credentials) for text in dict.fromkeys(texts)]
+            chosen = [await self._choose(text, needs, credentials, choice) for text in dict.fromkeys(texts)]
             for name, body in (
                 ("oci-layout", b'{"imageLayoutVersion":"1.0.0"}'),
                 ("index.json", await self._index(chosen)),
                 ("manifest.json", await self._docker(chosen)),
             ):
                 yield _header(name, len(body)) + body + bytes(-len(body) % BLOCK)
-            for digest in sorted({digest for image in chosen for digest in image.blobs}):
+            for digest in sorted({digest for image in chosen for digest in image.top.below}):
                 async for piece in self._blob(digest):
                     yield piece
             yield bytes(2 * BLOCK)
 
-    async def _choose(self, text: str, needs: Needs, credentials: Credentials) -> _Chosen:
+    async def _choose(self, text: str, needs: Needs, credentials: Credentials, choice: Choice) -> _Chosen:
         record = self._catalog.find(text)
         needs.add(record)
         await self._whole.complete(record, needs, credentials)
-        top, blobs = await self._whole.top(record)
-        named = _named(text, record)
-        return _Chosen(record, named, top, tuple(sorted(blobs)))
+        return _Chosen(record, _named(text, record), await self._whole.top(record, choice))
 
     async def _index(self, chosen: list[_Chosen]) -> bytes:
         entries = []
         for image in chosen:
-            body = await self._content.read(image.top)
-            base = {"mediaType": documents.kind_of(body), "digest": image.top, "size": len(body)}
+            body = await self._content.read(image.top.digest)
+            base = {"mediaType": documents.kind_of(body), "digest": image.top.digest, "size": len(body)}
             for name in image.names:
                 tag = Reference.parse(name).tag
                 entries.append(base | {"annotations": {NAME: name, REF_NAME: tag}})
@@ -97,9 +98,9 @@ class Saves:
         return msgspec.json.encode(
             [
                 {
-                    "Config": _path(image.record.id),
+                    "Config": _path(image.top.config),
                     "RepoTags": list(image.names) or None,
-                    "Layers": [_path(layer.digest) for layer in image.record.layers],
+                    "Layers": [_path(digest) for digest in image.top.layers],
                 }
                 for image in chosen
                 if not image.record.artifact_type  # which docker does not know

@@ -2,13 +2,14 @@
 
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import anyio
+import msgspec
 from anyio.abc import TaskGroup
 
 from common import buildcache
@@ -21,6 +22,7 @@ from common.observe.log import get_logger
 from common.observe.trace import span
 from common.operations import Operations, cancellable
 from common.records import RecordStore
+from imaged import manifest as documents
 from imaged import meters, pull
 from imaged.artifact import Artifact
 from imaged.catalog import Catalog, Untagged
@@ -30,11 +32,12 @@ from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
 from imaged.ports import Content, Credentials, Layers, Registry, Repository, Workplace
 from imaged.progress import report
-from imaged.pull import LayerState, LayerStatus, Operation, Unpacking
+from imaged.pull import NO_CHOICE, Choice, LayerState, LayerStatus, Operation, Unpacking
 from imaged.record import ImageRecord
 from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
 from imaged.signatures import Trust
 from imaged.trust import Verifier
+from imaged.whole import Whole
 
 PROGRESS_S = 0.2
 """Callers hear of a pull's progress five times a second at most."""
@@ -104,7 +107,7 @@ class Images:
         self._short_names = short_names
         self._listened = listened
         self._platform = local_platform()
-        self._operations: dict[tuple[str, Credentials], Operation] = {}
+        self._operations: dict[tuple[str, Credentials, Choice], Operation] = {}
         self.configs = Configs(content)
         self.operations = Operations(task_group)
         self.catalog = Catalog(records, short_names)
@@ -115,9 +118,16 @@ class Images:
             if lazy
             else None
         )
+        self.whole = Whole(content, registry, self.lazies)
 
     async def pull(
-        self, text: str, credentials: Credentials, priority: int = 0, *, lazy: bool = False
+        self,
+        text: str,
+        credentials: Credentials,
+        priority: int = 0,
+        *,
+        lazy: bool = False,
+        choice: Choice = NO_CHOICE,
     ) -> AsyncIterator[Progress]:
         """Start a pull or join the one that runs, and follow it.
 
@@ -126,6 +136,7 @@ class Images:
             credentials: for its registry.
             priority: among the pulls that wait, the highest comes first; joining may raise it.
             lazy: layers that can be used before they are here need not be, unless the pull that is joined has them come.
+            choice: another platform in place of this node's, or all beside it, which stay as they are.
 
         Raises:
             InvalidArgumentError: the reference or the image is malformed, or the name is one that only builds give.
@@ -136,10 +147,12 @@ class Images:
         reference = Reference.parse(expanded(text, self._short_names))
         if reference.repository == buildcache.REPOSITORY:
             raise InvalidArgumentError(f"image {reference}: only builds give such names")
-        key = (str(reference), credentials)
+        choice = replace(choice, platform=self._foreign(choice.platform))
+        key = (str(reference), credentials, choice)
         operation = self._operations.get(key)
         if operation is None:
-            operation = self._operations[key] = Operation(reference, self._registry.queue(priority), lazy)
+            queue = self._registry.queue(priority)
+            operation = self._operations[key] = Operation(reference, queue, lazy, choice)
             self._group.start_soon(self._operate, operation, credentials, name=f"pull {reference}")
             self._group.start_soon(report, operation, self._records.emit, self._listened, name="progress")
         operation.queue.priority = max(operation.queue.priority, priority)
@@ -152,6 +165,11 @@ class Images:
                 last = now
                 yield Progress(str(reference), operation.statuses, operation.left_s)
         yield Progress(str(reference), operation.statuses, 0.0, operation.result())
+
+    def _foreign(self, text: str) -> str:
+        """A platform by its usual name; empty when it is this node's."""
+        platform = documents.platform_of(text) if text else self._platform
+        return "" if platform == self._platform else str(platform)
 
     async def check_login(self, registry: str, credentials: Credentials) -> bool:
         """Whether a registry asked for the login, which it took; nothing is kept.
@@ -276,7 +294,7 @@ class Images:
             _log.exception("pull.bug", reference=str(reference))
             operation.error = InternalError(f"pull of {reference}: internal error: {type(exc).__name__}")
         finally:
-            self._operations.pop((str(reference), credentials), None)
+            self._operations.pop((str(reference), credentials, operation.choice), None)
             operation.done.set()
             meters.PULLS.labels("pulled" if operation.record else "failed").inc()
             meters.PULL_SECONDS.observe(time.monotonic() - start)
@@ -295,7 +313,7 @@ class Images:
         async with self._registry.repository(reference, credentials, queue=operation.queue) as repository:
             top = await repository.resolve()
             if top:
-                known = await self._unchanged(reference.at(top), needs)
+                known = await self._unchanged(reference.at(top), top, operation.choice, needs)
                 if known:
                     await self._check(reference, repository, top, Digest.parse(known.manifest_digest))
                     return known, str(top)
@@ -310,8 +328,12 @@ class Images:
         credentials: Credentials,
     ) -> tuple[ImageRecord, str]:
         reference = operation.reference
-        found = await pull.resolve(repository, self._content, needs, reference, top, self._platform)
+        foreign = operation.choice.platform
+        want = documents.platform_of(foreign) if foreign else self._platform
+        found = await pull.resolve(repository, self._content, needs, reference, top, want)
         await self._check(reference, repository, found.top, found.manifest_digest)
+        if operation.choice.every:
+            found = await pull.resolve_all(repository, self._content, needs, reference, found)
         work: Unpacking | Artifact
         if found.manifest.artifact_type:
             work = Artifact(
@@ -325,23 +347,29 @@ class Images:
                 layers=self._layers,
                 held_lock=self.leases.lock,
                 needs=needs,
-                want=self._platform,
+                want=want,
                 lazily=partial(self.lazies.begin, reference, credentials)
                 if self.lazies and operation.lazy
                 else None,
             )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}
-        return await work.run(repository, known), str(found.top)
+        made = await work.run(repository, known)
+        return msgspec.structs.replace(made, platform=foreign), str(found.top)
 
     async def _check(self, reference: Reference, repository: Repository, *digests: Digest) -> None:
         if self.trust:
             await self.trust.check(reference, repository, list(dict.fromkeys(digests)))
 
-    async def _unchanged(self, repo_digest: str, needs: Needs) -> ImageRecord | None:
-        """The image that has this repo digest, if all of it is here."""
-        record = next((r for r in self._records.all() if repo_digest in r.repo_digests), None)
-        if record is None:
+    async def _unchanged(
+        self, repo_digest: str, top: Digest, choice: Choice, needs: Needs
+    ) -> ImageRecord | None:
+        """The image that has this repo digest, if all of it is here that was chosen."""
+        fitting = (
+            r for r in self._records.all() if repo_digest in r.repo_digests and r.platform == choice.platform
+        )
+        record = next(fitting, None)
+        if record is None or (choice.every and not await self.whole.is_here(str(top))):
             return None
         needs.add(record)
         async with self.leases.lock:

@@ -12,8 +12,9 @@ from common.errors import InvalidArgumentError
 from imaged.collection import Collector, Rules
 from imaged.committing import Commits, Wish
 from imaged.loading import Loads
+from imaged.manifest import platform_of
 from imaged.ports import Credentials
-from imaged.pull import LayerState
+from imaged.pull import Choice, LayerState
 from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.service import Images, Progress
@@ -66,7 +67,10 @@ class ImagesServicer(rpc.ImagesServicer):
     async def Pull(self, request: pb.PullRequest, context: "Context") -> AsyncIterator[pb.PullProgress]:
         auth = credentials(request.auth)
         lazy = request.lazy or self._lazy or request.handler in self._lazy_handlers
-        async for progress in self._images.pull(request.reference, auth, request.priority, lazy=lazy):
+        choice = _choice(request.platform, every=request.all_platforms)
+        async for progress in self._images.pull(
+            request.reference, auth, request.priority, lazy=lazy, choice=choice
+        ):
             yield await self._progress(progress)
 
     async def CheckLogin(self, request: pb.CheckLoginRequest, context: "Context") -> pb.CheckLoginResponse:
@@ -99,7 +103,8 @@ class ImagesServicer(rpc.ImagesServicer):
 
     async def Push(self, request: pb.PushRequest, context: "Context") -> AsyncIterator[pb.PushProgress]:
         auth = credentials(request.auth)
-        async for transfer in self._transfers.push(request.reference, request.target, auth):
+        choice = _choice(request.platform, every=request.all_platforms)
+        async for transfer in self._transfers.push(request.reference, request.target, auth, choice):
             yield _transfer(transfer)
 
     async def Copy(self, request: pb.CopyRequest, context: "Context") -> AsyncIterator[pb.PushProgress]:
@@ -159,7 +164,8 @@ class ImagesServicer(rpc.ImagesServicer):
         )
 
     async def Save(self, request: pb.SaveRequest, context: "Context") -> AsyncIterator[pb.Chunk]:
-        async for piece in self._saves.save(list(request.references), credentials(request.auth)):
+        choice = _choice(request.platform, every=request.all_platforms)
+        async for piece in self._saves.save(list(request.references), credentials(request.auth), choice):
             yield pb.Chunk(piece=piece)
 
     async def Load(self, requests: AsyncIterator[pb.LoadRequest], context: "Context") -> pb.LoadResponse:
@@ -171,7 +177,9 @@ class ImagesServicer(rpc.ImagesServicer):
                 yield request.piece
 
         options = first.options
-        loaded = await self._loads.load(pieces(), name=options.name, replace=options.replace)
+        loaded = await self._loads.load(
+            pieces(), name=options.name, replace=options.replace, platform=options.platform
+        )
         return pb.LoadResponse(
             images=[pb.LoadedImage(image=await self._row(record), names=names) for record, names in loaded]
         )
@@ -227,6 +235,7 @@ class ImagesServicer(rpc.ImagesServicer):
             damage=self._images.damage(record),
             user=facts.user,
             created=facts.created,
+            platform=record.platform,
         )
 
 
@@ -240,7 +249,13 @@ def _transfer(transfer: Transfer) -> pb.PushProgress:
         )
         for status in transfer.blobs
     ]
-    return pb.PushProgress(reference=str(transfer.target), blobs=blobs, digest=transfer.digest)
+    return pb.PushProgress(
+        reference=str(transfer.target), blobs=blobs, digest=transfer.digest, left_out=transfer.left_out
+    )
+
+
+def _choice(platform: str, *, every: bool) -> Choice:
+    return Choice(str(platform_of(platform)) if platform else "", every)
 
 
 def credentials(auth: pb.Auth) -> Credentials:

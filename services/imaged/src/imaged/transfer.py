@@ -22,6 +22,7 @@ from imaged.hosts import same_registry
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor
 from imaged.ports import Content, Credentials, Registry, Repository
+from imaged.pull import NO_CHOICE, Choice
 from imaged.reference import Reference
 from imaged.tree import Tree, read_tree
 from imaged.whole import Whole
@@ -63,6 +64,8 @@ class Transfer:
     blobs: list[BlobStatus] = field(default_factory=list)
     digest: str = ""
     """What the name means at the registry, once done."""
+    left_out: list[str] = field(default_factory=list)
+    """Platforms of the image that are not here, and so are not at the registry."""
     error: SlipwayError | None = None
 
     def bytes(self) -> tuple[int, int]:
@@ -103,18 +106,22 @@ class Transfers:
         self._whole, self._registry, self._emit = whole, registry, emit
         self._operations, self._group = operations, task_group
 
-    async def push(self, text: str, target: str, credentials: Credentials) -> AsyncIterator[Transfer]:
+    async def push(
+        self, text: str, target: str, credentials: Credentials, choice: Choice = NO_CHOICE
+    ) -> AsyncIterator[Transfer]:
         """Push an image and follow it; ends with the caller.
 
         Args:
             text: the image.
             target: the name that it shall have at the registry; empty for the one that `text` is.
             credentials: for that registry.
+            choice: one platform alone, or all or nothing; else what is here of those that the image was pulled by.
 
         Raises:
-            NotFoundError: the image is not here.
+            NotFoundError: the image is not here, or not for the platform that was chosen.
             InvalidArgumentError: the target is no tag.
-            FailedPreconditionError: a layer is here only unpacked, and cannot be fetched.
+            FailedPreconditionError: a layer is here only unpacked, and cannot be fetched; or all platforms were asked for
+                and are not here.
             PermissionDeniedError, ResourceExhaustedError, UnknownError: as `imaged.ports.Repository` says.
         """
         record = self._catalog.find(text)
@@ -123,14 +130,18 @@ class Transfers:
         async def work(needs: Needs) -> None:
             needs.add(record)
             await self._whole.complete(record, needs, credentials)
-            top, _ = await self._whole.top(record)
-            tree = await read_tree(text, top, self._content.read)
+            top = await self._whole.top(record, choice)
+            tree = await read_tree(text, top.digest, self._content.read)
             mounts = _mounts(transfer.target, [Reference.parse(name) for name in record.repo_digests])
             await self._send(transfer, tree, mounts, credentials, self._here)
             repo_digest = f"{transfer.target.repository}@{tree.top}"
             event = self._pushed(transfer, start)
-            if self._catalog.select(record.id):
+            if not choice.platform:
+                transfer.left_out = await self._whole.left_out(record, top)
+            if record.manifest_digest in top.below and self._catalog.select(record.id):
                 await self._catalog.keep(record, event, repo_digest=repo_digest)
+            else:
+                await self._emit(event)
 
         start = time.monotonic()
         async for moment in self._follow(transfer, work):

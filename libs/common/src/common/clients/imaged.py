@@ -38,10 +38,18 @@ class ImagedClient:
         priority: int = 0,
         lazy: bool = False,
         handler: str = "",
+        platform: str = "",
+        all_platforms: bool = False,
     ) -> AsyncIterator[pb.PullProgress]:
         """Pull an image and follow it; the last message carries it. Leaving early does not stop the pull."""
         request = pb.PullRequest(
-            reference=reference, auth=auth, priority=priority, lazy=lazy, handler=handler
+            reference=reference,
+            auth=auth,
+            priority=priority,
+            lazy=lazy,
+            handler=handler,
+            platform=platform,
+            all_platforms=all_platforms,
         )
         for tries_left in reversed(range(MAX_TRIES)):
             try:
@@ -110,9 +118,14 @@ class ImagedClient:
         target: str = "",
         auth: pb.Auth | None = None,
         timeout_s: float = PULL_TIMEOUT_S,
+        *,
+        platform: str = "",
+        all_platforms: bool = False,
     ) -> AsyncIterator[pb.PushProgress]:
         """Push an image and follow it; leaving early stops the push."""
-        request = pb.PushRequest(reference=reference, target=target, auth=auth)
+        request = pb.PushRequest(
+            reference=reference, target=target, auth=auth, platform=platform, all_platforms=all_platforms
+        )
         async for progress in self._stub.Push(request, timeout=timeout_s):
             yield progress
 
@@ -157,10 +170,18 @@ class ImagedClient:
         return await self._stub.Prune(request, timeout=self._timeout_s)
 
     async def save(
-        self, references: Sequence[str], auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
+        self,
+        references: Sequence[str],
+        auth: pb.Auth | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+        *,
+        platform: str = "",
+        all_platforms: bool = False,
     ) -> AsyncIterator[bytes]:
         """Images as one tar, piece by piece."""
-        request = pb.SaveRequest(references=references, auth=auth)
+        request = pb.SaveRequest(
+            references=references, auth=auth, platform=platform, all_platforms=all_platforms
+        )
         async for chunk in self._stub.Save(request, timeout=timeout_s):
             yield chunk.piece
 
@@ -170,13 +191,14 @@ class ImagedClient:
         *,
         name: str = "",
         replace: bool = False,
+        platform: str = "",
         timeout_s: float = PULL_TIMEOUT_S,
     ) -> "Sequence[pb.LoadedImage]":
         """Take the images of a tar; AlreadyExistsError when a name is another image's, an OSError of the pieces as it is."""
         failed: list[OSError] = []
 
         async def requests() -> AsyncIterator[pb.LoadRequest]:
-            yield pb.LoadRequest(options=pb.LoadOptions(name=name, replace=replace))
+            yield pb.LoadRequest(options=pb.LoadOptions(name=name, replace=replace, platform=platform))
             try:
                 async for piece in pieces:
                     yield pb.LoadRequest(piece=piece)

@@ -30,7 +30,7 @@ NAME = "io.containerd.image.name"
 REF_NAME = "org.opencontainers.image.ref.name"
 CONFIG_TYPE = "application/vnd.oci.image.config.v1+json"
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
-_WHAT = "of the archive"
+WHAT = "of the archive"
 T = TypeVar("T")
 
 
@@ -60,9 +60,9 @@ class Found:
     """Bare tags, as OCI layouts have them: no names by themselves."""
     resolved: Resolved
     bodies: dict[str, bytes]
-    """Its documents by digest."""
+    """Its documents by digest, without those of other platforms."""
     files: dict[str, SpooledFile]
-    """Its config and layers by digest."""
+    """Its config and layers by digest, and the blobs of other platforms."""
     form: str = "docker-archive"
     """docker-archive or oci-archive, as a signature policy calls it."""
     signed: tuple[tuple[bytes, bytes], ...] = ()
@@ -103,6 +103,15 @@ def images_of(archive: Spooled, want: Platform, name: str) -> list[Found]:
     return renamed
 
 
+def document_of(archive: Spooled, digest: str) -> bytes:
+    """A manifest or an index of an archive.
+
+    Raises:
+        InvalidArgumentError: it is not in it, or too large.
+    """
+    return _read(_found(archive, digest), documents.MAX_MANIFEST_BYTES, digest)
+
+
 def _layout(archive: Spooled, want: Platform) -> list[Found]:
     top = _decode(archive, "index.json", _Top)
     if len(top.manifests) > MAX_IMAGES:
@@ -116,11 +125,11 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         said = notes.get(REF_NAME, "")
         bare = bool(said) and "/" not in said and ":" not in said
         full = notes.get(NAME) or ("" if bare else said)
-        blobs = carried(_read(_blob(archive, entry), documents.MAX_MANIFEST_BYTES, entry.digest))
+        blobs = carried(_read(file_of(archive, entry), documents.MAX_MANIFEST_BYTES, entry.digest))
         if blobs:
             # a signature in the place of an image
             room = MAX_SIGNATURES - len(signed)
-            signed += [(_read(_blob(archive, b), b.size, b.digest), value) for b, value in blobs[:room]]
+            signed += [(_read(file_of(archive, b), b.size, b.digest), value) for b, value in blobs[:room]]
             continue
         try:
             image = _followed(archive, entry, want)
@@ -130,8 +139,8 @@ def _layout(archive: Spooled, want: Platform) -> list[Found]:
         left -= sum(map(len, image.bodies.values()))
         if left < 0:
             _refuse(f"more than {MAX_DOCUMENTS_BYTES} bytes of manifests")
-        known = found.get(image.resolved.manifest.config.digest, image)
-        found[image.resolved.manifest.config.digest] = replace(
+        known = found.get(image.resolved.image_id, image)
+        found[image.resolved.image_id] = replace(
             known,
             names=(*known.names, *([tag_of(full)] if full else [])),
             tags=(*known.tags, *([said] if bare else [])),
@@ -146,19 +155,17 @@ def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
     bodies: dict[str, bytes] = {}
     at: Descriptor = entry
     for _ in range(documents.MAX_INDEX_DEPTH):
-        body = _read(_blob(archive, at), documents.MAX_MANIFEST_BYTES, at.digest)
+        body = _read(file_of(archive, at), documents.MAX_MANIFEST_BYTES, at.digest)
         bodies[at.digest] = body
-        read = documents.parse(_WHAT, body, at.media_type)
+        read = documents.parse(WHAT, body, at.media_type)
         if isinstance(read, Manifest):
-            if read.artifact_type:
-                _refuse(f"{at.digest} in it is an artifact of type {read.artifact_type!r}, no image")
-            blobs = (read.config, *read.layers)
-            files = {blob.digest: _blob(archive, blob) for blob in blobs}
-            config = _read(files[read.config.digest], documents.MAX_CONFIG_BYTES, read.config.digest)
-            documents.diff_ids(_WHAT, read, config, want)
+            files = {blob.digest: file_of(archive, blob) for blob in (read.config, *read.layers)}
+            if not read.artifact_type:
+                config = _read(files[read.config.digest], documents.MAX_CONFIG_BYTES, read.config.digest)
+                documents.diff_ids(WHAT, read, config, want)
             resolved = Resolved(Digest.parse(entry.digest), Digest.parse(at.digest), read, tuple(bodies))
             return Found((), (), resolved, bodies, files)
-        at = documents.choose(_WHAT, read, want)
+        at = documents.choose(WHAT, read, want)
     raise InvalidArgumentError(f"archive: indexes within indexes, deeper than {documents.MAX_INDEX_DEPTH}")
 
 
@@ -176,7 +183,7 @@ def _from_saved(archive: Spooled, entry: _Saved, want: Platform) -> Found:
     config = Descriptor(config_file.digest, config_file.size, CONFIG_TYPE)
     described = tuple(Descriptor(f.digest, f.size, LAYER_TYPE + _suffix(f)) for f in layers)
     manifest = Manifest(config, described)
-    documents.diff_ids(_WHAT, manifest, _read(config_file, documents.MAX_CONFIG_BYTES, entry.config), want)
+    documents.diff_ids(WHAT, manifest, _read(config_file, documents.MAX_CONFIG_BYTES, entry.config), want)
     digest, body = documents.written(manifest)
     resolved = Resolved(digest, digest, manifest, (str(digest),))
     files = {config_file.digest: config_file, **{f.digest: f for f in layers}}
@@ -201,15 +208,28 @@ def _named_file(archive: Spooled, name: str) -> SpooledFile:
     return found
 
 
-def _blob(archive: Spooled, descriptor: Descriptor) -> SpooledFile:
-    digest = Digest.parse(descriptor.digest)
+def _found(archive: Spooled, name: str) -> SpooledFile:
+    digest = Digest.parse(name)
     found = archive.find(f"blobs/{digest.algorithm}/{digest.hex}")
     if found is None:
         _refuse(f"blob {digest} is not in it")
     if found.digest != str(digest):
         raise DataLossError(f"archive: blob {digest} is a link to {found.digest}")
+    return found
+
+
+def file_of(archive: Spooled, descriptor: Descriptor) -> SpooledFile:
+    """A blob of an archive.
+
+    Raises:
+        InvalidArgumentError: it is not in it.
+        DataLossError: it is another.
+    """
+    found = _found(archive, descriptor.digest)
     if found.size != descriptor.size:
-        raise DataLossError(f"archive: blob {digest} has {found.size} bytes, {descriptor.size} are stated")
+        raise DataLossError(
+            f"archive: blob {descriptor.digest} has {found.size} bytes, {descriptor.size} are stated"
+        )
     return found
 
 

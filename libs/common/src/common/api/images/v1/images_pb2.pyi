@@ -115,6 +115,8 @@ class PullRequest(_message.Message):
     PRIORITY_FIELD_NUMBER: _builtins.int
     LAZY_FIELD_NUMBER: _builtins.int
     HANDLER_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     priority: _builtins.int
     """Of the pulls that wait for a turn to transfer, the highest comes first; those of one priority in turn."""
@@ -122,6 +124,10 @@ class PullRequest(_message.Message):
     """Layers that can be used before they are here need not be, also where the settings do not say so."""
     handler: _builtins.str
     """The runtime handler that the image is for; empty when it is not known."""
+    platform: _builtins.str
+    """As linux/arm64, in place of the node's own."""
+    all_platforms: _builtins.bool
+    """What an index names for other platforms, too: it stays as it is, to be saved and pushed."""
     @_builtins.property
     def auth(self) -> Global___Auth: ...
     def __init__(
@@ -132,10 +138,12 @@ class PullRequest(_message.Message):
         priority: _builtins.int = ...,
         lazy: _builtins.bool = ...,
         handler: _builtins.str = ...,
+        platform: _builtins.str = ...,
+        all_platforms: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "handler", b"handler", "lazy", b"lazy", "priority", b"priority", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_platforms", b"all_platforms", "auth", b"auth", "handler", b"handler", "lazy", b"lazy", "platform", b"platform", "priority", b"priority", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -305,10 +313,11 @@ class Image(_message.Message):
     DAMAGE_FIELD_NUMBER: _builtins.int
     USER_FIELD_NUMBER: _builtins.int
     CREATED_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """The digest of the config."""
     size_bytes: _builtins.int
-    """Sum of the compressed layers and the config."""
+    """Sum of the compressed layers and the config, with what is here of other platforms."""
     config: _builtins.bytes
     """The OCI image config, as bytes of the registry; empty for an artifact, and where one message has many images."""
     manifest_digest: _builtins.str
@@ -325,6 +334,8 @@ class Image(_message.Message):
     user: _builtins.str
     """Of the config: whom it runs as, with the group, and when it says that it was made. Their first 256 characters."""
     created: _builtins.str
+    platform: _builtins.str
+    """What it is for, when that is not the node's platform."""
     @_builtins.property
     def repo_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]: ...
     @_builtins.property
@@ -365,10 +376,11 @@ class Image(_message.Message):
         damage: _builtins.str = ...,
         user: _builtins.str = ...,
         created: _builtins.str = ...,
+        platform: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "coming", b"coming", "config", b"config", "created", b"created", "damage", b"damage", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns", "user", b"user"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifact_type", b"artifact_type", "coming", b"coming", "config", b"config", "created", b"created", "damage", b"damage", "diff_ids", b"diff_ids", "id", b"id", "layers", b"layers", "leases", b"leases", "manifest_digest", b"manifest_digest", "pinned", b"pinned", "platform", b"platform", "pulled_at_ns", b"pulled_at_ns", "repo_digests", b"repo_digests", "repo_tags", b"repo_tags", "size_bytes", b"size_bytes", "used_at_ns", b"used_at_ns", "user", b"user"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -632,10 +644,16 @@ class PushRequest(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     TARGET_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """An image by any name."""
     target: _builtins.str
     """What it is called at the registry; empty for `reference`."""
+    platform: _builtins.str
+    """This one alone; else the highest document of which all is here. NOT_FOUND when nothing for it is here."""
+    all_platforms: _builtins.bool
+    """FAILED_PRECONDITION unless all that the index names is here."""
     @_builtins.property
     def auth(self) -> Global___Auth: ...
     def __init__(
@@ -644,10 +662,12 @@ class PushRequest(_message.Message):
         reference: _builtins.str = ...,
         target: _builtins.str = ...,
         auth: Global___Auth | None = ...,
+        platform: _builtins.str = ...,
+        all_platforms: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "reference", b"reference", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_platforms", b"all_platforms", "auth", b"auth", "platform", b"platform", "reference", b"reference", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -718,22 +738,28 @@ class PushProgress(_message.Message):
     REFERENCE_FIELD_NUMBER: _builtins.int
     BLOBS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    LEFT_OUT_FIELD_NUMBER: _builtins.int
     reference: _builtins.str
     """The target, normalised."""
     digest: _builtins.str
     """What the name means at the registry; in the last message only."""
     @_builtins.property
     def blobs(self) -> _containers.RepeatedCompositeFieldContainer[Global___BlobProgress]: ...
+    @_builtins.property
+    def left_out(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Platforms that the image's index names and that are not here: its manifest was pushed alone. In the last message only."""
+
     def __init__(
         self,
         *,
         reference: _builtins.str = ...,
         blobs: _abc.Iterable[Global___BlobProgress] | None = ...,
         digest: _builtins.str = ...,
+        left_out: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "digest", b"digest", "reference", b"reference"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["blobs", b"blobs", "digest", b"digest", "left_out", b"left_out", "reference", b"reference"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -978,6 +1004,11 @@ class SaveRequest(_message.Message):
 
     REFERENCES_FIELD_NUMBER: _builtins.int
     AUTH_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
+    ALL_PLATFORMS_FIELD_NUMBER: _builtins.int
+    platform: _builtins.str
+    """As for a push."""
+    all_platforms: _builtins.bool
     @_builtins.property
     def references(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """By id, an image is saved with all its tags; else with that one."""
@@ -991,10 +1022,12 @@ class SaveRequest(_message.Message):
         *,
         references: _abc.Iterable[_builtins.str] | None = ...,
         auth: Global___Auth | None = ...,
+        platform: _builtins.str = ...,
+        all_platforms: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "references", b"references"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["all_platforms", b"all_platforms", "auth", b"auth", "platform", b"platform", "references", b"references"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1050,19 +1083,23 @@ class LoadOptions(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     REPLACE_FIELD_NUMBER: _builtins.int
+    PLATFORM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """A name for the only image; of several, the repository that their tags belong to."""
     replace: _builtins.bool
     """Names may leave the images that have them."""
+    platform: _builtins.str
+    """As linux/arm64, in place of the node's own."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         replace: _builtins.bool = ...,
+        platform: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "replace", b"replace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "platform", b"platform", "replace", b"replace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,234 @@
+"""Images of several platforms, pulled whole, pushed, saved and loaded: the digest stays that of their index."""
+
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+
+import pytest
+import urllib3
+
+from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from imaged.adapters.spool import Spools
+from imaged.loading import Loads
+from imaged.manifest import Platform, local_platform, platform_of
+from imaged.ports import Credentials
+from imaged.pull import NO_CHOICE, Choice
+from imaged.record import ImageRecord
+from imaged.saving import Saves
+from imaged.tree import MAX_BLOBS, read_tree
+
+NOBODY = Credentials()
+ALL = Choice(every=True)
+FOREIGN = Platform("linux", "s390x")
+ELSE = Choice(platform="linux/s390x")
+registry_test = pytest.mark.integration
+
+
+@dataclass
+class Wide:
+    """An image for this platform and another, with what BuildKit says of the build, at a registry."""
+
+    name: str
+    digest: str
+    own: str
+    """Digests of manifests."""
+    other: str
+    other_config: str
+    host: str
+
+
+@dataclass
+class Bench:
+    node: object
+    transfers: object
+    loads: Loads
+    saves: Saves
+
+    async def pull(self, name: str, choice: Choice = NO_CHOICE) -> ImageRecord:
+        moments = [p async for p in self.node.images.pull(name, NOBODY, choice=choice)]
+        return moments[-1].image
+
+    async def push(self, name: str, target: str, choice: Choice = NO_CHOICE):
+        return [moment async for moment in self.transfers.push(name, target, NOBODY, choice)][-1]
+
+    async def save(self, name: str, choice: Choice = NO_CHOICE) -> bytes:
+        return b"".join([piece async for piece in self.saves.save([name], NOBODY, choice)])
+
+    async def load(self, body: bytes, platform: str = "") -> ImageRecord:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield body
+
+        [(record, _)] = await self.loads.load(pieces(), name="", replace=False, platform=platform)
+        return record
+
+    async def clear(self) -> None:
+        for record in self.node.images.catalog.all():
+            await self.node.images.remove(record.id)
+        assert (self.node.content.all(), self.node.layers.held) == ([], set())
+
+
+@pytest.fixture
+def bench(node, transfers) -> Bench:
+    images, content = node.images, node.content
+    spools = Spools(content.ingests, 1 << 30)
+    loads = Loads(spools, images.catalog, images.leases, content, node.layers, spools, local_platform())
+    return Bench(node, transfers, loads, Saves(images.catalog, images.leases, content, images.whole))
+
+
+@pytest.fixture
+def wide(real_registry, tools) -> Wide:
+    shared, mine, theirs = (tools.tar_of({name: name.encode() * 5000}) for name in ("base", "own", "other"))
+    own = tools.image_of([shared, mine])
+    other = tools.image_of([shared, theirs], architecture=FOREIGN.architecture)
+    attested = tools.image_of([])
+    statement = b'{"predicateType": "https://slsa.dev/provenance/v0.2"}'
+    document = json.loads(attested.manifest)
+    document["layers"] = [
+        {
+            "mediaType": "application/vnd.in-toto+json",
+            "digest": tools.sha256(statement),
+            "size": len(statement),
+        }
+    ]
+    attested.manifest = json.dumps(document).encode()
+    attested.blobs[tools.sha256(statement)] = statement
+    for image in (own, other, attested):
+        real_registry.push("platforms/wide", image.digest, image)
+    here = {"os": "linux", "architecture": local_platform().architecture}
+    unknown = {"os": "unknown", "architecture": "unknown"}
+    index, kind = tools.index_of(
+        (own, here), (other, {"os": "linux", "architecture": FOREIGN.architecture}), (attested, unknown)
+    )
+    name = real_registry.put_manifest("platforms/wide", "v1", index, kind)
+    return Wide(name, tools.sha256(index), own.digest, other.digest, other.config_digest, real_registry.host)
+
+
+def digest_at(host: str, path: str, name: str) -> str:
+    kinds = "application/vnd.oci.image.index.v1+json, application/vnd.oci.image.manifest.v1+json"
+    answer = urllib3.request("HEAD", f"http://{host}/v2/{path}/manifests/{name}", headers={"Accept": kinds})
+    assert answer.status == 200
+    return answer.headers["Docker-Content-Digest"]
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_all_platforms_are_pulled_pushed_saved_and_loaded_as_one_digest(bench, wide) -> None:
+    record = await bench.pull(wide.name, ALL)
+    assert record.manifest_digest == wide.own
+    assert record.platform == ""
+    assert len(bench.node.layers.applied) == 2  # only what this node can run is unpacked
+    assert {wide.digest, wide.own, wide.other, wide.other_config} <= record.blobs
+    assert record.blobs == set(bench.node.content.all())
+    pushed = await bench.push(wide.name, f"{wide.host}/platforms/far:v1")
+    assert (pushed.digest, pushed.left_out) == (wide.digest, [])
+    assert digest_at(wide.host, "platforms/far", "v1") == wide.digest
+    assert digest_at(wide.host, "platforms/far", wide.other) == wide.other
+    saved = await bench.save(wide.name)
+    await bench.clear()
+    loaded = await bench.load(saved)
+    assert (loaded.id, loaded.documents, loaded.others) == (record.id, record.documents, record.others)
+    assert await bench.save(loaded.repo_tags[0], ALL) == saved
+    assert (await bench.push(loaded.id, f"{wide.host}/platforms/again:v1", ALL)).digest == wide.digest
+    await bench.clear()
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(bench, wide, tools) -> None:
+    first = await bench.pull(wide.name)
+    assert first.others == ()
+    pushed = await bench.push(wide.name, f"{wide.host}/platforms/one:v1")
+    assert (pushed.digest, pushed.left_out) == (wide.own, ["linux/s390x"])
+    with pytest.raises(FailedPreconditionError, match=r"not all platforms .* pull it with --all-platforms"):
+        await bench.push(wide.name, f"{wide.host}/platforms/all:v1", ALL)
+    with pytest.raises(NotFoundError, match="nothing of it for linux/s390x is here"):
+        await bench.save(wide.name, ELSE)
+    with pytest.raises(NotFoundError, match="no manifest for linux/riscv64"):
+        await bench.save(wide.name, Choice(platform="linux/riscv64"))
+    applied = list(bench.node.layers.applied)
+    record = await bench.pull(wide.name, ALL)
+    assert (record.id, bench.node.layers.applied) == (first.id, applied)
+    assert (await bench.push(wide.name, f"{wide.host}/platforms/all:v1", ALL)).digest == wide.digest
+    # whoever pulls the usual way afterwards takes nothing away
+    assert (await bench.pull(wide.name)).others == record.others
+    assert bench.node.images.catalog.find(wide.name).others == record.others
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench, wide) -> None:
+    other = await bench.pull(wide.name, ELSE)
+    assert (other.id, other.platform, other.manifest_digest) == (
+        wide.other_config,
+        "linux/s390x",
+        wide.other,
+    )
+    own = await bench.pull(wide.name, ALL)
+    assert (own.manifest_digest, own.repo_tags) == (wide.own, (wide.name,))
+    by_digest = f"{wide.host}/platforms/wide@{wide.digest}"
+    assert bench.node.images.catalog.find(by_digest).id == own.id
+    pushed = await bench.push(wide.name, f"{wide.host}/platforms/chosen:v1", ELSE)
+    assert (pushed.digest, pushed.left_out) == (wide.other, [])
+    mine = str(local_platform())
+    pushed = await bench.push(wide.name, f"{wide.host}/platforms/chosen:own", Choice(platform=mine))
+    assert (pushed.digest, pushed.left_out) == (wide.own, [])
+    named = [d for r in bench.node.images.catalog.all() for d in r.repo_digests if "/chosen@" in d]
+    assert named == [f"{wide.host}/platforms/chosen@{wide.own}"]
+    saved = await bench.save(wide.name, ELSE)
+    await bench.clear()
+    with pytest.raises(NotFoundError, match="it is for linux/s390x"):
+        await bench.load(saved)
+    loaded = await bench.load(saved, "linux/s390x")
+    assert (loaded.id, loaded.platform, loaded.others) == (wide.other_config, "linux/s390x", ())
+    await bench.clear()
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("linux/arm64", "linux/arm64/v8"),
+        ("arm64", "linux/arm64/v8"),
+        ("linux/aarch64", "linux/arm64/v8"),
+        ("linux/arm", "linux/arm/v7"),
+        ("linux/arm/v6", "linux/arm/v6"),
+        ("Linux/x86_64", "linux/amd64"),
+        ("linux/amd64/v2", "linux/amd64/v2"),
+        ("windows/amd64", "windows/amd64"),
+    ],
+)
+def test_a_platform_has_one_name(text: str, found: str) -> None:
+    assert str(platform_of(text)) == found
+
+
+@pytest.mark.parametrize("text", ["", "a/b/c/d", "linux/", "lin ux/amd64", "linux/amd64\n", "all\0"])
+def test_what_is_no_platform_is_refused(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="want OS/ARCHITECTURE"):
+        platform_of(text)
+
+
+def index(*digests: str) -> bytes:
+    entries = [{"digest": digest, "size": 1} for digest in digests]
+    return json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+
+
+def blobs(count: int) -> bytes:
+    entries = [{"digest": f"sha256:{n:064x}", "size": 1} for n in range(count)]
+    return json.dumps({"schemaVersion": 2, "layers": entries}).encode()
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("documents", "told"),
+    [
+        ([index("sha256:" + f"{n + 1:064x}") for n in range(4)], "deeper than 3"),
+        ([index(*(f"sha256:{n:064x}" for n in range(1, 1002))), *[blobs(0)] * 1001], "more than 1000 manifests"),
+        ([index(*(f"sha256:{n:064x}" for n in range(1, 10))), *[b" " * (4 << 20) + blobs(0)] * 9], "bytes of"),
+        ([blobs(MAX_BLOBS + 1)], "more than 10000 blobs"),
+    ],
+)  # fmt: skip
+async def test_what_leads_to_too_much_is_refused(documents: list[bytes], told: str) -> None:
+    async def read(digest: str) -> bytes:
+        return documents[int(digest.partition(":")[2], 16)]
+
+    with pytest.raises(InvalidArgumentError, match=told):
+        await read_tree("i", "sha256:" + "0" * 64, read)
