@@ -226,11 +226,11 @@ async def test_collection_frees_at_once_what_only_those_images_had(node, tools, 
     assert [v.goes for v in dry] == [False, True, False]
     assert ["pinned" in dry[0].why, "container" in dry[2].why] == [True, True]
     assert len(node.images.catalog.all()) == 3
-    used = node.images.usage()[0]
+    used = (await node.images.usage())[0]
     done = await collector(node).collect(ALL, dry_run=False)
     assert [v.goes for v in done] == [False, True, False]
     assert {r.id for r in node.images.catalog.all()} == {pinned.id, two.id}
-    assert used - node.images.usage()[0] == done[1].frees_blob_bytes
+    assert used - (await node.images.usage())[0] == done[1].frees_blob_bytes
     assert done[1].frees_layer_bytes == 1000
     assert node.layers.held == {*pinned.diff_ids, *two.diff_ids}
 
@@ -248,9 +248,9 @@ async def test_what_a_refused_pull_left_costs_no_image_and_goes_when_asked(
     # and the empty file of what was refused
     found = Leftovers(len(left) + 1, sum(left.values()), 1, 1000)
     assert await collector(node).sweep(0, dry_run=True) == found
-    used = node.images.usage()[0]
+    used = (await node.images.usage())[0]
     assert await collector(node).sweep(0, dry_run=False) == found
-    assert used - node.images.usage()[0] == found.blob_bytes
+    assert used - (await node.images.usage())[0] == found.blob_bytes
     assert node.layers.held == {diff_id for record in three for diff_id in record.diff_ids}
     assert await collector(node).sweep(0, dry_run=True) == Leftovers(0, 0, 0, 0)
 

@@ -1,4 +1,6 @@
+import os
 import stat
+import subprocess
 from pathlib import Path
 
 import anyio
@@ -21,16 +23,34 @@ async def test_blob_is_kept_whole_and_private(content: LocalContent, tools) -> N
     digest = Digest.parse(tools.sha256(BODY))
     await content.put(digest, BODY)
     assert await content.read(str(digest)) == BODY
-    assert (content.used_bytes, content.used_inodes) == (len(BODY), 1)
+    assert await content.usage() == (len(BODY), 1)
     assert stat.S_IMODE(Path(content.path(str(digest))).stat().st_mode) == 0o600
     again = LocalContent(content.blobs.parent)
     await again.load()
     assert again.has(str(digest))
     await again.delete([str(digest)])
     await again.delete([str(digest)])
-    assert again.used_bytes == 0
+    assert await again.usage() == (0, 0)
     with pytest.raises(NotFoundError):
         await again.read(str(digest))
+
+
+async def test_what_has_come_is_counted_as_the_disk_has_it(content: LocalContent, tools) -> None:
+    """Whole blobs, one of which a piece in the middle has come, and an archive on its way in."""
+    await content.put(Digest.parse(tools.sha256(b"x")), b"x")
+    async with content.ingest(Descriptor(f"sha256:{1:064}", 64 << 20)) as ingest:
+        ingest.partial.write(os.urandom(1 << 20), 32 << 20)
+        (content.ingests / "load-1").mkdir()
+        (content.ingests / "load-1/0").write_bytes(os.urandom(2 << 20))
+        used_bytes, used_files = await content.usage()
+        du = [
+            subprocess.check_output(["du", "-s", how, content.ingests], text=True)
+            for how in ("-B1", "--inodes")
+        ]
+        on_disk, inodes = (int(said.split()[0]) for said in du)
+        assert 3 << 20 <= used_bytes <= 1 + on_disk <= used_bytes + (64 << 10)
+        assert used_files == 1 + inodes - 2  # du counts two directories
+    assert (await content.usage())[0] == used_bytes
 
 
 async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, tools) -> None:

@@ -44,7 +44,7 @@ async def test_image_is_pulled_and_found_by_all_its_names(
     assert node.layers.held == set(made.diff_ids)
     for text in (name, record.repo_digests[0], record.id, record.id[7:], record.id[7:19], record.id[:15]):
         assert node.images.catalog.find(text) == record
-    assert node.images.usage()[0] == record.size_bytes + len(made.manifest)
+    assert (await node.images.usage())[0] == record.size_bytes + len(made.manifest)
     assert [type(e).__name__ for e in await node.events()] == ["PullStarted", "ImagePulled"]
 
 
@@ -100,7 +100,7 @@ async def test_removal_leaves_what_others_need(node, real_registry, tools) -> No
     with pytest.raises(NotFoundError):
         node.images.catalog.find(one.id)
     await node.images.remove(two.id[:20])
-    assert (node.content.all(), node.images.usage(), node.layers.held) == ([], (0, 0), set())
+    assert (node.content.all(), await node.images.usage(), node.layers.held) == ([], (0, 0), set())
     assert type((await node.events())[-1]).__name__ == "ImageRemoved"
 
 

@@ -31,7 +31,7 @@ from common.sys.userns import IdMapping, IdMappings
 from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, tar
 from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
 from snapshotd.adapters.overlay import MAX_REPAIRS
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
@@ -374,6 +374,8 @@ async def test_right_blob_succeeds_beside_a_wrong_one(snapshotd: Any) -> None:
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter: str) -> None:
+    armed = snapshotd.run / failpoint.DIRECTORY
+    armed.mkdir()
     snapshotd.stop()
     snapshotd.start(usage_interval_s="0.1")
     client = snapshotd.client()
@@ -393,7 +395,27 @@ async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter
     assert info.layer_bytes >= 1 << 20
     assert info.layer_inodes == (3 if snapshotter == "erofs" else 2)
     assert info.snapshot_bytes >= 2 << 20
+    async with anyio.create_task_group() as group:
+        (armed / "snapshotd.unpack.laid-out").touch()
+        reached = armed / f"snapshotd.unpack.laid-out{failpoint.REACHED}"
+        group.start_soon(apply, snapshotd, client, "b", os.urandom(3 << 20))
+        await until(reached.exists, "a held layer")
+        await until(lambda: told_as_on_disk(snapshotd, client), "what the disk has")
+        reached.unlink()
+    await until(lambda: told_as_on_disk(snapshotd, client), "what the disk has, with a layer more")
+    await client.remove("c1")
+    assert (await client.fs_info()).snapshot_bytes == 0
     await client.close()
+
+
+async def told_as_on_disk(snapshotd: Any, client: Any) -> bool:
+    """Whether it is told what the disk says, but for the directories that hold layers and snapshots, and records."""
+    info = await client.fs_info()
+    for name, told in (("layers", info.layer_bytes), ("snapshots", info.snapshot_bytes)):
+        du = subprocess.check_output(["du", "-s", "-B1", snapshotd.data / "snapshotd" / name], text=True)
+        if not told <= int(du.split()[0]) <= told + (128 << 10):
+            return False
+    return True
 
 
 async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: Any) -> None:

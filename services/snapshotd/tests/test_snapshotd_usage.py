@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from snapshotd.usage import measure
+from snapshotd.settings import Settings
+from snapshotd.usage import measure, pause_s
 
 SIZE_BYTES = 4096
+
+
+@pytest.mark.parametrize("took_s", [0.001, 0.1, 1, 1.6])
+def test_what_is_told_is_no_older_than_ten_seconds(took_s: float) -> None:
+    """What was written just after it was counted is told when the next count has ended."""
+    assert took_s + pause_s(Settings().usage_interval_s, took_s) + took_s <= 10
+    assert pause_s(Settings().usage_interval_s, took_s) >= 4 * took_s
 
 
 def comb(root: Path, depth: int, name: str) -> None:

@@ -59,10 +59,8 @@ class Progress:
 class Stored(Content, Protocol):
     """The content store with what usage asks of it."""
 
-    used_bytes: int
-
-    @property
-    def used_inodes(self) -> int: ...
+    async def usage(self) -> tuple[int, int]:
+        """Bytes on disk and files, whole or not."""
 
 
 class Images:
@@ -256,9 +254,9 @@ class Images:
                 return Path(self._content.path(digest)) if self._content.has(digest) else None
         return None
 
-    def usage(self) -> tuple[int, int]:
-        """Bytes and files of all blobs."""
-        return self._content.used_bytes, self._content.used_inodes
+    async def usage(self) -> tuple[int, int]:
+        """Bytes and files of all blobs, whole or not."""
+        return await self._content.usage()
 
     async def _collect(self, record: ImageRecord) -> None:
         self.configs.forget(record.id)

@@ -185,7 +185,7 @@ class ImagesServicer(rpc.ImagesServicer):
         )
 
     async def Usage(self, request: pb.UsageRequest, context: "Context") -> pb.UsageResponse:
-        used_bytes, used_inodes = self._images.usage()
+        used_bytes, used_inodes = await self._images.usage()
         return pb.UsageResponse(
             used_bytes=used_bytes, used_inodes=used_inodes, mountpoint=self._mountpoint, at_ns=now_ns()
         )

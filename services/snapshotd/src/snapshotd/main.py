@@ -35,6 +35,7 @@ from snapshotd.servicer import SnapshotsServicer
 from snapshotd.settings import Settings
 from snapshotd.store import Places
 from snapshotd.unpacking import Bounds, Unpacking
+from snapshotd.usage import UsageCache
 
 NAME = "snapshotd"
 
@@ -81,18 +82,19 @@ async def serve(settings: Settings, life: Life) -> None:
     await Reconciler(
         layer_records, snapshot_records, layers, snapshots, places, mounts, image_mounts, lazies, trash
     ).run()
-    relay = await _relay(settings)
     meters.LAYERS.set_function(lambda: len(layer_records.all()))
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
-    life.start(relay.run, name="relay")
+    life.start((await _relay(settings)).run, name="relay")
     life.start(layer_records.guard, name="guard of layers")
     life.start(snapshot_records.guard, name="guard of snapshots")
+    unfinished = UsageCache(settings.usage_interval_s, unpacking.unfinished)
     life.start(snapshots.cache.run, name="usage")
+    life.start(unfinished.run, name="usage of the unfinished")
     life.start(snapshots.watch_bounds, settings.usage_interval_s, name="bounds")
     differences = Differences(
         snapshot_records, layers, places, roots, snapshotters, settings.layer_max_entries
     )
-    servicer = SnapshotsServicer(layers, snapshots, differences, root)
+    servicer = SnapshotsServicer(layers, snapshots, differences, unfinished, root)
 
     def register(server: grpc.aio.Server) -> None:
         rpc.add_SnapshotsServicer_to_server(servicer, server)

@@ -46,7 +46,7 @@ class Snapshots:
         snapshotters: by name.
         default: the name for requests that name none.
         trash: takes what is removed.
-        usage_interval_s: age of the usage cache.
+        usage_interval_s: how often their use is counted.
         quotas: bounds what a snapshot's user may write.
     """
 

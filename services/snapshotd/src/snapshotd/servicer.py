@@ -15,6 +15,7 @@ from snapshotd.layers import Layers
 from snapshotd.records import LayerRecord, LazyForm, SnapshotRecord
 from snapshotd.service import Snapshots
 from snapshotd.unpacking import Blob
+from snapshotd.usage import UsageCache
 
 if TYPE_CHECKING:
     from typing import Any
@@ -42,10 +43,15 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
     """
 
     def __init__(
-        self, layers: Layers, snapshots: Snapshots, differences: Differences, mountpoint: Path
+        self,
+        layers: Layers,
+        snapshots: Snapshots,
+        differences: Differences,
+        unfinished: UsageCache,
+        mountpoint: Path,
     ) -> None:
         self._layers, self._snapshots, self._mountpoint = layers, snapshots, str(mountpoint)
-        self._differences = differences
+        self._differences, self._unfinished = differences, unfinished
 
     async def ApplyLayer(self, request: pb.ApplyLayerRequest, context: "Context") -> pb.Layer:
         diff_id = Digest.parse(request.diff_id)
@@ -119,14 +125,14 @@ class SnapshotsServicer(rpc.SnapshotsServicer):
 
     async def FsInfo(self, request: pb.FsInfoRequest, context: "Context") -> pb.FsInfoResponse:
         layers = self._layers.held(())
-        use = self._snapshots.cache.total()
+        use, unfinished = self._snapshots.cache.total(), self._unfinished.total()
         return pb.FsInfoResponse(
             mountpoint=self._mountpoint,
-            layer_bytes=sum(layer.size_bytes for layer in layers),
-            layer_inodes=sum(layer.inodes for layer in layers),
+            layer_bytes=sum(layer.size_bytes for layer in layers) + unfinished.used_bytes,
+            layer_inodes=sum(layer.inodes for layer in layers) + unfinished.used_inodes,
             snapshot_bytes=use.used_bytes,
             snapshot_inodes=use.used_inodes,
-            at_ns=use.at_ns,
+            at_ns=min(use.at_ns, unfinished.at_ns),
         )
 
 

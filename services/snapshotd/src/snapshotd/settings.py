@@ -22,8 +22,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Write a layer out to disk before its record says that it is there."""
     writable_max_bytes: Number = 0
     """The most that the writable directory of a snapshot may take, held by the project quotas of data_dir's filesystem; 0 for no bound. Where there are none, snapshotd does not start."""
-    usage_interval_s: Seconds = 10.0
-    """Age of the usage cache; it grows by itself when counting takes long."""
+    usage_interval_s: Seconds = 5.0
+    """How often it is counted what snapshots and unfinished layers take; rarer where that would take more than a fifth of a core."""
     lazy_read_timeout_s: Seconds = 60.0
     """The longest that a read of a layer whose bytes still come waits for them; then it fails with EIO."""
     lazy_cgroup: str = "slipway-lazy"

@@ -67,7 +67,12 @@ class Unpacking:
         self._places, self._unpacker, self._trash = places, unpacker, trash
         self._images, self._sync, self._bounds = images, sync, bounds
         self.only_images = only_images
+        self._unfinished: set[Path] = set()
         self._limiter = anyio.CapacityLimiter(bounds.max_unpacks)
+
+    def unfinished(self) -> dict[str, tuple[Path, tuple[int, int]]]:
+        """The directories of layers that are being unpacked, as `usage.UsageCache` wants them."""
+        return {path.name: (path, (0, 0)) for path in self._unfinished}
 
     async def check_images(self) -> None:
         """Whether this machine has EROFS.
@@ -86,6 +91,7 @@ class Unpacking:
         name = f"layer {blob.digest or blob.diff_id}"
         directory = self._places.layers / f"{NEW_PREFIX}{blob.diff_id.hex}-{secrets.token_hex(4)}"
         with disk_faults(f"{name}: cannot be unpacked into {self._places.layers}"):
+            self._unfinished.add(directory)
             try:
                 if self.only_images:
                     await self.check_images()
@@ -106,6 +112,8 @@ class Unpacking:
                 with anyio.CancelScope(shield=True):
                     await self._trash.throw(directory)
                 raise
+            finally:
+                self._unfinished.discard(directory)
         return unpacked
 
     async def diff(self, blob: Blob, target: Path) -> Unpacked:

@@ -21,8 +21,8 @@ _RESOLVE = (
 """A container that changes names meanwhile leads nowhere else."""
 _HELD = 64
 """Directories of one path that are held open; deeper ones are found again from below."""
-_SHARE = 10
-"""Counting takes no more than a tenth of one core."""
+_SHARE = 5
+"""Counting takes no more than a fifth of one core."""
 _log = get_logger("usage")
 
 
@@ -141,12 +141,22 @@ class _Count:
         return inner
 
 
+def pause_s(interval_s: float, took_s: float) -> float:
+    """How long to wait after a count, so that the next one begins in time if that is not too much work."""
+    return max(interval_s - took_s, took_s * (_SHARE - 1))
+
+
+class _Found(NamedTuple):
+    own: Use
+    on_disk: Use
+
+
 class UsageCache:
-    """Use by snapshot key.
+    """Use by key of a snapshot, or of what becomes one or a layer.
 
     Args:
-        interval_s: age at which a value is counted anew.
-        places: keys with their directory, and what of it is not the snapshot's own.
+        interval_s: between the beginnings of two counts.
+        places: keys with their directory, and what of it is not their own.
     """
 
     def __init__(
@@ -154,20 +164,20 @@ class UsageCache:
     ) -> None:
         self._interval_s = interval_s
         self._places = places
-        self._uses: dict[str, Use] = {}
+        self._found: dict[str, _Found] = {}
 
     async def run(self) -> None:
         """Count for ever."""
         while True:
             start = monotonic()
             await self.refresh()
-            await anyio.sleep(max(self._interval_s, (monotonic() - start) * (_SHARE - 1)))
+            await anyio.sleep(pause_s(self._interval_s, monotonic() - start))
 
     async def refresh(self) -> None:
         """Count all once."""
         places = self._places()
-        for key in [key for key in self._uses if key not in places]:
-            del self._uses[key]
+        for key in [key for key in self._found if key not in places]:
+            del self._found[key]
         for key, place in places.items():
             await self._count(key, place)
 
@@ -176,17 +186,19 @@ class UsageCache:
         places = self._places()
         known = [key for key in keys if key in places]
         for key in known:
-            if key not in self._uses:
+            if key not in self._found:
                 await self._count(key, places[key])
-        return {key: self._uses[key] for key in known if key in self._uses}
+        return {key: self._found[key].own for key in known if key in self._found}
 
     def total(self) -> Use:
-        """All together, from memory."""
-        uses = self._uses.values()
-        at_ns = max((use.at_ns for use in uses), default=now_ns())
+        """What those that exist now take together, with what is not their own, from memory; as old as the oldest of it."""
+        uses = [self._found[key].on_disk for key in self._places() if key in self._found]
+        at_ns = min((use.at_ns for use in uses), default=now_ns())
         return Use(sum(use.used_bytes for use in uses), sum(use.used_inodes for use in uses), at_ns)
 
     async def _count(self, key: str, place: tuple[Path, tuple[int, int]]) -> None:
         path, (base_bytes, base_inodes) = place
+        at_ns = now_ns()
         used_bytes, used_inodes = await anyio.to_thread.run_sync(measure, path)
-        self._uses[key] = Use(max(used_bytes - base_bytes, 0), max(used_inodes - base_inodes, 0), now_ns())
+        own = Use(max(used_bytes - base_bytes, 0), max(used_inodes - base_inodes, 0), at_ns)
+        self._found[key] = _Found(own, Use(used_bytes, used_inodes, at_ns))

@@ -42,9 +42,10 @@ class LocalContent:
         self._sizes = await anyio.to_thread.run_sync(self._scan, limiter=self._limiter)
         self.used_bytes = sum(self._sizes.values())
 
-    @property
-    def used_inodes(self) -> int:
-        return len(self._sizes)
+    async def usage(self) -> tuple[int, int]:
+        """Bytes on disk and files: of blobs from memory, of what is not whole by a look."""
+        unfinished = await anyio.to_thread.run_sync(self._unfinished)
+        return self.used_bytes + sum(unfinished), len(self._sizes) + len(unfinished)
 
     def has(self, digest: str) -> bool:
         return digest in self._sizes
@@ -174,6 +175,17 @@ class LocalContent:
                 continue
             if status.st_mtime < limit:
                 found[digest] += min(status.st_size, status.st_blocks * 512)
+        return found
+
+    def _unfinished(self) -> list[int]:
+        """The bytes on disk of each file that becomes a blob, and of those of archives on their way in."""
+        found = []
+        for directory, _, names in os.walk(self.ingests):
+            for name in names:
+                try:
+                    found.append(os.lstat(f"{directory}/{name}").st_blocks * 512)
+                except FileNotFoundError:
+                    continue
         return found
 
     def _take(self, digest: str, held: ExitStack) -> bool:

@@ -232,7 +232,7 @@ class ImagesServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Usage(self, request, context):
-        """Space that blobs take; answered from memory.
+        """Space that blobs take, and what of them has come; answered at once.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -76,7 +76,7 @@ class ImagesStub:
     pinned, or what work is under way with.
     """
     Usage: _grpc.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]
-    """Space that blobs take; answered from memory."""
+    """Space that blobs take, and what of them has come; answered at once."""
 
 @_typing.type_check_only
 class ImagesAsyncStub(ImagesStub):
@@ -126,7 +126,7 @@ class ImagesAsyncStub(ImagesStub):
     pinned, or what work is under way with.
     """
     Usage: _aio.UnaryUnaryMultiCallable[_images_pb2.UsageRequest, _images_pb2.UsageResponse]  # type: ignore[assignment]
-    """Space that blobs take; answered from memory."""
+    """Space that blobs take, and what of them has come; answered at once."""
 
 class ImagesServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -269,6 +269,6 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         request: _images_pb2.UsageRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_images_pb2.UsageResponse, _abc.Awaitable[_images_pb2.UsageResponse]]:
-        """Space that blobs take; answered from memory."""
+        """Space that blobs take, and what of them has come; answered at once."""
 
 def add_ImagesServicer_to_server(servicer: ImagesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

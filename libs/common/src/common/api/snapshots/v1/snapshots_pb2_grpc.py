@@ -179,7 +179,7 @@ class SnapshotsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def FsInfo(self, request, context):
-        """Layers and snapshots together, from memory.
+        """What layers, finished or not, and snapshots take on disk; from memory.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -59,7 +59,7 @@ class SnapshotsStub:
     Usage: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.UsageRequest, _snapshots_pb2.UsageResponse]
     """What the writable directories hold, from a cache at most 10 s old; unknown keys are left out."""
     FsInfo: _grpc.UnaryUnaryMultiCallable[_snapshots_pb2.FsInfoRequest, _snapshots_pb2.FsInfoResponse]
-    """Layers and snapshots together, from memory."""
+    """What layers, finished or not, and snapshots take on disk; from memory."""
 
 @_typing.type_check_only
 class SnapshotsAsyncStub(SnapshotsStub):
@@ -92,7 +92,7 @@ class SnapshotsAsyncStub(SnapshotsStub):
     Usage: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.UsageRequest, _snapshots_pb2.UsageResponse]  # type: ignore[assignment]
     """What the writable directories hold, from a cache at most 10 s old; unknown keys are left out."""
     FsInfo: _aio.UnaryUnaryMultiCallable[_snapshots_pb2.FsInfoRequest, _snapshots_pb2.FsInfoResponse]  # type: ignore[assignment]
-    """Layers and snapshots together, from memory."""
+    """What layers, finished or not, and snapshots take on disk; from memory."""
 
 class SnapshotsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -194,6 +194,6 @@ class SnapshotsServicer(metaclass=_abc_1.ABCMeta):
         request: _snapshots_pb2.FsInfoRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_snapshots_pb2.FsInfoResponse, _abc.Awaitable[_snapshots_pb2.FsInfoResponse]]:
-        """Layers and snapshots together, from memory."""
+        """What layers, finished or not, and snapshots take on disk; from memory."""
 
 def add_SnapshotsServicer_to_server(servicer: SnapshotsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
