@@ -3,7 +3,9 @@
 import json
 import shutil
 import subprocess
+from argparse import Namespace
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,8 @@ from common.events.schema import (
 )
 from common.records import keys
 from common.sys import linux
-from slipway.doctor.deep import history, inventory, processes
+from slipway.commands.doctor import doctor
+from slipway.doctor.deep import examine, history, inventory, processes
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
 from tests.support.eventually import eventually
@@ -200,15 +203,15 @@ async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(no
     assert inventory.take(node.run_dir, node.data_dir, node.data_dir / "cni").lost == {}
 
 
-async def test_the_command_tells_it_and_fails(node, life) -> None:
+async def test_the_command_tells_it_and_fails(node, life, monkeypatch, capsys) -> None:
     _, container_id, _ = life
     well = node.slipway("doctor", "--deep")
     assert "all that is recorded is there, and nothing else" in well.stdout
     assert well.returncode == 0
+    monkeypatch.setattr(examine, "differences", partial(examine.differences, settle_s=0))
     with moved(node.run_dir / "runtimed" / "bundles" / container_id):
-        done = node.slipway("doctor", "--deep", "-o", "json")
-    assert done.returncode == 1
-    told = {(finding["name"], finding["text"]) for finding in json.loads(done.stdout)}
+        assert await doctor(Namespace(run_dir=str(node.run_dir), deep=True, report="json")) == 1
+    told = {(finding["name"], finding["text"]) for finding in json.loads(capsys.readouterr().out)}
     assert ("deep: bundle", f"{container_id}: the container has none") in told
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -203,6 +204,16 @@ def _is_process(fields: Fields) -> bool:
 
 
 def _digest(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return _digest_of(path, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=1 << 16)
+def _digest_of(path: Path, _version: tuple[int, int, int]) -> str:
+    """Once for several looks: a node's blobs take minutes."""
     told = hashlib.new(path.parent.name)
     try:
         with path.open("rb") as file:
