@@ -13,7 +13,7 @@ from common.errors import AbortedError, AlreadyExistsError, NotFoundError, Unava
 from common.events import subjects
 from common.events.bus import MAX_BYTES, Bus, follow
 from common.events.relay import OutboxRelay
-from common.events.schema import SandboxCreated, SandboxReady, SandboxRemoved
+from common.events.schema import NodeRepaired, SandboxCreated, SandboxReady, SandboxRemoved, envelope_decoder
 from common.records import Record, RecordStore
 from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
@@ -242,15 +242,22 @@ async def test_a_copy_that_was_left_behind_by_a_change_is_made_at_the_next_start
     assert (await store_at(redis, tmp_path)).get("a").size == 2
 
 
-async def test_a_wiped_redis_is_rebuilt_from_the_copies(redis: RedisServer, tmp_path: Path) -> None:
+async def test_a_wiped_redis_is_rebuilt_from_the_copies_and_that_is_told(
+    redis: RedisServer, tmp_path: Path
+) -> None:
     store = await store_at(redis, tmp_path / "things")
     await store.create(Thing(id="a", size=1))
     await store.create(Thing(id="b", size=2))
     await store.delete("b")
-    await (await connect(redis.url)).flushall()
+    client = await connect(redis.url)
+    await client.flushall()
     again = await store_at(redis, tmp_path / "things")
     assert [(t.id, t.size) for t in again.all()] == [("a", 1)]
     assert (await store_at(redis)).get("a").size == 1
+    told = [entry[b"envelope"] for _, entry in await client.xrange(outbox_key("n1", "runtimed"))]
+    what = "a thing's record that Redis had lost was restored from its copy"
+    repaired = NodeRepaired(id="a", service="runtimed", what=what)
+    assert [envelope_decoder.decode(body).decoded() for body in told] == [repaired]
 
 
 async def test_no_directory_of_a_record_that_is_gone_stays_but_for_what_its_owner_keeps(

@@ -96,7 +96,9 @@ class RecordStore(Generic[R]):
         for record_id, copy in copies.items():
             held = kept.get(record_id)
             if held is None or held.revision < copy.revision:
-                await self._write(copy, held.revision if held else None, ())
+                what = f"a {self._kind}'s record that Redis had lost was restored from its copy"
+                told = NodeRepaired(id=record_id, service=self._owner, what=what)
+                await self._write(copy, held.revision if held else None, (told,))
                 self._records[record_id] = copy
                 _log.warning("record.restored", kind=self._kind, id=record_id)
         for record in kept.values():
