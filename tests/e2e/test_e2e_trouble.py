@@ -94,6 +94,7 @@ async def test_a_pull_to_a_full_disk_leaves_nothing(cri, small, busybox, big, fi
     filler.unlink()
     await cri.pull(big)
     await cri.call(cri.images.RemoveImage, cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=big)))
+    assert await small.differences() == []
 
 
 async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(cri, small, busybox, fill) -> None:
@@ -117,6 +118,8 @@ async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(cri, sma
     assert small.leftovers() | {"records": []} == before | {"records": []}
     await accepted(partial(cri.create, sandbox_id, config, sandbox))
     assert len((await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers) == 1
+    # a record's copy that had no room is written within the minute
+    assert await small.differences("record") == []
 
 
 async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybox, fill) -> None:
@@ -139,3 +142,4 @@ async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybo
     filler.unlink()
     eventually(lambda: log.stat().st_size > stuck, within_s=20, what="lines after the disk has room")
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+    assert await small.differences() == []

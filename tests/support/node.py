@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from common.sys.mounts import unmount_below
 from devtools import bridge
 from slipway.doctor.deep import examine, inventory
 from tests.support import cgroups
+from tests.support.eventually import eventually
 from tests.support.pace import patience
 
 PROGRAMS = Path(sys.executable).parent
@@ -90,8 +92,11 @@ class TestNode:
     def reboot(self) -> None:
         """What a reboot does to a node: every process ends at once, and what was mounted or in /run is gone."""
         pids = self.outliving()
+        names = _names(self.run_dir / "runtimed" / "bundles")
         self.down()
         _end(pids)
+        for folder in (folder for name in names for folder in cgroups.files(name, "")):
+            eventually(partial(_removed, folder), what=f"{folder} is empty")
         unmount_below(self.run_dir)
         subprocess.run(["rm", "-rf", str(self.run_dir)], check=True, timeout=UP_S)
         self.up()
@@ -128,12 +133,12 @@ class TestNode:
         """What pods have left on the machine, by kind; empty once all are removed."""
         return inventory.take(self.run_dir, self.data_dir, self.data_dir / "cni").left()
 
-    async def differences(self, *, settle_s: float = 20.0) -> list[str]:
-        """What the node has lost or left behind, as `slipway doctor --deep` tells it."""
+    async def differences(self, *but: str, settle_s: float = 20.0) -> list[str]:
+        """What the node has lost or left behind, as `slipway doctor --deep` tells it, but for some kinds of it."""
         give_up_at = anyio.current_time() + patience(20)
         while True:
             try:
-                found = await examine.differences(self.state, settle_s=patience(settle_s))
+                found = await examine.differences(self.state, settle_s=patience(settle_s), but=but)
                 break
             except UnavailableError:  # a store that was killed just now
                 if anyio.current_time() > give_up_at:
@@ -146,6 +151,14 @@ def _end(pids: set[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def _removed(folder: Path) -> bool:
+    """Remove a cgroup and those below it, unless there is a process."""
+    for path, _, _ in os.walk(folder, topdown=False):
+        with suppress(OSError):
+            os.rmdir(path)
+    return not folder.exists()
 
 
 def _names(directory: Path) -> list[str]:

@@ -70,6 +70,7 @@ async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(
             again, _ = await pod(cri, "reboot-cni", busybox, ["sleep", "1000"], host_network=False)
             assert (await sandbox_status(cri, again)).network.ip
             await cri.remove_all()
+            assert await node.differences() == []
 
 
 @pytest.mark.parametrize("victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "redis", "nats"])
@@ -82,9 +83,10 @@ async def test_a_ready_sandbox_has_its_ip_whatever_was_restarted(cri, node, busy
     await recovered(cri, container_id)
     after = await sandbox_status(cri, sandbox_id)
     assert (after.state, after.network.ip) == (cri_pb.SANDBOX_READY, before.network.ip)
+    assert await node.differences() == []
 
 
-async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri) -> None:
+async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri, node) -> None:
     config = cri.sandbox_config("pauseless", host_network=True)
     config.linux.security_context.namespace_options.pid = cri_pb.POD
     sandbox_id = await cri.run_sandbox(config)
@@ -93,3 +95,4 @@ async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri) -> 
     os.kill(json.loads(info)["pid"], signal.SIGKILL)
     with anyio.fail_after(patience(10)):  # a reconciler alone takes a minute
         await not_ready(cri, sandbox_id)
+    assert await node.differences() == []

@@ -1,5 +1,6 @@
 """The deep look at one node: what does not fit and stays so; for `slipway doctor --deep`, and for whoever tests a node."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,22 @@ SETTLE_S = 10.0
 AGAIN_S = 0.5
 
 
-async def differences(facts: dict[str, Any], *, settle_s: float = SETTLE_S) -> list[Difference]:
+async def differences(
+    facts: dict[str, Any], *, settle_s: float = SETTLE_S, but: Collection[str] = ()
+) -> list[Difference]:
     """What does not fit, by the facts that the node's supervisor has written down.
 
     A node at work is never at rest: what fits at one of several looks within `settle_s` is in order.
 
+    Args:
+        facts: node.json.
+        settle_s: the longest that what does not fit may take to.
+        but: kinds that are not told.
+
     Raises:
         UnavailableError: Redis or NATS is away.
     """
-    found = await _look(facts)
+    found = [one for one in await _look(facts) if one.kind not in but]
     with anyio.move_on_after(settle_s):
         while any(not one.passing for one in found):
             await anyio.sleep(AGAIN_S)
