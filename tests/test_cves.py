@@ -58,6 +58,13 @@ TESTS = {
     "CVE-2024-5154": f"{E2E}/test_e2e_cves.py::test_a_link_in_the_place_of_a_log_is_not_followed",
     "CVE-2025-0750": f"{E2E}/test_e2e_cves.py::test_a_log_path_stays_below_its_directory",
     "CVE-2025-58183": f"{SNAPSHOTD}/test_snapshotd_hostile.py::test_floods_of_records_are_bounded",
+    "CVE-2024-1753": f"{E2E}/test_e2e_build.py::test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written",
+    "CVE-2024-9675": f"{E2E}/test_e2e_build.py::test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written",
+    "CVE-2025-4953": f"{E2E}/test_e2e_build.py::test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written",
+    "CVE-2024-9407": f"{E2E}/test_e2e_build.py::test_what_cannot_be_done_is_told_with_its_place_and_leaves_nothing",
+    "CVE-2025-6032": f"{IMAGED}/test_imaged_reach.py::test_the_wrong_authority_and_no_certificate_do_not",
+    # untold but by the fix in its release: containerd walked a directory again for each of its opaque marks
+    "GHSA-rp3h-jf77-q9p4": f"{SNAPSHOTD}/test_snapshotd_hostile.py::test_floods_of_records_are_bounded",
     "CVE-2018-15664": f"{E2E}/test_e2e_command_cp.py::test_a_container_that_swaps_directories_for_links_gets_nothing_of_ours",
     "CVE-2019-14271": f"{E2E}/test_e2e_command_cp.py::test_a_container_that_swaps_directories_for_links_gets_nothing_of_ours",
     "CVE-2026-41567": f"{E2E}/test_e2e_command_cp.py::test_a_container_that_swaps_directories_for_links_gets_nothing_of_ours",
@@ -66,6 +73,8 @@ TESTS = {
 }
 NOT_OURS = {
     "CVE-2021-43816": "nothing is relabelled for SELinux",
+    "CVE-2024-9341": "no file of the node's is mounted into containers for FIPS",
+    "CVE-2025-9566": "no Kubernetes YAML is played, so no ConfigMap or Secret is written into volumes",
     "CVE-2025-24965": "no handler is libkrun's",
     "CVE-2026-34040": "no plugin decides on requests",
     "CVE-2026-33997": "there are no plugins",

@@ -141,6 +141,10 @@ def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, 
             "Dockerfile:2: FROM: --platform=linux/s390x: images are made for",
         ),
         ("RUN --mount=type=odd,target=/x true", "type 'odd' is none of"),
+        (
+            "RUN --mount=target=/x,bind-propagation=shared true",  # CVE-2024-9407
+            "'bind-propagation' is none of",
+        ),
         ("RUN false\nRUNS echo", "Dockerfile:3: RUNS: no such instruction, perhaps RUN"),
         ("FOO bar", "Dockerfile:2: FOO: no such instruction\n"),
         ("ONBUILD ENVV a=b", "Dockerfile:2: ONBUILD: ENVV: no such instruction, perhaps ENV"),
@@ -170,6 +174,41 @@ def test_nothing_leads_out_of_the_context_or_the_root(node, busybox, context: Pa
     assert built(node, context, "-t", "held:1").returncode == 0
     ran = node.slipway("run", "--rm", "--network", "host", "held:1", "cat", "/read")
     assert ran.stdout == "of the context"
+
+
+MOUNTS_OUT = """
+FROM {base} AS evil
+RUN mkdir -p {out} && echo inside > {out}/file && ln -s / /all && ln -s {out}/file /one
+FROM {base}
+RUN mkdir -p {out} && ln -s {out} /away
+RUN --mount=from=evil,source=/all,target=/a,rw --mount=from=evil,source=/one,target=/b \\
+    --mount=source=link,target=/c --mount=source=../../file,target=/d --mount=target=/e,rw \\
+    --mount=type=cache,id=../../../../../..{out},target=/f \\
+    --mount=type=cache,target=/away/cache --mount=type=tmpfs,target=/away/tmpfs \\
+    cat /a{out}/file /b /c /d >/got && \\
+    touch /a{out}/written /e/written /e/dir/written /f/written /away/cache/written /away/tmpfs/written
+"""
+
+
+def test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written(
+    node, busybox, context: Path, tmp_path: Path
+) -> None:
+    """CVE-2024-1753, CVE-2024-9675, CVE-2025-4953."""
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "file").write_text("outside\n")
+    (context / "link").symlink_to(out / "file")
+    inside = context / str(out)[1:]
+    inside.mkdir(parents=True)
+    for path in (inside / "file", context / "file"):
+        path.write_text("of the context\n")
+    (context / "Dockerfile").write_text(MOUNTS_OUT.format(base=busybox, out=out))
+    done = built(node, context, "-t", "mounts:1")
+    assert done.returncode == 0, done.stderr
+    ran = node.slipway("run", "--rm", "--network", "host", "mounts:1", "cat", "/got")
+    assert ran.stdout == "inside\ninside\nof the context\nof the context\n", ran.stderr
+    assert [path.name for path in out.iterdir()] == ["file"]
+    assert not list(context.rglob("written"))
 
 
 def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, context: Path) -> None:

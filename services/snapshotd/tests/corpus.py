@@ -249,6 +249,12 @@ def xattr_flood() -> list[E]:
     return [E("f", "n", b"1", pax={f"SCHILY.xattr.user.{i:05}": "x" * 100 for i in range(2000)})]
 
 
+def opaque_flood() -> list[E]:
+    """A directory that is said to be opaque again and again; to walk it each time would take hours."""
+    names = [E("f", f"d/{i}") for i in range(5000)]
+    return [E("d", "d/"), *names, *[E("f", "d/.wh..wh..opq")] * 20_000]
+
+
 def bombs() -> Iterator[tuple[str, bytes, bytes]]:
     """Name, content's first bytes, and a blob that is some thousand times as large when it is unpacked."""
     zeros = header(b"n", size=b"%011o\0" % (4 << 30)) + bytes(1 << 20)

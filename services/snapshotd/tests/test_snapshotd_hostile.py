@@ -171,7 +171,7 @@ async def test_bytes_that_are_no_tar_are_refused_or_mean_nothing(node: Any, name
 
 
 async def test_floods_of_records_are_bounded(node: Any) -> None:
-    for entries in (corpus.flood(), corpus.xattr_flood()):
+    for entries in (corpus.flood(), corpus.xattr_flood(), corpus.opaque_flood()):
         content = tar(entries)
         try:
             diff_id = await apply(node, content)
