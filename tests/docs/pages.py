@@ -1,4 +1,4 @@
-"""The shell blocks of a page, and who runs them."""
+"""The shell blocks of a page and the settings on it that a test takes, and who runs them."""
 
 import re
 from dataclasses import dataclass
@@ -6,13 +6,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
-_BLOCK = re.compile(r"^```sh(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
+_BLOCK = re.compile(r"^```(?P<kind>sh|toml)(?P<info>[^\n]*)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL)
 _TESTED_BY = re.compile(r" tested-by=(?P<path>\S+)")
 
 
 @dataclass(frozen=True)
 class Block:
-    """One ```sh block; `tested_by` is the test that runs it, if it is not the page's own."""
+    """One ```sh block, or a ```toml one; `tested_by` is the test that runs it, if it is not the page's own."""
 
     page: Path
     line: int
@@ -21,7 +21,7 @@ class Block:
 
 
 def blocks(page: Path) -> list[Block]:
-    """Every block of a page, in order.
+    """Every block of a page, in order; of settings, those that name a test.
 
     Raises:
         ValueError: a block says something else than `tested-by=PATH` after its language.
@@ -33,5 +33,7 @@ def blocks(page: Path) -> list[Block]:
         known = _TESTED_BY.fullmatch(match["info"])
         if match["info"] and not known:
             raise ValueError(f"{page.name}:{line}: {match['info']!r} is no tested-by=PATH")
+        if match["kind"] == "toml" and not known:
+            continue
         found.append(Block(page, line, match["text"], known["path"] if known else ""))
     return found

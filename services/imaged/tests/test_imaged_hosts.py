@@ -1,9 +1,14 @@
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from common.errors import FailedPreconditionError
+from common.settings import load
 from imaged import hosts
+from imaged.adapters.proxies import Proxies
+from imaged.settings import Settings
+from tests.docs.pages import ROOT, blocks
 
 
 def write(root: Path, name: str, text: str) -> None:
@@ -69,3 +74,30 @@ def test_bad_hosts_file_is_named(tmp_path: Path, text: str) -> None:
     write(tmp_path, "quay.io", text)
     with pytest.raises(FailedPreconditionError, match=r"quay\.io/hosts\.toml"):
         hosts.find(str(tmp_path), "quay.io")
+
+
+def test_the_files_of_the_page_are_what_it_says(tmp_path: Path) -> None:
+    files = defaultdict(str)
+    for block in blocks(ROOT / "docs/registries.md"):
+        if block.tested_by == str(Path(__file__).relative_to(ROOT)):
+            path, _, text = block.text.removeprefix("# /etc/slipway/").partition("\n")
+            files[path] += text
+    for path, text in files.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_text(text)
+    [secure] = hosts.find(f"{tmp_path}/certs.d", "registry.example")
+    own = tmp_path / "certs.d/registry.example"
+    assert (secure.url, secure.ca) == ("https://registry.example/v2", (f"{own}/ca.crt",))
+    assert secure.client == ((f"{own}/node.crt", f"{own}/node.key"),)
+    assert [h.url for h in hosts.find(f"{tmp_path}/certs.d", "10.0.0.7:5000")] == ["http://10.0.0.7:5000/v2"]
+    mirror, cache, hub = hosts.find(f"{tmp_path}/certs.d", "docker.io")
+    assert (mirror.url, mirror.capabilities) == ("https://mirror.example/v2", {"pull", "resolve"})
+    assert (mirror.connect_timeout_s, len(mirror.ca)) == (2, 1)
+    assert (cache.url, cache.capabilities) == ("https://cache.example/hub/v2", {"pull"})
+    assert (cache.headers, cache.mirror_of) == ((("x-api-key", "secret"),), "docker.io")
+    assert (hub.url, hub.mirror_of) == ("https://registry-1.docker.io/v2", "")
+    settings = load(Settings, "imaged", ["--config", f"{tmp_path}/imaged.toml"])
+    assert settings.short_names == "registry.example"
+    proxies = Proxies(settings.http_proxy, settings.https_proxy, settings.no_proxy)
+    assert proxies.of("https://registry.example") == "http://user:password@proxy.example:3128"
+    assert proxies.of("https://a.inside.example") == proxies.of("https://10.1.2.3") == ""
