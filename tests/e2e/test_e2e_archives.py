@@ -115,6 +115,38 @@ def test_umoci_reads_a_saved_layout_and_its_change_runs(node, pulled, tmp_path: 
     assert (done.returncode, done.stdout) == (0, "from umoci\n"), done.stderr
 
 
+@pytest.fixture
+def made(node, pulled, tmp_path: Path) -> list[str]:
+    """An image that was built upon it, and what a container of that was committed as."""
+    (tmp_path / "Dockerfile").write_text(
+        "FROM app:1\nRUN echo built > /built && chown 7:8 /built\nENV MADE=1\n"
+    )
+    built = node.slipway("build", "-q", "-t", "built:1", str(tmp_path))
+    assert built.returncode == 0, built.stderr
+    script = "rm /etc/group && echo committed > /committed"
+    ran = node.slipway("run", "--name", "made", "--network", "host", "built:1", "sh", "-c", script)
+    assert ran.returncode == 0, ran.stderr
+    committed = node.slipway("commit", "made", "committed:1")
+    assert (committed.returncode, node.slipway("rm", "made").returncode) == (0, 0), committed.stderr
+    return ["built:1", "committed:1"]
+
+
+SEEN = "cat /built /committed 2>/dev/null; ls /etc | grep group; echo $MADE $(stat -c %u:%g /built)"
+SEES = {"built:1": "built\ngroup\n1 7:8\n", "committed:1": "built\ncommitted\n1 7:8\n"}
+
+
+def test_umoci_unpacks_what_is_built_and_committed(node, made, tmp_path: Path) -> None:
+    for name in made:
+        layout, bundle = (tmp_path / f"{name.partition(':')[0]}.{kind}" for kind in ("layout", "bundle"))
+        assert node.slipway("save", "--layout", str(layout), name).returncode == 0
+        tool("umoci", "unpack", "--image", f"{layout}:1", str(bundle))
+        root = bundle / "rootfs"
+        assert (root / "built").read_text() == "built\n"
+        assert ((root / "built").stat().st_uid, (root / "built").stat().st_gid) == (7, 8)
+        assert (root / "etc/group").exists() is (name == "built:1")
+        assert "MADE=1" in json.loads((bundle / "config.json").read_text())["process"]["env"]
+
+
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci"])
 def test_what_skopeo_writes_is_loaded_and_runs(node, pulled, busybox, tmp_path: Path, form: str) -> None:
     assert node.slipway("rmi", "-f", pulled["Id"]).returncode == 0
@@ -226,3 +258,23 @@ def test_a_docker_engine_reads_and_writes_the_same_image(
     found = facts(node, name)
     assert (found["Id"], found["RootFS"]) == (pulled["Id"], pulled["RootFS"])
     runs(node, name)
+
+
+@pytest.mark.beyond_debian
+@pytest.mark.timeout(300)
+def test_a_docker_engine_runs_what_is_built_committed_and_pushed(
+    node, made, docker_host, shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DOCKER_HOST", docker_host)
+    run = ("docker", "run", "--rm", "--network", "none")
+    pushed = [f"{shop.address}/made/{name}" for name in made]
+    try:
+        shell(node, f"slipway save {' '.join(made)} | docker load")
+        for name, there in zip(made, pushed, strict=True):
+            assert tool(*run, name, "sh", "-c", SEEN) == SEES[name]
+            told = node.slipway("push", name, there)
+            assert told.returncode == 0, told.stderr
+            assert told.stdout.strip().partition("@")[2] in tool("docker", "pull", there)
+            assert tool(*run, there, "sh", "-c", SEEN) == SEES[name]
+    finally:
+        subprocess.run(["docker", "rmi", "-f", *made, *pushed], capture_output=True, check=False)
