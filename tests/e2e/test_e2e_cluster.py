@@ -1,18 +1,30 @@
 """A node whose NATS and Redis others run: nothing of it asks servers of its own."""
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import anyio
+import msgspec
+import nats
 import pytest
+from nats.js.errors import NotFoundError
 
+from common.events import subjects
+from common.events.bus import Bus
+from common.events.schema import ContainerExited, Envelope, encoder
+from tests.e2e.test_e2e_events import documents_worker, lines_until
 from tests.support.brokers import nats_server, redis_server
 from tests.support.eventually import eventually
 from tests.support.node import TestNode, running_node
 from tests.support.opsd import Opsd, opsd
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 TOKEN = "token-of-the-cluster"
+STREAM_BYTES = 128 << 10
+EVENT = ContainerExited(id="c", sandbox_id="s", exit_code=3, reason="Error")
 
 
 @dataclass
@@ -28,12 +40,14 @@ def cluster(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     (place / "nats").mkdir()
     (place / "nats/server.conf").write_text(f'authorization {{ token: "{TOKEN}" }}\n')
     config = place / "node.toml"
-    with nats_server(place / "nats") as nats, redis_server(place / "redis") as redis:
-        url = nats.url.replace("://", f"://{TOKEN}@")
-        config.write_text(f'nats_url = "{url}"\nredis_url = "{redis.url}"\n')
+    with nats_server(place / "nats") as server, redis_server(place / "redis") as redis:
+        url = server.url.replace("://", f"://{TOKEN}@")
+        config.write_text(
+            f'nats_url = "{url}"\nredis_url = "{redis.url}"\nevents_max_bytes = {STREAM_BYTES}\n'
+        )
         with (
             running_node(place, options=("--config", str(config))) as node,
-            opsd("second", place, url) as other,
+            opsd("second", place, url, events_max_bytes=str(STREAM_BYTES)) as other,
         ):
             yield Cluster(node, other, url)
 
@@ -66,3 +80,49 @@ async def test_the_commands_ask_the_servers_that_it_shares(cluster: Cluster, bus
 
 def test_a_dashboard_shows_all_nodes_of_it(cluster: Cluster) -> None:
     eventually(lambda: cluster.other.up() == {"testnode", "second"}, what="both nodes on the other's page")
+
+
+async def test_a_reader_that_was_away_for_too_long_is_told_so(cluster: Cluster, tmp_path: Path) -> None:
+    worker, bus = documents_worker(tmp_path), await Bus.connect(cluster.nats_url, attempts=1)
+
+    async def tell(container_id: str, count: int = 1) -> None:
+        """Of an end of a container, so many times."""
+        event = msgspec.Raw(encoder.encode(msgspec.structs.replace(EVENT, id=container_id)))
+        subject = subjects.subject("other", "container", container_id, "exited")
+        for number in range(count):
+            key, now_ns = f"{container_id}:{number}", time.time_ns()
+            envelope = Envelope(
+                id=key, at_ns=now_ns, node="other", source="runtimed", revision=1, event=event
+            )
+            await bus.publish(subject, encoder.encode(envelope), key, "")
+
+    try:
+        with anyio.fail_after(patience(20)):
+            async with anyio.create_task_group() as group:
+                group.start_soon(lines_until, worker, cluster.nats_url, "last")
+                await tell("seen")
+                while not await acknowledged(cluster.nats_url):
+                    await anyio.sleep(0.05)
+                await tell("last")
+        await tell("many", STREAM_BYTES // 200)
+        found = await bus.first()
+    finally:
+        await bus.close()
+    assert found is not None
+    [told, after, *_] = await lines_until(worker, cluster.nats_url, "many")
+    assert told.startswith("missed: events ")
+    assert told.endswith(f" to {found[0] - 1} are gone")
+    assert after == "many 3 Error"
+    listed = cluster.node.slipway("events", "--since", "1h", "--until-now", "--filter", "kind=image")
+    assert "are not kept any more" in listed.stderr
+
+
+async def acknowledged(url: str) -> int:
+    """The last event that the documents' consumer has acknowledged; 0 for none."""
+    client = await nats.connect(url)
+    try:
+        return int((await client.jetstream().consumer_info(subjects.STREAM, "exits")).ack_floor.stream_seq)
+    except NotFoundError:
+        return 0
+    finally:
+        await client.close()

@@ -58,26 +58,37 @@ async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
     assert all(numbers == sorted(set(numbers)) for numbers in sequence.values())
 
 
+def documents_worker(directory: Path) -> Path:
+    """The program of docs/events.md."""
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    worker = directory / "worker.py"
+    worker.write_text(page.split("```python\n")[1].split("```")[0])
+    return worker
+
+
+async def lines_until(worker: Path, url: str, last: str) -> list[str]:
+    """What it prints, up to a line that begins with `last`."""
+    async with await anyio.open_process([sys.executable, str(worker), url]) as process:
+        text = ""
+        async for chunk in TextReceiveStream(process.stdout):
+            text += chunk
+            if any(line.startswith(last) for line in text.split("\n")[:-1]):
+                break
+        process.terminate()
+    return text.splitlines()
+
+
 async def test_the_documents_consumer_that_was_away_misses_nothing(
     cri, node, busybox, tmp_path: Path
 ) -> None:
-    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
-    worker = tmp_path / "worker.py"
-    worker.write_text(page.split("```python\n")[1].split("```")[0])
+    worker = documents_worker(tmp_path)
 
     async def missed() -> list[str]:
         """What it prints until the next container of ours has ended."""
         sandbox_id, last = await pod(cri, "last", busybox, ["sh", "-c", "exit 9"])
-        command = [sys.executable, str(worker), node.state["nats_url"]]
-        async with await anyio.open_process(command) as process:
-            text = ""
-            async for chunk in TextReceiveStream(process.stdout):
-                text += chunk
-                if f"{last} 9 Error" in text:
-                    break
-            process.terminate()
+        told = await lines_until(worker, node.state["nats_url"], f"{last} 9 Error")
         await cri.remove_sandbox(sandbox_id)
-        return text.splitlines()
+        return told
 
     await missed()
     ended = []

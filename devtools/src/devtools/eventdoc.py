@@ -3,11 +3,17 @@
 import msgspec
 
 from common.events import subjects
-from common.events.bus import MAX_AGE_S, MAX_BYTES
 from common.events.schema import Envelope, Event, all_events
+from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES
 from devtools import generated
 from devtools.fieldwords import field_words
 
+EVENT_BYTES = 500
+"""What one takes in the stream, when it is a long one."""
+RATES = (100, 1_000, 10_000)
+"""Events a minute of all nodes."""
+SIZES = (EVENTS_MAX_BYTES, 10 << 30, 100 << 30)
+MONTH_S = 30 * 86400
 HEAD = f"""# Lifecycle events
 
 Generated from `libs/common/src/common/events/schema.py` by `./dev protos`; do not edit.
@@ -21,6 +27,24 @@ the subject; the event itself has the id as it is.
 The payload is msgpack: an envelope with the event in it.
 
 """
+
+
+def _kept() -> str:
+    """How long the stream of each size holds the events of each rate."""
+    head = "".join(f" {size >> 30} GiB |" for size in SIZES)
+    rows = [f"| events a minute |{head}\n|---|{'---|' * len(SIZES)}\n"]
+    for rate in RATES:
+        lasts = (_span(size / EVENT_BYTES / rate * 60) for size in SIZES)
+        rows.append(f"| {rate:,} |{''.join(f' {text} |' for text in lasts)}\n")
+    return "".join(rows)
+
+
+def _span(seconds: float) -> str:
+    if seconds > MONTH_S:
+        return "over a month"
+    return f"{seconds / 3600:.0f} hours" if seconds < 2 * 86400 else f"{seconds / 86400:.0f} days"
+
+
 TAIL = f"""
 ## Following
 
@@ -33,7 +57,12 @@ import asyncio, sys, msgpack, nats
 
 async def main(url: str) -> None:
     client = await nats.connect(url)
-    exits = await client.jetstream().subscribe("{subjects.PREFIX}.*.container.*.exited", durable="exits", manual_ack=True)
+    stream = client.jetstream()
+    exits = await stream.subscribe("{subjects.PREFIX}.*.container.*.exited", durable="exits", manual_ack=True)
+    seen = (await exits.consumer_info()).ack_floor.stream_seq
+    first = (await stream.stream_info("{subjects.STREAM}")).state.first_seq
+    if seen and first > seen + 1:
+        print(f"missed: events {{seen + 1}} to {{first - 1}} are gone", flush=True)
     async for message in exits.messages:
         event = msgpack.unpackb(message.data)["event"]
         print(event["id"], event["exit_code"], event["reason"], flush=True)
@@ -57,10 +86,15 @@ nats --server "$url" sub '{subjects.PREFIX}.*.container.*.exited' --translate 's
 
 ## What is kept
 
-The stream keeps {MAX_AGE_S / 86400:g} days or {MAX_BYTES >> 20} MiB, whichever is less, or a half, a quarter, … of that where the disk has not the room; an event takes 300 to 500 bytes, so that a day
-of a thousand events a minute fits twice. A reader that was away for longer sees a gap in `seq`, which grows by one for
-each `node` and `source`; `slipway ps -a` or CRI's lists then tell how things stand. While NATS is away events queue
-in Redis, and are relayed in order.
+One stream has the events of all nodes on a NATS. It keeps {EVENTS_MAX_AGE_S // 86400} days or {EVENTS_MAX_BYTES >> 30} GiB, whichever is less, or a half, a quarter, … of that where the disk
+has not the room, which the services log as `stream.small`. An event takes 300 to {EVENT_BYTES} bytes, and a pod
+with one container makes about a dozen. How long a reader may be away, by the bytes alone:
+
+{_kept()}
+`events_max_bytes` and `events_max_age_s` are keys of [the node](settings.md#the-node), the same on each, as the last one to start decides. NATS reserves the
+bytes on its disk. A reader that was away for longer is told by the stream itself, as in `worker.py`: what it has acknowledged lies before the
+first event that is there (of those between, none may have been its own). `slipway events --since` says so too; `slipway ps -a` or CRI's lists then tell how things stand. Whoever reads all events of a node sees each that
+is missing by `seq`, which grows by one for each `node` and `source`. While NATS is away events queue in Redis, and are relayed in order.
 
 ## Versions
 

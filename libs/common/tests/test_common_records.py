@@ -11,7 +11,7 @@ import pytest
 
 from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
 from common.events import subjects
-from common.events.bus import MAX_BYTES, Bus, follow
+from common.events.bus import Bus, Kept, follow
 from common.events.relay import OutboxRelay
 from common.events.schema import NodeRepaired, SandboxCreated, SandboxReady, SandboxRemoved, envelope_decoder
 from common.records import Record, RecordStore
@@ -366,9 +366,9 @@ async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServe
     bus = await Bus.connect(nats.url)
     try:
         await bus.publish(subjects.subject("n1", "node", "x", "repaired"), b"kept", "x:1", "")
-        await bus.ensure_stream()
+        await bus.ensure_stream(Kept())
         state = await stream.stream_info(subjects.STREAM)
-        assert (state.config.max_bytes, state.state.messages) == (MAX_BYTES, 1)
+        assert (state.config.max_bytes, state.state.messages) == (Kept().max_bytes, 1)
     finally:
         await bus.close()
         await client.close()
@@ -384,7 +384,7 @@ async def test_a_disk_with_little_room_has_a_smaller_stream(tmp_path: Path, laun
         server.kill()
         settings.write_text("jetstream { max_file_store: 2GB }")
         server.start()
-        await _made(server, MAX_BYTES)
+        await _made(server, Kept().max_bytes)
     (tmp_path / "less").mkdir()
     (tmp_path / "less" / "server.conf").write_text("jetstream { max_file_store: 1MB }")
     with nats_server(tmp_path / "less", launch) as server, pytest.raises(UnavailableError, match="storage"):
@@ -409,7 +409,7 @@ async def _made(server: NatsServer, size: int) -> None:
     """Connect, and have a stream of this size."""
     bus = await Bus.connect(server.url)
     try:
-        assert await bus.ensure_stream() == size
+        assert await bus.ensure_stream(Kept()) == size
         client = await nats_client.connect(server.url)
         info = await client.jetstream().stream_info(subjects.STREAM)
         await client.close()

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.errors import FailedPreconditionError
+from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES
 
 SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 """In start order; they also wait for each other, so the order only saves time."""
@@ -39,6 +40,10 @@ class Layout:
     """Of a NATS that nodes share, as nats://TOKEN@HOST:PORT; with none the node runs its own."""
     redis_url: str = ""
     """Of a Redis of others, as redis://:PASSWORD@HOST:PORT/0; with none the node runs its own."""
+    events_max_bytes: int = EVENTS_MAX_BYTES
+    """What the events of all nodes on this NATS may take there until the oldest go; the same on each node."""
+    events_max_age_s: int = EVENTS_MAX_AGE_S
+    """How old an event becomes there; the same on each node."""
     nats_port: int = 0
     """Of the node's own NATS, on loopback; 0 takes the last one, or a free one."""
     metrics_port: int = 9471
@@ -116,19 +121,21 @@ class Layout:
         }
         return json.dumps(facts, indent=2) + "\n"
 
-    def settings(self, daemon: str) -> dict[str, str]:
+    def settings(self, daemon: str) -> dict[str, str | int]:
         """What a service is told of the node."""
-        values = {
+        values: dict[str, str | int] = {
             "node": self.node,
             "run_dir": self.run_dir,
             "data_dir": self.data_dir,
             "redis_url": self.records_url,
             "nats_url": self.events_url,
+            "events_max_bytes": self.events_max_bytes,
+            "events_max_age_s": self.events_max_age_s,
             "otlp_endpoint": f"unix:{self.run_dir}/opsd.sock",
         }
         if self.metrics_port and daemon in SERVICES:
             values["metrics_address"] = f"127.0.0.1:{self.metrics_port + SERVICES.index(daemon)}"
-        own = {
+        own: dict[str, dict[str, str]] = {
             "imaged": {"certs_dir": self.certs_dir},
             "runtimed": {"cni_conf_dir": self.cni_dir},
             # the spans of all services come to opsd, which sends them on

@@ -101,6 +101,11 @@ def _add_options(verb: argparse.ArgumentParser) -> None:
             metavar="URL",
             help=f"of a {server} {what}, in place of the node's own; one with a password belongs into --config",
         )
+    for option, default in (
+        ("--events-max-bytes", plain.events_max_bytes),
+        ("--events-max-age-s", plain.events_max_age_s),
+    ):
+        verb.add_argument(option, type=int, default=default, help="that NATS keeps (%(default)s)")
     verb.add_argument(
         "--nats-port", type=int, default=plain.nats_port, help="0 takes the last one, or a free one"
     )

@@ -19,6 +19,7 @@ from slipway.output import render
 from slipway.streams import questions
 
 if TYPE_CHECKING:
+    from common.events.bus import Bus
     from common.events.schema import Envelope
 
 FILTERS = {"kind": "kind", "verb": "verb", "id": "object_id", "node": "node"}
@@ -42,8 +43,14 @@ async def events(arguments: Namespace) -> int:
     chosen = dict(_filter(text) for text in arguments.filter)
     wanted = await _object_id(arguments.run_dir, chosen.pop("object_id", ""))
     url = arguments.nats or nats_url(arguments.run_dir)
-    if until_ns is not None:  # its end is a moment's silence, which one that does not answer keeps too
-        await (await Bus.connect(url, attempts=8)).close()
+    bus = await Bus.connect(
+        url, attempts=8
+    )  # the end is a moment's silence, which one that does not answer keeps too
+    try:
+        await bus.ensure_stream()
+        await _tell_gone(bus, since_ns if arguments.since else None)
+    finally:
+        await bus.close()
     found = cast("AsyncGenerator[Envelope, None]", follow(url, since_ns=since_ns, **chosen))
     async with aclosing(found) as stream:
         while (envelope := await _next(stream, until_ns)) is not None:
@@ -52,6 +59,16 @@ async def events(arguments: Namespace) -> int:
             if str(envelope.fields().get("id", "")).removeprefix("sha256:").startswith(wanted):
                 _show(envelope, arguments.report)
     return 0
+
+
+async def _tell_gone(bus: "Bus", since_ns: int | None) -> None:
+    """Say it when the stream has dropped events of the time that is asked for."""
+    first = await bus.first() if since_ns is not None else None
+    if first is None or since_ns is None:
+        return
+    sequence, envelope = first
+    if sequence > 1 and envelope.at_ns > since_ns:
+        sys.stderr.write(f"slipway: events before {_moment(envelope.at_ns)} are not kept any more\n")
 
 
 def _decode(arguments: Namespace) -> int:
@@ -114,13 +131,19 @@ def _show(envelope: "Envelope", output: str) -> None:
         sys.stdout.write(json.dumps(line | {"revision": envelope.revision, "event": fields}) + "\n")
     else:
         kind, object_id = str(fields.pop("type")), str(fields.pop("id")).removeprefix("sha256:")
-        at = datetime.fromtimestamp(envelope.at_ns / 1e9).astimezone().isoformat(timespec="milliseconds")
         told = {k: v for k, v in fields.items() if v not in ("", 0, [], False) and not k.endswith("_ns")}
         facts = " ".join(f"{k}={_short(v)}" for k, v in told.items())
         sys.stdout.write(
-            render.clean(f"{at} {kind.rpartition('.')[0]:<26} {_short(object_id):<12} {facts}") + "\n"
+            render.clean(
+                f"{_moment(envelope.at_ns)} {kind.rpartition('.')[0]:<26} {_short(object_id):<12} {facts}"
+            )
+            + "\n"
         )
     sys.stdout.flush()
+
+
+def _moment(at_ns: int) -> str:
+    return datetime.fromtimestamp(at_ns / 1e9).astimezone().isoformat(timespec="milliseconds")
 
 
 def _short(value: object) -> object:

@@ -29,6 +29,10 @@ Address = Annotated[
 ]
 
 
+EVENTS_MAX_BYTES = 1 << 30
+EVENTS_MAX_AGE_S = 7 * 86400
+
+
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What every daemon has; each daemon's own settings extend it."""
 
@@ -42,6 +46,10 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Where the state is held: unix://, redis:// or rediss://. Its clock agrees with the node's to a few seconds."""
     nats_url: str = "nats://127.0.0.1:4222"
     """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
+    events_max_bytes: Count = EVENTS_MAX_BYTES
+    """What the events of all nodes on this NATS may take there until the oldest go; the same on each, or the last one to start decides."""
+    events_max_age_s: Seconds = EVENTS_MAX_AGE_S
+    """How old an event becomes there; as above."""
     otlp_endpoint: str = ""
     """Where traces go, as http://HOST:PORT or unix:PATH (OTLP over gRPC); empty for nowhere."""
     metrics_address: Address = ""

@@ -64,9 +64,7 @@ async def serve(settings: Settings, life: Life) -> None:
     neighbours = await _neighbours(settings)
     registry = _registry(settings, neighbours)
     layers = SnapshotdClient(socket_path(settings, "snapshotd"))
-    relay = OutboxRelay(
-        await connect(settings.redis_url), node=settings.node, owner="imaged", nats_url=settings.nats_url
-    )
+    relay = await OutboxRelay.of(settings, "imaged")
     spools = Spools(content.ingests, settings.max_load_bytes)
     spools.clear()
     images = Images(

@@ -11,7 +11,7 @@ from nats.errors import MaxPayloadError
 
 from common.errors import NotFoundError, ResourceExhaustedError, SlipwayError, UnavailableError
 from common.events import subjects
-from common.events.bus import Bus
+from common.events.bus import Bus, Kept
 from common.observe.log import get_logger
 from common.turns import Turns
 from opsd.agent.answers import Answers
@@ -79,7 +79,7 @@ class Cluster:
     async def _listen(self, bus: Bus) -> None:
         self._echo_s = anyio.current_time()
         try:
-            await bus.ensure_stream()
+            await bus.ensure_stream(Kept.of(self._settings))
             async with anyio.create_task_group() as group:
                 group.start_soon(self._hear_vitals, bus)
                 group.start_soon(self._hear_questions, bus, group)

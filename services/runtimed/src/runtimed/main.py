@@ -91,7 +91,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     service = Service(parts)
     reconciler = Reconciler(service)
     await reconciler.load()
-    relay = OutboxRelay(await connect(settings.redis_url), nats_url=settings.nats_url, **facts)
+    relay = await OutboxRelay.of(settings, DAEMON)
     life.start_once_serving(reconciler.watch, "watches")
     life.start(relay.run, name="relay")
     life.start(reconciler.run, name="reconcile")

@@ -84,7 +84,7 @@ async def serve(settings: Settings, life: Life) -> None:
     ).run()
     meters.LAYERS.set_function(lambda: len(layer_records.all()))
     meters.SNAPSHOTS.set_function(lambda: len(snapshot_records.all()))
-    life.start((await _relay(settings)).run, name="relay")
+    life.start((await OutboxRelay.of(settings, NAME)).run, name="relay")
     life.start(layer_records.guard, name="guard of layers")
     life.start(snapshot_records.guard, name="guard of snapshots")
     unfinished = UsageCache(settings.usage_interval_s, unpacking.unfinished)
@@ -114,11 +114,6 @@ async def _records(
     await layers.load()
     await snapshots.load()
     return layers, snapshots
-
-
-async def _relay(settings: Settings) -> OutboxRelay:
-    redis = await connect(settings.redis_url)
-    return OutboxRelay(redis, node=settings.node, owner=NAME, nats_url=settings.nats_url)
 
 
 def _unpacking(

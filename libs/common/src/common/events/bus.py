@@ -1,9 +1,10 @@
 """JetStream: the stream, publishing with de-duplication, and following."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
+from typing import NamedTuple
 
 import anyio
 import nats
@@ -17,14 +18,12 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, S
 from common.errors import UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
-from common.settings import without_secrets
+from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES, CommonSettings, without_secrets
 
 DEDUPE_S = 600.0
 """For how long JetStream recognises a repeated message id."""
-MAX_AGE_S = 7 * 86400.0
-MAX_BYTES = 1 << 30
 MIN_BYTES = 16 << 20
-"""Of the stream, on a disk with less room than for `MAX_BYTES`; the server reserves all of it."""
+"""Of the stream, on a disk with less room than is asked for; the server reserves all of it."""
 _NO_ROOM = 10047
 """JSStorageResourcesExceededErr in nats-server's errors.json."""
 CONNECT_S = 2
@@ -34,6 +33,17 @@ PUBLISH_S = 5.0
 HELD_BATCH = 500
 HELD_S = 30.0
 """After so long without a reader the server forgets a consumer."""
+
+
+class Kept(NamedTuple):
+    """What the stream keeps of the events of all nodes: the oldest go when either is passed."""
+
+    max_bytes: int = EVENTS_MAX_BYTES
+    max_age_s: float = EVENTS_MAX_AGE_S
+
+    @classmethod
+    def of(cls, settings: CommonSettings) -> "Kept":
+        return cls(settings.events_max_bytes, settings.events_max_age_s)
 
 
 class Bus:
@@ -75,34 +85,38 @@ class Bus:
     def connected(self) -> bool:
         return bool(self._client.is_connected)
 
-    async def ensure_stream(self) -> int:
-        """Make the stream if it is not there, and give one of an older version today's limits; returns its bytes.
+    async def ensure_stream(self, kept: Kept | None = None) -> int:
+        """Make the stream if it is not there, and give it these limits; without any, one that is there stays as it is.
 
-        Where the disk has no room for so many, it gets a half, or a quarter, and so on.
+        Where the disk has no room for so many bytes, it gets a half, or a quarter, and so on; returns how many it has.
 
         Raises:
             UnavailableError: NATS does not answer, has no JetStream, or no room.
         """
         with _answering(f"stream {subjects.STREAM}"):
-            return await self._settle_stream()
-
-    async def _settle_stream(self) -> int:
-        try:
-            found = (await self._stream.stream_info(subjects.STREAM)).config
-            settle = self._stream.update_stream
-        except nats.js.errors.NotFoundError:
-            found, settle = None, self._stream.add_stream
-        size = MAX_BYTES
-        while found is None or (found.max_age, found.max_bytes) != (MAX_AGE_S, size):
             try:
-                await settle(_stream(size))
+                found = (await self._stream.stream_info(subjects.STREAM)).config
+            except nats.js.errors.NotFoundError:
+                return await self._settle(self._stream.add_stream, _stream(), kept or Kept())
+            if kept is None or (found.max_age, found.max_bytes) == (kept.max_age_s, kept.max_bytes):
+                return found.max_bytes or 0
+            return await self._settle(self._stream.update_stream, found, kept)
+
+    async def _settle(
+        self, settle: Callable[[StreamConfig], Awaitable[object]], config: StreamConfig, kept: Kept
+    ) -> int:
+        """Make or change a stream, with no more of it new than what is kept."""
+        window_s, size = min(DEDUPE_S, kept.max_age_s), kept.max_bytes
+        while True:
+            wanted = config.evolve(max_age=kept.max_age_s, max_bytes=size, duplicate_window=window_s)
+            try:
+                await settle(wanted)
             except nats.js.errors.APIError as exc:
                 if exc.err_code != _NO_ROOM or size // 2 < MIN_BYTES:
                     raise
                 size //= 2
             else:
-                break
-        return size
+                return size
 
     async def publish(self, subject: str, payload: bytes, message_id: str, traceparent: str) -> None:
         """Publish and wait for the stream's acknowledgement.
@@ -257,15 +271,8 @@ def _answering(what: str) -> Iterator[None]:
         raise UnavailableError(f"{what}: {str(exc) or 'no answer'}") from exc
 
 
-def _stream(max_bytes: int) -> StreamConfig:
-    return StreamConfig(
-        name=subjects.STREAM,
-        subjects=[subjects.ALL],
-        storage=StorageType.FILE,
-        duplicate_window=DEDUPE_S,
-        max_age=MAX_AGE_S,
-        max_bytes=max_bytes,
-    )
+def _stream() -> StreamConfig:
+    return StreamConfig(name=subjects.STREAM, subjects=[subjects.ALL], storage=StorageType.FILE)
 
 
 def _start(since_ns: int | None, sequence: int | None) -> ConsumerConfig:

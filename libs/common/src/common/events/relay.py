@@ -6,12 +6,13 @@ from redis.asyncio import Redis
 from common.clock import now_ns
 from common.errors import UnavailableError
 from common.events import subjects
-from common.events.bus import MAX_BYTES, Bus
+from common.events.bus import Bus, Kept
 from common.events.schema import encoder, envelope_decoder
 from common.observe import metrics
 from common.observe.log import get_logger
 from common.records.keys import outbox_key
-from common.records.redis import backlog, drop, entries
+from common.records.redis import backlog, connect, drop, entries
+from common.settings import CommonSettings
 
 BATCH = 256
 BLOCK_MS = 1000
@@ -35,15 +36,26 @@ class OutboxRelay:
         node: this node.
         owner: the service whose outbox it is.
         nats_url: where JetStream is.
+        kept: what its stream is to keep; by default what the settings have by default.
     """
 
-    def __init__(self, redis: "Redis", *, node: str, owner: str, nats_url: str) -> None:
+    def __init__(
+        self, redis: "Redis", *, node: str, owner: str, nats_url: str, kept: Kept | None = None
+    ) -> None:
         self._redis = redis
         self._node = node
         self._owner = owner
         self._url = nats_url
+        self._kept = kept or Kept()
         self._key = outbox_key(node, owner)
         self._bus: Bus | None = None
+
+    @classmethod
+    async def of(cls, settings: CommonSettings, owner: str) -> "OutboxRelay":
+        """That of a service with these settings."""
+        redis = await connect(settings.redis_url)
+        kept = Kept.of(settings)
+        return cls(redis, node=settings.node, owner=owner, nats_url=settings.nats_url, kept=kept)
 
     @property
     def connected(self) -> bool:
@@ -58,9 +70,10 @@ class OutboxRelay:
             try:
                 bus = await Bus.connect(self._url)
                 try:
-                    held_bytes = await bus.ensure_stream()
-                    if held_bytes < MAX_BYTES:
-                        _log.warning("stream.small", owner=self._owner, bytes=held_bytes, wanted=MAX_BYTES)
+                    wanted = self._kept.max_bytes
+                    held_bytes = await bus.ensure_stream(self._kept)
+                    if held_bytes < wanted:
+                        _log.warning("stream.small", owner=self._owner, bytes=held_bytes, wanted=wanted)
                     wait_s = 0.1
                     await self._relay(bus)
                 finally:
