@@ -129,19 +129,24 @@ def _paired(name: str, pairs: pods.Pairs, against: str, goal: str) -> Figure:
     return Figure(name, statistics.median(pairs.ours), "ms", f"{against}, in turn", floor, goal)
 
 
-def main() -> None:
-    """Measure, print, keep."""
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """What can be asked for."""
+    made = argparse.ArgumentParser(
         prog="./dev bench", description="Measure against bare runtimes and containerd."
     )
-    choice = parser.add_mutually_exclusive_group()
+    choice = made.add_mutually_exclusive_group()
     choice.add_argument("--only", nargs="+", choices=GROUPS, default=GROUPS, help="what to measure")
     choice.add_argument(
         "--against",
         metavar="REVISION",
         help="pods, logs and pulls of this code and of that one in turn, instead",
     )
-    arguments = parser.parse_args()
+    return made
+
+
+def main() -> None:
+    """Measure, print, keep."""
+    arguments = parser().parse_args()
     try:
         if arguments.against:
             figures = anyio.run(against.measure, arguments.against)

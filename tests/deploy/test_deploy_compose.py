@@ -79,7 +79,7 @@ def place(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
 
 @pytest.fixture(scope="module")
 def node(place: SimpleNamespace) -> Iterator[DockerCompose]:
-    with DockerCompose(DEPLOY, "compose.yml", build=True, wait=True) as running:
+    with DockerCompose(DEPLOY, "compose.yml", build=True, wait=True) as running:  # up --build --wait
         yield running
 
 

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from devtools.registry import busybox_layer, registry
-from tests.docs.pages import ROOT, blocks
+from tests.docs.pages import ROOT, typed
 
 PLACES = ("/run/slipway", "/var/lib/slipway", "/etc/slipway", "/etc/cni/net.d", "/var/lib/cni")
 PRELUDE = 'set -eu\nsudo() { "$@"; }\n'
@@ -31,7 +31,7 @@ def main() -> None:
         hosts = Path("/etc/slipway/certs.d/docker.io/hosts.toml")
         hosts.parent.mkdir(parents=True)
         hosts.write_text(f'[host."http://{shop.address}"]\ncapabilities = ["pull", "resolve"]\n')
-        script = "".join(_typed(block.line, block.text) for block in blocks(page) if not block.tested_by)
+        script = "".join(_typed(block.line, block.text) for block in typed(page))
         done = subprocess.run(["bash", "-c", PRELUDE + script], cwd=ROOT, check=False)
     sys.exit(done.returncode)
 

@@ -18,7 +18,7 @@ from common.settings import without_secrets
 from devtools.cri import connect
 from devtools.otlp import receiver
 from tests.e2e.test_e2e_pods import exited, pod
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -66,8 +66,16 @@ def documents_worker(directory: Path) -> Path:
     return worker
 
 
+async def documents_url(node: TestNode) -> str:
+    """What the line of docs/events.md makes of a node's files."""
+    page = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+    line = next(line for line in page.splitlines() if line.startswith("url="))
+    script = line.replace("/var/lib/slipway", str(node.data_dir)) + '; echo "$url"'
+    return (await anyio.run_process(["sh", "-euc", script])).stdout.decode().strip()
+
+
 async def lines_until(worker: Path, url: str, last: str) -> list[str]:
-    """What it prints, up to a line that begins with `last`."""
+    """What `python3 worker.py URL` prints, up to a line that begins with `last`."""
     async with await anyio.open_process([sys.executable, str(worker), url]) as process:
         text = ""
         async for chunk in TextReceiveStream(process.stdout):
@@ -81,12 +89,12 @@ async def lines_until(worker: Path, url: str, last: str) -> list[str]:
 async def test_the_documents_consumer_that_was_away_misses_nothing(
     cri, node, busybox, tmp_path: Path
 ) -> None:
-    worker = documents_worker(tmp_path)
+    worker, url = documents_worker(tmp_path), await documents_url(node)
 
     async def missed() -> list[str]:
         """What it prints until the next container of ours has ended."""
         sandbox_id, last = await pod(cri, "last", busybox, ["sh", "-c", "exit 9"])
-        told = await lines_until(worker, node.state["nats_url"], f"{last} 9 Error")
+        told = await lines_until(worker, url, f"{last} 9 Error")
         await cri.remove_sandbox(sandbox_id)
         return told
 

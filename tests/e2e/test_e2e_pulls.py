@@ -20,6 +20,7 @@ import pytest
 import urllib3
 
 from devtools.registry import file, layer
+from tests.e2e import test_e2e_lazy
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, gate
 from tests.support.node import TestNode, running_node
@@ -151,3 +152,13 @@ def _on_terminal(node: TestNode, *arguments: str) -> str:
     os.close(ours)
     assert child.wait(patience(30)) == 0, shown
     return re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse")
+def test_one_pull_may_be_lazy_where_others_are_not(node: TestNode, shop) -> None:
+    pushed = test_e2e_lazy.push(shop, "pulls/lazy", 11)
+    image = f"{shop.address}/{pushed.name}"
+    assert node.slipway("pull", "--lazy", image).returncode == 0
+    coming = json.loads(node.slipway("image", "inspect", image).stdout)[0]["Coming"]
+    assert node.slipway("rmi", image).returncode == 0
+    assert coming == [pushed.layer]

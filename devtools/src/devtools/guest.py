@@ -57,16 +57,21 @@ systemctl poweroff
 WHEELS = ".wheels"
 
 
+def parser() -> argparse.ArgumentParser:
+    """The command's own options; what follows them is for the machine."""
+    made = argparse.ArgumentParser(prog="./dev guest", description=__doc__.split("\n", 1)[0])
+    made.add_argument("--packages", default="", help="Debian packages of the image, comma separated")
+    made.add_argument("--timeout-s", type=int, default=3600)
+    made.add_argument("--wheels", action="store_true", help="have pip find there what the lock pins")
+    made.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    return made
+
+
 def main() -> None:
     """Boot, run the command, and end with its status."""
-    parser = argparse.ArgumentParser(prog="./dev guest", description=__doc__.split("\n", 1)[0])
-    parser.add_argument("--packages", default="", help="Debian packages of the image, comma separated")
-    parser.add_argument("--timeout-s", type=int, default=3600)
-    parser.add_argument("--wheels", action="store_true", help="have pip find there what the lock pins")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
-    arguments = parser.parse_args()
+    arguments = parser().parse_args()
     if not arguments.command:
-        parser.error("say what to run, as in: ./dev guest uname -a")
+        parser().error("say what to run, as in: ./dev guest uname -a")
     try:
         with making():
             image = root_image((*SYSTEM, *filter(None, arguments.packages.split(","))))

@@ -30,7 +30,7 @@ starts has them on loopback:
 `slipway-node up --metrics-port N` moves them, and 0 leaves the Unix sockets alone. A port that is taken costs the service
 nothing: it tries again every five seconds.
 
-```sh tested-by=tests/docs
+```sh tested-by=docs/quickstart.md
 sudo curl --unix-socket /run/slipway/metrics/runtimed.sock http://localhost/metrics
 ```
 

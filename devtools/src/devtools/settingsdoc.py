@@ -34,7 +34,7 @@ cgroup_driver = "systemd"
 default_ulimits = { nofile = [1024, 524288] }
 ```
 
-```sh tested-by=libs/common/tests/test_common_settings.py
+```sh tested-by=libs/common/tests/test_common_settings.py,tests/e2e/test_e2e_command_config.py
 SLIPWAY_RUNTIMED_CGROUP_DRIVER=systemd .venv/bin/runtimed --print-config
 ```
 """

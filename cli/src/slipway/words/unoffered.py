@@ -49,12 +49,11 @@ _OTHERS = (
     *("--storage-opt", "--use-api-socket", "--uts"),
 )
 _RUN = dict.fromkeys(_OTHERS, "") | {name: why for name, why in WHY.items() if name != "--restart"}
-_PLATFORM = "the node has images of its own platform only"
+_PLATFORM = "an image stands for its part of the node's own platform"
 _QUIET = "progress goes to standard error, and only a terminal has bars"
 _TAGS = "give each name"
 _TRUST = "whose images are trusted is in the settings of imaged"
-_TRANSFER = {"--platform": _PLATFORM, "--quiet": _QUIET}
-_REGISTRY = {"--all-tags": _TAGS, "--disable-content-trust": _TRUST, **_TRANSFER}
+_REGISTRY = {"--all-tags": _TAGS, "--disable-content-trust": _TRUST, "--quiet": _QUIET}
 _CHECKPOINT = "a kubelet restores checkpoints, over CRI"
 REFUSED: dict[str, dict[str, str]] = {
     "run": _RUN,
@@ -77,8 +76,7 @@ REFUSED: dict[str, dict[str, str]] = {
     "rmi": {"--no-prune": "an image has no parents that would go with it", "--platform": _PLATFORM},
     "pull": _REGISTRY,
     "push": _REGISTRY,
-    "save": {"--platform": _PLATFORM},
-    "load": _TRANSFER,
+    "load": {"--quiet": _QUIET},
     "login": {"--password": "others see a command's words: --password-stdin"},
     "system prune": {"--volumes": "an image's volumes go with their container"},
 }
