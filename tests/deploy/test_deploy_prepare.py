@@ -35,9 +35,9 @@ def test_a_port_file_that_a_power_cut_left_empty_stops_no_node(place: Path) -> N
     assert layout.nats_port_file.read_text() == str(found.nats_port)
 
 
-def prepare(place: Path) -> None:
+def prepare(place: Path, *options: str) -> None:
     command = [sys.executable, "-m", "node", "prepare", "--containers", "--run-dir", f"{place}/run"]
-    command += ["--data-dir", f"{place}/data", "--nats-port", "4222", "--node", "n"]
+    command += ["--data-dir", f"{place}/data", "--nats-port", "4222", "--node", "n", *options]
     subprocess.run(command, check=True, timeout=LIMIT_S)
 
 
@@ -72,3 +72,7 @@ def test_the_token_stays(place: Path) -> None:
     prepare(place)
     assert (place / "data/nats-token").read_text() == first
     assert first in (place / "run/node.json").read_text()
+    prepare(place, "--nats-url", "nats://shared@nats.internal:4222")
+    assert '"nats://shared@nats.internal:4222"' in (place / "run/settings/imaged.toml").read_text()
+    assert "shared@nats.internal" in (place / "run/node.json").read_text()
+    assert first in (place / "data/nats.conf").read_text(), "its container is there"
