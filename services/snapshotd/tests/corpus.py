@@ -1,12 +1,13 @@
 """Hostile and odd layers: stacks that must show what the reference shows, layers and blobs that must be refused.
 
-`python -m services.snapshotd.tests.corpus DIRECTORY` writes the tars, for other runtimes to try.
+`python -m services.snapshotd.tests.corpus DIRECTORY` writes the blobs, for other runtimes to try; manifests are in that of imaged.
 """
 
 import gzip
 import sys
 import tarfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import zstandard
@@ -239,39 +240,45 @@ DAMAGED: dict[str, bytes] = {
 }
 
 
-def flood() -> list[E]:
-    """PAX records by the ten thousand, most of which mean nothing."""
+@cache
+def floods() -> dict[str, bytes]:
+    """PAX records by the ten thousand, most of which mean nothing; a directory that is said to be opaque again and again, and to walk it each time would take hours."""
     records = {f"SLIPWAY.{i:06}": "x" * 60 for i in range(10_000)}
-    return [E("f", "n", b"1", pax=records)]
-
-
-def xattr_flood() -> list[E]:
-    return [E("f", "n", b"1", pax={f"SCHILY.xattr.user.{i:05}": "x" * 100 for i in range(2000)})]
-
-
-def opaque_flood() -> list[E]:
-    """A directory that is said to be opaque again and again; to walk it each time would take hours."""
+    xattrs = {f"SCHILY.xattr.user.{i:05}": "x" * 100 for i in range(2000)}
     names = [E("f", f"d/{i}") for i in range(5000)]
-    return [E("d", "d/"), *names, *[E("f", "d/.wh..wh..opq")] * 20_000]
+    return {
+        "a flood of records": tar([E("f", "n", b"1", pax=records)]),
+        "a flood of attributes": tar([E("f", "n", b"1", pax=xattrs)]),
+        "a flood of opaque marks": tar([E("d", "d/"), *names, *[E("f", "d/.wh..wh..opq")] * 20_000]),
+    }
 
 
-def bombs() -> Iterator[tuple[str, bytes, bytes]]:
+@cache
+def bombs() -> list[tuple[str, bytes, bytes]]:
     """Name, content's first bytes, and a blob that is some thousand times as large when it is unpacked."""
     zeros = header(b"n", size=b"%011o\0" % (4 << 30)) + bytes(1 << 20)
     deflater = gzip.zlib.compressobj(9, wbits=31)  # type: ignore[attr-defined]
     squeezed = deflater.compress(zeros) + b"".join(deflater.compress(bytes(1 << 20)) for _ in range(200))
-    yield "gzip", zeros, squeezed + deflater.flush()
+    found = [("gzip", zeros, squeezed + deflater.flush())]
     packer = zstandard.ZstdCompressor(level=19).compressobj()
     squeezed = packer.compress(zeros) + b"".join(packer.compress(bytes(1 << 20)) for _ in range(200))
-    yield "zstd", zeros, squeezed + packer.flush()
+    found.append(("zstd", zeros, squeezed + packer.flush()))
     wide = zstandard.ZstdCompressionParameters(window_log=27, enable_ldm=True)
     packer = zstandard.ZstdCompressor(compression_params=wide).compressobj()
-    yield "zstd window", zeros, packer.compress(zeros) + packer.flush()
+    return [*found, ("zstd window", zeros, packer.compress(zeros) + packer.flush())]
 
 
-def cut(content: bytes, compress: Callable[[bytes], bytes], step: int) -> Iterator[bytes]:
-    """A blob that ends too early, at every step."""
-    blob = compress(content)
+COMPRESSIONS: dict[str, tuple[Callable[[bytes], bytes], int]] = {
+    "none": (bytes, BLOCK),
+    "gzip": (gzip.compress, 32),
+    "zstd": (zstandard.compress, 32),
+}
+
+
+def cuts(compression: str) -> Iterator[bytes]:
+    """A blob of ONE that ends too early, at every step."""
+    compress, step = COMPRESSIONS[compression]
+    blob = compress(ONE)
     for end in range(0, len(blob), step):
         yield blob[:end]
 
@@ -296,16 +303,30 @@ def many(count: int, path: Path, *, name_bytes: int = 40) -> None:
             archive.addfile(tarfile.TarInfo(f"d/{number:0{name_bytes}}"))
 
 
-def main() -> None:
-    """Write all that are small."""
-    directory = Path(sys.argv[1])
+def blobs() -> Iterator[tuple[str, bytes]]:
+    """All of it but the million files, by name."""
     for name, layers in STACKS.items():
         for number, entries in enumerate(layers):
-            (directory / f"{name}, {number}.tar").write_bytes(tar(entries))
+            yield f"{name}, {number}.tar", tar(entries)
     for name, entries in REFUSED.items():
-        (directory / f"{name}.tar").write_bytes(tar(entries))
-    for name, raw in DAMAGED.items():
-        (directory / f"{name}.tar").write_bytes(raw)
+        yield f"{name}.tar", tar(entries)
+    for name, raw in (DAMAGED | floods()).items():
+        yield f"{name}.tar", raw
+    for name, _, blob in bombs():
+        yield f"a bomb, {name}.tar.{name.partition(' ')[0]}", blob
+    for size in (64 << 20, 1 << 50):
+        yield f"a hole of {size} bytes.tar", sparse(size)
+    for compression in COMPRESSIONS:
+        for blob in cuts(compression):
+            yield f"cut at byte {len(blob)}, {compression}.tar", blob
+
+
+def main() -> None:
+    """Write it."""
+    directory = Path(sys.argv[1])
+    for name, blob in blobs():
+        (directory / name).write_bytes(blob)
+    many(1_000_000, directory / "a million files.tar")
 
 
 if __name__ == "__main__":
