@@ -6,6 +6,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from node.layout import SERVICES
+from tests.test_cves import TESTS
 from torture import inputs, page
 from torture.density import Figures
 from torture.main import parser, parts
@@ -122,6 +123,14 @@ def test_a_record_that_lies_after_a_cut_is_told(
 def test_a_record_that_is_gone_after_its_end_was_told_is_a_lie() -> None:
     assert lies(Before(set(), {"c": 7}, set()), []) == []
     assert lies(Before(set(), {"c": 7}, {"c"}), []) == ["container c had ended, and nothing says so"]
+
+
+def test_bad_inputs_are_all_files_named_for_them_and_the_tests_of_vulnerabilities() -> None:
+    chosen = inputs.chosen()
+    assert {"tests/e2e/test_e2e_hostile.py", "services/snapshotd/tests/test_snapshotd_fuzz.py"} <= set(chosen)
+    assert "tests/test_cves.py" not in chosen
+    for test in TESTS.values():
+        assert (test in chosen) != (test.partition("::")[0] in chosen)
 
 
 def test_bad_inputs_are_counted_and_those_that_broke_something_named() -> None:

@@ -8,19 +8,21 @@ from collections import Counter
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
+from tests.test_cves import TESTS
 from torture.page import Section, Table
 
 ROOT = Path(__file__).parent.parent
-KINDS = ("hostile", "fuzz", "floods", "stalls", "escapes", "cves")
+KINDS = ("hostile", "fuzz", "floods", "stalls", "escapes", "e2e_cves")
 """One of them is in the name of a file with such tests."""
 RUN_S = 1800
 _EXAMPLES = re.compile(r"- (\d+) passing, (\d+) failing")
 
 
-def files() -> list[Path]:
-    """The files of such tests."""
+def chosen() -> list[str]:
+    """Those files, and the tests elsewhere that stand for a vulnerability of other runtimes, as pytest takes them."""
     tests = (path for path in ROOT.rglob("tests/**/test_*.py") if ".venv" not in path.parts)
-    return sorted(path for path in tests if any(f"_{kind}" in path.stem for kind in KINDS))
+    files = {str(path.relative_to(ROOT)) for path in tests if any(f"_{kind}" in path.stem for kind in KINDS)}
+    return sorted(files | {test for test in TESTS.values() if test.partition("::")[0] not in files})
 
 
 def run(*, whole: bool) -> Section:
@@ -29,8 +31,9 @@ def run(*, whole: bool) -> Section:
         report = Path(made, "report.xml")
         command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
         command += [f"--junitxml={report}", "--hypothesis-show-statistics", *(["--long"] if whole else [])]
-        command += [str(path.relative_to(ROOT)) for path in files()]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False)
+        done = subprocess.run(
+            [*command, *chosen()], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
+        )
         if not report.exists():
             return Section(ran="The tests did not run.", faults=0, survived=0, lost=[done.stdout[-500:]])
         return told(report.read_text(), done.stdout)
