@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from node.layout import SERVICES
+from node.layout import SERVERS, SERVICES, Layout
 
 ROOT = Path(__file__).parent.parent
 UNITS = ROOT / "deploy" / "systemd"
@@ -61,3 +61,9 @@ def test_every_other_unit_sees_as_little_as_can_be(name: str) -> None:
 
 def test_what_shims_are_in_the_midst_of_is_not_ended_with_their_service() -> None:
     assert Unit(UNITS / "slipway-shimd.service")["Service"]["KillMode"] == "process"
+
+
+@pytest.mark.parametrize("name", SERVERS)
+def test_a_server_of_others_has_its_unit_skipped(name: str) -> None:
+    unit = Unit(UNITS / f"slipway-{name}.service")
+    assert unit["Unit"]["ConditionPathExists"] == str(Layout().own_file(name))

@@ -154,6 +154,7 @@ def test_prepare_refuses_what_is_no_option(tmp_path):
         ("nats_port = true", f"{config}: nats_port = True: known are "),
         ("nats_port =", f"{config}: Invalid value"),
         ("data_dir = '/srv'", f"{config}: data_dir = '/srv': systemd's units have /var/lib/slipway "),
+        ("nats_url = 'a:pw@b'", "nats_url = 'a:pw@b': want nats://TOKEN@HOST:PORT, more "),
         ("nats_port = 99999", "nats_port = 99999: a port is at most 65535"),
     ):
         config.write_text(text)

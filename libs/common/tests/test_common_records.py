@@ -17,6 +17,7 @@ from common.events.schema import NodeRepaired, SandboxCreated, SandboxReady, San
 from common.records import Record, RecordStore
 from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
+from common.sys.ports import held_port
 from devtools.engine import broker_image
 from tests.support.brokers import (
     Launch,
@@ -359,16 +360,26 @@ async def test_the_events_of_an_object_that_is_made_again_are_relayed_too(
     assert seen == ["sandbox.ready.v1", "sandbox.removed.v1"] * 2
 
 
-async def test_the_stream_of_an_older_version_gets_todays_limits(nats: NatsServer) -> None:
+async def test_any_of_the_servers_of_a_cluster_will_do(nats: NatsServer) -> None:
+    with held_port() as nobody:
+        bus = await Bus.connect(f"nats://127.0.0.1:{nobody},{nats.url}", attempts=2)
+    assert bus.connected
+    await bus.close()
+
+
+async def test_the_stream_of_an_older_version_gets_todays_limits_and_keeps_the_rest(nats: NatsServer) -> None:
     client = await nats_client.connect(nats.url)
     stream = client.jetstream()
-    await stream.add_stream(name=subjects.STREAM, subjects=[subjects.ALL], max_bytes=1 << 20)
+    await stream.add_stream(
+        name=subjects.STREAM, subjects=[subjects.ALL], max_bytes=1 << 20, description="ours"
+    )
     bus = await Bus.connect(nats.url)
     try:
         await bus.publish(subjects.subject("n1", "node", "x", "repaired"), b"kept", "x:1", "")
         await bus.ensure_stream(Kept())
         state = await stream.stream_info(subjects.STREAM)
         assert (state.config.max_bytes, state.state.messages) == (Kept().max_bytes, 1)
+        assert state.config.description == "ours"
     finally:
         await bus.close()
         await client.close()

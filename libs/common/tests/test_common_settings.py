@@ -34,6 +34,8 @@ def test_the_environment_wins_over_the_file(tmp_path: Path, monkeypatch: pytest.
             'metrics_address = "9471"',
             "metrics_address = '9471': want HOST:PORT, an IPv6 address in brackets; empty for none",
         ),
+        ('redis_url = "db:6379"', "redis_url = 'db:6379': want unix://PATH, redis://"),
+        ('nats_url = "nats://a,b:4222"', "nats_url = 'nats://a,b:4222': want nats://TOKEN@HOST:PORT, more "),
         ('log_level = "loud"', "log_level = 'loud': want one of 'debug', 'error', 'info', 'warning'"),
     ],
 )
@@ -84,10 +86,11 @@ def test_print_config_shows_every_value(capsys: pytest.CaptureFixture[str]) -> N
 def test_what_is_shown_has_no_passwords(
     url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("SLIPWAY_DAEMON_NATS_URL", url)
+    key = "nats_url" if url.startswith("nats:") else "redis_url"
+    monkeypatch.setenv(f"SLIPWAY_DAEMON_{key.upper()}", url)
     monkeypatch.setenv("SLIPWAY_DAEMON_HANDLERS", json.dumps({"proxy": url}))
     with pytest.raises(SystemExit):
         load(Settings, "daemon", ["--print-config"])
     found = json.loads(capsys.readouterr().out)
-    assert (found["nats_url"], found["handlers"]) == (said, {"proxy": said})
-    assert load(Settings, "daemon", []).nats_url == url
+    assert (found[key], found["handlers"]) == (said, {"proxy": said})
+    assert getattr(load(Settings, "daemon", []), key) == url

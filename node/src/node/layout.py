@@ -37,7 +37,7 @@ class Layout:
     otlp_endpoint: str = ""
     """Where opsd sends the traces of all services on to, as http://HOST:PORT; empty for nowhere."""
     nats_url: str = ""
-    """Of a NATS that nodes share, as nats://TOKEN@HOST:PORT; with none the node runs its own."""
+    """Of a NATS that nodes share, as nats://TOKEN@HOST:PORT, several servers after commas; with none the node runs its own."""
     redis_url: str = ""
     """Of a Redis of others, as redis://:PASSWORD@HOST:PORT/0; with none the node runs its own."""
     events_max_bytes: int = EVENTS_MAX_BYTES

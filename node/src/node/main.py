@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.observe import log
 from common.places import CONTAINERS, SYSTEMD
-from common.settings import shown_value, without_secrets
+from common.settings import CommonSettings, refusal, shown_value, without_secrets
 from node import prepare
 from node.layout import SERVICES, Layout, program
 from node.supervisor import Supervisor, start_detached
@@ -151,11 +151,16 @@ def _read_config(arguments: argparse.Namespace) -> None:
 
 
 def _layout(arguments: argparse.Namespace) -> Layout:
+    values = {field.name: getattr(arguments, field.name) for field in fields(Layout)}
     for key in ("nats_port", "metrics_port", "dashboard_port"):
-        if not 0 <= (port := getattr(arguments, key)) <= LAST_PORT:
-            message = f"{key} = {port}: a port is at most {LAST_PORT}"
+        if not 0 <= values[key] <= LAST_PORT:
+            message = f"{key} = {values[key]}: a port is at most {LAST_PORT}"
             raise InvalidArgumentError(message)
-    return Layout(**{field.name: getattr(arguments, field.name) for field in fields(Layout)})
+    for key in ("nats_url", "redis_url", "events_max_bytes", "events_max_age_s"):
+        if values[key] != "" and (why := refusal(CommonSettings, key, values[key])):
+            message = f"{key} = {shown_value(values[key])!r}: {why}"
+            raise InvalidArgumentError(message)
+    return Layout(**values)
 
 
 def _need_root() -> None:

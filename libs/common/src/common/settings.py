@@ -29,6 +29,21 @@ Address = Annotated[
 ]
 
 
+_NATS = r"(nats|tls|wss?)://[^\s,]+"
+NatsUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=f"^{_NATS}(,{_NATS})*$",
+        description="nats://TOKEN@HOST:PORT, more of one cluster after commas",
+    ),
+]
+RedisUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(unix|rediss?)://\S+$",
+        description="unix://PATH, redis://:PASSWORD@HOST:PORT/NUMBER or rediss://",
+    ),
+]
 EVENTS_MAX_BYTES = 1 << 30
 EVENTS_MAX_AGE_S = 7 * 86400
 
@@ -42,10 +57,10 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """Sockets, mounts and all else that a reboot may empty."""
     data_dir: str = "/var/lib/slipway"
     """Blobs, layers, records and all else that must outlive a reboot."""
-    redis_url: str = "unix:///run/slipway/redis.sock"
+    redis_url: RedisUrl = "unix:///run/slipway/redis.sock"
     """Where the state is held: unix://, redis:// or rediss://. Its clock agrees with the node's to a few seconds."""
-    nats_url: str = "nats://127.0.0.1:4222"
-    """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token."""
+    nats_url: NatsUrl = "nats://127.0.0.1:4222"
+    """Where lifecycle events go; nats://TOKEN@HOST:PORT if the server asks for a token, more servers of its cluster after commas."""
     events_max_bytes: Count = EVENTS_MAX_BYTES
     """What the events of all nodes on this NATS may take there until the oldest go; the same on each, or the last one to start decides."""
     events_max_age_s: Seconds = EVENTS_MAX_AGE_S
@@ -172,11 +187,23 @@ def _convert(cls: type[T], daemon: str, values: dict[str, Any], sources: dict[st
         key = next((k for k in values if re.search(rf"\$\.{k}\b", str(exc))), "")
         if not key:
             _refuse(f"{daemon}: {exc}")
-        allowed, form = allowed_values(cls, key), _form(cls, key)
-        told = f"want one of {', '.join(map(repr, allowed))}" if allowed else str(exc)
-        if form and "matching regex" in str(exc):
-            told = f"want {form}"
-        _refuse(f"{daemon}: {sources[key]}: {key} = {shown_value(values[key])!r}: {told}")
+        _refuse(f"{daemon}: {sources[key]}: {key} = {shown_value(values[key])!r}: {_wanted(cls, key, exc)}")
+
+
+def refusal(cls: type[CommonSettings], key: str, value: Any) -> str:
+    """Why a setting may not have this value; empty when it may."""
+    try:
+        msgspec.convert({key: value}, cls)
+    except (msgspec.ValidationError, ValueError) as exc:
+        return _wanted(cls, key, exc)
+    return ""
+
+
+def _wanted(cls: type[CommonSettings], key: str, exc: Exception) -> str:
+    allowed, form = allowed_values(cls, key), _form(cls, key)
+    if form and "matching regex" in str(exc):
+        return f"want {form}"
+    return f"want one of {', '.join(map(repr, allowed))}" if allowed else str(exc)
 
 
 def allowed_values(cls: type[CommonSettings], key: str) -> list[Any]:

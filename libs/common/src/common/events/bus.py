@@ -57,7 +57,7 @@ class Bus:
 
     @classmethod
     async def connect(cls, url: str, *, attempts: int = -1) -> "Bus":
-        """Connect; with `attempts` of -1, wait for the server for ever.
+        """Connect to one of these servers; with `attempts` of -1, wait for one for ever.
 
         Raises:
             UnavailableError: no server answered.
@@ -69,7 +69,7 @@ class Bus:
 
         try:
             client = await nats.connect(
-                url,
+                url.split(","),
                 max_reconnect_attempts=attempts,
                 reconnect_time_wait=0.25,
                 connect_timeout=CONNECT_S,
