@@ -273,6 +273,9 @@ class Daemons:
         daemon.send_signal(number)
         return daemon.wait(20)
 
+    def pid(self, name: str) -> int:
+        return self._running[name].pid
+
     def wait(self, name: str) -> int:
         return self._running.pop(name).wait(20)
 

@@ -1,6 +1,7 @@
 """imaged as a process, with snapshotd as another."""
 
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -13,8 +14,11 @@ import pytest
 
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
-from common.errors import NotFoundError, UnavailableError
+from common.errors import NotFoundError, SlipwayError, UnavailableError
+from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES
+from imaged.tree import MAX_BLOBS
 from tests.support.eventually import eventually, until
+from tests.support.memory import pss_bytes, watched
 
 pytestmark = [
     pytest.mark.anyio,
@@ -24,6 +28,8 @@ pytestmark = [
         importlib.util.find_spec("snapshotd.main") is None, reason="snapshotd is not installed"
     ),
 ]
+
+MIB = 1 << 20
 
 
 @pytest.fixture
@@ -191,3 +197,64 @@ async def test_a_load_that_was_killed_leaves_nothing(daemons) -> None:
         assert list(ingests.iterdir()) == []
     finally:
         await client.close()
+
+
+ZEROS = "sha256:" + "0" * 64
+BLOB = json.dumps({"digest": ZEROS, "size": 1}).encode()
+MANIFEST = b'{"schemaVersion":2,"config":' + BLOB + b',"layers":['
+
+
+def filled(head: bytes, item: bytes, tail: bytes) -> bytes:
+    """A document as large as is read, of as many items as fit."""
+    count = (MAX_MANIFEST_BYTES - len(head) - len(tail)) // (len(item) + 1)
+    return head + (item + b",") * (count - 1) + item + tail
+
+
+def hostile(tools) -> dict[str, bytes]:
+    """Documents by tag, and by digest those that one of them leads to."""
+    found = {
+        "schema-1": filled(b'{"fsLayers":[', b"[]", b"]}"),
+        "annotations": filled(MANIFEST + BLOB[:-1] + b',"annotations":{"a":[', b"[]", b"]}}]}"),
+        "unknown": filled(MANIFEST + b'],"x":[', b"{}", b"]}"),
+        "layers": filled(MANIFEST, b'{"digest":"","size":0}', b"]}"),
+        "platforms": filled(b'{"manifests":[', b'{"digest":"","size":0,"platform":{}}', b"]}"),
+        "blobs": MANIFEST
+        + b",".join(BLOB.replace(b"0" * 64, b"%064x" % number) for number in range(MAX_BLOBS - 1))
+        + b"]}",
+    }
+    many = [filled(MANIFEST + b'],"n":%d,"x":[' % number, b"{}", b"]}") for number in range(7)]
+    below = {tools.sha256(body): body for body in many}
+    entries = [{"digest": digest, "size": len(body)} for digest, body in below.items()]
+    found["tree"] = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
+    return found | below
+
+
+async def test_hostile_documents_take_little_and_stay_no_longer_than_their_pull(
+    daemons, bad_registry, tools
+) -> None:
+    documents = hostile(tools)
+
+    def answer(h) -> None:
+        body = documents.get(h.path.rpartition("/")[2])
+        if "/target/" in h.path or "/manifests/" not in h.path or body is None:
+            tools.reply(h, 403)
+            return
+        kind = INDEX_TYPES[0] if b'"manifests"' in body[:50] else MANIFEST_TYPES[0]
+        tools.reply(h, 200, body, {"Content-Type": kind, "Docker-Content-Digest": tools.sha256(body)})
+
+    bad_registry.answer = answer
+    client, pid = ImagedClient(daemons.socket("imaged")), daemons.pid("imaged")
+    before = pss_bytes(pid)
+    try:
+        with watched([pid]) as watch:
+            for tag in [*documents][:7]:
+                source = f"{bad_registry.host}/source/app:{tag}"
+                with pytest.raises(SlipwayError):
+                    await client.pulled(source)
+                with pytest.raises(SlipwayError):
+                    async for _ in client.copy(source, f"{bad_registry.host}/target/app:{tag}"):
+                        pass
+    finally:
+        await client.close()
+    assert watch.most_bytes < 200 * MIB
+    assert pss_bytes(pid) < before + 64 * MIB

@@ -17,6 +17,8 @@ SlipwayError
 └── InternalError             a bug; whoever answers with it logs the traceback
 """
 
+from typing import Self
+
 from common.sys import disk
 
 
@@ -37,6 +39,10 @@ class SlipwayError(Exception):
     def reason(self) -> str:
         """The class name, which travels as the `slipway-reason` trailer."""
         return type(self).__name__
+
+    def bare(self) -> Self:
+        """The same without traceback and cause, which hold all that was read when it was raised: for who keeps it."""
+        return type(self)(self.message, **self.fields)
 
 
 class InvalidArgumentError(SlipwayError):

@@ -4,7 +4,7 @@ import hashlib
 import platform as host
 import re
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import msgspec
 
@@ -113,8 +113,12 @@ class Index:
     manifests: tuple[Descriptor, ...]
 
 
+_ABSENT = msgspec.Raw()
+
+
 class _Entry(Descriptor, frozen=True):
-    annotations: Any = None
+    annotations: msgspec.Raw = _ABSENT
+    """As they are: of the millions of things that may be in them only some strings are wanted."""
 
     @property
     def title(self) -> str:
@@ -134,8 +138,10 @@ class _Entry(Descriptor, frozen=True):
         return None
 
     def _annotation(self, name: str) -> str:
-        found = self.annotations.get(name, "") if isinstance(self.annotations, dict) else ""
-        return found if isinstance(found, str) else ""
+        try:
+            return msgspec.json.decode(self.annotations, type=dict[str, str]).get(name, "")
+        except MALFORMED:
+            return ""
 
 
 class _RootFs(msgspec.Struct, frozen=True):
@@ -155,7 +161,11 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     manifests: list[Descriptor] | None = None
     config: Descriptor | None = None
     layers: list[_Entry] | None = None
-    fs_layers: Any = None
+    fs_layers: msgspec.Raw = _ABSENT
+
+    @property
+    def is_schema_1(self) -> bool:
+        return bytes(self.fs_layers) not in (b"", b"null")
 
 
 def local_platform() -> Platform:
@@ -192,7 +202,7 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
     """
     document = _decode(image, body)
     kind = document.media_type or media_type.partition(";")[0].strip()
-    if document.schema_version == 1 or document.fs_layers is not None or kind.startswith(_SCHEMA_1):
+    if document.schema_version == 1 or document.is_schema_1 or kind.startswith(_SCHEMA_1):
         _refuse(image, "its manifest is Docker schema 1, which is no longer supported; push it again")
     if document.manifests is not None and (document.layers is not None or document.config is not None):
         # two readers of such a document could see two images (GHSA-77vh-xpmg-72qh)
@@ -219,7 +229,7 @@ def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
     document = _decode(image, body)
     if document.manifests is not None and (document.layers is not None or document.config is not None):
         _refuse(image, "its manifest has both manifests and layers")
-    if document.fs_layers is not None or (document.manifests is None and document.layers is None):
+    if document.is_schema_1 or (document.manifests is None and document.layers is None):
         _refuse(image, "its manifest is of a form that cannot be copied")
     config = [document.config] if document.config else []
     blobs = [*config, *(document.layers or [])]

@@ -405,7 +405,7 @@ class Operation:
         """The image, once done."""
         if self.error is not None:
             # a new one for each caller: a shared exception would gather their tracebacks
-            raise type(self.error)(self.error.message, **self.error.fields)
+            raise self.error.bare()
         if self.record is None:
             raise AbortedError(f"the pull of {self.reference} was stopped")
         return self.record

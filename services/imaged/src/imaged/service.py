@@ -1,5 +1,6 @@
 """The image service: pulls that callers share, look-ups, removals, usage."""
 
+import gc
 import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, replace
@@ -287,7 +288,7 @@ class Images:
                     ms=round((time.monotonic() - start) * 1e3),
                 )
         except SlipwayError as exc:
-            operation.error = exc
+            operation.error = exc.bare()
         except Exception as exc:  # noqa: BLE001 - the border: the pull's callers hear of a bug, others go on
             _log.exception("pull.bug", reference=str(reference))
             operation.error = InternalError(f"pull of {reference}: internal error: {type(exc).__name__}")
@@ -297,6 +298,7 @@ class Images:
             meters.PULLS.labels("pulled" if operation.record else "failed").inc()
             meters.PULL_SECONDS.observe(time.monotonic() - start)
         if operation.error is not None:
+            gc.collect()  # errors and frames that hold each other, and what the registry sent
             _log.warning("image.pull_failed", reference=str(reference), error=operation.error.message)
             try:
                 await self._records.emit(PullFailed(id=str(reference), error=operation.error.message))

@@ -3,6 +3,7 @@
 documents, top first ─→ blobs: there? mount? send ─→ documents, the top last, under its tag
 """
 
+import gc
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ from imaged.tree import Tree, read_tree
 from imaged.whole import Whole
 
 PROGRESS_S = 0.2
+_AT_ONCE = 16
+"""Blobs, which wait for the connections of a registry: each that waits takes 9 KB."""
 _log = get_logger("imaged")
 
 
@@ -196,7 +199,7 @@ class Transfers:
         finally:
             transfer.scope.cancel()
         if transfer.error is not None:
-            raise transfer.error
+            raise transfer.error.bare()
         yield transfer
 
     async def _run(self, transfer: Transfer, work: Callable[[Needs], Awaitable[None]]) -> None:
@@ -212,7 +215,9 @@ class Transfers:
             ):
                 await work(needs)
         except SlipwayError as exc:
-            transfer.error = exc
+            if isinstance(exc, InternalError):
+                _log.exception("push.bug", reference=str(transfer.target))
+            transfer.error = exc.bare()
         except Exception as exc:  # noqa: BLE001 - the border: the caller hears of a bug, others go on
             _log.exception("push.bug", reference=str(transfer.target))
             transfer.error = InternalError(f"push of {transfer.target}: internal error: {type(exc).__name__}")
@@ -221,6 +226,7 @@ class Transfers:
                 await self._leases.collect(needs.digests, set())
             finally:
                 transfer.done.set()
+        gc.collect()  # errors and frames that hold each other, and the documents
 
     async def _send(
         self,
@@ -235,15 +241,17 @@ class Transfers:
         async with self._registry.repository(transfer.target, credentials, push=True) as repository:
             async with anyio.create_task_group() as group:
 
-                async def one(status: BlobStatus) -> None:
+                async def some() -> None:
                     try:
-                        await _send_blob(repository, status, mounts, path_of)
+                        for status in waiting:
+                            await _send_blob(repository, status, mounts, path_of)
                     except SlipwayError as exc:
                         failures.append(exc)
                         group.cancel_scope.cancel()
 
-                for status in transfer.blobs:
-                    group.start_soon(one, status)
+                waiting = iter(transfer.blobs)
+                for _ in range(_AT_ONCE):
+                    group.start_soon(some)
             if failures:
                 raise failures[0]
             for digest, body in tree.documents.items():

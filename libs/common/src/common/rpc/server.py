@@ -156,7 +156,9 @@ class _Call:
             if not self._finished:  # what it waited for was cancelled by somebody else
                 self._failed(errors.UnavailableError(f"{self._method}: was cut off"))
         if self._error:
-            await self._abort(self._error)
+            # kept, it and the frames in its traceback, this one's among them, would hold each other
+            error, self._error = self._error, None
+            await self._abort(error)
 
     async def _work(self, work: Callable[[], Awaitable[None]]) -> None:
         try:
