@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from common.errors import InternalError, InvalidArgumentError
+from common.errors import FailedPreconditionError, InternalError, InvalidArgumentError
 from common.sys import linux
 from devtools.registry import directory, file
 from services.snapshotd.tests.test_snapshotd_lazy_toc import BIG, good, special
@@ -109,6 +109,12 @@ class Mounted:
         )
         self.root = self.mounts.path(LAYER)
 
+    def mount(self, *, given_up: bool = False) -> None:
+        told = threading.Event()
+        if given_up:
+            told.set()
+        self.mounts.mount(LAYER, self.form, told)
+
     def processes(self) -> list[tuple[int, str]]:
         """Pids of keeper and server."""
         found = []
@@ -150,7 +156,7 @@ def mounted(
 @pytest.fixture(params=["", zstdchunked.MEDIA_TYPE], ids=["estargz", "zstd-chunked"])
 def layer(request: pytest.FixtureRequest) -> Iterator[Mounted]:
     with mounted(good(), media_type=request.param) as made:
-        made.mounts.mount(LAYER, made.form)
+        made.mount()
         yield made
 
 
@@ -192,7 +198,7 @@ def test_bytes_are_brought_when_they_are_read_and_only_once(layer: Mounted) -> N
 def test_a_directory_of_any_length_is_listed() -> None:
     names = [f"d/{n:05}-{'x' * (n % 200)}" for n in range(3000)]
     with mounted([directory("d"), *(file(name, b"") for name in names)]) as made:
-        made.mounts.mount(LAYER, made.form)
+        made.mount()
         assert sorted(os.listdir(made.root / "d")) == [name[2:] for name in names]
 
 
@@ -236,7 +242,7 @@ def test_a_server_that_is_killed_while_it_waits_is_followed_by_one_that_answers(
 def test_servers_may_be_killed_again_and_again_under_load() -> None:
     items = [file(f"f{n}", os.urandom(200_000)) for n in range(40)]
     with mounted(items) as made, ThreadPoolExecutor(8) as pool:
-        made.mounts.mount(LAYER, made.form)
+        made.mount()
         reads = [pool.submit((made.root / f"f{n}").read_bytes) for n in range(40)]
         last = 0
         for _ in range(4):
@@ -262,7 +268,7 @@ def test_signals_that_end_services_do_not_end_a_keeper(layer: Mounted) -> None:
 
 def test_reads_end_in_an_error_when_bytes_do_not_come() -> None:
     with mounted(good(), timeout_s=1) as made:
-        made.mounts.mount(LAYER, made.form)
+        made.mount()
         made.imaged.refusal = "the registry is away"
         with pytest.raises(OSError, match="Input/output"):
             (made.root / "big").read_bytes()
@@ -292,7 +298,15 @@ def test_a_server_that_cannot_begin_leaves_nobody() -> None:
         made.imaged.close()
         shutil.rmtree(made.imaged.path.parent)
         with pytest.raises(InternalError, match="server ended"):
-            made.mounts.mount(LAYER, made.form)
+            made.mount()
+        assert not made.mounts.is_mounted(LAYER)
+        eventually(lambda: not made.processes(), what="the end of keeper and server")
+
+
+def test_a_start_that_is_given_up_leaves_nobody() -> None:
+    with mounted(good()) as made:
+        with pytest.raises(FailedPreconditionError, match="came before its server started"):
+            made.mount(given_up=True)
         assert not made.mounts.is_mounted(LAYER)
         eventually(lambda: not made.processes(), what="the end of keeper and server")
 
@@ -301,6 +315,6 @@ def test_a_table_that_lies_mounts_nothing_and_leaves_nobody() -> None:
     for items in ([special("x", b"0"), special("x", b"0")], [file("a", b""), file("a/b", b"")]):
         with mounted(items) as made:  # type: ignore[arg-type]
             with pytest.raises(InvalidArgumentError, match=r"twice|no directory"):
-                made.mounts.mount(LAYER, made.form)
+                made.mount()
             assert not made.mounts.is_mounted(LAYER)
             eventually(lambda made=made: not made.processes(), what="the end of keeper and server")

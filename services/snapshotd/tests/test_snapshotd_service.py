@@ -21,6 +21,7 @@ from common.errors import (
     AlreadyExistsError,
     DataLossError,
     DeadlineExceededError,
+    FailedPreconditionError,
     InternalError,
     InvalidArgumentError,
     NotFoundError,
@@ -166,9 +167,12 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
     never = snapshotd.directory / "never"
     os.mkfifo(never)  # opened when there is a writer, which does not come
 
+    whole = tar([E("f", "came", b"first")])
+    diff_id = f"sha256:{hashlib.sha256(whole).hexdigest()}"
+
     async def serve(number: int) -> None:
         await client.serve_layer(
-            diff_id=f"sha256:{number:064x}",
+            diff_id=f"sha256:{number:064x}" if number else diff_id,
             digest=f"sha256:{number:064x}",
             blob_path=str(never),
             media_type="",
@@ -178,9 +182,13 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
             toc_digest=layer,
         )
 
+    async def refused() -> None:
+        with pytest.raises(FailedPreconditionError, match="came before its turn"):
+            await serve(0)
+
     layers = snapshotd.data / "snapshotd/layers"
     async with anyio.create_task_group() as group:
-        for number in range(45):
+        for number in range(1, 45):
             group.start_soon(serve, number)
         await anyio.to_thread.run_sync(
             lambda: eventually(lambda: len(list(layers.iterdir())) >= 40, what="layers to serve")
@@ -188,6 +196,13 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
         await client.prepare("c1", [layer])
         if HAS_EROFS:
             await client.prepare("c2", [layer], "erofs")  # mounts its image
+        # what is all here by now need not be served
+        async with anyio.create_task_group() as unserved:
+            unserved.start_soon(refused)
+            await anyio.to_thread.run_sync(
+                lambda: eventually((layers / diff_id.partition(":")[2]).exists, what="the last layer")
+            )
+            await apply_layer(snapshotd, whole)
         group.cancel_scope.cancel()
     snapshotd.kill()
     await client.close()

@@ -1,5 +1,6 @@
 """Use cases of layers: have them unpacked once, list, remove."""
 
+import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -23,6 +24,7 @@ from common.records import RecordStore
 from snapshotd import meters
 from snapshotd.diff.answer import Unpacked
 from snapshotd.faults import disk_faults
+from snapshotd.lazy.job import Verdict
 from snapshotd.ports import Bin
 from snapshotd.records import LayerRecord, LazyForm
 from snapshotd.roots import Roots
@@ -43,6 +45,14 @@ class _Wanted:
     done: anyio.Event = field(default_factory=anyio.Event)
     record: LayerRecord | None = None
     error: errors.SlipwayError | None = None
+
+
+@dataclass(frozen=True)
+class _Try:
+    """A layer that is about to be served: it waits for its turn, or for its server."""
+
+    turn: anyio.CancelScope = field(default_factory=anyio.CancelScope)
+    given_up: threading.Event = field(default_factory=threading.Event)
 
 
 class Layers:
@@ -75,9 +85,12 @@ class Layers:
         self._users: Counter[str] = Counter()
         self._leaving: set[str] = set()
         self._serving = anyio.CapacityLimiter(_SERVING)
+        self._trying: dict[str, _Try] = {}
 
     async def apply(self, blob: Blob) -> LayerRecord:
         """The layer of this diff ID, unpacked when it is not there; goes on when the caller leaves.
+
+        It is served no more while its bytes come, when its server has not started yet: they are here.
 
         Raises:
             DataLossError: the bytes do not have that diff ID; nothing stays.
@@ -253,9 +266,7 @@ class Layers:
                     await anyio.to_thread.run_sync(
                         partial(self._places.layer(key).mkdir, 0o700, exist_ok=True)
                     )
-                    verdict = await anyio.to_thread.run_sync(
-                        self._roots.serve, key, form, limiter=self._serving
-                    )
+                    verdict = await self._tried(key, form)
                 record = LayerRecord(
                     id=key,
                     diff_id=diff_id,
@@ -272,6 +283,22 @@ class Layers:
                 await self._trash.throw(self._places.layer(key))
                 raise
         return record, verdict.prefetch_bytes
+
+    async def _tried(self, key: str, form: LazyForm) -> Verdict:
+        """Serve a layer, unless it is unpacked before its server has started."""
+        this = self._trying[key] = _Try()
+        verdict = None
+        try:
+            with this.turn:
+                verdict = await anyio.to_thread.run_sync(
+                    self._roots.serve, key, form, this.given_up, limiter=self._serving
+                )
+        finally:
+            del self._trying[key]
+        if verdict is None:
+            message = f"layer {form.digest}: all of it came before its turn"
+            raise errors.FailedPreconditionError(message)
+        return verdict
 
     async def _came(self, whole: LayerRecord, event: LayerUnpacked) -> LayerRecord:
         """A layer that was served is an ordinary one from now on; who stands on it keeps what it sees."""
@@ -302,6 +329,10 @@ class Layers:
 
     async def _run(self, this: _Wanted) -> None:
         blob = this.blob
+        tried = self._trying.get(blob.diff_id.hex)
+        if tried:
+            tried.given_up.set()
+            tried.turn.cancel()
         try:
             async with self._locks[blob.diff_id.hex]:
                 attributes = {"slipway.diff_id": str(blob.diff_id), "slipway.digest": blob.digest}

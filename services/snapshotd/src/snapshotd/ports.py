@@ -1,5 +1,6 @@
 """What the use cases need from the machine."""
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -82,12 +83,12 @@ class LazyLayers(Protocol):
     def is_mounted(self, layer_id: str) -> bool:
         """Whether a layer can be read there."""
 
-    def mount(self, layer_id: str, form: LazyForm) -> Verdict:
-        """Serve a layer.
+    def mount(self, layer_id: str, form: LazyForm, given_up: threading.Event) -> Verdict:
+        """Serve a layer, unless that is given up before its server has started.
 
         Raises:
             InvalidArgumentError: its table of contents is never to be served.
-            FailedPreconditionError: this machine has no FUSE.
+            FailedPreconditionError: this machine has no FUSE, or it was given up.
             InternalError: its server does not start.
             OSError: with the path.
         """

@@ -41,14 +41,14 @@ class Roots:
             return self._places.tree(layer.id)
         if layer.lazy:
             if not self._lazies.is_mounted(layer.id):
-                self.serve(layer.id, layer.lazy)
+                self.serve(layer.id, layer.lazy, threading.Event())
             return self._lazies.path(layer.id)
         return self.image(layer)
 
-    def serve(self, layer_id: str, form: LazyForm) -> Verdict:
+    def serve(self, layer_id: str, form: LazyForm, given_up: threading.Event) -> Verdict:
         """Serve a layer whose bytes come, and say what it is; see ports.LazyLayers."""
         with self._alone(layer_id):
-            return self._lazies.mount(layer_id, form)
+            return self._lazies.mount(layer_id, form, given_up)
 
     def has_mount(self, layer_id: str) -> bool:
         """Whether it is served, or was and is not released yet."""

@@ -27,6 +27,8 @@ from snapshotd.records import LazyForm
 DEVICE = "/dev/fuse"
 _OPTIONS = "fd={},rootmode=40755,user_id=0,group_id=0,default_permissions,allow_other"
 _VERDICT_BYTES = 64 << 20
+_LOOK_S = 0.1
+"""How often a start that may be given up looks whether it is."""
 
 
 class LazyMounts:
@@ -80,7 +82,7 @@ class LazyMounts:
         """Whether it is mounted, and its keeper lives."""
         return os.path.ismount(self._mounts.path(layer_id))
 
-    def mount(self, layer_id: str, form: LazyForm) -> Verdict:
+    def mount(self, layer_id: str, form: LazyForm, given_up: threading.Event) -> Verdict:
         """See ports.LazyLayers."""
         self._mounts.unmount(layer_id)  # what dead processes left
         try:
@@ -95,7 +97,7 @@ class LazyMounts:
             self._made.add(layer_id)
             linux.mount("slipway-lazy", str(target), "fuse.slipway", linux.MS_RDONLY, _OPTIONS.format(fuse))
             try:
-                return self._start(fuse, blob, form)
+                return self._start(fuse, blob, form, given_up)
             except BaseException:
                 self.unmount(layer_id)
                 raise
@@ -107,7 +109,7 @@ class LazyMounts:
             self._made.discard(layer_id)
         self._reap()
 
-    def _start(self, fuse: int, blob: int, form: LazyForm) -> Verdict:
+    def _start(self, fuse: int, blob: int, form: LazyForm, given_up: threading.Event) -> Verdict:
         job = Job(
             digest=form.digest,
             size=form.size_bytes,
@@ -125,7 +127,7 @@ class LazyMounts:
             with opened(writer):
                 keeper = self._spawn([fuse, blob, memory, writer], job)
             try:
-                return self._verdict(reader, form)
+                return self._verdict(reader, form, given_up)
             except BaseException:
                 if keeper.poll() is None:
                     os.killpg(keeper.pid, signal.SIGKILL)  # with its server
@@ -152,14 +154,19 @@ class LazyMounts:
             self._keepers.append(keeper)
         return keeper
 
-    def _verdict(self, reader: int, form: LazyForm) -> Verdict:
+    def _verdict(self, reader: int, form: LazyForm, given_up: threading.Event) -> Verdict:
         deadline, said = time.monotonic() + self._start_s, b""
         answer = select.poll()
         answer.register(reader, select.POLLIN)
         while not said.endswith(b"\n"):
-            left_s = deadline - time.monotonic()
-            if left_s <= 0 or not answer.poll(left_s * 1000):
+            if time.monotonic() > deadline:
                 raise InternalError(f"layer {form.digest}: its server did not start in {self._start_s:g} s")
+            if given_up.is_set():
+                raise FailedPreconditionError(
+                    f"layer {form.digest}: all of it came before its server started"
+                )
+            if not answer.poll(_LOOK_S * 1000):
+                continue
             part = os.read(reader, 1 << 16)
             if not part or len(said) > _VERDICT_BYTES:
                 raise InternalError(f"layer {form.digest}: its server ended")
