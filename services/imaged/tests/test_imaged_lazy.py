@@ -1,24 +1,27 @@
 """Blobs that come while they are used: what is asked of the registry, and what becomes of them."""
 
+import hashlib
 import json
 import os
 import socket
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import anyio
 import pytest
 
+from common.digest import Digest
 from common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
 from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
 from devtools.registry import file
 from imaged.catalog import Catalog
-from imaged.lazy import extents, footer
+from imaged.lazy import coming, extents, footer
 from imaged.lazy.socket import RangeSocket
 from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
-from imaged.manifest import Descriptor, Manifest, Toc, parse
+from imaged.manifest import Descriptor, Manifest, Toc, local_platform, parse
 from imaged.ports import Credentials
+from imaged.pull import Resolved, Unpacking
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
 from imaged.whole import Whole
@@ -129,8 +132,12 @@ class Layers:
     applied: list[dict[str, object]] = field(default_factory=list)
     refusal: Exception | None = None
     damage: Exception | None = None
+    table: anyio.Event | None = None
+    """What reading a table of contents waits for."""
 
     async def serve_layer(self, **asked: object) -> Served:
+        if self.table:
+            await self.table.wait()
         if self.refusal:
             raise self.refusal
         self.served.append(asked)
@@ -298,12 +305,44 @@ async def test_what_cannot_be_served_is_left_to_the_pull_and_leaves_nothing(rig:
         assert not ingest.committed
 
 
+async def test_a_layer_is_fetched_while_its_table_is_looked_at_and_pulled_without_more(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(coming, "FETCH_AFTER_S", 0.0)
+    rig.places = replace(rig.places, fill_delay_s=3600.0)
+    rig.blobs = rig.make()
+    rig.layers.table, rig.layers.refusal = anyio.Event(), InvalidArgumentError("it lies")
+    began: list[bool] = []
+
+    async def begin() -> None:
+        began.append(await rig.begin())
+
+    rig.group.start_soon(begin)
+    with anyio.fail_after(patience(20)):
+        await until(lambda: rig.content.has(rig.layer.digest), "all of the layer")
+    assert (began, rig.layers.applied[0]["body"]) == ([], rig.body)
+    rig.layers.table.set()
+    await until(lambda: began == [False], "the refusal")
+    assert not rig.blobs.has(rig.layer.digest)
+
+
+async def test_a_layer_that_is_served_at_once_leaves_the_link_to_who_starts(rig: Rig) -> None:
+    rig.places = replace(rig.places, fill_delay_s=3600.0)
+    rig.blobs = rig.make()
+    assert await rig.begin()
+    await anyio.wait_all_tasks_blocked()
+    assert len(rig.ranges) == 1
+    with anyio.fail_after(patience(20)):  # until somebody waits for all of it
+        await rig.complete()
+    assert rig.content.has(rig.layer.digest)
+
+
 async def test_it_goes_on_after_a_restart_with_its_credentials(rig: Rig) -> None:
     rig.needs.digests.add(rig.layer.digest)
     assert await rig.begin()
     rig.away = True
-    for coming in list(rig.blobs._coming.values()):
-        await coming.end(discard=False)
+    for each in list(rig.blobs._coming.values()):
+        await each.end(discard=False)
     [(ticket, credentials)] = rig.blobs._kept()
     assert credentials == CREDENTIALS
     assert ticket.diff_id == rig.written.diff_id
@@ -333,6 +372,27 @@ async def test_who_needs_all_of_it_hears_that_it_will_never_be_whole(rig: Rig) -
     await rig.until(LayerDamaged)
     with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
         await rig.complete()
+
+
+async def test_a_pull_that_is_not_lazy_hears_that_a_layer_that_comes_is_damaged(rig: Rig) -> None:
+    rig.layers.damage = DataLossError("it has another diff ID")
+    assert await rig.begin()
+    config = json.dumps({"rootfs": {"diff_ids": [rig.written.diff_id]}}).encode()
+    digest = Digest("sha256", hashlib.sha256(config).hexdigest())
+    await rig.content.put(digest, config)
+    manifest = Manifest(Descriptor(str(digest), len(config)), (rig.layer,))
+    pull = Unpacking(
+        "app",
+        Resolved(digest, digest, manifest, ()),
+        content=rig.content,
+        layers=rig.layers,
+        held_lock=anyio.Lock(),
+        needs=Needs(),
+        want=local_platform(),
+        until_whole=rig.blobs.until_whole,
+    )
+    with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
+        await pull.run(None, ())
 
 
 async def test_who_needs_all_of_it_hears_that_the_registry_is_away_and_gets_it_later(rig: Rig) -> None:

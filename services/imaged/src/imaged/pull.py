@@ -161,7 +161,8 @@ async def resolve_all(
 class Unpacking:
     """Brings the config and the layers of one manifest here, and has the layers unpacked.
 
-    `lazily` is asked for each layer, with its diff ID, whether it need not be here.
+    `lazily` is asked for each layer, with its diff ID, whether it need not be here; `until_whole` waits for one that comes
+    already while it is used, by its digest.
     """
 
     def __init__(
@@ -175,6 +176,7 @@ class Unpacking:
         needs: Needs,
         want: Platform,
         lazily: Callable[[Descriptor, str], Awaitable[bool]] | None = None,
+        until_whole: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
         self._image = image
         self._found = found
@@ -183,7 +185,7 @@ class Unpacking:
         self._held_lock = held_lock
         self._needs = needs
         self._want = want
-        self._lazily = lazily
+        self._lazily, self._until_whole = lazily, until_whole
         self._config_read = anyio.Event()
         self._diff_ids: list[str] = []
         self._held: set[str] = set()
@@ -249,6 +251,8 @@ class Unpacking:
             if await self._lazily(descriptor, self._diff_ids[number]):
                 status.state = LayerState.DONE
                 return
+        if self._until_whole:
+            await self._until_whole(descriptor.digest)
         async with self._content.ingest(descriptor) as ingest:
             if ingest.committed:
                 status.had_bytes = descriptor.size

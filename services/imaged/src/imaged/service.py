@@ -351,6 +351,7 @@ class Images:
                 lazily=partial(self.lazies.begin, reference, credentials)
                 if self.lazies and operation.lazy
                 else None,
+                until_whole=self.lazies.until_whole if self.lazies else None,
             )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}

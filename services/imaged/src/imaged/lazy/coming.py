@@ -31,6 +31,8 @@ PRIORITY = -1000
 """Of the fill, among pulls."""
 QUIET_S, PATIENCE_S = 1.0, 5.0
 """A fill waits until nobody has waited for bytes for so long, but not longer than the second."""
+FETCH_AFTER_S = 1.0
+"""What is not served so long after its table of contents came is fetched meanwhile: perhaps it never is."""
 RETRY_S, LONGEST_RETRY_S = 0.5, 60.0
 MAX_RANGE_BYTES = 40 << 20
 """The most that may be asked for at once: a chunk with what must be read before it."""
@@ -76,6 +78,7 @@ class Coming:
         self.blob = Descriptor(ticket.digest, ticket.size, ticket.media_type)
         self._credentials, self._content, self._registry, self._done = credentials, content, registry, done
         self._opened = anyio.Event()
+        self._has_table = anyio.Event()
         self._fill = anyio.Event()
         self._ended = anyio.Event()
         self._turned = anyio.Event()
@@ -89,11 +92,11 @@ class Coming:
         self._bringing: dict[Extent, anyio.Event] = {}
         self._waiting = 0
         self._waited_at = 0.0
-        self._first: Extent = (0, 0)
+        self._first: Extent = (0, ticket.size)
         self._delay_s, self._not_before = fill_delay_s, 0.0
 
     async def run(self) -> None:
-        """Have the blob open, and fill it once told to. A long task."""
+        """Have the blob open, and fill it once told to, or when it is not served soon. A long task."""
         reference = Reference.parse(self.ticket.reference)
         try:
             with self._scope:
@@ -106,7 +109,9 @@ class Coming:
                     self._ingest, self._repository = ingest, repository
                     self._opened.set()
                     try:
-                        await self._fill.wait()
+                        await self._has_table.wait()
+                        with anyio.move_on_after(FETCH_AFTER_S):
+                            await self._fill.wait()
                         await self._complete(ingest)
                     finally:
                         if self._discard and not ingest.committed:
@@ -134,6 +139,7 @@ class Coming:
         if end - start > MAX_RANGE_BYTES:
             raise FailedPreconditionError(f"its table of contents has {end - start} bytes")
         await self.bring(start, end)
+        self._has_table.set()
         return ingest.path, (start, end)
 
     async def _at_the_end(self, ingest: Ingest) -> Extent:
@@ -152,10 +158,11 @@ class Coming:
         """Bring everything: these first bytes at once, the others after the delay."""
         self._not_before = time.monotonic() + self._delay_s
         self._first = (0, min(first_bytes, self.ticket.size))
+        self._has_table.set()
         self._fill.set()
 
     async def until_whole(self) -> None:
-        """Wait until all of it is here, and what failed is tried again now; it may end without that when nobody needs it.
+        """Wait until all of it is here, which then comes without pauses, and what failed is tried again now; it may end without that when nobody needs it.
 
         Raises:
             FailedPreconditionError: it will never be whole, or cannot go on now.
@@ -276,8 +283,7 @@ class Coming:
     async def _stuck(self, why: str, seconds: float) -> None:
         """Wait before another try, unless somebody wants it now."""
         self._turn(why)
-        with anyio.move_on_after(seconds):
-            await self._hurried.wait()
+        await self._pause(seconds)
         self._hurried = anyio.Event()
 
     def _turn(self, trouble: str) -> None:
@@ -287,15 +293,19 @@ class Coming:
         self._turned = anyio.Event()
 
     async def _quiet(self) -> None:
-        """Wait until nobody has waited for bytes for a while."""
-        await anyio.sleep(max(0.0, self._not_before - time.monotonic()))
+        """Wait until nobody has waited for bytes for a while, or somebody waits for all of them."""
+        await self._pause(self._not_before - time.monotonic())
         until = time.monotonic() + PATIENCE_S
-        while (now := time.monotonic()) < until:
+        while (now := time.monotonic()) < until and not self._hurried.is_set():
             ready = now if not self._waiting else until
             ready = max(ready, self._waited_at + QUIET_S)
             if ready <= now:
                 return
-            await anyio.sleep(min(ready, until, now + QUIET_S) - now)
+            await self._pause(min(ready, until, now + QUIET_S) - now)
+
+    async def _pause(self, seconds: float) -> None:
+        with anyio.move_on_after(max(0.0, seconds)):
+            await self._hurried.wait()
 
 
 def _read(path: str, offset: int) -> bytes:
