@@ -59,7 +59,7 @@ def _introduce(verb: str) -> None:
             user = pwd.getpwuid(os.getuid()).pw_name
         except KeyError:
             user = f"uid {os.getuid()}"
-    caller.current.set(f"{verb} ({user})")
+    caller.current.set(caller.plain(f"{verb} ({user})"))
 
 
 def _told(exc: BaseException, arguments: Namespace) -> int | None:

@@ -17,4 +17,9 @@ def of_call(method: str, metadata: Mapping[str, str]) -> str:
         agent = metadata.get("user-agent", "").partition(" ")[0] or "an unknown program"
         over = " over CRI" if method.startswith(_CRI) else ""
         told = f"{method.rpartition('/')[2]}{over} from {agent}"
-    return "".join(c if c.isascii() and c.isprintable() else "?" for c in told[:MAX_CHARS])
+    return plain(told)
+
+
+def plain(text: str) -> str:
+    """A caller's name as calls carry it: not too long, and printable ASCII, with `?` for the rest."""
+    return "".join(c if c.isascii() and c.isprintable() else "?" for c in text[:MAX_CHARS])
