@@ -3,6 +3,7 @@
 import os
 import signal
 import threading
+import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -57,6 +58,15 @@ def shows(page: Page, text: str, within_s: float = 15) -> None:
 
 def hides(page: Page, text: str) -> None:
     page.until(f"!document.body.innerText.includes({text!r})", patience(15))
+
+
+def looks(page: Page) -> str:
+    """Light or dark, by the page's own colours: its ground and its text, of which one is light and one is not."""
+    grey = "match(/[\\d.]+/g).slice(0, 3).reduce((sum, each) => sum + Number(each) / 3, 0)"
+    colours = "['backgroundColor', 'color'].map(part => getComputedStyle(document.body)[part]"
+    ground, text = page.run(f"{colours}.{grey})")
+    assert abs(ground - text) > 150, (ground, text)
+    return "light" if ground > text else "dark"
 
 
 def go(page: Page, place: str) -> None:
@@ -273,14 +283,17 @@ async def test_all_is_reached_by_keyboard(page: Page, cri, busybox) -> None:
     page.until("!document.querySelector('dialog[open]')")
     page.press("t", "t")
     page.until("document.documentElement.dataset.theme === 'dark'")
+    assert looks(page) == "dark"
     page.press("t")
     page.until("!document.documentElement.dataset.theme")
+    assert looks(page) == "light"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 async def test_it_fits_a_phone(page: Page, cri, busybox, scheme: str) -> None:
     _, container_id = await pod(cri, f"phone-{scheme}", busybox, ["sleep", "1000"])
     page.scheme(scheme)
+    assert looks(page) == scheme
     page.size(360, 720, scale=2, phone=True)
     for place in ("overview", "containers", "pods", "events", f"containers/{container_id}"):
         go(page, place)
@@ -351,13 +364,16 @@ async def test_the_log_of_events_is_shown_as_it_was(page: Page, cri, node, busyb
         lambda: ask(node.run_dir, "/api/v1/events?text=earlier")[1]["events"], what="the event is held"
     )
     at = ask(node.run_dir, f"/api/v1/events?id={first[1]}")[1]["events"][-1]["at"]
-    await pod(cri, "later", busybox, ["sleep", "1000"])
+    until_s = int(at / 1000) + 1  # the field has whole seconds
+    await anyio.sleep(until_s - time.time())
+    await pod(cri, "latecomer", busybox, ["sleep", "1000"])
     go(page, "events")
-    shows(page, "later")
+    shows(page, "latecomer")
     page.run(
         "(() => { const e = document.querySelector('input[type=datetime-local]');"
-        f"const d = new Date({at} + 1000 - new Date().getTimezoneOffset() * 60000); e.value = d.toISOString().slice(0, 19);"
+        f"const d = new Date({until_s * 1000} - new Date().getTimezoneOffset() * 60000); e.value = d.toISOString().slice(0, 19);"
         "e.dispatchEvent(new Event('change')); })()"
     )
     shows(page, "ago")
     shows(page, "earlier")
+    hides(page, "latecomer")
