@@ -1,6 +1,8 @@
-"""A node whose NATS and Redis others run: nothing of it asks servers of its own."""
+"""A node as its operator wants it: its NATS and Redis are those of others, and a service has settings of its own."""
 
 import time
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from nats.js.errors import NotFoundError
 from common.events import subjects
 from common.events.bus import Bus
 from common.events.schema import ContainerExited, Envelope, encoder
+from devtools.ports import free_port
 from tests.e2e.test_e2e_events import documents_worker, lines_until
 from tests.support.brokers import nats_server, redis_server
 from tests.support.eventually import eventually
@@ -32,6 +35,8 @@ class Cluster:
     node: TestNode
     other: Opsd
     nats_url: str
+    address: str
+    """That the operator gave the page of the node."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +45,10 @@ def cluster(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
     (place / "nats").mkdir()
     (place / "nats/server.conf").write_text(f'authorization {{ token: "{TOKEN}" }}\n')
     config = place / "node.toml"
+    own = place / "node/settings/opsd.toml"
+    own.parent.mkdir(parents=True)
+    address = f"127.0.0.1:{free_port()}"
+    own.write_text(f'http_address = "{address}"\nanonymous = false\n')
     with nats_server(place / "nats") as server, redis_server(place / "redis") as redis:
         url = server.url.replace("://", f"://{TOKEN}@")
         config.write_text(
@@ -49,7 +58,7 @@ def cluster(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]
             running_node(place, options=("--config", str(config))) as node,
             opsd("second", place, url, events_max_bytes=str(STREAM_BYTES)) as other,
         ):
-            yield Cluster(node, other, url)
+            yield Cluster(node, other, url, address)
 
 
 def test_it_runs_no_servers_and_shows_no_token(cluster: Cluster) -> None:
@@ -80,6 +89,22 @@ async def test_the_commands_ask_the_servers_that_it_shares(cluster: Cluster, bus
 
 def test_a_dashboard_shows_all_nodes_of_it(cluster: Cluster) -> None:
     eventually(lambda: cluster.other.up() == {"testnode", "second"}, what="both nodes on the other's page")
+
+
+def test_the_operators_own_files_of_settings_win(cluster: Cluster, tmp_path: Path) -> None:
+    node = cluster.node
+    assert node.slipway("dashboard").stdout.startswith(f"http://{cluster.address}/#token=")
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(f"http://{cluster.address}/api/v1/state", timeout=patience(10))
+    # and what a file would do is not hidden by what the node itself gives
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('http_address = "nonsense"\n')
+    done = node.slipway("config", "validate", "opsd", str(wrong))
+    assert done.returncode == 1
+    assert f"{wrong}: http_address = 'nonsense'" in done.stderr
+    assert (
+        node.slipway("config", "validate", "opsd", str(node.data_dir / "settings/opsd.toml")).returncode == 0
+    )
 
 
 async def test_a_reader_that_was_away_for_too_long_is_told_so(cluster: Cluster, tmp_path: Path) -> None:

@@ -10,8 +10,6 @@ import subprocess
 import sys
 import time
 import tomllib
-import urllib.error
-import urllib.request
 import uuid
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from typing import Any
 import pytest
 
 from common.sys.mounts import unmount_below
+from node.main import main
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -84,31 +83,6 @@ def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir
     assert after["nats_port"] == before["nats_port"]
 
 
-def test_the_operators_own_files_of_settings_win(run_dir, tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        address = f"127.0.0.1:{free.getsockname()[1]}"
-    (tmp_path / "etc").mkdir()
-    own = tmp_path / "etc" / "opsd.toml"
-    own.write_text(f'http_address = "{address}"\nanonymous = false\n')
-    places = ["--run-dir", str(run_dir), "--data-dir", str(tmp_path / "data")]
-    up = [SLIPWAY_NODE, "up", *places, "--settings-dir", str(tmp_path / "etc"), "--metrics-port", "0"]
-    said = subprocess.run(up, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(80)).stdout
-    try:
-        assert f"  page    http://{address}/#token=" in said
-        with pytest.raises(urllib.error.HTTPError, match="403"):
-            urllib.request.urlopen(f"http://{address}/api/v1/state", timeout=patience(10))
-        # and what a file would do is not hidden by what the node itself gives
-        wrong = tmp_path / "wrong.toml"
-        wrong.write_text('http_address = "nonsense"\n')
-        command = [SLIPWAY_NODE.with_name("slipway"), "--run-dir", str(run_dir), "config", "validate"]
-        done = subprocess.run([*command, "opsd", str(wrong)], capture_output=True, text=True, check=False)
-        assert done.returncode == 1
-        assert f"{wrong}: http_address = 'nonsense'" in done.stderr
-        subprocess.run([*command, "opsd", str(own)], check=True, capture_output=True)
-    finally:
-        subprocess.run([SLIPWAY_NODE, "down", *places], check=True, timeout=patience(80))
-
-
 def _runs(pid: int) -> bool:
     """Whether it is there, and no zombie."""
     try:
@@ -147,22 +121,33 @@ def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
     assert f"systemd runs the node in {run_dir}" in done.stderr
 
 
-def test_prepare_refuses_what_is_no_option(tmp_path):
-    config = tmp_path / "node.toml"
-    for text, said in (
-        ("nats_prot = 1", f"{config}: nats_prot = 1: known are "),
-        ("nats_port = true", f"{config}: nats_port = True: known are "),
-        ("nats_port =", f"{config}: Invalid value"),
-        ("data_dir = '/srv'", f"{config}: data_dir = '/srv': systemd's units have /var/lib/slipway "),
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nats_prot = 1", "{config}: nats_prot = 1: known are "),
+        ("nats_port = true", "{config}: nats_port = True: known are "),
+        ("nats_port =", "{config}: Invalid value"),
+        ("data_dir = '/srv'", "{config}: data_dir = '/srv': systemd's units have /var/lib/slipway "),
         ("nats_url = 'a:pw@b'", "nats_url = 'a:pw@b': want nats://TOKEN@HOST:PORT, more "),
         ("nats_port = 99999", "nats_port = 99999: a port is at most 65535"),
-    ):
-        config.write_text(text)
-        command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=patience(20), check=False)
-        assert done.returncode == 1
-        assert done.stderr.startswith(f"slipway-node: {said}"), done.stderr
-        assert done.stderr.count("\n") == 1
+    ],
+)
+def test_prepare_refuses_what_is_no_option(
+    text: str,
+    said: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    config = tmp_path / "node.toml"
+    config.write_text(text)
+    monkeypatch.setattr(sys, "argv", ["slipway-node", "prepare", "--config", str(config)])
+    with pytest.raises(SystemExit) as refused:
+        main()
+    assert refused.value.code == 1
+    error = capsys.readouterr().err
+    assert error.startswith(f"slipway-node: {said.format(config=config)}")
+    assert error.count("\n") == 1
 
 
 def test_who_reads_the_status_may_leave(node):
