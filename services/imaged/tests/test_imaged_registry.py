@@ -248,6 +248,25 @@ async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, cred
         assert bool(authorization) == bool(credentials)
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [b"", b"5", b"[" * 60_000, b"{}", b'{"token": "a b\\n"}', b'{"token": "abc", "expires_in": 1' + b"0" * 400 + b"}"],
+)  # fmt: skip
+async def test_what_is_no_token_is_a_login_that_failed(layer, bad_registry, tools, answer: bytes) -> None:
+    realm = f'Bearer realm="http://{bad_registry.host}/token",service="reg"'
+
+    def answers(h) -> None:
+        if h.path.startswith("/token"):
+            tools.reply(h, 200, answer)
+        else:
+            tools.reply(h, 401, b"", {"WWW-Authenticate": realm})
+
+    bad_registry.answer = answers
+    with pytest.raises(PermissionDeniedError, match="sent no token"):
+        async with layer._registry.repository(layer.reference, NOBODY) as repository:
+            await repository.resolve()
+
+
 async def test_a_token_that_is_taken_no_more_is_replaced(layer, bad_registry, tools) -> None:
     good, tokens = bad_registry.answer, iter(["one", "two"])
     taken = {"Bearer one"}

@@ -119,7 +119,7 @@ def _list(instruction: str, rest: str) -> list[str] | None:
         return None
     try:
         found = json.loads(rest)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(found, list) or not all(isinstance(word, str) for word in found):
         _refuse(instruction, "want a JSON list of strings")

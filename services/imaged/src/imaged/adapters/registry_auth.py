@@ -222,7 +222,7 @@ class Login:
             answer = json.loads(body)
             token = str(answer.get("token") or answer.get("access_token") or "")
             life_s = float(answer.get("expires_in") or DEFAULT_LIFE_S)
-        except (ValueError, RecursionError, AttributeError, TypeError) as exc:
+        except (ValueError, OverflowError, RecursionError, AttributeError, TypeError) as exc:
             raise PermissionDeniedError(
                 f"registry {self._host}: token service {parts.netloc} sent no token"
             ) from exc
