@@ -161,6 +161,24 @@ async def test_exec_captures_output_and_code(node):
     assert node.log("a").read_bytes() == b""
 
 
+async def test_an_exec_that_its_containers_end_overtakes_is_told_that_nothing_runs(node):
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    refused = []
+
+    async def run(number: int) -> None:
+        try:
+            await shim.exec(f"e{number}", process_json("true"), timeout_s=10)
+        except SlipwayError as exc:
+            refused.append(exc)
+
+    async with anyio.create_task_group() as group:
+        for number in range(16):
+            group.start_soon(run, number)
+        await shim.kill(signal.SIGKILL)
+    assert {type(error) for error in refused} == {FailedPreconditionError}, refused
+
+
 async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
     await (await node.spawn("a", "sleep", "1000")).start()
     served = []

@@ -4,10 +4,11 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-from common.errors import DeadlineExceededError, SlipwayError, UnknownError
+from common.errors import DeadlineExceededError, FailedPreconditionError, SlipwayError, UnknownError
 from shimd.shim import exits
 from shimd.shim import runtime as oci
 from shimd.shim.execgroup import ExecGroup
+from shimd.shim.files import is_ending
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
 from shimd.shim.sandboxedgroup import SandboxedGroup
 from shimd.shim.stdio import Stdio
@@ -127,8 +128,14 @@ class Exec:
         if self._timer is not None:
             self._timer.cancel()
         message = oci.failure("exec", outcome, self._log, self.stdio.abandon())
-        late = outcome.expired or self.timed_out
-        self.on_fail(DeadlineExceededError(message) if late else UnknownError(message))
+        if outcome.expired or self.timed_out:
+            self.on_fail(DeadlineExceededError(message))
+        elif is_ending(self._init_pid):
+            self.on_fail(
+                FailedPreconditionError(f"container {self._container_id}: is not running: {message}")
+            )
+        else:
+            self.on_fail(UnknownError(message))
 
     def _output(self, stream: int, data: bytes) -> None:
         self.on_output(stream, data)
