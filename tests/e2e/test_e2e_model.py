@@ -1,12 +1,16 @@
 """CRI calls in random orders, and some at the same time, against a model of what a kubelet may rely on."""
 
+import os
+import random
+import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+import anyio
 import grpc
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from hypothesis.stateful import run_state_machine_as_test as run_machine
@@ -20,8 +24,11 @@ CALL_S = patience(60)
 CREATED, RUNNING, EXITED = cri_pb.CONTAINER_CREATED, cri_pb.CONTAINER_RUNNING, cri_pb.CONTAINER_EXITED
 TERM_CODE, KILL_CODE, EXEC_CODE = 7, 137, 3
 SCRIPT = f"trap 'exit {TERM_CODE}' TERM; echo up > /up; while :; do sleep 0.02; done"
-EXAMPLES, STEPS = 4, 18
+UP = f"while [ ! -e /up ]; do sleep 0.01; done; exit {EXEC_CODE}"
 CODE = grpc.StatusCode
+LATE = (CODE.FAILED_PRECONDITION, CODE.NOT_FOUND)
+"""What a call may be refused with that comes with the end of what it needs."""
+ENDS = ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox")
 
 
 @dataclass
@@ -66,6 +73,26 @@ class Kubelet(RuleBasedStateMachine):
         futures: list[Future[Any]] = [self.threads.submit(self.call, name, one) for one in requests]
         return [future.result() for future in futures]
 
+    def beside(self, name: str, request: Any, end: str, one: tuple[Pod, Container | None]) -> Any:
+        """A call, and at the same time one that ends its container or pod, which always goes well; none if it is refused."""
+        pod, container = one
+        ending = {
+            "StopContainer": lambda: cri_pb.StopContainerRequest(container_id=container.id),
+            "RemoveContainer": lambda: cri_pb.RemoveContainerRequest(container_id=container.id),
+            "StopPodSandbox": lambda: cri_pb.StopPodSandboxRequest(pod_sandbox_id=pod.id),
+            "RemovePodSandbox": lambda: cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id),
+        }[end]()
+        call, ended = (
+            self.threads.submit(self.call, name, request),
+            self.threads.submit(self.call, end, ending),
+        )
+        ended.result()
+        try:
+            return call.result()
+        except grpc.RpcError as exc:
+            assert exc.code() in LATE, f"{name} beside {end}: {exc.code()}: {exc.details()}"
+            return None
+
     def refused(self, code: grpc.StatusCode, name: str, request: Any) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             self.call(name, request)
@@ -73,6 +100,9 @@ class Kubelet(RuleBasedStateMachine):
 
     @rule(target=pods, twice=st.booleans())
     def run_pod(self, twice: bool) -> Pod:
+        return self._run_pod(1 + twice)
+
+    def _run_pod(self, times: int = 1) -> Pod:
         Kubelet.made += 1
         name = f"model-{Kubelet.made}"
         config = cri_pb.PodSandboxConfig(
@@ -82,7 +112,7 @@ class Kubelet(RuleBasedStateMachine):
         options = config.linux.security_context.namespace_options
         options.network, options.pid = cri_pb.NODE, cri_pb.CONTAINER
         request = cri_pb.RunPodSandboxRequest(config=config)
-        ids = {answer.pod_sandbox_id for answer in self.at_once("RunPodSandbox", *[request] * (1 + twice))}
+        ids = {answer.pod_sandbox_id for answer in self.at_once("RunPodSandbox", *[request] * times)}
         assert len(ids) == 1
         pod = Pod(ids.pop(), config)
         self.known[pod.id] = pod
@@ -98,13 +128,7 @@ class Kubelet(RuleBasedStateMachine):
 
     @rule(target=containers, pod=pods, twice=st.booleans())
     def create(self, pod: Pod, twice: bool) -> tuple[Pod, Container] | None:
-        Kubelet.made += 1
-        config = cri_pb.ContainerConfig(
-            metadata=cri_pb.ContainerMetadata(name=f"c{Kubelet.made}"),
-            image=cri_pb.ImageSpec(image=self.image),
-            command=["sh", "-c", SCRIPT],
-            log_path=f"c{Kubelet.made}.log",
-        )
+        config = self._config()
         request = self._create(pod, config)
         if pod.id not in self.known or not pod.ready:
             code = CODE.FAILED_PRECONDITION if pod.id in self.known else CODE.NOT_FOUND
@@ -114,6 +138,15 @@ class Kubelet(RuleBasedStateMachine):
         assert len(ids) == 1
         pod.containers.append(Container(ids.pop(), config))
         return pod, pod.containers[-1]
+
+    def _config(self) -> Any:
+        Kubelet.made += 1
+        return cri_pb.ContainerConfig(
+            metadata=cri_pb.ContainerMetadata(name=f"c{Kubelet.made}"),
+            image=cri_pb.ImageSpec(image=self.image),
+            command=["sh", "-c", SCRIPT],
+            log_path=f"c{Kubelet.made}.log",
+        )
 
     def _create(self, pod: Pod, config: Any) -> Any:
         return cri_pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
@@ -154,8 +187,7 @@ class Kubelet(RuleBasedStateMachine):
     def exec(self, one: tuple[Pod, Container] | None) -> None:
         if one is None:
             return
-        script = f"while [ ! -e /up ]; do sleep 0.01; done; exit {EXEC_CODE}"
-        request = cri_pb.ExecSyncRequest(container_id=one[1].id, cmd=["sh", "-c", script], timeout=30)
+        request = cri_pb.ExecSyncRequest(container_id=one[1].id, cmd=["sh", "-c", UP], timeout=30)
         if not self._is_known(one):
             self.refused(CODE.NOT_FOUND, "ExecSync", request)
         elif one[1].state != RUNNING:
@@ -191,14 +223,77 @@ class Kubelet(RuleBasedStateMachine):
     @rule(pod=pods)
     def stop_pod(self, pod: Pod) -> None:
         self.call("StopPodSandbox", cri_pb.StopPodSandboxRequest(pod_sandbox_id=pod.id))
-        pod.ready = False
-        for container in pod.containers:
-            self._end(container, polite=False)
+        self._end_pod(pod, "StopPodSandbox")
 
     @rule(pod=consumes(pods))
     def remove_pod(self, pod: Pod) -> None:
         self.call("RemovePodSandbox", cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id))
-        self.known.pop(pod.id, None)
+        self._end_pod(pod, "RemovePodSandbox")
+
+    @rule(target=containers, pod=pods, end=st.sampled_from(ENDS[2:]))
+    def create_while_its_pod_ends(self, pod: Pod, end: str) -> tuple[Pod, Container] | None:
+        pod, config = self._ready(pod), self._config()
+        answer = self.beside("CreateContainer", self._create(pod, config), end, (pod, None))
+        self._end_pod(pod, end)
+        if answer is None:
+            return None
+        made = Container(answer.container_id, config)
+        if pod.id in self.known:
+            pod.containers.append(made)
+        else:
+            self.refused(
+                CODE.NOT_FOUND, "ContainerStatus", cri_pb.ContainerStatusRequest(container_id=made.id)
+            )
+        return pod, made
+
+    @rule(target=containers, pod=pods, end=st.sampled_from(ENDS))
+    def start_while_it_ends(self, pod: Pod, end: str) -> tuple[Pod, Container]:
+        pod, made = one = self._made(self._ready(pod))
+        answer = self.beside("StartContainer", cri_pb.StartContainerRequest(container_id=made.id), end, one)
+        self._end_of(one, end)
+        if self._is_known(one):
+            status = self.call("ContainerStatus", cri_pb.ContainerStatusRequest(container_id=made.id)).status
+            # a stop that came before the start found nothing to do
+            late = {RUNNING} if end == "StopContainer" else set()
+            assert status.state in ({EXITED} | late if answer else {CREATED, EXITED})
+            made.state, made.codes = status.state, frozenset({status.exit_code})
+        return one
+
+    @rule(target=containers, pod=pods, end=st.sampled_from(ENDS))
+    def exec_while_it_ends(self, pod: Pod, end: str) -> tuple[Pod, Container]:
+        pod, made = one = self._made(self._ready(pod))
+        self.call("StartContainer", cri_pb.StartContainerRequest(container_id=made.id))
+        made.state = RUNNING
+        request = cri_pb.ExecSyncRequest(container_id=made.id, cmd=["sh", "-c", UP], timeout=30)
+        answer = self.beside("ExecSync", request, end, one)
+        assert answer is None or answer.exit_code in (EXEC_CODE, KILL_CODE)
+        self._end_of(one, end)
+        return one
+
+    def _ready(self, pod: Pod) -> Pod:
+        """This pod, or another where it is not ready."""
+        return pod if pod.id in self.known and pod.ready else self._run_pod()
+
+    def _made(self, pod: Pod) -> tuple[Pod, Container]:
+        config = self._config()
+        made = Container(self.call("CreateContainer", self._create(pod, config)).container_id, config)
+        pod.containers.append(made)
+        return pod, made
+
+    def _end_of(self, one: tuple[Pod, Container], end: str) -> None:
+        if end in ("StopPodSandbox", "RemovePodSandbox"):
+            self._end_pod(one[0], end)
+        elif self._is_known(one) and end == "RemoveContainer":
+            one[0].containers.remove(one[1])
+        elif self._is_known(one):
+            self._end(one[1], polite=False)
+
+    def _end_pod(self, pod: Pod, end: str) -> None:
+        pod.ready = False
+        for container in pod.containers:
+            self._end(container, polite=False)
+        if end == "RemovePodSandbox":
+            self.known.pop(pod.id, None)
 
     @precondition(lambda self: self.known)
     @rule()
@@ -230,19 +325,24 @@ class Kubelet(RuleBasedStateMachine):
         self.channel.close()
 
 
-def test_a_node_does_what_the_model_says(node, busybox) -> None:
+@pytest.fixture(params=["short", pytest.param("long", marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
+def machine(request):
+    """The state machine, and how it is run; the long form tells its seed, and takes one by SLIPWAY_TEST_SEED."""
+    common = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    if request.param == "short":
+        return Kubelet, settings(common, max_examples=4, stateful_step_count=12, derandomize=True)
+    number = int(os.environ.get("SLIPWAY_TEST_SEED") or random.getrandbits(32))
+    sys.stderr.write(f"SLIPWAY_TEST_SEED={number}\n")
+    # what failed once may not fail again: nothing is made shorter
+    form = settings(common, max_examples=40, stateful_step_count=60, phases=[Phase.generate])
+    return seed(number)(type("LongKubelet", (Kubelet,), {})), form
+
+
+def test_a_node_does_what_the_model_says(node, busybox, machine) -> None:
+    kubelet, form = machine
     assert node.slipway("pull", busybox).returncode == 0
     Kubelet.socket, Kubelet.image, Kubelet.logs = node.socket, busybox, str(node.logs)
-    run_machine(
-        Kubelet,
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            derandomize=True,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
-    )
+    run_machine(kubelet, settings=form)
     left = node.leftovers()
     assert not any(left.values()), left
+    assert anyio.run(node.differences) == []
