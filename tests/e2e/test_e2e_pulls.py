@@ -101,6 +101,9 @@ def test_progress_is_shown_on_a_terminal_and_told_as_events(node: TestNode, shop
     sizes = [each["fetched_bytes"] for each in told]
     assert sizes == sorted(set(sizes))
     assert all(each["size_bytes"] >= len(blob) for each in told)
+    for verb in ("pull", "push"):
+        quiet = _on_terminal(node, verb, "-q", reference)
+        assert (quiet.count("\n"), "MB" in quiet) == (1, False), quiet
 
 
 def test_a_second_pull_of_the_same_tag_is_one_request(node: TestNode, shop, door: Gate) -> None:

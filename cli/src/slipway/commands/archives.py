@@ -32,7 +32,7 @@ async def save(arguments: Namespace) -> int:
     if not arguments.file and sys.stdout.isatty():
         message = "an archive is nothing for a terminal: give -o FILE, or redirect the output"
         raise InvalidArgumentError(message)
-    with _whole_file(arguments.file) as out, _Meter("saving") as meter:
+    with _whole_file(arguments.file) as out, _Meter("saving", shown=not arguments.quiet) as meter:
         async with imaged(arguments.run_dir) as client:
             async for piece in _saved(client, arguments):
                 await anyio.to_thread.run_sync(out.write, piece)
@@ -77,9 +77,10 @@ async def _save_layout(arguments: Namespace) -> int:
     try:
         async with imaged(arguments.run_dir) as client, anyio.create_task_group() as group:
             group.start_soon(anyio.to_thread.run_sync, _unpack, read, directory)
-            with os.fdopen(write, "wb") as out:
+            with os.fdopen(write, "wb") as out, _Meter("saving", shown=not arguments.quiet) as meter:
                 async for piece in _saved(client, arguments):
                     await anyio.to_thread.run_sync(out.write, piece)
+                    meter.add(len(piece))
     except BaseException:
         shutil.rmtree(directory)
         raise
@@ -108,7 +109,7 @@ async def load(arguments: Namespace) -> int:
     pieces = _pieces_of(arguments.input)
     try:
         async with imaged(arguments.run_dir) as client:
-            with _Meter("loading") as meter:
+            with _Meter("loading", shown=not arguments.quiet) as meter:
                 loaded = await client.load(
                     _read(pieces, meter),
                     name=arguments.name,
@@ -158,14 +159,14 @@ async def _read(pieces: Iterator[bytes], meter: "_Meter") -> AsyncIterator[bytes
 
 
 class _Meter:
-    """Bytes and speed on a terminal; nothing when stderr is none."""
+    """Bytes and speed on a terminal; nothing when stderr is none, or it is not to be `shown`."""
 
-    def __init__(self, text: str) -> None:
-        self._text = text
+    def __init__(self, text: str, *, shown: bool) -> None:
+        self._text, self._shown = text, shown and sys.stderr.isatty()
         self._progress: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty():
+        if self._shown:
             from rich.console import Console
             from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn, TransferSpeedColumn
 

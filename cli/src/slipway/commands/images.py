@@ -36,6 +36,7 @@ async def pull(arguments: Namespace) -> int:
         lazy=arguments.lazy,
         platform=arguments.platform,
         all_platforms=arguments.all_platforms,
+        quiet=arguments.quiet,
     )
     if arguments.output == "json":
         render.messages([image])
@@ -53,9 +54,10 @@ async def fetch(
     lazy: bool = False,
     platform: str = "",
     all_platforms: bool = False,
+    quiet: bool = False,
 ) -> pb.Image:
-    """Pull through imaged and show the progress on stderr."""
-    bars = Bars()
+    """Pull through imaged and show the progress on stderr, unless it is to be quiet."""
+    bars = Bars(shown=not quiet)
     try:
         async with imaged(run_dir) as client:
             async for progress in client.pull(

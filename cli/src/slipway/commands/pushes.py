@@ -33,7 +33,7 @@ async def push(arguments: Namespace) -> int:
             platform=arguments.platform,
             all_platforms=arguments.all_platforms,
         )
-        return await _follow(progress, arguments.output)
+        return await _follow(progress, arguments)
 
 
 async def copy(arguments: Namespace) -> int:
@@ -42,11 +42,11 @@ async def copy(arguments: Namespace) -> int:
     target = auth_of(arguments.target, arguments.creds)
     async with imaged(arguments.run_dir) as client:
         progress = client.copy(arguments.source, arguments.target, source, target)
-        return await _follow(progress, arguments.output)
+        return await _follow(progress, arguments)
 
 
-async def _follow(progress: AsyncIterator[pb.PushProgress], output: str) -> int:
-    bars, last = Bars(), pb.PushProgress()
+async def _follow(progress: AsyncIterator[pb.PushProgress], arguments: Namespace) -> int:
+    bars, last = Bars(shown=not arguments.quiet), pb.PushProgress()
     try:
         async for last in progress:
             bars.show(map(_row, last.blobs))
@@ -60,7 +60,7 @@ async def _follow(progress: AsyncIterator[pb.PushProgress], output: str) -> int:
         sys.stderr.write(
             f"slipway: one platform was pushed, without {told}: `slipway pull --all-platforms`\n"
         )
-    if output == "json":
+    if arguments.output == "json":
         render.messages([last])
     else:
         sys.stdout.write(f"{render.clean(last.reference)}@{last.digest}\n")

@@ -17,12 +17,12 @@ class Row(NamedTuple):
 
 
 class Bars:
-    """Bars by digest, until closed."""
+    """Bars by digest, until closed; none when they are not to be `shown`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, shown: bool = True) -> None:
         self._progress: Any = None
         self._tasks: dict[str, Any] = {}
-        if sys.stderr.isatty():
+        if shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 

@@ -84,6 +84,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
 def _pull(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     pull = add_verb(verbs, name, "pull an image from its registry", "images:pull", _PULL)
     pull.add_argument("reference", help="a name, with a tag or a digest")
+    _add_quiet(pull)
     pull.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
     pull.add_argument(
         "--priority",
@@ -105,6 +106,10 @@ def _add_platforms(verb: argparse.ArgumentParser, one: str, every: str) -> None:
     which = verb.add_mutually_exclusive_group()
     which.add_argument("--platform", default="", metavar="OS/ARCH", help=f"as linux/arm64: {one}")
     which.add_argument("--all-platforms", action="store_true", help=every)
+
+
+def _add_quiet(verb: argparse.ArgumentParser) -> None:
+    verb.add_argument("-q", "--quiet", action="store_true", help="no progress, not on a terminal either")
 
 
 def _login(verbs: "Verbs[argparse.ArgumentParser]") -> None:
@@ -137,6 +142,7 @@ def _push(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
     push = add_verb(verbs, name, "push an image to its registry", "pushes:push", _PUSH)
     push.add_argument("reference", help=_REFERENCE)
     push.add_argument("target", nargs="?", default="", help="another name for it at the registry")
+    _add_quiet(push)
     push.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the registry")
     _add_platforms(
         push,
@@ -152,6 +158,7 @@ def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     )
     copy.add_argument("source", help="a name at its registry")
     copy.add_argument("target", help="its name at the other")
+    _add_quiet(copy)
     copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD", help="for the source's registry")
     copy.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
     add_output(copy)
@@ -235,6 +242,7 @@ def _save(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         "this one alone; without it, all platforms when all are here",
         "fail unless all that an image was pulled by is here",
     )
+    _add_quiet(save)
     save.add_argument("reference", nargs="+", help=_REFERENCE)
 
 
@@ -253,6 +261,7 @@ def _load(verbs: "Verbs[argparse.ArgumentParser]", name: str) -> None:
         metavar="FILE|DIR",
         help="in place of standard input; may be gzip or zstd",
     )
+    _add_quiet(load)
     load.add_argument(
         "--name",
         default="",

@@ -50,10 +50,9 @@ _OTHERS = (
 )
 _RUN = dict.fromkeys(_OTHERS, "") | {name: why for name, why in WHY.items() if name != "--restart"}
 _PLATFORM = "an image stands for its part of the node's own platform"
-_QUIET = "progress goes to standard error, and only a terminal has bars"
 _TAGS = "give each name"
 _TRUST = "whose images are trusted is in the settings of imaged"
-_REGISTRY = {"--all-tags": _TAGS, "--disable-content-trust": _TRUST, "--quiet": _QUIET}
+_REGISTRY = {"--all-tags": _TAGS, "--disable-content-trust": _TRUST}
 _CHECKPOINT = "a kubelet restores checkpoints, over CRI"
 REFUSED: dict[str, dict[str, str]] = {
     "run": _RUN,
@@ -76,7 +75,6 @@ REFUSED: dict[str, dict[str, str]] = {
     "rmi": {"--no-prune": "an image has no parents that would go with it", "--platform": _PLATFORM},
     "pull": _REGISTRY,
     "push": _REGISTRY,
-    "load": {"--quiet": _QUIET},
     "login": {"--password": "others see a command's words: --password-stdin"},
     "system prune": {"--volumes": "an image's volumes go with their container"},
 }
@@ -89,9 +87,8 @@ _SHORT = {
     "image inspect": {"-f": "--format"},
     "rm": {"-l": "--link"},
     "history": {"-H": "--human"},
-    "pull": {"-a": "--all-tags", "-q": "--quiet"},
-    "push": {"-a": "--all-tags", "-q": "--quiet"},
-    "load": {"-q": "--quiet"},
+    "pull": {"-a": "--all-tags"},
+    "push": {"-a": "--all-tags"},
     "login": {"-p": "--password"},
 }
 _BELOW_IMAGE = {"image ls": "images", "image rm": "rmi"}
