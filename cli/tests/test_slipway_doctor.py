@@ -170,7 +170,10 @@ async def test_what_a_node_needs_and_does_not_answer_is_told(tmp_path: Path) -> 
     machine = _machine(tmp_path)
     known = {"redis_url": f"unix://{tmp_path}/redis.sock", "nats_url": "nats://127.0.0.1:1"}
     assert _level(await services.redis(machine, known), "Redis") is Level.FAIL
-    assert _level(await services.nats(machine, known), "NATS") is Level.WARN
+    [found] = await services.nats(machine, known)
+    assert (found.level, found.fix.startswith("`slipway-node up ")) == (Level.WARN, True)
+    [found] = await services.nats(machine, known | {"servers": ["redis"]})
+    assert found.fix.startswith("It is one of others")
     assert await services.redis(machine, {}) == []
 
 

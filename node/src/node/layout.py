@@ -115,6 +115,7 @@ class Layout:
             "cri_socket": self.cri_socket,
             "redis_url": self.records_url,
             "nats_url": self.events_url,
+            "servers": self.servers,
             "supervisor": supervisor,
             "pids": pids,
             "failures": failures,

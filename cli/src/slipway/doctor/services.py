@@ -70,7 +70,14 @@ async def _healthy(path: str) -> bool:
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-async def redis(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+def _start(machine: Machine, facts: dict[str, Any], server: str) -> str:
+    """What has Redis or NATS serve again."""
+    if server not in facts.get("servers", (server,)):
+        return "It is one of others: have it started there"
+    return f"{upkeep(machine.run_dir, server).start} starts it"
+
+
+async def redis(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     from common.records.redis import appends, connect
 
     if not facts:
@@ -79,9 +86,8 @@ async def redis(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     try:
         durable = await appends(client)
     except SlipwayError as exc:
-        return [
-            Finding("Redis", Level.FAIL, exc.message, "Start it: nothing can be changed until it answers.")
-        ]
+        fix = f"{_start(machine, facts, 'redis')}; nothing can be changed until it answers."
+        return [Finding("Redis", Level.FAIL, exc.message, fix)]
     finally:
         await client.aclose()
     if durable:
@@ -90,7 +96,7 @@ async def redis(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     return [Finding("Redis", Level.WARN, text, "Start it with --appendonly yes.")]
 
 
-async def nats(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+async def nats(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     from common.events.bus import Bus
 
     if not facts:
@@ -98,7 +104,8 @@ async def nats(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     try:
         bus = await Bus.connect(str(facts["nats_url"]), attempts=1)
     except SlipwayError as exc:
-        return [Finding("NATS", Level.WARN, exc.message, "Start it: events wait in Redis until it answers.")]
+        fix = f"{_start(machine, facts, 'nats')}; events wait in Redis until it answers."
+        return [Finding("NATS", Level.WARN, exc.message, fix)]
     try:
         await bus.ensure_stream()
     except SlipwayError as exc:
