@@ -4,12 +4,15 @@ import asyncio
 import inspect
 import signal
 from collections import defaultdict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
+from devtools.engine import broker_image
+from tests.support.brokers import Launch, as_process, in_containers_of
+from tests.support.engine import engine_for_containers
 from tests.support.pace import patience, within
 
 SKIPPED = 6
@@ -47,6 +50,13 @@ async def one_loop(anyio_backend: str) -> AsyncIterator[None]:  # noqa: ARG001 -
         for task in left:
             task.cancel()
         await asyncio.wait(left, timeout=1)
+
+
+@pytest.fixture(scope="module")
+def launch(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Launch]:
+    """How a module's Redis and NATS run: in containers where an engine is there and no other module has it, else as processes."""
+    with engine_for_containers(tmp_path_factory.mktemp("docker"), wait=False) as address:
+        yield in_containers_of(broker_image(address)) if address else as_process
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

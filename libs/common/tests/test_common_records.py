@@ -18,17 +18,13 @@ from common.records import Record, RecordStore
 from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect
 from common.sys.ports import held_port
-from devtools.engine import broker_image
 from tests.support.brokers import (
     Launch,
     NatsServer,
     RedisServer,
-    as_process,
-    in_containers_of,
     nats_server,
     redis_server,
 )
-from tests.support.engine import engine_for_containers
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -36,13 +32,6 @@ pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
 class Thing(Record, frozen=True, kw_only=True):
     size: int = 0
-
-
-@pytest.fixture(scope="module")
-def launch(tmp_path_factory: pytest.TempPathFactory):
-    """In containers wherever an engine is there, else as processes."""
-    with engine_for_containers(tmp_path_factory.mktemp("docker"), wait=False) as address:
-        yield in_containers_of(broker_image(address)) if address else as_process
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from opsd.news import Container, Lists, Vitals, pack, unpack
 from opsd.servicer import MAX_ATTRIBUTES, STATUS_ERROR
 from opsd.web import live
 from opsd.web.server import MAX_BODY_BYTES, MAX_CLIENTS_OF_ADDRESS, MAX_HEAD_BYTES, REQUEST_S, WRITE_S
-from tests.support.brokers import NatsServer, nats_server
+from tests.support.brokers import Launch, NatsServer, nats_server
 from tests.support.eventually import eventually
 from tests.support.madeup import Conductor, madeup_node
 from tests.support.opsd import Opsd, address, opsd
@@ -40,10 +40,10 @@ NOW_NS = 1_700_000_000_000_000_000
 
 
 @pytest.fixture
-def nats(tmp_path: Path) -> Iterator[NatsServer]:
+def nats(tmp_path: Path, launch: Launch) -> Iterator[NatsServer]:
     if os.geteuid() != 0:
         pytest.skip("opsd's sockets are below /run")
-    with nats_server(tmp_path / "nats") as server:
+    with nats_server(tmp_path / "nats", launch) as server:
         yield server
 
 
