@@ -125,7 +125,7 @@ def test_a_helper_at_fault_is_named(config: Path, helpers: Path, name: str, told
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"auths": 1}', '{"auths": {"a.example": {"auth": "%%secret"}}}']
+    "text", ["", "[]", "{", "[" * 9999, '{"auths": 1}', '{"auths": {"a.example": {"auth": "%%secret"}}}']
 )
 def test_a_file_at_fault_is_named_and_tells_nothing(config: Path, text: str) -> None:
     config.write_text(text)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.images.v1 import images_pb2
 from common.api.runtime.v1 import runtime_pb2
-from crid.convert.image import auth_of, image_of
+from crid.convert.image import auth_of, image_of, spec_of
 from crid.servicer import runtime
 from crid.servicer.lists import MESSAGE_BYTES, UNARY, pieces
 
@@ -76,3 +76,18 @@ def test_every_rpc_of_cri_is_answered() -> None:
     front = set(cri.DESCRIPTOR.services_by_name["RuntimeService"].methods_by_name)
     answered = {*runtime.FORWARDED, *UNARY, "Exec", "Attach", "PortForward"}
     assert front == answered | {"GetContainerEvents", "Version", "CreateContainer", "RestorePod"}
+
+
+@pytest.mark.parametrize(
+    ("config", "told"),
+    [
+        (b'{"a": [1]}', '{"a": [1]}'),
+        (b"[1]", "{}"),
+        (b"{", "{}"),
+        (b"", "{}"),
+        (b"\xff", "{}"),
+        (b'{"a":' + b"[" * 9999 + b"]" * 9999 + b"}", "{}"),
+    ],
+)
+def test_a_config_is_told_as_it_is_when_it_is_one(config: bytes, told: str) -> None:
+    assert spec_of(config) == told

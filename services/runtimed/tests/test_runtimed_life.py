@@ -126,6 +126,10 @@ async def test_refusals_name_the_field(pods: Pods) -> None:
     bad.log_path = "../../etc/passwd"
     with pytest.raises(InvalidArgumentError, match="log_path"):
         await pods.client.create_container(sandbox_id, bad, config, pods.image())
+    image = pods.image()
+    image.config = b"[" * 9999
+    with pytest.raises(InvalidArgumentError, match=r"image\.config: is no JSON"):
+        await pods.client.create_container(sandbox_id, pods.container_config("true"), config, image)
     await pods.client.stop_sandbox(sandbox_id)
     with pytest.raises(FailedPreconditionError, match="not ready"):
         await pods.client.create_container(sandbox_id, pods.container_config("true"), config, pods.image())

@@ -278,6 +278,10 @@ def test_local_profile_is_read_below_its_root(tmp_path: Path) -> None:
     missing = context(seccomp={"profile_type": 2, "localhost_ref": "q.json"})
     with pytest.raises(NotFoundError, match=r"q\.json"):
         security.seccomp(missing, CAPS, str(tmp_path), HostRoot())
+    (tmp_path / "deep.json").write_text("[" * 9999)
+    deep = context(seccomp={"profile_type": 2, "localhost_ref": "deep.json"})
+    with pytest.raises(InvalidArgumentError, match="is no JSON"):
+        security.seccomp(deep, CAPS, str(tmp_path), HostRoot())
     outside = context(seccomp={"profile_type": 2, "localhost_ref": "../p.json"})
     with pytest.raises(InvalidArgumentError, match="is not within"):
         security.seccomp(outside, CAPS, str(tmp_path), HostRoot())

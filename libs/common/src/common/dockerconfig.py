@@ -150,7 +150,7 @@ def _read(config: Path) -> dict[str, Any]:
             document = json.loads(file.read(_MAX_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, ValueError) as exc:
+    except (OSError, ValueError, RecursionError) as exc:
         why = exc.strerror if isinstance(exc, OSError) else "it is no JSON"
         raise FailedPreconditionError(f"{config}: cannot be read: {why}") from exc
     sections = ("auths", "credHelpers")
@@ -193,7 +193,7 @@ def _ask(config: Path, name: str, server: str) -> Login | None:
     try:
         answer = json.loads(done.stdout[:_MAX_BYTES])
         username, secret = str(answer["Username"]), str(answer["Secret"])
-    except (ValueError, LookupError, TypeError) as exc:
+    except (ValueError, RecursionError, LookupError, TypeError) as exc:
         raise FailedPreconditionError(f"{command}: its answer for {server} is no login") from exc
     if username == _TOKEN_USER:
         return Login(identity_token=secret)

@@ -8,7 +8,7 @@ from common.api.runtime.v1 import runtime_pb2
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from common.errors import InternalError, InvalidArgumentError, NotFoundError
-from crid.convert.image import auth_of, config_of, image_of
+from crid.convert.image import auth_of, image_of, spec_of
 
 IMAGE = "config.image.image"
 
@@ -59,8 +59,8 @@ class Images:
             return api_pb2.ImageStatusResponse()
         info = {}
         if verbose:
-            facts = {"imageSpec": config_of(found.config), "diffIDs": list(found.diff_ids)}
-            info["info"] = json.dumps(facts)
+            layers = json.dumps(list(found.diff_ids))
+            info["info"] = f'{{"imageSpec": {spec_of(found.config)}, "diffIDs": {layers}}}'
         return api_pb2.ImageStatusResponse(image=image_of(found), info=info)
 
     async def pull(self, reference: str, auth: api_pb2.AuthConfig, handler: str = "") -> str:

@@ -1,7 +1,6 @@
 """Images and credentials."""
 
 import json
-from typing import Any
 
 from common.api.cri.v1 import api_pb2
 from common.api.images.v1 import images_pb2
@@ -29,13 +28,13 @@ def image_of(image: images_pb2.Image) -> api_pb2.Image:
     return made
 
 
-def config_of(config: bytes) -> dict[str, Any]:
-    """The image config as a table; empty when a registry sent something else."""
+def spec_of(config: bytes) -> str:
+    """The image config as the JSON that it is, however deep it nests; an empty object when a registry sent something else."""
     try:
         found = json.loads(config)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
+    except (ValueError, RecursionError):
+        return "{}"
+    return config.decode() if isinstance(found, dict) else "{}"
 
 
 def auth_of(auth: api_pb2.AuthConfig) -> images_pb2.Auth:

@@ -126,7 +126,7 @@ def _local_profile(reference: str, profile_root: str, host: HostRoot) -> dict[st
         raise InvalidArgumentError(f"seccomp.localhost_ref: {reference!r}: {error.strerror}") from error
     try:
         profile = json.loads(raw) if len(raw) <= MAX_PROFILE_BYTES else None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"seccomp.localhost_ref: {reference!r} is no JSON: {error}") from error
     if not isinstance(profile, dict) or not isinstance(profile.get("defaultAction"), str):
         raise InvalidArgumentError(f"seccomp.localhost_ref: {reference!r} is no seccomp profile")

@@ -243,7 +243,7 @@ def _image_config(body: bytes) -> dict[str, Any]:
         raise InvalidArgumentError(f"image.config: {len(body)} bytes are more than {MAX_IMAGE_CONFIG_BYTES}")
     try:
         found = json.loads(body or b"{}")
-    except ValueError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidArgumentError(f"image.config: is no JSON: {exc}") from exc
     if not isinstance(found, dict) or not isinstance(found.get("config") or {}, dict):
         raise InvalidArgumentError("image.config: it or its config is no JSON object")
