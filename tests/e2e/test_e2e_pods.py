@@ -175,8 +175,12 @@ async def test_an_update_changes_the_oom_score_of_every_process(cri, busybox) ->
     wanted = cri_pb.LinuxContainerResources(oom_score_adj=777)
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
     await cri.call(cri.runtime.UpdateContainerResources, request)
-    command = ["sh", "-c", "cat /proc/1/oom_score_adj /proc/$(pidof sleep)/oom_score_adj"]
-    assert (await cri.exec(container_id, command)).stdout == b"777\n777\n"
+    command = [
+        "sh",
+        "-c",
+        "cat /proc/1/oom_score_adj /proc/$(pidof sleep)/oom_score_adj /proc/self/oom_score_adj",
+    ]
+    assert (await cri.exec(container_id, command)).stdout == b"777\n777\n777\n"
     assert (await cri.status(container_id)).resources.linux.oom_score_adj == 777
 
 

@@ -8,7 +8,7 @@ from common.errors import DeadlineExceededError, FailedPreconditionError, Slipwa
 from shimd.shim import exits
 from shimd.shim import runtime as oci
 from shimd.shim.execgroup import ExecGroup
-from shimd.shim.files import is_ending
+from shimd.shim.files import is_ending, read
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
 from shimd.shim.sandboxedgroup import SandboxedGroup
 from shimd.shim.stdio import Stdio
@@ -90,6 +90,7 @@ class Exec:
                 stdio=self.stdio.child,
                 traceparent=self.traceparent,
                 log_path=self._log,
+                oom_score=read(f"/proc/{self._init_pid}/oom_score_adj"),  # which crun gives init alone
             )
         except BaseException:
             self._reaper.expecting -= 1

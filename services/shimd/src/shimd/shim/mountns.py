@@ -28,12 +28,12 @@ home = ""
 """Path of the file that names the present zygote by pid and start time; the zygote sets it."""
 
 
-def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = ()) -> int:
+def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = (), oom_score: bytes = b"") -> int:
     """Run a command in the namespace for OCI runtimes, and return its pid.
 
     With the usual umask: what the runtime makes in a root filesystem, and what a container then makes, is
     for others to enter and to read. By fork and not by posix_spawn: what the child prepares before its exec costs
-    the shim no page of its own.
+    the shim no page of its own. An `oom_score` is for it and all that comes of it, in place of the shim's.
 
     Raises:
         OSError: it cannot be executed, or the namespace cannot be copied.
@@ -42,7 +42,7 @@ def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = ()) -> in
     try:
         pid = os.fork()  # noqa: TID251 - a shim is a zygote's copy: one thread, no gRPC
         if pid == 0:
-            _exec(argv, env, stdio, say_fd)
+            _exec(argv, env, stdio, oom_score, say_fd)
     finally:
         os.close(say_fd)
     said = os.read(said_fd, 16)  # nothing, when the exec has closed it
@@ -53,7 +53,9 @@ def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = ()) -> in
     return pid
 
 
-def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: int) -> NoReturn:
+def _exec(
+    argv: list[str], env: dict[str, str], stdio: Sequence[int], oom_score: bytes, say_fd: int
+) -> NoReturn:
     try:
         # What the zygote ignores must not be ignored in what a shim starts.
         for number in (signal.SIGPIPE, signal.SIGXFSZ, signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
@@ -61,6 +63,8 @@ def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: in
         for target, fd in enumerate(stdio):
             os.dup2(fd, target)
         os.umask(_UMASK)
+        if oom_score:
+            _give_up_sparing(oom_score)
         _enter_home()
         if _hybrid():
             _check(_libc.unshare(_CLONE_NEWNS))
@@ -72,6 +76,13 @@ def _exec(argv: list[str], env: dict[str, str], stdio: Sequence[int], say_fd: in
         os.write(say_fd, b"%d" % (exc.errno or 0))
     finally:
         os._exit(127)
+
+
+def _give_up_sparing(oom_score: bytes) -> None:
+    try:
+        os.write(os.open("/proc/self/oom_score_adj", os.O_WRONLY | os.O_CLOEXEC), oom_score)
+    except PermissionError:
+        pass  # it is lower than the shim's, without CAP_SYS_RESOURCE
 
 
 def _enter_home() -> None:

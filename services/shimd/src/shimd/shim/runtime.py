@@ -60,6 +60,7 @@ class Runtime:
         stdin: bytes = b"",
         traceparent: str = "",
         log_path: str = "",
+        oom_score: bytes = b"",
     ) -> "Call":
         """Run the runtime with `args`; `done` comes exactly once, after its end.
 
@@ -81,6 +82,7 @@ class Runtime:
             deadline_s=deadline_s,
             stdio=stdio,
             stdin=stdin,
+            oom_score=oom_score,
         )
 
     def log_path(self) -> str:
@@ -103,6 +105,7 @@ class Call:
         deadline_s: float,
         stdio: list[int] | None,
         stdin: bytes,
+        oom_score: bytes,
     ) -> None:
         self._loop = loop
         self._done: Done | None = done
@@ -114,7 +117,7 @@ class Call:
         own = stdio is None
         files = self._capture(stdin) if stdio is None else stdio
         try:
-            self.pid = mountns.spawn(argv, env, files)
+            self.pid = mountns.spawn(argv, env, files, oom_score)
         except OSError as exc:
             for fd in self._captures:
                 loop.forget(fd)
