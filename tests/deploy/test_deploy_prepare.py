@@ -53,6 +53,7 @@ def test_each_process_finds_what_is_its_own_and_no_more(place: Path) -> None:
     token = (data / "nats-token").read_text()
     assert stat.S_IMODE((data / "nats-token").stat().st_mode) == 0o600
     assert token in (data / "nats.conf").read_text()
+    assert (data / "nats-port").read_text() == "4222"
     settings = load(Settings, "imaged", ["--config", str(run / "settings/imaged.toml")])
     assert settings.nats_url == f"nats://{token}@127.0.0.1:4222"
     assert (settings.node, settings.run_dir) == ("n", str(run))

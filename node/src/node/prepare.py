@@ -66,6 +66,7 @@ def for_containers(layout: Layout) -> None:
         message = "nats_port 0: containers want a port that is given"
         raise InvalidArgumentError(message)
     directories(layout)
+    replace_file(layout.nats_port_file, str(layout.nats_port).encode())
     _write_nats(layout)
     _write_settings(layout, CONTAINERS)
     users.part(layout)
