@@ -6,6 +6,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
+
+from node.layout import OOM_SCORES
 
 ROOT = Path(__file__).parents[2]
 UNITS = sorted((ROOT / "deploy/systemd").glob("*.service"))
@@ -14,6 +17,14 @@ OF_CONTAINERS = ("slipway-runtimed.service", "slipway-snapshotd.service")
 ROUNDING = 0.05
 
 pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="systemd is not installed")
+
+
+def test_units_and_containers_have_the_scores_of_the_supervisor() -> None:
+    compose = yaml.safe_load((ROOT / "deploy/compose.yml").read_text())["services"]
+    for name, score in OOM_SCORES.items():
+        unit = (ROOT / f"deploy/systemd/slipway-{name}.service").read_text()
+        assert f"\nOOMScoreAdjust={score}\n" in unit, name
+        assert compose[name]["oom_score_adj"] == score, name
 
 
 def told() -> dict[str, float]:

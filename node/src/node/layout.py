@@ -17,6 +17,18 @@ SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 SERVERS = ("redis", "nats")
 """Of others' making; a node runs its own unless it is told of some elsewhere."""
 
+OOM_SCORES = {
+    "shimd": -999,
+    "redis": -900,
+    "runtimed": -900,
+    "snapshotd": -500,
+    "imaged": -500,
+    "nats": -500,
+    "crid": -500,
+    "opsd": 0,
+}
+"""What keeps each from the kernel that is out of memory, of 1000 (docs/operating.md); a shim has that of shimd."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:

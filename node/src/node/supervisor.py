@@ -21,7 +21,7 @@ from common.errors import AlreadyExistsError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
 from node import prepare, redislog
-from node.layout import SERVICES, Layout
+from node.layout import OOM_SCORES, SERVICES, Layout
 
 STOP_S = 12.0
 BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
@@ -51,6 +51,7 @@ class Supervisor:
             AlreadyExistsError: another supervisor runs this node.
         """
         lock = self._prepare()
+        _spare_from_oom(os.getpid(), min(OOM_SCORES.values()))
         try:
             with prepare.held_nats(self._layout) as self._layout:
                 async with anyio.create_task_group() as group:
@@ -116,6 +117,7 @@ class Supervisor:
                 start_new_session=True,
                 cwd="/",
             )
+        _spare_from_oom(process.pid, OOM_SCORES[name])
         self._processes[name] = process
         pids = {known: p.pid for known, p in self._processes.items()}
         state = self._layout.state(os.getpid(), pids, self._failures).encode()
@@ -138,6 +140,12 @@ class Supervisor:
                     process.kill()
                 await process.wait()
         group.cancel_scope.cancel()
+
+
+def _spare_from_oom(pid: int, score: int) -> None:
+    """Tell the kernel when to kill it for memory; as far as this node may lower a score."""
+    with suppress(PermissionError, ProcessLookupError, FileNotFoundError):
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(score), encoding="ascii")
 
 
 def _end_leftovers(layout: Layout) -> None:

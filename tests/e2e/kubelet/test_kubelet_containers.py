@@ -9,6 +9,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.registry import busybox_layer, directory, file, layer
+from node.layout import OOM_SCORES
 from tests.e2e.test_e2e_pods import exited, pod, succeeds
 from tests.support import cgroups, logs
 
@@ -266,6 +267,13 @@ async def test_the_pause_of_a_pod_is_the_last_to_be_killed_for_memory(cri, node)
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=await cri.run_sandbox(sandbox), verbose=True)
     pid = json.loads((await cri.call(cri.runtime.PodSandboxStatus, request)).info["info"])["pid"]
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == lowest(node, -998)
+
+
+async def test_the_node_is_spared_from_the_want_of_memory_as_far_as_it_may(node) -> None:
+    scores = {pid: OOM_SCORES[name] for name, pid in node.state["pids"].items()}
+    scores[node.state["supervisor"]] = -999
+    for pid, score in scores.items():
+        assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == lowest(node, score)
 
 
 def lowest(node, wanted: int) -> int:
