@@ -298,9 +298,13 @@ async def test_pods_on_a_network_reach_each_other(cri: Client, place: SimpleName
 def test_the_command_line_works_from_the_host_and_events_are_followed_by_what_the_page_says(
     node: DockerCompose, place: SimpleNamespace, image: str
 ) -> None:
+    programs = Path(
+        sys.executable
+    ).parent  # where ./dev install-deps puts them; a reader has them by export PATH
+
     def slipway(*words: str) -> str:
         command = [
-            str(Path(sys.executable).parent / "slipway"),
+            str(programs / "slipway"),
             "--run-dir",
             str(place.run),
             "-o",
