@@ -1,5 +1,6 @@
 """What ./dev torture keeps of its runs, and how it reads them; the runs themselves are in tests/e2e."""
 
+import subprocess
 from dataclasses import replace
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_part_that_is_written_keeps_those_of_the_others(tmp_path) -> None:
     assert "Two cuts. At" in shown
     assert f"| {TITLES['soak']} |  |  |  |  |  | no run is written down |" in shown
     assert shown.startswith("# Ours\nall:\n")
+
+
+def test_a_page_that_was_written_makes_no_other_commit_of_it(tmp_path) -> None:
+    docs = tmp_path / "docs"
+    docs.mkdir()
+    for path in (docs / PAGE.name, docs / KEPT.name, tmp_path / "code"):
+        path.write_text("before")
+    assert page.commit(docs) == "no commit"
+    who = ["-c", "user.name=a", "-c", "user.email=a@b"]
+    for words in (["init", "-q"], ["add", "-A"], [*who, "commit", "-q", "-m", "one"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    clean = page.commit(docs)
+    (docs / PAGE.name).write_text("after")
+    (docs / KEPT.name).write_text("after")
+    assert page.commit(docs) == clean
+    (tmp_path / "code").write_text("after")
+    assert page.commit(docs) == f"{clean}, changed"
 
 
 @pytest.mark.parametrize(
@@ -144,3 +162,5 @@ def test_bad_inputs_are_counted_and_those_that_broke_something_named() -> None:
     told = inputs.told(junit, output)
     assert (told.faults, told.survived, told.lost) == (105, 104, ["test_fuzz: test_y"])
     assert told.tables[0].rows == [["test_fuzz", "2", "102", "1"], ["test_hostile", "1", "", ""]]
+    assert inputs.told(junit, output, again=told.lost) == told
+    assert inputs.told(junit, output, again=[]).lost == []  # a race of the tests

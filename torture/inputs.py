@@ -5,6 +5,7 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
+from collections.abc import Container
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -26,21 +27,38 @@ def chosen() -> list[str]:
 
 
 def run(*, whole: bool) -> Section:
-    """Run them; `whole`: also those that take minutes."""
+    """Run them; what fails beside others runs once more alone, as in `./dev test`.
+
+    Args:
+        whole: also those that take minutes.
+    """
     with tempfile.TemporaryDirectory(prefix="slipway-inputs-") as made:
-        report = Path(made, "report.xml")
-        command = [sys.executable, "-m", "pytest", "-q", "-n", "2", "--dist", "loadfile"]
-        command += [f"--junitxml={report}", "--hypothesis-show-statistics", *(["--long"] if whole else [])]
-        done = subprocess.run(
-            [*command, *chosen()], cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False
-        )
-        if not report.exists():
-            return Section(ran="The tests did not run.", faults=0, survived=0, lost=[done.stdout[-500:]])
-        return told(report.read_text(), done.stdout)
+        cache = f"cache_dir={made}/cache"
+        words = ["-o", cache, "--hypothesis-show-statistics", *(["--long"] if whole else []), *chosen()]
+        junit, output = _pytest(Path(made, "all.xml"), "-n", "2", "--dist", "loadfile", *words)
+        if not junit:
+            return Section(ran="The tests did not run.", faults=0, survived=0, lost=[output[-500:]])
+        if not told(junit, output).lost:
+            return told(junit, output)
+        alone, said = _pytest(Path(made, "alone.xml"), "-n", "0", "--lf", *words)
+        return told(junit, output, told(alone, said).lost) if alone else told(junit, output)
 
 
-def told(junit: str, output: str) -> Section:
-    """What a run of pytest says: a test is an input, or as many as hypothesis has made for it."""
+def _pytest(report: Path, *words: str) -> tuple[str, str]:
+    """Its report, none when there is none, and its output."""
+    command = [sys.executable, "-m", "pytest", "-q", f"--junitxml={report}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=RUN_S, check=False)
+    return report.read_text() if report.exists() else "", done.stdout
+
+
+def told(junit: str, output: str, again: Container[str] | None = None) -> Section:
+    """What a run of pytest says: a test is an input, or as many as hypothesis has made for it.
+
+    Args:
+        junit: its report.
+        output: with the statistics of hypothesis.
+        again: what was lost when that which had failed ran once more; nothing else counts then.
+    """
     tests, failed = Counter[str](), Counter[str]()
     lost = []
     for case in ET.fromstring(junit).iter("testcase"):  # noqa: S314 - pytest's own
@@ -48,9 +66,11 @@ def told(junit: str, output: str) -> Section:
         if case.find("skipped") is not None:
             continue
         tests[name] += 1
-        if case.find("failure") is not None or case.find("error") is not None:
+        told_as = f"{name}: {case.attrib['name']}"
+        broke = case.find("failure") is not None or case.find("error") is not None
+        if broke and (again is None or told_as in again):
             failed[name] += 1
-            lost.append(f"{name}: {case.attrib['name']}")
+            lost.append(told_as)
     made = Counter[str]()
     place = ""
     for line in output.splitlines():

@@ -79,7 +79,7 @@ def read(kept: Path = KEPT) -> dict[str, Section]:
 
 def write(sections: Mapping[str, Section], page: Path = PAGE, kept: Path = KEPT) -> None:
     """Put figures of today in the place of those that their parts had, and render the page anew."""
-    of = {"commit": _commit(), "day": f"{datetime.now(UTC):%Y-%m-%d}"}
+    of = {"commit": commit(), "day": f"{datetime.now(UTC):%Y-%m-%d}"}
     known = {part: asdict(section) for part, section in read(kept).items()}
     known |= {part: asdict(section) | of for part, section in sections.items()}
     kept.write_text(json.dumps({part: known[part] for part in TITLES if part in known}, indent=1) + "\n")
@@ -114,12 +114,13 @@ def _overview(sections: Mapping[str, Section]) -> str:
     return Table(head, rows).markdown() + "\n"
 
 
-def _commit() -> str:
-    told = subprocess.run(
-        ["git", "describe", "--always", "--dirty=, changed"],
-        cwd=DOCS,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return told.stdout.strip() or "no commit"
+def commit(docs: Path = DOCS) -> str:
+    """The commit that is checked out, and whether files are changed but for the page and its figures."""
+
+    def git(*words: str) -> "subprocess.CompletedProcess[str]":
+        return subprocess.run(["git", *words], cwd=docs, capture_output=True, text=True, check=False)
+
+    found = git("rev-parse", "--short", "HEAD").stdout.strip()
+    own = f":(exclude){PAGE.name}", f":(exclude){KEPT.name}"
+    changed = git("diff", "--quiet", "HEAD", "--", ":/", *own).returncode
+    return found + (", changed" if changed else "") if found else "no commit"
