@@ -23,10 +23,11 @@ _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([kMGT]?i?)B?", re.IGNORECASE)
 _SCALES = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12}
 _SCALES |= {"ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30, "ti": 1 << 40}
 _MANY = 20
+_LEFT = "what pulls that failed left"
 
 
 async def images(arguments: Namespace) -> int:
-    """Remove images by rules."""
+    """Remove images by rules, and what pulls that failed left."""
     rules = pb.PruneRequest(
         all=arguments.all,
         older_than_s=_until(arguments.filter),
@@ -35,7 +36,7 @@ async def images(arguments: Namespace) -> int:
         dry_run=arguments.dry_run,
     )
     which = "images that nothing uses" if arguments.all else "images without a name"
-    if not _agreed(arguments, which):
+    if not _agreed(arguments, f"{which}, and {_LEFT}"):
         return 1
     async with imaged(arguments.run_dir) as client:
         _tell(await client.prune(rules), arguments)
@@ -43,10 +44,10 @@ async def images(arguments: Namespace) -> int:
 
 
 async def everything(arguments: Namespace) -> int:
-    """Remove ended pods that the command line made, caches of builds, then images."""
+    """Remove ended pods that the command line made, caches of builds, then images and what pulls that failed left."""
     older_than_s = _until(arguments.filter)
     which = "images that nothing uses" if arguments.all else "images without a name"
-    if not _agreed(arguments, f"ended pods that `slipway run` made, caches of builds, and {which}"):
+    if not _agreed(arguments, f"ended pods that `slipway run` made, caches of builds, {_LEFT}, and {which}"):
         return 1
     async with node(arguments.run_dir) as on:
         limit_ns = time.time_ns() - int(older_than_s * 1e9)

@@ -6,7 +6,7 @@ from slipway.words.verb import Verbs, add_output, add_verb
 
 _PRUNE = """
     slipway prune --dry-run  what would go, and why the rest stays
-    slipway prune -f  ended pods of `run`, caches of builds, images without a name
+    slipway prune -f  ended pods of `run`, caches of builds, what failed pulls left, images without a name
     slipway prune -af --filter until=168h  also images that nothing has used for a week"""
 _SYSTEM = """
     slipway system df  what images, layers and containers take, and what could go
