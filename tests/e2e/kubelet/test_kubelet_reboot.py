@@ -58,6 +58,7 @@ async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(
                 await cri.start(created)
             assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
             assert plugin.calls(with_cni) == ["ADD"]
+            assert await node.differences() == []
             for container_id in (running, created):
                 await cri.remove(container_id)
             for sandbox_id in (with_cni, on_host):

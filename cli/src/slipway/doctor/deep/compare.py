@@ -73,7 +73,8 @@ def containers(node: Node) -> Iterator[Difference]:
             )
         if state in MADE and name not in node.records("snapshot"):
             yield Difference("snapshot", name, "the container has none")
-        if state in MADE and name not in has.bundles:
+        # a boot takes the bundles, and leaves no sandbox ready
+        if state in MADE and name not in has.bundles and _is_ready(node, fields.get("sandbox_id")):
             yield Difference("bundle", name, "the container has none")
 
 
@@ -193,6 +194,10 @@ def _revision(copy: Path) -> int | None:
         return decode(copy.read_bytes()).get("revision")
     except OSError:
         return None
+
+
+def _is_ready(node: Node, sandbox_id: str | None) -> bool:
+    return node.records("sandbox").get(sandbox_id or "", {}).get("state") == "ready"
 
 
 def _is_process(fields: Fields) -> bool:
