@@ -7,7 +7,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri, connect
-from tests.support.installed import LOGS, SOCKET, UNITS, pid_of, run, start_pod
+from tests.support.installed import LOGS, RUN_DIR, SOCKET, UNITS, pid_of, run, start_pod
+from tests.support.node import differences
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.timeout(300)]
 
@@ -26,6 +27,7 @@ async def test_the_node_is_back_and_knows_what_ended(cri: Cri) -> None:
     assert sandbox.state == cri_pb.SANDBOX_NOTREADY
     (container,) = (await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers
     assert container.state == cri_pb.CONTAINER_EXITED
+    assert await differences(RUN_DIR) == []
 
 
 async def test_uninstall_refuses_while_containers_run_and_then_leaves_what_is_the_operators(cri: Cri) -> None:
@@ -37,6 +39,7 @@ async def test_uninstall_refuses_while_containers_run_and_then_leaves_what_is_th
     assert f"1 containers run, {container_id} for one" in said
     assert await pid_of(cri, container_id)
     await cri.remove_all()
+    assert await differences(RUN_DIR) == []
     await anyio.to_thread.run_sync(run, "./dev", "uninstall")
     assert run("systemctl", "list-unit-files", "slipway*", "--no-legend", status=1) == ""
     assert run("systemctl", "list-units", "--all", "slipway*", "--no-legend") == ""

@@ -19,7 +19,19 @@ from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
 from tests.support import logs
 from tests.support.eventually import eventually
-from tests.support.installed import LOGS, SERVICES, SOCKET, TICKS, UNITS, pid_of, run, shown, start_pod
+from tests.support.installed import (
+    LOGS,
+    RUN_DIR,
+    SERVICES,
+    SOCKET,
+    TICKS,
+    UNITS,
+    pid_of,
+    run,
+    shown,
+    start_pod,
+)
+from tests.support.node import differences
 from tests.support.streaming import Spdy
 
 pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.timeout(300)]
@@ -196,3 +208,4 @@ async def test_an_upgrade_in_place_leaves_the_pod(cri: Cri, pod: tuple[str, str]
     assert await pid_of(cri, pod[1]) == process
     assert (await cri.exec(pod[1], ["true"])).exit_code == 0
     await anyio.to_thread.run_sync(go_on)
+    assert await differences(RUN_DIR) == []

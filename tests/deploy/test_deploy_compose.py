@@ -29,6 +29,7 @@ from runtimed.oci.capabilities import NAMES
 from tests.support import logs
 from tests.support.engine import engine_for_containers
 from tests.support.eventually import eventually
+from tests.support.node import differences
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.root, pytest.mark.e2e, pytest.mark.anyio, pytest.mark.timeout(900)]
@@ -137,6 +138,7 @@ async def test_a_pod_outlives_the_containers_of_every_service(
     assert counted == list(range(len(counted)))
     await cri.remove_sandbox(sandbox)
     assert list((place.run / "shimd/shims").iterdir()) == []
+    assert await differences(place.run) == []
 
 
 async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(

@@ -9,7 +9,8 @@ from common.api.cri.v1 import api_pb2 as cri
 from devtools.cri import Cri
 from tests.support.pace import patience
 
-SOCKET = "/run/slipway/crid.sock"
+RUN_DIR = Path("/run/slipway")
+SOCKET = f"{RUN_DIR}/crid.sock"
 LOGS = Path("/var/log/pods")
 SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 UNITS = [f"slipway-{name}.service" for name in ("prepare", "redis", "nats", *SERVICES)] + [

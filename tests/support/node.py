@@ -135,16 +135,22 @@ class TestNode:
 
     async def differences(self, *but: str, settle_s: float = 20.0) -> list[str]:
         """What the node has lost or left behind, as `slipway doctor --deep` tells it, but for some kinds of it."""
-        give_up_at = anyio.current_time() + patience(20)
-        while True:
-            try:
-                found = await examine.differences(self.state, settle_s=patience(settle_s), but=but)
-                break
-            except UnavailableError:  # a store that was killed just now
-                if anyio.current_time() > give_up_at:
-                    raise
-            await anyio.sleep(0.2)
-        return [str(one) for one in found if not one.passing]
+        return await differences(self.run_dir, *but, settle_s=settle_s)
+
+
+async def differences(run_dir: Path, *but: str, settle_s: float = 20.0) -> list[str]:
+    """Likewise, of any node."""
+    give_up_at = anyio.current_time() + patience(20)
+    while True:
+        try:
+            facts = json.loads((run_dir / "node.json").read_text())
+            found = await examine.differences(facts, settle_s=patience(settle_s), but=but)
+            break
+        except UnavailableError:  # a store that was killed just now
+            if anyio.current_time() > give_up_at:
+                raise
+        await anyio.sleep(0.2)
+    return [str(one) for one in found if not one.passing]
 
 
 def _end(pids: set[int]) -> None:
