@@ -78,6 +78,12 @@ def test_all_platforms_come_and_go_as_one_digest(node, pulled, shop, tmp_path: P
     told = "one platform was pushed, without linux/s390x: `slipway pull --all-platforms`"
     assert (pushed.returncode, pushed.stderr) == (0, f"slipway: {told}\n")
     assert not pushed.stdout.endswith(f"@{digest}\n")
+    made = node.slipway("image", "index", f"{shop.address}/wide/made:1", f"{shop.address}/wide/one:1")
+    assert made.returncode == 0, made.stderr
+    raw = json.loads(
+        tool("skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{shop.address}/wide/made:1")
+    )
+    assert [each["platform"]["architecture"] for each in raw["manifests"]] == [ARCHITECTURE]
     assert node.slipway("pull", "--all-platforms", wide).returncode == 0
     saved = tmp_path / "wide.tar"
     assert node.slipway("save", "-o", str(saved), wide).returncode == 0

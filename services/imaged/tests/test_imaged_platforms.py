@@ -183,6 +183,33 @@ async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench, wide) 
     await bench.clear()
 
 
+@pytest.mark.anyio
+@registry_test
+async def test_an_index_is_made_of_images_at_registries(bench, wide, real_registry, tools) -> None:
+    at = f"{wide.host}/platforms/wide"
+
+    async def make(name: str, *sources: str):
+        given = [(source, NOBODY) for source in sources]
+        return [m async for m in bench.transfers.index(f"{wide.host}/platforms/{name}", given, NOBODY)][-1]
+
+    made = await make("made:v1", f"{at}@{wide.own}", f"{at}@{wide.other}", f"{at}@{wide.own}")
+    assert digest_at(wide.host, "platforms/made", "v1") == made.digest
+    assert bench.node.content.all() == []
+    # of an index, all platforms come along, with what is said of them; the same again is the same
+    whole = await make("made:v2", wide.name, f"{at}@{wide.other}")
+    assert whole.digest == (await make("other:v1", wide.name)).digest != made.digest
+    record = await bench.pull(f"{wide.host}/platforms/made:v1", ALL)
+    assert (record.manifest_digest, wide.other in record.blobs) == (wide.own, True)
+    assert (await bench.push(record.id, f"{wide.host}/platforms/made:v3")).digest == made.digest
+    twin = real_registry.push("platforms/twin", "v1", tools.image_of([tools.tar_of({"twin": b"t"})]))
+    with pytest.raises(InvalidArgumentError, match=f"two of its images are for {local_platform()}"):
+        await make("made:v4", twin, wide.name)
+    chart = tools.image_of([])
+    chart.manifest = chart.manifest.replace(b"oci.image.config", b"cncf.helm.config")
+    with pytest.raises(InvalidArgumentError, match="is an artifact"):
+        await make("made:v4", real_registry.push("platforms/chart", "v1", chart))
+
+
 @pytest.mark.parametrize(
     ("text", "found"),
     [

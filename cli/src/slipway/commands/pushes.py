@@ -1,4 +1,4 @@
-"""push, image copy."""
+"""push, image copy, image index."""
 
 import sys
 from argparse import Namespace
@@ -43,6 +43,14 @@ async def copy(arguments: Namespace) -> int:
     async with imaged(arguments.run_dir) as client:
         progress = client.copy(arguments.source, arguments.target, source, target)
         return await _follow(progress, arguments)
+
+
+async def index(arguments: Namespace) -> int:
+    """Make one image of several, each for its platform."""
+    auth = auth_of(arguments.target, arguments.creds)
+    sources = [(source, auth_of(source, arguments.source_creds)) for source in arguments.source]
+    async with imaged(arguments.run_dir) as client:
+        return await _follow(client.make_index(arguments.target, sources, auth), arguments)
 
 
 async def _follow(progress: AsyncIterator[pb.PushProgress], arguments: Namespace) -> int:

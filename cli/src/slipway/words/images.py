@@ -39,6 +39,8 @@ _LEASE = """
     slipway image lease app:1 --end  and now they may"""
 _COPY = """
     slipway image copy a.example/app:1 b.example/app:1  the same digests there"""
+_INDEX = """
+    slipway image index b.example/app:1 b.example/app:1-amd64 b.example/app:1-arm64  one name for both"""
 _SAVE = """
     slipway save app:1 > app.tar  for `docker load`, skopeo (oci-archive:), slipway load
     slipway save --layout app app:1 app:2  a directory for umoci
@@ -71,6 +73,7 @@ def add(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     _rmi(verbs, "rmi")
     _rmi(inner, "rm")
     _copy(inner)
+    _index(inner)
     _login(verbs)
     _logout(verbs)
     _lease(inner)
@@ -162,6 +165,24 @@ def _copy(verbs: "Verbs[argparse.ArgumentParser]") -> None:
     copy.add_argument("--source-creds", default="", metavar="USER:PASSWORD", help="for the source's registry")
     copy.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
     add_output(copy)
+
+
+def _index(verbs: "Verbs[argparse.ArgumentParser]") -> None:
+    index = add_verb(
+        verbs,
+        "index",
+        "make one image of several at registries, each for its platform",
+        "pushes:index",
+        _INDEX,
+    )
+    index.add_argument("target", help="its name at a registry")
+    index.add_argument("source", nargs="+", help="a name at its registry, of one platform or several")
+    _add_quiet(index)
+    index.add_argument(
+        "--source-creds", default="", metavar="USER:PASSWORD", help="for the sources' registries"
+    )
+    index.add_argument("--creds", default="", metavar="USER:PASSWORD", help="for the target's registry")
+    add_output(index)
 
 
 def _lease(verbs: "Verbs[argparse.ArgumentParser]") -> None:

@@ -108,7 +108,7 @@ VERBS = {
     "compose": "a pod in a file is run by `slipway pods run -f`",
     "checkpoint": "a kubelet makes checkpoints, over CRI",
     "context": "another node on this machine is given by --run-dir",
-    "manifest": "`slipway image copy` takes images with all their platforms from registry to registry",
+    "manifest": "`slipway image index` makes an index, `slipway image copy` takes images with all their platforms along",
     "plugin": "networks are CNI's, devices CDI's, and runtimes the node's settings'",
     "trust": "whose signatures images need is in the settings of imaged",
     "node": _KUBERNETES,

@@ -112,6 +112,13 @@ class ImagesServicer(rpc.ImagesServicer):
         async for transfer in self._transfers.copy(request.source, request.target, source, target):
             yield _transfer(transfer)
 
+    async def MakeIndex(
+        self, request: pb.MakeIndexRequest, context: "Context"
+    ) -> AsyncIterator[pb.PushProgress]:
+        sources = [(source.reference, credentials(source.auth)) for source in request.sources]
+        async for transfer in self._transfers.index(request.target, sources, credentials(request.auth)):
+            yield _transfer(transfer)
+
     async def Commit(self, request: pb.CommitRequest, context: "Context") -> AsyncIterator[pb.CommitProgress]:
         wish = Wish(
             snapshot=request.snapshot,

@@ -5,9 +5,11 @@ documents, top first ─→ blobs: there? mount? send ─→ documents, the top 
 
 import gc
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import partial
 
 import anyio
 from anyio.abc import TaskGroup
@@ -20,6 +22,7 @@ from common.operations import Operations, cancellable
 from imaged import manifest as documents
 from imaged.catalog import Catalog, tag_of
 from imaged.hosts import same_registry
+from imaged.indexing import config_of, entries_of, index_of
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor
 from imaged.ports import Content, Credentials, Registry, Repository
@@ -162,29 +165,70 @@ class Transfers:
 
         async def work(needs: Needs) -> None:
             async with self._registry.repository(origin, credentials) as repository:
-                first = await repository.document(origin.object)
-                known = {str(first.digest): first.body}
-
-                async def read(digest: str) -> bytes:
-                    return known.get(digest) or (await repository.document(digest)).body
-
-                async def bring(blob: Descriptor) -> str:
-                    needs.digests.add(blob.digest)
-                    async with self._content.ingest(blob) as ingest:
-                        if not ingest.committed:
-                            await repository.fetch(blob, ingest.partial)
-                            await ingest.sync()
-                            await ingest.commit()
-                    return self._content.path(blob.digest)
-
-                tree = await read_tree(source, str(first.digest), read)
+                tree = await _tree_at(repository, origin)
                 mounts = _mounts(transfer.target, [origin])
+                bring = partial(self._bring, needs, repository)
                 await self._send(transfer, tree, mounts, target_credentials, bring)
             await self._emit(self._pushed(transfer, start))
 
         start = time.monotonic()
         async for moment in self._follow(transfer, work):
             yield moment
+
+    async def index(
+        self, target: str, sources: Sequence[tuple[str, Credentials]], credentials: Credentials
+    ) -> AsyncIterator[Transfer]:
+        """Make one image of several of registries, by an index; nothing of them stays here.
+
+        Args:
+            target: what it is called.
+            sources: images with one platform or several, each with the credentials for its registry.
+            credentials: for the target's registry.
+
+        Raises:
+            InvalidArgumentError: two of them are for one platform, or one is an artifact.
+            SlipwayError: as `copy`.
+        """
+        transfer = Transfer(Reference.parse(tag_of(target)))
+        origins = [Reference.parse(text) for text, _ in sources]
+
+        async def work(needs: Needs) -> None:
+            places: dict[str, Repository] = {}
+            whole, entries = Tree({}, {}), []
+            async with AsyncExitStack() as stack:
+                for origin, (_, theirs) in zip(origins, sources, strict=True):
+                    repository = await stack.enter_async_context(self._registry.repository(origin, theirs))
+                    tree = await _tree_at(repository, origin)
+                    config, body = config_of(str(origin), tree), b""
+                    if config:
+                        path = await self._bring(needs, repository, tree.blobs[config])
+                        body = await anyio.Path(path).read_bytes()
+                    entries += entries_of(str(origin), tree, body)
+                    whole.documents.update(tree.documents if config else tree.without([tree.top]).documents)
+                    whole.blobs.update(tree.blobs)
+                    places.update(dict.fromkeys(tree.blobs, repository))
+                digest, body = index_of(target, entries)
+                whole.documents[digest] = body
+
+                async def bring(blob: Descriptor) -> str:
+                    return await self._bring(needs, places[blob.digest], blob)
+
+                await self._send(transfer, whole, _mounts(transfer.target, origins), credentials, bring)
+            await self._emit(self._pushed(transfer, start))
+
+        start = time.monotonic()
+        async for moment in self._follow(transfer, work):
+            yield moment
+
+    async def _bring(self, needs: Needs, repository: Repository, blob: Descriptor) -> str:
+        """Where a blob is, once it is here."""
+        needs.digests.add(blob.digest)
+        async with self._content.ingest(blob) as ingest:
+            if not ingest.committed:
+                await repository.fetch(blob, ingest.partial)
+                await ingest.sync()
+                await ingest.commit()
+        return self._content.path(blob.digest)
 
     async def _follow(
         self, transfer: Transfer, work: Callable[[Needs], Awaitable[None]]
@@ -288,6 +332,17 @@ async def _send_blob(
         status.state = BlobState.SENDING
         await repository.push_blob(status.blob, path, status.told)
         status.state = BlobState.SENT
+
+
+async def _tree_at(repository: Repository, origin: Reference) -> Tree:
+    """All documents of an image at its registry."""
+    first = await repository.document(origin.object)
+    known = {str(first.digest): first.body}
+
+    async def read(digest: str) -> bytes:
+        return known.get(digest) or (await repository.document(digest)).body
+
+    return await read_tree(str(origin), str(first.digest), read)
 
 
 def _mounts(target: Reference, known: list[Reference]) -> list[str]:

@@ -144,6 +144,19 @@ class ImagedClient:
         async for progress in self._stub.Copy(request, timeout=timeout_s):
             yield progress
 
+    async def make_index(
+        self,
+        target: str,
+        sources: "Sequence[tuple[str, pb.Auth | None]]",
+        auth: pb.Auth | None = None,
+        timeout_s: float = PULL_TIMEOUT_S,
+    ) -> AsyncIterator[pb.PushProgress]:
+        """Make one image of several of registries, and follow it; leaving early stops it."""
+        found = [pb.IndexSource(reference=reference, auth=theirs) for reference, theirs in sources]
+        request = pb.MakeIndexRequest(target=target, auth=auth, sources=found)
+        async for progress in self._stub.MakeIndex(request, timeout=timeout_s):
+            yield progress
+
     async def commit(
         self,
         request: pb.CommitRequest,

@@ -704,6 +704,61 @@ class CopyRequest(_message.Message):
 Global___CopyRequest: _TypeAlias = CopyRequest  # noqa: Y015
 
 @_typing.final
+class MakeIndexRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TARGET_FIELD_NUMBER: _builtins.int
+    AUTH_FIELD_NUMBER: _builtins.int
+    SOURCES_FIELD_NUMBER: _builtins.int
+    target: _builtins.str
+    """What it is called."""
+    @_builtins.property
+    def auth(self) -> Global___Auth:
+        """For the target's registry."""
+
+    @_builtins.property
+    def sources(self) -> _containers.RepeatedCompositeFieldContainer[Global___IndexSource]: ...
+    def __init__(
+        self,
+        *,
+        target: _builtins.str = ...,
+        auth: Global___Auth | None = ...,
+        sources: _abc.Iterable[Global___IndexSource] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "sources", b"sources", "target", b"target"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MakeIndexRequest: _TypeAlias = MakeIndexRequest  # noqa: Y015
+
+@_typing.final
+class IndexSource(_message.Message):
+    """An image at its registry, of one platform or several."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REFERENCE_FIELD_NUMBER: _builtins.int
+    AUTH_FIELD_NUMBER: _builtins.int
+    reference: _builtins.str
+    @_builtins.property
+    def auth(self) -> Global___Auth: ...
+    def __init__(
+        self,
+        *,
+        reference: _builtins.str = ...,
+        auth: Global___Auth | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auth", b"auth", "reference", b"reference"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___IndexSource: _TypeAlias = IndexSource  # noqa: Y015
+
+@_typing.final
 class BlobProgress(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -99,6 +99,11 @@ class ImagesStub:
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
                 response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
                 _registered_method=True)
+        self.MakeIndex = channel.unary_stream(
+                '/slipway.images.v1.Images/MakeIndex',
+                request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.MakeIndexRequest.SerializeToString,
+                response_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+                _registered_method=True)
         self.Commit = channel.unary_stream(
                 '/slipway.images.v1.Images/Commit',
                 request_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CommitRequest.SerializeToString,
@@ -215,6 +220,14 @@ class ImagesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MakeIndex(self, request, context):
+        """Makes one image of several of registries, by an index; nothing of them stays here. INVALID_ARGUMENT when two are for one
+        platform.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Commit(self, request, context):
         """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
         write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
@@ -304,6 +317,11 @@ def add_ImagesServicer_to_server(servicer, server):
             'Copy': grpc.unary_stream_rpc_method_handler(
                     servicer.Copy,
                     request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.FromString,
+                    response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
+            ),
+            'MakeIndex': grpc.unary_stream_rpc_method_handler(
+                    servicer.MakeIndex,
+                    request_deserializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.MakeIndexRequest.FromString,
                     response_serializer=common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.SerializeToString,
             ),
             'Commit': grpc.unary_stream_rpc_method_handler(
@@ -672,6 +690,33 @@ class Images:
             target,
             '/slipway.images.v1.Images/Copy',
             common_dot_api_dot_images_dot_v1_dot_images__pb2.CopyRequest.SerializeToString,
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MakeIndex(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/slipway.images.v1.Images/MakeIndex',
+            common_dot_api_dot_images_dot_v1_dot_images__pb2.MakeIndexRequest.SerializeToString,
             common_dot_api_dot_images_dot_v1_dot_images__pb2.PushProgress.FromString,
             options,
             channel_credentials,

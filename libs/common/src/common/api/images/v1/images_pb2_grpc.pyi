@@ -67,6 +67,10 @@ class ImagesStub:
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _grpc.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+    MakeIndex: _grpc.UnaryStreamMultiCallable[_images_pb2.MakeIndexRequest, _images_pb2.PushProgress]
+    """Makes one image of several of registries, by an index; nothing of them stays here. INVALID_ARGUMENT when two are for one
+    platform.
+    """
     Commit: _grpc.UnaryStreamMultiCallable[_images_pb2.CommitRequest, _images_pb2.CommitProgress]
     """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
     write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
@@ -117,6 +121,10 @@ class ImagesAsyncStub(ImagesStub):
     """Pushes an image; ends with its caller. Progress comes until the last message, which carries the digest."""
     Copy: _aio.UnaryStreamMultiCallable[_images_pb2.CopyRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
     """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+    MakeIndex: _aio.UnaryStreamMultiCallable[_images_pb2.MakeIndexRequest, _images_pb2.PushProgress]  # type: ignore[assignment]
+    """Makes one image of several of registries, by an index; nothing of them stays here. INVALID_ARGUMENT when two are for one
+    platform.
+    """
     Commit: _aio.UnaryStreamMultiCallable[_images_pb2.CommitRequest, _images_pb2.CommitProgress]  # type: ignore[assignment]
     """Makes an image of what a container changed, or of another image. Says when the container has been read, which may
     write again from then on; the last message carries the image. NOT_FOUND when its image is gone, ABORTED when it wrote meanwhile.
@@ -242,6 +250,16 @@ class ImagesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_images_pb2.PushProgress], _abc.AsyncIterator[_images_pb2.PushProgress]]:
         """Copies an image with all its platforms from one registry to another; nothing of it stays here."""
+
+    @_abc_1.abstractmethod
+    def MakeIndex(
+        self,
+        request: _images_pb2.MakeIndexRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_images_pb2.PushProgress], _abc.AsyncIterator[_images_pb2.PushProgress]]:
+        """Makes one image of several of registries, by an index; nothing of them stays here. INVALID_ARGUMENT when two are for one
+        platform.
+        """
 
     @_abc_1.abstractmethod
     def Commit(
