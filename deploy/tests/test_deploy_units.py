@@ -8,17 +8,20 @@ import signal
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import anyio.to_thread
+import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
 from devtools.cri import Cri, connect
 from devtools.registry import push_busybox, registry
+from runtimed.oci.capabilities import NAMES
 from tests.support import logs
-from tests.support.eventually import eventually
+from tests.support.eventually import eventually, until
 from tests.support.installed import (
     LOGS,
     RUN_DIR,
@@ -40,6 +43,28 @@ LISTEN = (
 )
 CURRENT = Path("/opt/slipway/current")
 RANGE = cri_pb.IDMapping(container_id=0, host_id=100_000, length=65_536)
+CAPABILITIES = {
+    "crid": {"CAP_SYS_ADMIN"},
+    "snapshotd": {
+        f"CAP_{name}"
+        for name in [
+            "CHOWN",
+            "DAC_OVERRIDE",
+            "DAC_READ_SEARCH",
+            "FOWNER",
+            "FSETID",
+            "KILL",
+            "MKNOD",
+            "SETFCAP",
+            "SETGID",
+            "SETPCAP",
+            "SETUID",
+            "SYS_ADMIN",
+            "SYS_CHROOT",
+        ]
+    },
+}
+"""Of the services that have some, but for those that have all which a privileged container may have."""
 MAPPED = cri_pb.UserNamespace(mode=cri_pb.POD, uids=[RANGE], gids=[RANGE])
 
 
@@ -94,6 +119,24 @@ def test_the_units_are_sound_enabled_and_up() -> None:
     assert {shown(f"slipway-{name}", "NRestarts") for name in SERVICES} == {"0"}
 
 
+@pytest.mark.parametrize("name", ["redis", "nats", *SERVICES])
+def test_a_service_runs_within_the_bounds_of_its_unit(name: str) -> None:
+    unit = f"slipway-{name}"
+    process = Path("/proc", shown(unit, "MainPID"))
+    found = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+    bound = {one.upper() for one in shown(unit, "CapabilityBoundingSet").split()}
+    assert capabilities(found["CapBnd"]) == bound
+    assert capabilities(found["CapEff"]) == bound
+    assert bound == CAPABILITIES.get(name, set()) or name in ("shimd", "runtimed")
+    assert found["NoNewPrivs"] == ("0" if name == "shimd" else "1")
+    assert found["Seccomp"] == ("0" if name == "shimd" else "2")
+    assert (process / "oom_score_adj").read_text().strip() == shown(unit, "OOMScoreAdjust")
+
+
+def capabilities(mask: str) -> set[str]:
+    return {name for bit, name in enumerate(NAMES) if int(mask, 16) >> bit & 1}
+
+
 def test_a_second_install_changes_nothing() -> None:
     before = CURRENT.resolve()
     assert "is there already" in run("./dev", "install")
@@ -134,9 +177,15 @@ def forwarded(url: str) -> bytes:
 async def test_a_pod_survives_the_restart_of(cri: Cri, pod: tuple[str, str], unit: str) -> None:
     before = await pid_of(cri, pod[1])
     await anyio.to_thread.run_sync(run, "systemctl", "restart", unit)
-    assert await pid_of(cri, pod[1]) == before
+    assert await pid_soon(cri, pod[1]) == before
     assert (await cri.exec(pod[1], ["true"])).exit_code == 0
     await anyio.to_thread.run_sync(go_on)
+
+
+async def pid_soon(cri: Cri, container_id: str) -> int:
+    """The same as `pid_of`, of a node that comes back: gRPC gives a connection 20 s, in which an emulated crid may not begin."""
+    found: int = await until(partial(pid_of, cri, container_id), "an answer", but=grpc.aio.AioRpcError)
+    return found
 
 
 async def test_a_pod_survives_the_whole_node(cri: Cri, pod: tuple[str, str]) -> None:
@@ -191,6 +240,35 @@ async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(cri: Cri, 
     assert f"repaired: cut 4096 bytes off {log}" in run("journalctl", "-u", "slipway-redis", "--no-pager")
     await pid_of(cri, pod[1])
     await anyio.to_thread.run_sync(go_on)
+
+
+@pytest.mark.parametrize("days", [1, -1])
+async def test_a_step_of_the_clock_loses_nothing(
+    cri: Cri, image: str, pod: tuple[str, str], days: int
+) -> None:
+    before = await pid_of(cri, pod[1])
+    run("date", "-s", f"{days:+} day")
+    try:
+        await anyio.to_thread.run_sync(go_on)
+        sandbox_id, container_id = await start_pod(cri, "stepped", image, ["sh", "-c", "sleep 2; exit 7"])
+        status = await until(partial(exited, cri, container_id), "the end")
+        assert (status.exit_code, status.created_at <= status.started_at <= status.finished_at) == (7, True)
+        # they read what was written in the other time
+        restart = partial(run, "systemctl", "restart", *(f"slipway-{name}" for name in SERVICES))
+        await anyio.to_thread.run_sync(restart)
+        assert await pid_soon(cri, pod[1]) == before
+        assert (await cri.status(container_id)).exit_code == 7
+        await cri.remove_sandbox(sandbox_id)
+        assert await differences(RUN_DIR) == []
+    finally:
+        run("date", "-s", f"{-days:+} day")
+    await anyio.to_thread.run_sync(go_on)
+    assert await differences(RUN_DIR) == []
+
+
+async def exited(cri: Cri, container_id: str) -> Any:
+    status = await cri.status(container_id)
+    return status if status.state == cri_pb.CONTAINER_EXITED else None
 
 
 async def test_an_upgrade_in_place_leaves_the_pod(cri: Cri, pod: tuple[str, str]) -> None:
