@@ -52,7 +52,9 @@ def test_each_process_finds_what_is_its_own_and_no_more(place: Path) -> None:
         assert (stat.S_IMODE(found.st_mode), found.st_uid) == (0o700, USERS.get(name, 0))
     token = (data / "nats-token").read_text()
     assert stat.S_IMODE((data / "nats-token").stat().st_mode) == 0o600
-    assert token in (data / "nats.conf").read_text()
+    conf = (data / "nats.conf").read_text()
+    assert token in conf
+    assert 'sync_interval: "1s"' in conf, "a power cut takes two minutes of events"
     assert (data / "nats-port").read_text() == "4222"
     settings = load(Settings, "imaged", ["--config", str(run / "settings/imaged.toml")])
     assert settings.nats_url == f"nats://{token}@127.0.0.1:4222"

@@ -15,6 +15,8 @@ from common.sys.ports import held_port
 from node import users
 from node.layout import SERVERS, SERVICES, Layout
 
+_SYNC = "1s"
+"""How often NATS writes out what it has acknowledged, as Redis does; of itself every two minutes."""
 FIXED = ("run_dir", "data_dir", "settings_dir")
 """Of a node of units, which have these paths written in them."""
 
@@ -86,7 +88,7 @@ def _write_nats(layout: Layout) -> None:
         replace_file(layout.nats_token_file, secrets.token_hex(24).encode())
     lines = (
         f"listen: 127.0.0.1:{layout.nats_port}",
-        f"jetstream {{ store_dir: {json.dumps(f'{layout.data_dir}/nats')} }}",
+        f"jetstream {{ store_dir: {json.dumps(f'{layout.data_dir}/nats')}, sync_interval: {json.dumps(_SYNC)} }}",
         f"authorization {{ token: {json.dumps(layout.nats_token_file.read_text())} }}",
     )
     replace_file(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
