@@ -16,9 +16,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 UNTIL_TOLD = "until [ -e /told/end ]; do sleep 0.05; done"
 
 
+def _went(node: TestNode, name: str) -> bool:
+    return name not in node.slipway("ps", "-a").stdout + node.slipway("pods").stdout
+
+
 def _nothing_is_left(node: TestNode, name: str) -> bool:
-    listed = node.slipway("ps", "-a").stdout + node.slipway("pods").stdout
-    return name not in listed and not any(node.leftovers().values())
+    return _went(node, name) and not any(node.leftovers().values())
 
 
 def _log(node: TestNode, name: str) -> Path:
@@ -92,13 +95,19 @@ def test_a_restart_of_runtimed_loses_neither_the_client_nor_the_removal(
     where = ["-v", f"{tmp_path}:/told"]
     alone = ["-d", "--rm", "--name", "alone", *where]
     assert node.slipway("run", *alone, busybox, "sh", "-c", UNTIL_TOLD).returncode == 0
+    later = ["-d", "--rm", "--name", "later", busybox, "sleep", "1000"]
+    assert node.slipway("run", *later).returncode == 0
     script = f"echo first; {UNTIL_TOLD}; echo last; exit 5"
     client = _started(node, "--rm", "--name", "watched", *where, busybox, "sh", "-c", script)
     eventually(lambda: _runs(node, "watched"), what="it runs")
     old = node.kill("runtimed")
     (tmp_path / "end").touch()
     eventually(lambda: node.pid("runtimed") != old, what="runtimed is back")
+    new = node.pid("runtimed")
     said, told = client.communicate(timeout=60)
     assert (client.returncode, said) == (5, "first\nlast\n"), told
-    eventually(lambda: _nothing_is_left(node, "watched"), what="both go")
-    eventually(lambda: _nothing_is_left(node, "alone"), what="both go")
+    for name in ("watched", "alone"):
+        eventually(lambda name=name: _went(node, name), what=f"{name} goes")
+    assert node.slipway("kill", "later").returncode == 0
+    eventually(lambda: _nothing_is_left(node, "later"), what="it goes, whose keeper has had its time")
+    assert node.pid("runtimed") == new, "runtimed fell"

@@ -365,7 +365,7 @@ async def test_the_log_of_events_is_shown_as_it_was(page: Page, cri, node, busyb
     )
     at = ask(node.run_dir, f"/api/v1/events?id={first[1]}")[1]["events"][-1]["at"]
     until_s = int(at / 1000) + 1  # the field has whole seconds
-    await anyio.sleep(until_s - time.time())
+    await anyio.sleep(max(0.0, until_s - time.time()))
     await pod(cri, "latecomer", busybox, ["sleep", "1000"])
     go(page, "events")
     shows(page, "latecomer")

@@ -60,6 +60,7 @@ class Reconciler:
             corrupt = await self._read(store)
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
+        self._service.departures.begin()
 
     async def watch(self) -> None:
         """Follow all that runs, one after the other: each shim that slept forks for it, and callers wait meanwhile."""

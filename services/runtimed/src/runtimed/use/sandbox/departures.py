@@ -5,7 +5,6 @@ last keeper's leaving are looked at when they come; what happened while runtimed
 reconciler, after keepers had time to come back.
 """
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -39,8 +38,14 @@ class Departures:
         self._parts = parts
         self._sandboxes = sandboxes
         self._keepers: Counter[str] = Counter()
-        self._began = time.monotonic()
+        self._earlier: frozenset[str] = frozenset()
+        self._until = 0.0
         parts.containers.store.on_change(self._changed)
+
+    def begin(self) -> None:
+        """Give the keepers of all pods that are there, as the records are loaded, time to come back."""
+        self._earlier = frozenset(record.id for record in self._parts.sandboxes.store.all())
+        self._until = anyio.current_time() + KEEP_AGAIN_S
 
     @contextmanager
     def keep(self, name: str) -> Iterator[None]:
@@ -73,7 +78,8 @@ class Departures:
 
     async def _leave(self, sandbox_id: str, *, left: bool = False) -> None:
         """Remove a sandbox, if it may go; `left` says that its last keeper has gone just now."""
-        await anyio.sleep(self._began + KEEP_AGAIN_S - time.monotonic())
+        if sandbox_id in self._earlier:
+            await anyio.sleep_until(self._until)
         sandbox = self._parts.sandboxes.store.find(sandbox_id)
         if sandbox is None or not sandbox.remove_ended:
             return
