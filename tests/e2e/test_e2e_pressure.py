@@ -124,7 +124,9 @@ async def test_stalls_of_the_node_are_told_and_explain_a_kill_from_outside(
     async with connect(watched.socket, watched.logs) as cri:
         await cri.pull(busybox)
         mount = cri_pb.Mount(container_path="/holes", host_path=str(holes), readonly=True)
-        container_id = await _limited(cri, busybox, "stalled", "cat /holes >/dev/null; sleep 1000", mount)
+        container_id = await _limited(
+            cri, busybox, "stalled", "while cat /holes; do :; done >/dev/null", mount
+        )
         for resource in ("memory", "cpu"):
             stall = await _heard(watched, "pressure_raised", resource, resource)
             assert stall["type"] == "node.pressure_raised.v1"
