@@ -554,7 +554,14 @@ async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Any
 
 def nurseries(node: Any) -> list[int]:
     children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"diff.nursery" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    return [int(pid) for pid in children if b"diff.nursery" in _command(pid)]
+
+
+def _command(pid: str) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except FileNotFoundError:
+        return b""  # it went meanwhile
 
 
 async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: Any) -> None:
