@@ -48,6 +48,19 @@ def test_what_cannot_be_run_is_an_error(name: str) -> None:
         _run([name])
 
 
+def test_what_nobody_may_run_is_not_run_from_a_copy_either(tmp_path: Path) -> None:
+    program = tmp_path / "runtime"
+    shutil.copyfile("/bin/true", program)
+    with pytest.raises(OSError, match="Permission denied"):
+        _run([str(program)])
+
+
+def test_a_pipe_of_that_name_holds_up_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "runtime", 0o755)
+    with pytest.raises(OSError, match="Permission denied"):
+        _run([str(tmp_path / "runtime")])
+
+
 @pytest.mark.skipif(shutil.which("crun") is None, reason="crun is not installed")
 def test_crun_makes_no_copy_of_its_own(tmp_path: Path) -> None:
     copies = tmp_path / "copies"

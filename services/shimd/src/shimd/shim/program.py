@@ -41,12 +41,16 @@ def _find(name: str, search: str) -> str:
 
 
 def _sealed(path: str) -> int:
-    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    source = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     left = os.fstat(source).st_size
-    if left > _MAX_BYTES or os.pread(source, 4, 0) != b"\x7fELF" or os.path.exists(_SELINUX):
+    is_fit = left <= _MAX_BYTES and os.read(source, 4) == b"\x7fELF" and os.access(path, os.X_OK)
+    if not is_fit or os.path.exists(_SELINUX):
         raise OSError(0, "is not to be copied", path)
+    os.lseek(source, 0, os.SEEK_SET)
     copy = os.memfd_create(os.path.basename(path), os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     while left and (sent := os.sendfile(copy, source, None, left)):
         left -= sent
+    if left:
+        raise OSError(0, "became shorter meanwhile", path)
     fcntl.fcntl(copy, fcntl.F_ADD_SEALS, _SEALS)
     return copy
