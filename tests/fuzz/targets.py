@@ -19,7 +19,6 @@ from imaged.adapters.registry_auth import parse_challenges
 from imaged.adapters.transport import _seconds
 from imaged.archive.contents import images_of
 from imaged.archive.inflate import Inflater
-from imaged.archive.tarstream import Member, TarParser
 from imaged.manifest import Descriptor, Index, Manifest, Platform
 from imaged.peers.neighbours import Answer, Neighbours, Question
 from imaged.peers.seal import Seals
@@ -27,6 +26,7 @@ from imaged.peers.server import _Refusal, _span
 from imaged.ports import Spooled, SpooledFile
 from imaged.reference import Reference
 from services.imaged.tests.corpus import MANIFESTS, D, doc
+from services.imaged.tests.tartold import parsed
 
 AMD64 = Platform("linux", "amd64")
 REFUSED = (DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError)
@@ -111,42 +111,13 @@ def signature(data: bytes) -> None:
     assert signed.signatures(data, b"x", {}) == []
 
 
-class _Told:
-    """A sink that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Member | None, bytes]] = []
-
-    def begin(self, member: Member) -> None:
-        self.told.append((member, b""))
-
-    def write(self, piece: bytes) -> None:
-        member, body = self.told[-1]
-        self.told[-1] = (member, body + piece)
-
-    def end(self) -> None:
-        self.told.append((None, b""))
-
-
-def _parsed(pieces: list[bytes]) -> object:
-    sink = _Told()
-    parser = TarParser(sink)
-    try:
-        for piece in pieces:
-            parser.feed(piece)
-        parser.close()
-    except (DataLossError, InvalidArgumentError) as exc:
-        return type(exc)
-    return sink.told
-
-
 def tar(data: bytes) -> None:
     raw = bytearray(data[1:])
     for head in range(0, len(raw) - 511, 512):  # an attacker's checksums are right
         raw[head + 148 : head + 156] = b" " * 8
         raw[head + 148 : head + 156] = b"%06o\0 " % sum(raw[head : head + 512])
     step = 1 + (data[0] if data else 0)
-    assert _parsed([bytes(raw)]) == _parsed([bytes(raw[i : i + step]) for i in range(0, len(raw), step)])
+    assert parsed([bytes(raw)]) == parsed([bytes(raw[i : i + step]) for i in range(0, len(raw), step)])
 
 
 def compressed(data: bytes) -> None:

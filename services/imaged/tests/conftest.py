@@ -194,6 +194,16 @@ class BadRegistry:
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True)
         self._thread.start()
 
+    def serve_but(self, image: ImageParts, digest: str) -> None:
+        """Answer for an image, with one blob after `release` alone."""
+
+        def blob(h: BaseHTTPRequestHandler) -> None:
+            if h.path.endswith(digest):
+                self.release.wait(60)
+            reply(h, 200, image.blobs[h.path.rpartition("/")[2]])
+
+        self.serve(image, blob)
+
     def serve(self, image: ImageParts, blob: Answer | None = None) -> None:
         """Answer properly for an image, but for what `blob` does with the layers."""
 

@@ -19,12 +19,12 @@ from imaged import manifest, signed
 from imaged.adapters.referrers import listed
 from imaged.archive.contents import images_of
 from imaged.archive.inflate import Inflater
-from imaged.archive.tarstream import Member, TarParser
 from imaged.leases import Needs
 from imaged.manifest import INDEX_TYPES, LAYER_TYPES, MANIFEST_TYPES, Descriptor, Index, Manifest, Platform
 from imaged.ports import Credentials, Spooled, SpooledFile
 from imaged.pull import resolve
 from imaged.reference import Reference
+from services.imaged.tests.tartold import parsed
 
 AMD64 = Platform("linux", "amd64")
 DIGESTS = [
@@ -140,39 +140,6 @@ def saved(files: dict[str, bytes]) -> bytes:
             member.size = len(body)
             archive.addfile(member, io.BytesIO(body))
     return out.getvalue()
-
-
-class Told:
-    """A sink that keeps what it was told."""
-
-    def __init__(self) -> None:
-        self.told: list[tuple[Member, bytes]] = []
-        self._member: Member | None = None
-        self._body = b""
-
-    def begin(self, member: Member) -> None:
-        self._member, self._body = member, b""
-        if member.kind != "file":
-            self.told.append((member, b""))
-
-    def write(self, piece: bytes) -> None:
-        self._body += piece
-
-    def end(self) -> None:
-        assert self._member
-        self.told.append((self._member, self._body))
-
-
-def parsed(pieces: list[bytes]) -> list[tuple[Member, bytes]] | type[SlipwayError]:
-    sink = Told()
-    parser = TarParser(sink)
-    try:
-        for piece in pieces:
-            parser.feed(piece)
-        parser.close()
-    except (DataLossError, InvalidArgumentError) as exc:
-        return type(exc)
-    return sink.told
 
 
 TAR = saved({"manifest.json": b"[]", "a" * 120: b"x" * 700, "blobs/sha256/" + "a" * 64: b"1"})
