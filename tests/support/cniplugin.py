@@ -3,6 +3,8 @@
 import json
 from pathlib import Path
 
+from tests.support.node import TestNode
+
 PLUGIN = """#!/usr/bin/python3
 import json, os, pathlib, sys, time
 here = pathlib.Path(__file__).parent
@@ -34,7 +36,7 @@ class Plugin:
         directories = [str(self.directory), "/opt/cni/bin", "/usr/lib/cni"]
         return {"SLIPWAY_RUNTIMED_CNI_BIN_DIRS": json.dumps(directories)}
 
-    def join(self, node) -> None:
+    def join(self, node: TestNode) -> None:
         path = next((node.data_dir / "cni").glob("*.conflist"))
         document = json.loads(path.read_text())
         document["plugins"].append({"type": "told"})

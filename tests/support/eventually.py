@@ -2,8 +2,8 @@
 
 import inspect
 import time
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable
+from typing import TypeVar, overload
 
 import anyio
 
@@ -13,7 +13,7 @@ T = TypeVar("T")
 _LOOK_S = 0.02
 
 
-def eventually(fn: Callable[[], T], *, within_s: float = 15.0, what: str = "the condition") -> T:
+def eventually(fn: Callable[[], T | None], *, within_s: float = 15.0, what: str = "the condition") -> T:
     """Call until the answer is true, and return it; fails when it is not within the time."""
     deadline = time.monotonic() + patience(within_s)
     while time.monotonic() < deadline:
@@ -25,9 +25,25 @@ def eventually(fn: Callable[[], T], *, within_s: float = 15.0, what: str = "the 
     raise AssertionError(message)
 
 
+@overload
 async def until(
-    fn: Callable[[], Any], what: str, *, within_s: float = 20.0, but: type[Exception] | None = None
-) -> Any:
+    fn: Callable[[], Awaitable[T | None]],
+    what: str,
+    *,
+    within_s: float = ...,
+    but: type[Exception] | None = ...,
+) -> T: ...
+@overload
+async def until(
+    fn: Callable[[], T | None], what: str, *, within_s: float = ..., but: type[Exception] | None = ...
+) -> T: ...
+async def until(
+    fn: Callable[[], Awaitable[object] | object],
+    what: str,
+    *,
+    within_s: float = 20.0,
+    but: type[Exception] | None = None,
+) -> object:
     """The same, beside what else goes on in an async test.
 
     Args:

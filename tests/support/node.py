@@ -145,12 +145,11 @@ async def differences(run_dir: Path, *but: str, settle_s: float = 20.0) -> list[
         try:
             facts = json.loads((run_dir / "node.json").read_text())
             found = await examine.differences(facts, settle_s=patience(settle_s), but=but)
-            break
+            return [str(one) for one in found if not one.passing]
         except UnavailableError:  # a store that was killed just now
             if anyio.current_time() > give_up_at:
                 raise
         await anyio.sleep(0.2)
-    return [str(one) for one in found if not one.passing]
 
 
 def _end(pids: set[int]) -> None:

@@ -57,7 +57,8 @@ class Opsd:
         return ask(self.run_dir, path, method, token)
 
     def state(self) -> dict[str, Any]:
-        return self.ask("/api/v1/state")[1]
+        told: dict[str, Any] = self.ask("/api/v1/state")[1]
+        return told
 
     def up(self) -> set[str]:
         return {node["name"] for node in self.state()["nodes"] if node["up"]}

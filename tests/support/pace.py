@@ -22,11 +22,12 @@ def within(seconds: float, test: Callable[..., Awaitable[Any]]) -> Callable[...,
 
     @functools.wraps(test)
     async def limited(*args: Any, **kwargs: Any) -> None:
+        scope: anyio.CancelScope | None = None
         try:
             with anyio.fail_after(seconds) as scope:
                 await test(*args, **kwargs)
         except TimeoutError as exc:
-            if not scope.cancelled_caught:
+            if scope is None or not scope.cancelled_caught:
                 raise
             message = f"not done within {seconds:.0f} s"
             raise AssertionError(message) from exc

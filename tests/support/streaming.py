@@ -6,6 +6,7 @@ import os
 import socket
 import ssl
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any, Self
 from urllib.parse import urlsplit
 
@@ -15,6 +16,7 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 from crid.streaming import spdy
 
 TIMEOUT_S = 30.0
+_MAY_END = spdy.SynStream | spdy.SynReply | spdy.Headers | spdy.Data
 
 
 class RefusedError(Exception):
@@ -144,9 +146,11 @@ class Spdy:
         upgrade: str = "SPDY/3.1",
         context: ssl.SSLContext | None = None,
     ) -> None:
+        self.link: Socket
+        self.receive: Callable[[], bytes]
+        self.send: Callable[[bytes], None]
         if tunnel:
-            through = _Tunnel(url, tunnel, context=context)
-            self.link: Socket = through
+            self.link = through = _Tunnel(url, tunnel, context=context)
             self.receive, self.send = through.receive_bytes, through.write
         else:
             headers = [
@@ -186,7 +190,7 @@ class Spdy:
                 found.append((frame.stream_id, frame.data))
             if isinstance(frame, spdy.Ping) and frame.ping_id % 2 == 0:
                 self.send(spdy.ping(frame.ping_id))
-            if isinstance(frame, spdy.RstStream) or getattr(frame, "fin", False):
+            if isinstance(frame, spdy.RstStream) or (isinstance(frame, _MAY_END) and frame.fin):
                 self.ended.add(frame.stream_id)
         return found
 
