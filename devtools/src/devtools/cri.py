@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import grpc
 from opentelemetry import propagate
@@ -13,29 +13,36 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.cri.v1 import api_pb2_grpc as cri_grpc
 
 TIMEOUT_S = 120.0
+Request = TypeVar("Request")
+Answer = TypeVar("Answer")
 
 
 class Cri:
     """Both CRI services of one node, with the few steps that make a pod."""
 
     def __init__(self, channel: grpc.aio.Channel, logs: Path) -> None:
-        self.runtime: Any = cri_grpc.RuntimeServiceStub(channel)
-        self.images: Any = cri_grpc.ImageServiceStub(channel)
+        self.runtime = cri_grpc.RuntimeServiceStub(channel)
+        self.images = cri_grpc.ImageServiceStub(channel)
         self._logs = logs
 
-    async def call(self, method: Any, request: Any, timeout_s: float = TIMEOUT_S) -> Any:
+    async def call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]",
+        request: Request,
+        timeout_s: float = TIMEOUT_S,
+    ) -> Answer:
         """One call, with the current trace context."""
         carrier: dict[str, str] = {}
         propagate.inject(carrier)
         return await self.answer(method(request, timeout=timeout_s, metadata=tuple(carrier.items())))
 
-    async def answer(self, call: Any) -> Any:
+    async def answer(self, call: "grpc.aio.UnaryUnaryCall[Request, Answer]") -> Answer:
         """What a call that was made answers."""
         return await call
 
     async def pull(self, reference: str, sandbox: cri.PodSandboxConfig | None = None) -> str:
         request = cri.PullImageRequest(image=cri.ImageSpec(image=reference), sandbox_config=sandbox)
-        return str((await self.call(self.images.PullImage, request)).image_ref)
+        return (await self.call(self.images.PullImage, request)).image_ref
 
     def sandbox_config(self, name: str, *, host_network: bool = False, **fields: Any) -> cri.PodSandboxConfig:
         """A pod's configuration; `fields` are those of PodSandboxConfig."""
@@ -52,7 +59,7 @@ class Cri:
     async def run_sandbox(self, config: cri.PodSandboxConfig, handler: str = "") -> str:
         Path(config.log_directory).mkdir(parents=True, exist_ok=True)
         request = cri.RunPodSandboxRequest(config=config, runtime_handler=handler)
-        return str((await self.call(self.runtime.RunPodSandbox, request)).pod_sandbox_id)
+        return (await self.call(self.runtime.RunPodSandbox, request)).pod_sandbox_id
 
     def container_config(
         self, name: str, image: str, command: list[str], **fields: Any
@@ -72,16 +79,16 @@ class Cri:
         self, sandbox_id: str, config: cri.ContainerConfig, sandbox: cri.PodSandboxConfig
     ) -> str:
         request = cri.CreateContainerRequest(pod_sandbox_id=sandbox_id, config=config, sandbox_config=sandbox)
-        return str((await self.call(self.runtime.CreateContainer, request)).container_id)
+        return (await self.call(self.runtime.CreateContainer, request)).container_id
 
     async def start(self, container_id: str) -> None:
         await self.call(self.runtime.StartContainer, cri.StartContainerRequest(container_id=container_id))
 
-    async def status(self, container_id: str) -> Any:
+    async def status(self, container_id: str) -> cri.ContainerStatus:
         request = cri.ContainerStatusRequest(container_id=container_id)
         return (await self.call(self.runtime.ContainerStatus, request)).status
 
-    async def exec(self, container_id: str, command: list[str], timeout_s: int = 0) -> Any:
+    async def exec(self, container_id: str, command: list[str], timeout_s: int = 0) -> cri.ExecSyncResponse:
         request = cri.ExecSyncRequest(container_id=container_id, cmd=command, timeout=timeout_s)
         return await self.call(self.runtime.ExecSync, request)
 
@@ -111,7 +118,7 @@ class Impatient(Cri):
         self._calls: set[Any] = set()
         self._left: set[Any] = set()
 
-    async def answer(self, call: Any) -> Any:
+    async def answer(self, call: "grpc.aio.UnaryUnaryCall[Request, Answer]") -> Answer:
         self._calls.add(call)
         try:
             return await call
