@@ -57,14 +57,14 @@ def run(tmp_path: Path, suite: str, *options: str) -> "subprocess.CompletedProce
     )
 
 
-def test_a_deadline_fails_its_own_test_alone(tmp_path):
+def test_a_deadline_fails_its_own_test_alone(tmp_path: Path) -> None:
     done = run(tmp_path, SUITE)
     assert "2 failed, 2 passed" in done.stdout, done.stdout
     assert "test_hangs - AssertionError: not done within 2 s" in done.stdout
 
 
 @pytest.mark.parametrize(("options", "status"), [((), 0), (("--no-skips",), 6)])
-def test_a_skip_fails_the_run_only_where_none_is_allowed(tmp_path, options, status):
+def test_a_skip_fails_the_run_only_where_none_is_allowed(tmp_path: Path, options, status) -> None:
     suite = "import pytest\n\n\ndef test_skipped():\n    pytest.skip('not here')\n\n\ndef test_runs():\n    pass\n"
     done = run(tmp_path, suite, *options)
     assert done.returncode == status, done.stdout

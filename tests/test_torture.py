@@ -2,6 +2,7 @@
 
 import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -26,7 +27,7 @@ def test_the_page_has_every_part_and_shows_the_figures_that_are_kept() -> None:
     assert KEPT.read_text().endswith("\n")
 
 
-def test_a_part_that_is_written_keeps_those_of_the_others(tmp_path) -> None:
+def test_a_part_that_is_written_keeps_those_of_the_others(tmp_path: Path) -> None:
     text, kept = tmp_path / "page.md", tmp_path / "kept.json"
     text.write_text(
         "# Ours\n"
@@ -52,7 +53,7 @@ def test_a_part_that_is_written_keeps_those_of_the_others(tmp_path) -> None:
     assert shown.startswith("# Ours\nall:\n")
 
 
-def test_a_page_that_was_written_makes_no_other_commit_of_it(tmp_path) -> None:
+def test_a_page_that_was_written_makes_no_other_commit_of_it(tmp_path: Path) -> None:
     docs = tmp_path / "docs"
     docs.mkdir()
     for path in (docs / PAGE.name, docs / KEPT.name, tmp_path / "code"):

@@ -8,8 +8,8 @@ import pytest
 
 from devtools.chromium import Page, chromium
 from devtools.cri import connect
-from devtools.registry import push_busybox, registry
-from tests.support.node import running_node
+from devtools.registry import Registry, push_busybox, registry
+from tests.support.node import TestNode, running_node
 from torture.again import Again
 
 
@@ -22,18 +22,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
-def busybox(shop) -> str:
+def busybox(shop: Registry) -> str:
     return push_busybox(shop)
 
 
 @pytest.fixture(scope="session")
-def node(shop, tmp_path_factory: pytest.TempPathFactory):
+def node(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
     with running_node(Path(tmp_path_factory.mktemp("node"))) as running:
         yield running
 
 
 @pytest.fixture
-async def cri(node):
+async def cri(node: TestNode):
     async with connect(node.socket, node.logs) as client:
         yield client
         await Again()("remove all", client.remove_all)  # a service that a test has killed may not be back

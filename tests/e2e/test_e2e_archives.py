@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from devtools import engine
-from devtools.registry import ARCHITECTURE, busybox_layer
+from devtools.registry import ARCHITECTURE, Registry, busybox_layer
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 POLICY = ("--insecure-policy",)
@@ -24,27 +25,27 @@ def tool(*command: str) -> str:
     return done.stdout
 
 
-def shell(node, script: str) -> str:
+def shell(node: TestNode, script: str) -> str:
     """A pipeline of slipway commands; `slipway` is this node's."""
     command = f"{Path(sys.executable).parent / 'slipway'} --run-dir {node.run_dir}"
     whole = f'set -o pipefail; slipway() {{ {command} "$@"; }}; {script}'
     return tool("bash", "-c", whole)
 
 
-def facts(node, name: str) -> dict:
+def facts(node: TestNode, name: str) -> dict:
     done = node.slipway("image", "inspect", name)
     assert done.returncode == 0, done.stderr
     found: dict = json.loads(done.stdout)[0]
     return found
 
 
-def runs(node, name: str) -> None:
+def runs(node: TestNode, name: str) -> None:
     done = node.slipway("run", "--rm", "--network", "host", name, "echo", "it runs")
     assert (done.returncode, done.stdout) == (0, "it runs\n"), done.stderr
 
 
 @pytest.fixture
-def pulled(node, busybox):
+def pulled(node: TestNode, busybox: str):
     """The image, pulled and named app:1; the test's images are gone afterwards."""
     assert node.slipway("pull", busybox).returncode == 0
     assert node.slipway("tag", busybox, "app:1").returncode == 0
@@ -53,7 +54,7 @@ def pulled(node, busybox):
         node.slipway("rmi", "-f", image["id"])
 
 
-def test_skopeo_reads_what_is_saved(node, pulled, shop, tmp_path: Path) -> None:
+def test_skopeo_reads_what_is_saved(node: TestNode, pulled, shop: Registry, tmp_path: Path) -> None:
     saved = tmp_path / "app.tar"
     assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
     archive = f"oci-archive:{saved}"
@@ -69,7 +70,9 @@ def test_skopeo_reads_what_is_saved(node, pulled, shop, tmp_path: Path) -> None:
     assert config["rootfs"]["diff_ids"] == pulled["RootFS"]["Layers"]
 
 
-def test_all_platforms_come_and_go_as_one_digest(node, pulled, shop, tmp_path: Path) -> None:
+def test_all_platforms_come_and_go_as_one_digest(
+    node: TestNode, pulled, shop: Registry, tmp_path: Path
+) -> None:
     config = {"Env": ["PATH=/bin"], "Cmd": ["sh"]}
     wide = shop.push("wide/app", [busybox_layer()], config, architectures=(ARCHITECTURE, "s390x"))
     digest = json.loads(tool("skopeo", "inspect", "--tls-verify=false", f"docker://{wide}"))["Digest"]
@@ -106,7 +109,7 @@ def test_all_platforms_come_and_go_as_one_digest(node, pulled, shop, tmp_path: P
     assert config["architecture"] == "s390x"
 
 
-def test_umoci_reads_a_saved_layout_and_its_change_runs(node, pulled, tmp_path: Path) -> None:
+def test_umoci_reads_a_saved_layout_and_its_change_runs(node: TestNode, pulled, tmp_path: Path) -> None:
     layout = tmp_path / "layout"
     assert node.slipway("save", "--layout", str(layout), "app:1").returncode == 0
     assert tool("umoci", "list", "--layout", str(layout)).split() == ["1"]
@@ -122,7 +125,7 @@ def test_umoci_reads_a_saved_layout_and_its_change_runs(node, pulled, tmp_path: 
 
 
 @pytest.fixture
-def made(node, pulled, tmp_path: Path) -> list[str]:
+def made(node: TestNode, pulled, tmp_path: Path) -> list[str]:
     """An image that was built upon it, and what a container of that was committed as."""
     (tmp_path / "Dockerfile").write_text(
         "FROM app:1\nRUN echo built > /built && chown 7:8 /built\nENV MADE=1\n"
@@ -141,7 +144,7 @@ SEEN = "cat /built /committed 2>/dev/null; ls /etc | grep group; echo $MADE $(st
 SEES = {"built:1": "built\ngroup\n1 7:8\n", "committed:1": "built\ncommitted\n1 7:8\n"}
 
 
-def test_umoci_unpacks_what_is_built_and_committed(node, made, tmp_path: Path) -> None:
+def test_umoci_unpacks_what_is_built_and_committed(node: TestNode, made, tmp_path: Path) -> None:
     for name in made:
         layout, bundle = (tmp_path / f"{name.partition(':')[0]}.{kind}" for kind in ("layout", "bundle"))
         assert node.slipway("save", "--layout", str(layout), name).returncode == 0
@@ -154,7 +157,9 @@ def test_umoci_unpacks_what_is_built_and_committed(node, made, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci"])
-def test_what_skopeo_writes_is_loaded_and_runs(node, pulled, busybox, tmp_path: Path, form: str) -> None:
+def test_what_skopeo_writes_is_loaded_and_runs(
+    node: TestNode, pulled, busybox: str, tmp_path: Path, form: str
+) -> None:
     assert node.slipway("rmi", "-f", pulled["Id"]).returncode == 0
     target = tmp_path / "image"
     source = f"docker://{busybox}"
@@ -178,7 +183,7 @@ def test_what_skopeo_writes_is_loaded_and_runs(node, pulled, busybox, tmp_path: 
 
 
 @pytest.mark.parametrize("pack", ["cat", "gzip", "zstd"])
-def test_an_archive_goes_through_a_pipe(node, pulled, tmp_path: Path, pack: str) -> None:
+def test_an_archive_goes_through_a_pipe(node: TestNode, pulled, tmp_path: Path, pack: str) -> None:
     if shutil.which(pack) is None:
         pytest.skip(f"{pack} is not installed")
     shell(node, f"slipway save app:1 | {pack} > {tmp_path}/a; slipway rmi -f {pulled['Id']}")
@@ -188,7 +193,7 @@ def test_an_archive_goes_through_a_pipe(node, pulled, tmp_path: Path, pack: str)
     runs(node, "app:1")
 
 
-def test_a_loaded_name_moves_only_when_told(node, pulled, busybox, tmp_path: Path) -> None:
+def test_a_loaded_name_moves_only_when_told(node: TestNode, pulled, busybox: str, tmp_path: Path) -> None:
     saved = tmp_path / "app.tar"
     assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
     layout = tmp_path / "layout"
@@ -202,14 +207,14 @@ def test_a_loaded_name_moves_only_when_told(node, pulled, busybox, tmp_path: Pat
     assert facts(node, busybox)["Id"] == pulled["Id"]
 
 
-def test_what_cannot_be_saved_leaves_no_file(node, tmp_path: Path) -> None:
+def test_what_cannot_be_saved_leaves_no_file(node: TestNode, tmp_path: Path) -> None:
     for where in ("-o", "--layout"):
         done = node.slipway("save", where, str(tmp_path / "x"), "absent:1")
         assert (done.returncode, "absent:1" in done.stderr) == (1, True)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_devices_and_pipes_are_written_into_and_links_stay(node, pulled, tmp_path: Path) -> None:
+def test_devices_and_pipes_are_written_into_and_links_stay(node: TestNode, pulled, tmp_path: Path) -> None:
     device, pipe, kept = tmp_path / "null", tmp_path / "pipe", tmp_path / "kept.tar"
     os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
     os.mkfifo(pipe)
@@ -229,7 +234,7 @@ def test_devices_and_pipes_are_written_into_and_links_stay(node, pulled, tmp_pat
         ("/proc/self/mem", "/proc/self/mem: Input/output error"),
     ],
 )
-def test_an_archive_that_cannot_be_read_is_named(node, path: str, told: str) -> None:
+def test_an_archive_that_cannot_be_read_is_named(node: TestNode, path: str, told: str) -> None:
     done = node.slipway("load", "-i", path)
     assert (done.returncode, done.stderr) == (1, f"slipway: {told}\n")
 
@@ -247,7 +252,7 @@ def docker_host() -> Iterator[str]:
 @pytest.mark.beyond_debian  # where there is no docker.io, it skips
 @pytest.mark.timeout(300)
 def test_a_docker_engine_reads_and_writes_the_same_image(
-    node, pulled, docker_host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: TestNode, pulled, docker_host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker_host)
     name = "slipway-test/roundtrip:1"
@@ -269,7 +274,7 @@ def test_a_docker_engine_reads_and_writes_the_same_image(
 @pytest.mark.beyond_debian
 @pytest.mark.timeout(300)
 def test_a_docker_engine_runs_what_is_built_committed_and_pushed(
-    node, made, docker_host, shop, monkeypatch: pytest.MonkeyPatch
+    node: TestNode, made, docker_host, shop: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker_host)
     run = ("docker", "run", "--rm", "--network", "none")

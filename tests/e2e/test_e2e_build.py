@@ -23,6 +23,7 @@ import zstandard
 
 from slipway.building import platform
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 STAGES = """
@@ -54,7 +55,9 @@ CMD ["/app/greeting", "/app/where", "/app/one"]
 """
 
 
-def built(node, context: Path, *words: str, **environment: str) -> "subprocess.CompletedProcess[str]":
+def built(
+    node: TestNode, context: Path, *words: str, **environment: str
+) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "build"]
     command += ["--network", "host", *words, str(context)]
     return subprocess.run(
@@ -74,7 +77,7 @@ def context(tmp_path: Path) -> Path:
 
 
 def test_stages_arguments_and_mounts_make_an_image_that_others_read(
-    node, busybox, context: Path, tmp_path: Path
+    node: TestNode, busybox: str, context: Path, tmp_path: Path
 ) -> None:
     (context / "Dockerfile").write_text(STAGES)
     words = ("--build-arg", f"BASE={busybox}", "--build-arg", "WHO=you", "--secret")
@@ -103,7 +106,9 @@ def test_stages_arguments_and_mounts_make_an_image_that_others_read(
     assert (anew.stdout, "CACHED" in anew.stderr) == (done.stdout, False), anew.stderr
 
 
-def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, context: Path) -> None:
+def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     (context / "Dockerfile").write_text(f"FROM {busybox}\nCOPY dir /dir\nRUN cat /dir/kept > /copy\n")
     first = built(node, context, "-t", "changed:1")
     assert first.returncode == 0, first.stderr
@@ -151,7 +156,7 @@ def test_a_changed_file_is_copied_again_and_a_touched_one_is_not(node, busybox, 
     ],
 )
 def test_what_cannot_be_done_is_told_with_its_place_and_leaves_nothing(
-    node, busybox, context: Path, text: str, told: str
+    node: TestNode, busybox: str, context: Path, text: str, told: str
 ) -> None:
     (context / "out").symlink_to("/etc/hostname-of-the-node")
     (context / "Dockerfile").write_text(f"FROM {busybox}\n{text.replace('BASE', busybox)}\n")
@@ -160,7 +165,9 @@ def test_what_cannot_be_done_is_told_with_its_place_and_leaves_nothing(
     assert not any(node.leftovers().values()), node.leftovers()
 
 
-def test_nothing_leads_out_of_the_context_or_the_root(node, busybox, context: Path, tmp_path: Path) -> None:
+def test_nothing_leads_out_of_the_context_or_the_root(
+    node: TestNode, busybox: str, context: Path, tmp_path: Path
+) -> None:
     (tmp_path / "outside").write_text("outside")
     (context / "file").write_text("inside")
     (context / "link").symlink_to("../outside")
@@ -191,7 +198,7 @@ RUN --mount=from=evil,source=/all,target=/a,rw --mount=from=evil,source=/one,tar
 
 
 def test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written(
-    node, busybox, context: Path, tmp_path: Path
+    node: TestNode, busybox: str, context: Path, tmp_path: Path
 ) -> None:
     """CVE-2024-1753, CVE-2024-9675, CVE-2025-4953."""
     out = tmp_path / "out"
@@ -211,7 +218,7 @@ def test_no_mount_of_a_command_leads_out_of_its_origin_or_keeps_what_is_written(
     assert not list(context.rglob("written"))
 
 
-def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, context: Path) -> None:
+def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node: TestNode, context: Path) -> None:
     packed = ["tar", "-czf", str(context / "root.tgz"), "-C", "/bin", "busybox"]
     subprocess.run(packed, check=True, timeout=30)
     lines = ("FROM scratch", "ADD root.tgz /bin/", "COPY --chmod=0600 <<EOF /etc/note", "line", "EOF")
@@ -224,7 +231,7 @@ def test_an_image_from_nothing_has_an_unpacked_archive_and_a_heredoc(node, conte
 
 
 def test_add_unpacks_what_is_an_archive_and_copies_what_begins_with_zeros(
-    node, busybox, context: Path
+    node: TestNode, busybox: str, context: Path
 ) -> None:
     (context / "disk.img").write_bytes(bytes(4096) + b"data")
     plain = subprocess.run(["tar", "-c", "-C", str(context), "dir"], check=True, capture_output=True).stdout
@@ -255,7 +262,9 @@ COPY --from=made /deep/file /unchanged
 """
 
 
-def test_bind_mounts_show_the_context_and_stages_and_keep_nothing(node, busybox, context: Path) -> None:
+def test_bind_mounts_show_the_context_and_stages_and_keep_nothing(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     (context / "dir" / "kept").write_text("kept\n")
     (context / "Dockerfile").write_text(BINDS.format(base=busybox))
     done = built(node, context, "-t", "bound:1")
@@ -297,7 +306,9 @@ def web(tmp_path: Path):
         thread.join()
 
 
-def test_a_url_is_added_as_it_is_and_by_its_checksum(node, busybox, context: Path, web) -> None:
+def test_a_url_is_added_as_it_is_and_by_its_checksum(
+    node: TestNode, busybox: str, context: Path, web
+) -> None:
     served, address, asked = web
     packed = ["tar", "-czf", str(served / "a%20file.tgz"), "-C", str(context), "dir"]
     subprocess.run(packed, check=True, timeout=30)
@@ -325,7 +336,9 @@ def test_a_url_is_added_as_it_is_and_by_its_checksum(node, busybox, context: Pat
     assert "the server answered 404" in built(node, context).stderr
 
 
-def test_onbuild_is_done_by_the_first_that_builds_on_it_only(node, busybox, context: Path) -> None:
+def test_onbuild_is_done_by_the_first_that_builds_on_it_only(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     (context / "Dockerfile").write_text(
         f"FROM {busybox}\nONBUILD ARG NAME=nobody\nONBUILD COPY dir /dir\nONBUILD RUN echo $NAME > /name\n"
     )
@@ -345,7 +358,9 @@ def test_onbuild_is_done_by_the_first_that_builds_on_it_only(node, busybox, cont
     assert "Dockerfile:1: ONBUILD: RUN: the command ended with exit code 1" in bad.stderr
 
 
-def test_platforms_that_are_this_machines_are_told_to_the_dockerfile(node, busybox, context: Path) -> None:
+def test_platforms_that_are_this_machines_are_told_to_the_dockerfile(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     lines = (
         f"FROM --platform=$BUILDPLATFORM {busybox}",
         "ARG TARGETPLATFORM TARGETARCH",
@@ -360,7 +375,9 @@ def test_platforms_that_are_this_machines_are_told_to_the_dockerfile(node, busyb
     assert (refused.returncode, "--platform=linux/s390x: images are made for" in refused.stderr) == (1, True)
 
 
-def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, busybox, context: Path) -> None:
+def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     def row() -> dict:
         rows = json.loads(node.slipway("system", "df", "-o", "json").stdout)
         return next(kind for kind in rows if kind["name"] == "Build caches")
@@ -391,7 +408,9 @@ def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(node, bus
     assert (row()["total"], list(cache.glob("*/ready"))) == (0, [])
 
 
-def test_what_a_running_build_made_is_not_pruned(node, busybox, context: Path, tmp_path: Path) -> None:
+def test_what_a_running_build_made_is_not_pruned(
+    node: TestNode, busybox: str, context: Path, tmp_path: Path
+) -> None:
     (context / "Dockerfile").write_text(
         f"FROM {busybox} AS one\nCOPY dir/kept /one\nLABEL made=one\n"
         f"FROM {busybox}\nRUN --mount=type=cache,id={tmp_path},target=/c"
@@ -420,7 +439,7 @@ def test_what_a_running_build_made_is_not_pruned(node, busybox, context: Path, t
     assert ran.stdout == "kept"
 
 
-def test_commands_wait_for_each_others_locked_caches(node, busybox, context: Path) -> None:
+def test_commands_wait_for_each_others_locked_caches(node: TestNode, busybox: str, context: Path) -> None:
     mounts = [f"--mount=type=cache,id={name},target=/{name},sharing=locked" for name in ("a", "b")]
     both = "test ! -e /a/held && touch /a/held && sleep 0.3 && rm /a/held && touch /{0}"
     (context / "Dockerfile").write_text(
@@ -433,7 +452,7 @@ def test_commands_wait_for_each_others_locked_caches(node, busybox, context: Pat
 
 
 @pytest.fixture
-def waiting(node, busybox, context: Path, tmp_path: Path):
+def waiting(node: TestNode, busybox: str, context: Path, tmp_path: Path):
     """A build whose command waits, with a secret, for ever; killed at the end of the test."""
     (context / "Dockerfile").write_text(
         f"FROM {busybox}\nRUN --mount=type=secret,id=key --mount=type=cache,id={tmp_path},target=/c"
@@ -451,14 +470,14 @@ def waiting(node, busybox, context: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_build_that_is_told_to_end_leaves_nothing(node, waiting, number: signal.Signals) -> None:
+def test_a_build_that_is_told_to_end_leaves_nothing(node: TestNode, waiting, number: signal.Signals) -> None:
     waiting.send_signal(number)
     assert waiting.wait(60) == 128 + number
     assert not any(node.leftovers().values()), node.leftovers()
     assert list(node.run_dir.glob("*build-*")) == []
 
 
-def test_what_a_killed_build_left_goes_with_prune(node, waiting) -> None:
+def test_what_a_killed_build_left_goes_with_prune(node: TestNode, waiting) -> None:
     secrets = list(node.run_dir.glob("build-*/*/0"))
     assert [path.read_text() for path in secrets] == ["secret"]
     assert "build:" not in node.slipway("prune", "-n").stdout  # which goes on
@@ -471,7 +490,9 @@ def test_what_a_killed_build_left_goes_with_prune(node, waiting) -> None:
     assert list(node.run_dir.glob("*build-*")) == []
 
 
-def test_stages_that_need_each_other_not_are_built_at_the_same_time(node, busybox, context: Path) -> None:
+def test_stages_that_need_each_other_not_are_built_at_the_same_time(
+    node: TestNode, busybox: str, context: Path
+) -> None:
     meet = "RUN --mount=type=cache,id=meet,target=/c touch /c/{0} /{0} && until [ -e /c/{1} ]; do sleep 0.05; done"
     lines = (
         *(f"FROM {busybox} AS one", meet.format("one", "two")),
@@ -493,7 +514,7 @@ def test_stages_that_need_each_other_not_are_built_at_the_same_time(node, busybo
 
 @pytest.mark.parametrize(("last", "code"), [("true", 0), ("sh -c 'echo why; exit 3'", 1)])
 def test_a_terminal_has_one_line_a_step_that_is_redrawn(
-    node, busybox, context: Path, last: str, code: int
+    node: TestNode, busybox: str, context: Path, last: str, code: int
 ) -> None:
     (context / "Dockerfile").write_text(f"FROM {busybox}\nRUN echo going; sleep 1\nRUN {last}\n")
     words = [

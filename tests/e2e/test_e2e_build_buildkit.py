@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from devtools.registry import file, layer
+from devtools.registry import Registry, file, layer
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
 def built(
-    node, context: Path, *words: str, stdin: str | None = None, **environment: str
+    node: TestNode, context: Path, *words: str, stdin: str | None = None, **environment: str
 ) -> "subprocess.CompletedProcess[str]":
     command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "build"]
     return subprocess.run(
@@ -30,7 +31,7 @@ def built(
     )
 
 
-def said(node, image: str, *command: str) -> str:
+def said(node: TestNode, image: str, *command: str) -> str:
     """What a command in a container of the image prints."""
     return node.slipway("run", "--rm", "--network", "host", image, *command).stdout
 
@@ -65,7 +66,7 @@ RUN <<-EOF
 
 
 def test_heredocs_are_expanded_and_lose_tabs_unless_their_word_says_otherwise(
-    node, busybox, tmp_path: Path
+    node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     (tmp_path / "Dockerfile").write_text(HEREDOCS.format(base=busybox))
     done = built(node, tmp_path, "-t", "heredocs:1")
@@ -88,7 +89,9 @@ def test_heredocs_are_expanded_and_lose_tabs_unless_their_word_says_otherwise(
     assert "Dockerfile:2: COPY: '<<EOF': a heredoc is no target" in built(node, tmp_path).stderr
 
 
-def test_a_stage_has_the_arguments_of_the_stage_that_it_stands_on(node, busybox, tmp_path: Path) -> None:
+def test_a_stage_has_the_arguments_of_the_stage_that_it_stands_on(
+    node: TestNode, busybox: str, tmp_path: Path
+) -> None:
     (tmp_path / "one").write_text("one\n")
     (tmp_path / "Dockerfile").write_text(
         f"FROM {busybox} AS base\nARG V=1\nARG FILE=one\nARG GIVEN\n"
@@ -104,7 +107,7 @@ def test_a_stage_has_the_arguments_of_the_stage_that_it_stands_on(node, busybox,
     assert said(node, "inherits:2", "cat", "/v") == "[]\n"
 
 
-def test_a_working_directory_is_its_users(node, busybox, tmp_path: Path) -> None:
+def test_a_working_directory_is_its_users(node: TestNode, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(
         f"FROM {busybox} AS base\nENV WHO=12\n"
         "WORKDIR /root/of\nRUN echo 'me:x:7:8::/:/bin/sh' >> /etc/passwd\n"
@@ -120,7 +123,9 @@ def test_a_working_directory_is_its_users(node, busybox, tmp_path: Path) -> None
     ]
 
 
-def test_what_a_command_writes_below_a_volume_is_in_the_image(node, busybox, tmp_path: Path) -> None:
+def test_what_a_command_writes_below_a_volume_is_in_the_image(
+    node: TestNode, busybox: str, tmp_path: Path
+) -> None:
     (tmp_path / "f").write_text("of the context\n")
     (tmp_path / "Dockerfile").write_text(
         f"FROM {busybox}\nVOLUME /data\nCOPY f /data/f\nRUN echo hi > /data/x && chown 7:8 /data/f\n"
@@ -134,7 +139,7 @@ def test_what_a_command_writes_below_a_volume_is_in_the_image(node, busybox, tmp
     assert image["Config"]["Volumes"] == {"/data": {}}
 
 
-def test_capabilities_of_programs_are_copied(node, busybox, tmp_path: Path) -> None:
+def test_capabilities_of_programs_are_copied(node: TestNode, busybox: str, tmp_path: Path) -> None:
     net_raw = bytes.fromhex("0100000200200000000000000000000000000000")  # linux/capability.h: vfs_cap_data
     (tmp_path / "program").write_text("x")
     os.setxattr(tmp_path / "program", "security.capability", net_raw)
@@ -158,7 +163,7 @@ def test_capabilities_of_programs_are_copied(node, busybox, tmp_path: Path) -> N
 
 
 def test_a_dockerfile_comes_on_standard_input_with_a_context_or_without(
-    node, busybox, tmp_path: Path
+    node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     (tmp_path / "kept").write_text("kept\n")
     (tmp_path / "left").write_text("left\n")
@@ -178,7 +183,7 @@ def test_a_dockerfile_comes_on_standard_input_with_a_context_or_without(
     assert "Dockerfile:2: RUN: the command ended with exit code 1" in wrong.stderr
 
 
-def test_what_is_no_directory_is_told_to_be_no_context(node, tmp_path: Path) -> None:
+def test_what_is_no_directory_is_told_to_be_no_context(node: TestNode, tmp_path: Path) -> None:
     packed = subprocess.run(
         ["tar", "-c", "-C", str(tmp_path), "."], capture_output=True, check=True, timeout=30
     )
@@ -192,7 +197,7 @@ def test_what_is_no_directory_is_told_to_be_no_context(node, tmp_path: Path) -> 
     assert "No such file or directory" in built(node, tmp_path).stderr
 
 
-def test_labels_are_the_images_and_of_no_stage_below(node, busybox, tmp_path: Path) -> None:
+def test_labels_are_the_images_and_of_no_stage_below(node: TestNode, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox} AS base\nLABEL a=1 b=2\nFROM base\nRUN true\n")
     words = ("--label", "b=of the command", "--label", "c", "-t", "labelled:1")
     done = built(node, tmp_path, *words)
@@ -204,7 +209,9 @@ def test_labels_are_the_images_and_of_no_stage_below(node, busybox, tmp_path: Pa
     assert "--label '=x': want NAME" in built(node, tmp_path, "--label", "=x").stderr
 
 
-def test_pull_asks_registries_for_what_is_here(node, shop, busybox, tmp_path: Path) -> None:
+def test_pull_asks_registries_for_what_is_here(
+    node: TestNode, shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     name = shop.push("buildkit/moves", [layer([file("which", b"old")])], {})
     (tmp_path / "Dockerfile").write_text(f"FROM {busybox}\nCOPY --from={name} /which /\nCMD cat /which\n")
     assert built(node, tmp_path, "-t", "pulls:1").returncode == 0

@@ -21,22 +21,24 @@ from common.events.schema import (
 )
 from common.records import keys
 from common.sys import linux
+from devtools.cri import Cri
 from slipway.commands.doctor import doctor
 from slipway.doctor.deep import examine, history, inventory, processes
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 STRAY = "f" * 64
 
 
-async def found(node) -> str:
+async def found(node: TestNode) -> str:
     return "\n".join(await node.differences(settle_s=0))
 
 
 @pytest.fixture
-async def life(cri, node, busybox):
+async def life(cri: Cri, node: TestNode, busybox: str):
     """A pod with a network and a container that runs; ids of both, and of a pod that was removed."""
     gone, gone_container = await pod(cri, "checker-gone", busybox, ["true"])
     await cri.remove_sandbox(gone)
@@ -88,7 +90,7 @@ def stray_cgroup(name: str):
 
 
 @contextmanager
-def without_key(node, kind: str, name: str):
+def without_key(node: TestNode, kind: str, name: str):
     with Redis(unix_socket_path=f"{node.run_dir}/redis.sock") as redis:
         key = keys.record_key("testnode", "runtimed", kind, name)
         body = redis.hgetall(key)
@@ -100,7 +102,7 @@ def without_key(node, kind: str, name: str):
 
 
 @contextmanager
-def loose_key(node):
+def loose_key(node: TestNode):
     with Redis(unix_socket_path=f"{node.run_dir}/redis.sock") as redis:
         key = keys.record_key("testnode", "runtimed", "container", STRAY)
         redis.hset(key, "revision", 1)
@@ -143,7 +145,7 @@ def changed(path: Path):
         path.write_bytes(body)
 
 
-async def test_each_thing_that_is_broken_is_told(node, life) -> None:
+async def test_each_thing_that_is_broken_is_told(node: TestNode, life) -> None:
     sandbox_id, container_id, gone = life
     run, data = node.run_dir, node.data_dir
     leases = data.parent / "leases" / node.bridge
@@ -197,13 +199,15 @@ async def test_each_thing_that_is_broken_is_told(node, life) -> None:
     assert await node.differences() == []
 
 
-async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(node, life) -> None:
+async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(node: TestNode, life) -> None:
     started = processes.started(node.run_dir, node.data_dir).values()
     assert {node.pid("snapshotd"), node.pid("shimd")} <= {process.parent for process in started}
     assert inventory.take(node.run_dir, node.data_dir, node.data_dir / "cni").lost == {}
 
 
-async def test_the_command_tells_it_and_fails(node, life, monkeypatch, capsys) -> None:
+async def test_the_command_tells_it_and_fails(
+    node: TestNode, life, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     _, container_id, _ = life
     well = node.slipway("doctor", "--deep")
     assert "all that is recorded is there, and nothing else" in well.stdout
@@ -215,7 +219,7 @@ async def test_the_command_tells_it_and_fails(node, life, monkeypatch, capsys) -
     assert ("deep: bundle", f"{container_id}: the container has none") in told
 
 
-async def test_processes_of_a_container_that_has_ended_are_told(cri, node, life) -> None:
+async def test_processes_of_a_container_that_has_ended_are_told(cri: Cri, node: TestNode, life) -> None:
     _, container_id, _ = life
     await cri.stop(container_id)
     assert await node.differences() == []

@@ -11,9 +11,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod
 from tests.support import logs
 from tests.support.eventually import eventually, until
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -39,7 +41,7 @@ async def refused(method, request, timeout_s: float | None = 60) -> tuple[grpc.S
     ],
 )
 async def test_where_a_checkpoint_may_go(
-    cri, busybox, location: str, timeout: int, code: grpc.StatusCode, named: str
+    cri: Cri, busybox: str, location: str, timeout: int, code: grpc.StatusCode, named: str
 ) -> None:
     _, container_id = await pod(cri, "ckpt-where", busybox, ["sleep", "1000"])
     request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=location, timeout=timeout)
@@ -59,7 +61,7 @@ def can_dump(handler: str) -> bool:
 
 @pytest.mark.parametrize("handler", ["crun", "runc", "runsc"])
 async def test_checkpoints_are_whole_or_the_answer_says_what_is_missing(
-    cri, busybox, tmp_path: Path, handler: str
+    cri: Cri, busybox: str, tmp_path: Path, handler: str
 ) -> None:
     script = "echo changed > /written; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
     sandbox_id, container_id = await pod(
@@ -122,7 +124,7 @@ def last(log: Path) -> int:
 @pytest.mark.beyond_debian
 @pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
 async def test_a_pod_goes_on_from_its_checkpoint(
-    cri, node, busybox, tmp_path: Path, host_network: bool
+    cri: Cri, node: TestNode, busybox: str, tmp_path: Path, host_network: bool
 ) -> None:
     if not can_dump("runc"):
         pytest.skip("no CRIU that works here; what is said then has its tests above")
@@ -195,7 +197,9 @@ async def test_a_pod_goes_on_from_its_checkpoint(
     assert not list(node.data_dir.glob("runtimed/containers/*/dump"))
 
 
-async def test_a_container_that_does_not_run_has_nothing_to_dump(cri, busybox, tmp_path: Path) -> None:
+async def test_a_container_that_does_not_run_has_nothing_to_dump(
+    cri: Cri, busybox: str, tmp_path: Path
+) -> None:
     _, container_id = await pod(cri, "ckpt-ended", busybox, ["sleep", "1000"])
     await cri.stop(container_id)
     request = cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar"))
@@ -203,7 +207,7 @@ async def test_a_container_that_does_not_run_has_nothing_to_dump(cri, busybox, t
     assert (code, "not running" in said) == (CODE.FAILED_PRECONDITION, True)
 
 
-async def test_a_pods_checkpoint_has_its_rules(cri, busybox, tmp_path: Path) -> None:
+async def test_a_pods_checkpoint_has_its_rules(cri: Cri, busybox: str, tmp_path: Path) -> None:
     sandbox_id, one = await pod(cri, "ckpt-pod", busybox, ["sleep", "1000"])
     sandbox = cri.sandbox_config("ckpt-pod", host_network=True)
     two = await cri.create(sandbox_id, cri.container_config("d", busybox, ["sleep", "1000"]), sandbox)
@@ -236,7 +240,7 @@ async def test_a_pods_checkpoint_has_its_rules(cri, busybox, tmp_path: Path) -> 
 
 
 @pytest.fixture
-async def checkpoint(cri, busybox, tmp_path: Path) -> Path:
+async def checkpoint(cri: Cri, busybox: str, tmp_path: Path) -> Path:
     """What a pod's checkpoint looks like, of one container named c."""
     held = {"name": "c", "archive": "0.tar", "image_id": await cri.pull(busybox)}
     manifest = {"pod": "p", "namespace": "default", "uid": "u", "containers": [held], "schema": 1}
@@ -246,7 +250,9 @@ async def checkpoint(cri, busybox, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def restore_request(cri, image: str, path: Path | str, *names: str, **fields) -> cri_pb.RestorePodRequest:
+def restore_request(
+    cri: Cri, image: str, path: Path | str, *names: str, **fields
+) -> cri_pb.RestorePodRequest:
     configs = [cri.container_config(name, image, ["true"]) for name in names]
     config = cri.sandbox_config("restored", host_network=True)
     return cri_pb.RestorePodRequest(
@@ -254,7 +260,7 @@ def restore_request(cri, image: str, path: Path | str, *names: str, **fields) ->
     )
 
 
-async def test_a_restore_has_its_rules(cri, busybox, checkpoint: Path) -> None:
+async def test_a_restore_has_its_rules(cri: Cri, busybox: str, checkpoint: Path) -> None:
     before = {path.name: path.read_bytes() for path in checkpoint.iterdir()}
     for request, code, named in (
         (restore_request(cri, busybox, "relative", "c"), CODE.INVALID_ARGUMENT, "relative"),
@@ -293,7 +299,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-async def test_a_hostile_archive_is_refused(cri, busybox, checkpoint: Path, case: str) -> None:
+async def test_a_hostile_archive_is_refused(cri: Cri, busybox: str, checkpoint: Path, case: str) -> None:
     with tarfile.open(checkpoint / "0.tar", "w") as tar:
         HOSTILE[case](tar)
     code, said = await refused(cri.runtime.RestorePod, restore_request(cri, busybox, checkpoint, "c"))
@@ -302,7 +308,9 @@ async def test_a_hostile_archive_is_refused(cri, busybox, checkpoint: Path, case
 
 @pytest.mark.parametrize("name", ["pod.json", "0.tar"])
 @pytest.mark.parametrize("kind", ["link", "fifo", "garbage", "missing"])
-async def test_a_hostile_file_is_refused(cri, busybox, checkpoint: Path, name: str, kind: str) -> None:
+async def test_a_hostile_file_is_refused(
+    cri: Cri, busybox: str, checkpoint: Path, name: str, kind: str
+) -> None:
     """A checkpoint from elsewhere must not have a file of the host read (GHSA of containerd, 2026)."""
     path = checkpoint / name
     path.unlink()

@@ -17,6 +17,7 @@ from common.events import subjects
 from common.events.bus import Bus
 from common.events.schema import ContainerExited, Envelope, encoder
 from devtools.ports import free_port
+from devtools.registry import Registry
 from tests.e2e.test_e2e_events import documents_worker, lines_until
 from tests.support.brokers import nats_server, redis_server
 from tests.support.eventually import eventually
@@ -40,7 +41,7 @@ class Cluster:
 
 
 @pytest.fixture(scope="module")
-def cluster(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+def cluster(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     place = tmp_path_factory.mktemp("cluster")
     (place / "nats").mkdir()
     (place / "nats/server.conf").write_text(f'authorization {{ token: "{TOKEN}" }}\n')

@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from devtools.registry import Registry
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-def test_an_image_comes_is_listed_and_goes(node, shop, busybox) -> None:
+def test_an_image_comes_is_listed_and_goes(node: TestNode, shop: Registry, busybox: str) -> None:
     pulled = node.slipway("pull", "-o", "json", busybox)
     assert pulled.returncode == 0, pulled.stderr
     assert json.loads(pulled.stdout)[0]["id"].startswith("sha256:")
@@ -21,7 +24,7 @@ def test_an_image_comes_is_listed_and_goes(node, shop, busybox) -> None:
     assert (gone.returncode, busybox in gone.stderr) == (1, True)
 
 
-def test_names_of_an_image_are_given_and_taken(node, busybox) -> None:
+def test_names_of_an_image_are_given_and_taken(node: TestNode, busybox: str) -> None:
     assert node.slipway("pull", busybox).returncode == 0
     assert node.slipway("tag", busybox, "box:mine").returncode == 0
     facts = json.loads(node.slipway("image", "inspect", "box:mine").stdout)[0]
@@ -41,7 +44,7 @@ def test_names_of_an_image_are_given_and_taken(node, busybox) -> None:
     assert node.slipway("rmi", facts["Id"]).stdout == f"Deleted: {facts['Id']}\n"
 
 
-def test_run_prints_the_output_and_exits_with_the_code(node, busybox) -> None:
+def test_run_prints_the_output_and_exits_with_the_code(node: TestNode, busybox: str) -> None:
     done = node.slipway(
         "run", "--rm", "--network", "host", busybox, "sh", "-c", "echo out; echo err >&2; exit 4"
     )
@@ -49,7 +52,7 @@ def test_run_prints_the_output_and_exits_with_the_code(node, busybox) -> None:
     assert node.slipway("ps", "-a", "-o", "json").stdout.strip() == "[]"
 
 
-def test_a_detached_container_lives_a_whole_life(node, busybox) -> None:
+def test_a_detached_container_lives_a_whole_life(node: TestNode, busybox: str) -> None:
     script = "echo ready; while :; do sleep 0.1; done"
     started = node.slipway("run", "-d", "--name", "web", busybox, "sh", "-c", script)
     assert started.returncode == 0, started.stderr
@@ -76,7 +79,7 @@ def test_a_detached_container_lives_a_whole_life(node, busybox) -> None:
     assert "container.removed.v1" in kinds
 
 
-def test_processes_are_listed_signalled_and_waited_for(node, busybox) -> None:
+def test_processes_are_listed_signalled_and_waited_for(node: TestNode, busybox: str) -> None:
     script = "trap 'exit 7' USR1; while :; do sleep 0.1; done"
     assert node.slipway("run", "-d", "--name", "job", busybox, "sh", "-c", script).returncode == 0
     listed = json.loads(node.slipway("top", "-o", "json", "job").stdout)
@@ -95,7 +98,7 @@ def test_processes_are_listed_signalled_and_waited_for(node, busybox) -> None:
     assert node.slipway("rm", "job").returncode == 0
 
 
-def test_a_pod_is_listed_inspected_stopped_and_removed(node, busybox) -> None:
+def test_a_pod_is_listed_inspected_stopped_and_removed(node: TestNode, busybox: str) -> None:
     assert node.slipway("run", "-d", "--name", "whole", busybox, "sleep", "1000").returncode == 0
     assert "whole" in node.slipway("pods", "ps").stdout
     pod = json.loads(node.slipway("pods", "inspect", "whole").stdout)[0]["status"]
@@ -112,14 +115,14 @@ def test_a_pod_is_listed_inspected_stopped_and_removed(node, busybox) -> None:
     assert (gone.returncode, "no pod 'whole'" in gone.stderr) == (1, True)
 
 
-def test_docker_exit_codes_of_what_cannot_run(node, shop, busybox) -> None:
+def test_docker_exit_codes_of_what_cannot_run(node: TestNode, shop: Registry, busybox: str) -> None:
     assert node.slipway("run", "--rm", busybox, "/no/such/command").returncode == 127
     assert node.slipway("run", "--rm", busybox, "/etc/passwd").returncode == 126
     unknown = node.slipway("run", "--rm", f"{shop.address}/no/such:image")
     assert (unknown.returncode, "no/such:image" in unknown.stderr) == (125, True)
 
 
-def test_a_list_is_a_table_on_a_terminal_and_json_in_a_pipe(node) -> None:
+def test_a_list_is_a_table_on_a_terminal_and_json_in_a_pipe(node: TestNode) -> None:
     command = f"{Path(sys.executable).parent / 'slipway'} --run-dir {node.run_dir} status"
     told = {
         where: subprocess.run(words, capture_output=True, text=True, timeout=30, check=False).stdout
@@ -134,7 +137,7 @@ def test_a_list_is_a_table_on_a_terminal_and_json_in_a_pipe(node) -> None:
     assert "CONDITION" in told["pipe, as a table"]
 
 
-def test_a_full_disk_under_its_output_is_one_sentence(node) -> None:
+def test_a_full_disk_under_its_output_is_one_sentence(node: TestNode) -> None:
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "ps"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
@@ -143,14 +146,14 @@ def test_a_full_disk_under_its_output_is_one_sentence(node) -> None:
     assert (done.returncode, done.stderr) == (1, "slipway: No space left on device\n")
 
 
-def test_status_says_that_the_node_is_ready(node) -> None:
+def test_status_says_that_the_node_is_ready(node: TestNode) -> None:
     done = node.slipway("status")
     assert done.returncode == 0, done.stdout
     assert "RuntimeReady" in done.stdout
 
 
 @pytest.mark.parametrize("victim", ["crid", "runtimed"])
-def test_a_command_waits_for_a_service_that_comes_back(node, busybox, victim: str) -> None:
+def test_a_command_waits_for_a_service_that_comes_back(node: TestNode, busybox: str, victim: str) -> None:
     assert node.slipway("run", "-d", "--name", "kept", busybox, "sleep", "1000").returncode == 0
     node.kill(victim)
     done = node.slipway("exec", "kept", "echo", "on")
@@ -158,7 +161,7 @@ def test_a_command_waits_for_a_service_that_comes_back(node, busybox, victim: st
     assert node.slipway("rm", "-f", "kept").returncode == 0
 
 
-def test_a_container_is_paused_and_goes_on(node, busybox) -> None:
+def test_a_container_is_paused_and_goes_on(node: TestNode, busybox: str) -> None:
     script = "trap 'exit 5' TERM; while :; do echo tick; sleep 0.05; done"
     assert node.slipway("run", "-d", "--name", "still", busybox, "sh", "-c", script).returncode == 0
     paused = node.slipway("pause", "still", "nosuch")

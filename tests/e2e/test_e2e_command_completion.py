@@ -6,16 +6,21 @@ from pathlib import Path
 
 import pytest
 
+from devtools.cri import Cri
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
-def offered(node, *words: str) -> list[str]:
+def offered(node: TestNode, *words: str) -> list[str]:
     done = node.slipway("__complete", *words)
     assert done.returncode == 0, done.stderr
     return [line.partition("\t")[0] for line in done.stdout.splitlines()]
 
 
-async def test_names_are_offered_where_they_fit_and_none_that_a_shell_would_run(node, cri, busybox) -> None:
+async def test_names_are_offered_where_they_fit_and_none_that_a_shell_would_run(
+    node: TestNode, cri: Cri, busybox: str
+) -> None:
     await cri.pull(busybox)
     for name, command in (
         ("web", ["sleep", "1000"]),

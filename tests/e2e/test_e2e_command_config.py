@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-def test_settings_are_shown_with_their_sources_and_without_secrets(node) -> None:
+def test_settings_are_shown_with_their_sources_and_without_secrets(node: TestNode) -> None:
     done = node.slipway("config", "show", "runtimed", "crid", "-o", "json")
     assert done.returncode == 0, done.stderr
     shown = json.loads(done.stdout)
@@ -27,7 +29,7 @@ def test_settings_are_shown_with_their_sources_and_without_secrets(node) -> None
     assert ("run_dir" in changed, "cgroup_driver" in changed) == (True, False)
 
 
-def test_settings_are_judged_by_the_service_that_reads_them(node, tmp_path: Path) -> None:
+def test_settings_are_judged_by_the_service_that_reads_them(node: TestNode, tmp_path: Path) -> None:
     assert node.slipway("config", "validate").stdout.count("all valid") == 6
     good = tmp_path / "good.toml"
     good.write_text('default_handler = "runc"\n')

@@ -9,22 +9,24 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
 
-def piped(node, *words: str, body: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
+def piped(node: TestNode, *words: str, body: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
     return subprocess.run(command, input=body, capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture
-def box(node, busybox):
+def box(node: TestNode, busybox: str):
     assert node.slipway("run", "-d", "--name", "box", busybox, "sleep", "1000").returncode == 0
     yield "box"
     assert node.slipway("rm", "-f", "box").returncode == 0
 
 
-def test_files_and_directories_go_in_and_out(node, box: str, tmp_path: Path) -> None:
+def test_files_and_directories_go_in_and_out(node: TestNode, box: str, tmp_path: Path) -> None:
     site = tmp_path / "site"
     (site / "deep").mkdir(parents=True)
     (site / "deep" / "page").write_text("text")
@@ -50,7 +52,7 @@ def test_files_and_directories_go_in_and_out(node, box: str, tmp_path: Path) -> 
     assert ((back / "plain").is_symlink(), (back / "plain").read_text()) == (False, "text")
 
 
-def test_links_and_slashes_mean_what_they_do_to_docker(node, box: str, tmp_path: Path) -> None:
+def test_links_and_slashes_mean_what_they_do_to_docker(node: TestNode, box: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("text")
     made = "mkdir -p /d/real; ln -s real /d/near; ln -s /d/real /d/far"
     assert node.slipway("exec", box, "sh", "-c", made).returncode == 0
@@ -75,7 +77,7 @@ def test_links_and_slashes_mean_what_they_do_to_docker(node, box: str, tmp_path:
     assert (tmp_path / "there" / "real" / "file").read_text() == "text"
 
 
-def test_tar_streams_go_both_ways(node, box: str) -> None:
+def test_tar_streams_go_both_ways(node: TestNode, box: str) -> None:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w:gz") as archive:
         info = tarfile.TarInfo("given/file")
@@ -92,7 +94,7 @@ def test_tar_streams_go_both_ways(node, box: str) -> None:
         assert archive.extractfile("given/file").read() == b"tar"
 
 
-def test_a_container_that_has_ended_keeps_its_files(node, busybox, tmp_path: Path) -> None:
+def test_a_container_that_has_ended_keeps_its_files(node: TestNode, busybox: str, tmp_path: Path) -> None:
     ran = node.slipway("run", "--name", "ended", busybox, "sh", "-c", "echo last >/result")
     assert ran.returncode == 0
     assert node.slipway("cp", "ended:/result", str(tmp_path)).returncode == 0
@@ -118,14 +120,14 @@ def test_a_container_that_has_ended_keeps_its_files(node, busybox, tmp_path: Pat
         (("nosuch:/x", "/tmp"), "no container 'nosuch'"),
     ],
 )
-def test_what_cannot_be_copied_is_told(node, box: str, words: tuple[str, str], told: str) -> None:
+def test_what_cannot_be_copied_is_told(node: TestNode, box: str, words: tuple[str, str], told: str) -> None:
     refused = node.slipway("cp", *words)
     assert (refused.returncode, told in refused.stderr) == (1, True), refused.stderr
     assert len(refused.stderr.splitlines()) == 1
 
 
 def test_a_container_that_swaps_directories_for_links_gets_nothing_of_ours(
-    node, busybox, tmp_path: Path
+    node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     """CVE-2018-15664: while /work is copied, it is a directory at one moment and a link to / at the next."""
     marker = tmp_path / "node-only"

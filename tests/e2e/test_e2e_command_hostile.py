@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.cri import Cri
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
 EVIL = "\x1b]0;owned\x07\x1b[2J\u202e\x9b31mevil"
@@ -20,7 +22,7 @@ COLOUR = re.compile(rb"\x1b\[[0-9;]*m")
 COMMANDS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x80[\xaa-\xae]|\r(?!\n)")
 
 
-def on_terminal(node, *words: str) -> bytes:
+def on_terminal(node: TestNode, *words: str) -> bytes:
     """What a command writes to a terminal, both streams."""
     ours, theirs = pty.openpty()
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
@@ -39,7 +41,7 @@ def on_terminal(node, *words: str) -> bytes:
 
 
 @contextmanager
-def stopping(node, container_id: str) -> Iterator[None]:
+def stopping(node: TestNode, container_id: str) -> Iterator[None]:
     """Somebody with a hostile name waits for a container's end."""
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "stop", "-t", "100"]
     with subprocess.Popen([*command, container_id], env=os.environ | {"SUDO_USER": EVIL}) as process:
@@ -49,7 +51,7 @@ def stopping(node, container_id: str) -> Iterator[None]:
             process.kill()
 
 
-async def test_nothing_hostile_reaches_the_terminal(node, cri, busybox) -> None:
+async def test_nothing_hostile_reaches_the_terminal(node: TestNode, cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     pod = cri.sandbox_config("evil", host_network=True, labels={EVIL: EVIL})
     pod.metadata.namespace = EVIL

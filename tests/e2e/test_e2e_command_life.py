@@ -12,13 +12,14 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 SERVER = "mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www"
 
 
 @contextmanager
-def going(node, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
+def going(node: TestNode, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
     """A command that runs beside us, ended by us if it does not end itself."""
     command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -29,7 +30,7 @@ def going(node, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
         process.communicate(timeout=30)
 
 
-def test_a_container_is_made_then_started_then_started_again(node, busybox) -> None:
+def test_a_container_is_made_then_started_then_started_again(node: TestNode, busybox: str) -> None:
     script = "echo line >>/kept; cat /kept; exit $(grep -c line /kept)"
     made = node.slipway("create", "--name", "job", busybox, "sh", "-c", script)
     assert made.returncode == 0, made.stderr
@@ -42,7 +43,7 @@ def test_a_container_is_made_then_started_then_started_again(node, busybox) -> N
     assert node.slipway("rm", "job").returncode == 0
 
 
-def test_a_restart_keeps_id_files_and_new_limits(node, busybox) -> None:
+def test_a_restart_keeps_id_files_and_new_limits(node: TestNode, busybox: str) -> None:
     script = "date >>/starts; exec sleep 1000"
     container_id = node.slipway("run", "-d", "--name", "again", busybox, "sh", "-c", script).stdout.strip()
     refused = node.slipway("update", "again")
@@ -64,7 +65,7 @@ def test_a_restart_keeps_id_files_and_new_limits(node, busybox) -> None:
     assert node.slipway("rm", "-f", "again").returncode == 0
 
 
-def test_attach_carries_streams_and_signals_and_ends_with_the_code(node, busybox) -> None:
+def test_attach_carries_streams_and_signals_and_ends_with_the_code(node: TestNode, busybox: str) -> None:
     script = "trap 'echo told; exit 9' INT; while :; do echo tick; sleep 0.1; done"
     assert node.slipway("run", "-d", "--name", "talk", busybox, "sh", "-c", script).returncode == 0
     with going(node, "attach", "--no-stdin", "talk") as attached:
@@ -78,7 +79,7 @@ def test_attach_carries_streams_and_signals_and_ends_with_the_code(node, busybox
     assert node.slipway("rm", "talk").returncode == 0
 
 
-def test_ports_are_listed_and_forwarded(node, busybox) -> None:
+def test_ports_are_listed_and_forwarded(node: TestNode, busybox: str) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -116,7 +117,7 @@ def _fetch(port: int) -> bytes:
             return b""
 
 
-def test_stop_and_restart_take_a_signal_and_how_long_it_may_take(node, busybox) -> None:
+def test_stop_and_restart_take_a_signal_and_how_long_it_may_take(node: TestNode, busybox: str) -> None:
     script = "trap 'echo told; exit 7' USR1; trap '' TERM INT; echo ready; while :; do sleep 0.05; done"
     assert node.slipway("run", "-d", "--name", "asked", busybox, "sh", "-c", script).returncode == 0
     for verb in ("restart", "stop"):
@@ -135,7 +136,7 @@ def test_stop_and_restart_take_a_signal_and_how_long_it_may_take(node, busybox) 
     assert (wrong.returncode, "--signal 'NOSUCH'" in wrong.stderr) == (1, True)
 
 
-def test_attach_without_its_proxy_of_signals_ends_alone(node, busybox) -> None:
+def test_attach_without_its_proxy_of_signals_ends_alone(node: TestNode, busybox: str) -> None:
     loop = "trap 'echo hit' INT; while :; do echo tick; sleep 0.05; done"
     assert node.slipway("run", "-d", "--name", "looked", busybox, "sh", "-c", loop).returncode == 0
     with going(node, "attach", "--no-stdin", "--sig-proxy=false", "looked") as process:
@@ -149,7 +150,7 @@ def test_attach_without_its_proxy_of_signals_ends_alone(node, busybox) -> None:
     assert (state, "hit" in said) == ("CONTAINER_RUNNING", False)
 
 
-def test_a_made_container_goes_when_it_ends_if_that_was_asked(node, busybox) -> None:
+def test_a_made_container_goes_when_it_ends_if_that_was_asked(node: TestNode, busybox: str) -> None:
     assert node.slipway("create", "--rm", "--name", "brief", busybox, "true").returncode == 0
     assert node.slipway("start", "brief").returncode == 0
     eventually(lambda: "brief" not in node.slipway("ps", "-a").stdout, what="it goes")

@@ -10,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 _ID = re.compile(r"[0-9a-f]{64}")
 
 
 @pytest.fixture
-def still(node, busybox) -> Iterator[str]:
+def still(node: TestNode, busybox: str) -> Iterator[str]:
     """A container that is paused."""
     assert node.slipway("run", "-d", "--name", "still", busybox, "sleep", "1000").returncode == 0
     assert node.slipway("pause", "still").returncode == 0
@@ -24,13 +26,13 @@ def still(node, busybox) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("words", [["exec", "still", "ls"], ["pause", "still"]])
-def test_an_error_names_a_container_as_the_person_did(node, still, words: list[str]) -> None:
+def test_an_error_names_a_container_as_the_person_did(node: TestNode, still, words: list[str]) -> None:
     done = node.slipway(*words)
     assert done.returncode != 0
     assert done.stderr.startswith("slipway: container still: is paused, not running")
 
 
-def test_a_failed_start_names_the_container_that_was_to_run(node, busybox) -> None:
+def test_a_failed_start_names_the_container_that_was_to_run(node: TestNode, busybox: str) -> None:
     done = node.slipway("run", "--name", "wrong", busybox, "/no/such")
     ended = [node.slipway(verb, "wrong") for verb in ("kill", "unpause", "start")]
     assert node.slipway("rm", "-f", "wrong").returncode == 0
@@ -40,7 +42,7 @@ def test_a_failed_start_names_the_container_that_was_to_run(node, busybox) -> No
         assert not _ID.search(each.stderr), each.stderr
 
 
-def test_cp_names_the_place_that_takes_no_file(node, busybox, tmp_path: Path) -> None:
+def test_cp_names_the_place_that_takes_no_file(node: TestNode, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "old").write_text("old")
     for name in ("new", "old"):
@@ -54,7 +56,7 @@ def test_cp_names_the_place_that_takes_no_file(node, busybox, tmp_path: Path) ->
     ]
 
 
-def test_a_login_at_a_registry_that_is_away_speaks_of_no_image(node) -> None:
+def test_a_login_at_a_registry_that_is_away_speaks_of_no_image(node: TestNode) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{taken.getsockname()[1]}"
@@ -64,7 +66,7 @@ def test_a_login_at_a_registry_that_is_away_speaks_of_no_image(node) -> None:
     assert f"registry {address}" in done.stderr
 
 
-def test_events_have_a_date_and_whole_names_and_begin_at_a_time(node, busybox) -> None:
+def test_events_have_a_date_and_whole_names_and_begin_at_a_time(node: TestNode, busybox: str) -> None:
     since = datetime.now(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
     assert node.slipway("pull", busybox).returncode == 0
     told = node.slipway("events", "--since", since, "--until-now", "--filter", "kind=image").stdout
@@ -76,7 +78,7 @@ def test_events_have_a_date_and_whole_names_and_begin_at_a_time(node, busybox) -
     assert node.slipway("events", "--since", later, "--until-now").stdout == ""
 
 
-def test_a_commit_refuses_a_name_before_it_holds_the_container_still(node, busybox) -> None:
+def test_a_commit_refuses_a_name_before_it_holds_the_container_still(node: TestNode, busybox: str) -> None:
     assert node.slipway("run", "-d", "--name", "live", busybox, "sleep", "1000").returncode == 0
     told = [
         node.slipway("commit", "live", "Bad"),
@@ -103,11 +105,13 @@ def test_a_commit_refuses_a_name_before_it_holds_the_container_still(node, busyb
         (["images", "-f", "dangling=perhaps"], "true, false"),
     ],
 )
-def test_a_filter_of_a_value_that_nothing_can_have_is_refused(node, words: list[str], known: str) -> None:
+def test_a_filter_of_a_value_that_nothing_can_have_is_refused(
+    node: TestNode, words: list[str], known: str
+) -> None:
     done = node.slipway(*words)
     assert (done.returncode, known in done.stderr) == (1, True), done.stderr
 
 
-def test_states_that_only_docker_has_are_no_mistake(node) -> None:
+def test_states_that_only_docker_has_are_no_mistake(node: TestNode) -> None:
     done = node.slipway("ps", "-aq", "-f", "status=dead", "-f", "status=removing", "-f", "status=restarting")
     assert (done.returncode, done.stdout) == (0, ""), done.stderr

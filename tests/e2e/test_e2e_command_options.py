@@ -3,16 +3,18 @@
 import json
 import re
 import time
+from pathlib import Path
 
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def pair(node, busybox: str):
+def pair(node: TestNode, busybox: str):
     """One that runs and counts, one that has ended."""
     loop = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done"
     label = ["-l", "tier=front"]
@@ -24,7 +26,7 @@ def pair(node, busybox: str):
     node.slipway("rm", "-f", "runner", "ended")
 
 
-def _ids(node, *names: str) -> list[str]:
+def _ids(node: TestNode, *names: str) -> list[str]:
     return [json.loads(node.slipway("inspect", name).stdout)[0]["status"]["id"] for name in names]
 
 
@@ -37,12 +39,16 @@ def _ids(node, *names: str) -> list[str]:
         (["-e", "SAID=yes"], "0 0 / yes"),
     ],
 )
-def test_exec_runs_as_somebody_somewhere_with_variables(node, pair, words: list[str], said: str) -> None:
+def test_exec_runs_as_somebody_somewhere_with_variables(
+    node: TestNode, pair, words: list[str], said: str
+) -> None:
     done = node.slipway("exec", *words, "runner", "sh", "-c", "echo $(id -u) $(id -g) $PWD $SAID")
     assert (done.returncode, done.stdout.strip()) == (0, said.strip()), done.stderr
 
 
-def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(node, pair, tmp_path) -> None:
+def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(
+    node: TestNode, pair, tmp_path: Path
+) -> None:
     refused = node.slipway("exec", "-u", "nosuch", "runner", "true")
     assert (refused.returncode, "user 'nosuch'" in refused.stderr) == (125, True)
     (tmp_path / "vars").write_text("SAID=from a file\n")
@@ -59,7 +65,7 @@ def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(node, pair,
     assert caps[0] & caps[1] == caps[0]
 
 
-def test_exec_goes_on_when_it_is_left(node, pair) -> None:
+def test_exec_goes_on_when_it_is_left(node: TestNode, pair) -> None:
     started = time.monotonic()
     done = node.slipway("exec", "-d", "runner", "sh", "-c", "sleep 3; echo late > /tmp/late")
     assert (done.returncode, done.stdout) == (0, "")
@@ -87,17 +93,17 @@ def test_exec_goes_on_when_it_is_left(node, pair) -> None:
         (["-a", "-f", "origin=cri"], []),
     ],
 )
-def test_ps_lists_what_fits(node, pair, words: list[str], names: list[str]) -> None:
+def test_ps_lists_what_fits(node: TestNode, pair, words: list[str], names: list[str]) -> None:
     done = node.slipway("ps", "-q", "--no-trunc", *words)
     assert (done.returncode, done.stdout.split()) == (0, _ids(node, *names)), done.stderr
 
 
-def test_ps_refuses_a_filter_with_those_that_there_are(node) -> None:
+def test_ps_refuses_a_filter_with_those_that_there_are(node: TestNode) -> None:
     done = node.slipway("ps", "-f", "colour=red")
     assert (done.returncode, "name, id, status, label, ancestor" in done.stderr) == (1, True)
 
 
-def test_images_by_name_with_digests_or_ids_alone(node, busybox: str, pair) -> None:
+def test_images_by_name_with_digests_or_ids_alone(node: TestNode, busybox: str, pair) -> None:
     assert node.slipway("tag", busybox, "options.example/team/app:1").returncode == 0
     try:
         shown = node.slipway("images", "--digests", "-f", "reference=*/demo/busybox").stdout
@@ -116,7 +122,7 @@ def test_images_by_name_with_digests_or_ids_alone(node, busybox: str, pair) -> N
         node.slipway("untag", "options.example/team/app:1")
 
 
-def test_logs_of_a_span_of_time(node, pair) -> None:
+def test_logs_of_a_span_of_time(node: TestNode, pair) -> None:
     eventually(lambda: "line 5" in node.slipway("logs", "runner").stdout, what="it has written")
     stamped = node.slipway("logs", "-t", "-n", "all", "runner").stdout.splitlines()
     third, fifth = stamped[2].split()[0], stamped[4].split()[0]
@@ -129,12 +135,12 @@ def test_logs_of_a_span_of_time(node, pair) -> None:
     assert (wrong.returncode, "--tail 'few'" in wrong.stderr) == (1, True)
 
 
-def test_stats_once_has_the_processor_too(node, pair) -> None:
+def test_stats_once_has_the_processor_too(node: TestNode, pair) -> None:
     row = next(r for r in node.slipway("stats", "--no-stream").stdout.splitlines() if " runner " in r)
     assert float(row.split()[2].removesuffix("%")) >= 0
 
 
-def test_ps_shows_the_command_and_since_when(node, pair) -> None:
+def test_ps_shows_the_command_and_since_when(node: TestNode, pair) -> None:
     headings, *rows = node.slipway("ps", "-a").stdout.splitlines()
     assert headings.split() == ["ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"]
     ended, runner = (next(row for row in rows if f"  {name}  " in row) for name in ("ended", "runner"))
@@ -144,7 +150,7 @@ def test_ps_shows_the_command_and_since_when(node, pair) -> None:
     assert "sh -c i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done" in whole
 
 
-def test_what_containers_wrote_is_a_size(node, busybox) -> None:
+def test_what_containers_wrote_is_a_size(node: TestNode, busybox: str) -> None:
     written = "dd if=/dev/zero of=/big bs=1M count=3 2>/dev/null"
     assert node.slipway("run", "--name", "big", busybox, "sh", "-c", written).returncode == 0
     eventually(
@@ -158,7 +164,7 @@ def test_what_containers_wrote_is_a_size(node, busybox) -> None:
     assert (table[0].split()[-1], table[1].split()[-2:]) == ("SIZE", ["3.15", "MB"])
 
 
-def test_ps_shows_the_images_command_where_none_is_given(node, busybox) -> None:
+def test_ps_shows_the_images_command_where_none_is_given(node: TestNode, busybox: str) -> None:
     assert (
         node.slipway("create", "--name", "plain", "--entrypoint", "/bin/echo", busybox, "hi").returncode == 0
     )
@@ -172,7 +178,7 @@ def test_ps_shows_the_images_command_where_none_is_given(node, busybox) -> None:
     assert "  sleep 7  " in listed
 
 
-def test_stats_of_some_with_limits_and_percent(node, pair, busybox) -> None:
+def test_stats_of_some_with_limits_and_percent(node: TestNode, pair, busybox: str) -> None:
     words = ("-d", "--name", "bounded", "-m", "64m", busybox, "sleep", "1000")
     assert node.slipway("run", *words).returncode == 0
     headings, bounded, ended = node.slipway("stats", "--no-stream", "bounded", "ended").stdout.splitlines()
@@ -191,14 +197,14 @@ def test_stats_of_some_with_limits_and_percent(node, pair, busybox) -> None:
     assert (unknown.returncode, "no container 'nosuch'" in unknown.stderr) == (1, True)
 
 
-def test_images_have_an_age(node, pair, busybox) -> None:
+def test_images_have_an_age(node: TestNode, pair, busybox: str) -> None:
     headings, row = node.slipway("images", busybox).stdout.splitlines()
     assert re.split("  +", headings) == ["IMAGE", "ID", "CREATED", "SIZE"]
     created = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Created"]
     assert (re.split("  +", row)[2] == "N/A") == (not created)
 
 
-def test_inspect_tells_where_a_container_is_and_what_it_runs(node, busybox) -> None:
+def test_inspect_tells_where_a_container_is_and_what_it_runs(node: TestNode, busybox: str) -> None:
     words = ("-p", "127.0.0.1:18479:80", "-e", "SAID=yes", "-w", "/tmp", "--entrypoint", "sleep")
     assert node.slipway("run", "-d", "--name", "seen", *words, busybox, "1000").returncode == 0
     told = json.loads(node.slipway("inspect", "seen").stdout)[0]
@@ -215,7 +221,7 @@ def test_inspect_tells_where_a_container_is_and_what_it_runs(node, busybox) -> N
         assert "SAID=yes" in found["process"]["env"]
 
 
-def test_inspect_takes_an_image_where_no_container_has_the_name(node, pair, busybox) -> None:
+def test_inspect_takes_an_image_where_no_container_has_the_name(node: TestNode, pair, busybox: str) -> None:
     container, image = json.loads(node.slipway("inspect", "runner", busybox).stdout)
     assert container["status"]["metadata"]["name"] == "runner"
     assert busybox in image["RepoTags"]
@@ -226,7 +232,7 @@ def test_inspect_takes_an_image_where_no_container_has_the_name(node, pair, busy
         assert expected in unknown.stderr
 
 
-def test_inspect_of_one_type_takes_no_other_for_it(node, busybox) -> None:
+def test_inspect_of_one_type_takes_no_other_for_it(node: TestNode, busybox: str) -> None:
     name = "type.example/twice:1"
     assert node.slipway("tag", busybox, name).returncode == 0
     image = node.slipway("inspect", "--type", "image", name)
@@ -236,7 +242,7 @@ def test_inspect_of_one_type_takes_no_other_for_it(node, busybox) -> None:
     assert (no_container.returncode, f"no container '{name}'" in no_container.stderr) == (1, True)
 
 
-def test_history_of_ids_alone(node, pair, busybox) -> None:
+def test_history_of_ids_alone(node: TestNode, pair, busybox: str) -> None:
     whole = node.slipway("history", "-q", "--no-trunc", busybox).stdout.splitlines()
     short = node.slipway("history", "--quiet", busybox).stdout.splitlines()
     shown = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Id"]
@@ -245,7 +251,7 @@ def test_history_of_ids_alone(node, pair, busybox) -> None:
     assert len(whole) == len(json.loads(node.slipway("history", "-o", "json", busybox).stdout))
 
 
-def test_events_up_to_a_time_that_was_or_comes(node, busybox) -> None:
+def test_events_up_to_a_time_that_was_or_comes(node: TestNode, busybox: str) -> None:
     words = ("events", "-f", "kind=image", "-f", "verb=tagged", "-o", "json")
     before = time.time_ns()
     assert node.slipway("tag", busybox, "until.example/one:1").returncode == 0
@@ -259,7 +265,9 @@ def test_events_up_to_a_time_that_was_or_comes(node, busybox) -> None:
     assert ("until.example/one" in both.stdout, "until.example/two" in both.stdout) == (True, True), both
 
 
-def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp_path, monkeypatch) -> None:
+def test_run_takes_a_directory_from_here_and_memory_of_a_size(
+    node: TestNode, busybox: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "ctx").mkdir()
     (tmp_path / "ctx" / "file").write_text("text")
     monkeypatch.chdir(tmp_path)
@@ -271,7 +279,7 @@ def test_run_takes_a_directory_from_here_and_memory_of_a_size(node, busybox, tmp
     assert (host, rest.split()[0], rest.split()[1]) == ("hh", "texttmpfs", "1024")
 
 
-def test_a_pod_in_a_file_takes_directories_beside_it(node, busybox, tmp_path) -> None:
+def test_a_pod_in_a_file_takes_directories_beside_it(node: TestNode, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "data").write_text("beside")
     pod = {
         "name": "near",

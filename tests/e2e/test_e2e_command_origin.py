@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 
 from common.api.cri.v1 import api_pb2 as pb
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.support.eventually import eventually
 from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(150)]
 
 
-async def _listed(cri) -> dict[str, set[str]]:
+async def _listed(cri: Cri) -> dict[str, set[str]]:
     """What each of CRI's lists shows, by names."""
     pods = (await cri.call(cri.runtime.ListPodSandbox, pb.ListPodSandboxRequest())).items
     containers = (await cri.call(cri.runtime.ListContainers, pb.ListContainersRequest())).containers
@@ -33,7 +34,7 @@ def _names(node: TestNode, *words: str) -> dict[str, str]:
     return {one["container"]["metadata"]["name"]: one["origin"] for one in found}
 
 
-async def test_cri_sees_its_own_and_the_command_all(node, cri, busybox: str) -> None:
+async def test_cri_sees_its_own_and_the_command_all(node: TestNode, cri: Cri, busybox: str) -> None:
     before = await _listed(cri)
     made = node.slipway("run", "-d", "--name", "mine", busybox, "sleep", "1000")
     assert made.returncode == 0, made.stderr
@@ -58,7 +59,7 @@ async def test_cri_sees_its_own_and_the_command_all(node, cri, busybox: str) -> 
         node.slipway("rm", "-f", "mine")
 
 
-async def test_the_setting_shows_them(shop, busybox: str, tmp_path: Path) -> None:
+async def test_the_setting_shows_them(shop: Registry, busybox: str, tmp_path: Path) -> None:
     settings = {"SLIPWAY_RUNTIMED_SHOW_COMMAND_PODS": "true"}
     with running_node(tmp_path, settings=settings) as node:
         assert node.slipway("run", "-d", "--rm", "--name", "mine", busybox, "sleep", "1000").returncode == 0
@@ -68,7 +69,7 @@ async def test_the_setting_shows_them(shop, busybox: str, tmp_path: Path) -> Non
         eventually(lambda: "mine" not in node.slipway("ps", "-a").stdout, what="it is gone")
 
 
-async def test_events_of_cri_are_of_its_own_pods(node, cri, busybox: str) -> None:
+async def test_events_of_cri_are_of_its_own_pods(node: TestNode, cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     stream = cri.runtime.GetContainerEvents(pb.GetEventsRequest())
     await stream.initial_metadata()

@@ -5,6 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 SHORT = """
 name: duo
@@ -23,7 +25,9 @@ containers:
 """
 
 
-def test_a_pod_of_a_short_file_runs_and_outlives_one_of_its_containers(node, busybox, tmp_path: Path) -> None:
+def test_a_pod_of_a_short_file_runs_and_outlives_one_of_its_containers(
+    node: TestNode, busybox: str, tmp_path: Path
+) -> None:
     file = tmp_path / "pod.yaml"
     file.write_text(SHORT.format(image=busybox))
     ran = node.slipway("pods", "run", "-f", str(file))
@@ -48,7 +52,7 @@ def test_a_pod_of_a_short_file_runs_and_outlives_one_of_its_containers(node, bus
     assert json.loads(node.slipway("ps", "-a", "-o", "json").stdout) == []
 
 
-def test_a_pod_comes_in_cris_own_words_on_standard_input(node, busybox) -> None:
+def test_a_pod_comes_in_cris_own_words_on_standard_input(node: TestNode, busybox: str) -> None:
     words = {
         "sandbox": {"metadata": {"name": "cri", "uid": "u1", "namespace": "ns"}, "hostname": "h"},
         "containers": [
@@ -66,7 +70,7 @@ def test_a_pod_comes_in_cris_own_words_on_standard_input(node, busybox) -> None:
     assert node.slipway("pods", "rm", "-f", "cri").returncode == 0
 
 
-def test_a_pod_has_a_container_of_each_image_or_is_not_there(node, busybox) -> None:
+def test_a_pod_has_a_container_of_each_image_or_is_not_there(node: TestNode, busybox: str) -> None:
     failed = node.slipway("pods", "run", "--name", "half", busybox, "127.0.0.1:1/no/image")
     assert failed.returncode == 1
     assert json.loads(node.slipway("pods", "-o", "json").stdout) == []
@@ -93,7 +97,7 @@ def test_a_pod_has_a_container_of_each_image_or_is_not_there(node, busybox) -> N
         ("sandbox: {nosuch: 1}", "is no pod of CRI"),
     ],
 )
-def test_a_wrong_file_is_told_by_key_and_value(node, tmp_path: Path, text: str, told: str) -> None:
+def test_a_wrong_file_is_told_by_key_and_value(node: TestNode, tmp_path: Path, text: str, told: str) -> None:
     file = tmp_path / "pod.yaml"
     file.write_text(text)
     refused = node.slipway("pods", "run", "-f", str(file))

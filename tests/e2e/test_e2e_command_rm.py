@@ -37,7 +37,7 @@ def _runs(node: TestNode, name: str) -> bool:
     return f" {name} " in node.slipway("ps").stdout
 
 
-def test_it_goes_with_its_pod_and_its_logs_before_the_command_ends(node, busybox: str) -> None:
+def test_it_goes_with_its_pod_and_its_logs_before_the_command_ends(node: TestNode, busybox: str) -> None:
     before = set((node.data_dir / "logs").glob("*"))
     done = node.slipway("run", "--rm", "--name", "brief", busybox, "sh", "-c", "echo said; exit 7")
     assert (done.returncode, done.stdout) == (7, "said\n"), done.stderr
@@ -48,7 +48,7 @@ def test_it_goes_with_its_pod_and_its_logs_before_the_command_ends(node, busybox
     assert _nothing_is_left(node, "typo")
 
 
-def test_it_goes_when_nobody_waits_for_it(node, busybox: str, tmp_path: Path) -> None:
+def test_it_goes_when_nobody_waits_for_it(node: TestNode, busybox: str, tmp_path: Path) -> None:
     words = ["--rm", "--name", "alone", "-v", f"{tmp_path}:/told"]
     done = node.slipway("run", "-d", *words, busybox, "sh", "-c", UNTIL_TOLD)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def test_it_goes_when_nobody_waits_for_it(node, busybox: str, tmp_path: Path) ->
     eventually(lambda: _nothing_is_left(node, "typo"), what="what did not start goes")
 
 
-def test_who_waits_has_the_code_and_it_goes_then(node, busybox: str, tmp_path: Path) -> None:
+def test_who_waits_has_the_code_and_it_goes_then(node: TestNode, busybox: str, tmp_path: Path) -> None:
     words = ["--rm", "--name", "waited", "-v", f"{tmp_path}:/told"]
     assert node.slipway("run", "-d", *words, busybox, "sh", "-c", f"{UNTIL_TOLD}; exit 9").returncode == 0
     before = _keeps(node)
@@ -77,7 +77,7 @@ def _keeps(node: TestNode) -> int:
     return (node.run_dir / "log" / "runtimed.log").read_text().count("container.kept")
 
 
-def test_it_goes_though_its_client_has_died(node, busybox: str, tmp_path: Path) -> None:
+def test_it_goes_though_its_client_has_died(node: TestNode, busybox: str, tmp_path: Path) -> None:
     client = _started(
         node, "--rm", "--name", "widow", "-v", f"{tmp_path}:/told", busybox, "sh", "-c", UNTIL_TOLD
     )
@@ -90,7 +90,7 @@ def test_it_goes_though_its_client_has_died(node, busybox: str, tmp_path: Path) 
 
 
 def test_a_restart_of_runtimed_loses_neither_the_client_nor_the_removal(
-    node, busybox: str, tmp_path: Path
+    node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     where = ["-v", f"{tmp_path}:/told"]
     alone = ["-d", "--rm", "--name", "alone", *where]

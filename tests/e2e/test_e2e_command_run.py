@@ -5,6 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.registry import Registry
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
@@ -50,12 +53,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_an_option_is_seen_inside(node, busybox: str, options: list[str], script: str, said: str) -> None:
+def test_an_option_is_seen_inside(
+    node: TestNode, busybox: str, options: list[str], script: str, said: str
+) -> None:
     done = node.slipway("run", "--rm", *options, busybox, "sh", "-c", script)
     assert (done.returncode, done.stdout.strip(), done.stderr) == (0, said, "")
 
 
-def test_an_image_is_mounted_and_pulled_for_it(node, busybox: str, shop) -> None:
+def test_an_image_is_mounted_and_pulled_for_it(node: TestNode, busybox: str, shop: Registry) -> None:
     other = shop.push("run/mounted", [], {})
     where = f"type=image,source={busybox},target=/other,image-subpath=bin"
     done = node.slipway(
@@ -67,7 +72,7 @@ def test_an_image_is_mounted_and_pulled_for_it(node, busybox: str, shop) -> None
     assert node.slipway("run", "--rm", "--pull", "always", busybox, "true").returncode == 0
 
 
-def test_labels_limits_and_files_of_variables(node, busybox: str, tmp_path: Path) -> None:
+def test_labels_limits_and_files_of_variables(node: TestNode, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "vars").write_text("FROM_FILE=1\n")
     words = ["--name", "labelled", "-l", "tier=front", "--env-file", f"{tmp_path}/vars", "-e", "MORE=2"]
     limits = ["-m", "64m", "--cpus", "0.5", "--pids-limit", "50", "--stop-signal", "QUIT"]
@@ -96,7 +101,7 @@ def test_labels_limits_and_files_of_variables(node, busybox: str, tmp_path: Path
         (["--init"], "--init of docker is not offered: a container's first process is its program"),
     ],
 )
-def test_what_is_refused_leaves_nothing(node, busybox: str, words: list[str], told: str) -> None:
+def test_what_is_refused_leaves_nothing(node: TestNode, busybox: str, words: list[str], told: str) -> None:
     before = node.slipway("pods").stdout
     done = node.slipway("run", *words, busybox, "true")
     assert (done.returncode, told in done.stderr) == (125, True), done.stderr

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 WRITES = (
     "echo hi > /etc/motd; rm /etc/group; mkdir /srv; ln -s /etc/motd /srv/l; touch /srv/ready; sleep 1000"
@@ -16,7 +18,7 @@ WRITES = (
 
 
 @pytest.fixture
-def writer(node, busybox) -> Iterator[str]:
+def writer(node: TestNode, busybox: str) -> Iterator[str]:
     """A container that has written, and runs on."""
     assert node.slipway("pull", busybox).returncode == 0
     started = node.slipway("run", "-d", "--name", "writer", "--network", "host", busybox, "sh", "-c", WRITES)
@@ -29,7 +31,7 @@ def writer(node, busybox) -> Iterator[str]:
         node.slipway("rmi", "-f", image["id"])
 
 
-def committed(node, *words: str, **environment: str) -> str:
+def committed(node: TestNode, *words: str, **environment: str) -> str:
     command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "commit", *words]
     done = subprocess.run(
         command, capture_output=True, text=True, timeout=60, check=False, env=os.environ | environment
@@ -38,7 +40,7 @@ def committed(node, *words: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_changes_are_listed_without_what_the_runtime_made(node, writer) -> None:
+def test_changes_are_listed_without_what_the_runtime_made(node: TestNode, writer) -> None:
     listed = node.slipway("diff", writer)
     expected = ["C /etc", "D /etc/group", "A /etc/motd", "A /srv", "A /srv/l", "A /srv/ready"]
     assert (listed.returncode, listed.stdout.splitlines()) == (0, expected), listed.stderr
@@ -46,7 +48,7 @@ def test_changes_are_listed_without_what_the_runtime_made(node, writer) -> None:
     assert as_json[0] == {"path": "/etc", "kind": "C"}
 
 
-def test_a_commit_runs_with_what_was_written_and_said(node, writer, tmp_path: Path) -> None:
+def test_a_commit_runs_with_what_was_written_and_said(node: TestNode, writer, tmp_path: Path) -> None:
     words = ("-a", "me", "-m", "patched", "-c", 'CMD ["cat", "/srv/l"]', "-c", "ENV NOTE=x", writer, "mine:2")
     image = committed(node, *words)
     facts = json.loads(node.slipway("image", "inspect", "mine:2").stdout)[0]
@@ -69,7 +71,7 @@ def test_a_commit_runs_with_what_was_written_and_said(node, writer, tmp_path: Pa
     assert json.loads(read.stdout)["config"]["Cmd"] == ["cat", "/srv/l"]
 
 
-def test_a_container_stands_still_while_it_is_read_only(node, writer) -> None:
+def test_a_container_stands_still_while_it_is_read_only(node: TestNode, writer) -> None:
     fill = "dd if=/dev/urandom of=/big bs=1M count=40"
     assert node.slipway("exec", writer, "sh", "-c", fill).returncode == 0
     image = committed(node, writer, "big:1")
@@ -86,14 +88,14 @@ def test_a_container_stands_still_while_it_is_read_only(node, writer) -> None:
     assert ran.stdout == f"{40 << 20}\n"
 
 
-def test_the_same_container_at_the_same_time_is_the_same_image(node, writer) -> None:
+def test_the_same_container_at_the_same_time_is_the_same_image(node: TestNode, writer) -> None:
     first = committed(node, writer, SOURCE_DATE_EPOCH="1700000000")
     assert committed(node, writer, "again:1", SOURCE_DATE_EPOCH="1700000000") == first
     assert json.loads(node.slipway("image", "inspect", first).stdout)[0]["Created"] == "2023-11-14T22:13:20Z"
     assert committed(node, "-m", "other", writer, SOURCE_DATE_EPOCH="1700000000") != first
 
 
-def test_a_commit_of_an_ended_container_and_one_upon_it(node, busybox) -> None:
+def test_a_commit_of_an_ended_container_and_one_upon_it(node: TestNode, busybox: str) -> None:
     assert node.slipway("pull", busybox).returncode == 0
     try:
         done = node.slipway(
@@ -121,7 +123,9 @@ def test_a_commit_of_an_ended_container_and_one_upon_it(node, busybox) -> None:
         (("writer", "UPPER:1"), "lowercase"),
     ],
 )
-def test_a_commit_that_cannot_be_leaves_nothing(node, writer, words: tuple[str, ...], told: str) -> None:
+def test_a_commit_that_cannot_be_leaves_nothing(
+    node: TestNode, writer, words: tuple[str, ...], told: str
+) -> None:
     before = node.slipway("images", "-o", "json").stdout
     done = node.slipway("commit", *words)
     assert (done.returncode, told in done.stderr) == (1, True), done.stderr

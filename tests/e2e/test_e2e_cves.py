@@ -9,14 +9,19 @@ import pytest
 from bench.pods import pss_kib
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import registry
+from devtools.cri import Cri
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import exited, pod
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 MIB = 1 << 20
 ANSWER_BYTES = 16 * MIB
 
 
-async def test_endless_output_of_a_command_takes_bounded_memory(cri, node, busybox) -> None:
+async def test_endless_output_of_a_command_takes_bounded_memory(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     """CVE-2022-31030, CVE-2022-1708."""
     _, container_id = await pod(cri, "endless", busybox, ["sleep", "1000"])
     await cri.exec(container_id, ["true"])
@@ -29,7 +34,9 @@ async def test_endless_output_of_a_command_takes_bounded_memory(cri, node, busyb
     assert b"yes" not in (await cri.exec(container_id, ["ps"])).stdout
 
 
-async def test_labels_of_an_image_are_no_labels_of_its_container(cri, node, shop) -> None:
+async def test_labels_of_an_image_are_no_labels_of_its_container(
+    cri: Cri, node: TestNode, shop: Registry
+) -> None:
     """CVE-2026-53488."""
     labels = {
         "restart.loguri": "binary:///bin/sh",
@@ -48,7 +55,7 @@ async def test_labels_of_an_image_are_no_labels_of_its_container(cri, node, shop
 
 
 @pytest.mark.parametrize("where", ["image", "request"])
-async def test_a_home_of_two_lines_adds_no_user(cri, shop, busybox, where: str) -> None:
+async def test_a_home_of_two_lines_adds_no_user(cri: Cri, shop: Registry, busybox: str, where: str) -> None:
     """CVE-2022-4318, CVE-2026-15809."""
     home = "/root\nevil::0:0::/:/bin/sh"
     image = shop.push("demo/twolines", [registry.busybox_layer()], {"Env": ["PATH=/bin", f"HOME={home}"]})
@@ -70,7 +77,7 @@ ANNOTATIONS = {
 }
 
 
-async def test_no_annotation_changes_limits_devices_or_groups(cri, node, busybox) -> None:
+async def test_no_annotation_changes_limits_devices_or_groups(cri: Cri, node: TestNode, busybox: str) -> None:
     """CVE-2023-6476, CVE-2024-3154: the same container with and without them is the same to the OCI runtime."""
     specs = []
     for name, annotations in (("plain", {}), ("annotated", ANNOTATIONS)):
@@ -87,7 +94,9 @@ async def test_no_annotation_changes_limits_devices_or_groups(cri, node, busybox
 
 
 @pytest.mark.parametrize("path", ["../../etc/cron.d/x", "a/../../x", "/etc/cron.d/x"])
-async def test_a_log_path_stays_below_its_directory(cri, node, busybox, path: str) -> None:
+async def test_a_log_path_stays_below_its_directory(
+    cri: Cri, node: TestNode, busybox: str, path: str
+) -> None:
     """CVE-2025-0750."""
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("log-path", host_network=True)
@@ -98,7 +107,7 @@ async def test_a_log_path_stays_below_its_directory(cri, node, busybox, path: st
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
-async def test_a_link_in_the_place_of_a_log_is_not_followed(cri, node, busybox) -> None:
+async def test_a_link_in_the_place_of_a_log_is_not_followed(cri: Cri, node: TestNode, busybox: str) -> None:
     """CVE-2024-5154, CVE-2025-0750."""
     target = node.data_dir / "target-of-a-link"
     directory = node.logs / "linked"

@@ -15,7 +15,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.chromium import Page
-from devtools.registry import file, layer
+from devtools.cri import Cri
+from devtools.registry import Registry, file, layer
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.browser import NEEDS_CHROMIUM, SHOTS
 from tests.support.eventually import eventually
@@ -73,7 +74,7 @@ def go(page: Page, place: str) -> None:
     page.run(f"location.hash = '#/{place}'")
 
 
-async def test_the_page_changes_as_pods_do(page: Page, cri, node, busybox) -> None:
+async def test_the_page_changes_as_pods_do(page: Page, cri: Cri, node: TestNode, busybox: str) -> None:
     go(page, "containers")
     sandbox_id, container_id = await pod(cri, "watched", busybox, ["sleep", "1000"])
     shows(page, "default/watched")
@@ -109,7 +110,7 @@ async def test_the_page_changes_as_pods_do(page: Page, cri, node, busybox) -> No
 
 
 async def test_a_page_of_a_container_shows_its_log_trace_and_processes(
-    page: Page, cri, node, busybox
+    page: Page, cri: Cri, node: TestNode, busybox: str
 ) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("talker", host_network=True)
@@ -153,7 +154,7 @@ async def test_a_page_of_a_container_shows_its_log_trace_and_processes(
     shows(page, "container.remove")
 
 
-async def test_a_pull_is_seen_while_it_goes_on(page: Page, cri, node, shop) -> None:
+async def test_a_pull_is_seen_while_it_goes_on(page: Page, cri: Cri, node: TestNode, shop: Registry) -> None:
     reference = shop.push("load/large", [layer([file("large", os.urandom(3 << 20))])], {})
     with half_sent(shop.address) as (address_, go_on):
         async with anyio.create_task_group() as group:
@@ -211,7 +212,9 @@ def half_sent(upstream: str) -> Iterator[tuple[str, threading.Event]]:
         server.server_close()
 
 
-async def test_nothing_that_a_container_says_becomes_part_of_the_page(page: Page, cri, node, busybox) -> None:
+async def test_nothing_that_a_container_says_becomes_part_of_the_page(
+    page: Page, cri: Cri, node: TestNode, busybox: str
+) -> None:
     hostile = "<img src=x onerror=window.hacked=1>"
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("hostile", host_network=True)
@@ -238,7 +241,9 @@ async def test_nothing_that_a_container_says_becomes_part_of_the_page(page: Page
     assert page.run("/[\\u0000-\\u0008\\u001b]/.test(document.body.innerText)") is False
 
 
-async def test_nats_away_is_said_and_the_page_recovers_by_itself(page: Page, cri, node, busybox) -> None:
+async def test_nats_away_is_said_and_the_page_recovers_by_itself(
+    page: Page, cri: Cri, node: TestNode, busybox: str
+) -> None:
     nats = node.pid("nats")
     os.kill(nats, signal.SIGSTOP)
     try:
@@ -252,7 +257,7 @@ async def test_nats_away_is_said_and_the_page_recovers_by_itself(page: Page, cri
     shows(page, "default/afterwards")
 
 
-async def test_opsd_that_ends_is_said_and_found_again(page: Page, node) -> None:
+async def test_opsd_that_ends_is_said_and_found_again(page: Page, node: TestNode) -> None:
     node.kill("opsd")
     page.until("document.body.innerText.includes('lost')", patience(15))
     shows(page, "live", 30)
@@ -262,7 +267,7 @@ async def test_opsd_that_ends_is_said_and_found_again(page: Page, node) -> None:
     page.problems.clear()
 
 
-async def test_all_is_reached_by_keyboard(page: Page, cri, busybox) -> None:
+async def test_all_is_reached_by_keyboard(page: Page, cri: Cri, busybox: str) -> None:
     for name in ("alpha", "beta", "gamma"):
         await pod(cri, name, busybox, ["sleep", "1000"])
     page.press("g", "c")
@@ -290,7 +295,7 @@ async def test_all_is_reached_by_keyboard(page: Page, cri, busybox) -> None:
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-async def test_it_fits_a_phone(page: Page, cri, busybox, scheme: str) -> None:
+async def test_it_fits_a_phone(page: Page, cri: Cri, busybox: str, scheme: str) -> None:
     _, container_id = await pod(cri, f"phone-{scheme}", busybox, ["sleep", "1000"])
     page.scheme(scheme)
     assert looks(page) == scheme
@@ -302,7 +307,7 @@ async def test_it_fits_a_phone(page: Page, cri, busybox, scheme: str) -> None:
         page.shot(SHOTS / f"phone-{place.partition('/')[0]}-{scheme}.png")
 
 
-async def test_actions_want_the_token(page: Page, cri, node, busybox) -> None:
+async def test_actions_want_the_token(page: Page, cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "stoppable", busybox, ["sleep", "1000"])
     eventually(
         lambda: ask(node.run_dir, f"/api/v1/containers/{container_id}")[0] == 200,
@@ -328,7 +333,9 @@ async def test_actions_want_the_token(page: Page, cri, node, busybox) -> None:
     shows(page, "exit 137")
 
 
-async def test_logs_and_processes_are_shown_to_who_has_the_token(page: Page, cri, node, busybox) -> None:
+async def test_logs_and_processes_are_shown_to_who_has_the_token(
+    page: Page, cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "private", busybox, ["sh", "-c", TALKS])
     eventually(
         lambda: ask(node.run_dir, f"/api/v1/containers/{container_id}")[0] == 200,
@@ -358,7 +365,9 @@ async def test_logs_and_processes_are_shown_to_who_has_the_token(page: Page, cri
     page.problems[:] = [each for each in page.problems if "status of 403" not in each]
 
 
-async def test_the_log_of_events_is_shown_as_it_was(page: Page, cri, node, busybox) -> None:
+async def test_the_log_of_events_is_shown_as_it_was(
+    page: Page, cri: Cri, node: TestNode, busybox: str
+) -> None:
     first = await pod(cri, "earlier", busybox, ["sleep", "1000"])
     eventually(
         lambda: ask(node.run_dir, "/api/v1/events?text=earlier")[1]["events"], what="the event is held"

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -28,20 +29,20 @@ def unused(directory: Path) -> str:
     return str(path)
 
 
-async def create(cri, name: str, image: str, handler: str = "", **fields) -> str:
+async def create(cri: Cri, name: str, image: str, handler: str = "", **fields) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     config = cri.container_config("c", image, ["sleep", "1000"], **fields)
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri, name: str, image: str, handler: str = "", **fields) -> str:
+async def run(cri: Cri, name: str, image: str, handler: str = "", **fields) -> str:
     container_id = await create(cri, name, image, handler, **fields)
     await cri.start(container_id)
     return container_id
 
 
-async def shell(cri, container_id: str, script: str) -> tuple[int, str]:
+async def shell(cri: Cri, container_id: str, script: str) -> tuple[int, str]:
     answer = await cri.exec(container_id, ["sh", "-c", script])
     return answer.exit_code, (answer.stdout + answer.stderr).decode()
 
@@ -59,7 +60,9 @@ def nodes(tmp_path: Path) -> Path:
 
 
 @HANDLERS
-async def test_a_directory_of_devices_is_taken_whole(cri, busybox, nodes: Path, handler: str) -> None:
+async def test_a_directory_of_devices_is_taken_whole(
+    cri: Cri, busybox: str, nodes: Path, handler: str
+) -> None:
     device = cri_pb.Device(host_path=str(nodes), container_path="/dev/mine", permissions="rw")
     container_id = await run(cri, f"devices-{handler}", busybox, handler, devices=[device])
     code, said = await shell(
@@ -69,14 +72,14 @@ async def test_a_directory_of_devices_is_taken_whole(cri, busybox, nodes: Path, 
 
 
 @HANDLERS
-async def test_permissions_are_those_asked_for(cri, busybox, tmp_path: Path, handler: str) -> None:
+async def test_permissions_are_those_asked_for(cri: Cri, busybox: str, tmp_path: Path, handler: str) -> None:
     device = cri_pb.Device(host_path=unused(tmp_path), container_path="/dev/unused", permissions="r")
     container_id = await run(cri, f"devices-r-{handler}", busybox, handler, devices=[device])
     assert ALLOWED in (await shell(cri, container_id, "exec 3</dev/unused"))[1]
     assert "Operation not permitted" in (await shell(cri, container_id, "exec 3>/dev/unused"))[1]
 
 
-async def test_a_link_to_a_device_is_the_device(cri, busybox, nodes: Path) -> None:
+async def test_a_link_to_a_device_is_the_device(cri: Cri, busybox: str, nodes: Path) -> None:
     device = cri_pb.Device(host_path=str(nodes / "link"), container_path="/dev/linked", permissions="rwm")
     container_id = await run(cri, "devices-link", busybox, devices=[device])
     assert await shell(cri, container_id, "stat -c '%F %t %T' /dev/linked") == (
@@ -94,7 +97,7 @@ async def test_a_link_to_a_device_is_the_device(cri, busybox, nodes: Path) -> No
     ],
 )
 async def test_what_is_no_device_is_refused(
-    cri, busybox, nodes: Path, host: str, permissions: str, words: str
+    cri: Cri, busybox: str, nodes: Path, host: str, permissions: str, words: str
 ) -> None:
     device = cri_pb.Device(host_path=str(nodes / host), container_path="/dev/x", permissions=permissions)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -119,7 +122,7 @@ def cdi_kind() -> Iterator[tuple[str, Path]]:
 @HANDLERS
 @pytest.mark.parametrize("by", ["field", "annotation"])
 async def test_a_cdi_device_edits_the_container(
-    cri, busybox, cdi_kind: tuple[str, Path], tmp_path: Path, handler: str, by: str
+    cri: Cri, busybox: str, cdi_kind: tuple[str, Path], tmp_path: Path, handler: str, by: str
 ) -> None:
     kind, path = cdi_kind
     hook, seen = tmp_path / "hook", tmp_path / "seen"
@@ -149,7 +152,9 @@ async def test_a_cdi_device_edits_the_container(
     assert json.loads(seen.read_text())["id"] == container_id
 
 
-async def test_an_unknown_cdi_device_is_refused_by_name(cri, busybox, cdi_kind: tuple[str, Path]) -> None:
+async def test_an_unknown_cdi_device_is_refused_by_name(
+    cri: Cri, busybox: str, cdi_kind: tuple[str, Path]
+) -> None:
     kind, path = cdi_kind
     path.write_text("{")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -160,7 +165,7 @@ async def test_an_unknown_cdi_device_is_refused_by_name(cri, busybox, cdi_kind: 
 
 
 @HANDLERS
-async def test_no_huge_pages_and_a_bounded_shm_on_any_machine(cri, busybox, handler: str) -> None:
+async def test_no_huge_pages_and_a_bounded_shm_on_any_machine(cri: Cri, busybox: str, handler: str) -> None:
     """A kubelet limits each size that the machine has by 0, also where nothing counts them."""
     sizes = [
         int(path.name[len("hugepages-") : -len("kB")]) for path in Path("/sys/kernel/mm/hugepages").iterdir()
@@ -172,7 +177,7 @@ async def test_no_huge_pages_and_a_bounded_shm_on_any_machine(cri, busybox, hand
     assert await shell(cri, container_id, "df -k /dev/shm | awk 'END { print $2 }'") == (0, "65536\n")
 
 
-async def test_huge_pages_of_other_machines_are_refused(cri, busybox) -> None:
+async def test_huge_pages_of_other_machines_are_refused(cri: Cri, busybox: str) -> None:
     resources = cri_pb.LinuxContainerResources(
         hugepage_limits=[cri_pb.HugepageLimit(page_size="3MB", limit=1)]
     )

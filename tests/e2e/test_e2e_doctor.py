@@ -5,10 +5,12 @@ import signal
 
 import pytest
 
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-def test_a_node_that_runs_is_well(node) -> None:
+def test_a_node_that_runs_is_well(node: TestNode) -> None:
     done = node.slipway("doctor", "-o", "json")
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
     for name in ("services", "Redis", "NATS", "sockets", "overlayfs", "CNI"):
@@ -20,7 +22,7 @@ def test_a_node_that_runs_is_well(node) -> None:
     assert told.rstrip().endswith(" 0 fail")
 
 
-def test_a_dashboard_that_hangs_is_told_with_where_to_look(node) -> None:
+def test_a_dashboard_that_hangs_is_told_with_where_to_look(node: TestNode) -> None:
     node.kill("opsd", signal.SIGSTOP)
     try:
         done = node.slipway("doctor", "-o", "json")
@@ -31,7 +33,7 @@ def test_a_dashboard_that_hangs_is_told_with_where_to_look(node) -> None:
     assert found["fix"].startswith(f"Look at {node.run_dir}/log; ")
 
 
-def test_a_socket_open_to_all_fails_the_command(node) -> None:
+def test_a_socket_open_to_all_fails_the_command(node: TestNode) -> None:
     socket = node.run_dir / "imaged.sock"
     mode = socket.stat().st_mode & 0o777
     socket.chmod(0o666)

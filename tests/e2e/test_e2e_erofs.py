@@ -7,14 +7,14 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import connect
-from devtools.registry import busybox_layer, directory, file, layer
+from devtools.registry import Registry, busybox_layer, directory, file, layer
 from tests.support.node import running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 HANDLERS = {"crun": {"binary": "crun"}, "images": {"binary": "crun", "snapshotter": "erofs"}}
 
 
-async def test_a_handler_chooses_the_snapshotter(shop, tmp_path: Path) -> None:
+async def test_a_handler_chooses_the_snapshotter(shop: Registry, tmp_path: Path) -> None:
     below = layer([directory("etc"), file("etc/kept", b"kept\n"), file("etc/gone", b"x")])
     image = shop.push("demo/erofs", [busybox_layer(), below, layer([file("etc/.wh.gone", b"")])], {})
     settings = {"SLIPWAY_RUNTIMED_HANDLERS": json.dumps(HANDLERS)}
@@ -42,7 +42,7 @@ def mounted(run_dir: Path, key: str) -> set[str]:
     return {line.split(" - ")[1].split()[0] for line in lines if line.split()[4].startswith(places)}
 
 
-async def test_layers_as_images_are_mapped_into_a_user_namespace(shop, tmp_path: Path) -> None:
+async def test_layers_as_images_are_mapped_into_a_user_namespace(shop: Registry, tmp_path: Path) -> None:
     owned, _ = file("owned", b"theirs\n")
     owned.uid, owned.gid = 1000, 2000
     image = shop.push("demo/erofs-userns", [busybox_layer(), layer([(owned, b"theirs\n")])], {})

@@ -10,9 +10,11 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys.mounts import mount_points
-from devtools.registry import Layer, busybox_layer, directory, layer
+from devtools.cri import Cri
+from devtools.registry import Layer, Registry, busybox_layer, directory, layer
 from slipway.options.security import MASKED_PATHS, READONLY_PATHS
 from tests.e2e.test_e2e_sockets import unix_sockets
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -30,7 +32,7 @@ def links(**targets: str) -> Layer:
     return layer(entries)
 
 
-async def start(cri, name: str, image: str, handler: str, command: list[str], **fields) -> str:
+async def start(cri: Cri, name: str, image: str, handler: str, command: list[str], **fields) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     config = cri.container_config("c", image, command, **fields)
@@ -39,7 +41,7 @@ async def start(cri, name: str, image: str, handler: str, command: list[str], **
     return container_id
 
 
-async def shell(cri, container_id: str, script: str) -> str:
+async def shell(cri: Cri, container_id: str, script: str) -> str:
     answer = await cri.exec(container_id, ["/bin/busybox", "sh", "-c", script])
     return (answer.stdout + answer.stderr).decode()
 
@@ -47,7 +49,7 @@ async def shell(cri, container_id: str, script: str) -> str:
 @HANDLERS
 @pytest.mark.parametrize("name", ["etc", "dev", "proc", "sys", "data"])
 async def test_links_of_an_image_in_the_way_of_mounts_lead_nowhere(
-    cri, shop, tmp_path: Path, handler: str, name: str
+    cri: Cri, shop: Registry, tmp_path: Path, handler: str, name: str
 ) -> None:
     """CVE-2024-5154, CVE-2025-31133, CVE-2025-52565: /etc, /dev, /proc … as links to a directory of the node."""
     outside = tmp_path / "outside"
@@ -70,7 +72,7 @@ async def test_links_of_an_image_in_the_way_of_mounts_lead_nowhere(
 
 @HANDLERS
 async def test_links_within_an_image_are_followed_to_their_place(
-    cri, shop, tmp_path: Path, handler: str
+    cri: Cri, shop: Registry, tmp_path: Path, handler: str
 ) -> None:
     """As /var/run is a link to /run in most images, and service account tokens are mounted below it."""
     (tmp_path / "token").write_text("secret\n")
@@ -94,7 +96,7 @@ while not exchange(-100, one, -100, other, 2):
 
 @HANDLERS
 async def test_a_volume_whose_links_flip_while_it_is_mounted_into_leads_nowhere(
-    cri, busybox, tmp_path: Path, handler: str
+    cri: Cri, busybox: str, tmp_path: Path, handler: str
 ) -> None:
     """CVE-2021-30465, CVE-2024-45310: a directory in a shared volume becomes a link out of it and back."""
     shared, outside, inner = (tmp_path / name for name in ("shared", "outside", "inner"))
@@ -152,7 +154,7 @@ nsenter -t $SHIM -m true && echo "the namespaces of the shim can be entered"
 
 @pytest.mark.parametrize("shares", ["", "pid", "network"])
 async def test_a_container_reaches_no_socket_shim_cgroup_or_setting_of_the_node(
-    cri, node, busybox, shares: str
+    cri: Cri, node: TestNode, busybox: str, shares: str
 ) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config(f"outward-{shares}", host_network=shares == "network")

@@ -15,8 +15,9 @@ from opentelemetry.sdk.trace import TracerProvider
 from common.errors import UnavailableError
 from common.events.bus import Bus, follow
 from common.settings import without_secrets
-from devtools.cri import connect
+from devtools.cri import Cri, connect
 from devtools.otlp import receiver
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
@@ -24,7 +25,7 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-async def test_events_want_the_token_of_the_node(node) -> None:
+async def test_events_want_the_token_of_the_node(node: TestNode) -> None:
     """A container on the host's network reaches loopback; it must neither read events nor forge them."""
     address = node.state["nats_url"].partition("@")[2]
     for url in (f"nats://{address}", f"nats://wrong@{address}"):
@@ -35,7 +36,7 @@ async def test_events_want_the_token_of_the_node(node) -> None:
     assert [path.stat().st_mode & 0o777 for path in kept] == [0o600] * 3
 
 
-async def test_a_life_is_told_once_and_in_order(cri, node, busybox) -> None:
+async def test_a_life_is_told_once_and_in_order(cri: Cri, node: TestNode, busybox: str) -> None:
     since_ns = time.time_ns()
     sandbox_id, container_id = await pod(cri, "told", busybox, ["sleep", "1000"])
     await cri.exec(container_id, ["true"])
@@ -87,7 +88,7 @@ async def lines_until(worker: Path, url: str, last: str) -> list[str]:
 
 
 async def test_the_documents_consumer_that_was_away_misses_nothing(
-    cri, node, busybox, tmp_path: Path
+    cri: Cri, node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     worker, url = documents_worker(tmp_path), await documents_url(node)
 
@@ -108,7 +109,7 @@ async def test_the_documents_consumer_that_was_away_misses_nothing(
     assert (await missed())[:-1] == ended
 
 
-async def test_an_event_is_decoded_for_other_programs(node, busybox) -> None:
+async def test_an_event_is_decoded_for_other_programs(node: TestNode, busybox: str) -> None:
     client = await nats.connect(node.state["nats_url"])
     try:
         heard = await client.subscribe("slipway.v1.*.container.*.exited")
@@ -124,7 +125,9 @@ async def test_an_event_is_decoded_for_other_programs(node, busybox) -> None:
     assert (refused.returncode, b"standard input is no event" in refused.stderr) == (1, True)
 
 
-async def test_one_trace_holds_a_life_across_the_services(shop, busybox, tmp_path: Path) -> None:
+async def test_one_trace_holds_a_life_across_the_services(
+    shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     tracer = TracerProvider().get_tracer("kubelet")
     async with receiver() as spans:
         with running_node(tmp_path, otlp=spans.endpoint) as traced:

@@ -13,15 +13,17 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
 from common.records.redis import ANSWER_S
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support import logs
 from tests.support.eventually import eventually, until
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
 
-async def recovered(cri, container_id: str):
+async def recovered(cri: Cri, container_id: str):
     """The first status that is answered again."""
 
     async def answered():
@@ -38,7 +40,7 @@ async def recovered(cri, container_id: str):
 LIFE = ["container.created", "container.started", "container.exited"]
 
 
-async def events(node, container_id: str, since_ns: int) -> list[str]:
+async def events(node: TestNode, container_id: str, since_ns: int) -> list[str]:
     """The types of a container's events up to its exit."""
     seen: list[str] = []
     with anyio.fail_after(patience(60)):
@@ -54,7 +56,7 @@ async def events(node, container_id: str, since_ns: int) -> list[str]:
 @pytest.mark.parametrize(
     "victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "opsd", "redis", "nats"]
 )
-async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -> None:
+async def test_a_killed_service_loses_nothing(cri: Cri, node: TestNode, busybox: str, victim: str) -> None:
     since_ns = time.time_ns()
     count = 60
     script = f"i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 9"
@@ -72,7 +74,7 @@ async def test_a_killed_service_loses_nothing(cri, node, busybox, victim: str) -
     assert await node.differences() == []
 
 
-async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri, node, busybox) -> None:
+async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "exit-alone", busybox, ["sh", "-c", "sleep 0.3; exit 42"])
     died = node.kill("runtimed")
     node.kill("shimd")
@@ -83,7 +85,7 @@ async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri, node, busybox) ->
 
 
 @contextmanager
-def frozen(node, name: str):
+def frozen(node: TestNode, name: str):
     """SIGSTOP for one process of the node."""
     handle = os.pidfd_open(node.pid(name))
     signal.pidfd_send_signal(handle, signal.SIGSTOP)
@@ -94,7 +96,7 @@ def frozen(node, name: str):
         os.close(handle)
 
 
-async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None:
+async def test_an_exit_while_nats_hangs_is_caught_up(cri: Cri, node: TestNode, busybox: str) -> None:
     since_ns = time.time_ns()
     name, count = "hang-nats", 40
     script = f"i=0; while [ $i -lt {count} ]; do echo line $i; i=$((i+1)); sleep 0.05; done; exit 9"
@@ -120,7 +122,9 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri, node, busybox) -> None
     assert await node.differences() == []
 
 
-async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kept(cri, node, busybox) -> None:
+async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kept(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     name = "hang-redis"
     sandbox_id, ending = await pod(cri, name, busybox, ["sh", "-c", "sleep 2; exit 9"])
     sandbox = cri.sandbox_config(name, host_network=True)

@@ -12,10 +12,12 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.registry import busybox_layer
+from devtools.cri import Cri
+from devtools.registry import Registry, busybox_layer
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import exec_url
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 from tests.support.streaming import WebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -24,13 +26,13 @@ LONG = "x" * 65536
 SPARE_DESCRIPTORS = 8
 
 
-async def test_an_id_of_any_length_is_not_found(cri) -> None:
+async def test_an_id_of_any_length_is_not_found(cri: Cri) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="not found") as caught:
         await cri.status(LONG)
     assert caught.value.code() is CODE.NOT_FOUND
 
 
-async def test_a_timeout_of_ages_and_many_execs_at_once_are_served(cri, busybox) -> None:
+async def test_a_timeout_of_ages_and_many_execs_at_once_are_served(cri: Cri, busybox: str) -> None:
     container_id = (await pod(cri, "ages", busybox, ["sleep", "1000"]))[1]
     assert (await cri.exec(container_id, ["true"], 2**63 - 1)).exit_code == 0
     codes = []
@@ -44,7 +46,7 @@ async def test_a_timeout_of_ages_and_many_execs_at_once_are_served(cri, busybox)
     assert codes == [0] * 90
 
 
-async def test_no_quota_as_a_kubelet_with_exclusive_processors_says_it(cri, busybox) -> None:
+async def test_no_quota_as_a_kubelet_with_exclusive_processors_says_it(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("exclusive", host_network=True)
     config = cri.container_config("c", busybox, ["sleep", "1000"])
@@ -55,7 +57,7 @@ async def test_no_quota_as_a_kubelet_with_exclusive_processors_says_it(cri, busy
 
 
 @pytest.mark.parametrize("config", [[1], {"Env": "x"}, {"Volumes": {f"/v{n}": {} for n in range(1000)}}])
-async def test_an_image_with_a_wrong_config_is_refused(cri, shop, config) -> None:
+async def test_an_image_with_a_wrong_config_is_refused(cri: Cri, shop: Registry, config) -> None:
     reference = shop.push("hostile/config", [busybox_layer()], config)
     await cri.pull(reference)
     sandbox = cri.sandbox_config("config", host_network=True)
@@ -65,7 +67,9 @@ async def test_an_image_with_a_wrong_config_is_refused(cri, shop, config) -> Non
     assert caught.value.code() is CODE.INVALID_ARGUMENT
 
 
-async def test_clients_that_take_all_descriptors_end_nobodys_stream(cri, node, busybox) -> None:
+async def test_clients_that_take_all_descriptors_end_nobodys_stream(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     container_id = (await pod(cri, "crowd", busybox, ["sleep", "1000"]))[1]
     pid = node.pid("crid")
     url = urlsplit(await exec_url(cri, container_id, ["true"]))

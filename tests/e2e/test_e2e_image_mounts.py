@@ -7,9 +7,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.registry import busybox_layer, directory, file, layer
+from devtools.cri import Cri
+from devtools.registry import Registry, busybox_layer, directory, file, layer
 from tests.e2e.test_e2e_faults import recovered
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -23,7 +25,7 @@ def symlink(name: str, target: str) -> tarfile.TarInfo:
 
 
 @pytest.fixture(scope="module")
-def data_image(shop) -> str:
+def data_image(shop: Registry) -> str:
     """An image with data, a program, and links that would lead out."""
     below = layer([directory("etc"), file("etc/passwd", b"of the image\n"), file("gone", b"x")])
     above = layer(
@@ -43,31 +45,33 @@ def volume(image: str, path: str = "/v", **fields) -> cri_pb.Mount:
     return cri_pb.Mount(container_path=path, image=cri_pb.ImageSpec(image=image), **fields)
 
 
-async def create(cri, name: str, image: str, *mounts: cri_pb.Mount, handler: str = "") -> str:
+async def create(cri: Cri, name: str, image: str, *mounts: cri_pb.Mount, handler: str = "") -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     config = cri.container_config("c", image, ["sleep", "1000"], mounts=mounts)
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri, name: str, image: str, *mounts: cri_pb.Mount, handler: str = "") -> str:
+async def run(cri: Cri, name: str, image: str, *mounts: cri_pb.Mount, handler: str = "") -> str:
     container_id = await create(cri, name, image, *mounts, handler=handler)
     await cri.start(container_id)
     return container_id
 
 
-async def shell(cri, container_id: str, script: str) -> tuple[int, str]:
+async def shell(cri: Cri, container_id: str, script: str) -> tuple[int, str]:
     answer = await cri.exec(container_id, ["sh", "-c", script])
     return answer.exit_code, (answer.stdout + answer.stderr).decode()
 
 
-def left_of(node, container_id: str) -> list[str]:
+def left_of(node: TestNode, container_id: str) -> list[str]:
     found = node.leftovers()
     return [name for kind in ("mounts", "snapshots") for name in found[kind] if container_id in name]
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
-async def test_an_image_is_mounted_read_only_and_goes(cri, node, busybox, data_image, handler: str) -> None:
+async def test_an_image_is_mounted_read_only_and_goes(
+    cri: Cri, node: TestNode, busybox: str, data_image, handler: str
+) -> None:
     image_id = await cri.pull(data_image)
     container_id = await run(cri, f"image-{handler}", busybox, volume(data_image), handler=handler)
     assert await shell(cri, container_id, "cat /v/etc/passwd; /v/run") == (0, "of the image\nran\n")
@@ -81,7 +85,7 @@ async def test_an_image_is_mounted_read_only_and_goes(cri, node, busybox, data_i
     assert left_of(node, container_id) == []
 
 
-async def test_a_sub_path_is_resolved_within_the_image(cri, busybox, data_image) -> None:
+async def test_a_sub_path_is_resolved_within_the_image(cri: Cri, busybox: str, data_image) -> None:
     await cri.pull(data_image)
     container_id = await run(
         cri,
@@ -97,7 +101,9 @@ async def test_a_sub_path_is_resolved_within_the_image(cri, busybox, data_image)
 
 
 @pytest.mark.parametrize("path", ["missing", "etc/passwd/below", "nowhere"])
-async def test_a_missing_sub_path_has_the_kubelets_prefix(cri, node, busybox, data_image, path: str) -> None:
+async def test_a_missing_sub_path_has_the_kubelets_prefix(
+    cri: Cri, node: TestNode, busybox: str, data_image, path: str
+) -> None:
     await cri.pull(data_image)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-miss", busybox, volume(data_image, image_sub_path=path))
@@ -107,13 +113,13 @@ async def test_a_missing_sub_path_has_the_kubelets_prefix(cri, node, busybox, da
     assert node.leftovers()["snapshots"] == []
 
 
-async def test_options_are_for_images_too(cri, busybox, data_image) -> None:
+async def test_options_are_for_images_too(cri: Cri, busybox: str, data_image) -> None:
     await cri.pull(data_image)
     container_id = await run(cri, "image-noexec", busybox, volume(data_image, mount_options=["noexec"]))
     assert (await shell(cri, container_id, "/v/run"))[0] == 126
 
 
-async def test_an_image_that_is_not_here_is_not_found(cri, busybox) -> None:
+async def test_an_image_that_is_not_here_is_not_found(cri: Cri, busybox: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-none", busybox, volume("registry.test/none:1"))
     assert caught.value.code() is CODE.NOT_FOUND
@@ -128,14 +134,16 @@ async def test_an_image_that_is_not_here_is_not_found(cri, busybox) -> None:
         ({"image_sub_path": "../etc"}, "mounts.image_sub_path"),
     ],
 )
-async def test_what_no_image_mount_can_have_is_refused(cri, busybox, fields, words: str) -> None:
+async def test_what_no_image_mount_can_have_is_refused(cri: Cri, busybox: str, fields, words: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-bad", busybox, volume(busybox, **fields))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
     assert words in caught.value.details()
 
 
-async def test_a_mounted_image_outlives_its_removal_and_runtimeds(cri, node, busybox, data_image) -> None:
+async def test_a_mounted_image_outlives_its_removal_and_runtimeds(
+    cri: Cri, node: TestNode, busybox: str, data_image
+) -> None:
     await cri.pull(data_image)
     container_id = await run(cri, "image-held", busybox, volume(data_image))
     request = cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=data_image))
@@ -150,7 +158,9 @@ async def test_a_mounted_image_outlives_its_removal_and_runtimeds(cri, node, bus
 
 
 @pytest.mark.parametrize("path", ["/../../etc", "/v/../../etc"])
-async def test_a_volume_of_an_image_cannot_lead_out(cri, node, shop, path: str) -> None:
+async def test_a_volume_of_an_image_cannot_lead_out(
+    cri: Cri, node: TestNode, shop: Registry, path: str
+) -> None:
     """CVE-2022-23648."""
     image = shop.push("demo/outside", [busybox_layer()], {"Volumes": {path: {}}})
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -162,7 +172,7 @@ async def test_a_volume_of_an_image_cannot_lead_out(cri, node, shop, path: str) 
     ]
 
 
-async def test_a_volume_behind_a_link_is_filled_from_the_image(cri, shop) -> None:
+async def test_a_volume_behind_a_link_is_filled_from_the_image(cri: Cri, shop: Registry) -> None:
     """CVE-2022-23648: a link of the image leads nowhere but into the image."""
     links = layer([symlink("out", "/etc"), symlink("up", "../../../../../../../etc")])
     image = shop.push("demo/linked", [busybox_layer(), links], {"Volumes": {"/out": {}, "/up": {}}})
@@ -173,7 +183,9 @@ async def test_a_volume_behind_a_link_is_filled_from_the_image(cri, shop) -> Non
     assert "shadow" not in said
 
 
-async def test_an_artifact_is_listed_and_mounted_and_not_run(cri, node, shop, busybox) -> None:
+async def test_an_artifact_is_listed_and_mounted_and_not_run(
+    cri: Cri, node: TestNode, shop: Registry, busybox: str
+) -> None:
     kind = "application/vnd.example.model"
     files = {"model.bin": b"m" * 1000, "conf/a.json": b"{}\n"}
     artifact = shop.push_artifact("demo/artifact", kind, files)

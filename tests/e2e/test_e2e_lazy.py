@@ -17,7 +17,7 @@ import pytest
 from common.clients.imaged import ImagedClient
 from common.clients.snapshotd import SnapshotdClient
 from devtools.cri import Cri, connect
-from devtools.registry import busybox_entries, digest, directory, file
+from devtools.registry import Registry, busybox_entries, digest, directory, file
 from tests.support import estargz, zstdchunked
 from tests.support.eventually import until
 from tests.support.link import Link, link
@@ -51,7 +51,7 @@ class Pushed:
     """That file's."""
 
 
-def push(shop, name: str, seed: int) -> Pushed:
+def push(shop: Registry, name: str, seed: int) -> Pushed:
     late = noise(seed)
     items = [*busybox_entries(), directory("data"), file("data/small", b"small\n"), file("data/late", late)]
     layer = estargz.layer(items, chunk_bytes=1 << 20, level=0)
@@ -74,7 +74,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
 
 
 @pytest.fixture
-def slow(shop) -> Iterator[Link]:
+def slow(shop: Registry) -> Iterator[Link]:
     with link(shop.address) as made:
         yield made
 
@@ -130,7 +130,9 @@ async def until_nobody_serves(node: TestNode, layer: str) -> None:
     await until(lambda: not servers(node, layer), "the server's end", within_s=60)
 
 
-async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(shop, node, slow, cri) -> None:
+async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     pushed = push(shop, "lazy/first", 1)
     layer, slow.held = pushed.layer, pushed.late
     image = f"{slow.address}/{pushed.name}"
@@ -161,7 +163,9 @@ async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(shop, node
         await each.close()
 
 
-async def test_an_image_that_skopeo_made_zstd_chunked_runs_before_it_is_here(shop, node, slow, cri) -> None:
+async def test_an_image_that_skopeo_made_zstd_chunked_runs_before_it_is_here(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     plain = push(shop, "lazy/plain", 6)
     zstdchunked.copy(f"{shop.address}/{plain.name}", f"{shop.address}/lazy/chunked")
     image = f"{slow.address}/lazy/chunked"
@@ -183,7 +187,7 @@ async def test_an_image_that_skopeo_made_zstd_chunked_runs_before_it_is_here(sho
     await until_nobody_serves(node, layer["digest"])
 
 
-def manifest(shop, name: str) -> dict[str, Any]:
+def manifest(shop: Registry, name: str) -> dict[str, Any]:
     url = f"http://{shop.address}/v2/{name}/manifests/latest"
     asked = urllib.request.Request(url, headers={"Accept": "application/vnd.oci.image.manifest.v1+json"})
     with urllib.request.urlopen(asked, timeout=patience(10)) as answer:
@@ -191,7 +195,9 @@ def manifest(shop, name: str) -> dict[str, Any]:
     return found
 
 
-async def test_whoever_is_killed_a_running_container_reads_on(shop, node, slow, cri) -> None:
+async def test_whoever_is_killed_a_running_container_reads_on(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     pushed = push(shop, "lazy/kills", 2)
     layer, slow.held = pushed.layer, pushed.late
     image = f"{slow.address}/{pushed.name}"
@@ -222,7 +228,9 @@ async def test_whoever_is_killed_a_running_container_reads_on(shop, node, slow, 
     await until_nobody_serves(node, layer)
 
 
-async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(shop, node, slow, cri) -> None:
+async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     pushed = push(shop, "lazy/cut", 3)
     slow.held = pushed.late
     image = f"{slow.address}/{pushed.name}"
@@ -243,7 +251,9 @@ async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(shop,
     assert blob(node, pushed.layer).exists()
 
 
-async def test_wrong_bytes_are_not_read_and_mark_the_image(shop, node, slow, cri) -> None:
+async def test_wrong_bytes_are_not_read_and_mark_the_image(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     pushed = push(shop, "lazy/wrong", 4)
     image = f"{slow.address}/{pushed.name}"
     slow.held = pushed.late
@@ -268,7 +278,9 @@ async def test_wrong_bytes_are_not_read_and_mark_the_image(shop, node, slow, cri
     await client.close()
 
 
-async def test_an_image_that_is_removed_leaves_nothing(shop, node, slow, cri) -> None:
+async def test_an_image_that_is_removed_leaves_nothing(
+    shop: Registry, node: TestNode, slow, cri: Cri
+) -> None:
     pushed = push(shop, "lazy/removed", 5)
     layer, slow.held = pushed.layer, pushed.late
     image = f"{slow.address}/{pushed.name}"
@@ -284,7 +296,9 @@ async def test_an_image_that_is_removed_leaves_nothing(shop, node, slow, cri) ->
 
 
 @pytest.mark.parametrize("why", ["no ranges", "no annotation", "a table that lies"])
-async def test_what_cannot_come_later_is_pulled_as_always(shop, node, slow, cri, why: str) -> None:
+async def test_what_cannot_come_later_is_pulled_as_always(
+    shop: Registry, node: TestNode, slow, cri: Cri, why: str
+) -> None:
     items = [*busybox_entries(), file("data", noise(6))]
     lie = (
         (lambda toc: toc["entries"].append(toc["entries"][0]))

@@ -5,6 +5,7 @@ import subprocess
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
 
@@ -45,14 +46,16 @@ def disturb() -> None:
         subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=60)
 
 
-async def update(cri, container_id: str, **values) -> None:
+async def update(cri: Cri, container_id: str, **values) -> None:
     wanted = cri_pb.LinuxContainerResources(**values)
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
     await cri.call(cri.runtime.UpdateContainerResources, request)
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
-async def test_limits_hold_from_the_start_through_updates_and_reloads(cri, busybox, handler) -> None:
+async def test_limits_hold_from_the_start_through_updates_and_reloads(
+    cri: Cri, busybox: str, handler
+) -> None:
     resources = cri_pb.LinuxContainerResources(
         cpu_period=100_000,
         cpu_quota=50_000,

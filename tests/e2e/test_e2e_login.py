@@ -90,7 +90,7 @@ def test_skopeo_reads_what_is_kept_and_the_other_way_round(
     assert "404" in node.slipway("pull", f"{closed.address}/no/such:1").stderr
 
 
-def test_a_registry_that_asks_for_no_login_is_told_of(node: TestNode, shop, config: Path) -> None:
+def test_a_registry_that_asks_for_no_login_is_told_of(node: TestNode, shop: Registry, config: Path) -> None:
     done = _login(node, shop.address, "any")
     assert done.returncode == 0
     assert f"{shop.address} asks for no login" in done.stderr

@@ -7,6 +7,7 @@ from pathlib import Path
 import anyio
 import pytest
 
+from devtools.cri import Cri
 from tests.e2e.test_e2e_faults import recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support import cgroups, logs
@@ -58,7 +59,7 @@ class Narrow:
 
 
 @pytest.fixture
-def narrow(node) -> Iterator[Narrow]:
+def narrow(node: TestNode) -> Iterator[Narrow]:
     """With the services in it, whose supervisor is outside."""
     made = Narrow(node)
     made.folder.mkdir()
@@ -84,7 +85,7 @@ def own_cgroup() -> str:
     return next(path for _, controllers, path in lines if controllers in ("memory", ""))
 
 
-async def short_lives(cri, image: str, again: Again, over: anyio.Event) -> int:
+async def short_lives(cri: Cri, image: str, again: Again, over: anyio.Event) -> int:
     """Pods that come and go, each with its exit code."""
     number = 0
     while not over.is_set():
@@ -101,7 +102,7 @@ async def short_lives(cri, image: str, again: Again, over: anyio.Event) -> int:
 
 @pytest.mark.long
 async def test_services_that_are_killed_for_memory_come_back_and_lose_nothing(
-    node, cri, busybox, narrow: Narrow
+    node: TestNode, cri: Cri, busybox: str, narrow: Narrow
 ) -> None:
     again, over = Again(), anyio.Event()
     _, container_id = await again("pod", lambda: pod(cri, "counting", busybox, ["sh", "-c", COUNT]))

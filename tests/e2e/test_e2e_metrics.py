@@ -8,9 +8,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod
 from tests.support import cgroups
 from tests.support.eventually import until
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -27,12 +29,12 @@ def limits() -> cri_pb.LinuxContainerConfig:
     return cri_pb.LinuxContainerConfig(resources=resources)
 
 
-async def metrics_of(cri, sandbox_id: str):
+async def metrics_of(cri: Cri, sandbox_id: str):
     answer = await cri.call(cri.runtime.ListPodSandboxMetrics, cri_pb.ListPodSandboxMetricsRequest())
     return next(found for found in answer.pod_metrics if found.pod_sandbox_id == sandbox_id)
 
 
-async def test_every_described_metric_comes_with_its_labels(cri, busybox, node) -> None:
+async def test_every_described_metric_comes_with_its_labels(cri: Cri, busybox: str, node: TestNode) -> None:
     script = "sleep 1000 & exec sleep 1000"
     sandbox_id, container_id = await pod(
         cri, "metered", busybox, ["sh", "-c", script], host_network=False, linux=limits()
@@ -76,7 +78,7 @@ def has_pressure() -> bool:
     return Path("/sys/fs/cgroup/cgroup.controllers").exists()
 
 
-async def test_streamed_metrics_are_those_of_the_list(cri, busybox) -> None:
+async def test_streamed_metrics_are_those_of_the_list(cri: Cri, busybox: str) -> None:
     ids = {(await pod(cri, f"streamed-{n}", busybox, ["sleep", "1000"]))[0] for n in range(3)}
     streamed = [
         each.pod_sandbox_id
@@ -86,7 +88,7 @@ async def test_streamed_metrics_are_those_of_the_list(cri, busybox) -> None:
     assert sorted(streamed) == sorted(ids)
 
 
-async def test_oom_kills_are_counted_while_the_container_lives(cri, busybox) -> None:
+async def test_oom_kills_are_counted_while_the_container_lives(cri: Cri, busybox: str) -> None:
     script = "dd if=/dev/zero of=/dev/null bs=200M count=1; sleep 1000 & exec sleep 1000"
     sandbox_id, _ = await pod(cri, "oomed", busybox, ["sh", "-c", script], linux=limits())
 
@@ -99,7 +101,7 @@ async def test_oom_kills_are_counted_while_the_container_lives(cri, busybox) -> 
     assert values["container_processes"] == 2
 
 
-async def test_resources_of_a_pod_are_remembered_and_never_refused(cri, node) -> None:
+async def test_resources_of_a_pod_are_remembered_and_never_refused(cri: Cri, node: TestNode) -> None:
     sandbox = cri.sandbox_config("resized", host_network=True)
     sandbox.linux.overhead.memory_limit_in_bytes = 1 << 20
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -122,7 +124,9 @@ async def test_resources_of_a_pod_are_remembered_and_never_refused(cri, node) ->
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
 
-async def test_statistics_have_all_that_a_kubelet_dereferences(cri, node, busybox) -> None:
+async def test_statistics_have_all_that_a_kubelet_dereferences(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("stats")
     sandbox.linux.cgroup_parent = cgroups.parent("slipway", "podstats")

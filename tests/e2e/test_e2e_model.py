@@ -17,6 +17,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.api.cri.v1 import api_pb2_grpc as cri_grpc
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(300)]
@@ -338,7 +339,7 @@ def machine(request):
     return seed(number)(type("LongKubelet", (Kubelet,), {})), form
 
 
-def test_a_node_does_what_the_model_says(node, busybox, machine) -> None:
+def test_a_node_does_what_the_model_says(node: TestNode, busybox: str, machine) -> None:
     kubelet, form = machine
     assert node.slipway("pull", busybox).returncode == 0
     Kubelet.socket, Kubelet.image, Kubelet.logs = node.socket, busybox, str(node.logs)

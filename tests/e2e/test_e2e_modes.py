@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from tests.support.node import running_node
+from devtools.cri import Cri
+from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 ID = "[0-9a-f]{64}"
@@ -93,14 +94,14 @@ def found(run_dir: Path, data_dir: Path):
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory):
+def node(tmp_path_factory: pytest.TempPathFactory):
     """One of its own: what other tests had of a node is not what a node makes."""
     with running_node(Path(tmp_path_factory.mktemp("modes"))) as running:
         yield running
 
 
 @pytest.fixture
-async def life(cri, node, busybox):
+async def life(cri: Cri, node: TestNode, busybox: str):
     """One of everything: a container that runs, one that has ended, a pod with a network and a pause."""
     await cri.pull(busybox)
     config = cri.sandbox_config("modes")
@@ -113,7 +114,7 @@ async def life(cri, node, busybox):
     return sandbox_id
 
 
-async def test_every_file_and_socket_has_the_mode_of_the_table(node, life) -> None:
+async def test_every_file_and_socket_has_the_mode_of_the_table(node: TestNode, life) -> None:
     """CVE-2024-25621."""
     seen = dict(found(node.run_dir, node.data_dir))
     assert len(seen) > 80
@@ -145,7 +146,7 @@ print("\\n".join(reached))
 """
 
 
-async def test_another_user_reaches_nothing_of_it(node, life) -> None:
+async def test_another_user_reaches_nothing_of_it(node: TestNode, life) -> None:
     # walk goes on where a directory goes meanwhile
     found = os.walk(node.run_dir)
     sockets = [f"{here}/{name}" for here, _, names in found for name in names if name.endswith(".sock")]

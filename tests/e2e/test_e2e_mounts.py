@@ -9,6 +9,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys import linux
 from common.sys.mounts import unmount_below
+from devtools.cri import Cri
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -30,7 +31,7 @@ def shared(tmp_path: Path) -> Iterator[Path]:
     unmount_below(place)
 
 
-async def create(cri, name: str, image: str, mounts: list[cri_pb.Mount], handler: str = "") -> str:
+async def create(cri: Cri, name: str, image: str, mounts: list[cri_pb.Mount], handler: str = "") -> str:
     """A privileged container, so that it may mount."""
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
@@ -40,19 +41,21 @@ async def create(cri, name: str, image: str, mounts: list[cri_pb.Mount], handler
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri, name: str, image: str, mounts: list[cri_pb.Mount], handler: str = "") -> str:
+async def run(cri: Cri, name: str, image: str, mounts: list[cri_pb.Mount], handler: str = "") -> str:
     container_id = await create(cri, name, image, mounts, handler)
     await cri.start(container_id)
     return container_id
 
 
-async def shell(cri, container_id: str, script: str) -> tuple[int, str]:
+async def shell(cri: Cri, container_id: str, script: str) -> tuple[int, str]:
     answer = await cri.exec(container_id, ["sh", "-c", script])
     return answer.exit_code, (answer.stdout + answer.stderr).decode()
 
 
 @HANDLERS
-async def test_bidirectional_mounts_propagate_both_ways(cri, busybox, shared: Path, handler: str) -> None:
+async def test_bidirectional_mounts_propagate_both_ways(
+    cri: Cri, busybox: str, shared: Path, handler: str
+) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared), propagation=BIDIRECTIONAL)
     container_id = await run(cri, f"both-{handler}", busybox, [mount], handler)
     linux.mount("none", str(shared / "a"), "tmpfs")
@@ -66,7 +69,9 @@ async def test_bidirectional_mounts_propagate_both_ways(cri, busybox, shared: Pa
 
 
 @HANDLERS
-async def test_host_to_container_mounts_propagate_one_way(cri, busybox, shared: Path, handler: str) -> None:
+async def test_host_to_container_mounts_propagate_one_way(
+    cri: Cri, busybox: str, shared: Path, handler: str
+) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared), propagation=HOST_TO_CONTAINER)
     container_id = await run(cri, f"slave-{handler}", busybox, [mount], handler)
     linux.mount("none", str(shared / "a"), "tmpfs")
@@ -77,7 +82,7 @@ async def test_host_to_container_mounts_propagate_one_way(cri, busybox, shared: 
 
 
 @HANDLERS
-async def test_private_mounts_propagate_nothing(cri, busybox, shared: Path, handler: str) -> None:
+async def test_private_mounts_propagate_nothing(cri: Cri, busybox: str, shared: Path, handler: str) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared))
     container_id = await run(cri, f"private-{handler}", busybox, [mount], handler)
     linux.mount("none", str(shared / "a"), "tmpfs")
@@ -86,7 +91,7 @@ async def test_private_mounts_propagate_nothing(cri, busybox, shared: Path, hand
     assert not (shared / "b").is_mount()
 
 
-async def test_the_end_of_a_container_leaves_the_hosts_mounts(cri, busybox, shared: Path) -> None:
+async def test_the_end_of_a_container_leaves_the_hosts_mounts(cri: Cri, busybox: str, shared: Path) -> None:
     linux.mount("none", str(shared / "a"), "tmpfs")
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared), propagation=BIDIRECTIONAL)
     container_id = await run(cri, "end", busybox, [mount])
@@ -95,7 +100,7 @@ async def test_the_end_of_a_container_leaves_the_hosts_mounts(cri, busybox, shar
     assert shared.is_mount()
 
 
-async def test_what_cannot_propagate_is_refused_by_name(cri, busybox, tmp_path: Path) -> None:
+async def test_what_cannot_propagate_is_refused_by_name(cri: Cri, busybox: str, tmp_path: Path) -> None:
     place = tmp_path / "private"
     place.mkdir()
     linux.mount("none", str(place), "tmpfs")
@@ -113,7 +118,7 @@ async def test_what_cannot_propagate_is_refused_by_name(cri, busybox, tmp_path: 
 @HANDLERS
 @pytest.mark.parametrize("recursive", [False, True])
 async def test_read_only_reaches_what_is_mounted_below_if_asked(
-    cri, busybox, shared: Path, handler: str, recursive: bool
+    cri: Cri, busybox: str, shared: Path, handler: str, recursive: bool
 ) -> None:
     linux.mount("none", str(shared / "a"), "tmpfs")
     given = {"readonly": True, "recursive_read_only": recursive}
@@ -135,7 +140,7 @@ async def test_read_only_reaches_what_is_mounted_below_if_asked(
         {"readonly": True, "propagation": BIDIRECTIONAL},
     ],
 )
-async def test_recursive_read_only_has_its_conditions(cri, busybox, shared: Path, fields) -> None:
+async def test_recursive_read_only_has_its_conditions(cri: Cri, busybox: str, shared: Path, fields) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared), recursive_read_only=True, **fields)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "rro-bad", busybox, [mount])
@@ -143,7 +148,9 @@ async def test_recursive_read_only_has_its_conditions(cri, busybox, shared: Path
     assert "mounts.recursive_read_only: '/v' needs readonly and private" in caught.value.details()
 
 
-async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_prefix(cri, busybox) -> None:
+async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_prefix(
+    cri: Cri, busybox: str
+) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path="/tmp", readonly=True, recursive_read_only=True)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "rro-runsc", busybox, [mount], "runsc")
@@ -153,7 +160,7 @@ async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_pre
     )
 
 
-async def test_nothing_propagates_out_of_a_kernel_of_its_own(cri, busybox, shared: Path) -> None:
+async def test_nothing_propagates_out_of_a_kernel_of_its_own(cri: Cri, busybox: str, shared: Path) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path=str(shared), propagation=BIDIRECTIONAL)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "both-runsc", busybox, [mount], "runsc")
@@ -161,7 +168,7 @@ async def test_nothing_propagates_out_of_a_kernel_of_its_own(cri, busybox, share
     assert "mounts.propagation: '/v'" in caught.value.details()
 
 
-async def test_features_are_told(cri) -> None:
+async def test_features_are_told(cri: Cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     handlers = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}
     assert handlers == {"": True, "crun": True, "runc": True, "runsc": False}
@@ -169,7 +176,7 @@ async def test_features_are_told(cri) -> None:
 
 
 @HANDLERS
-async def test_mount_options_are_applied(cri, busybox, tmp_path: Path, handler: str) -> None:
+async def test_mount_options_are_applied(cri: Cri, busybox: str, tmp_path: Path, handler: str) -> None:
     (tmp_path / "script").write_text("#!/bin/sh\n")
     (tmp_path / "script").chmod(0o755)
     options = ["noexec", "nosuid", "nodev"]
@@ -181,7 +188,7 @@ async def test_mount_options_are_applied(cri, busybox, tmp_path: Path, handler: 
     assert (code, "Permission denied" in said) == (126, True)
 
 
-async def test_an_unknown_mount_option_is_refused(cri, busybox) -> None:
+async def test_an_unknown_mount_option_is_refused(cri: Cri, busybox: str) -> None:
     mount = cri_pb.Mount(container_path="/v", host_path="/tmp", mount_options=["noexec", "suid"])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "options-bad", busybox, [mount])
@@ -189,7 +196,7 @@ async def test_an_unknown_mount_option_is_refused(cri, busybox) -> None:
     assert caught.value.details() == "mounts.mount_options: 'suid' is unknown"
 
 
-async def test_files_links_and_missing_paths_are_mounted(cri, busybox, tmp_path: Path) -> None:
+async def test_files_links_and_missing_paths_are_mounted(cri: Cri, busybox: str, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
     (tmp_path / "link").symlink_to(tmp_path / "file")
     missing = tmp_path / "not/there"

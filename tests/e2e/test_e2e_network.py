@@ -16,8 +16,10 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
+from devtools.cri import Cri
 from devtools.ports import free_port
 from tests.e2e.test_e2e_pods import succeeds
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -29,12 +31,12 @@ def port(number: int, protocol: int = cri_pb.TCP, host_ip: str = "") -> cri_pb.P
     return cri_pb.PortMapping(host_port=number, container_port=80, protocol=protocol, host_ip=host_ip)
 
 
-async def sandbox(cri, name: str, *ports: cri_pb.PortMapping, **fields):
+async def sandbox(cri: Cri, name: str, *ports: cri_pb.PortMapping, **fields):
     config = cri.sandbox_config(name, port_mappings=ports, **fields)
     return config, await cri.run_sandbox(config)
 
 
-async def serve(cri, image: str, config, sandbox_id: str) -> None:
+async def serve(cri: Cri, image: str, config, sandbox_id: str) -> None:
     """Answer each caller with the pod's name, on port 80."""
     await cri.pull(image)
     made = cri.container_config("c", image, ["nc", "-ll", "-p", "80", "-e", "hostname"])
@@ -75,12 +77,12 @@ async def ask(host: str, number: int, kind: int = socket.SOCK_STREAM) -> bytes:
     return await anyio.to_thread.run_sync(talk)
 
 
-async def status(cri, sandbox_id: str):
+async def status(cri: Cri, sandbox_id: str):
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
     return (await cri.call(cri.runtime.PodSandboxStatus, request)).status
 
 
-async def test_a_port_of_the_node_leads_to_the_pod_and_goes_with_it(cri, busybox) -> None:
+async def test_a_port_of_the_node_leads_to_the_pod_and_goes_with_it(cri: Cri, busybox: str) -> None:
     number = free_port()
     config, sandbox_id = await sandbox(cri, "port", port(number))
     await serve(cri, busybox, config, sandbox_id)
@@ -90,7 +92,7 @@ async def test_a_port_of_the_node_leads_to_the_pod_and_goes_with_it(cri, busybox
         await ask("127.0.0.1", number)
 
 
-async def test_udp_and_sctp_are_mapped_and_port_0_is_not(cri, node) -> None:
+async def test_udp_and_sctp_are_mapped_and_port_0_is_not(cri: Cri, node: TestNode) -> None:
     number = free_port()
     ports = [port(number, cri_pb.UDP), port(number, cri_pb.SCTP), port(0)]
     _, sandbox_id = await sandbox(cri, "udp", *ports)
@@ -101,7 +103,7 @@ async def test_udp_and_sctp_are_mapped_and_port_0_is_not(cri, node) -> None:
     assert kept == {"udp", "sctp"}
 
 
-async def test_an_address_of_the_node_limits_the_port_to_it(cri, busybox) -> None:
+async def test_an_address_of_the_node_limits_the_port_to_it(cri: Cri, busybox: str) -> None:
     number = free_port()
     config, sandbox_id = await sandbox(cri, "host-ip", port(number, host_ip="127.0.0.1"))
     await serve(cri, busybox, config, sandbox_id)
@@ -111,7 +113,7 @@ async def test_an_address_of_the_node_limits_the_port_to_it(cri, busybox) -> Non
         await ask(gateway, number)
 
 
-async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri, node) -> None:
+async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri: Cri, node: TestNode) -> None:
     number = free_port()
     _, first = await sandbox(cri, "first", port(number))
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -127,7 +129,7 @@ async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri, nod
 
 
 async def test_a_port_of_a_process_of_the_node_is_refused_to_the_command_and_given_to_a_kubelet(
-    cri, node, busybox
+    cri: Cri, node: TestNode, busybox: str
 ) -> None:
     """A kubelet's pod gets it as with containerd; a person is told, as by docker."""
     with socket.socket() as server:
@@ -145,7 +147,7 @@ async def test_a_port_of_a_process_of_the_node_is_refused_to_the_command_and_giv
     assert (lost.returncode, "the node has no such address" in lost.stderr) == (125, True)
 
 
-async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri, node) -> None:
+async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri: Cri, node: TestNode) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await sandbox(cri, "family", port(free_port(), host_ip="::1"))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
@@ -163,7 +165,7 @@ async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri, node)
         ({"dns_config": {"searches": ["a b"]}}, "dns_config.searches: 'a b'"),
     ],
 )
-async def test_wishes_that_make_no_sense_are_refused(cri, fields, words: str) -> None:
+async def test_wishes_that_make_no_sense_are_refused(cri: Cri, fields, words: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.run_sandbox(cri.sandbox_config("bad-wish", **fields))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
@@ -171,7 +173,7 @@ async def test_wishes_that_make_no_sense_are_refused(cri, fields, words: str) ->
 
 
 @pytest.fixture
-def dual_stack(node, tmp_path) -> Iterator[None]:
+def dual_stack(node: TestNode, tmp_path: Path) -> Iterator[None]:
     """A network that goes before the node's own: two families, and limits of bandwidth."""
     name = f"{node.bridge}d"
     ranges = [[{"subnet": "10.251.7.0/24"}], [{"subnet": "fd00:51:7::/64"}]]
@@ -187,7 +189,7 @@ def dual_stack(node, tmp_path) -> Iterator[None]:
     bridge.remove(name)
 
 
-async def test_a_pod_has_an_address_of_each_family(cri, busybox, dual_stack) -> None:
+async def test_a_pod_has_an_address_of_each_family(cri: Cri, busybox: str, dual_stack) -> None:
     config, sandbox_id = await sandbox(cri, "dual")
     network = (await status(cri, sandbox_id)).network
     assert network.ip.startswith("10.251.7.")
@@ -195,7 +197,7 @@ async def test_a_pod_has_an_address_of_each_family(cri, busybox, dual_stack) -> 
     await serve(cri, busybox, config, sandbox_id)
 
 
-async def test_annotations_limit_the_bandwidth(cri, node, dual_stack) -> None:
+async def test_annotations_limit_the_bandwidth(cri: Cri, node: TestNode, dual_stack) -> None:
     rates = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}
     _, sandbox_id = await sandbox(cri, "bandwidth", annotations=rates)
     shown = subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
@@ -206,7 +208,7 @@ async def test_annotations_limit_the_bandwidth(cri, node, dual_stack) -> None:
     assert "qdisc tbf" not in shown
 
 
-async def test_dns_is_as_asked_and_else_the_nodes(cri, busybox) -> None:
+async def test_dns_is_as_asked_and_else_the_nodes(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     dns = cri_pb.DNSConfig(servers=["10.0.0.10", "fd00::10"], searches=["a.svc", "svc"], options=["ndots:5"])
     own = "search a.svc svc\nnameserver 10.0.0.10\nnameserver fd00::10\noptions ndots:5\n"

@@ -9,29 +9,30 @@ import anyio
 import grpc
 import pytest
 
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
-def _ops(node) -> list[dict[str, Any]]:
+def _ops(node: TestNode) -> list[dict[str, Any]]:
     done = node.slipway("ops", "-o", "json")
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)
     return found
 
 
-async def _seen(node, kind: str) -> dict[str, Any]:
+async def _seen(node: TestNode, kind: str) -> dict[str, Any]:
     def look() -> dict[str, Any] | None:
         return next((each for each in _ops(node) if each["kind"] == kind and each["cancellable"]), None)
 
     return await anyio.to_thread.run_sync(lambda: eventually(look, what=f"a {kind} goes on"))
 
 
-async def test_a_pull_from_a_registry_that_hangs_is_listed_and_cancelled(node, cri) -> None:
+async def test_a_pull_from_a_registry_that_hangs_is_listed_and_cancelled(node: TestNode, cri: Cri) -> None:
     failures: list[str] = []
 
     async def pull(reference: str) -> None:
@@ -60,14 +61,16 @@ async def test_a_pull_from_a_registry_that_hangs_is_listed_and_cancelled(node, c
     assert (again.returncode, found["id"] in again.stderr) == (1, True)
 
 
-async def test_a_pod_whose_network_hangs_is_cancelled_and_leaves_nothing(shop, tmp_path: Path) -> None:
+async def test_a_pod_whose_network_hangs_is_cancelled_and_leaves_nothing(
+    shop: Registry, tmp_path: Path
+) -> None:
     plugin = Plugin(tmp_path / "plugin")
     failures: list[str] = []
     with running_node(tmp_path, settings=plugin.settings) as node:
         plugin.join(node)
         (plugin.directory / "hold-ADD").touch()
 
-        async def run(cri) -> None:
+        async def run(cri: Cri) -> None:
             try:
                 await cri.run_sandbox(cri.sandbox_config("stuck"))
             except grpc.aio.AioRpcError as exc:
@@ -88,7 +91,7 @@ async def test_a_pod_whose_network_hangs_is_cancelled_and_leaves_nothing(shop, t
             await cri.remove_all()
 
 
-def test_nothing_goes_on_and_nothing_is_named(node) -> None:
+def test_nothing_goes_on_and_nothing_is_named(node: TestNode) -> None:
     assert _ops(node) == []
     missing = node.slipway("ops", "cancel")
     assert (missing.returncode, "slipway ops" in missing.stderr) == (1, True)

@@ -12,12 +12,13 @@ from redis import Redis
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.schema import NodeRepaired
 from common.records.store import GUARD_S
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from slipway.doctor.deep.recorded import history
 from tests.e2e.test_e2e_faults import LIFE, events, recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually, until
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -25,7 +26,7 @@ OWNERS = ("imaged", "snapshotd", "runtimed")
 
 
 @pytest.fixture(scope="module")
-def outage(shop, tmp_path_factory: pytest.TempPathFactory):
+def outage(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
     with running_node(tmp_path_factory.mktemp("outage")) as running:
         yield running
 
@@ -38,14 +39,14 @@ async def cri(outage):
 
 
 @contextmanager
-def nobody_starts(node, name: str):
+def nobody_starts(node: TestNode, name: str):
     """One process of the node is dead meanwhile, and there again after."""
     with node.without(name) as died:
         yield
     eventually(lambda: node.pid(name) != died, within_s=30, what=f"a new {name}")
 
 
-async def restarted(node, cri, container_id: str) -> None:
+async def restarted(node: TestNode, cri: Cri, container_id: str) -> None:
     """Every service that has records is another process now, and answers."""
     for name in OWNERS:
         died = node.kill(name)
@@ -53,7 +54,7 @@ async def restarted(node, cri, container_id: str) -> None:
     await recovered(cri, container_id)
 
 
-async def goes_on(cri, container_id: str) -> None:
+async def goes_on(cri: Cri, container_id: str) -> None:
     """It runs, takes commands, and ends with its code."""
     await recovered(cri, container_id)
     assert (await cri.exec(container_id, ["echo", "here"])).stdout == b"here\n"
@@ -62,7 +63,7 @@ async def goes_on(cri, container_id: str) -> None:
     assert (status.exit_code, status.reason) == (7, "Error")
 
 
-async def repaired(node, since_ns: int, *wanted: tuple[str, str]) -> None:
+async def repaired(node: TestNode, since_ns: int, *wanted: tuple[str, str]) -> None:
     """Wait until each service has told that it mended something of such an id."""
 
     async def told() -> bool:
@@ -77,7 +78,9 @@ SCRIPT = ["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
 
 
 @pytest.mark.parametrize("then", ["running", "restarted", pytest.param("guarded", marks=pytest.mark.long)])
-async def test_a_wiped_redis_costs_no_container_and_no_image(outage, cri, busybox, then: str) -> None:
+async def test_a_wiped_redis_costs_no_container_and_no_image(
+    outage, cri: Cri, busybox: str, then: str
+) -> None:
     sandbox_id, container_id = await pod(cri, f"wiped-{then}", busybox, SCRIPT, host_network=False)
     since_ns = time.time_ns()
     with Redis(unix_socket_path=f"{outage.run_dir}/redis.sock") as redis:
@@ -97,7 +100,7 @@ async def test_a_wiped_redis_costs_no_container_and_no_image(outage, cri, busybo
     eventually(lambda: not any(outage.leftovers().values()), what="an empty node, also its trash")
 
 
-async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri, busybox) -> None:
+async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri: Cri, busybox: str) -> None:
     _, running = await pod(cri, "cut-running", busybox, SCRIPT)
     _, ended = await pod(cri, "cut-ended", busybox, ["sh", "-c", "exit 9"])
     assert (await exited(cri, ended)).exit_code == 9
@@ -120,7 +123,9 @@ async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri
     await goes_on(cri, running)
 
 
-async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(outage, cri, busybox) -> None:
+async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(
+    outage, cri: Cri, busybox: str
+) -> None:
     """As a power cut leaves a file whose length was written before its bytes."""
     _, running = await pod(cri, "zeros-running", busybox, SCRIPT)
     with nobody_starts(outage, "redis"):
@@ -136,7 +141,7 @@ async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(o
     await goes_on(cri, running)
 
 
-async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri, busybox) -> None:
+async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "no-stream", busybox, SCRIPT)
     with nobody_starts(outage, "nats"):
         shutil.rmtree(outage.data_dir / "nats" / "jetstream")
@@ -150,7 +155,7 @@ async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri, bus
 
 
 async def test_a_boot_that_emptied_run_leaves_what_can_be_removed_and_nothing_else(
-    outage, cri, busybox
+    outage, cri: Cri, busybox: str
 ) -> None:
     sandbox_id, container_id = await pod(cri, "boot", busybox, SCRIPT, host_network=False)
     since_ns = time.time_ns()

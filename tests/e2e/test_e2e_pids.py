@@ -6,6 +6,8 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -17,7 +19,7 @@ POD, CONTAINER, NODE, TARGET = cri_pb.POD, cri_pb.CONTAINER, cri_pb.NODE, cri_pb
 class Pod:
     """A sandbox and what is needed to put containers into it."""
 
-    def __init__(self, cri, image: str, config: cri_pb.PodSandboxConfig, sandbox_id: str) -> None:
+    def __init__(self, cri: Cri, image: str, config: cri_pb.PodSandboxConfig, sandbox_id: str) -> None:
         self._cri, self._image, self._config, self.id = cri, image, config, sandbox_id
 
     async def create(self, name: str, command: list[str], options: cri_pb.NamespaceOption | None) -> str:
@@ -35,7 +37,7 @@ class Pod:
         return (await self._cri.exec(container_id, ["ps", "-o", "pid,args"])).stdout.decode()
 
 
-async def pod(cri, name: str, image: str, pid: int | None, handler: str = "") -> Pod:
+async def pod(cri: Cri, name: str, image: str, pid: int | None, handler: str = "") -> Pod:
     await cri.pull(image)
     config = cri.sandbox_config(name, host_network=True)
     if pid is None:
@@ -50,7 +52,9 @@ def options(pid: int, target_id: str = "") -> cri_pb.NamespaceOption:
 
 
 @HANDLERS
-async def test_containers_of_a_pod_see_each_other_below_the_pause(cri, busybox, handler: str) -> None:
+async def test_containers_of_a_pod_see_each_other_below_the_pause(
+    cri: Cri, busybox: str, handler: str
+) -> None:
     shared = await pod(cri, f"pids-pod-{handler}", busybox, POD, handler)
     one = await shared.run("one", ["sleep", "1111"], options(POD))
     two = await shared.run("two", ["sleep", "2222"], options(POD))
@@ -65,7 +69,7 @@ async def test_containers_of_a_pod_see_each_other_below_the_pause(cri, busybox, 
 
 
 @HANDLERS
-async def test_the_pause_reaps_what_containers_leave(cri, busybox, handler: str) -> None:
+async def test_the_pause_reaps_what_containers_leave(cri: Cri, busybox: str, handler: str) -> None:
     shared = await pod(cri, f"pids-zombies-{handler}", busybox, POD, handler)
     one = await shared.run("one", ["sleep", "1000"], options(POD))
     script = "for i in 1 2 3 4 5; do (sh -c 'exit 0' & exec true) & done; wait"
@@ -75,7 +79,7 @@ async def test_the_pause_reaps_what_containers_leave(cri, busybox, handler: str)
     assert not [line for line in states if line.rpartition(")")[2].split()[0] == "Z"]
 
 
-async def test_a_pod_that_says_nothing_shares(cri, busybox) -> None:
+async def test_a_pod_that_says_nothing_shares(cri: Cri, busybox: str) -> None:
     """POD is CRI's zero, also of a message that is not there."""
     silent = await pod(cri, "pids-silent", busybox, None)
     one = await silent.run("one", ["sleep", "1111"], None)
@@ -84,7 +88,7 @@ async def test_a_pod_that_says_nothing_shares(cri, busybox) -> None:
     assert "sleep 2222" in await silent.ps(one)
 
 
-async def test_a_container_of_its_own_sees_itself_only(cri, busybox) -> None:
+async def test_a_container_of_its_own_sees_itself_only(cri: Cri, busybox: str) -> None:
     shared = await pod(cri, "pids-own", busybox, POD)
     await shared.run("one", ["sleep", "1111"], options(POD))
     own = await shared.run("own", ["sleep", "3333"], options(CONTAINER))
@@ -93,7 +97,7 @@ async def test_a_container_of_its_own_sees_itself_only(cri, busybox) -> None:
     assert "1111" not in seen
 
 
-async def test_the_nodes_processes_are_seen_by_who_asks(cri, busybox) -> None:
+async def test_the_nodes_processes_are_seen_by_who_asks(cri: Cri, busybox: str) -> None:
     node = await pod(cri, "pids-node", busybox, NODE)
     container_id = await node.run("one", ["sleep", "1000"], options(NODE))
     assert not (
@@ -102,7 +106,7 @@ async def test_the_nodes_processes_are_seen_by_who_asks(cri, busybox) -> None:
 
 
 async def test_a_target_that_ends_before_the_start_is_not_mistaken_for_another_process(
-    cri, node, busybox
+    cri: Cri, node: TestNode, busybox: str
 ) -> None:
     apart = await pod(cri, "pids-ended", busybox, CONTAINER)
     one = await apart.run("one", ["sleep", "1111"], options(CONTAINER))
@@ -116,7 +120,7 @@ async def test_a_target_that_ends_before_the_start_is_not_mistaken_for_another_p
 
 
 @HANDLERS
-async def test_a_debug_container_joins_the_one_that_it_targets(cri, busybox, handler: str) -> None:
+async def test_a_debug_container_joins_the_one_that_it_targets(cri: Cri, busybox: str, handler: str) -> None:
     apart = await pod(cri, f"pids-target-{handler}", busybox, CONTAINER, handler)
     one = await apart.run("one", ["sleep", "1111"], options(CONTAINER))
     debug = await apart.run("debug", ["sleep", "4444"], options(TARGET, one))
@@ -129,7 +133,7 @@ async def test_a_debug_container_joins_the_one_that_it_targets(cri, busybox, han
     assert caught.value.code() is CODE.FAILED_PRECONDITION
 
 
-async def test_a_target_is_a_container_of_the_same_pod(cri, busybox) -> None:
+async def test_a_target_is_a_container_of_the_same_pod(cri: Cri, busybox: str) -> None:
     one, other = await pod(cri, "pids-a", busybox, CONTAINER), await pod(cri, "pids-b", busybox, CONTAINER)
     foreign = await other.run("x", ["sleep", "1000"], options(CONTAINER))
     for target in (foreign, "feedface"):

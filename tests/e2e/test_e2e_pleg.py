@@ -7,7 +7,9 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -17,7 +19,7 @@ STOPPED, DELETED = cri_pb.CONTAINER_STOPPED_EVENT, cri_pb.CONTAINER_DELETED_EVEN
 
 
 @asynccontextmanager
-async def listening(cri):
+async def listening(cri: Cri):
     """A stream that misses nothing of what happens in the block."""
     stream = cri.runtime.GetContainerEvents(cri_pb.GetEventsRequest())
     try:
@@ -33,7 +35,7 @@ async def heard(stream, count: int) -> list:
         return [await stream.read() for _ in range(count)]
 
 
-async def test_a_life_is_told_with_all_statuses_and_in_order(cri, busybox) -> None:
+async def test_a_life_is_told_with_all_statuses_and_in_order(cri: Cri, busybox: str) -> None:
     async with listening(cri) as stream:
         sandbox_id, container_id = await pod(cri, "pleg", busybox, ["sleep", "1000"])
         await cri.stop(container_id)
@@ -61,7 +63,7 @@ async def test_a_life_is_told_with_all_statuses_and_in_order(cri, busybox) -> No
     assert events[6].pod_sandbox_status.state == cri_pb.SANDBOX_NOTREADY
 
 
-async def test_a_start_that_fails_is_told_as_a_stop(cri, busybox) -> None:
+async def test_a_start_that_fails_is_told_as_a_stop(cri: Cri, busybox: str) -> None:
     async with listening(cri) as stream:
         with pytest.raises(grpc.aio.AioRpcError):
             await pod(cri, "pleg-fails", busybox, ["/no/such/command"])
@@ -70,7 +72,7 @@ async def test_a_start_that_fails_is_told_as_a_stop(cri, busybox) -> None:
     assert last.containers_statuses[0].reason == "StartError"
 
 
-async def test_every_listener_hears_and_nothing_old_comes(cri, busybox) -> None:
+async def test_every_listener_hears_and_nothing_old_comes(cri: Cri, busybox: str) -> None:
     await pod(cri, "pleg-old", busybox, ["sleep", "1000"])
     async with listening(cri) as one, listening(cri) as other:
         sandbox_id, _ = await pod(cri, "pleg-new", busybox, ["sleep", "1000"])
@@ -78,14 +80,16 @@ async def test_every_listener_hears_and_nothing_old_comes(cri, busybox) -> None:
             assert {e.pod_sandbox_status.id for e in await heard(stream, 4)} == {sandbox_id}
 
 
-async def test_events_do_not_wait_for_nats(cri, node, busybox) -> None:
+async def test_events_do_not_wait_for_nats(cri: Cri, node: TestNode, busybox: str) -> None:
     async with listening(cri) as stream:
         node.kill("nats")
         await pod(cri, "pleg-nats", busybox, ["sleep", "1000"])
         assert [e.container_event_type for e in await heard(stream, 4)] == [CREATED, STARTED] * 2
 
 
-async def test_the_stream_ends_with_its_service_so_that_the_kubelet_lists_again(cri, node, busybox) -> None:
+async def test_the_stream_ends_with_its_service_so_that_the_kubelet_lists_again(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "pleg-dies", busybox, ["sleep", "1000"])
     async with listening(cri) as stream:
         node.kill("runtimed")

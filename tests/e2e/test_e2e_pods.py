@@ -4,14 +4,23 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.support import logs
 from tests.support.eventually import eventually, until
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
 
 async def pod(
-    cri, name: str, image: str, command: list[str], *, host_network: bool = True, handler: str = "", **fields
+    cri: Cri,
+    name: str,
+    image: str,
+    command: list[str],
+    *,
+    host_network: bool = True,
+    handler: str = "",
+    **fields,
 ):
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=host_network)
@@ -21,7 +30,7 @@ async def pod(
     return sandbox_id, container_id
 
 
-async def reached(cri, container_id: str, state: int, within_s: float = 30.0):
+async def reached(cri: Cri, container_id: str, state: int, within_s: float = 30.0):
     """The container's status once it is in this state."""
 
     async def in_it():
@@ -32,11 +41,11 @@ async def reached(cri, container_id: str, state: int, within_s: float = 30.0):
     return await until(in_it, what, within_s=within_s)
 
 
-async def exited(cri, container_id: str, within_s: float = 30.0):
+async def exited(cri: Cri, container_id: str, within_s: float = 30.0):
     return await reached(cri, container_id, cri_pb.CONTAINER_EXITED, within_s)
 
 
-async def succeeds(cri, container_id: str, *command: str) -> None:
+async def succeeds(cri: Cri, container_id: str, *command: str) -> None:
     """Wait until a command in the container ends with 0."""
 
     async def it_does() -> bool:
@@ -45,7 +54,7 @@ async def succeeds(cri, container_id: str, *command: str) -> None:
     await until(it_does, f"{command} to succeed", within_s=30)
 
 
-async def runs_no_more(cri, container_id: str, word: bytes, within_s: float = 20.0) -> None:
+async def runs_no_more(cri: Cri, container_id: str, word: bytes, within_s: float = 20.0) -> None:
     """Wait until no process in the container has this in its command line."""
 
     async def it_does() -> bool:
@@ -56,7 +65,9 @@ async def runs_no_more(cri, container_id: str, word: bytes, within_s: float = 20
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 @pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
-async def test_a_pod_runs_logs_and_goes(cri, node, busybox, handler: str, host_network: bool) -> None:
+async def test_a_pod_runs_logs_and_goes(
+    cri: Cri, node: TestNode, busybox: str, handler: str, host_network: bool
+) -> None:
     name = f"life-{handler}-{host_network}".lower()
     sandbox_id, container_id = await pod(
         cri,
@@ -84,13 +95,15 @@ async def test_a_pod_runs_logs_and_goes(cri, node, busybox, handler: str, host_n
     assert not left
 
 
-async def test_exec_has_its_own_output_and_exit_code(cri, busybox) -> None:
+async def test_exec_has_its_own_output_and_exit_code(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "exec", busybox, ["sleep", "1000"])
     answer = await cri.exec(container_id, ["sh", "-c", "echo hello; echo oops >&2; exit 5"])
     assert (answer.stdout, answer.stderr, answer.exit_code) == (b"hello\n", b"oops\n", 5)
 
 
-async def test_exec_past_its_timeout_is_deadline_exceeded_and_leaves_no_process(cri, busybox) -> None:
+async def test_exec_past_its_timeout_is_deadline_exceeded_and_leaves_no_process(
+    cri: Cri, busybox: str
+) -> None:
     _, container_id = await pod(cri, "exec-late", busybox, ["sleep", "1000"])
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.exec(container_id, ["sh", "-c", "sleep 777 & sleep 777"], timeout_s=1)
@@ -99,7 +112,7 @@ async def test_exec_past_its_timeout_is_deadline_exceeded_and_leaves_no_process(
     assert b"777" not in listed.stdout
 
 
-async def test_stop_sends_the_signal_and_then_kills(cri, busybox) -> None:
+async def test_stop_sends_the_signal_and_then_kills(cri: Cri, busybox: str) -> None:
     _, polite = await pod(
         cri, "polite", busybox, ["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
     )
@@ -112,13 +125,13 @@ async def test_stop_sends_the_signal_and_then_kills(cri, busybox) -> None:
     await cri.stop(deaf, 1)
 
 
-async def test_stop_and_remove_of_unknown_ids_succeed(cri) -> None:
+async def test_stop_and_remove_of_unknown_ids_succeed(cri: Cri) -> None:
     await cri.stop("feedfacefeedface")
     await cri.remove("feedfacefeedface")
     await cri.remove_sandbox("feedfacefeedface")
 
 
-async def test_the_same_request_again_gives_the_same_ids(cri, busybox) -> None:
+async def test_the_same_request_again_gives_the_same_ids(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("twice", host_network=True)
     first = await cri.run_sandbox(sandbox)
@@ -128,7 +141,7 @@ async def test_the_same_request_again_gives_the_same_ids(cri, busybox) -> None:
     assert await cri.create(first, config, sandbox) == made
 
 
-async def test_stats_are_listed_for_running_containers(cri, busybox) -> None:
+async def test_stats_are_listed_for_running_containers(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "stats", busybox, ["sh", "-c", "while :; do :; done"])
     await cri.exec(container_id, ["true"])
     answer = await cri.call(cri.runtime.ListContainerStats, cri_pb.ListContainerStatsRequest())
@@ -138,7 +151,7 @@ async def test_stats_are_listed_for_running_containers(cri, busybox) -> None:
     assert mine.writable_layer.fs_id.mountpoint
 
 
-async def test_a_full_reopen_loses_no_line(cri, node, busybox) -> None:
+async def test_a_full_reopen_loses_no_line(cri: Cri, node: TestNode, busybox: str) -> None:
     count = 3000
     _, container_id = await pod(
         cri,
@@ -159,7 +172,7 @@ async def test_a_full_reopen_loses_no_line(cri, node, busybox) -> None:
     assert logs.lines(*old, path) == [f"line {i}" for i in range(count)]
 
 
-async def test_limits_are_applied_and_updated(cri, busybox) -> None:
+async def test_limits_are_applied_and_updated(cri: Cri, busybox: str) -> None:
     resources = cri_pb.LinuxContainerResources(memory_limit_in_bytes=64 << 20, cpu_shares=512)
     config = cri_pb.LinuxContainerConfig(resources=resources)
     _, container_id = await pod(cri, "limits", busybox, ["sleep", "1000"], linux=config)
@@ -170,7 +183,7 @@ async def test_limits_are_applied_and_updated(cri, busybox) -> None:
     assert status.resources.linux.memory_limit_in_bytes == 128 << 20
 
 
-async def test_an_update_changes_the_oom_score_of_every_process(cri, busybox) -> None:
+async def test_an_update_changes_the_oom_score_of_every_process(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "score", busybox, ["sh", "-c", "sleep 1000 & wait"])
     wanted = cri_pb.LinuxContainerResources(oom_score_adj=777)
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
@@ -184,7 +197,7 @@ async def test_an_update_changes_the_oom_score_of_every_process(cri, busybox) ->
     assert (await cri.status(container_id)).resources.linux.oom_score_adj == 777
 
 
-async def test_an_update_with_what_means_nothing_here_is_refused_by_name(cri, busybox) -> None:
+async def test_an_update_with_what_means_nothing_here_is_refused_by_name(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "options", busybox, ["sleep", "1000"])
     for fields, named in (
         ({"windows": cri_pb.WindowsContainerResources(cpu_count=1)}, "windows"),
@@ -195,7 +208,7 @@ async def test_an_update_with_what_means_nothing_here_is_refused_by_name(cri, bu
             await cri.call(cri.runtime.UpdateContainerResources, request)
 
 
-async def test_too_much_memory_is_oom_killed(cri, busybox) -> None:
+async def test_too_much_memory_is_oom_killed(cri: Cri, busybox: str) -> None:
     resources = cri_pb.LinuxContainerResources(
         memory_limit_in_bytes=16 << 20, memory_swap_limit_in_bytes=16 << 20
     )

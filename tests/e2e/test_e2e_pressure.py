@@ -13,7 +13,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.events.bus import follow
 from common.sys.mounts import unmount_below
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import exited
 from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
@@ -34,7 +35,7 @@ NEEDS_PSI = pytest.mark.skipif(not Path("/proc/pressure").exists(), reason="a ke
 
 
 @pytest.fixture(scope="module")
-def watched(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
+def watched(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
     place = tmp_path_factory.mktemp("pressure")
     size = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
     subprocess.run(size, check=True, timeout=20)
@@ -45,7 +46,7 @@ def watched(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode
         unmount_below(place)
 
 
-async def _heard(node, verb: str, resource: str, object_id: str = "*") -> dict:
+async def _heard(node: TestNode, verb: str, resource: str, object_id: str = "*") -> dict:
     """The first event of this verb about a resource."""
     with anyio.fail_after(patience(30)):
         async for envelope in follow(node.state["nats_url"], object_id=object_id, verb=verb, since_ns=0):
@@ -70,7 +71,7 @@ async def test_a_disk_past_its_threshold_is_told_and_cleared(watched) -> None:
     assert samples["slipway_runtimed_node_pressure", '{resource="disk"}'] == 0
 
 
-async def _limited(cri, image: str, name: str, script: str = "sleep 1000", *mounts: cri_pb.Mount) -> str:
+async def _limited(cri: Cri, image: str, name: str, script: str = "sleep 1000", *mounts: cri_pb.Mount) -> str:
     sandbox = cri.sandbox_config(name, host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     config = cri.container_config(name, image, ["sh", "-c", script])
@@ -81,7 +82,7 @@ async def _limited(cri, image: str, name: str, script: str = "sleep 1000", *moun
     return container_id
 
 
-async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox) -> None:
+async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox: str) -> None:
     async with connect(watched.socket, watched.logs) as cri:
         await cri.pull(busybox)
         container_id = await _limited(cri, busybox, "near")
@@ -104,7 +105,9 @@ async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox) -> No
         await cri.remove_all()
 
 
-async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(watched, busybox) -> None:
+async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(
+    watched, busybox: str
+) -> None:
     async with connect(watched.socket, watched.logs) as cri:
         await cri.pull(busybox)
         container_id = await _limited(cri, busybox, "child", "tail /dev/zero; sleep 1000")
@@ -116,7 +119,7 @@ async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(
 
 @NEEDS_PSI
 async def test_stalls_of_the_node_are_told_and_explain_a_kill_from_outside(
-    watched, busybox, tmp_path: Path
+    watched, busybox: str, tmp_path: Path
 ) -> None:
     holes = tmp_path / "holes"
     with holes.open("wb") as file:

@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from devtools.cri import Cri
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 from tests.support.prometheus import Samples, get, scrape
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
@@ -32,7 +34,9 @@ def _all(run_dir: Path) -> Samples:
     return found
 
 
-async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(node, cri, busybox) -> None:
+async def test_a_pull_and_a_pod_are_counted_and_all_that_is_drawn_exists(
+    node: TestNode, cri: Cri, busybox: str
+) -> None:
     before = _all(node.run_dir)
     assert _selected() - set(before) == set()  # an alert sees growth, not the first sample
     await cri.pull(busybox)

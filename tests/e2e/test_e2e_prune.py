@@ -2,21 +2,23 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.buildcache import is_cache
 from devtools.cri import connect
-from devtools.registry import file, layer
+from devtools.registry import Registry, file, layer
 from slipway.completion.candidates import candidates
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
 @pytest.fixture
-def images(node, shop, busybox):
+def images(node: TestNode, shop: Registry, busybox: str):
     """busybox and an image of the test's own; all images are gone afterwards."""
     other = shop.push("prune/other", [layer([file("big", b"x" * 3_000_000)])], {"Cmd": ["/big"]})
     for name in (busybox, other):
@@ -28,17 +30,17 @@ def images(node, shop, busybox):
         node.slipway("rmi", "-f", image["id"])
 
 
-def names(node) -> set[str]:
+def names(node: TestNode) -> set[str]:
     return {
         tag for i in json.loads(node.slipway("images", "-o", "json").stdout) for tag in i.get("repo_tags", [])
     }
 
 
-def kinds(node) -> dict[str, dict]:
+def kinds(node: TestNode) -> dict[str, dict]:
     return {k["name"]: k for k in json.loads(node.slipway("system", "df", "-o", "json").stdout)}
 
 
-def build(node, directory, base: str, name: str) -> tuple[str, str]:
+def build(node: TestNode, directory, base: str, name: str) -> tuple[str, str]:
     """An image of one step, under a name; its name in the cache, and its id."""
     (directory / "Dockerfile").write_text(f"FROM {base}\nLABEL built=yes\n")
     made = node.slipway("build", "-q", "-t", name, str(directory))
@@ -48,7 +50,7 @@ def build(node, directory, base: str, name: str) -> tuple[str, str]:
     return cached, found["Id"]
 
 
-async def used_bytes(node) -> tuple[int, int]:
+async def used_bytes(node: TestNode) -> tuple[int, int]:
     """What CRI says images and what containers wrote take."""
     async with connect(node.socket, node.logs) as client:
         info = await client.call(client.images.ImageFsInfo, cri.ImageFsInfoRequest())
@@ -56,7 +58,7 @@ async def used_bytes(node) -> tuple[int, int]:
     return int(images.used_bytes.value), int(containers.used_bytes.value)
 
 
-def test_images_go_by_rules_and_never_those_in_use(node, shop, images) -> None:
+def test_images_go_by_rules_and_never_those_in_use(node: TestNode, shop: Registry, images) -> None:
     busybox, other = images
     assert (
         node.slipway("run", "-d", "--name", "user", "--network", "host", busybox, "sleep", "1000").returncode
@@ -87,7 +89,7 @@ def test_images_go_by_rules_and_never_those_in_use(node, shop, images) -> None:
     assert node.slipway("exec", "user", "true").returncode == 0
 
 
-def test_a_container_counts_as_use_and_a_lease_holds(node, images) -> None:
+def test_a_container_counts_as_use_and_a_lease_holds(node: TestNode, images) -> None:
     busybox, other = images
 
     def image(name: str) -> dict:
@@ -119,7 +121,7 @@ def test_a_container_counts_as_use_and_a_lease_holds(node, images) -> None:
     assert other not in names(node), gone.stdout
 
 
-def test_ended_pods_of_run_go_and_running_ones_stay(node, images) -> None:
+def test_ended_pods_of_run_go_and_running_ones_stay(node: TestNode, images) -> None:
     busybox, _ = images
     for name, command in (("ended", "true"), ("going", "sleep 1000")):
         words = ("-d", "--name", name, "--network", "host", busybox, "sh", "-c", command)
@@ -137,7 +139,7 @@ def test_ended_pods_of_run_go_and_running_ones_stay(node, images) -> None:
     assert "STAYS" in node.slipway("system", "df", "-v").stdout
 
 
-def test_what_containers_write_is_counted(node, images) -> None:
+def test_what_containers_write_is_counted(node: TestNode, images) -> None:
     busybox, _ = images
     script = "dd if=/dev/zero of=/full bs=1M count=5; sleep 1000"
     words = ("run", "-d", "--name", "big", "--network", "host", busybox, "sh", "-c", script)
@@ -149,7 +151,7 @@ def test_what_containers_write_is_counted(node, images) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_kubelet_sees_freed_space_at_once(node, images) -> None:
+async def test_a_kubelet_sees_freed_space_at_once(node: TestNode, images) -> None:
     _, other = images
     before, _ = await used_bytes(node)
     reclaimable = json.loads(node.slipway("image", "prune", "-an", "-o", "json").stdout)
@@ -164,7 +166,7 @@ async def test_a_kubelet_sees_freed_space_at_once(node, images) -> None:
 
 
 def test_what_only_builds_named_is_in_no_list_but_counts_as_theirs_and_goes_with_prune(
-    node, images, tmp_path
+    node: TestNode, images, tmp_path: Path
 ) -> None:
     _, other = images
     before = kinds(node)
@@ -195,7 +197,9 @@ def test_what_only_builds_named_is_in_no_list_but_counts_as_theirs_and_goes_with
     assert kinds(node)["Layers (unpacked)"]["size_bytes"] == after["Layers (unpacked)"]["size_bytes"]
 
 
-def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(node, images, tmp_path) -> None:
+def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(
+    node: TestNode, images, tmp_path: Path
+) -> None:
     _, other = images
     cached, made = build(node, tmp_path, other, "names/b:1")
     assert node.slipway("tag", made, "names/a:1").returncode == 0
@@ -222,7 +226,7 @@ def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(node, imag
         ("image", "prune", "-f", "--keep-last", "-1"),
     ],
 )
-def test_a_malformed_rule_is_told_and_removes_nothing(node, images, words) -> None:
+def test_a_malformed_rule_is_told_and_removes_nothing(node: TestNode, images, words) -> None:
     done = node.slipway(*words)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert names(node) >= set(images)

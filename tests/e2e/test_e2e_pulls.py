@@ -19,7 +19,7 @@ import anyio.to_thread
 import pytest
 import urllib3
 
-from devtools.registry import file, layer
+from devtools.registry import Registry, file, layer
 from tests.e2e import test_e2e_lazy
 from tests.support.eventually import eventually
 from tests.support.gate import Gate, gate
@@ -32,7 +32,7 @@ CAP = 2_000_000
 
 
 @pytest.fixture(scope="module")
-def node(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
+def node(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
     """A node that fetches one blob at a time, and slowly."""
     root = Path(tmp_path_factory.mktemp("pulls"))
     settings = {"SLIPWAY_IMAGED_MAX_DOWNLOADS": "1", "SLIPWAY_IMAGED_MAX_BYTES_PER_S": str(CAP)}
@@ -41,17 +41,17 @@ def node(shop, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
 
 
 @pytest.fixture
-def door(shop) -> Iterator[Gate]:
+def door(shop: Registry) -> Iterator[Gate]:
     with gate(shop.address) as made:
         yield made
 
 
-def _push(shop, name: str) -> str:
+def _push(shop: Registry, name: str) -> str:
     shop.push(f"pulls/{name}", [layer([file(name, name.encode())])], {})
     return f"pulls/{name}:latest"
 
 
-async def test_a_pull_of_higher_priority_is_first(node: TestNode, shop, door: Gate) -> None:
+async def test_a_pull_of_higher_priority_is_first(node: TestNode, shop: Registry, door: Gate) -> None:
     names = [_push(shop, name) for name in ("first", "second", "urgent")]
     door.open.clear()
 
@@ -88,7 +88,7 @@ def test_a_priority_that_is_none_is_refused(node: TestNode) -> None:
         assert f"--priority: '{text}' is no number" in done.stderr
 
 
-def test_progress_is_shown_on_a_terminal_and_told_as_events(node: TestNode, shop) -> None:
+def test_progress_is_shown_on_a_terminal_and_told_as_events(node: TestNode, shop: Registry) -> None:
     blob = os.urandom(3 * CAP)
     reference = shop.push("pulls/slow", [layer([file("big", blob)])], {})
     shown = _on_terminal(node, "pull", reference)
@@ -106,7 +106,7 @@ def test_progress_is_shown_on_a_terminal_and_told_as_events(node: TestNode, shop
         assert (quiet.count("\n"), "MB" in quiet) == (1, False), quiet
 
 
-def test_a_second_pull_of_the_same_tag_is_one_request(node: TestNode, shop, door: Gate) -> None:
+def test_a_second_pull_of_the_same_tag_is_one_request(node: TestNode, shop: Registry, door: Gate) -> None:
     name = _push(shop, "again")
     assert node.slipway("pull", f"{door.host}/{name}").returncode == 0
     for _ in range(3):
@@ -116,7 +116,7 @@ def test_a_second_pull_of_the_same_tag_is_one_request(node: TestNode, shop, door
         assert door.asked == ["HEAD /v2/pulls/again/manifests/latest"]
 
 
-def test_a_second_pull_of_the_same_tag_takes_no_time(node: TestNode, shop) -> None:
+def test_a_second_pull_of_the_same_tag_takes_no_time(node: TestNode, shop: Registry) -> None:
     name = _push(shop, "quick")
     reference = f"{shop.address}/{name}"
     for _ in range(10):
@@ -158,7 +158,7 @@ def _on_terminal(node: TestNode, *arguments: str) -> str:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no /dev/fuse")
-def test_one_pull_may_be_lazy_where_others_are_not(node: TestNode, shop) -> None:
+def test_one_pull_may_be_lazy_where_others_are_not(node: TestNode, shop: Registry) -> None:
     pushed = test_e2e_lazy.push(shop, "pulls/lazy", 11)
     image = f"{shop.address}/{pushed.name}"
     assert node.slipway("pull", "--lazy", image).returncode == 0

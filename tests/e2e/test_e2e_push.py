@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from devtools.registry import Registry
+from tests.support.node import TestNode
+
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
@@ -24,7 +27,9 @@ def digest_at(reference: str, *options: str) -> str:
     return done.stdout.strip()
 
 
-def test_a_pulled_image_is_pushed_elsewhere_with_its_digest(node, shop, busybox, tmp_path: Path) -> None:
+def test_a_pulled_image_is_pushed_elsewhere_with_its_digest(
+    node: TestNode, shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     assert node.slipway("pull", busybox).returncode == 0
     there = f"{shop.address}/pushed/app:1"
     pushed = node.slipway("push", "-o", "json", busybox, there)
@@ -39,13 +44,13 @@ def test_a_pulled_image_is_pushed_elsewhere_with_its_digest(node, shop, busybox,
     assert (ran.returncode, ran.stdout) == (0, "hi\n")
 
 
-def test_an_image_is_copied_between_registries(node, shop, busybox) -> None:
+def test_an_image_is_copied_between_registries(node: TestNode, shop: Registry, busybox: str) -> None:
     copied = node.slipway("image", "copy", busybox, f"{shop.address}/copied/app:1")
     assert copied.returncode == 0, copied.stderr
     assert digest_at(f"{shop.address}/copied/app:1") == digest_at(busybox)
 
 
-def test_what_cannot_be_pushed_is_told_in_a_sentence(node, shop, busybox) -> None:
+def test_what_cannot_be_pushed_is_told_in_a_sentence(node: TestNode, shop: Registry, busybox: str) -> None:
     absent = node.slipway("push", "absent:1")
     assert (absent.returncode, "absent:1" in absent.stderr) == (1, True)
     assert node.slipway("pull", busybox).returncode == 0

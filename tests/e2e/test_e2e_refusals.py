@@ -4,6 +4,9 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
+from devtools.registry import Registry
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -99,7 +102,7 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("case", REFUSED)
-async def test_a_bad_container_is_refused_by_name(cri, node, busybox, case: str) -> None:
+async def test_a_bad_container_is_refused_by_name(cri: Cri, node: TestNode, busybox: str, case: str) -> None:
     linux, fields, named = REFUSED[case]
     await cri.pull(busybox)
     sandbox = cri.sandbox_config(f"bad-{case.replace(' ', '-')}", host_network=True)
@@ -119,7 +122,7 @@ async def test_a_bad_container_is_refused_by_name(cri, node, busybox, case: str)
 
 
 @pytest.mark.parametrize("field", ["pid", "network", "ipc"])
-async def test_a_sandbox_with_an_unknown_namespace_mode_is_refused(cri, field: str) -> None:
+async def test_a_sandbox_with_an_unknown_namespace_mode_is_refused(cri: Cri, field: str) -> None:
     for mode in (7, cri_pb.TARGET):
         config = cri_pb.PodSandboxConfig(
             metadata=cri_pb.PodSandboxMetadata(name="mode", uid="u", namespace="n")
@@ -131,21 +134,21 @@ async def test_a_sandbox_with_an_unknown_namespace_mode_is_refused(cri, field: s
         assert caught.value.code() is CODE.INVALID_ARGUMENT
 
 
-async def test_a_request_of_more_than_16_mib_is_refused(cri) -> None:
+async def test_a_request_of_more_than_16_mib_is_refused(cri: Cri) -> None:
     annotations = {"a": "a" * (16 << 20)}
     with pytest.raises(grpc.aio.AioRpcError, match="16777216") as caught:
         await cri.run_sandbox(cri_pb.PodSandboxConfig(annotations=annotations))
     assert caught.value.code() is CODE.RESOURCE_EXHAUSTED
 
 
-async def test_an_unknown_handler_is_refused_by_name(cri) -> None:
+async def test_an_unknown_handler_is_refused_by_name(cri: Cri) -> None:
     with pytest.raises(grpc.aio.AioRpcError, match="nosuchhandler") as caught:
         await cri.run_sandbox(cri.sandbox_config("handler"), "nosuchhandler")
     assert caught.value.code() in (CODE.INVALID_ARGUMENT, CODE.NOT_FOUND)
     assert not (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
 
 
-async def test_an_unknown_image_is_not_found_by_name(cri, shop) -> None:
+async def test_an_unknown_image_is_not_found_by_name(cri: Cri, shop: Registry) -> None:
     for reference in (f"{shop.address}/no/such:thing", f"{shop.address}/demo/busybox:nosuchtag"):
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cri.pull(reference)
@@ -153,7 +156,7 @@ async def test_an_unknown_image_is_not_found_by_name(cri, shop) -> None:
         assert reference in caught.value.details()
 
 
-async def test_unknown_ids_are_not_found(cri) -> None:
+async def test_unknown_ids_are_not_found(cri: Cri) -> None:
     for method, request in (
         (cri.runtime.ContainerStatus, cri_pb.ContainerStatusRequest(container_id="beef")),
         (cri.runtime.StartContainer, cri_pb.StartContainerRequest(container_id="beef")),
@@ -165,7 +168,7 @@ async def test_unknown_ids_are_not_found(cri) -> None:
         assert caught.value.code() is CODE.NOT_FOUND
 
 
-async def test_a_command_that_is_not_there_is_a_start_error(cri, busybox) -> None:
+async def test_a_command_that_is_not_there_is_a_start_error(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("nocommand", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)

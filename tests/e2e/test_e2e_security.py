@@ -10,8 +10,10 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.registry import busybox_layer, file, layer
+from devtools.cri import Cri
+from devtools.registry import Registry, busybox_layer, file, layer
 from runtimed.oci.capabilities import NAMES, host_capabilities
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -26,7 +28,7 @@ GROUP = b"root:x:0:\nweb:x:1000:\nextra:x:50000:web\n"
 
 
 @pytest.fixture(scope="module")
-def people(shop) -> str:
+def people(shop: Registry) -> str:
     """An image with users and groups, run as one of them by its own word."""
     trap = tarfile.TarInfo("trap")
     trap.type, trap.linkname = tarfile.SYMTYPE, "/proc/self/fd"
@@ -34,14 +36,14 @@ def people(shop) -> str:
     return shop.push("demo/people", [busybox_layer(), entries], {"User": "web", "Env": ["PATH=/bin"]})
 
 
-def secured(cri, image: str, wanted: Context, command: list[str] | None = None, **fields):
+def secured(cri: Cri, image: str, wanted: Context, command: list[str] | None = None, **fields):
     config = cri.container_config("c", image, command or ["sleep", "1000"], **fields)
     config.linux.security_context.MergeFrom(wanted)
     config.linux.security_context.namespace_options.pid = cri_pb.CONTAINER
     return config
 
 
-async def create(cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
+async def create(cri: Cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     sandbox.linux.security_context.privileged = wanted.privileged
@@ -49,19 +51,19 @@ async def create(cri, name: str, image: str, wanted: Context, handler: str = "",
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
+async def run(cri: Cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
     container_id = await create(cri, name, image, wanted, handler, **fields)
     await cri.start(container_id)
     return container_id
 
 
-async def facts(cri, container_id: str) -> dict[str, str]:
+async def facts(cri: Cri, container_id: str) -> dict[str, str]:
     """/proc/PID/status of an exec."""
     said = (await cri.exec(container_id, STATUS)).stdout.decode()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in said.splitlines())}
 
 
-async def init_facts(cri, container_id: str) -> dict[str, str]:
+async def init_facts(cri: Cri, container_id: str) -> dict[str, str]:
     said = (await cri.exec(container_id, ["cat", "/proc/1/status"])).stdout.decode()
     return {key: value.strip() for key, _, value in (line.partition(":") for line in said.splitlines())}
 
@@ -91,7 +93,7 @@ CAPABILITIES = {
 @HANDLERS
 @pytest.mark.parametrize("case", CAPABILITIES)
 async def test_capabilities_are_those_asked_for_and_none_is_inherited(
-    cri, busybox, case: str, handler: str
+    cri: Cri, busybox: str, case: str, handler: str
 ) -> None:
     wanted, present, absent = CAPABILITIES[case]
     container_id = await run(
@@ -105,7 +107,7 @@ async def test_capabilities_are_those_asked_for_and_none_is_inherited(
 
 
 @HANDLERS
-async def test_an_ambient_capability_reaches_a_user_without_any(cri, busybox, handler: str) -> None:
+async def test_an_ambient_capability_reaches_a_user_without_any(cri: Cri, busybox: str, handler: str) -> None:
     wanted = Context(
         run_as_user=cri_pb.Int64Value(value=1000),
         capabilities=cri_pb.Capability(
@@ -121,7 +123,9 @@ async def test_an_ambient_capability_reaches_a_user_without_any(cri, busybox, ha
 
 
 @HANDLERS
-async def test_a_privileged_container_has_all_that_the_runtime_has(cri, busybox, handler: str) -> None:
+async def test_a_privileged_container_has_all_that_the_runtime_has(
+    cri: Cri, busybox: str, handler: str
+) -> None:
     container_id = await run(cri, f"privileged-{handler}", busybox, Context(privileged=True), handler)
     found = await facts(cri, container_id)
     assert names(found["CapEff"]) == host_capabilities()
@@ -134,7 +138,7 @@ async def test_a_privileged_container_has_all_that_the_runtime_has(cri, busybox,
 
 
 @HANDLERS
-async def test_seccomp_is_the_profile_asked_for(cri, busybox, tmp_path: Path, handler: str) -> None:
+async def test_seccomp_is_the_profile_asked_for(cri: Cri, busybox: str, tmp_path: Path, handler: str) -> None:
     path = tmp_path / "no-mkdir.json"
     rule = {"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO", "errnoRet": 38}
     path.write_text(json.dumps({"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [rule]}))
@@ -150,7 +154,7 @@ async def test_seccomp_is_the_profile_asked_for(cri, busybox, tmp_path: Path, ha
         assert (made.exit_code, b"not implemented" in made.stderr) == (code, code == 1)
 
 
-async def test_a_profile_of_a_kernel_feature_that_is_missing_is_refused(cri, busybox) -> None:
+async def test_a_profile_of_a_kernel_feature_that_is_missing_is_refused(cri: Cri, busybox: str) -> None:
     if Path("/sys/module/apparmor/parameters/enabled").exists():
         pytest.skip("this kernel has AppArmor")
     profile = Profile(profile_type=Profile.Localhost, localhost_ref="localhost/mine")
@@ -162,7 +166,9 @@ async def test_a_profile_of_a_kernel_feature_that_is_missing_is_refused(cri, bus
 
 
 @HANDLERS
-async def test_no_new_privileges_read_only_root_and_hidden_paths(cri, busybox, handler: str) -> None:
+async def test_no_new_privileges_read_only_root_and_hidden_paths(
+    cri: Cri, busybox: str, handler: str
+) -> None:
     wanted = Context(
         no_new_privs=True,
         readonly_rootfs=True,
@@ -212,7 +218,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("case", GROUPS)
-async def test_users_and_groups_are_those_of_request_and_image(cri, people, case: str) -> None:
+async def test_users_and_groups_are_those_of_request_and_image(cri: Cri, people, case: str) -> None:
     wanted, uid, gid, groups = GROUPS[case]
     container_id = await run(cri, f"groups-{case.replace(' ', '-')}", people, wanted)
     for found in (await init_facts(cri, container_id), await facts(cri, container_id)):
@@ -226,7 +232,9 @@ async def test_users_and_groups_are_those_of_request_and_image(cri, people, case
 @pytest.mark.parametrize(
     "user", ["4294967296", "2147483648", "-1", "0x0", "1:99999999999", "nobody-here", ":"]
 )
-async def test_a_users_word_in_an_image_never_becomes_root_by_accident(cri, shop, user: str) -> None:
+async def test_a_users_word_in_an_image_never_becomes_root_by_accident(
+    cri: Cri, shop: Registry, user: str
+) -> None:
     """CVE-2024-40635."""
     name = hashlib.sha256(user.encode()).hexdigest()[:8]
     image = shop.push(f"demo/user-{name}", [busybox_layer()], {"User": user})
@@ -238,7 +246,7 @@ async def test_a_users_word_in_an_image_never_becomes_root_by_accident(cri, shop
 
 @HANDLERS
 async def test_no_working_directory_leads_out_by_a_descriptor(
-    cri, people, tmp_path: Path, handler: str
+    cri: Cri, people, tmp_path: Path, handler: str
 ) -> None:
     """CVE-2024-21626: by name, and by a link of the image."""
     await cri.pull(people)
@@ -268,7 +276,9 @@ async def test_no_working_directory_leads_out_by_a_descriptor(
 
 
 @HANDLERS
-async def test_the_runtimes_program_is_out_of_reach_by_proc_self_exe(cri, busybox, handler: str) -> None:
+async def test_the_runtimes_program_is_out_of_reach_by_proc_self_exe(
+    cri: Cri, busybox: str, handler: str
+) -> None:
     """CVE-2019-5736."""
     program = Path(str(shutil.which(handler))).resolve()
     before = hashlib.sha256(program.read_bytes()).digest()
@@ -289,7 +299,9 @@ async def test_the_runtimes_program_is_out_of_reach_by_proc_self_exe(cri, busybo
     assert hashlib.sha256(program.read_bytes()).digest() == before
 
 
-async def test_no_abstract_socket_is_reachable_from_the_nodes_network(cri, node, busybox) -> None:
+async def test_no_abstract_socket_is_reachable_from_the_nodes_network(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     """CVE-2020-15257."""
     container_id = await run(cri, "abstract", busybox, Context())
     mine = {str(pid) for pid in node.state["pids"].values()}
@@ -317,7 +329,7 @@ SYSCTLS = {
 
 
 @pytest.mark.parametrize("case", SYSCTLS)
-async def test_a_sysctl_cannot_reach_the_machine(cri, case: str) -> None:
+async def test_a_sysctl_cannot_reach_the_machine(cri: Cri, case: str) -> None:
     """CVE-2022-0811."""
     values, named = SYSCTLS[case]
     before = Path("/proc/sys/kernel/core_pattern").read_bytes()
@@ -329,7 +341,7 @@ async def test_a_sysctl_cannot_reach_the_machine(cri, case: str) -> None:
     assert Path("/proc/sys/kernel/core_pattern").read_bytes() == before
 
 
-async def test_sysctls_are_the_pods_and_never_a_shared_namespaces(cri, busybox) -> None:
+async def test_sysctls_are_the_pods_and_never_a_shared_namespaces(cri: Cri, busybox: str) -> None:
     """CVE-2022-0532."""
     config = cri.sandbox_config("sysctl-shared", host_network=True)
     config.linux.sysctls["net.ipv4.ip_unprivileged_port_start"] = "5"
@@ -345,7 +357,7 @@ async def test_sysctls_are_the_pods_and_never_a_shared_namespaces(cri, busybox) 
     assert (await cri.exec(container_id, ["cat", *paths])).stdout.split() == [b"5", b"1"]
 
 
-async def test_what_the_node_keeps_is_for_root_alone(cri, node, busybox) -> None:
+async def test_what_the_node_keeps_is_for_root_alone(cri: Cri, node: TestNode, busybox: str) -> None:
     """CVE-2024-25621: directories let nobody list them, sockets and records let nobody open them."""
     await run(cri, "audit", busybox, Context())
     kept = [node.run_dir, *(node.data_dir / name for name in SERVICES)]

@@ -22,8 +22,10 @@ import pytest
 
 from common import api
 from common.rpc.plain import MAX_MESSAGE_BYTES
+from devtools.cri import Cri
 from node.health import trouble
 from tests.e2e.test_e2e_pods import pod
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -171,7 +173,9 @@ async def refusals(path: Path) -> set[str]:
     return served
 
 
-async def test_nothing_sent_to_a_socket_ends_or_stops_what_listens_there(cri, node, busybox) -> None:
+async def test_nothing_sent_to_a_socket_ends_or_stops_what_listens_there(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     container_id = (await pod(cri, "sockets", busybox, ["sleep", "1000"]))[1]
     pids = node.state["pids"]
     shims = {path: path.read_text() for path in node.run_dir.glob("shimd/shims/*/pid")}

@@ -13,8 +13,10 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import exited, pod, runs_no_more
 from tests.support.eventually import eventually, until
+from tests.support.node import TestNode
 from tests.support.streaming import RefusedError, Spdy, WebSocket
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -24,18 +26,18 @@ TUNNEL = "SPDY/3.1+portforward.k8s.io"
 EXIT_CAUSE = ("NonZeroExitCode", "3")
 
 
-async def exec_url(cri, container_id: str, cmd: list[str], **fields) -> str:
+async def exec_url(cri: Cri, container_id: str, cmd: list[str], **fields) -> str:
     fields.setdefault("stdout", True)
     request = cri_pb.ExecRequest(container_id=container_id, cmd=cmd, **fields)
     return (await cri.call(cri.runtime.Exec, request)).url
 
 
-async def attach_url(cri, container_id: str, **fields) -> str:
+async def attach_url(cri: Cri, container_id: str, **fields) -> str:
     request = cri_pb.AttachRequest(container_id=container_id, stdout=True, **fields)
     return (await cri.call(cri.runtime.Attach, request)).url
 
 
-async def forward_url(cri, sandbox_id: str, *ports: int) -> str:
+async def forward_url(cri: Cri, sandbox_id: str, *ports: int) -> str:
     request = cri_pb.PortForwardRequest(pod_sandbox_id=sandbox_id, port=ports)
     return (await cri.call(cri.runtime.PortForward, request)).url
 
@@ -62,7 +64,7 @@ def cause(status: bytes) -> tuple[str, str]:
 in_thread = anyio.to_thread.run_sync
 
 
-async def test_spdy_exec_has_both_outputs_and_the_exit_code(cri, busybox) -> None:
+async def test_spdy_exec_has_both_outputs_and_the_exit_code(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "s-exec", busybox, ["sleep", "1000"])
     command = ["sh", "-c", "cat; echo err >&2; exit 3"]
     url = await exec_url(cri, container_id, command, stdin=True, stderr=True)
@@ -83,7 +85,9 @@ async def test_spdy_exec_has_both_outputs_and_the_exit_code(cri, busybox) -> Non
 
 
 @pytest.mark.parametrize("protocol", [V5, "v4.base64.channel.k8s.io"])
-async def test_websocket_exec_closes_stdin_and_has_the_exit_code(cri, busybox, protocol: str) -> None:
+async def test_websocket_exec_closes_stdin_and_has_the_exit_code(
+    cri: Cri, busybox: str, protocol: str
+) -> None:
     _, container_id = await pod(cri, "w-exec", busybox, ["sleep", "1000"])
     command = ["sh", "-c", "read line; echo got $line; cat; echo err >&2; exit 3"]
     if protocol != V5:
@@ -108,7 +112,7 @@ async def test_websocket_exec_closes_stdin_and_has_the_exit_code(cri, busybox, p
 
 
 @pytest.mark.parametrize("kind", ["spdy", "websocket"])
-async def test_a_terminal_is_resized(cri, busybox, kind: str) -> None:
+async def test_a_terminal_is_resized(cri: Cri, busybox: str, kind: str) -> None:
     _, container_id = await pod(cri, "tty", busybox, ["sleep", "1000"])
     command = ["sh", "-c", "tty; until [ $(stty size | tr -d ' ') = 3397 ]; do sleep 0.02; done; stty size"]
     url = await exec_url(cri, container_id, command, stdin=True, tty=True)
@@ -131,7 +135,7 @@ async def test_a_terminal_is_resized(cri, busybox, kind: str) -> None:
     assert shown.endswith(b"33 97\r\n")
 
 
-async def test_a_client_that_goes_ends_its_exec(cri, busybox) -> None:
+async def test_a_client_that_goes_ends_its_exec(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "gone", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["sh", "-c", "echo up; exec sleep 4321"])
 
@@ -143,7 +147,7 @@ async def test_a_client_that_goes_ends_its_exec(cri, busybox) -> None:
     await runs_no_more(cri, container_id, b"4321")
 
 
-async def test_attach_detaches_and_leaves_stdin_open(cri, busybox) -> None:
+async def test_attach_detaches_and_leaves_stdin_open(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "attach", busybox, ["cat"], stdin=True)
 
     def talk(url: str, word: bytes) -> bytes:
@@ -162,7 +166,7 @@ async def test_attach_detaches_and_leaves_stdin_open(cri, busybox) -> None:
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
 
 
-async def test_the_end_of_an_attachment_is_the_end_of_stdin_once(cri, busybox) -> None:
+async def test_the_end_of_an_attachment_is_the_end_of_stdin_once(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "once", busybox, ["cat"], stdin=True, stdin_once=True)
     url = await attach_url(cri, container_id, stdin=True)
     found = await in_thread(lambda: spdy_exec(url, "error", "stdin", "stdout", stdin=b"all\n"))
@@ -172,7 +176,7 @@ async def test_the_end_of_an_attachment_is_the_end_of_stdin_once(cri, busybox) -
 
 @pytest.mark.parametrize("host_network", [False, True], ids=["pod", "host"])
 @pytest.mark.parametrize("kind", ["spdy", "tunnel", "channels"])
-async def test_a_port_is_forwarded(cri, busybox, host_network: bool, kind: str) -> None:
+async def test_a_port_is_forwarded(cri: Cri, busybox: str, host_network: bool, kind: str) -> None:
     port = free_port()
     serve = ["nc", "-ll", "-p", str(port), "-e", "sh", "-c", "read word; echo got $word"]
     sandbox_id, _ = await pod(cri, f"pf-{kind}", busybox, serve, host_network=host_network)
@@ -213,7 +217,7 @@ def connect(client: Spdy, port: int, number: int = 0) -> tuple[int, int]:
     return client.open("data", **fields), client.open("error", **fields)
 
 
-async def test_a_closed_port_is_told_on_the_error_stream_and_others_go_on(cri, busybox) -> None:
+async def test_a_closed_port_is_told_on_the_error_stream_and_others_go_on(cri: Cri, busybox: str) -> None:
     sandbox_id, _ = await pod(cri, "pf-closed", busybox, ["sleep", "1000"], host_network=False)
     url = await forward_url(cri, sandbox_id)
 
@@ -229,7 +233,7 @@ async def test_a_closed_port_is_told_on_the_error_stream_and_others_go_on(cri, b
         assert b"::1: " in told
 
 
-async def test_a_url_is_good_once_and_for_its_kind_only(cri, busybox) -> None:
+async def test_a_url_is_good_once_and_for_its_kind_only(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "tokens", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["true"])
     await in_thread(lambda: spdy_exec(url, "error", "stdout"))
@@ -240,7 +244,7 @@ async def test_a_url_is_good_once_and_for_its_kind_only(cri, busybox) -> None:
         assert refusal.value.status == 404
 
 
-async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri, busybox) -> None:
+async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "protocols", busybox, ["sleep", "1000"])
     for client, offer in ((Spdy, "v9.channel.k8s.io"), (WebSocket, "v9.channel.k8s.io")):
         url = await exec_url(cri, container_id, ["true"])
@@ -253,7 +257,7 @@ async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri, bu
     assert refusal.value.status == 400
 
 
-async def test_malformed_frames_close_their_connection_only(cri, busybox) -> None:
+async def test_malformed_frames_close_their_connection_only(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "malformed", busybox, ["sleep", "1000"])
     good = await exec_url(cri, container_id, ["cat"], stdin=True)
     for client in (Spdy, WebSocket) * 5:  # each comes at another moment of the exec's preparation
@@ -270,7 +274,7 @@ async def test_malformed_frames_close_their_connection_only(cri, busybox) -> Non
     assert found["stdout"] == b"still"
 
 
-async def test_what_does_not_run_has_no_url(cri, busybox) -> None:
+async def test_what_does_not_run_has_no_url(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "over", busybox, ["true"])
     await exited(cri, container_id)
     for name, code in (
@@ -312,7 +316,9 @@ def pump(write, read, size: int, block: bytes) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("kind", ["spdy", "websocket"])
-async def test_much_goes_through_cat_without_loss_or_growth(cri, node, busybox, kind: str) -> None:
+async def test_much_goes_through_cat_without_loss_or_growth(
+    cri: Cri, node: TestNode, busybox: str, kind: str
+) -> None:
     _, container_id = await pod(cri, "big", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["cat"], stdin=True)
     block = os.urandom(32 << 10)
@@ -343,7 +349,9 @@ async def test_much_goes_through_cat_without_loss_or_growth(cri, node, busybox, 
     assert rss_mib(node.pid("crid")) - before < 48
 
 
-async def test_a_client_that_does_not_read_holds_back_its_own_exec_only(cri, node, busybox) -> None:
+async def test_a_client_that_does_not_read_holds_back_its_own_exec_only(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "slow", busybox, ["sleep", "1000"])
     flood = await exec_url(cri, container_id, ["sh", "-c", "cat /dev/zero"])
     before = rss_mib(node.pid("crid"))
@@ -358,7 +366,7 @@ async def test_a_client_that_does_not_read_holds_back_its_own_exec_only(cri, nod
         client.close()
 
 
-async def test_attaching_again_and_again_leaves_no_descriptor(cri, node, busybox) -> None:
+async def test_attaching_again_and_again_leaves_no_descriptor(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "leaks", busybox, ["cat"], stdin=True)
     descriptors = Path(f"/proc/{node.pid('crid')}/fd")
 

@@ -12,6 +12,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from crid.streaming import spdy
 from crid.streaming.portforward import MAX_ALONE
 from crid.streaming.spdydict import DICTIONARY
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import V4, V5, exec_url, forward_url, forwarding, in_thread
 from tests.support.pace import patience
@@ -73,7 +74,7 @@ def flood_chunks(url: str) -> None:
         )
 
 
-async def longest_call(cri, flood: Callable[..., None], *args: object) -> float:
+async def longest_call(cri: Cri, flood: Callable[..., None], *args: object) -> float:
     """How long the slowest of the calls took that were made while a client sends its flood."""
     worst = 0.0
     async with anyio.create_task_group() as group:
@@ -93,13 +94,13 @@ async def longest_call(cri, flood: Callable[..., None], *args: object) -> float:
 
 
 @pytest.mark.parametrize("pairs", [8191, 32])
-async def test_headers_hold_up_no_call(cri, busybox, pairs: int) -> None:
+async def test_headers_hold_up_no_call(cri: Cri, busybox: str, pairs: int) -> None:
     _, container_id = await pod(cri, f"headers-{pairs}", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["sleep", "1000"])
     assert await longest_call(cri, flood_headers, url, pairs) < patience(HELD_S)
 
 
-async def test_settings_of_many_streams_hold_up_no_call(cri, busybox) -> None:
+async def test_settings_of_many_streams_hold_up_no_call(cri: Cri, busybox: str) -> None:
     sandbox_id, _ = await pod(cri, "settings", busybox, ["sleep", "1000"])
     url = await forward_url(cri, sandbox_id)
     assert await longest_call(cri, flood_settings, url) < patience(HELD_S)
@@ -114,13 +115,13 @@ MESSAGES = {
 
 
 @pytest.mark.parametrize("kind", MESSAGES)
-async def test_small_messages_hold_up_no_call(cri, busybox, kind: str) -> None:
+async def test_small_messages_hold_up_no_call(cri: Cri, busybox: str, kind: str) -> None:
     _, container_id = await pod(cri, f"messages-{kind}", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["sleep", "1000"], stdin=True, tty=True)
     assert await longest_call(cri, flood_messages, url, MESSAGES[kind]) < patience(HELD_S)
 
 
-async def test_a_request_in_small_chunks_holds_up_no_call(cri, busybox) -> None:
+async def test_a_request_in_small_chunks_holds_up_no_call(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "chunks", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["true"])
     assert await longest_call(cri, flood_chunks, url) < patience(HELD_S)
@@ -141,7 +142,7 @@ def streams_refused(url: str, number: int) -> int:
     return came.count(REFUSED)
 
 
-async def test_halves_of_connections_are_bounded(cri, busybox) -> None:
+async def test_halves_of_connections_are_bounded(cri: Cri, busybox: str) -> None:
     sandbox_id, _ = await pod(cri, "halves", busybox, ["sleep", "1000"])
     url = await forward_url(cri, sandbox_id)
     assert await in_thread(streams_refused, url, MAX_ALONE + 30) == 30

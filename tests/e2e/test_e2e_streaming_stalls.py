@@ -10,6 +10,7 @@ import pytest
 
 from crid.streaming import spdy
 from crid.streaming.leaving import MAX_OF_CONTAINER
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import pod, runs_no_more, succeeds
 from tests.e2e.test_e2e_streaming import (
     V4,
@@ -25,6 +26,7 @@ from tests.e2e.test_e2e_streaming import (
     rss_mib,
 )
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 from tests.support.pace import patience
 from tests.support.streaming import Spdy, WebSocket
 
@@ -61,7 +63,9 @@ def fill_stdin(url: str, kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["spdy", "websocket"])
-async def test_a_client_that_goes_behind_unread_input_ends_its_exec(cri, busybox, kind: str) -> None:
+async def test_a_client_that_goes_behind_unread_input_ends_its_exec(
+    cri: Cri, busybox: str, kind: str
+) -> None:
     _, container_id = await pod(cri, f"stall-{kind}", busybox, ["sleep", "1000"])
     url = await exec_url(cri, container_id, ["sh", "-c", "echo up; exec sleep 4321"], stdin=True)
     await in_thread(fill_stdin, url, kind)
@@ -91,14 +95,16 @@ def read_one_of_two(client: Spdy, port: int) -> Counter[int]:
     return came
 
 
-async def listening(cri, container_id: str, port: int) -> None:
+async def listening(cri: Cri, container_id: str, port: int) -> None:
     """Wait until a container's nc is there."""
     listens = ["grep", "-q", f":{port:04X} ", "/proc/net/tcp6"]
     await succeeds(cri, container_id, *listens)
 
 
 @pytest.mark.parametrize("kind", ["spdy", "tunnel"])
-async def test_a_port_whose_client_does_not_read_holds_up_no_other(cri, node, busybox, kind: str) -> None:
+async def test_a_port_whose_client_does_not_read_holds_up_no_other(
+    cri: Cri, node: TestNode, busybox: str, kind: str
+) -> None:
     port = free_port()
     flood = ["nc", "-ll", "-p", str(port), "-e", "cat", "/dev/zero"]
     sandbox_id, container_id = await pod(cri, f"windows-{kind}", busybox, flood)
@@ -138,7 +144,9 @@ def read_websocket_late(url: str, protocol: str) -> dict[int, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["spdy", "websocket"])
-async def test_a_client_that_reads_late_has_all_output_and_the_exit_code(cri, busybox, kind: str) -> None:
+async def test_a_client_that_reads_late_has_all_output_and_the_exit_code(
+    cri: Cri, busybox: str, kind: str
+) -> None:
     _, container_id = await pod(cri, f"late-{kind}", busybox, ["sleep", "1000"])
     command = ["sh", "-c", f"head -c {LATE_BYTES} /dev/zero; exit 3"]
     url = await exec_url(cri, container_id, command)
@@ -148,7 +156,7 @@ async def test_a_client_that_reads_late_has_all_output_and_the_exit_code(cri, bu
     assert cause(found[3]) == ("NonZeroExitCode", "3")
 
 
-async def test_a_client_that_reads_late_has_all_that_a_port_sent(cri, busybox) -> None:
+async def test_a_client_that_reads_late_has_all_that_a_port_sent(cri: Cri, busybox: str) -> None:
     port = free_port()
     flood = ["nc", "-ll", "-p", str(port), "-e", "head", "-c", str(LATE_BYTES), "/dev/zero"]
     sandbox_id, container_id = await pod(cri, "late-port", busybox, flood)
@@ -158,7 +166,7 @@ async def test_a_client_that_reads_late_has_all_that_a_port_sent(cri, busybox) -
     assert len(found[0]) == 2 + LATE_BYTES
 
 
-async def test_a_websocket_is_closed_soon_after_its_port(cri, busybox) -> None:
+async def test_a_websocket_is_closed_soon_after_its_port(cri: Cri, busybox: str) -> None:
     """The client cannot know that nothing more comes, since the protocol has no half-close."""
     port = free_port()
     serve = ["nc", "-ll", "-p", str(port), "-e", "echo", "bye"]
@@ -187,7 +195,9 @@ def leave_input(url: str) -> None:
                 client.write(client.ids["stdin"], bytes(32 << 10))
 
 
-async def test_attached_clients_that_left_their_input_are_kept_in_bounds(cri, node, busybox) -> None:
+async def test_attached_clients_that_left_their_input_are_kept_in_bounds(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "left", busybox, ["sleep", "1000"], stdin=True)
     urls = [await attach_url(cri, container_id, stdin=True) for _ in range(4 * MAX_OF_CONTAINER)]
     descriptors = Path(f"/proc/{node.pid('crid')}/fd")

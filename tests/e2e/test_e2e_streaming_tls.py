@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from devtools.cri import connect
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import pod
 from tests.e2e.test_e2e_streaming import V4, exec_url, in_thread, spdy_exec
 from tests.support.eventually import until
@@ -33,7 +34,9 @@ def make_certificate(directory: Path) -> tuple[Path, Path]:
     return files
 
 
-async def test_a_new_certificate_is_used_and_cuts_no_stream(shop, busybox, tmp_path) -> None:
+async def test_a_new_certificate_is_used_and_cuts_no_stream(
+    shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     cert, key = make_certificate(tmp_path)
     context = ssl.create_default_context(cafile=str(cert))
     settings = {"SLIPWAY_CRID_STREAM_TLS_CERT": str(cert), "SLIPWAY_CRID_STREAM_TLS_KEY": str(key)}

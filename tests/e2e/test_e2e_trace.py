@@ -9,12 +9,13 @@ from pathlib import Path
 import pytest
 
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-def on_a_terminal(node, *arguments: str) -> str:
+def on_a_terminal(node: TestNode, *arguments: str) -> str:
     slipway = Path(sys.executable).parent / "slipway"
     command = f"stty cols 100; {slipway} --run-dir {node.run_dir} {' '.join(arguments)}"
     done = subprocess.run(
@@ -28,7 +29,9 @@ def on_a_terminal(node, *arguments: str) -> str:
     return done.stdout
 
 
-def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node, busybox) -> None:
+def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(
+    node: TestNode, busybox: str
+) -> None:
     container_id = node.slipway("run", "-d", "--name", "traced", busybox, "sleep", "1000").stdout.strip()
 
     def names(of: str = "traced") -> list[str]:
@@ -59,7 +62,7 @@ def test_a_life_is_shown_as_a_waterfall_and_as_events_when_no_span_is_left(node,
     assert "container.exited" in on_a_terminal(node, "trace", container_id)
 
 
-def _events(node, container_id: str) -> list[str]:
+def _events(node: TestNode, container_id: str) -> list[str]:
     done = node.slipway("trace", "-o", "json", container_id)
     if done.returncode != 0 or json.loads(done.stdout)["spans"]:
         return []
@@ -67,7 +70,7 @@ def _events(node, container_id: str) -> list[str]:
     return [kind for kind in found if kind.startswith("container.")]
 
 
-def test_what_is_not_there_is_said(node) -> None:
+def test_what_is_not_there_is_said(node: TestNode) -> None:
     for name, told in (
         ("nobody", "no container or pod 'nobody'"),
         (secrets.token_hex(16), "no span"),

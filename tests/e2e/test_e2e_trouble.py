@@ -11,7 +11,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import registry
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import pod
 from tests.support.eventually import eventually, until
 from tests.support.node import running_node
@@ -22,7 +23,7 @@ LAYER_MIB = 24
 
 
 @pytest.fixture(scope="module")
-def small(shop, tmp_path_factory: pytest.TempPathFactory):
+def small(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
     """A node whose data and pod logs are on a filesystem of 192 MiB."""
     data = tmp_path_factory.mktemp("small")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m", "slipway-test", data], check=True, timeout=20)
@@ -72,14 +73,16 @@ def fill(small):
 
 
 @pytest.fixture(scope="module")
-def big(shop) -> str:
+def big(shop: Registry) -> str:
     """An image whose one layer is as big packed as unpacked."""
     layer = registry.layer([registry.file("big", os.urandom(LAYER_MIB * MIB))])
     return shop.push("demo/big", [layer], {"Cmd": ["/big"]})
 
 
 @pytest.mark.parametrize("free_mib", [LAYER_MIB // 2, LAYER_MIB * 3 // 2], ids=["download", "unpack"])
-async def test_a_pull_to_a_full_disk_leaves_nothing(cri, small, busybox, big, fill, free_mib: int) -> None:
+async def test_a_pull_to_a_full_disk_leaves_nothing(
+    cri: Cri, small, busybox: str, big, fill, free_mib: int
+) -> None:
     _, other = await pod(cri, f"bystander-{free_mib}", busybox, ["sleep", "600"])
     before = small.leftovers()
     filler = fill(free_mib * MIB)
@@ -97,7 +100,9 @@ async def test_a_pull_to_a_full_disk_leaves_nothing(cri, small, busybox, big, fi
     assert await small.differences() == []
 
 
-async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(cri, small, busybox, fill) -> None:
+async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(
+    cri: Cri, small, busybox: str, fill
+) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("full", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -122,7 +127,7 @@ async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(cri, sma
     assert await small.differences("record") == []
 
 
-async def test_a_full_disk_never_blocks_a_container_that_logs(cri, small, busybox, fill) -> None:
+async def test_a_full_disk_never_blocks_a_container_that_logs(cri: Cri, small, busybox: str, fill) -> None:
     script = "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/dev/shm/n; done"
     _, container_id = await pod(cri, "chatty", busybox, ["sh", "-c", script])
     log = small.logs / "chatty" / "c.log"

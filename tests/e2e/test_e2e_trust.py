@@ -7,12 +7,15 @@ import grpc
 import pytest
 
 from devtools.cri import connect
+from devtools.registry import Registry
 from tests.support.node import running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120), pytest.mark.anyio]
 
 
-async def test_a_kubelet_reads_that_the_policy_refused_the_image(shop, busybox, tmp_path: Path) -> None:
+async def test_a_kubelet_reads_that_the_policy_refused_the_image(
+    shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     policy = tmp_path / "policy.json"
     accept = {"docker": {f"{shop.address}/demo": [{"type": "insecureAcceptAnything"}]}}
     policy.write_text(json.dumps({"default": [{"type": "reject"}], "transports": accept}))

@@ -18,6 +18,7 @@ import pytest
 
 from common.sys.mounts import unmount_below
 from node.main import main
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
@@ -32,7 +33,7 @@ def run_dir():
     subprocess.run(["rm", "-rf", path], check=True, timeout=20)
 
 
-def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path):
+def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path: Path) -> None:
     command = [SLIPWAY_NODE, "up", "--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
     started = time.monotonic()
     done = subprocess.run(
@@ -51,7 +52,7 @@ def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path):
     assert not (run_dir / "node.json").exists(), "the supervisor goes on"
 
 
-def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir, tmp_path):
+def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir, tmp_path: Path) -> None:
     """Two of Redis would write to one file; whoever follows NATS knows its port."""
 
     def run(verb: str) -> str:
@@ -91,7 +92,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path):
+def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text(f'run_dir = "{run_dir}"\nnode = "n-1"\n')
     command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
@@ -150,7 +151,7 @@ def test_prepare_refuses_what_is_no_option(
     assert error.count("\n") == 1
 
 
-def test_who_reads_the_status_may_leave(node):
+def test_who_reads_the_status_may_leave(node: TestNode) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
     command = [SLIPWAY_NODE, "status", "--run-dir", str(node.run_dir)]

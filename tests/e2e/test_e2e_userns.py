@@ -9,6 +9,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys import linux
 from common.sys.mounts import unmount_below
+from devtools.cri import Cri
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -20,7 +22,7 @@ MAPPED = cri_pb.UserNamespace(mode=POD, uids=[RANGE], gids=[RANGE])
 
 
 def sandbox_config(
-    cri, name: str, wanted: cri_pb.UserNamespace = MAPPED, **options
+    cri: Cri, name: str, wanted: cri_pb.UserNamespace = MAPPED, **options
 ) -> cri_pb.PodSandboxConfig:
     config = cri.sandbox_config(name)
     config.linux.security_context.namespace_options.MergeFrom(
@@ -29,7 +31,7 @@ def sandbox_config(
     return config
 
 
-async def run(cri, name: str, image: str, command: list[str], *, pid: int = CONTAINER, **fields) -> str:
+async def run(cri: Cri, name: str, image: str, command: list[str], *, pid: int = CONTAINER, **fields) -> str:
     await cri.pull(image)
     sandbox = sandbox_config(cri, name)
     sandbox.linux.security_context.namespace_options.pid = pid
@@ -40,7 +42,7 @@ async def run(cri, name: str, image: str, command: list[str], *, pid: int = CONT
     return container_id
 
 
-async def shell(cri, container_id: str, script: str) -> tuple[int, str]:
+async def shell(cri: Cri, container_id: str, script: str) -> tuple[int, str]:
     answer = await cri.exec(container_id, ["sh", "-c", script])
     return answer.exit_code, (answer.stdout + answer.stderr).decode()
 
@@ -51,7 +53,9 @@ def owner(path: Path) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("pid", [CONTAINER, POD], ids=["own-pids", "pod-pids"])
-async def test_root_of_a_pod_is_nobody_special_on_the_node(cri, node, busybox, pid: int) -> None:
+async def test_root_of_a_pod_is_nobody_special_on_the_node(
+    cri: Cri, node: TestNode, busybox: str, pid: int
+) -> None:
     container_id = await run(cri, f"userns-{pid}", busybox, ["sleep", "1000"], pid=pid)
     assert (await shell(cri, container_id, "cat /proc/self/uid_map"))[1].split() == [
         "0",
@@ -80,7 +84,7 @@ async def test_root_of_a_pod_is_nobody_special_on_the_node(cri, node, busybox, p
     assert (await shell(cri, container_id, "grep -c ^ /proc/1/status"))[0] == 0
 
 
-async def test_a_pod_owns_its_network_and_its_files(cri, busybox) -> None:
+async def test_a_pod_owns_its_network_and_its_files(cri: Cri, busybox: str) -> None:
     container_id = await run(cri, "userns-files", busybox, ["sleep", "1000"])
     script = "cat /etc/hostname; touch /dev/shm/x && stat -c %u /dev/shm /dev/shm/x /etc/resolv.conf"
     assert await shell(cri, container_id, script) == (0, "userns-files\n0\n0\n0\n")
@@ -93,7 +97,7 @@ async def test_a_pod_owns_its_network_and_its_files(cri, busybox) -> None:
 
 
 async def test_a_volume_has_the_containers_ids_inside_and_the_nodes_outside(
-    cri, busybox, tmp_path: Path
+    cri: Cri, busybox: str, tmp_path: Path
 ) -> None:
     tmp_path.chmod(0o755)
     (tmp_path / "old").write_text("old")
@@ -110,7 +114,7 @@ async def test_a_volume_has_the_containers_ids_inside_and_the_nodes_outside(
     assert (await shell(cri, container_id, "touch /w/other"))[0] != 0
 
 
-async def test_everything_of_a_pod_goes_with_it(cri, node, busybox) -> None:
+async def test_everything_of_a_pod_goes_with_it(cri: Cri, node: TestNode, busybox: str) -> None:
     before = node.leftovers()
     container_id = await run(cri, "userns-gone", busybox, ["sleep", "1000"], pid=POD)
     assert container_id in node.leftovers()["snapshots"]
@@ -129,7 +133,7 @@ def without_idmaps(tmp_path: Path) -> Iterator[Path]:
 
 
 async def test_a_filesystem_without_mapped_ids_is_refused_by_the_mounts_name(
-    cri, busybox, without_idmaps: Path
+    cri: Cri, busybox: str, without_idmaps: Path
 ) -> None:
     mount = cri_pb.Mount(
         container_path="/v", host_path=str(without_idmaps), uidMappings=[RANGE], gidMappings=[RANGE]
@@ -157,7 +161,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-async def test_bad_mappings_are_refused_by_name(cri, case: str) -> None:
+async def test_bad_mappings_are_refused_by_name(cri: Cri, case: str) -> None:
     uids, gids, options, named = BAD[case]
     wanted = cri_pb.UserNamespace(mode=POD, uids=uids, gids=gids)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -167,7 +171,7 @@ async def test_bad_mappings_are_refused_by_name(cri, case: str) -> None:
     assert named in caught.value.details()
 
 
-async def test_a_container_has_the_mappings_of_its_sandbox(cri, busybox) -> None:
+async def test_a_container_has_the_mappings_of_its_sandbox(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = sandbox_config(cri, "userns-other")
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -180,7 +184,7 @@ async def test_a_container_has_the_mappings_of_its_sandbox(cri, busybox) -> None
         await cri.create(sandbox_id, config, sandbox)
 
 
-async def test_a_handler_says_whether_it_maps_ids_and_is_refused_if_not(cri) -> None:
+async def test_a_handler_says_whether_it_maps_ids_and_is_refused_if_not(cri: Cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     features = {h.name: h.features.user_namespaces for h in status.runtime_handlers}
     assert features["crun"]

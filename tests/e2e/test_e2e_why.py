@@ -3,20 +3,22 @@
 import json
 import os
 import signal
+from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as pb
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.support.eventually import eventually
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio, pytest.mark.timeout(120)]
 
 
-def _why(node, name: str) -> dict[str, Any]:
+def _why(node: TestNode, name: str) -> dict[str, Any]:
     done = node.slipway("why", "-o", "json", name)
     assert done.returncode == 0, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
@@ -28,7 +30,7 @@ def _facts(found: dict[str, Any], what: str) -> list[str]:
 
 
 async def _start(
-    cri, image: str, name: str, script: str, *, limit_bytes: int = 0, pid: int = pb.CONTAINER
+    cri: Cri, image: str, name: str, script: str, *, limit_bytes: int = 0, pid: int = pb.CONTAINER
 ) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(f"{name}-pod", host_network=True)
@@ -42,11 +44,13 @@ async def _start(
     return container_id
 
 
-def _ended(node, name: str) -> dict[str, Any]:
+def _ended(node: TestNode, name: str) -> dict[str, Any]:
     return eventually(lambda: (found := _why(node, name))["state"] == "exited" and found, what=f"{name} ends")
 
 
-async def test_exit_by_itself_shows_the_code_and_the_last_lines(node, cri, busybox) -> None:
+async def test_exit_by_itself_shows_the_code_and_the_last_lines(
+    node: TestNode, cri: Cri, busybox: str
+) -> None:
     await _start(cri, busybox, "failing", "echo one; echo cannot open the file >&2; exit 1")
     found = _ended(node, "failing")
     assert (found["cause"], found["exit_code"]) == ("exited", 1)
@@ -57,7 +61,7 @@ async def test_exit_by_itself_shows_the_code_and_the_last_lines(node, cri, busyb
     assert "cannot open the file" in told
 
 
-async def test_a_crash_is_named_by_its_signal(node, cri, busybox) -> None:
+async def test_a_crash_is_named_by_its_signal(node: TestNode, cri: Cri, busybox: str) -> None:
     # the first process of a PID namespace is immune to such signals, so here it has the node's
     await _start(cri, busybox, "crashing", "ulimit -c 0; kill -SEGV $$", pid=pb.NODE)
     await _start(cri, busybox, "shelled", "ulimit -c 0; sh -c 'kill -SEGV $$'; exit $?")
@@ -69,7 +73,7 @@ async def test_a_crash_is_named_by_its_signal(node, cri, busybox) -> None:
     assert "SIGSEGV" in found["verdict"]
 
 
-async def test_out_of_memory_shows_limit_and_use(node, cri, busybox) -> None:
+async def test_out_of_memory_shows_limit_and_use(node: TestNode, cri: Cri, busybox: str) -> None:
     await _start(cri, busybox, "greedy", "exec tail /dev/zero", limit_bytes=32 << 20)
     found = _ended(node, "greedy")
     assert found["cause"] == "oom-killed"
@@ -77,7 +81,7 @@ async def test_out_of_memory_shows_limit_and_use(node, cri, busybox) -> None:
     assert "limit 32 MiB" in _facts(found, "memory")[0]
 
 
-async def test_a_stop_names_who_asked_and_how_it_went(node, cri, busybox) -> None:
+async def test_a_stop_names_who_asked_and_how_it_went(node: TestNode, cri: Cri, busybox: str) -> None:
     polite = await _start(cri, busybox, "polite", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
     assert await cri.exec(polite, ["true"])
     await cri.stop(polite, 10)
@@ -97,7 +101,7 @@ async def test_a_stop_names_who_asked_and_how_it_went(node, cri, busybox) -> Non
     assert len(_facts(found, "kill")) == 1
 
 
-async def test_a_signal_by_a_person_names_the_command(node, cri, busybox) -> None:
+async def test_a_signal_by_a_person_names_the_command(node: TestNode, cri: Cri, busybox: str) -> None:
     await _start(cri, busybox, "struck", "while :; do sleep 0.05; done")
     assert node.slipway("kill", "-s", "KILL", "struck").returncode == 0
     found = _ended(node, "struck")
@@ -105,7 +109,7 @@ async def test_a_signal_by_a_person_names_the_command(node, cri, busybox) -> Non
     assert "SIGKILL was sent to it by slipway kill (" in found["verdict"]
 
 
-async def test_a_kill_from_outside_is_told_as_nobodys(node, cri, busybox) -> None:
+async def test_a_kill_from_outside_is_told_as_nobodys(node: TestNode, cri: Cri, busybox: str) -> None:
     container_id = await _start(cri, busybox, "victim", "while :; do sleep 0.05; done")
     facts = json.loads(node.slipway("inspect", container_id).stdout)[0]["info"]["info"]
     os.kill(json.loads(facts)["pid"], signal.SIGKILL)
@@ -114,7 +118,7 @@ async def test_a_kill_from_outside_is_told_as_nobodys(node, cri, busybox) -> Non
     assert "nobody asked Slipway for" in found["verdict"]
 
 
-async def test_a_program_that_is_not_there_has_a_next_step(node, cri, busybox) -> None:
+async def test_a_program_that_is_not_there_has_a_next_step(node: TestNode, cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("typo-pod", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -131,7 +135,9 @@ async def test_a_program_that_is_not_there_has_a_next_step(node, cri, busybox) -
     assert "typo" in pod["verdict"]
 
 
-async def test_a_missing_image_is_remembered_though_nothing_was_made(node, cri, busybox) -> None:
+async def test_a_missing_image_is_remembered_though_nothing_was_made(
+    node: TestNode, cri: Cri, busybox: str
+) -> None:
     sandbox = cri.sandbox_config("imageless-pod", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     missing = cri.container_config("imageless", "registry.invalid/no/such:1", ["true"])
@@ -153,7 +159,7 @@ async def test_a_missing_image_is_remembered_though_nothing_was_made(node, cri, 
     assert _why(node, "imageless")["cause"] == "created"
 
 
-async def test_a_pod_that_was_never_made_is_remembered(node, cri) -> None:
+async def test_a_pod_that_was_never_made_is_remembered(node: TestNode, cri: Cri) -> None:
     with pytest.raises(Exception, match="nosuch"):
         await cri.run_sandbox(cri.sandbox_config("unmade", host_network=True), "nosuch")
     found = _why(node, "unmade")
@@ -166,7 +172,7 @@ async def test_a_pod_that_was_never_made_is_remembered(node, cri) -> None:
     assert _why(node, "unmade")["kind"] == "pod"
 
 
-async def test_a_failed_probe_before_the_stop_is_the_cause(node, cri, busybox) -> None:
+async def test_a_failed_probe_before_the_stop_is_the_cause(node: TestNode, cri: Cri, busybox: str) -> None:
     container_id = await _start(cri, busybox, "probed", "trap 'exit 0' TERM; while :; do sleep 0.05; done")
     for _ in range(3):
         assert (await cri.exec(container_id, ["cat", "/healthy"])).exit_code == 1
@@ -178,7 +184,9 @@ async def test_a_failed_probe_before_the_stop_is_the_cause(node, cri, busybox) -
     assert "ExecSync over CRI" in _facts(found, "exec")[0]
 
 
-async def test_what_runs_says_since_when_and_what_is_unknown_says_so(node, cri, busybox) -> None:
+async def test_what_runs_says_since_when_and_what_is_unknown_says_so(
+    node: TestNode, cri: Cri, busybox: str
+) -> None:
     container_id = await _start(cri, busybox, "steady", "while :; do sleep 0.05; done")
     found = _why(node, container_id[:12])
     assert (found["cause"], found["name"]) == ("running", "steady")
@@ -192,7 +200,7 @@ async def test_what_runs_says_since_when_and_what_is_unknown_says_so(node, cri, 
     assert (gone.returncode, "nobody" in gone.stderr) == (1, True)
 
 
-async def test_a_reboot_is_the_cause_of_what_ran_before(shop, busybox, tmp_path) -> None:
+async def test_a_reboot_is_the_cause_of_what_ran_before(shop: Registry, busybox: str, tmp_path: Path) -> None:
     boot = tmp_path / "boot"
     boot.write_text("first")
     with running_node(tmp_path, settings={"SLIPWAY_RUNTIMED_BOOT_ID_PATH": str(boot)}) as node:

@@ -15,8 +15,8 @@ import grpc
 import pytest
 
 from common.sys import linux
-from devtools.cri import connect
-from devtools.registry import busybox_layer, file, layer
+from devtools.cri import Cri, connect
+from devtools.registry import Registry, busybox_layer, file, layer
 from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually
 from tests.support.node import TestNode, running_node
@@ -74,7 +74,7 @@ WORDED = ("script", "bashless", "missing", "typo", "plain", "lost")
 
 
 @pytest.fixture(scope="module")
-def programs(shop) -> str:
+def programs(shop: Registry) -> str:
     """An image with programs that cannot run."""
     foreign = bytearray(Path("/bin/busybox").read_bytes()[:4096])
     foreign[18:20] = b"\x34\x12"
@@ -99,7 +99,7 @@ def programs(shop) -> str:
     ],
 )
 def test_what_does_not_start_or_hits_a_limit_is_explained(
-    node,
+    node: TestNode,
     programs: str,
     tmp_path: Path,
     handler: str,
@@ -124,7 +124,7 @@ def test_what_does_not_start_or_hits_a_limit_is_explained(
         node.slipway("rm", "-f", name)
 
 
-def test_an_unknown_user_is_named_though_nothing_was_made(node, busybox: str) -> None:
+def test_an_unknown_user_is_named_though_nothing_was_made(node: TestNode, busybox: str) -> None:
     assert node.slipway("run", "--name", "stranger", "-u", "nosuch", busybox, "id").returncode == 125
     found = _why(node, "stranger")
     assert (found["kind"], found["cause"]) == ("attempt", "unknown-user")
@@ -132,7 +132,7 @@ def test_an_unknown_user_is_named_though_nothing_was_made(node, busybox: str) ->
     assert "runAsUser" in found["next_steps"][0]
 
 
-def test_a_stop_by_the_command_names_the_person(node, busybox: str) -> None:
+def test_a_stop_by_the_command_names_the_person(node: TestNode, busybox: str) -> None:
     assert node.slipway("run", "-d", "--name", "mine", busybox, "sleep", "1000").returncode == 0
     assert node.slipway("stop", "-t", "0", "mine").returncode == 0
     found = _why(node, "mine")
@@ -141,7 +141,7 @@ def test_a_stop_by_the_command_names_the_person(node, busybox: str) -> None:
     node.slipway("rm", "mine")
 
 
-async def test_failed_probes_are_told_with_their_codes(node, cri, busybox: str) -> None:
+async def test_failed_probes_are_told_with_their_codes(node: TestNode, cri: Cri, busybox: str) -> None:
     started = node.slipway(
         "run", "-d", "--name", "sick", busybox, "sh", "-c", "trap 'exit 0' TERM; while :; do sleep 0.05; done"
     )
@@ -160,7 +160,7 @@ async def test_failed_probes_are_told_with_their_codes(node, cri, busybox: str) 
     node.slipway("rm", "sick")
 
 
-def test_a_shim_that_died_is_the_cause(node, busybox: str) -> None:
+def test_a_shim_that_died_is_the_cause(node: TestNode, busybox: str) -> None:
     assert node.slipway("run", "-d", "--name", "orphan", busybox, "sleep", "1000").returncode == 0
     container_id, pid = _init(node, "orphan")
     shim = int((node.run_dir / "shimd" / "shims" / container_id / "pid").read_text().split()[0])
@@ -172,7 +172,7 @@ def test_a_shim_that_died_is_the_cause(node, busybox: str) -> None:
     node.slipway("rm", "orphan")
 
 
-def test_an_end_at_the_nodes_shutdown_is_told(shop, busybox: str, tmp_path: Path) -> None:
+def test_an_end_at_the_nodes_shutdown_is_told(shop: Registry, busybox: str, tmp_path: Path) -> None:
     boot = tmp_path / "boot"
     boot.write_text("first")
     with running_node(tmp_path, settings={"SLIPWAY_RUNTIMED_BOOT_ID_PATH": str(boot)}) as node:
@@ -191,7 +191,9 @@ def test_an_end_at_the_nodes_shutdown_is_told(shop, busybox: str, tmp_path: Path
         node.slipway("rm", "server")
 
 
-async def test_a_plugin_that_fails_and_images_that_cannot_be_had(shop, busybox: str, tmp_path: Path) -> None:
+async def test_a_plugin_that_fails_and_images_that_cannot_be_had(
+    shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     plugin = Plugin(tmp_path / "plugin")
     policy = tmp_path / "policy.json"
     accept = {

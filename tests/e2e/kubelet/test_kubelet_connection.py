@@ -8,10 +8,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import connect
+from devtools.cri import Cri, connect
 from devtools.ports import free_port
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import pod, runs_no_more
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
@@ -27,13 +28,15 @@ async def code_of(call) -> grpc.StatusCode:
     return caught.value.code()
 
 
-async def test_version_has_all_four_fields(cri) -> None:
+async def test_version_has_all_four_fields(cri: Cri) -> None:
     answer = await cri.call(cri.runtime.Version, cri_pb.VersionRequest(version="v1"))
     assert (answer.version, answer.runtime_name, answer.runtime_api_version) == ("0.1.0", "slipway", "v1")
     assert answer.runtime_version
 
 
-async def test_a_node_that_has_just_started_answers_what_a_kubelet_asks_first(shop, tmp_path: Path) -> None:
+async def test_a_node_that_has_just_started_answers_what_a_kubelet_asks_first(
+    shop: Registry, tmp_path: Path
+) -> None:
     """Version and ImageFsInfo decide whether the kubelet comes up; used bytes and a mount point are looked into."""
     with running_node(tmp_path) as node:
         async with connect(node.socket, node.logs) as cri:
@@ -49,7 +52,7 @@ async def test_a_node_that_has_just_started_answers_what_a_kubelet_asks_first(sh
             assert len(answer.image_filesystems) == 1
 
 
-async def test_image_fs_info_answers_at_once_however_much_there_is(cri, busybox) -> None:
+async def test_image_fs_info_answers_at_once_however_much_there_is(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     began = time.monotonic()
     answer = await cri.call(cri.images.ImageFsInfo, cri_pb.ImageFsInfoRequest())
@@ -57,7 +60,7 @@ async def test_image_fs_info_answers_at_once_however_much_there_is(cri, busybox)
     assert answer.image_filesystems[0].used_bytes.value > 0
 
 
-async def test_messages_of_16_mib_go_both_ways(cri, busybox) -> None:
+async def test_messages_of_16_mib_go_both_ways(cri: Cri, busybox: str) -> None:
     """In: a request just below the kubelet's cap. Out: an exec that writes 15 MiB, and a list of as much."""
     _, container_id = await pod(cri, "big", busybox, ["sleep", "1000"])
     command = ["sh", "-c", "head -c 15728640 /dev/zero"]
@@ -70,7 +73,7 @@ async def test_messages_of_16_mib_go_both_ways(cri, busybox) -> None:
     assert next(dict(i.annotations) for i in listed.items if i.id == sandbox_id) == annotations
 
 
-async def test_unknown_ids_are_not_found_where_a_kubelet_takes_that_for_gone(cri) -> None:
+async def test_unknown_ids_are_not_found_where_a_kubelet_takes_that_for_gone(cri: Cri) -> None:
     calls = (
         (cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=UNKNOWN)),
         (cri.runtime.PodSandboxStats, cri_pb.PodSandboxStatsRequest(pod_sandbox_id=UNKNOWN)),
@@ -85,7 +88,7 @@ async def test_unknown_ids_are_not_found_where_a_kubelet_takes_that_for_gone(cri
         assert await code_of(cri.call(method, request)) is CODE.NOT_FOUND, request
 
 
-async def test_stop_and_remove_of_unknown_ids_are_ok(cri) -> None:
+async def test_stop_and_remove_of_unknown_ids_are_ok(cri: Cri) -> None:
     await cri.call(cri.runtime.StopPodSandbox, cri_pb.StopPodSandboxRequest(pod_sandbox_id=UNKNOWN))
     await cri.call(cri.runtime.RemovePodSandbox, cri_pb.RemovePodSandboxRequest(pod_sandbox_id=UNKNOWN))
     await cri.stop(UNKNOWN, 10)
@@ -96,7 +99,7 @@ async def test_stop_and_remove_of_unknown_ids_are_ok(cri) -> None:
     assert not status.HasField("image")
 
 
-async def test_an_exec_that_fails_is_no_deadline(cri, busybox) -> None:
+async def test_an_exec_that_fails_is_no_deadline(cri: Cri, busybox: str) -> None:
     """Probes: a timeout is a failure, any other error is unknown, an exit code is an answer."""
     _, container_id = await pod(cri, "probe", busybox, ["sleep", "1000"])
     missing = await code_of(cri.exec(container_id, ["/nosuch"], timeout_s=10))
@@ -107,7 +110,7 @@ async def test_an_exec_that_fails_is_no_deadline(cri, busybox) -> None:
     assert await code_of(cri.exec(container_id, ["true"], timeout_s=10)) is CODE.FAILED_PRECONDITION
 
 
-async def test_a_command_whose_caller_has_left_is_ended(cri, busybox) -> None:
+async def test_a_command_whose_caller_has_left_is_ended(cri: Cri, busybox: str) -> None:
     """One without a timeout would live on with nobody to wait for it."""
     _, container_id = await pod(cri, "left-exec", busybox, ["sleep", "1000"])
     request = cri_pb.ExecSyncRequest(container_id=container_id, cmd=["sh", "-c", "sleep 777 & sleep 777"])
@@ -115,7 +118,7 @@ async def test_a_command_whose_caller_has_left_is_ended(cri, busybox) -> None:
     await runs_no_more(cri, container_id, b"777")
 
 
-async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri) -> None:
+async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri: Cri) -> None:
     reference = f"127.0.0.1:{free_port()}/no/registry:here"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.pull(reference)
@@ -123,7 +126,7 @@ async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri) -> None:
     assert caught.value.details().startswith("RegistryUnavailable")
 
 
-async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri, busybox) -> None:
+async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri: Cri, busybox: str) -> None:
     """A deadline of 5 ms, as a kubelet's of minutes on a slow disk: asked again until it is answered."""
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("impatient")
@@ -141,7 +144,7 @@ async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri, busy
     assert [c.id for c in containers] == [container_id]
 
 
-async def insist(cri, method, request):
+async def insist(cri: Cri, method, request):
     """Call with a short deadline until it is met; any other error fails."""
     with anyio.fail_after(patience(60)):
         turn = 0
@@ -153,11 +156,11 @@ async def insist(cri, method, request):
             turn += 1
 
 
-async def listed_sandboxes(cri) -> list:
+async def listed_sandboxes(cri: Cri) -> list:
     return list((await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items)
 
 
-async def test_a_sandbox_is_made_although_its_caller_has_left(cri) -> None:
+async def test_a_sandbox_is_made_although_its_caller_has_left(cri: Cri) -> None:
     sandbox = cri.sandbox_config("left-alone")
     request = cri_pb.RunPodSandboxRequest(config=sandbox)
     found: list = []
@@ -174,7 +177,7 @@ async def test_a_sandbox_is_made_although_its_caller_has_left(cri) -> None:
     assert await cri.run_sandbox(sandbox) == found[0].id
 
 
-async def test_every_answer_has_what_a_kubelet_demands(cri, node, busybox) -> None:
+async def test_every_answer_has_what_a_kubelet_demands(cri: Cri, node: TestNode, busybox: str) -> None:
     image_id = await cri.pull(busybox)
     sandbox_id, container_id = await pod(cri, "demands", busybox, ["sleep", "1000"], host_network=False)
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
@@ -194,7 +197,9 @@ async def test_every_answer_has_what_a_kubelet_demands(cri, node, busybox) -> No
     }.items()
 
 
-async def test_a_pods_status_shows_the_image_that_its_user_named_and_what_it_was(cri, busybox) -> None:
+async def test_a_pods_status_shows_the_image_that_its_user_named_and_what_it_was(
+    cri: Cri, busybox: str
+) -> None:
     """A kubelet creates by the id that PullImage has answered, and publishes what ContainerStatus says."""
     image_id = await cri.pull(busybox)
     spec = cri_pb.ImageSpec(image=image_id)
@@ -215,7 +220,7 @@ async def test_a_pods_status_shows_the_image_that_its_user_named_and_what_it_was
     assert {(item.image_id, item.image_ref) for item in listed} == {(image_id, image_id)}
 
 
-async def test_times_are_nanoseconds_and_zero_until_there_is_one(cri, busybox) -> None:
+async def test_times_are_nanoseconds_and_zero_until_there_is_one(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     before = time.time_ns()
     sandbox = cri.sandbox_config("times", host_network=True)

@@ -8,10 +8,12 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.registry import busybox_layer, directory, file, layer
+from devtools.cri import Cri
+from devtools.registry import Registry, busybox_layer, directory, file, layer
 from node.layout import OOM_SCORES
 from tests.e2e.test_e2e_pods import exited, pod, succeeds
 from tests.support import cgroups, logs
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -22,31 +24,31 @@ def limits(**values) -> cri_pb.LinuxContainerConfig:
     return cri_pb.LinuxContainerConfig(resources=cri_pb.LinuxContainerResources(**values))
 
 
-async def update(cri, container_id: str, **values) -> None:
+async def update(cri: Cri, container_id: str, **values) -> None:
     wanted = cri_pb.LinuxContainerResources(**values)
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
     await cri.call(cri.runtime.UpdateContainerResources, request)
 
 
-async def resources(cri, container_id: str) -> cri_pb.LinuxContainerResources:
+async def resources(cri: Cri, container_id: str) -> cri_pb.LinuxContainerResources:
     return (await cri.status(container_id)).resources.linux
 
 
-async def created(cri, name: str, image: str, command: list[str], sandbox=None, **fields):
+async def created(cri: Cri, name: str, image: str, command: list[str], sandbox=None, **fields):
     await cri.pull(image)
     sandbox = sandbox or cri.sandbox_config(name, host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     return await cri.create(sandbox_id, cri.container_config("c", image, command, **fields), sandbox)
 
 
-async def output(cri, node, name: str, image: str, command: list[str], **fields) -> list[str]:
+async def output(cri: Cri, node: TestNode, name: str, image: str, command: list[str], **fields) -> list[str]:
     """What a container writes until it ends, well."""
     _, container_id = await pod(cri, name, image, command, **fields)
     assert (await exited(cri, container_id)).exit_code == 0
     return logs.lines(node.logs / name / "c.log")
 
 
-async def test_an_update_while_running_shows_what_the_kernel_made_of_it(cri, busybox) -> None:
+async def test_an_update_while_running_shows_what_the_kernel_made_of_it(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(
         cri,
         "resize",
@@ -62,7 +64,9 @@ async def test_an_update_while_running_shows_what_the_kernel_made_of_it(cri, bus
     assert (await resources(cri, container_id)).cpu_shares == 2
 
 
-async def test_an_update_of_a_created_container_holds_when_it_starts(cri, node, busybox) -> None:
+async def test_an_update_of_a_created_container_holds_when_it_starts(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     container_id = await created(
         cri, "resize-created", busybox, ["sleep", "1000"], linux=limits(memory_limit_in_bytes=64 * MIB)
     )
@@ -76,7 +80,7 @@ async def test_an_update_of_a_created_container_holds_when_it_starts(cri, node, 
     assert (await resources(cri, container_id)).cpu_quota == 20_000
 
 
-async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri, busybox) -> None:
+async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri: Cri, busybox: str) -> None:
     script = "x=$(head -c 20000000 /dev/zero | tr '\\0' x); echo full > /tmp/full; while :; do sleep 1; done"
     _, container_id = await pod(
         cri,
@@ -101,7 +105,7 @@ async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri, 
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
 
 
-async def test_unified_keys_stay_when_others_change(cri, busybox) -> None:
+async def test_unified_keys_stay_when_others_change(cri: Cri, busybox: str) -> None:
     container_id = await created(
         cri,
         "unified",
@@ -116,7 +120,7 @@ async def test_unified_keys_stay_when_others_change(cri, busybox) -> None:
     assert [p.read_text().strip() for p in cgroups.files(container_id, "pids.max")] == ["77"]
 
 
-async def test_an_update_of_an_ended_container_is_refused(cri, busybox) -> None:
+async def test_an_update_of_an_ended_container_is_refused(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "resize-ended", busybox, ["true"])
     await exited(cri, container_id)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
@@ -124,7 +128,7 @@ async def test_an_update_of_an_ended_container_is_refused(cri, busybox) -> None:
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
-async def test_cgroups_are_below_the_parent_that_the_kubelet_chose(cri, busybox) -> None:
+async def test_cgroups_are_below_the_parent_that_the_kubelet_chose(cri: Cri, busybox: str) -> None:
     parent = cgroups.parent(f"kubepods{uuid.uuid4().hex[:6]}", "besteffort", "podx")
     sandbox = cri.sandbox_config("parent", host_network=True)
     sandbox.linux.cgroup_parent = parent
@@ -141,7 +145,9 @@ async def test_cgroups_are_below_the_parent_that_the_kubelet_chose(cri, busybox)
             directory_above.rmdir()
 
 
-async def test_environment_is_hostname_then_the_image_then_the_request(cri, node, shop) -> None:
+async def test_environment_is_hostname_then_the_image_then_the_request(
+    cri: Cri, node: TestNode, shop: Registry
+) -> None:
     image = shop.push(
         "demo/env", [busybox_layer()], {"Env": ["PATH=/bin", "A=image", "B=image", "HOSTNAME=image"]}
     )
@@ -156,7 +162,7 @@ async def test_environment_is_hostname_then_the_image_then_the_request(cri, node
     assert "HOSTNAME=my-host" in (node.logs / "env-2" / "c.log").read_text()
 
 
-async def test_a_value_that_is_no_utf8_is_refused_by_name(cri, busybox) -> None:
+async def test_a_value_that_is_no_utf8_is_refused_by_name(cri: Cri, busybox: str) -> None:
     """An OCI configuration is JSON: other bytes would reach the process changed."""
     envs = [cri_pb.KeyValue(key="RAW", value=b"\xff\xfe")]
     with pytest.raises(grpc.aio.AioRpcError, match="RAW") as caught:
@@ -165,7 +171,9 @@ async def test_a_value_that_is_no_utf8_is_refused_by_name(cri, busybox) -> None:
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
-async def test_a_working_directory_that_is_not_there_is_made(cri, node, busybox, handler: str) -> None:
+async def test_a_working_directory_that_is_not_there_is_made(
+    cri: Cri, node: TestNode, busybox: str, handler: str
+) -> None:
     found = await output(
         cri,
         node,
@@ -187,7 +195,9 @@ async def test_a_working_directory_that_is_not_there_is_made(cri, node, busybox,
         (["echo"], ["both"], "both"),
     ],
 )
-async def test_command_replaces_the_entrypoint_and_args_the_cmd(cri, node, shop, command, args, said) -> None:
+async def test_command_replaces_the_entrypoint_and_args_the_cmd(
+    cri: Cri, node: TestNode, shop: Registry, command, args, said
+) -> None:
     image = shop.push(
         "demo/entry",
         [busybox_layer()],
@@ -198,7 +208,7 @@ async def test_command_replaces_the_entrypoint_and_args_the_cmd(cri, node, shop,
 
 
 async def test_a_volume_of_the_image_has_its_content_and_owners_and_goes_with_the_container(
-    cri, node, shop
+    cri: Cri, node: TestNode, shop: Registry
 ) -> None:
     owned = directory("seeded", 0o750)
     owned.uid, owned.gid = 1234, 4321
@@ -221,7 +231,7 @@ async def test_a_volume_of_the_image_has_its_content_and_owners_and_goes_with_th
 
 
 async def test_the_termination_message_is_at_the_host_path_of_its_mount(
-    cri, node, busybox, tmp_path: Path
+    cri: Cri, node: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     path = tmp_path / "termination-log"
     path.touch(0o666)
@@ -234,7 +244,7 @@ async def test_the_termination_message_is_at_the_host_path_of_its_mount(
     assert [Path(p).read_text() for p in found] == ["because\n"]
 
 
-async def test_a_pod_has_its_hostname_dns_and_shared_memory(cri, node, busybox) -> None:
+async def test_a_pod_has_its_hostname_dns_and_shared_memory(cri: Cri, node: TestNode, busybox: str) -> None:
     dns = cri_pb.DNSConfig(servers=["10.1.2.3"], searches=["a.example", "b.example"], options=["ndots:5"])
     sandbox = cri.sandbox_config("files", hostname="the-pod", dns_config=dns)
     script = "hostname; cat /etc/hostname /etc/resolv.conf; stat -f -c %T /dev/shm; stat -c %a /dev/shm"
@@ -249,7 +259,9 @@ async def test_a_pod_has_its_hostname_dns_and_shared_memory(cri, node, busybox) 
 
 
 @pytest.mark.parametrize("wanted", [1000, 500, -998])
-async def test_an_oom_score_is_set_as_far_as_the_node_may(cri, node, busybox, wanted: int) -> None:
+async def test_an_oom_score_is_set_as_far_as_the_node_may(
+    cri: Cri, node: TestNode, busybox: str, wanted: int
+) -> None:
     found = await output(
         cri,
         node,
@@ -261,7 +273,7 @@ async def test_an_oom_score_is_set_as_far_as_the_node_may(cri, node, busybox, wa
     assert found == [str(lowest(node, wanted))]
 
 
-async def test_the_pause_of_a_pod_is_the_last_to_be_killed_for_memory(cri, node) -> None:
+async def test_the_pause_of_a_pod_is_the_last_to_be_killed_for_memory(cri: Cri, node: TestNode) -> None:
     sandbox = cri.sandbox_config("score-pause", host_network=True)
     sandbox.linux.security_context.namespace_options.pid = cri_pb.POD
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=await cri.run_sandbox(sandbox), verbose=True)
@@ -269,14 +281,14 @@ async def test_the_pause_of_a_pod_is_the_last_to_be_killed_for_memory(cri, node)
     assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == lowest(node, -998)
 
 
-async def test_the_node_is_spared_from_the_want_of_memory_as_far_as_it_may(node) -> None:
+async def test_the_node_is_spared_from_the_want_of_memory_as_far_as_it_may(node: TestNode) -> None:
     scores = {pid: OOM_SCORES[name] for name, pid in node.state["pids"].items()}
     scores[node.state["supervisor"]] = -999
     for pid, score in scores.items():
         assert int(Path(f"/proc/{pid}/oom_score_adj").read_text()) == lowest(node, score)
 
 
-def lowest(node, wanted: int) -> int:
+def lowest(node: TestNode, wanted: int) -> int:
     """What becomes of a wanted score: without CAP_SYS_RESOURCE none goes below the service's own."""
     status = Path(f"/proc/{node.pid('runtimed')}/status").read_text()
     capabilities = int(next(x for x in status.splitlines() if x.startswith("CapEff")).split()[1], 16)

@@ -12,11 +12,13 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from runtimed import processes
 from tests.e2e.test_e2e_faults import events
 from tests.e2e.test_e2e_pods import exited, pod, reached, succeeds
 from tests.support import logs
 from tests.support.eventually import until
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -29,7 +31,7 @@ def limited(limit: int) -> cri_pb.LinuxContainerConfig:
     return cri_pb.LinuxContainerConfig(resources=resources)
 
 
-async def logged(node, name: str, text: str) -> None:
+async def logged(node: TestNode, name: str, text: str) -> None:
     """Wait until a line of the container's log ends so."""
     path = node.logs / name / "c.log"
     await until(lambda: any(line.endswith(text) for line in logs.lines(path)), f"the line {text!r}")
@@ -47,7 +49,7 @@ async def logged(node, name: str, text: str) -> None:
     ],
 )
 async def test_an_exit_has_its_code_or_128_and_the_signal(
-    cri, busybox, script: str, code: int, reason: str
+    cri: Cri, busybox: str, script: str, code: int, reason: str
 ) -> None:
     command = ["sh", "-c", f"sh -c '{script}'; exit $?"]  # pid 1 itself is deaf to its own signals
     _, container_id = await pod(cri, f"ends-{code}-{len(script)}", busybox, command)
@@ -55,7 +57,7 @@ async def test_an_exit_has_its_code_or_128_and_the_signal(
     assert (status.exit_code, status.reason) == (code, reason)
 
 
-async def test_memory_beyond_the_limit_is_oomkilled_also_below_a_shell(cri, busybox) -> None:
+async def test_memory_beyond_the_limit_is_oomkilled_also_below_a_shell(cri: Cri, busybox: str) -> None:
     """A shell ends with 137 when its command was killed; it is no signal to the init."""
     script = "dd if=/dev/zero of=/dev/null bs=64M count=1; exit $?"
     _, container_id = await pod(cri, "oom-shell", busybox, ["sh", "-c", script], linux=limited(16 << 20))
@@ -63,14 +65,14 @@ async def test_memory_beyond_the_limit_is_oomkilled_also_below_a_shell(cri, busy
     assert (status.exit_code, status.reason) == (137, "OOMKilled")
 
 
-async def test_a_killed_child_of_a_container_that_goes_on_is_no_oomkilled(cri, busybox) -> None:
+async def test_a_killed_child_of_a_container_that_goes_on_is_no_oomkilled(cri: Cri, busybox: str) -> None:
     script = "dd if=/dev/zero of=/dev/null bs=64M count=1; echo child $?; exit 4"
     _, container_id = await pod(cri, "oom-child", busybox, ["sh", "-c", script], linux=limited(16 << 20))
     status = await exited(cri, container_id)
     assert (status.exit_code, status.reason) == (4, "Error")
 
 
-async def test_a_start_that_fails_is_128_starterror_with_the_runtimes_message(cri, busybox) -> None:
+async def test_a_start_that_fails_is_128_starterror_with_the_runtimes_message(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("starterror", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -83,7 +85,7 @@ async def test_a_start_that_fails_is_128_starterror_with_the_runtimes_message(cr
     assert 0 < status.created_at <= status.started_at <= status.finished_at
 
 
-async def test_an_end_that_nobody_saw_is_255_unknown(cri, node, busybox) -> None:
+async def test_an_end_that_nobody_saw_is_255_unknown(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "unseen", busybox, ["sleep", "1000"])
     shim = int((node.run_dir / "shimd" / "shims" / container_id / "pid").read_text().split()[0])
     pid = await init_pid(cri, container_id)
@@ -93,7 +95,9 @@ async def test_an_end_that_nobody_saw_is_255_unknown(cri, node, busybox) -> None
     assert (status.exit_code, status.reason) == (255, "Unknown")
 
 
-async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(cri, node, busybox) -> None:
+async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     since_ns = time.time_ns()
     _, container_id = await pod(cri, "untold", busybox, ["sleep", "1000"])
     with silent_shim(node, container_id):
@@ -105,7 +109,7 @@ async def test_a_container_whose_shim_does_not_tell_is_unknown_until_it_does(cri
     assert seen == ["container.created", "container.started", "container.unknown", "container.exited"]
 
 
-async def test_an_unknown_container_is_stopped_and_removed(cri, node, busybox) -> None:
+async def test_an_unknown_container_is_stopped_and_removed(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "untold-stop", busybox, ["sleep", "1000"])
     with silent_shim(node, container_id):
         os.kill(await init_pid(cri, container_id), signal.SIGKILL)
@@ -117,7 +121,7 @@ async def test_an_unknown_container_is_stopped_and_removed(cri, node, busybox) -
     assert not (node.run_dir / "shimd" / "shims" / container_id).exists()
 
 
-async def test_a_container_whose_shim_hangs_can_be_stopped(cri, node, busybox) -> None:
+async def test_a_container_whose_shim_hangs_can_be_stopped(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "hung-stop", busybox, ["sleep", "1000"])
     init = await init_pid(cri, container_id)
     with silent_shim(node, container_id):
@@ -127,7 +131,7 @@ async def test_a_container_whose_shim_hangs_can_be_stopped(cri, node, busybox) -
         assert not processes.started_ticks(init)
 
 
-async def init_pid(cri, container_id: str) -> int:
+async def init_pid(cri: Cri, container_id: str) -> int:
     request = cri_pb.ContainerStatusRequest(container_id=container_id, verbose=True)
     return json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
 
@@ -139,7 +143,7 @@ def _stopped(pid: int) -> int:
 
 
 @contextmanager
-def silent_shim(node, container_id: str):
+def silent_shim(node: TestNode, container_id: str):
     """A shim that hangs, keeper and worker, until the end or until somebody kills it."""
     keeper = int((node.run_dir / "shimd/shims" / container_id / "pid").read_text().split()[0])
     handles = [_stopped(keeper)]
@@ -157,13 +161,15 @@ def silent_shim(node, container_id: str):
             os.close(handle)
 
 
-async def unknown(cri, container_id: str) -> None:
+async def unknown(cri: Cri, container_id: str) -> None:
     await reached(cri, container_id, cri_pb.CONTAINER_UNKNOWN)
     listed = await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())
     assert [c.state for c in listed.containers if c.id == container_id] == [cri_pb.CONTAINER_UNKNOWN]
 
 
-async def test_the_signal_comes_once_then_the_kill_after_the_grace(cri, node, busybox) -> None:
+async def test_the_signal_comes_once_then_the_kill_after_the_grace(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "grace", busybox, ["sh", "-c", COUNTS_TERMS])
     await logged(node, "grace", "begun")
     began = time.monotonic()
@@ -175,7 +181,9 @@ async def test_the_signal_comes_once_then_the_kill_after_the_grace(cri, node, bu
     assert lines.count("term") == 1
 
 
-async def test_a_timeout_of_zero_kills_at_once_without_the_signal(cri, node, busybox) -> None:
+async def test_a_timeout_of_zero_kills_at_once_without_the_signal(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "atonce", busybox, ["sh", "-c", COUNTS_TERMS])
     await logged(node, "atonce", "begun")
     await cri.stop(container_id, 0)
@@ -183,7 +191,9 @@ async def test_a_timeout_of_zero_kills_at_once_without_the_signal(cri, node, bus
     assert "term" not in (node.logs / "atonce" / "c.log").read_text()
 
 
-async def test_stops_at_once_share_a_signal_and_the_shortest_grace(cri, node, busybox) -> None:
+async def test_stops_at_once_share_a_signal_and_the_shortest_grace(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "shared", busybox, ["sh", "-c", COUNTS_TERMS])
     await logged(node, "shared", "begun")
     began = time.monotonic()
@@ -197,7 +207,7 @@ async def test_stops_at_once_share_a_signal_and_the_shortest_grace(cri, node, bu
     assert (node.logs / "shared" / "c.log").read_text().count("term") == 1
 
 
-async def test_a_stop_goes_on_after_its_callers_deadline(cri, node, busybox) -> None:
+async def test_a_stop_goes_on_after_its_callers_deadline(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(cri, "stop-late", busybox, ["sh", "-c", COUNTS_TERMS])
     await logged(node, "stop-late", "begun")
     request = cri_pb.StopContainerRequest(container_id=container_id, timeout=2)
@@ -208,7 +218,9 @@ async def test_a_stop_goes_on_after_its_callers_deadline(cri, node, busybox) -> 
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
-async def test_a_paused_container_is_thawed_to_be_stopped(cri, node, busybox, handler: str) -> None:
+async def test_a_paused_container_is_thawed_to_be_stopped(
+    cri: Cri, node: TestNode, busybox: str, handler: str
+) -> None:
     script = "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"
     name = f"paused-{handler}"
     for timeout_s, code in ((20, 7), (0, 137)):
@@ -227,7 +239,7 @@ async def test_a_paused_container_is_thawed_to_be_stopped(cri, node, busybox, ha
         await cri.remove_sandbox(sandbox_id)
 
 
-async def test_execs_die_with_the_container(cri, busybox) -> None:
+async def test_execs_die_with_the_container(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "execs-die", busybox, ["sleep", "1000"])
     ended: list[grpc.StatusCode | int] = []
 
@@ -248,7 +260,7 @@ async def test_execs_die_with_the_container(cri, busybox) -> None:
 
 
 async def test_a_pod_that_says_nothing_of_namespaces_shares_pids_so_that_term_ends_its_containers(
-    cri, busybox
+    cri: Cri, busybox: str
 ) -> None:
     """POD is CRI's zero: an init with the handlers of a plain program would be deaf to SIGTERM as pid 1."""
     await cri.pull(busybox)

@@ -5,6 +5,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from runtimed.oci import capabilities
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.e2e.test_e2e_security import Context, run
@@ -20,6 +21,7 @@ from tests.e2e.test_e2e_streaming import (
 )
 from tests.support import logs
 from tests.support.eventually import eventually, until
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -27,12 +29,14 @@ HANDLERS = ("crun", "runc", "runsc")
 SCRIPT = "trap 'echo bye; exit 7' TERM; echo begun; while :; do sleep 0.1; done"
 
 
-def log_of(node, name: str) -> list[str]:
+def log_of(node: TestNode, name: str) -> list[str]:
     return logs.untimed(node.logs / name / "c.log")
 
 
 @pytest.mark.parametrize("host_network", [True, False], ids=["host", "cni"])
-async def test_a_pod_of_each_handler_runs_beside_the_others(cri, node, busybox, host_network: bool) -> None:
+async def test_a_pod_of_each_handler_runs_beside_the_others(
+    cri: Cri, node: TestNode, busybox: str, host_network: bool
+) -> None:
     network = "host" if host_network else "cni"
     made: dict[str, str] = {}
 
@@ -63,7 +67,7 @@ async def test_a_pod_of_each_handler_runs_beside_the_others(cri, node, busybox, 
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-async def test_an_exec_past_its_timeout_leaves_no_process(cri, busybox, handler: str) -> None:
+async def test_an_exec_past_its_timeout_leaves_no_process(cri: Cri, busybox: str, handler: str) -> None:
     _, container_id = await pod(cri, f"late-{handler}", busybox, ["sleep", "1000"], handler=handler)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.exec(
@@ -76,7 +80,9 @@ async def test_an_exec_past_its_timeout_leaves_no_process(cri, busybox, handler:
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-async def test_a_container_and_an_exec_have_terminals(cri, node, busybox, handler: str) -> None:
+async def test_a_container_and_an_exec_have_terminals(
+    cri: Cri, node: TestNode, busybox: str, handler: str
+) -> None:
     name = f"tty-{handler}"
     _, container_id = await pod(
         cri, name, busybox, ["sh", "-c", "test -t 1 && echo terminal; sleep 1000"], handler=handler, tty=True
@@ -87,7 +93,9 @@ async def test_a_container_and_an_exec_have_terminals(cri, node, busybox, handle
 
 
 @pytest.mark.parametrize("handler", HANDLERS)
-async def test_a_deaf_container_is_killed_and_leaves_nothing(cri, node, busybox, handler: str) -> None:
+async def test_a_deaf_container_is_killed_and_leaves_nothing(
+    cri: Cri, node: TestNode, busybox: str, handler: str
+) -> None:
     sandbox_id, container_id = await pod(
         cri,
         f"deaf-{handler}",
@@ -102,13 +110,13 @@ async def test_a_deaf_container_is_killed_and_leaves_nothing(cri, node, busybox,
     assert not [name for names in node.leftovers().values() for name in names if container_id in name]
 
 
-async def test_a_privileged_container_runs_in_a_kernel_of_its_own(cri, busybox) -> None:
+async def test_a_privileged_container_runs_in_a_kernel_of_its_own(cri: Cri, busybox: str) -> None:
     container_id = await run(cri, "privileged-runsc", busybox, Context(privileged=True), "runsc")
     found = (await cri.exec(container_id, ["grep", "CapEff", "/proc/self/status"])).stdout
     assert int(found.split()[1], 16) >> capabilities.NAMES.index("CAP_SYS_ADMIN") & 1
 
 
-async def test_streams_work_in_a_kernel_of_its_own(cri, node, busybox) -> None:
+async def test_streams_work_in_a_kernel_of_its_own(cri: Cri, node: TestNode, busybox: str) -> None:
     script = "nc -ll -p 8080 -e cat & echo begun; exec cat"
     sandbox_id, container_id = await pod(
         cri,
@@ -142,7 +150,7 @@ async def test_streams_work_in_a_kernel_of_its_own(cri, node, busybox) -> None:
     assert log_of(node, "streams-runsc") == ["stdout F begun", "stdout F typed"]
 
 
-async def test_features_are_told_of_each_handler_sorted_and_of_the_default(cri) -> None:
+async def test_features_are_told_of_each_handler_sorted_and_of_the_default(cri: Cri) -> None:
     status = await cri.call(cri.runtime.Status, cri_pb.StatusRequest())
     features = {h.name: h.features.recursive_read_only_mounts for h in status.runtime_handlers}
     assert list(features) == ["", *HANDLERS]

@@ -6,8 +6,10 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually
+from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
@@ -16,13 +18,15 @@ RECORD = re.compile(
 )
 
 
-async def reopen(cri, container_id: str) -> None:
+async def reopen(cri: Cri, container_id: str) -> None:
     await cri.call(
         cri.runtime.ReopenContainerLog, cri_pb.ReopenContainerLogRequest(container_id=container_id)
     )
 
 
-async def test_the_file_is_made_at_the_start_also_when_nothing_is_written(cri, node, busybox) -> None:
+async def test_the_file_is_made_at_the_start_also_when_nothing_is_written(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("silent", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -38,7 +42,7 @@ async def test_the_file_is_made_at_the_start_also_when_nothing_is_written(cri, n
     assert path.exists()
 
 
-async def test_a_path_below_the_log_directory_is_joined(cri, node, busybox) -> None:
+async def test_a_path_below_the_log_directory_is_joined(cri: Cri, node: TestNode, busybox: str) -> None:
     (node.logs / "nested" / "app").mkdir(parents=True)
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("nested", host_network=True)
@@ -52,7 +56,9 @@ async def test_a_path_below_the_log_directory_is_joined(cri, node, busybox) -> N
     assert path.read_bytes().endswith(b"stdout F deep\n")
 
 
-async def test_a_long_line_is_parts_then_a_full_one_with_times_that_never_fall(cri, node, busybox) -> None:
+async def test_a_long_line_is_parts_then_a_full_one_with_times_that_never_fall(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     script = "head -c 40000 /dev/zero | tr '\\0' x; echo; echo next; printf unended"
     _, container_id = await pod(cri, "parts", busybox, ["sh", "-c", script])
     await exited(cri, container_id)
@@ -64,7 +70,9 @@ async def test_a_long_line_is_parts_then_a_full_one_with_times_that_never_fall(c
     assert [r[1] for r in records] == sorted(r[1] for r in records)
 
 
-async def test_rotation_under_full_output_loses_splits_and_reorders_no_line(cri, node, busybox) -> None:
+async def test_rotation_under_full_output_loses_splits_and_reorders_no_line(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     count = 500_000
     script = f'BEGIN {{ for (i = 1; i <= {count}; i++) print "line " i }}'
     _, container_id = await pod(cri, "rotated", busybox, ["awk", script])
@@ -93,7 +101,7 @@ async def test_rotation_under_full_output_loses_splits_and_reorders_no_line(cri,
     assert [r[1] for r in records] == sorted(r[1] for r in records)
 
 
-async def test_reopen_after_the_file_is_gone_makes_it_again(cri, node, busybox) -> None:
+async def test_reopen_after_the_file_is_gone_makes_it_again(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id = await pod(
         cri, "vanished", busybox, ["sh", "-c", "while :; do echo tick; sleep 0.05; done"]
     )
@@ -103,7 +111,9 @@ async def test_reopen_after_the_file_is_gone_makes_it_again(cri, node, busybox) 
     eventually(lambda: path.exists() and b"tick" in path.read_bytes(), what="the new file")
 
 
-async def test_reopen_of_what_does_not_run_fails_and_makes_no_file(cri, node, busybox) -> None:
+async def test_reopen_of_what_does_not_run_fails_and_makes_no_file(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("noreopen", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
@@ -120,7 +130,9 @@ async def test_reopen_of_what_does_not_run_fails_and_makes_no_file(cri, node, bu
     assert (caught.value.code(), path.exists()) == (grpc.StatusCode.FAILED_PRECONDITION, False)
 
 
-async def test_a_reopen_that_cannot_make_the_file_goes_on_in_the_old_one(cri, node, busybox) -> None:
+async def test_a_reopen_that_cannot_make_the_file_goes_on_in_the_old_one(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(
         cri, "stuck", busybox, ["sh", "-c", "while :; do echo tick; sleep 0.05; done"]
     )
@@ -136,7 +148,7 @@ async def test_a_reopen_that_cannot_make_the_file_goes_on_in_the_old_one(cri, no
     eventually(lambda: path.stat().st_size > size, what="more output")
 
 
-async def test_no_log_directory_means_no_log(cri, node, busybox) -> None:
+async def test_no_log_directory_means_no_log(cri: Cri, node: TestNode, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("logless", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)

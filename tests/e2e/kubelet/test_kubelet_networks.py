@@ -7,7 +7,8 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.e2e.kubelet.test_kubelet_reboot import sandbox_status
 from tests.e2e.test_e2e_pods import pod
 from tests.support.cniplugin import Plugin
@@ -18,7 +19,7 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-async def listed(cri):
+async def listed(cri: Cri):
     return (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
 
 
@@ -29,7 +30,9 @@ async def late(call) -> None:
     assert caught.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
 
 
-async def test_a_retry_after_the_deadline_joins_the_set_up_that_goes_on(shop, tmp_path: Path) -> None:
+async def test_a_retry_after_the_deadline_joins_the_set_up_that_goes_on(
+    shop: Registry, tmp_path: Path
+) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:
         plugin.join(node)
@@ -48,7 +51,7 @@ async def test_a_retry_after_the_deadline_joins_the_set_up_that_goes_on(shop, tm
 
 
 async def test_a_set_up_that_fails_after_the_deadline_is_cleaned_up_all_the_same(
-    shop, tmp_path: Path
+    shop: Registry, tmp_path: Path
 ) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:
@@ -67,7 +70,9 @@ async def test_a_set_up_that_fails_after_the_deadline_is_cleaned_up_all_the_same
             assert not await listed(cri)
 
 
-async def test_a_stop_that_is_late_goes_on_and_releases_the_network(shop, busybox, tmp_path: Path) -> None:
+async def test_a_stop_that_is_late_goes_on_and_releases_the_network(
+    shop: Registry, busybox: str, tmp_path: Path
+) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:
         plugin.join(node)
@@ -86,7 +91,7 @@ async def test_a_stop_that_is_late_goes_on_and_releases_the_network(shop, busybo
 
 
 async def test_a_sandbox_that_cannot_be_undone_stays_notready_until_it_can(
-    shop, busybox, tmp_path: Path
+    shop: Registry, busybox: str, tmp_path: Path
 ) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:
@@ -118,7 +123,7 @@ async def test_a_sandbox_that_cannot_be_undone_stays_notready_until_it_can(
 
 
 async def test_a_stop_tries_again_what_an_earlier_one_could_not_release(
-    shop, busybox, tmp_path: Path
+    shop: Registry, busybox: str, tmp_path: Path
 ) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:

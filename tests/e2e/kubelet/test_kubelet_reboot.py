@@ -10,23 +10,24 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import connect
+from devtools.cri import Cri, connect
+from devtools.registry import Registry
 from tests.e2e.test_e2e_faults import recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.cniplugin import Plugin
 from tests.support.eventually import eventually, until
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 
 
-async def sandbox_status(cri, sandbox_id: str):
+async def sandbox_status(cri: Cri, sandbox_id: str):
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
     return (await cri.call(cri.runtime.PodSandboxStatus, request)).status
 
 
-async def not_ready(cri, sandbox_id: str) -> None:
+async def not_ready(cri: Cri, sandbox_id: str) -> None:
     async def it_is() -> bool:
         return (await sandbox_status(cri, sandbox_id)).state == cri_pb.SANDBOX_NOTREADY
 
@@ -34,7 +35,7 @@ async def not_ready(cri, sandbox_id: str) -> None:
 
 
 async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(
-    shop, busybox, tmp_path: Path
+    shop: Registry, busybox: str, tmp_path: Path
 ) -> None:
     plugin = Plugin(tmp_path / "plugin")
     with running_node(tmp_path, settings=plugin.settings) as node:
@@ -75,7 +76,9 @@ async def test_after_a_reboot_no_sandbox_is_ready_and_the_network_is_released(
 
 
 @pytest.mark.parametrize("victim", ["imaged", "snapshotd", "runtimed", "shimd", "crid", "redis", "nats"])
-async def test_a_ready_sandbox_has_its_ip_whatever_was_restarted(cri, node, busybox, victim: str) -> None:
+async def test_a_ready_sandbox_has_its_ip_whatever_was_restarted(
+    cri: Cri, node: TestNode, busybox: str, victim: str
+) -> None:
     sandbox_id, container_id = await pod(cri, f"ip-{victim}", busybox, ["sleep", "1000"], host_network=False)
     before = await sandbox_status(cri, sandbox_id)
     assert before.network.ip
@@ -87,7 +90,7 @@ async def test_a_ready_sandbox_has_its_ip_whatever_was_restarted(cri, node, busy
     assert await node.differences() == []
 
 
-async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri, node) -> None:
+async def test_a_pod_whose_shared_pid_namespace_ended_is_not_ready_soon(cri: Cri, node: TestNode) -> None:
     config = cri.sandbox_config("pauseless", host_network=True)
     config.linux.security_context.namespace_options.pid = cri_pb.POD
     sandbox_id = await cri.run_sandbox(config)

@@ -5,8 +5,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from devtools.cri import Cri
+from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import until
+from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -14,7 +17,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.
 CODE = grpc.StatusCode
 
 
-async def made(cri, name: str, image: str, command: list[str], **fields):
+async def made(cri: Cri, name: str, image: str, command: list[str], **fields):
     """A container that is CREATED, and its sandbox."""
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
@@ -39,7 +42,7 @@ async def at_once(*calls) -> list[object]:
     return answers
 
 
-async def gone(cri, container_id: str) -> bool:
+async def gone(cri: Cri, container_id: str) -> bool:
     try:
         await cri.status(container_id)
     except grpc.aio.AioRpcError as exc:
@@ -47,7 +50,7 @@ async def gone(cri, container_id: str) -> bool:
     return False
 
 
-async def test_the_same_sandbox_and_container_asked_at_once_are_one(cri, busybox) -> None:
+async def test_the_same_sandbox_and_container_asked_at_once_are_one(cri: Cri, busybox: str) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("joined")
     ids = set(await at_once(*(cri.run_sandbox(sandbox) for _ in range(8))))
@@ -60,7 +63,7 @@ async def test_the_same_sandbox_and_container_asked_at_once_are_one(cri, busybox
     assert {item.id for item in listed} == containers
 
 
-async def test_the_next_attempt_is_another_sandbox_newer_than_the_first(cri) -> None:
+async def test_the_next_attempt_is_another_sandbox_newer_than_the_first(cri: Cri) -> None:
     first_config = cri.sandbox_config("attempts", host_network=True)
     second_config = cri.sandbox_config("attempts", host_network=True)
     second_config.metadata.attempt = 1
@@ -74,7 +77,9 @@ async def test_the_next_attempt_is_another_sandbox_newer_than_the_first(cri) -> 
     assert by_attempt[0].created_at < by_attempt[1].created_at
 
 
-async def test_a_created_container_has_no_process_and_a_stop_leaves_it_created(cri, busybox) -> None:
+async def test_a_created_container_has_no_process_and_a_stop_leaves_it_created(
+    cri: Cri, busybox: str
+) -> None:
     _, container_id, *_ = await made(cri, "created", busybox, ["true"])
     await cri.stop(container_id, 10)
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_CREATED
@@ -87,7 +92,7 @@ async def test_a_created_container_has_no_process_and_a_stop_leaves_it_created(c
     assert await gone(cri, other)
 
 
-async def test_a_second_start_is_refused_and_the_first_goes_on(cri, busybox) -> None:
+async def test_a_second_start_is_refused_and_the_first_goes_on(cri: Cri, busybox: str) -> None:
     _, container_id, *_ = await made(cri, "twice-started", busybox, ["sleep", "1000"])
     await cri.start(container_id)
     before = await cri.status(container_id)
@@ -102,7 +107,7 @@ async def test_a_second_start_is_refused_and_the_first_goes_on(cri, busybox) -> 
     assert caught.value.code() is CODE.FAILED_PRECONDITION
 
 
-async def test_starts_at_once_are_one_start(cri, node, busybox) -> None:
+async def test_starts_at_once_are_one_start(cri: Cri, node: TestNode, busybox: str) -> None:
     _, container_id, *_ = await made(cri, "starts", busybox, ["sh", "-c", "echo once; sleep 1000"])
     answers = await at_once(*(cri.start(container_id) for _ in range(5)))
     assert set(answers) <= {None, CODE.FAILED_PRECONDITION}
@@ -112,7 +117,7 @@ async def test_starts_at_once_are_one_start(cri, node, busybox) -> None:
     assert (node.logs / "starts" / "c.log").read_text().count("once") == 1
 
 
-async def test_a_start_during_a_removal_is_refused(cri, node, busybox) -> None:
+async def test_a_start_during_a_removal_is_refused(cri: Cri, node: TestNode, busybox: str) -> None:
     """The removal waits for snapshotd, which is held meanwhile."""
     import os
     import signal
@@ -133,7 +138,7 @@ async def test_a_start_during_a_removal_is_refused(cri, node, busybox) -> None:
     assert await gone(cri, container_id)
 
 
-async def test_stops_and_removals_may_come_at_once_and_again(cri, node, busybox) -> None:
+async def test_stops_and_removals_may_come_at_once_and_again(cri: Cri, node: TestNode, busybox: str) -> None:
     sandbox_id, container_id = await pod(cri, "at-once", busybox, ["sleep", "1000"], host_network=False)
     stop = cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id)
     remove = cri_pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id)
@@ -151,7 +156,9 @@ async def test_stops_and_removals_may_come_at_once_and_again(cri, node, busybox)
     assert not [name for name in left if container_id in name or sandbox_id in name]
 
 
-async def test_the_removal_of_a_running_container_kills_it_and_keeps_its_log(cri, node, busybox) -> None:
+async def test_the_removal_of_a_running_container_kills_it_and_keeps_its_log(
+    cri: Cri, node: TestNode, busybox: str
+) -> None:
     _, container_id = await pod(cri, "forced", busybox, ["sh", "-c", "echo here; sleep 1000"])
     await cri.exec(container_id, ["true"])
     await cri.remove(container_id)
@@ -159,13 +166,13 @@ async def test_the_removal_of_a_running_container_kills_it_and_keeps_its_log(cri
     assert (node.logs / "forced" / "c.log").exists()
 
 
-async def test_the_removal_of_a_sandbox_removes_its_containers(cri, busybox) -> None:
+async def test_the_removal_of_a_sandbox_removes_its_containers(cri: Cri, busybox: str) -> None:
     sandbox_id, container_id = await pod(cri, "whole", busybox, ["sleep", "1000"])
     await cri.call(cri.runtime.RemovePodSandbox, cri_pb.RemovePodSandboxRequest(pod_sandbox_id=sandbox_id))
     assert await gone(cri, container_id)
 
 
-async def test_a_container_of_a_stopped_sandbox_cannot_be_made_or_started(cri, busybox) -> None:
+async def test_a_container_of_a_stopped_sandbox_cannot_be_made_or_started(cri: Cri, busybox: str) -> None:
     sandbox_id, container_id, sandbox, config = await made(cri, "stopped", busybox, ["true"])
     await cri.call(cri.runtime.StopPodSandbox, cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
     config.metadata.name = "another"
@@ -175,7 +182,9 @@ async def test_a_container_of_a_stopped_sandbox_cannot_be_made_or_started(cri, b
         assert caught.value.code() is CODE.FAILED_PRECONDITION
 
 
-async def test_a_tag_that_moved_is_resolved_again_and_the_same_is_quick(cri, shop, busybox) -> None:
+async def test_a_tag_that_moved_is_resolved_again_and_the_same_is_quick(
+    cri: Cri, shop: Registry, busybox: str
+) -> None:
     from devtools.registry import busybox_layer
 
     first = shop.push("demo/moving", [busybox_layer()], {"Cmd": ["sh"], "Env": ["TURN=1"]})
@@ -190,7 +199,7 @@ async def test_a_tag_that_moved_is_resolved_again_and_the_same_is_quick(cri, sho
     assert status.image.id == after
 
 
-async def test_events_of_a_life_come_in_order_stamped_after_the_change(cri, busybox) -> None:
+async def test_events_of_a_life_come_in_order_stamped_after_the_change(cri: Cri, busybox: str) -> None:
     seen: list[cri_pb.ContainerEventResponse] = []
 
     async def listen() -> None:
