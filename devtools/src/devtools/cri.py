@@ -1,10 +1,10 @@
 """A CRI client over a node's socket, as a kubelet is one; for the demo, the tests and the benchmarks."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypedDict, TypeVar, Unpack
 
 import grpc
 from opentelemetry import propagate
@@ -15,6 +15,37 @@ from common.api.cri.v1 import api_pb2_grpc as cri_grpc
 TIMEOUT_S = 120.0
 Request = TypeVar("Request")
 Answer = TypeVar("Answer")
+
+
+class PodFields(TypedDict, total=False):
+    """Fields of PodSandboxConfig that a caller may give."""
+
+    hostname: str
+    dns_config: cri.DNSConfig
+    port_mappings: Iterable[cri.PortMapping]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    linux: cri.LinuxPodSandboxConfig
+    windows: cri.WindowsPodSandboxConfig
+
+
+class ContainerFields(TypedDict, total=False):
+    """Fields of ContainerConfig that a caller may give."""
+
+    args: Iterable[str]
+    working_dir: str
+    envs: Iterable[cri.KeyValue]
+    mounts: Iterable[cri.Mount]
+    devices: Iterable[cri.Device]
+    labels: Mapping[str, str]
+    annotations: Mapping[str, str]
+    stdin: bool
+    stdin_once: bool
+    tty: bool
+    linux: cri.LinuxContainerConfig
+    windows: cri.WindowsContainerConfig
+    CDI_devices: Iterable[cri.CDIDevice]
+    stop_signal: "cri.Signal.ValueType"
 
 
 class Cri:
@@ -44,8 +75,10 @@ class Cri:
         request = cri.PullImageRequest(image=cri.ImageSpec(image=reference), sandbox_config=sandbox)
         return (await self.call(self.images.PullImage, request)).image_ref
 
-    def sandbox_config(self, name: str, *, host_network: bool = False, **fields: Any) -> cri.PodSandboxConfig:
-        """A pod's configuration; `fields` are those of PodSandboxConfig."""
+    def sandbox_config(
+        self, name: str, *, host_network: bool = False, **fields: Unpack[PodFields]
+    ) -> cri.PodSandboxConfig:
+        """A pod's configuration."""
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="default"),
             log_directory=str(self._logs / name),
@@ -62,7 +95,7 @@ class Cri:
         return (await self.call(self.runtime.RunPodSandbox, request)).pod_sandbox_id
 
     def container_config(
-        self, name: str, image: str, command: list[str], **fields: Any
+        self, name: str, image: str, command: list[str], **fields: Unpack[ContainerFields]
     ) -> cri.ContainerConfig:
         """A container's configuration, with the default seccomp profile."""
         config = cri.ContainerConfig(
