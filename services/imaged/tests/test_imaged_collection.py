@@ -162,7 +162,7 @@ def test_age_counts_from_the_last_use() -> None:
 def test_no_rule_takes_what_is_protected_and_what_is_freed_adds_up(
     protected, tagged, days, keep, most
 ) -> None:
-    rules = Rules(tagged, days * DAY, keep, most)
+    rules = Rules(tagged=tagged, older_than_s=days * DAY, keep_last=keep, max_bytes=most)
     verdicts = plan(IMAGES, rules, sizes(IMAGES), dict.fromkeys(protected, "pinned"), at_ns=NOW_NS)
     assert not protected & {v.image.id for v in verdicts if v.goes}
     left = [v.image for v in verdicts if not v.goes]
