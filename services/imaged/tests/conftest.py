@@ -10,17 +10,19 @@ import tarfile
 import tempfile
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import TypedDict
 
 import anyio
 import pytest
 import urllib3
 import zstandard
+from redis.asyncio import Redis
 
-from common.errors import DataLossError, UnavailableError
+from common.errors import DataLossError, UnavailableError, UnimplementedError
 from common.events.schema import Event, envelope_decoder
 from common.records import RecordStore
 from common.records.keys import outbox_key
@@ -32,7 +34,7 @@ from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.adapters.transport import Limits
 from imaged.manifest import local_platform
-from imaged.ports import Credentials
+from imaged.ports import Credentials, Served, WrittenDiff
 from imaged.record import ImageRecord
 from imaged.service import Images
 from imaged.transfer import Transfers
@@ -56,6 +58,14 @@ def tar_of(files: dict[str, bytes]) -> bytes:
     return out.getvalue()
 
 
+class Blob(TypedDict):
+    """A descriptor of a layer, as it is in a manifest."""
+
+    mediaType: str
+    digest: str
+    size: int
+
+
 @dataclass
 class ImageParts:
     """An image as its blobs and its manifest."""
@@ -65,17 +75,22 @@ class ImageParts:
     media_type: str
     config_digest: str
     diff_ids: list[str]
-    layers: list[dict] = field(default_factory=list)
+    layers: list[Blob] = field(default_factory=list)
 
     @property
     def digest(self) -> str:
         return sha256(self.manifest)
 
 
-def image_of(layers: list[bytes], *, compression: str = "gzip", docker: bool = False, **extra) -> ImageParts:
+def image_of(
+    layers: list[bytes], *, compression: str = "gzip", docker: bool = False, **extra: object
+) -> ImageParts:
     """An image of tars; compression is gzip, zstd or none."""
-    pack = {"gzip": gzip.compress, "zstd": zstandard.compress, "none": bytes}[compression]
-    blobs, descriptors = {}, []
+    packs: dict[str, Callable[[bytes], bytes]]
+    packs = {"gzip": gzip.compress, "zstd": zstandard.compress, "none": bytes}
+    pack = packs[compression]
+    blobs: dict[str, bytes] = {}
+    descriptors: list[Blob] = []
     stem = DOCKER + "image.rootfs.diff.tar" if docker else OCI + "layer.v1.tar"
     suffix = "" if compression == "none" else ("." if docker else "+") + compression
     for layer in layers:
@@ -106,7 +121,7 @@ def image_of(layers: list[bytes], *, compression: str = "gzip", docker: bool = F
     return ImageParts(blobs, manifest, kind, sha256(config), diff_ids, descriptors)
 
 
-def index_of(*images: tuple[ImageParts, dict], docker: bool = False) -> tuple[bytes, str]:
+def index_of(*images: tuple[ImageParts, dict[str, str]], docker: bool = False) -> tuple[bytes, str]:
     kind = DOCKER + "distribution.manifest.list.v2+json" if docker else OCI + "index.v1+json"
     manifests = [
         {"mediaType": i.media_type, "digest": i.digest, "size": len(i.manifest), "platform": p}
@@ -258,7 +273,7 @@ class Daemons:
         node: str = "n",
         netns: str = "",
         nats: str = "nats://127.0.0.1:1",
-        **imaged,
+        **imaged: str,
     ) -> None:
         self.root = root
         self._running: dict[str, subprocess.Popen[bytes]] = {}
@@ -303,7 +318,7 @@ class Daemons:
 
 @dataclass
 class Tools:
-    """What test modules share; they cannot import each other."""
+    """What test modules share."""
 
     sha256 = staticmethod(sha256)
     tar_of = staticmethod(tar_of)
@@ -374,7 +389,7 @@ class Stack:
 class MemoryLayers:
     """The Layers port in memory: decompresses and checks the diff ID, as snapshotd does."""
 
-    def __init__(self, digest_of) -> None:
+    def __init__(self, digest_of: Callable[[bytes], str]) -> None:
         self._digest_of = digest_of
         self.held: set[str] = set()
         self.applied: list[str] = []
@@ -383,7 +398,9 @@ class MemoryLayers:
         self.gate = anyio.Event()
         self.gate.set()
 
-    async def apply_layer(self, *, diff_id, digest, blob_path, media_type, size_bytes) -> Layer:
+    async def apply_layer(
+        self, *, diff_id: str, digest: str, blob_path: str, media_type: str, size_bytes: int
+    ) -> Layer:
         await self.gate.wait()
         if self.away:
             raise UnavailableError("snapshotd is away")
@@ -399,14 +416,22 @@ class MemoryLayers:
         self.applied.append(diff_id)
         return Layer(diff_id)
 
-    async def list_layers(self, diff_ids=()) -> list[Layer]:
+    async def serve_layer(self, **_: object) -> Served:
+        raise UnimplementedError("these layers are not served while they come")
+
+    async def write_diff(
+        self, key: str, path: str, ignore: Sequence[str] = (), *, max_mtime_s: int = 0
+    ) -> WrittenDiff:
+        raise UnimplementedError(f"{key} has no difference here")
+
+    async def list_layers(self, diff_ids: Sequence[str] = ()) -> list[Layer]:
         return [Layer(d) for d in sorted(self.held) if not diff_ids or d in diff_ids]
+
+    async def remove_layers(self, diff_ids: Sequence[str]) -> None:
+        self.held -= set(diff_ids)
 
     async def list(self) -> "list[Stack]":
         return self.snapshots
-
-    async def remove_layers(self, diff_ids) -> None:
-        self.held -= set(diff_ids)
 
 
 @dataclass
@@ -415,7 +440,7 @@ class Node:
     layers: MemoryLayers
     content: LocalContent
     records: RecordStore[ImageRecord]
-    redis: object
+    redis: Redis
 
     async def pull(self, text: str, credentials: Credentials = NOBODY) -> ImageRecord:
         last = [progress async for progress in self.images.pull(text, credentials)][-1]
@@ -423,12 +448,21 @@ class Node:
         return last.image
 
     async def events(self) -> list[Event]:
-        entries = await self.redis.xrange(outbox_key("n", "imaged"))
-        return [envelope_decoder.decode(f[b"envelope"]).decoded() for _, f in entries]
+        told: list[Event] = []
+        for _, fields in await self.redis.xrange(outbox_key("n", "imaged")) or ():
+            assert fields
+            packed = fields[b"envelope"]
+            assert isinstance(packed, bytes)
+            event = envelope_decoder.decode(packed).decoded()
+            assert event is not None
+            told.append(event)
+        return told
 
 
 @pytest.fixture
-async def node(redis_url: str, content, registry, tools, tmp_path) -> AsyncIterator[Node]:
+async def node(
+    redis_url: str, content: LocalContent, registry: HttpRegistry, tools: Tools, tmp_path: Path
+) -> AsyncIterator[Node]:
     redis = await connect(redis_url)
     await redis.flushall()
     records = RecordStore(

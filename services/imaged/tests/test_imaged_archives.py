@@ -5,8 +5,9 @@ import io
 import json
 import tarfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import anyio
 import pytest
@@ -24,6 +25,7 @@ from common.errors import (
     SlipwayError,
 )
 from common.events.schema import ImageTagged
+from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.archive import contents, tarstream
 from imaged.archive.inflate import Inflater
@@ -31,8 +33,10 @@ from imaged.archive.tarstream import Kind, Member, TarParser
 from imaged.loading import Loads
 from imaged.manifest import local_platform
 from imaged.ports import Credentials
+from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.whole import Whole
+from services.imaged.tests.conftest import ImageParts, Node, RealRegistry, Tools
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -43,7 +47,7 @@ REF = "org.opencontainers.image.ref.name"
 class Shelf:
     """Loads and saves of one node."""
 
-    def __init__(self, node, registry, root: Path, max_bytes: int = 1 << 30) -> None:
+    def __init__(self, node: Node, registry: HttpRegistry, root: Path, max_bytes: int = 1 << 30) -> None:
         self.node = node
         self.spool_root = root
         catalog, leases = node.images.catalog, node.images.leases
@@ -51,7 +55,9 @@ class Shelf:
         self._loads = Loads(spools, catalog, leases, node.content, node.layers, spools, local_platform())
         self._saves = Saves(catalog, leases, node.content, Whole(node.content, registry))
 
-    async def load(self, body: bytes, *, name: str = "", replace: bool = False, step: int = 1 << 16):
+    async def load(
+        self, body: bytes, *, name: str = "", replace: bool = False, step: int = 1 << 16
+    ) -> list[tuple[ImageRecord, tuple[str, ...]]]:
         async def pieces() -> AsyncIterator[bytes]:
             for start in range(0, len(body), step):
                 yield body[start : start + step]
@@ -73,7 +79,7 @@ class Shelf:
 
 
 @pytest.fixture
-def shelf(node, registry) -> Shelf:
+def shelf(node: Node, registry: HttpRegistry) -> Shelf:
     return Shelf(node, registry, node.content.ingests)
 
 
@@ -94,11 +100,19 @@ def opened(body: bytes) -> tarfile.TarFile:
     return tarfile.TarFile(fileobj=io.BytesIO(body))
 
 
+def body_of(archive: tarfile.TarFile, name: str) -> bytes:
+    found = archive.extractfile(name)
+    assert found is not None
+    return found.read()
+
+
 def blob_name(digest: str) -> str:
     return "blobs/" + digest.replace(":", "/")
 
 
-def layout(*images, names=(), tools, index: bytes | None = None) -> list[tuple[str, bytes]]:
+def layout(
+    *images: ImageParts, names: Sequence[dict[str, str]] = (), tools: Tools, index: bytes | None = None
+) -> list[tuple[str, bytes]]:
     """Members of an OCI layout; `names` are the annotations of each image."""
     blobs = {digest: body for image in images for digest, body in image.blobs.items()}
     blobs |= {image.digest: image.manifest for image in images}
@@ -111,7 +125,9 @@ def layout(*images, names=(), tools, index: bytes | None = None) -> list[tuple[s
     return members + [(blob_name(digest), body) for digest, body in blobs.items()]
 
 
-def docker_archive(image, layers: list[bytes], tags: list[str]) -> list[tuple[str, bytes] | tarfile.TarInfo]:
+def docker_archive(
+    image: ImageParts, layers: list[bytes], tags: list[str]
+) -> list[tuple[str, bytes] | tarfile.TarInfo]:
     """As docker before 25 wrote it: layers by id, a repeated one as a link."""
     names = [f"{n:064x}/layer.tar" for n in range(len(layers))]
     members: list[tuple[str, bytes] | tarfile.TarInfo] = []
@@ -132,14 +148,14 @@ def docker_archive(image, layers: list[bytes], tags: list[str]) -> list[tuple[st
 
 
 @pytest.fixture
-def layers(tools) -> list[bytes]:
+def layers(tools: Tools) -> list[bytes]:
     return [tools.tar_of({"base": b"base" * 1000}), tools.tar_of({"a": b"a" * 5000})]
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
 @pytest.mark.parametrize("step", [1, 700, 1 << 20])
 async def test_an_oci_layout_is_loaded_whatever_its_packing_and_pieces(
-    shelf, tools, layers, pack, step
+    shelf: Shelf, tools: Tools, layers: list[bytes], pack: Callable[[bytes], bytes], step: int
 ) -> None:
     image = tools.image_of(layers)
     body = pack(tar(*layout(image, names=[{NAME: "docker.io/library/app:1", REF: "1"}], tools=tools)))
@@ -153,7 +169,9 @@ async def test_an_oci_layout_is_loaded_whatever_its_packing_and_pieces(
 
 
 @pytest.mark.parametrize("repeat", [False, True])
-async def test_dockers_archive_is_loaded_with_its_links(shelf, tools, layers, repeat) -> None:
+async def test_dockers_archive_is_loaded_with_its_links(
+    shelf: Shelf, tools: Tools, layers: list[bytes], repeat: bool
+) -> None:
     layers = [*layers, layers[0]] if repeat else layers
     image = tools.image_of(layers)
     [(record, _)] = await shelf.load(tar(*docker_archive(image, layers, ["app:1", "me/app"])))
@@ -164,7 +182,9 @@ async def test_dockers_archive_is_loaded_with_its_links(shelf, tools, layers, re
     assert (again[0][0].id, again[0][0].documents) == (record.id, record.documents)
 
 
-async def test_what_was_saved_is_loaded_with_the_same_digests(shelf, real_registry, tools, layers) -> None:
+async def test_what_was_saved_is_loaded_with_the_same_digests(
+    shelf: Shelf, real_registry: RealRegistry, tools: Tools, layers: list[bytes]
+) -> None:
     first, second = tools.image_of(layers), tools.image_of(layers[:1], compression="zstd")
     pulled = [
         await shelf.node.pull(real_registry.push("archives/one", "v1", first)),
@@ -188,20 +208,22 @@ async def test_what_was_saved_is_loaded_with_the_same_digests(shelf, real_regist
     assert len(members) == len(set(members))
 
 
-async def test_an_archive_tells_no_name_in_the_build_cache(shelf, real_registry, tools, layers) -> None:
+async def test_an_archive_tells_no_name_in_the_build_cache(
+    shelf: Shelf, real_registry: RealRegistry, tools: Tools, layers: list[bytes]
+) -> None:
     record = await shelf.node.pull(real_registry.push("archives/built", "v1", tools.image_of(layers)))
     cached = f"{REPOSITORY}:key"
     event = ImageTagged(id=record.id, reference=cached)
     await shelf.node.images.catalog.keep(record, event, tags=(cached,))
     for text, names in ((record.id, list(record.repo_tags)), (cached, None)):
         members = opened(await shelf.save(text))
-        assert json.load(members.extractfile("manifest.json"))[0]["RepoTags"] == names
-        [entry] = json.load(members.extractfile("index.json"))["manifests"]
+        assert json.loads(body_of(members, "manifest.json"))[0]["RepoTags"] == names
+        [entry] = json.loads(body_of(members, "index.json"))["manifests"]
         assert entry.get("annotations", {}).get(NAME) == (names[0] if names else None)
 
 
 async def test_a_layer_that_was_never_fetched_is_fetched_to_be_saved(
-    shelf, real_registry, tools, layers
+    shelf: Shelf, real_registry: RealRegistry, tools: Tools, layers: list[bytes]
 ) -> None:
     one = await shelf.node.pull(real_registry.push("archives/gz", "v1", tools.image_of(layers)))
     other = tools.image_of(layers, compression="zstd", author="another")
@@ -219,7 +241,9 @@ async def test_a_layer_that_was_never_fetched_is_fetched_to_be_saved(
         await shelf.save("kept")
 
 
-async def test_an_index_is_saved_whole_when_all_of_it_is_here(shelf, tools, layers) -> None:
+async def test_an_index_is_saved_whole_when_all_of_it_is_here(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     image = tools.image_of(layers)
     here = {"os": "linux", "architecture": local_platform().architecture}
     index, kind = tools.index_of((image, here))
@@ -229,11 +253,13 @@ async def test_an_index_is_saved_whole_when_all_of_it_is_here(shelf, tools, laye
     [(record, _)] = await shelf.load(tar(*members))
     assert record.documents == (tools.sha256(index), image.digest)
     saved = opened(await shelf.save("a:1"))
-    entry = json.load(saved.extractfile("index.json"))["manifests"][0]
+    entry = json.loads(body_of(saved, "index.json"))["manifests"][0]
     assert (entry["digest"], entry["mediaType"]) == (tools.sha256(index), kind)
 
 
-async def test_a_name_that_another_image_has_moves_only_when_told(shelf, tools, layers) -> None:
+async def test_a_name_that_another_image_has_moves_only_when_told(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     old, new = tools.image_of(layers), tools.image_of(layers[1:])
     await shelf.load(tar(*layout(old, names=[{NAME: "app:1"}], tools=tools)))
     before = (set(shelf.node.content.all()), set(shelf.node.layers.held))
@@ -261,7 +287,12 @@ async def test_a_name_that_another_image_has_moves_only_when_told(shelf, tools, 
     ],
 )
 async def test_a_bare_tag_is_a_name_only_together_with_one(
-    shelf, tools, layers, names, wish, given_names
+    shelf: Shelf,
+    tools: Tools,
+    layers: list[bytes],
+    names: list[dict[str, str]],
+    wish: str,
+    given_names: list[tuple[str, ...]],
 ) -> None:
     images = [tools.image_of(layers), tools.image_of(layers[1:])][: len(names)]
     loaded = await shelf.load(tar(*layout(*images, names=names, tools=tools)), name=wish)
@@ -277,7 +308,9 @@ async def test_a_bare_tag_is_a_name_only_together_with_one(
         ({}, f"{REPOSITORY}:key"),
     ],
 )
-async def test_a_name_that_only_builds_give_comes_from_no_archive(shelf, tools, layers, notes, wish) -> None:
+async def test_a_name_that_only_builds_give_comes_from_no_archive(
+    shelf: Shelf, tools: Tools, layers: list[bytes], notes: dict[str, str], wish: str
+) -> None:
     images = [tools.image_of(layers), tools.image_of(layers[1:])][: 2 if wish == REPOSITORY else 1]
     body = tar(*layout(*images, names=[notes, {REF: "other"}][: len(images)], tools=tools))
     with pytest.raises(InvalidArgumentError, match="only builds give such names"):
@@ -290,7 +323,9 @@ async def test_a_name_that_only_builds_give_comes_from_no_archive(shelf, tools, 
         assert names == ("docker.io/library/app:1",)
 
 
-async def test_two_images_of_one_name_are_refused_and_neither_is_loaded(shelf, tools, layers) -> None:
+async def test_two_images_of_one_name_are_refused_and_neither_is_loaded(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     images = [tools.image_of(layers), tools.image_of(layers[1:])]
     with pytest.raises(InvalidArgumentError, match="two images"):
         await shelf.load(tar(*layout(*images, names=[{NAME: "a:1"}, {NAME: "a:1", REF: "2"}], tools=tools)))
@@ -309,7 +344,7 @@ def typed(name: str, kind: bytes) -> tarfile.TarInfo:
     return entry
 
 
-BAD_MEMBERS = {
+BAD_MEMBERS: dict[str, tuple[str, bytes] | tarfile.TarInfo] = {
     "climbs": ("../../etc/cron.d/x", b"x"),
     "absolute": ("/etc/cron.d/x", b"x"),
     "climbs inside": ("blobs/../../x", b"x"),
@@ -325,7 +360,7 @@ BAD_MEMBERS = {
 
 
 @pytest.mark.parametrize("named", [b"", b"path"])
-def test_headers_and_names_are_bounded_together(named) -> None:
+def test_headers_and_names_are_bounded_together(named: bytes) -> None:
     """Each may be a MiB and shrinks to a thousandth in a compressed archive: none may be kept without end."""
     heap = Heap()
     parser = TarParser(heap)
@@ -343,7 +378,9 @@ def test_headers_and_names_are_bounded_together(named) -> None:
 
 
 @pytest.mark.parametrize("what", BAD_MEMBERS)
-async def test_a_hostile_member_is_refused_and_leaves_nothing(shelf, tools, layers, what) -> None:
+async def test_a_hostile_member_is_refused_and_leaves_nothing(
+    shelf: Shelf, tools: Tools, layers: list[bytes], what: str
+) -> None:
     members = layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools)
     with pytest.raises((InvalidArgumentError, DataLossError)):
         await shelf.load(tar(*members, BAD_MEMBERS[what]))
@@ -351,7 +388,9 @@ async def test_a_hostile_member_is_refused_and_leaves_nothing(shelf, tools, laye
     assert not Path("/etc/cron.d/x").exists()
 
 
-async def test_a_blob_that_is_a_link_to_another_is_refused(shelf, tools, layers) -> None:
+async def test_a_blob_that_is_a_link_to_another_is_refused(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     image = tools.image_of(layers)
     lost = image.layers[0]["digest"]
     members = [m for m in layout(image, tools=tools) if m[0] != blob_name(lost)]
@@ -364,7 +403,9 @@ async def test_a_blob_that_is_a_link_to_another_is_refused(shelf, tools, layers)
 @pytest.mark.parametrize(
     "what", ["no layer", "no config", "no manifest", "size", "no index", "garbage", "empty", "both"]
 )
-async def test_a_document_that_lies_is_refused_and_leaves_nothing(shelf, tools, layers, what) -> None:
+async def test_a_document_that_lies_is_refused_and_leaves_nothing(
+    shelf: Shelf, tools: Tools, layers: list[bytes], what: str
+) -> None:
     image = tools.image_of(layers)
     members = dict(layout(image, tools=tools))
     lost = {
@@ -392,14 +433,18 @@ async def test_a_document_that_lies_is_refused_and_leaves_nothing(shelf, tools, 
     assert shelf.is_empty()
 
 
-async def test_an_image_for_another_machine_is_refused(shelf, tools, layers) -> None:
+async def test_an_image_for_another_machine_is_refused(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     image = tools.image_of(layers, architecture="vax")
     with pytest.raises(NotFoundError, match="vax"):
         await shelf.load(tar(*layout(image, tools=tools)))
     assert shelf.is_empty()
 
 
-async def test_a_layer_whose_content_is_not_the_configs_leaves_nothing(shelf, tools, layers) -> None:
+async def test_a_layer_whose_content_is_not_the_configs_leaves_nothing(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     image = tools.image_of(layers, rootfs={"type": "layers", "diff_ids": ["sha256:" + "b" * 64] * 2})
     with pytest.raises(DataLossError, match="diff ID"):
         await shelf.load(tar(*layout(image, tools=tools)))
@@ -407,7 +452,9 @@ async def test_a_layer_whose_content_is_not_the_configs_leaves_nothing(shelf, to
 
 
 @pytest.mark.parametrize("pack", [bytes, gzip.compress, zstandard.compress], ids=["plain", "gzip", "zstd"])
-async def test_an_archive_cut_anywhere_is_refused_and_leaves_nothing(shelf, tools, layers, pack) -> None:
+async def test_an_archive_cut_anywhere_is_refused_and_leaves_nothing(
+    shelf: Shelf, tools: Tools, layers: list[bytes], pack: Callable[[bytes], bytes]
+) -> None:
     body = pack(
         tar(*layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools)).rstrip(b"\0") + bytes(1024)
     )
@@ -417,7 +464,9 @@ async def test_an_archive_cut_anywhere_is_refused_and_leaves_nothing(shelf, tool
         assert shelf.is_empty()
 
 
-async def test_more_than_the_bound_is_refused_however_it_is_packed(node, registry, tools) -> None:
+async def test_more_than_the_bound_is_refused_however_it_is_packed(
+    node: Node, registry: HttpRegistry, tools: Tools
+) -> None:
     shelf = Shelf(node, registry, node.content.ingests, max_bytes=1 << 20)
     bomb = gzip.compress(tar(("zeros", bytes(8 << 20))))
     assert len(bomb) < 20_000
@@ -426,17 +475,21 @@ async def test_more_than_the_bound_is_refused_however_it_is_packed(node, registr
     assert shelf.is_empty()
 
 
-@pytest.mark.parametrize("kind", ["bz2", "xz"])
-async def test_another_compression_is_refused_by_name(shelf, tools, layers, kind) -> None:
+@pytest.mark.parametrize(("mode", "name"), [("w:bz2", "bzip2"), ("w:xz", "xz")])
+async def test_another_compression_is_refused_by_name(
+    shelf: Shelf, tools: Tools, layers: list[bytes], mode: Literal["w:bz2", "w:xz"], name: str
+) -> None:
     out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode=f"w:{kind}") as made:
+    with tarfile.open(fileobj=out, mode=mode) as made:
         made.addfile(tarfile.TarInfo("x"))
-    with pytest.raises(InvalidArgumentError, match="bzip2" if kind == "bz2" else "xz"):
+    with pytest.raises(InvalidArgumentError, match=name):
         await shelf.load(out.getvalue())
     assert shelf.is_empty()
 
 
-async def test_a_sender_that_leaves_has_loaded_nothing(shelf, tools, layers) -> None:
+async def test_a_sender_that_leaves_has_loaded_nothing(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     body = tar(*layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools))
     sent = anyio.Event()
 
@@ -457,7 +510,7 @@ async def test_a_sender_that_leaves_has_loaded_nothing(shelf, tools, layers) -> 
     assert shelf.is_empty()
 
 
-async def test_nothing_to_save_and_what_is_not_here(shelf) -> None:
+async def test_nothing_to_save_and_what_is_not_here(shelf: Shelf) -> None:
     with pytest.raises(InvalidArgumentError):
         await shelf.save()
     with pytest.raises(NotFoundError):
@@ -493,7 +546,7 @@ def test_the_headers_of_one_member_are_bounded_together() -> None:
             parser.feed(pax(b"100008 k%d=%b\n" % (number % 10, b"v" * 99_997)))
 
 
-def test_directories_count_as_members(monkeypatch) -> None:
+def test_directories_count_as_members(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tarstream, "MAX_MEMBERS", 10)
     with pytest.raises(InvalidArgumentError, match="more than 10 members"):
         TarParser(Heap()).feed(tar(*(typed(f"d{n}", tarfile.DIRTYPE) for n in range(20))))
@@ -506,7 +559,9 @@ def test_many_small_things_take_no_longer_than_their_bytes() -> None:
     assert time.process_time() - start < patience(5)
 
 
-async def test_documents_are_held_in_bounded_memory(monkeypatch, shelf, tools, layers) -> None:
+async def test_documents_are_held_in_bounded_memory(
+    monkeypatch: pytest.MonkeyPatch, shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
     monkeypatch.setattr(contents, "MAX_DOCUMENTS_BYTES", 100)
     with pytest.raises(InvalidArgumentError, match="more than 100 bytes of manifests"):
         await shelf.load(tar(*layout(tools.image_of(layers), names=[{NAME: "app:1"}], tools=tools)))
@@ -520,7 +575,7 @@ async def test_documents_are_held_in_bounded_memory(monkeypatch, shelf, tools, l
     step=st.integers(1, 2000),
 )
 @settings(max_examples=200)
-def test_members_are_told_as_tarfile_wrote_them(names, body, form, step) -> None:
+def test_members_are_told_as_tarfile_wrote_them(names: list[str], body: bytes, form: int, step: int) -> None:
     plain = list(dict.fromkeys("/".join(p for p in n.split("/") if p) for n in names))
     plain = [n for n in plain if n]
     out = io.BytesIO()
@@ -539,7 +594,7 @@ def test_members_are_told_as_tarfile_wrote_them(names, body, form, step) -> None
 
 @given(st.binary(max_size=2000), st.integers(0, 1023), st.integers(0, 255))
 @settings(max_examples=300)
-def test_no_bytes_do_more_than_be_refused(noise, place, value) -> None:
+def test_no_bytes_do_more_than_be_refused(noise: bytes, place: int, value: int) -> None:
     whole = bytearray(tar(("a", noise), linked("b", "a")))
     whole[place] = value
     for body in (noise, bytes(whole), gzip.compress(noise)[: len(noise)], b"\x28\xb5\x2f\xfd" + noise):

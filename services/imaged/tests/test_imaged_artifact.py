@@ -3,7 +3,7 @@
 import json
 import os
 import tarfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import anyio
@@ -12,6 +12,7 @@ import pytest
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, ResourceExhaustedError
 from common.sys import linux
+from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.artifact import files_of
 from imaged.committing import _compress
@@ -19,14 +20,18 @@ from imaged.loading import Loads
 from imaged.manifest import EMPTY_TYPE, Descriptor, local_platform
 from imaged.ports import Credentials
 from imaged.saving import Saves
+from imaged.transfer import Transfers
 from imaged.whole import Whole
+from services.imaged.tests.conftest import BadRegistry, ImageParts, Layer, Node, RealRegistry, Tools
 
 NOBODY = Credentials()
 OCI = "application/vnd.oci.image.manifest.v1+json"
 TITLE = "org.opencontainers.image.title"
 
 
-def artifact_of(tools, files: dict[str, bytes], *, kind: str = "application/vnd.example.model", **more):
+def artifact_of(
+    tools: Tools, files: dict[str, bytes], *, kind: str = "application/vnd.example.model", **more: object
+) -> ImageParts:
     """Parts of an artifact as ORAS makes it; a name that begins with `-` is no title."""
     made = tools.image_of([])
     made.blobs = {tools.sha256(body): body for body in (b"{}", *files.values())}
@@ -54,19 +59,25 @@ FILES = {"model.bin": b"m" * 100_000, "docs/deep/read.me": b"text", "-": b"namel
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_an_artifact_is_pulled_as_one_layer_of_files(node, real_registry, tools) -> None:
+async def test_an_artifact_is_pulled_as_one_layer_of_files(
+    monkeypatch: pytest.MonkeyPatch, node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     seen: dict[str, bytes] = {}
     apply = node.layers.apply_layer
 
-    async def look(**given):
-        with tarfile.open(given["blob_path"]) as tar:
+    async def look(*, diff_id: str, digest: str, blob_path: str, media_type: str, size_bytes: int) -> Layer:
+        with tarfile.open(blob_path) as tar:
             for entry in tar:
                 assert (entry.mtime, entry.uid, entry.mode) == (0, 0, 0o755 if entry.isdir() else 0o444)
                 if entry.isreg():
-                    seen[entry.name] = tar.extractfile(entry).read()
-        return await apply(**given)
+                    content = tar.extractfile(entry)
+                    assert content is not None
+                    seen[entry.name] = content.read()
+        return await apply(
+            diff_id=diff_id, digest=digest, blob_path=blob_path, media_type=media_type, size_bytes=size_bytes
+        )
 
-    node.layers.apply_layer = look
+    monkeypatch.setattr(node.layers, "apply_layer", look)
     made = artifact_of(tools, FILES)
     name = real_registry.push("artifacts/model", "v1", made)
     record = await node.pull(name)
@@ -92,7 +103,7 @@ async def test_an_artifact_is_pulled_as_one_layer_of_files(node, real_registry, 
 @pytest.mark.anyio
 @pytest.mark.integration
 async def test_artifacts_are_tagged_pushed_saved_and_loaded_as_they_are(
-    node, transfers, real_registry, tools
+    node: Node, transfers: Transfers, real_registry: RealRegistry, tools: Tools
 ) -> None:
     parts = [artifact_of(tools, files) for files in (FILES, {"other.bin": b"of the same config"})]
     records = [
@@ -112,10 +123,11 @@ async def test_artifacts_are_tagged_pushed_saved_and_loaded_as_they_are(
     assert (await node.pull(target)).diff_ids == records[0].diff_ids
     await images.remove(target)
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         yield saved
 
     spools = images._workplace
+    assert isinstance(spools, Spools)
     loads = Loads(spools, images.catalog, images.leases, node.content, node.layers, spools, local_platform())
     loaded = await loads.load(pieces(), name="", replace=False)
     for (record, given), old, name in zip(loaded, records, names, strict=True):
@@ -126,7 +138,9 @@ async def test_artifacts_are_tagged_pushed_saved_and_loaded_as_they_are(
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_a_registry_need_not_have_the_empty_config(node, bad_registry, tools) -> None:
+async def test_a_registry_need_not_have_the_empty_config(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = artifact_of(tools, {"a": b"body"})
     bad_registry.serve(made)
     answer, empty = bad_registry.answer, tools.sha256(b"{}")
@@ -137,7 +151,9 @@ async def test_a_registry_need_not_have_the_empty_config(node, bad_registry, too
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_an_unknown_config_is_named_as_the_type(node, real_registry, tools) -> None:
+async def test_an_unknown_config_is_named_as_the_type(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     config = {
         "mediaType": "application/vnd.cncf.helm.config.v1+json",
         "digest": tools.sha256(b"{}"),
@@ -155,7 +171,7 @@ async def test_an_unknown_config_is_named_as_the_type(node, real_registry, tools
 @pytest.mark.integration
 @pytest.mark.parametrize("title", ["../out", "/etc/passwd", "a//b", ".", "x" * 256, "nul\0", "a/../../b"])
 async def test_a_title_that_is_no_name_is_refused_before_anything_is_fetched(
-    node, real_registry, tools, title
+    node: Node, real_registry: RealRegistry, tools: Tools, title: str
 ) -> None:
     made = artifact_of(tools, {title: b"body"})
     with pytest.raises(InvalidArgumentError, match="has no name for a file"):
@@ -189,7 +205,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.integration
 @pytest.mark.root
 async def test_a_full_disk_is_told_as_such_and_nothing_is_left(
-    node, real_registry, tools, small_disk
+    node: Node, real_registry: RealRegistry, tools: Tools, small_disk: Path
 ) -> None:
     node.images._workplace = Spools(small_disk, 1 << 20)
     name = real_registry.push("artifacts/large", "v1", artifact_of(tools, {"f": b"f" * 100_000}))
@@ -213,7 +229,9 @@ async def test_a_full_disk_is_told_as_such_where_a_container_becomes_a_layer(
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_no_image_stands_on_an_artifact(node, registry, real_registry, tools) -> None:
+async def test_no_image_stands_on_an_artifact(
+    node: Node, registry: HttpRegistry, real_registry: RealRegistry, tools: Tools
+) -> None:
     from imaged.committing import Commits, Wish
 
     name = real_registry.push("artifacts/base", "v1", artifact_of(tools, {"a": b"base"}))

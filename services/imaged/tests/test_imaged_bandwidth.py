@@ -2,6 +2,7 @@
 
 import threading
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import anyio
@@ -12,6 +13,7 @@ from imaged.adapters.transport import Limits
 from imaged.fetching.bandwidth import BURST_S, Bandwidth
 from imaged.fetching.interruptible import Stop
 from imaged.ports import Credentials
+from services.imaged.tests.conftest import BadRegistry, Node, Tools
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -65,12 +67,14 @@ def test_pieces_are_small_against_the_cap(rate: int, chunk: int) -> None:
     assert Bandwidth(rate).chunk_bytes == chunk
 
 
-async def test_pulls_stay_under_the_cap_and_a_small_one_is_not_stalled(node, bad_registry, tools) -> None:
+async def test_pulls_stay_under_the_cap_and_a_small_one_is_not_stalled(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     large = tools.image_of([tools.tar_of({name: name.encode() * LARGE}) for name in "ab"], compression="none")
     small = tools.image_of([tools.tar_of({"c": b"c" * SMALL})])
     begun = threading.Event()
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         image = small if "/small/" in h.path else large
         if "/manifests/" in h.path:
             kinds = {"Content-Type": image.media_type, "Docker-Content-Digest": image.digest}

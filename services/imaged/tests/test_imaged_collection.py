@@ -3,6 +3,7 @@
 import hashlib
 import os
 import time
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import anyio
@@ -26,6 +27,7 @@ from imaged.catalog import MAX_LEASES
 from imaged.collection import Collector, Leftovers, Rules, Sizes, plan
 from imaged.record import ImageRecord, LayerRecord
 from imaged.settings import Settings
+from services.imaged.tests.conftest import BadRegistry, Node, RealRegistry, Tools
 from tests.support.eventually import until
 
 DAY = 86_400
@@ -160,7 +162,7 @@ def test_age_counts_from_the_last_use() -> None:
     most=st.integers(0, 900),
 )
 def test_no_rule_takes_what_is_protected_and_what_is_freed_adds_up(
-    protected, tagged, days, keep, most
+    protected: set[str], tagged: bool, days: int, keep: int, most: int
 ) -> None:
     rules = Rules(tagged=tagged, older_than_s=days * DAY, keep_last=keep, max_bytes=most)
     verdicts = plan(IMAGES, rules, sizes(IMAGES), dict.fromkeys(protected, "pinned"), at_ns=NOW_NS)
@@ -173,13 +175,13 @@ def test_no_rule_takes_what_is_protected_and_what_is_freed_adds_up(
     assert before - freed == sum(held.blobs.values()) + sum(held.layers.values())
 
 
-async def refused_pull(node, bad_registry, tools) -> dict[str, int]:
+async def refused_pull(node: Node, bad_registry: BadRegistry, tools: Tools) -> dict[str, int]:
     """Pull an image that is refused once one layer of two is here and unpacked; the whole blobs that it leaves, with their bytes."""
     bad = tools.image_of([tools.tar_of({"good": os.urandom(50_000)}), tools.tar_of({"bad": b"x"})])
     before = set(node.content.all())
     good = bad.layers[0]["digest"]
 
-    def blob(h) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         if h.path.endswith(good):
             tools.reply(h, 200, bad.blobs[good])
             return
@@ -198,15 +200,21 @@ async def refused_pull(node, bad_registry, tools) -> dict[str, int]:
             await node.pull(f"{bad_registry.host}/gc/bad:v1")
     left = set(node.content.all()) - before
     assert left >= {good, bad.config_digest, bad.digest}
-    return {digest: node.content.size(digest) for digest in left}
+    return {digest: size_of(node, digest) for digest in left}
 
 
-def collector(node) -> Collector:
+def size_of(node: Node, digest: str) -> int:
+    size = node.content.size(digest)
+    assert size is not None
+    return size
+
+
+def collector(node: Node) -> Collector:
     return Collector(node.images.catalog, node.images.leases, node.content, node.layers, node.images.pin_of)
 
 
 @pytest.fixture
-async def three(node, real_registry, tools):
+async def three(node: Node, real_registry: RealRegistry, tools: Tools) -> list[ImageRecord]:
     """Three images with a layer in common: pinned, and two that are not."""
     base = tools.tar_of({"base": b"b" * 1000})
     return [
@@ -219,7 +227,9 @@ async def three(node, real_registry, tools):
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_collection_frees_at_once_what_only_those_images_had(node, tools, three) -> None:
+async def test_collection_frees_at_once_what_only_those_images_had(
+    node: Node, tools: Tools, three: list[ImageRecord]
+) -> None:
     pinned, _, two = three
     node.layers.snapshots.append(tools.stack(list(two.diff_ids)))
     dry = await collector(node).collect(ALL, dry_run=True)
@@ -238,9 +248,9 @@ async def test_collection_frees_at_once_what_only_those_images_had(node, tools, 
 @pytest.mark.anyio
 @pytest.mark.integration
 async def test_what_a_refused_pull_left_costs_no_image_and_goes_when_asked(
-    node, bad_registry, tools, three
+    node: Node, bad_registry: BadRegistry, tools: Tools, three: list[ImageRecord]
 ) -> None:
-    needed = sum(node.content.size(d) for d in set().union(*(r.blobs for r in three)))
+    needed = sum(size_of(node, d) for d in set().union(*(r.blobs for r in three)))
     fits = Rules(tagged=True, max_bytes=needed + 1000 * len(node.layers.held))
     left = await refused_pull(node, bad_registry, tools)
     assert not [v for v in await collector(node).collect(fits, dry_run=False) if v.goes]
@@ -257,7 +267,9 @@ async def test_what_a_refused_pull_left_costs_no_image_and_goes_when_asked(
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_a_sweep_leaves_a_running_pull_alone(node, bad_registry, tools) -> None:
+async def test_a_sweep_leaves_a_running_pull_alone(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     image = tools.image_of([tools.tar_of({"a": os.urandom(50_000)}), tools.tar_of({"b": b"x"})])
     bad_registry.serve_but(image, image.layers[1]["digest"])
     async with anyio.create_task_group() as group:
@@ -273,15 +285,17 @@ async def test_a_sweep_leaves_a_running_pull_alone(node, bad_registry, tools) ->
 @pytest.mark.parametrize(
     ("chosen", "gone"),
     [
-        ({}, []),
-        ({"gc_max_age_s": 3 * DAY}, ["one", "two"]),
-        ({"gc_max_age_s": 30 * DAY}, []),
-        ({"gc_max_age_s": 3 * DAY, "gc_keep_last": 1}, ["one"]),
-        ({"gc_max_bytes": 1}, ["one", "two"]),
-        ({"gc_max_bytes": 1 << 30}, []),
+        (Settings(), []),
+        (Settings(gc_max_age_s=3 * DAY), ["one", "two"]),
+        (Settings(gc_max_age_s=30 * DAY), []),
+        (Settings(gc_max_age_s=3 * DAY, gc_keep_last=1), ["one"]),
+        (Settings(gc_max_bytes=1), ["one", "two"]),
+        (Settings(gc_max_bytes=1 << 30), []),
     ],
 )
-async def test_images_go_by_the_settings(node, real_registry, tools, chosen, gone) -> None:
+async def test_images_go_by_the_settings(
+    node: Node, real_registry: RealRegistry, tools: Tools, chosen: Settings, gone: list[str]
+) -> None:
     """Three of one repository, the last of which is pinned, were not used for a week; and what a pull left two days ago."""
     named = {}
     for name, path in (("one", "app"), ("two", "app"), ("pinned", "pause")):
@@ -295,7 +309,7 @@ async def test_images_go_by_the_settings(node, real_registry, tools, chosen, gon
         os.utime(node.content.path(str(digest)), (time.time() - age_s,) * 2)
     node.layers.held.add("sha256:orphan")
     async with anyio.create_task_group() as group:
-        group.start_soon(reconcile.sweep_for_ever, node.images.leases, collector(node), Settings(**chosen))
+        group.start_soon(reconcile.sweep_for_ever, node.images.leases, collector(node), chosen)
         await until(lambda: not node.content.has(tools.sha256(b"old")), "a sweep")
         group.cancel_scope.cancel()
     left = {r.id for r in node.images.catalog.all()}
@@ -304,7 +318,7 @@ async def test_images_go_by_the_settings(node, real_registry, tools, chosen, gon
     assert "sha256:orphan" not in node.layers.held
 
 
-async def aged(node, *records: ImageRecord) -> None:
+async def aged(node: Node, *records: ImageRecord) -> None:
     """Make images look as if they came, and were last used, a week ago."""
     past = now_ns() - 7 * DAY * 10**9
     for record in records:
@@ -315,7 +329,9 @@ async def aged(node, *records: ImageRecord) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_a_use_a_pull_and_a_container_make_an_image_young_again(node, tools, three) -> None:
+async def test_a_use_a_pull_and_a_container_make_an_image_young_again(
+    node: Node, tools: Tools, three: list[ImageRecord]
+) -> None:
     pinned, one, two = three
     week = Rules(tagged=True, older_than_s=3 * DAY)
     await aged(node, *three)
@@ -341,7 +357,7 @@ async def test_a_use_a_pull_and_a_container_make_an_image_young_again(node, tool
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_a_lease_holds_an_image_for_its_time(node, three) -> None:
+async def test_a_lease_holds_an_image_for_its_time(node: Node, three: list[ImageRecord]) -> None:
     pinned, one, two = three
     images = node.images
     await images.lease(one.repo_tags[0], "backup", 3600)
@@ -373,7 +389,9 @@ async def test_a_lease_holds_an_image_for_its_time(node, three) -> None:
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_what_is_under_way_and_what_changed_meanwhile_stays(node, three) -> None:
+async def test_what_is_under_way_and_what_changed_meanwhile_stays(
+    node: Node, three: list[ImageRecord]
+) -> None:
     _, one, _ = three
     with node.images.leases.hold() as needs:
         needs.add(one)
@@ -388,7 +406,9 @@ async def test_what_is_under_way_and_what_changed_meanwhile_stays(node, three) -
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_pulls_and_collections_at_once_leave_whole_images(node, real_registry, tools, three) -> None:
+async def test_pulls_and_collections_at_once_leave_whole_images(
+    node: Node, real_registry: RealRegistry, tools: Tools, three: list[ImageRecord]
+) -> None:
     names = [record.repo_tags[0] for record in three]
 
     async def pull_again(name: str) -> None:
@@ -411,12 +431,12 @@ async def test_pulls_and_collections_at_once_leave_whole_images(node, real_regis
 @pytest.mark.anyio
 @pytest.mark.integration
 @pytest.mark.parametrize("rules", [Rules(older_than_s=-1), Rules(keep_last=-1), Rules(max_bytes=-1)])
-async def test_a_negative_rule_is_refused(node, rules: Rules) -> None:
+async def test_a_negative_rule_is_refused(node: Node, rules: Rules) -> None:
     with pytest.raises(InvalidArgumentError, match="negative"):
         await collector(node).collect(rules, dry_run=True)
 
 
-async def test_a_blob_that_cannot_be_deleted_ends_no_collection(node) -> None:
+async def test_a_blob_that_cannot_be_deleted_ends_no_collection(node: Node) -> None:
     digest = Digest.parse(f"sha256:{hashlib.sha256(b'x').hexdigest()}")
     await node.content.put(digest, b"x")
     path = Path(node.content.path(str(digest)))

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from imaged.configs import MAX_KEPT_BYTES, MAX_TEXT, Facts, facts_of
+from services.imaged.tests.conftest import Node, RealRegistry, Tools
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 
@@ -32,7 +33,9 @@ def test_a_wrong_fact_hides_no_other() -> None:
     assert facts_of(config_with("x" * 1_000_000)).user == "x" * MAX_TEXT
 
 
-async def test_large_configs_do_not_pile_up_in_memory(node, real_registry, tools) -> None:
+async def test_large_configs_do_not_pile_up_in_memory(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     configs = node.images.configs
     for number in range(5):
         image = tools.image_of([], author="a" * (MAX_KEPT_BYTES // 3), created=str(number))

@@ -10,16 +10,17 @@ from common.digest import Digest
 from common.errors import DataLossError, NotFoundError
 from imaged.adapters.content_local import LocalContent
 from imaged.manifest import Descriptor
+from services.imaged.tests.conftest import Tools
 
 pytestmark = pytest.mark.anyio
 BODY = b"blob of some bytes" * 1000
 
 
-def wanted(tools) -> Descriptor:
+def wanted(tools: Tools) -> Descriptor:
     return Descriptor(tools.sha256(BODY), len(BODY))
 
 
-async def test_blob_is_kept_whole_and_private(content: LocalContent, tools) -> None:
+async def test_blob_is_kept_whole_and_private(content: LocalContent, tools: Tools) -> None:
     digest = Digest.parse(tools.sha256(BODY))
     await content.put(digest, BODY)
     assert await content.read(str(digest)) == BODY
@@ -35,7 +36,7 @@ async def test_blob_is_kept_whole_and_private(content: LocalContent, tools) -> N
         await again.read(str(digest))
 
 
-async def test_what_has_come_is_counted_as_the_disk_has_it(content: LocalContent, tools) -> None:
+async def test_what_has_come_is_counted_as_the_disk_has_it(content: LocalContent, tools: Tools) -> None:
     """Whole blobs, one of which a piece in the middle has come, and an archive on its way in."""
     await content.put(Digest.parse(tools.sha256(b"x")), b"x")
     async with content.ingest(Descriptor(f"sha256:{1:064}", 64 << 20)) as ingest:
@@ -53,7 +54,7 @@ async def test_what_has_come_is_counted_as_the_disk_has_it(content: LocalContent
     assert (await content.usage())[0] == used_bytes
 
 
-async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, tools) -> None:
+async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, tools: Tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
         ingest.partial.write(BODY[:5000], 0)
     after = LocalContent(content.blobs.parent)
@@ -67,7 +68,7 @@ async def test_unfinished_blob_goes_on_after_a_restart(content: LocalContent, to
     assert await after.read(tools.sha256(BODY)) == BODY
 
 
-async def test_wrong_or_surplus_bytes_are_refused(content: LocalContent, tools) -> None:
+async def test_wrong_or_surplus_bytes_are_refused(content: LocalContent, tools: Tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
         ingest.partial.write(b"x" * len(BODY), 0)
         with pytest.raises(DataLossError, match="what came has"):
@@ -80,7 +81,7 @@ async def test_wrong_or_surplus_bytes_are_refused(content: LocalContent, tools) 
             ingest.partial.verify()
 
 
-async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tools) -> None:
+async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tools: Tools) -> None:
     seen = []
 
     async def second() -> None:
@@ -95,7 +96,7 @@ async def test_one_blob_is_ingested_by_one_at_a_time(content: LocalContent, tool
     assert seen == [True]
 
 
-async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools) -> None:
+async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools: Tools) -> None:
     async with content.ingest(wanted(tools)) as ingest:
         ingest.partial.write(b"1", 0)
         assert await content.sweep(set, -1) == {}

@@ -5,8 +5,8 @@ import io
 import json
 import tarfile
 import threading
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
@@ -16,7 +16,9 @@ from hypothesis import strategies as st
 from common.digest import Digest
 from common.errors import DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
 from imaged import manifest, signed
+from imaged.adapters.content_local import LocalContent
 from imaged.adapters.referrers import listed
+from imaged.adapters.registry import HttpRegistry
 from imaged.archive.contents import images_of
 from imaged.archive.inflate import Inflater
 from imaged.leases import Needs
@@ -24,6 +26,7 @@ from imaged.manifest import INDEX_TYPES, LAYER_TYPES, MANIFEST_TYPES, Descriptor
 from imaged.ports import Credentials, Spooled, SpooledFile
 from imaged.pull import resolve
 from imaged.reference import Reference
+from services.imaged.tests.conftest import BadRegistry, Tools
 from services.imaged.tests.tartold import parsed
 
 AMD64 = Platform("linux", "amd64")
@@ -205,7 +208,7 @@ entries = st.fixed_dictionaries(
     st.none() | st.lists(entries, max_size=3) | anything,
     st.binary(max_size=50) | documents.map(lambda document: json.dumps(document).encode()),
 )
-def test_any_archive_is_read_or_refused(top: Any, docker: Any, blob: bytes) -> None:
+def test_any_archive_is_read_or_refused(top: dict[str, object] | None, docker: object, blob: bytes) -> None:
     import hashlib
     import tempfile
 
@@ -230,11 +233,13 @@ def test_any_archive_is_read_or_refused(top: Any, docker: Any, blob: bytes) -> N
 
 
 @pytest.mark.anyio
-async def test_indexes_that_lead_to_one_another_end(registry, content, bad_registry, tools) -> None:
+async def test_indexes_that_lead_to_one_another_end(
+    registry: HttpRegistry, content: LocalContent, bad_registry: BadRegistry, tools: Tools
+) -> None:
     """By tags a registry can let them: what a digest names cannot name itself."""
     asked = []
 
-    def answer(h: Any) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         asked.append(h.path)
         body, _ = tools.index_of()
         entry = {"mediaType": INDEX_TYPES[0], "digest": f"sha256:{len(asked):064}", "size": 1}
@@ -250,7 +255,9 @@ async def test_indexes_that_lead_to_one_another_end(registry, content, bad_regis
 
 
 @pytest.mark.anyio
-async def test_indexes_within_indexes_are_refused_at_a_depth(registry, content, bad_registry, tools) -> None:
+async def test_indexes_within_indexes_are_refused_at_a_depth(
+    registry: HttpRegistry, content: LocalContent, bad_registry: BadRegistry, tools: Tools
+) -> None:
     bodies = [tools.image_of([]).manifest]
     for kind in [MANIFEST_TYPES[0]] + [INDEX_TYPES[0]] * 5:
         entry = {"mediaType": kind, "digest": tools.sha256(bodies[-1]), "size": len(bodies[-1])}
@@ -268,7 +275,7 @@ async def test_indexes_within_indexes_are_refused_at_a_depth(registry, content, 
 @pytest.mark.anyio
 @pytest.mark.parametrize("stated", [True, False])
 async def test_a_config_of_a_hundred_megabytes_is_not_fetched(
-    registry, content, bad_registry, tools, stated: bool
+    registry: HttpRegistry, content: LocalContent, bad_registry: BadRegistry, tools: Tools, stated: bool
 ) -> None:
     """Told by its descriptor, and not told: then no more comes than was stated, and one piece."""
     huge, sent = 100 << 20, [0]
@@ -280,7 +287,7 @@ async def test_a_config_of_a_hundred_megabytes_is_not_fetched(
             manifest.parse("i", json.dumps(image).encode(), "")
         return
 
-    def answer(h: Any) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         h.send_response(200)
         h.end_headers()  # without a length: until the connection closes
         h.close_connection = True

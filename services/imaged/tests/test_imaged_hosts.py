@@ -77,7 +77,7 @@ def test_bad_hosts_file_is_named(tmp_path: Path, text: str) -> None:
 
 
 def test_the_files_of_the_page_are_what_it_says(tmp_path: Path) -> None:
-    files = defaultdict(str)
+    files: defaultdict[str, str] = defaultdict(str)
     for block in blocks(ROOT / "docs/registries.md"):
         if str(Path(__file__).relative_to(ROOT)) in block.tested_by:
             path, _, text = block.text.removeprefix("# /etc/slipway/").partition("\n")
@@ -91,9 +91,9 @@ def test_the_files_of_the_page_are_what_it_says(tmp_path: Path) -> None:
     assert secure.client == ((f"{own}/node.crt", f"{own}/node.key"),)
     assert [h.url for h in hosts.find(f"{tmp_path}/certs.d", "10.0.0.7:5000")] == ["http://10.0.0.7:5000/v2"]
     mirror, cache, hub = hosts.find(f"{tmp_path}/certs.d", "docker.io")
-    assert (mirror.url, mirror.capabilities) == ("https://mirror.example/v2", {"pull", "resolve"})
+    assert (mirror.url, mirror.capabilities) == ("https://mirror.example/v2", frozenset({"pull", "resolve"}))
     assert (mirror.connect_timeout_s, len(mirror.ca)) == (2, 1)
-    assert (cache.url, cache.capabilities) == ("https://cache.example/hub/v2", {"pull"})
+    assert (cache.url, cache.capabilities) == ("https://cache.example/hub/v2", frozenset({"pull"}))
     assert (cache.headers, cache.mirror_of) == ((("x-api-key", "secret"),), "docker.io")
     assert (hub.url, hub.mirror_of) == ("https://registry-1.docker.io/v2", "")
     settings = load(Settings, "imaged", ["--config", f"{tmp_path}/imaged.toml"])

@@ -29,7 +29,7 @@ OLD = {"Env": ["PATH=/bin", "A=1"], "Labels": {"x": "1"}, "WorkingDir": "/srv", 
         ("STOPSIGNAL SIGINT", {"StopSignal": "SIGINT"}),
     ],
 )
-def test_an_instruction_changes_what_it_is_for(instruction: str, changed: dict) -> None:
+def test_an_instruction_changes_what_it_is_for(instruction: str, changed: dict[str, object]) -> None:
     before = repr(OLD)
     assert apply(OLD, instruction) == OLD | changed
     assert repr(OLD) == before

@@ -4,27 +4,40 @@ import hashlib
 import json
 import os
 import socket
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import pytest
+from anyio.abc import TaskGroup
 
 from common.digest import Digest
-from common.errors import DataLossError, FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.errors import (
+    DataLossError,
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnimplementedError,
+)
 from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
 from devtools.registry import file
+from imaged.adapters.content_local import LocalContent
+from imaged.adapters.registry import HttpRegistry
 from imaged.catalog import Catalog
 from imaged.lazy import coming, extents, footer
 from imaged.lazy.socket import RangeSocket
 from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Toc, local_platform, parse
-from imaged.ports import Credentials
+from imaged.ports import Credentials, Stack, WrittenDiff
 from imaged.pull import Resolved, Unpacking
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
 from imaged.whole import Whole
+from services.imaged.tests.conftest import BadRegistry, Layer
 from tests.support import estargz, zstdchunked
 from tests.support.descriptors import none_left
 from tests.support.eventually import until
@@ -32,6 +45,7 @@ from tests.support.listening import listened
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
+E = TypeVar("E", bound=Event)
 CREDENTIALS = Credentials("me", "secret")
 BODY = bytes(range(256)) * 8192
 
@@ -149,18 +163,38 @@ class Layers:
             raise self.damage
         self.applied.append(asked | {"body": Path(str(asked["blob_path"])).read_bytes()})
 
-    async def list_layers(self, diff_ids=()):
-        return [type("Held", (), {"diff_id": each})() for each in self.held]
+    async def write_diff(
+        self, key: str, path: str, ignore: Sequence[str] = (), *, max_mtime_s: int = 0
+    ) -> WrittenDiff:
+        raise UnimplementedError(f"{key} has no difference here")
+
+    async def remove_layers(self, diff_ids: Sequence[str]) -> None:
+        self.held -= set(diff_ids)
+
+    async def list_layers(self, diff_ids: Sequence[str] = ()) -> list[Layer]:
+        return [Layer(each) for each in self.held]
+
+    async def list(self) -> Sequence[Stack]:
+        return []
 
 
 class Rig:
     """Lazy blobs over a real content store and a registry whose blob requests wait for `gate`."""
 
-    def __init__(self, tmp_path: Path, content, registry, bad_registry, group, needs: Needs) -> None:
+    def __init__(
+        self,
+        tmp_path: Path,
+        content: LocalContent,
+        registry: HttpRegistry,
+        bad_registry: BadRegistry,
+        group: TaskGroup,
+        needs: Needs,
+    ) -> None:
         self.body, self.written = estargz.made([file("big", BODY)], level=0, chunk_bytes=256 << 10)
         self.layer = Descriptor(self.written.digest, len(self.body), "", toc=Toc(self.written.toc_digest))
         self.reference = Reference.parse(f"{bad_registry.host}/some/app:v1")
-        self.layers, self.events = Layers(), []
+        self.layers = Layers()
+        self.events: list[Event] = []
         self.bad, self.content, self.registry, self.group = bad_registry, content, registry, group
         self.places = LazyPlaces(tmp_path / "lazy", tmp_path / "secrets", 1 << 20, 0.1)
         self.needs = needs
@@ -175,7 +209,7 @@ class Rig:
             def __init__(self) -> None:
                 pass
 
-            def all(self):
+            def all(self) -> list[ImageRecord]:
                 return []
 
         leases = Leases(Empty(), self.content, self.layers)
@@ -193,7 +227,7 @@ class Rig:
     async def emit(self, event: Event) -> None:
         self.events.append(event)
 
-    def answer(self, request) -> None:
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
         asked = request.headers.get("Range", "")
         self.ranges.append(asked)
         if self.away or not asked:
@@ -223,14 +257,18 @@ class Rig:
         )
         await Whole(self.content, self.registry, self.blobs).complete(record, Needs(), CREDENTIALS)
 
-    async def until(self, kind: type[Event]) -> Event:
-        return await until(
-            lambda: next((each for each in self.events if isinstance(each, kind)), None), kind.__name__
-        )
+    async def until(self, kind: type[E]) -> E:
+        def found() -> E | None:
+            return next((each for each in self.events if isinstance(each, kind)), None)
+
+        event: E = await until(found, kind.__name__)
+        return event
 
 
 @pytest.fixture
-async def rig(tmp_path, content, registry, bad_registry):
+async def rig(
+    tmp_path: Path, content: LocalContent, registry: HttpRegistry, bad_registry: BadRegistry
+) -> AsyncIterator[Rig]:
     async with anyio.create_task_group() as group:
         needs = Needs()
         made = Rig(tmp_path, content, registry, bad_registry, group, needs)
@@ -417,7 +455,9 @@ async def test_what_nobody_needs_ends(rig: Rig) -> None:
     assert list(rig.places.directory.iterdir()) == []
 
 
-async def test_the_socket_outlives_a_lack_of_descriptors(rig: Rig, tmp_path: Path, caplog) -> None:
+async def test_the_socket_outlives_a_lack_of_descriptors(
+    rig: Rig, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     path = tmp_path / "ranges/ranges.sock"
     rig.group.start_soon(RangeSocket(path, 0o600, rig.blobs).run)
     await listened(path)
@@ -442,7 +482,8 @@ async def test_the_socket_answers_in_time(rig: Rig, tmp_path: Path) -> None:
             await line.send(
                 json.dumps({"digest": rig.layer.digest, "start": 0, "end": 10} | asked).encode() + b"\n"
             )
-            return json.loads(await line.receive())
+            told: dict[str, object] = json.loads(await line.receive())
+            return told
 
     with anyio.fail_after(patience(20)):
         answer = await ask(timeout_s=1)

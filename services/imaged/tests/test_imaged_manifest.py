@@ -13,7 +13,9 @@ AMD64 = Platform("linux", "amd64")
 
 
 def test_the_largest_size_is_read() -> None:
-    assert manifest.parse("i", doc(layers=layer(OCI + "layer.v1.tar+gzip", 1 << 46)), "")
+    read = manifest.parse("i", doc(layers=layer(OCI + "layer.v1.tar+gzip", 1 << 46)), "")
+    assert isinstance(read, Manifest)
+    assert read.layers[0].size == 1 << 46
 
 
 def test_manifest_is_read() -> None:
@@ -66,7 +68,9 @@ def test_config_must_have_a_diff_id_for_each_layer() -> None:
     read = manifest.parse("i", doc(), "")
     assert isinstance(read, Manifest)
     assert manifest.diff_ids("i", read, json.dumps({"rootfs": {"diff_ids": [D]}}).encode(), AMD64) == [D]
-    for config in ({}, {"rootfs": {"diff_ids": []}}, {"rootfs": {"diff_ids": ["x"]}}):
+    configs: list[dict[str, dict[str, list[str]]]]
+    configs = [{}, {"rootfs": {"diff_ids": []}}, {"rootfs": {"diff_ids": ["x"]}}]
+    for config in configs:
         with pytest.raises(InvalidArgumentError):
             manifest.diff_ids("i", read, json.dumps(config).encode(), AMD64)
     with pytest.raises(NotFoundError, match="riscv64"):

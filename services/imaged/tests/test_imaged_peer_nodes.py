@@ -7,8 +7,9 @@ import sys
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from common.clients.imaged import ImagedClient
 from common.errors import NotFoundError
 from common.sys import linux
+from services.imaged.tests.conftest import Tools
 from tests.support.eventually import eventually
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.root, pytest.mark.timeout(300)]
@@ -139,7 +141,7 @@ def _nats(hub: Hub) -> subprocess.Popen[bytes]:
 class Cluster:
     """Both nodes."""
 
-    def __init__(self, hub: Hub, redis_url: str, tools, root: Path) -> None:
+    def __init__(self, hub: Hub, redis_url: str, tools: Tools, root: Path) -> None:
         secret = root / "secret"
         secret.write_text("of this cluster alone, and so long")
         secret.chmod(0o600)
@@ -176,18 +178,20 @@ class Cluster:
 
 
 @pytest.fixture
-async def cluster(hub: Hub, redis_url: str, tools):
+async def cluster(hub: Hub, redis_url: str, tools: Tools) -> AsyncIterator[Cluster]:
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
         made = Cluster(hub, redis_url, tools, Path(directory))
         try:
             for number in range(2):
-                eventually(lambda n=number: made.met(n), within_s=100, what="the nodes are on NATS")
+                eventually(partial(made.met, number), within_s=100, what="the nodes are on NATS")
             yield made
         finally:
             await made.close()
 
 
-async def test_the_second_node_has_its_layers_from_the_first(hub: Hub, cluster: Cluster, tools) -> None:
+async def test_the_second_node_has_its_layers_from_the_first(
+    hub: Hub, cluster: Cluster, tools: Tools
+) -> None:
     big, small = tools.tar_of({"big": os.urandom(40 << 20)}), tools.tar_of({"small": b"s"})
     made = tools.image_of([big, small], compression="none")
     name = f"{hub.registry}/team/app:v1"
@@ -205,7 +209,9 @@ async def test_the_second_node_has_its_layers_from_the_first(hub: Hub, cluster: 
         await second.pulled(f"{hub.registry}/team/other@{made.digest}")
 
 
-async def test_a_node_that_dies_while_it_gives_costs_no_pull(hub: Hub, cluster: Cluster, tools) -> None:
+async def test_a_node_that_dies_while_it_gives_costs_no_pull(
+    hub: Hub, cluster: Cluster, tools: Tools
+) -> None:
     made = tools.image_of([tools.tar_of({"big": os.urandom(40 << 20)})], compression="none")
     name = f"{hub.registry}/team/dying:v1"
     _inside(hub.netns, lambda: tools.real_registry(REGISTRY_PORT, HUB).push("team/dying", "v1", made))

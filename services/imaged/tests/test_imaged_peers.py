@@ -5,7 +5,9 @@ import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import suppress
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import TypedDict, Unpack
 
 import anyio
 import msgspec
@@ -23,11 +25,12 @@ from imaged.fetching.bandwidth import Bandwidth
 from imaged.manifest import Descriptor
 from imaged.peers import server as serving
 from imaged.peers import source
-from imaged.peers.neighbours import Neighbours, Question
+from imaged.peers.neighbours import Neighbours, Peer, Question
 from imaged.peers.seal import Seals
 from imaged.peers.server import PATH, PEER_HEADER, REPOSITORY_HEADER, BlobServer, listen, request_words
 from imaged.ports import Credentials
 from imaged.reference import Reference
+from services.imaged.tests.conftest import BadRegistry, Node, RealRegistry, Tools
 from tests.support.brokers import NatsServer, nats_server
 from tests.support.eventually import until
 from tests.support.pace import patience
@@ -67,30 +70,41 @@ def test_a_seal_holds_words_apart_and_grows_old() -> None:
         seals.check("☃", now, "a")
 
 
+class Asking(TypedDict, total=False):
+    """What a question for a blob has, where it is not the usual one."""
+
+    secret: str
+    node: str
+    repository: str
+    digest: str
+    at_ns: int
+    headers: dict[str, str]
+
+
 class Giver:
     """A node that gives one blob of one repository."""
 
-    def __init__(self, path: Path, digest: str, **limits) -> None:
+    def __init__(self, path: Path, digest: str, *, cap: int = 0, connections: int = 8) -> None:
         self.path, self.digest = path, digest
-        bandwidth = Bandwidth(limits.pop("cap", 0))
-        self.server = BlobServer("a", Seals(SECRET), self._path_of, bandwidth, limits.pop("connections", 8))
+        self.server = BlobServer("a", Seals(SECRET), self._path_of, Bandwidth(cap), connections)
         self.listening = listen("127.0.0.1:0")
-        self.address = f"127.0.0.1:{self.listening.getsockname()[1]}"
+        self.port: int = self.listening.getsockname()[1]
+        self.address = f"127.0.0.1:{self.port}"
 
     def _path_of(self, repository: str, digest: str) -> Path | None:
         return self.path if (repository, digest) == (REPOSITORY, self.digest) else None
 
     def ask(self, *, secret: str = SECRET, node: str = "a", repository: str = REPOSITORY, digest: str = "",
-            at_ns: int = 0, **headers: str) -> urllib3.BaseHTTPResponse:  # fmt: skip
+            at_ns: int = 0, headers: dict[str, str] | None = None) -> urllib3.BaseHTTPResponse:  # fmt: skip
         digest, at_ns = digest or self.digest, at_ns or now_ns()
         seal = Seals(secret).seal(*request_words("b", node, REPOSITORY, digest), at_ns)
-        sent = {PEER_HEADER: f"b {at_ns} {seal}", REPOSITORY_HEADER: repository} | headers
+        sent = {PEER_HEADER: f"b {at_ns} {seal}", REPOSITORY_HEADER: repository} | (headers or {})
         url = f"http://{self.address}{PATH}{digest}"
         return urllib3.request("GET", url, headers=sent, retries=False, timeout=patience(10))
 
 
 @pytest.fixture
-async def giver(tmp_path: Path, tools) -> AsyncIterator[Giver]:
+async def giver(tmp_path: Path, tools: Tools) -> AsyncIterator[Giver]:
     path = tmp_path / "blob"
     path.write_bytes(BODY)
     made = Giver(path, tools.sha256(BODY))
@@ -101,20 +115,20 @@ async def giver(tmp_path: Path, tools) -> AsyncIterator[Giver]:
     made.listening.close()
 
 
-async def asked(giver: Giver, **how) -> urllib3.BaseHTTPResponse:
+async def asked(giver: Giver, **how: Unpack[Asking]) -> urllib3.BaseHTTPResponse:
     return await anyio.to_thread.run_sync(lambda: giver.ask(**how))
 
 
 async def test_a_blob_is_given_whole_and_in_ranges(giver: Giver) -> None:
     answer = await asked(giver)
     assert (answer.status, answer.data) == (200, BODY)
-    answer = await asked(giver, Range="bytes=100-299")
+    answer = await asked(giver, headers={"Range": "bytes=100-299"})
     assert (answer.status, answer.data) == (206, BODY[100:300])
     assert answer.headers["Content-Range"] == f"bytes 100-299/{len(BODY)}"
-    answer = await asked(giver, Range=f"bytes={len(BODY) - 5}-")
+    answer = await asked(giver, headers={"Range": f"bytes={len(BODY) - 5}-"})
     assert answer.data == BODY[-5:]
     for bad in (f"bytes={len(BODY)}-", "bytes=5-4", "bytes=-5", "bytes=0-1,3-4", "lines=1-2"):
-        assert (await asked(giver, Range=bad)).status == 416
+        assert (await asked(giver, headers={"Range": bad})).status == 416
 
 
 @pytest.mark.parametrize(
@@ -124,19 +138,21 @@ async def test_a_blob_is_given_whole_and_in_ranges(giver: Giver) -> None:
         ({"node": "c"}, 401),
         ({"at_ns": 1}, 401),
         ({"repository": "reg.example/team/other"}, 401),
-        ({PEER_HEADER: "b"}, 401),
-        ({PEER_HEADER: "b 9 "}, 401),
-        ({PEER_HEADER: ""}, 401),
+        ({"headers": {PEER_HEADER: "b"}}, 401),
+        ({"headers": {PEER_HEADER: "b 9 "}}, 401),
+        ({"headers": {PEER_HEADER: ""}}, 401),
         ({"digest": "sha256:" + "0" * 64}, 404),
         ({"digest": "blob"}, 404),
     ],
 )
-async def test_who_may_not_have_it_gets_nothing(giver: Giver, how, status) -> None:
+async def test_who_may_not_have_it_gets_nothing(giver: Giver, how: Asking, status: int) -> None:
     answer = await asked(giver, **how)
     assert (answer.status, answer.data) == (status, b"")
 
 
-async def test_a_blob_is_not_given_under_the_name_of_another_repository(node, real_registry, tools) -> None:
+async def test_a_blob_is_not_given_under_the_name_of_another_repository(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     private = tools.image_of([tools.tar_of({"secret": BODY})], compression="none")
     name = real_registry.push("private/app", "v1", private)
     public = real_registry.push("public/app", "v1", tools.image_of([tools.tar_of({"f": b"f"})]))
@@ -160,11 +176,13 @@ async def test_a_blob_is_not_given_under_the_name_of_another_repository(node, re
 @pytest.mark.parametrize(
     "sent", [b"", b"GET /v1/x HTTP/1.1\r\nHost: a\r\nX: " + b"x" * 20_000, b"\0" * 100, b"GET\r\n\r\n"]
 )
-async def test_who_speaks_no_http_or_too_slowly_is_left(giver: Giver, monkeypatch, sent: bytes) -> None:
+async def test_who_speaks_no_http_or_too_slowly_is_left(
+    giver: Giver, monkeypatch: pytest.MonkeyPatch, sent: bytes
+) -> None:
     monkeypatch.setattr(serving, "HEAD_S", 0.3)
 
     def talk() -> bytes:
-        with socket.create_connection(giver.address.split(":"), patience(10)) as client:
+        with socket.create_connection(("127.0.0.1", giver.port), patience(10)) as client:
             got = b""
             with suppress(ConnectionError):
                 client.sendall(sent)
@@ -176,13 +194,13 @@ async def test_who_speaks_no_http_or_too_slowly_is_left(giver: Giver, monkeypatc
     assert (await asked(giver)).status == 200
 
 
-async def test_one_connection_too_many_is_closed_and_none_is_offered(tmp_path: Path, tools) -> None:
+async def test_one_connection_too_many_is_closed_and_none_is_offered(tmp_path: Path, tools: Tools) -> None:
     path = tmp_path / "blob"
     path.write_bytes(BODY)
     giver = Giver(path, tools.sha256(BODY), connections=1)
     async with anyio.create_task_group() as group:
         group.start_soon(giver.server.serve, giver.listening)
-        with socket.create_connection(giver.address.split(":")) as first:
+        with socket.create_connection(("127.0.0.1", giver.port)) as first:
             await until(lambda: not giver.server.gives(REPOSITORY, giver.digest), "the image to go")
             with pytest.raises(urllib3.exceptions.HTTPError):
                 await asked(giver)
@@ -193,7 +211,7 @@ async def test_one_connection_too_many_is_closed_and_none_is_offered(tmp_path: P
     giver.listening.close()
 
 
-async def test_what_is_given_stays_under_its_cap(tmp_path: Path, tools) -> None:
+async def test_what_is_given_stays_under_its_cap(tmp_path: Path, tools: Tools) -> None:
     path = tmp_path / "blob"
     path.write_bytes(BODY)
     giver = Giver(path, tools.sha256(BODY), cap=3_000_000)
@@ -279,12 +297,12 @@ async def test_neighbours_are_met_again_after_nats_was_away(nats: NatsServer) ->
 class Known(Neighbours):
     """Neighbours that were found already."""
 
-    def __init__(self, *peers) -> None:
+    def __init__(self, *peers: Peer) -> None:
         super().__init__("b", "nats://127.0.0.1:1", Seals(SECRET), 1.0)
         self.peers = list(peers)
         self.asked_for: list[tuple[str, str]] = []
 
-    async def holders(self, repository: str, digest: str) -> list:
+    async def holders(self, repository: str, digest: str) -> list[Peer]:
         self.asked_for.append((repository, digest))
         return self.peers
 
@@ -292,7 +310,9 @@ class Known(Neighbours):
 class Pull:
     """Of an image whose layer is `BODY`, from a stand-in registry at reg.example."""
 
-    def __init__(self, tools, tmp_path: Path, bad_registry, content: LocalContent) -> None:
+    def __init__(
+        self, tools: Tools, tmp_path: Path, bad_registry: BadRegistry, content: LocalContent
+    ) -> None:
         self.image = tools.image_of([BODY], compression="none")
         self.content = content
         bad_registry.serve(self.image)
@@ -317,24 +337,26 @@ class Pull:
 
 
 @pytest.fixture
-def pull(tools, tmp_path: Path, bad_registry, content) -> Pull:
+def pull(tools: Tools, tmp_path: Path, bad_registry: BadRegistry, content: LocalContent) -> Pull:
     return Pull(tools, tmp_path, bad_registry, content)
 
 
 async def test_a_peer_is_asked_before_the_registry(pull: Pull, giver: Giver) -> None:
-    known = Known(source.Peer("a", giver.address))
+    known = Known(Peer("a", giver.address))
     assert await pull.run(known) == 0
     assert known.asked_for == [(REPOSITORY, giver.digest)]
 
 
 async def test_who_has_not_shown_the_registry_that_it_may_pull_asks_no_peer(pull: Pull, giver: Giver) -> None:
-    known = Known(source.Peer("a", giver.address))
+    known = Known(Peer("a", giver.address))
     assert await pull.run(known, resolve=False) == 1
     assert known.asked_for == []
 
 
-async def test_who_may_not_pull_gets_nothing_of_a_peer(pull: Pull, giver: Giver, bad_registry, tools) -> None:
-    known = Known(source.Peer("a", giver.address))
+async def test_who_may_not_pull_gets_nothing_of_a_peer(
+    pull: Pull, giver: Giver, bad_registry: BadRegistry, tools: Tools
+) -> None:
+    known = Known(Peer("a", giver.address))
     bad_registry.answer = lambda h: tools.reply(h, 404)
     with pytest.raises(NotFoundError):
         await pull.run(known)
@@ -346,13 +368,13 @@ async def test_who_may_not_pull_gets_nothing_of_a_peer(pull: Pull, giver: Giver,
     "how", ["lies", "is away", "refuses", "redirects", "cuts", "is slow", "stalls", "is no server"]
 )
 async def test_a_peer_that_fails_costs_no_pull(
-    pull: Pull, tools, bad_registry, monkeypatch, how: str
+    pull: Pull, tools: Tools, bad_registry: BadRegistry, monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
     monkeypatch.setattr(source, "STALL_S", 0.5)
     monkeypatch.setattr("imaged.adapters.blobs.SLOW_S", 0.3)
     peer = tools.bad_registry()
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if how == "lies":
             tools.reply(h, 200, bytes(len(BODY)))
         elif how == "redirects":
@@ -381,7 +403,7 @@ async def test_a_peer_that_fails_costs_no_pull(
     if how == "is away":
         peer.close()
     try:
-        assert await pull.run(Known(source.Peer("a", peer.host))) >= 1
+        assert await pull.run(Known(Peer("a", peer.host))) >= 1
     finally:
         if how != "is away":
             peer.close()

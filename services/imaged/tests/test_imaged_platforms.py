@@ -15,7 +15,9 @@ from imaged.ports import Credentials
 from imaged.pull import NO_CHOICE, Choice
 from imaged.record import ImageRecord
 from imaged.saving import Saves
+from imaged.transfer import Transfer, Transfers
 from imaged.tree import MAX_BLOBS, read_tree
+from services.imaged.tests.conftest import Node, RealRegistry, Tools
 
 NOBODY = Credentials()
 ALL = Choice(every=True)
@@ -39,16 +41,17 @@ class Wide:
 
 @dataclass
 class Bench:
-    node: object
-    transfers: object
+    node: Node
+    transfers: Transfers
     loads: Loads
     saves: Saves
 
     async def pull(self, name: str, choice: Choice = NO_CHOICE) -> ImageRecord:
         moments = [p async for p in self.node.images.pull(name, NOBODY, choice=choice)]
+        assert moments[-1].image is not None
         return moments[-1].image
 
-    async def push(self, name: str, target: str, choice: Choice = NO_CHOICE):
+    async def push(self, name: str, target: str, choice: Choice = NO_CHOICE) -> Transfer:
         return [moment async for moment in self.transfers.push(name, target, NOBODY, choice)][-1]
 
     async def save(self, name: str, choice: Choice = NO_CHOICE) -> bytes:
@@ -68,7 +71,7 @@ class Bench:
 
 
 @pytest.fixture
-def bench(node, transfers) -> Bench:
+def bench(node: Node, transfers: Transfers) -> Bench:
     images, content = node.images, node.content
     spools = Spools(content.ingests, 1 << 30)
     loads = Loads(spools, images.catalog, images.leases, content, node.layers, spools, local_platform())
@@ -76,7 +79,7 @@ def bench(node, transfers) -> Bench:
 
 
 @pytest.fixture
-def wide(real_registry, tools) -> Wide:
+def wide(real_registry: RealRegistry, tools: Tools) -> Wide:
     shared, mine, theirs = (tools.tar_of({name: name.encode() * 5000}) for name in ("base", "own", "other"))
     own = tools.image_of([shared, mine])
     other = tools.image_of([shared, theirs], architecture=FOREIGN.architecture)
@@ -112,7 +115,9 @@ def digest_at(host: str, path: str, name: str) -> str:
 
 @pytest.mark.anyio
 @registry_test
-async def test_all_platforms_are_pulled_pushed_saved_and_loaded_as_one_digest(bench, wide) -> None:
+async def test_all_platforms_are_pulled_pushed_saved_and_loaded_as_one_digest(
+    bench: Bench, wide: Wide
+) -> None:
     record = await bench.pull(wide.name, ALL)
     assert record.manifest_digest == wide.own
     assert record.platform == ""
@@ -134,7 +139,9 @@ async def test_all_platforms_are_pulled_pushed_saved_and_loaded_as_one_digest(be
 
 @pytest.mark.anyio
 @registry_test
-async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(bench, wide, tools) -> None:
+async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(
+    bench: Bench, wide: Wide, tools: Tools
+) -> None:
     first = await bench.pull(wide.name)
     assert first.others == ()
     pushed = await bench.push(wide.name, f"{wide.host}/platforms/one:v1")
@@ -156,7 +163,7 @@ async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(b
 
 @pytest.mark.anyio
 @registry_test
-async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench, wide) -> None:
+async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench: Bench, wide: Wide) -> None:
     other = await bench.pull(wide.name, ELSE)
     assert (other.id, other.platform, other.manifest_digest) == (
         wide.other_config,
@@ -185,10 +192,12 @@ async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench, wide) 
 
 @pytest.mark.anyio
 @registry_test
-async def test_an_index_is_made_of_images_at_registries(bench, wide, real_registry, tools) -> None:
+async def test_an_index_is_made_of_images_at_registries(
+    bench: Bench, wide: Wide, real_registry: RealRegistry, tools: Tools
+) -> None:
     at = f"{wide.host}/platforms/wide"
 
-    async def make(name: str, *sources: str):
+    async def make(name: str, *sources: str) -> Transfer:
         given = [(source, NOBODY) for source in sources]
         return [m async for m in bench.transfers.index(f"{wide.host}/platforms/{name}", given, NOBODY)][-1]
 

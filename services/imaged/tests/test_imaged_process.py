@@ -8,6 +8,7 @@ import signal
 import tarfile
 import tempfile
 from collections.abc import AsyncIterator, Iterator
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from common.clients.snapshotd import SnapshotdClient
 from common.errors import NotFoundError, SlipwayError, UnavailableError
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES
 from imaged.tree import MAX_BLOBS
+from services.imaged.tests.conftest import BadRegistry, Daemons, RealRegistry, Tools
 from tests.support.eventually import eventually, until
 from tests.support.memory import pss_bytes, watched
 
@@ -33,7 +35,7 @@ MIB = 1 << 20
 
 
 @pytest.fixture
-def daemons(redis_url: str, tools) -> Iterator:
+def daemons(redis_url: str, tools: Tools) -> Iterator[Daemons]:
     with tempfile.TemporaryDirectory(prefix="slipway-") as directory:
         made = tools.daemons(Path(directory), redis_url)
         try:
@@ -46,7 +48,9 @@ def daemons(redis_url: str, tools) -> Iterator:
             made.close()
 
 
-async def test_pull_unpacks_and_outlives_a_restart(daemons, real_registry, tools) -> None:
+async def test_pull_unpacks_and_outlives_a_restart(
+    daemons: Daemons, real_registry: RealRegistry, tools: Tools
+) -> None:
     made = tools.image_of([tools.tar_of({"etc/passwd": b"root"}), tools.tar_of({"b": b"b" * 100000})])
     name = real_registry.push("process/app", "v1", made)
     client, snapshots = ImagedClient(daemons.socket("imaged")), SnapshotdClient(daemons.socket("snapshotd"))
@@ -70,7 +74,9 @@ async def test_pull_unpacks_and_outlives_a_restart(daemons, real_registry, tools
     assert daemons.end("imaged") == 0
 
 
-async def test_images_with_large_configs_are_listed(daemons, real_registry, tools) -> None:
+async def test_images_with_large_configs_are_listed(
+    daemons: Daemons, real_registry: RealRegistry, tools: Tools
+) -> None:
     client = ImagedClient(daemons.socket("imaged"))
     wanted = {}
     try:
@@ -89,7 +95,7 @@ async def test_images_with_large_configs_are_listed(daemons, real_registry, tool
         await client.close()
 
 
-async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons) -> None:
+async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemons: Daemons) -> None:
     daemons.end("imaged")
     policy = daemons.root / "policy.json"
     policy.write_text('{"default": [{"type": "sigstoreSigned", "fulcio": {"caPath": "/ca"}}]}')
@@ -99,12 +105,14 @@ async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemon
     assert told in (daemons.root / "imaged.log").read_text()
 
 
-async def test_killed_pull_is_resumed_where_it_was(daemons, bad_registry, tools) -> None:
+async def test_killed_pull_is_resumed_where_it_was(
+    daemons: Daemons, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of([tools.tar_of({"f": os.urandom(3_000_000)})], compression="none")
     layer = made.blobs[made.layers[0]["digest"]]
     ranges: list[str | None] = []
 
-    def blob(h) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         given = h.headers.get("Range")
         ranges.append(given)
         start = int(given[6:-1]) if given else 0
@@ -135,14 +143,17 @@ async def test_killed_pull_is_resumed_where_it_was(daemons, bad_registry, tools)
     assert int(ranges[-1][6:-1]) >= 1 << 20
 
 
-async def test_killed_pieces_are_resumed_where_they_were(daemons, bad_registry, tools) -> None:
+async def test_killed_pieces_are_resumed_where_they_were(
+    daemons: Daemons, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of([tools.tar_of({"f": os.urandom(1 << 20) * 70})], compression="none")
     body = made.blobs[made.layers[0]["digest"]]
     sent = 0
 
-    def blob(h) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         nonlocal sent
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", h.headers["Range"])
+        assert found
         start, end = int(found[1]), int(found[2] or len(body) - 1) + 1
         h.send_response(206)
         h.send_header("Content-Length", str(end - start))
@@ -175,7 +186,7 @@ async def test_killed_pieces_are_resumed_where_they_were(daemons, bad_registry, 
     assert len(body) - fetched <= sent <= len(body) - fetched + 4 * (64 << 10)
 
 
-async def test_a_load_that_was_killed_leaves_nothing(daemons) -> None:
+async def test_a_load_that_was_killed_leaves_nothing(daemons: Daemons) -> None:
     ingests = daemons.root / "data" / "imaged" / "ingest"
     header = tarfile.TarInfo("blobs/sha256/" + "a" * 64)
     header.size = 64 << 20
@@ -210,7 +221,7 @@ def filled(head: bytes, item: bytes, tail: bytes) -> bytes:
     return head + (item + b",") * (count - 1) + item + tail
 
 
-def hostile(tools) -> dict[str, bytes]:
+def hostile(tools: Tools) -> dict[str, bytes]:
     """Documents by tag, and by digest those that one of them leads to."""
     found = {
         "schema-1": filled(b'{"fsLayers":[', b"[]", b"]}"),
@@ -230,11 +241,11 @@ def hostile(tools) -> dict[str, bytes]:
 
 
 async def test_hostile_documents_take_little_and_stay_no_longer_than_their_pull(
-    daemons, bad_registry, tools
+    daemons: Daemons, bad_registry: BadRegistry, tools: Tools
 ) -> None:
     documents = hostile(tools)
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         body = documents.get(h.path.rpartition("/")[2])
         if "/target/" in h.path or "/manifests/" not in h.path or body is None:
             tools.reply(h, 403)

@@ -13,6 +13,7 @@ from imaged.adapters.transport import Limits
 from imaged.fetching.bandwidth import Bandwidth
 from imaged.ports import Credentials
 from imaged.progress import LOOK_S, WINDOW_S, Forecast
+from services.imaged.tests.conftest import BadRegistry, Node, Tools
 from tests.support.eventually import until
 
 pytestmark = pytest.mark.anyio
@@ -25,9 +26,8 @@ def test_the_time_left_follows_what_came_lately() -> None:
     assert forecast.left_s(101.0, 0, 1000) is None
     assert forecast.left_s(102.0, 100, 900) == pytest.approx(18)
     # at first slow, then fast: the window forgets the beginning
-    for second in range(1, 21):
-        left = forecast.left_s(102.0 + second, 100 + second * 1000, 5000)
-    assert left == pytest.approx(5)
+    left = [forecast.left_s(102.0 + second, 100 + second * 1000, 5000) for second in range(1, 21)]
+    assert left[-1] == pytest.approx(5)
     assert len(forecast._seen) <= WINDOW_S + 2
     assert forecast.left_s(123.0, 20100, 0) == 0
 
@@ -44,14 +44,14 @@ def registry(tmp_path: Path) -> HttpRegistry:
     return HttpRegistry(str(tmp_path / "certs.d"), 6, Limits(), bandwidth=Bandwidth(CAP))
 
 
-async def pulled(node, name: str) -> list[float | None]:
+async def pulled(node: Node, name: str) -> list[float | None]:
     forecasts = []
     async for progress in node.images.pull(name, Credentials()):
         forecasts.append(progress.left_s)
     return forecasts
 
 
-async def test_a_pull_tells_how_far_it_is(node, bad_registry, tools) -> None:
+async def test_a_pull_tells_how_far_it_is(node: Node, bad_registry: BadRegistry, tools: Tools) -> None:
     layers = [tools.tar_of({"a": os.urandom(SIZE)}), tools.tar_of({"b": b"b"})]
     made = tools.image_of(layers, compression="none")
     bad_registry.serve(made)
@@ -74,14 +74,16 @@ async def test_a_pull_tells_how_far_it_is(node, bad_registry, tools) -> None:
     assert any(left is not None and left > 0 for left in forecasts[:-1])
 
 
-async def test_nobody_is_told_while_nobody_listens(node, bad_registry, tools) -> None:
+async def test_nobody_is_told_while_nobody_listens(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     node.images._listened = lambda: False
     bad_registry.serve(tools.image_of([tools.tar_of({"a": os.urandom(SIZE // 2)})], compression="none"))
     await pulled(node, f"{bad_registry.host}/app:v1")
     assert not [event for event in await node.events() if isinstance(event, PullProgressed)]
 
 
-async def test_what_was_here_before_did_not_come(node, bad_registry, tools) -> None:
+async def test_what_was_here_before_did_not_come(node: Node, bad_registry: BadRegistry, tools: Tools) -> None:
     one, two = (tools.tar_of({name: os.urandom(SIZE // 10)}) for name in "ab")
     bad_registry.serve(tools.image_of([one], compression="none"))
     await pulled(node, f"{bad_registry.host}/one:v1")

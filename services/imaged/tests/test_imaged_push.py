@@ -4,7 +4,9 @@ import base64
 import json
 import os
 import re
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -19,16 +21,21 @@ from common.errors import (
     NotFoundError,
     PermissionDeniedError,
     ResourceExhaustedError,
+    SlipwayError,
     UnknownError,
 )
+from common.events.schema import ImagePushed
 from imaged.adapters import upload
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.registry_auth import TokenCache
-from imaged.adapters.transport import Limits, Stop, Transport
+from imaged.adapters.transport import Limits, Transport
+from imaged.fetching.interruptible import Stop
 from imaged.hosts import Host
 from imaged.manifest import Descriptor, local_platform
 from imaged.ports import Credentials
-from imaged.transfer import BlobState, Transfer
+from imaged.record import ImageRecord
+from imaged.transfer import BlobState, Transfer, Transfers
+from services.imaged.tests.conftest import BadRegistry, ImageParts, Node, RealRegistry, Tools
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
@@ -42,7 +49,7 @@ def registry(tmp_path: Path) -> HttpRegistry:
     return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)
 
 
-async def last(moments) -> Transfer:
+async def last(moments: AsyncIterator[Transfer]) -> Transfer:
     return [moment async for moment in moments][-1]
 
 
@@ -58,11 +65,18 @@ def stored(host: str, path: str, name: str) -> tuple[str, str]:
     return answer.headers["Docker-Content-Digest"], answer.headers["Content-Type"]
 
 
+Pulled = tuple[ImageParts, ImageRecord]
+"""What a registry has, and the record of it here."""
+
+
 @pytest.fixture
-async def pulled(node, real_registry, tools):
+async def pulled(node: Node, real_registry: RealRegistry, tools: Tools) -> Pulled:
     made = tools.image_of([tools.tar_of({"base": b"b" * 9000}), tools.tar_of({"f": os.urandom(3_000_000)})])
     record = await node.pull(real_registry.push("push/from", "v1", made))
     return made, record
+
+
+Fault = Callable[[BaseHTTPRequestHandler, int], None]
 
 
 @dataclass
@@ -72,10 +86,10 @@ class Uploads:
     blobs: dict[str, bytes] = field(default_factory=dict)
     manifests: dict[str, bytes] = field(default_factory=dict)
     sessions: dict[str, bytes] = field(default_factory=dict)
-    faults: dict[str, list] = field(default_factory=dict)
+    faults: dict[str, list[Fault | None]] = field(default_factory=dict)
     """By method: what to do in place of the next answers."""
 
-    def answer(self, tools, h) -> None:
+    def answer(self, tools: Tools, h: BaseHTTPRequestHandler) -> None:
         length = int(h.headers.get("Content-Length") or 0)
         parts = urlsplit(h.path)
         query = {key: values[0] for key, values in parse_qs(parts.query).items()}
@@ -113,14 +127,14 @@ class Uploads:
 
 
 @pytest.fixture
-def uploads(bad_registry, tools) -> Uploads:
+def uploads(bad_registry: BadRegistry, tools: Tools) -> Uploads:
     made = Uploads()
     bad_registry.answer = lambda h: made.answer(tools, h)
     return made
 
 
 async def test_an_image_is_pushed_with_its_digest_and_comes_back(
-    node, transfers, real_registry, pulled
+    node: Node, transfers: Transfers, real_registry: RealRegistry, pulled: Pulled
 ) -> None:
     made, record = pulled
     target = f"{real_registry.host}/push/other:v2"
@@ -135,11 +149,18 @@ async def test_an_image_is_pushed_with_its_digest_and_comes_back(
     assert states(again) == {BlobState.THERE}
     await node.images.remove(record.id)
     assert (await node.pull(target)).id == record.id
-    pushed = [e for e in await node.events() if e.verb == "pushed"]
+    pushed = [e for e in await node.events() if isinstance(e, ImagePushed)]
     assert [(e.id, e.reference, e.sent_bytes) for e in pushed] == [(made.digest, target, 0)] * 2
 
 
-async def test_a_mirror_is_never_pushed_to(transfers, bad_registry, uploads, pulled, tools, tmp_path) -> None:
+async def test_a_mirror_is_never_pushed_to(
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    pulled: Pulled,
+    tools: Tools,
+    tmp_path: Path,
+) -> None:
     """Not even one that says it could: an image would be where nobody looks for it."""
     made, record = pulled
     mirror = tools.bad_registry()
@@ -157,7 +178,9 @@ async def test_a_mirror_is_never_pushed_to(transfers, bad_registry, uploads, pul
         mirror.close()
 
 
-async def test_blobs_are_sent_where_nobody_has_them(transfers, bad_registry, uploads, pulled) -> None:
+async def test_blobs_are_sent_where_nobody_has_them(
+    transfers: Transfers, bad_registry: BadRegistry, uploads: Uploads, pulled: Pulled
+) -> None:
     made, record = pulled
     done = await last(transfers.push(record.id, f"{bad_registry.host}/some/app:v1", NOBODY))
     assert (done.digest, states(done)) == (made.digest, {BlobState.SENT})
@@ -170,7 +193,12 @@ async def test_blobs_are_sent_where_nobody_has_them(transfers, bad_registry, upl
 
 
 async def test_an_index_is_pushed_from_below(
-    node, transfers, real_registry, bad_registry, uploads, tools
+    node: Node,
+    transfers: Transfers,
+    real_registry: RealRegistry,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    tools: Tools,
 ) -> None:
     made = tools.image_of([tools.tar_of({"a": b"a"})])
     body, kind = tools.index_of((made, {"os": "linux", "architecture": local_platform().architecture}))
@@ -182,14 +210,21 @@ async def test_an_index_is_pushed_from_below(
     assert uploads.manifests["v1"] == body
 
 
-def cut(h, length) -> None:
+def cut(h: BaseHTTPRequestHandler, length: int) -> None:
     h.rfile.read(min(length, 100_000))
     h.close_connection = True
     h.connection.shutdown(2)
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
-async def test_a_cut_costs_one_chunk(monkeypatch, transfers, bad_registry, uploads, pulled, number) -> None:
+async def test_a_cut_costs_one_chunk(
+    monkeypatch: pytest.MonkeyPatch,
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    pulled: Pulled,
+    number: int,
+) -> None:
     monkeypatch.setattr(upload, "CHUNK_BYTES", 1 << 20)
     made, record = pulled
     uploads.faults["PATCH"] = [*[None] * number, cut]
@@ -201,12 +236,16 @@ async def test_a_cut_costs_one_chunk(monkeypatch, transfers, bad_registry, uploa
 
 
 async def test_a_session_that_is_forgotten_is_begun_anew(
-    monkeypatch, transfers, bad_registry, uploads, pulled
+    monkeypatch: pytest.MonkeyPatch,
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    pulled: Pulled,
 ) -> None:
     monkeypatch.setattr(upload, "CHUNK_BYTES", 1 << 20)
     made, record = pulled
 
-    def forget(h, length) -> None:
+    def forget(h: BaseHTTPRequestHandler, length: int) -> None:
         uploads.sessions.clear()
         cut(h, length)
 
@@ -217,12 +256,18 @@ async def test_a_session_that_is_forgotten_is_begun_anew(
 
 @pytest.mark.parametrize("method", ["HEAD", "POST", "PUT", "PATCH"])
 async def test_passing_trouble_is_retried(
-    monkeypatch, transfers, bad_registry, uploads, tools, pulled, method
+    monkeypatch: pytest.MonkeyPatch,
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    tools: Tools,
+    pulled: Pulled,
+    method: str,
 ) -> None:
     monkeypatch.setattr(upload, "CHUNK_BYTES", 1 << 20)
     made, record = pulled
 
-    def busy(h, length) -> None:
+    def busy(h: BaseHTTPRequestHandler, length: int) -> None:
         h.rfile.read(length)
         tools.reply(h, 429, headers={"Retry-After": "0"})
 
@@ -236,9 +281,16 @@ async def test_passing_trouble_is_retried(
     [(400, UnknownError), (403, PermissionDeniedError), (429, ResourceExhaustedError), (500, UnknownError)],
 )
 async def test_a_refusal_is_told_with_the_registrys_words(
-    node, transfers, bad_registry, uploads, tools, pulled, status, kind
+    node: Node,
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    tools: Tools,
+    pulled: Pulled,
+    status: int,
+    kind: type[SlipwayError],
 ) -> None:
-    def refuse(h, length) -> None:
+    def refuse(h: BaseHTTPRequestHandler, length: int) -> None:
         h.rfile.read(length)
         tools.reply(h, status, json.dumps({"errors": [{"message": "quota\r\nexceeded"}]}).encode())
 
@@ -252,15 +304,20 @@ async def test_a_refusal_is_told_with_the_registrys_words(
 
 
 async def test_a_registry_that_forgets_chunks_again_and_again_is_left(
-    monkeypatch, transfers, bad_registry, uploads, tools, pulled
+    monkeypatch: pytest.MonkeyPatch,
+    transfers: Transfers,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    tools: Tools,
+    pulled: Pulled,
 ) -> None:
     monkeypatch.setattr(upload, "CHUNK_BYTES", 1 << 20)
 
-    def break_off(h, length) -> None:
+    def break_off(h: BaseHTTPRequestHandler, length: int) -> None:
         h.rfile.read(length)
         tools.reply(h, 500)
 
-    def forget(h, length) -> None:
+    def forget(h: BaseHTTPRequestHandler, length: int) -> None:
         uploads.sessions |= dict.fromkeys(uploads.sessions, b"")
         tools.reply(h, 204, headers={"Range": "0-0"})
 
@@ -270,7 +327,7 @@ async def test_a_registry_that_forgets_chunks_again_and_again_is_left(
             await last(transfers.push(pulled[1].id, f"{bad_registry.host}/some/app:v1", NOBODY))
 
 
-async def test_nothing_is_deleted_on_another_host(bad_registry, tools) -> None:
+async def test_nothing_is_deleted_on_another_host(bad_registry: BadRegistry, tools: Tools) -> None:
     elsewhere = tools.bad_registry()
     place = {"Location": f"http://{elsewhere.host}/v2/x/blobs/uploads/far"}
     bad_registry.answer = lambda h: tools.reply(h, 202, headers=place)
@@ -286,7 +343,7 @@ async def test_nothing_is_deleted_on_another_host(bad_registry, tools) -> None:
 
 
 async def test_credentials_go_to_the_registry_and_not_where_it_points(
-    transfers, bad_registry, uploads, tools, pulled
+    transfers: Transfers, bad_registry: BadRegistry, uploads: Uploads, tools: Tools, pulled: Pulled
 ) -> None:
     made, record = pulled
     elsewhere = tools.bad_registry()
@@ -294,11 +351,11 @@ async def test_credentials_go_to_the_registry_and_not_where_it_points(
     elsewhere.answer = lambda h: other.answer(tools, h)
     try:
 
-        def away(h, length) -> None:
+        def away(h: BaseHTTPRequestHandler, length: int) -> None:
             other.sessions["far"] = b""
             tools.reply(h, 202, headers={"Location": f"http://{elsewhere.host}/v2/x/blobs/uploads/far"})
 
-        def login(h) -> None:
+        def login(h: BaseHTTPRequestHandler) -> None:
             if h.headers.get("Authorization") != "Basic " + base64.b64encode(b"me:pw").decode():
                 h.rfile.read(int(h.headers.get("Content-Length") or 0))
                 tools.reply(h, 401, headers={"WWW-Authenticate": 'Basic realm="x"'})
@@ -316,11 +373,11 @@ async def test_credentials_go_to_the_registry_and_not_where_it_points(
 
 
 async def test_a_token_is_asked_for_with_the_right_to_push(
-    transfers, bad_registry, uploads, tools, pulled
+    transfers: Transfers, bad_registry: BadRegistry, uploads: Uploads, tools: Tools, pulled: Pulled
 ) -> None:
     asked: list[str] = []
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if h.path.startswith("/token"):
             asked.extend(parse_qs(urlsplit(h.path).query)["scope"])
             tools.reply(h, 200, json.dumps({"token": "abc", "expires_in": 300}).encode())
@@ -336,8 +393,10 @@ async def test_a_token_is_asked_for_with_the_right_to_push(
     assert set(asked) == {"repository:some/app:pull,push"}
 
 
-async def test_a_caller_that_leaves_stops_the_push(node, transfers, bad_registry, uploads, pulled) -> None:
-    def hang(h, length) -> None:
+async def test_a_caller_that_leaves_stops_the_push(
+    node: Node, transfers: Transfers, bad_registry: BadRegistry, uploads: Uploads, pulled: Pulled
+) -> None:
+    def hang(h: BaseHTTPRequestHandler, length: int) -> None:
         bad_registry.release.wait(30)
 
     uploads.faults["PUT"] = [hang] * 10
@@ -345,6 +404,7 @@ async def test_a_caller_that_leaves_stops_the_push(node, transfers, bad_registry
     async for moment in moments:
         if BlobState.SENDING in states(moment):
             break
+    assert isinstance(moments, AsyncGenerator)
     await moments.aclose()
     with anyio.fail_after(patience(5)):
         await moment.done.wait()
@@ -353,8 +413,10 @@ async def test_a_caller_that_leaves_stops_the_push(node, transfers, bad_registry
     assert node.images.leases.needed().digests == pulled[1].blobs
 
 
-async def test_a_push_is_listed_and_can_be_cancelled(node, transfers, bad_registry, uploads, pulled) -> None:
-    def hang(h, length) -> None:
+async def test_a_push_is_listed_and_can_be_cancelled(
+    node: Node, transfers: Transfers, bad_registry: BadRegistry, uploads: Uploads, pulled: Pulled
+) -> None:
+    def hang(h: BaseHTTPRequestHandler, length: int) -> None:
         bad_registry.release.wait(30)
 
     uploads.faults["PUT"] = [hang] * 10
@@ -369,7 +431,9 @@ async def test_a_push_is_listed_and_can_be_cancelled(node, transfers, bad_regist
     assert uploads.manifests == {}
 
 
-async def test_what_cannot_be_pushed(transfers, real_registry, pulled) -> None:
+async def test_what_cannot_be_pushed(
+    transfers: Transfers, real_registry: RealRegistry, pulled: Pulled
+) -> None:
     with pytest.raises(NotFoundError):
         await last(transfers.push("absent", "", NOBODY))
     with pytest.raises(InvalidArgumentError, match="digest"):
@@ -377,7 +441,12 @@ async def test_what_cannot_be_pushed(transfers, real_registry, pulled) -> None:
 
 
 async def test_a_copy_takes_all_platforms_and_leaves_nothing_here(
-    node, transfers, real_registry, bad_registry, uploads, tools
+    node: Node,
+    transfers: Transfers,
+    real_registry: RealRegistry,
+    bad_registry: BadRegistry,
+    uploads: Uploads,
+    tools: Tools,
 ) -> None:
     mine, other = (tools.image_of([tools.tar_of({name: os.urandom(200_000)})]) for name in "ab")
     note = json.dumps({"in-toto": True}).encode()

@@ -16,9 +16,11 @@ from common.sys import linux
 from imaged.adapters.blobs import PIECE_BYTES
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.ingest import PAGE_BYTES, PartialFile
+from imaged.adapters.registry import HttpRegistry
 from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
+from services.imaged.tests.conftest import BadRegistry, RealRegistry, Tools
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +38,7 @@ def proper(_h: BaseHTTPRequestHandler, _start: int, _end: int) -> bool:
 class Ranged:
     """Answers ranges of one blob; `spoil` may answer instead, and says so."""
 
-    def __init__(self, tools) -> None:
+    def __init__(self, tools: Tools) -> None:
         self.asked: list[tuple[int, int]] = []
         self.sent = 0
         self.most = self.now = 0
@@ -46,6 +48,7 @@ class Ranged:
 
     def __call__(self, h: BaseHTTPRequestHandler) -> None:
         found = re.fullmatch(r"bytes=(\d+)-(\d*)", h.headers.get("Range", "bytes=0-"))
+        assert found
         start, end = int(found[1]), int(found[2] or len(BODY) - 1) + 1
         with self._lock:
             self.asked.append((start, end))
@@ -58,7 +61,9 @@ class Ranged:
             with self._lock:
                 self.now -= 1
 
-    def send(self, h, start: int, end: int, *, but: int = 0, claimed: str = "") -> None:
+    def send(
+        self, h: BaseHTTPRequestHandler, start: int, end: int, *, but: int = 0, claimed: str = ""
+    ) -> None:
         """A proper answer, but for so many bytes at its end that do not come."""
         headers = {"Content-Length": str(end - start)}
         if "Range" in h.headers:
@@ -69,21 +74,21 @@ class Ranged:
 
 
 @pytest.fixture
-def ranged(tools, bad_registry) -> Ranged:
+def ranged(tools: Tools, bad_registry: BadRegistry) -> Ranged:
     made = Ranged(tools)
     bad_registry.answer = made
     return made
 
 
 @pytest.fixture
-def wanted(tools) -> Descriptor:
+def wanted(tools: Tools) -> Descriptor:
     return Descriptor(tools.sha256(BODY), len(BODY))
 
 
 class Fetch:
     """Of the blob, from the stand-in."""
 
-    def __init__(self, registry, content: LocalContent, wanted: Descriptor, host: str) -> None:
+    def __init__(self, registry: HttpRegistry, content: LocalContent, wanted: Descriptor, host: str) -> None:
         self.registry, self.content, self._wanted = registry, content, wanted
         self._reference = Reference.parse(f"{host}/ranges/app:v1")
 
@@ -98,14 +103,18 @@ class Fetch:
 
 
 @pytest.fixture
-def fetch(registry, content, wanted, bad_registry) -> Fetch:
+def fetch(
+    registry: HttpRegistry, content: LocalContent, wanted: Descriptor, bad_registry: BadRegistry
+) -> Fetch:
     return Fetch(registry, content, wanted, bad_registry.host)
 
 
-async def test_pieces_come_beside_each_other_and_each_once(fetch, ranged, registry) -> None:
+async def test_pieces_come_beside_each_other_and_each_once(
+    fetch: Fetch, ranged: Ranged, registry: HttpRegistry
+) -> None:
     barrier = threading.Barrier(PIECES - 2)
 
-    def together(h, start, end) -> bool:
+    def together(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if start and end < len(BODY):
             # the first answer has to begin before the others are asked for
             barrier.wait(patience(10))
@@ -120,13 +129,15 @@ async def test_pieces_come_beside_each_other_and_each_once(fetch, ranged, regist
     assert ranged.sent == len(BODY)
 
 
-async def test_a_stream_where_the_setting_says_so(fetch, ranged, registry) -> None:
+async def test_a_stream_where_the_setting_says_so(
+    fetch: Fetch, ranged: Ranged, registry: HttpRegistry
+) -> None:
     registry.parallel_ranges = 1
     await fetch()
     assert ranged.asked == [(0, len(BODY))]
 
 
-async def test_a_host_that_ignores_ranges_is_asked_once(fetch, ranged, tools) -> None:
+async def test_a_host_that_ignores_ranges_is_asked_once(fetch: Fetch, ranged: Ranged, tools: Tools) -> None:
     ranged.spoil = lambda h, *_: tools.reply(h, 200, BODY) is None
     await fetch()
     assert len(ranged.asked) == 1
@@ -143,8 +154,10 @@ async def test_a_host_that_ignores_ranges_is_asked_once(fetch, ranged, tools) ->
         "bytes */5",
     ],
 )
-async def test_a_host_with_other_ranges_than_asked_for_gives_a_stream(fetch, ranged, claimed) -> None:
-    def wrong(h, start, end) -> bool:
+async def test_a_host_with_other_ranges_than_asked_for_gives_a_stream(
+    fetch: Fetch, ranged: Ranged, claimed: str
+) -> None:
+    def wrong(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if "Range" in h.headers:
             ranged.send(h, start, end, claimed=claimed or " ")
             return True
@@ -157,11 +170,13 @@ async def test_a_host_with_other_ranges_than_asked_for_gives_a_stream(fetch, ran
 
 
 @pytest.mark.parametrize("how", ["cut", "wrong range", "whole", "503", "416", "more"])
-async def test_a_piece_that_fails_is_retried_alone(fetch, ranged, tools, how) -> None:
-    spoilt = []
+async def test_a_piece_that_fails_is_retried_alone(
+    fetch: Fetch, ranged: Ranged, tools: Tools, how: str
+) -> None:
+    spoilt: list[int] = []
     chosen = (2 * PIECE_BYTES, 3 * PIECE_BYTES)
 
-    def spoil(h, start, end) -> bool:
+    def spoil(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if (start, end) != chosen or spoilt:
             return False
         spoilt.append(start)
@@ -193,8 +208,8 @@ async def test_a_piece_that_fails_is_retried_alone(fetch, ranged, tools, how) ->
         assert ranged.sent == len(BODY)
 
 
-async def test_a_host_that_allows_few_requests_gets_few(fetch, ranged, tools) -> None:
-    def busy(h, start, end) -> bool:
+async def test_a_host_that_allows_few_requests_gets_few(fetch: Fetch, ranged: Ranged, tools: Tools) -> None:
+    def busy(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if ranged.now > 2:
             tools.reply(h, 429, headers={"Retry-After": "0"})
             return True
@@ -204,7 +219,9 @@ async def test_a_host_that_allows_few_requests_gets_few(fetch, ranged, tools) ->
     await fetch()
 
 
-async def test_a_host_that_is_always_busy_after_the_first_piece(fetch, ranged, tools) -> None:
+async def test_a_host_that_is_always_busy_after_the_first_piece(
+    fetch: Fetch, ranged: Ranged, tools: Tools
+) -> None:
     ranged.spoil = lambda h, start, _: start and tools.reply(h, 429) is None
     with pytest.raises(ResourceExhaustedError, match="429"):
         await fetch()
@@ -215,8 +232,10 @@ async def test_a_host_that_is_always_busy_after_the_first_piece(fetch, ranged, t
     assert ranged.sent <= len(BODY) + PAGE_BYTES
 
 
-async def test_wrong_bytes_are_found_by_the_digest(fetch, ranged, tools, content) -> None:
-    def lie(h, start, end) -> bool:
+async def test_wrong_bytes_are_found_by_the_digest(
+    fetch: Fetch, ranged: Ranged, tools: Tools, content: LocalContent
+) -> None:
+    def lie(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if start != PIECE_BYTES:
             return False
         headers = {"Content-Range": f"bytes {start}-{end - 1}/{len(BODY)}"}
@@ -232,7 +251,7 @@ async def test_wrong_bytes_are_found_by_the_digest(fetch, ranged, tools, content
 
 
 async def test_what_a_mirror_did_not_give_the_registry_gives(
-    fetch, ranged, tools, bad_registry, tmp_path
+    fetch: Fetch, ranged: Ranged, tools: Tools, bad_registry: BadRegistry, tmp_path: Path
 ) -> None:
     mirror = tools.bad_registry()
     poor = Ranged(tools)
@@ -269,7 +288,9 @@ def mounted(tmp_path: Path) -> Iterator[Callable[[str, str], LocalContent]]:
 
 
 @pytest.mark.root
-async def test_where_holes_do_not_show_bytes_are_appended(fetch, ranged, mounted) -> None:
+async def test_where_holes_do_not_show_bytes_are_appended(
+    fetch: Fetch, ranged: Ranged, mounted: Callable[[str, str], LocalContent]
+) -> None:
     fetch.content = mounted("ramfs", "")
     await fetch.content.load()
     await fetch()
@@ -277,18 +298,22 @@ async def test_where_holes_do_not_show_bytes_are_appended(fetch, ranged, mounted
 
 
 @pytest.mark.root
-async def test_a_full_disk_ends_all_pieces_and_is_told(fetch, ranged, mounted) -> None:
+async def test_a_full_disk_ends_all_pieces_and_is_told(
+    fetch: Fetch, ranged: Ranged, mounted: Callable[[str, str], LocalContent]
+) -> None:
     fetch.content = mounted("tmpfs", "size=40m")
     await fetch.content.load()
     with pytest.raises(ResourceExhaustedError, match="No space left"):
         await fetch()
 
 
-async def test_cancel_does_not_wait_for_a_host_that_is_silent(fetch, ranged, bad_registry) -> None:
+async def test_cancel_does_not_wait_for_a_host_that_is_silent(
+    fetch: Fetch, ranged: Ranged, bad_registry: BadRegistry
+) -> None:
     asked = anyio.Event()
     token = anyio.lowlevel.current_token()
 
-    def silent(h, start, end) -> bool:
+    def silent(h: BaseHTTPRequestHandler, start: int, end: int) -> bool:
         if start:
             anyio.from_thread.run_sync(asked.set, token=token)
             bad_registry.release.wait(30)
@@ -304,18 +329,26 @@ async def test_cancel_does_not_wait_for_a_host_that_is_silent(fetch, ranged, bad
     assert fetch.registry.fetches.borrowed_tokens == 0
 
 
-async def test_silence_in_one_piece_is_a_failure_of_the_blob(fetch, ranged, bad_registry) -> None:
+async def test_silence_in_one_piece_is_a_failure_of_the_blob(
+    fetch: Fetch, ranged: Ranged, bad_registry: BadRegistry
+) -> None:
     ranged.spoil = lambda _, start, __: start and bad_registry.release.wait(30)
     with pytest.raises(UnknownError, match="stalled"):
         await fetch()
 
 
-async def test_a_real_registry_gives_pieces(real_registry, registry, content, wanted, tools) -> None:
+async def test_a_real_registry_gives_pieces(
+    real_registry: RealRegistry,
+    registry: HttpRegistry,
+    content: LocalContent,
+    wanted: Descriptor,
+    tools: Tools,
+) -> None:
     real_registry.push("ranges/app", "v1", tools.image_of([BODY], compression="none"))
     await Fetch(registry, content, wanted, real_registry.host)()
 
 
-def test_extents_near_a_hole_are_not_counted_on(tmp_path: Path, tools) -> None:
+def test_extents_near_a_hole_are_not_counted_on(tmp_path: Path, tools: Tools) -> None:
     path, digest = tmp_path / "part", Digest.parse(tools.sha256(BODY))
     part = PartialFile(path, digest, len(BODY))
     for at in (0, 32 << 20, 64 << 20):

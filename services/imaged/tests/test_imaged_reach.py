@@ -23,6 +23,7 @@ from imaged.adapters.transport import Limits
 from imaged.ports import Credentials
 from imaged.reference import Reference, expanded
 from imaged.service import Images
+from services.imaged.tests.conftest import BadRegistry, ImageParts, Node, RealRegistry, Tools
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 LIMITS = Limits(connect_timeout_s=2, stall_timeout_s=2, retry_wait_s=0.01, max_retry_after_s=0.05)
@@ -73,7 +74,7 @@ class SecureRegistry:
             )
         wait_for_port(self.port)
 
-    def push(self, path: str, image) -> str:
+    def push(self, path: str, image: ImageParts) -> str:
         pool = urllib3.PoolManager(
             ca_certs=f"{self.root}/ca.crt", cert_file=f"{self.root}/client.crt", key_file=f"{self.root}/client.key",
             headers=urllib3.make_headers(basic_auth="me:pass:word"),
@@ -115,13 +116,15 @@ async def resolved(registry: HttpRegistry, name: str, credentials: Credentials =
 
 
 @pytest.fixture
-def image(secure: SecureRegistry, tools):
+def image(secure: SecureRegistry, tools: Tools) -> ImageParts:
     made = tools.image_of([tools.tar_of({"f": b"x" * 1000})])
     secure.push("team/app", made)
     return made
 
 
-async def test_client_certificate_and_password_open_a_real_registry(secure, image, tmp_path: Path) -> None:
+async def test_client_certificate_and_password_open_a_real_registry(
+    secure: SecureRegistry, image: ImageParts, tmp_path: Path
+) -> None:
     registry = HttpRegistry(known(tmp_path, secure), 6, LIMITS)
     name = f"{secure.host}/team/app:v1"
     assert await resolved(registry, name, Credentials("me", "pass:word")) == image.digest
@@ -133,20 +136,24 @@ async def test_client_certificate_and_password_open_a_real_registry(secure, imag
 
 @pytest.mark.parametrize(("ca", "client"), [("other", '[["client.crt", "client.key"]]'), ("ca", "")])
 async def test_the_wrong_authority_and_no_certificate_do_not(
-    secure, image, tmp_path: Path, ca, client
+    secure: SecureRegistry, image: ImageParts, tmp_path: Path, ca: str, client: str
 ) -> None:
     registry = HttpRegistry(known(tmp_path, secure, ca, client), 6, LIMITS)
     with pytest.raises(UnknownError, match="RegistryUnavailable"):
         await resolved(registry, f"{secure.host}/team/app:v1", Credentials("me", "pass:word"))
 
 
-async def test_a_missing_certificate_file_is_named(secure, image, tmp_path: Path) -> None:
+async def test_a_missing_certificate_file_is_named(
+    secure: SecureRegistry, image: ImageParts, tmp_path: Path
+) -> None:
     registry = HttpRegistry(known(tmp_path, secure, "absent"), 6, LIMITS)
     with pytest.raises(FailedPreconditionError, match="TLS settings"):
         await resolved(registry, f"{secure.host}/team/app:v1", NOBODY)
 
 
-async def test_a_login_that_docker_keeps_is_used_when_none_is_given(secure, image, tmp_path: Path) -> None:
+async def test_a_login_that_docker_keeps_is_used_when_none_is_given(
+    secure: SecureRegistry, image: ImageParts, tmp_path: Path
+) -> None:
     config = tmp_path / "config.json"
     pair = base64.b64encode(b"me:pass:word").decode()
     config.write_text(json.dumps({"auths": {f"https://{secure.host}/v1/": {"auth": pair}}}))
@@ -160,7 +167,9 @@ async def test_a_login_that_docker_keeps_is_used_when_none_is_given(secure, imag
         await resolved(registry, name)
 
 
-async def test_headers_of_the_operator_go_to_that_host_only(bad_registry, tools, tmp_path: Path) -> None:
+async def test_headers_of_the_operator_go_to_that_host_only(
+    bad_registry: BadRegistry, tools: Tools, tmp_path: Path
+) -> None:
     elsewhere = tools.bad_registry()
     made = tools.image_of([tools.tar_of({"f": b"x"})])
     elsewhere.serve(made)
@@ -246,7 +255,9 @@ class Proxy:
         self._server.server_close()
 
 
-async def test_plain_registries_are_reached_through_a_proxy(real_registry, tools, tmp_path: Path) -> None:
+async def test_plain_registries_are_reached_through_a_proxy(
+    real_registry: RealRegistry, tools: Tools, tmp_path: Path
+) -> None:
     made = tools.image_of([tools.tar_of({"f": b"x" * 1000})])
     real_registry.push("proxied/app", "v1", made)
     directory = tmp_path / "certs.d" / "reg.example"
@@ -265,7 +276,9 @@ async def test_plain_registries_are_reached_through_a_proxy(real_registry, tools
     assert proxy.requests[0] == "HEAD http://reg.example/v2/proxied/app/manifests/v1"
 
 
-async def test_tls_registries_are_reached_through_a_tunnel(secure, image, tmp_path: Path) -> None:
+async def test_tls_registries_are_reached_through_a_tunnel(
+    secure: SecureRegistry, image: ImageParts, tmp_path: Path
+) -> None:
     known(tmp_path, secure)
     directory = tmp_path / "certs.d" / "reg.example"
     (tmp_path / "certs.d" / secure.host).rename(directory)
@@ -282,7 +295,9 @@ async def test_tls_registries_are_reached_through_a_tunnel(secure, image, tmp_pa
     assert proxy.requests == ["CONNECT reg.example:443"]
 
 
-async def test_loopback_registries_are_reached_directly(real_registry, tools, tmp_path: Path) -> None:
+async def test_loopback_registries_are_reached_directly(
+    real_registry: RealRegistry, tools: Tools, tmp_path: Path
+) -> None:
     made = tools.image_of([tools.tar_of({"f": b"x"})])
     name = real_registry.push("direct/app", "v1", made)
     proxies = Proxies(http="http://127.0.0.1:9", https="http://127.0.0.1:9")
@@ -311,7 +326,7 @@ def test_which_hosts_go_through_the_proxy(url: str, through: bool) -> None:
 
 
 async def test_short_names_belong_to_the_registry_of_the_setting(
-    node, registry, real_registry, tools
+    node: Node, registry: HttpRegistry, real_registry: RealRegistry, tools: Tools
 ) -> None:
     made = tools.image_of([tools.tar_of({"f": b"x"})])
     name = real_registry.push("short", "v1", made)
@@ -325,7 +340,9 @@ async def test_short_names_belong_to_the_registry_of_the_setting(
             task_group=group,
             short_names=real_registry.host,
         )
-        assert [m async for m in images.pull("short:v1", NOBODY)][-1].image.repo_tags == (name,)
+        pulled = [m async for m in images.pull("short:v1", NOBODY)][-1].image
+        assert pulled is not None
+        assert pulled.repo_tags == (name,)
         assert images.catalog.find("short:v1").repo_tags == (name,)
         strict = Images(
             node.records,
@@ -338,7 +355,9 @@ async def test_short_names_belong_to_the_registry_of_the_setting(
         )
         with pytest.raises(InvalidArgumentError, match="short_names"):
             [m async for m in strict.pull("short:v1", NOBODY)]
-        assert [m async for m in strict.pull(name, NOBODY)][-1].image.id == made.config_digest
+        pulled = [m async for m in strict.pull(name, NOBODY)][-1].image
+        assert pulled is not None
+        assert pulled.id == made.config_digest
         group.cancel_scope.cancel()
 
 

@@ -5,6 +5,8 @@ import json
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import anyio
 import pytest
@@ -27,6 +29,7 @@ from imaged.manifest import Descriptor
 from imaged.ports import Credentials
 from imaged.reference import Reference
 from imaged.servicer import credentials
+from services.imaged.tests.conftest import BadRegistry, Tools
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -36,7 +39,7 @@ NOBODY = Credentials()
 class Layer:
     """A single-layer image and the fetch of its layer."""
 
-    def __init__(self, tools, registry, content: LocalContent, host: str) -> None:
+    def __init__(self, tools: Tools, registry: HttpRegistry, content: LocalContent, host: str) -> None:
         self.image = tools.image_of([tools.tar_of({"f": bytes(range(256)) * 20000})], compression="none")
         found = self.image.layers[0]
         self.wanted = Descriptor(found["digest"], found["size"], found["mediaType"])
@@ -56,7 +59,7 @@ class Layer:
 
 
 @pytest.fixture
-def layer(tools, registry, content, bad_registry) -> Layer:
+def layer(tools: Tools, registry: HttpRegistry, content: LocalContent, bad_registry: BadRegistry) -> Layer:
     made = Layer(tools, registry, content, bad_registry.host)
     bad_registry.serve(made.image)
     return made
@@ -82,7 +85,9 @@ async def failure(layer: Layer) -> SlipwayError:
         (418, UnknownError, 1),
     ],
 )
-async def test_status_becomes_an_error_of_ours(layer, bad_registry, tools, status, kind, tries) -> None:
+async def test_status_becomes_an_error_of_ours(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, status: int, kind: type[SlipwayError], tries: int
+) -> None:
     bad_registry.answer = lambda h: tools.reply(h, status, b"secret page", {"Retry-After": "9999"})
     error = await failure(layer)
     assert type(error) is kind
@@ -91,11 +96,11 @@ async def test_status_becomes_an_error_of_ours(layer, bad_registry, tools, statu
     assert len(bad_registry.requests) == tries
 
 
-async def test_passing_trouble_is_retried(layer, bad_registry, tools) -> None:
+async def test_passing_trouble_is_retried(layer: Layer, bad_registry: BadRegistry, tools: Tools) -> None:
     good = bad_registry.answer
     answers = iter([503, 429])
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         status = next(answers, 0)
         tools.reply(h, status) if status else good(h)
 
@@ -103,8 +108,10 @@ async def test_passing_trouble_is_retried(layer, bad_registry, tools) -> None:
     assert await layer.fetch() == layer.body
 
 
-async def test_cut_connection_is_resumed_at_the_byte(layer, bad_registry, tools) -> None:
-    def blob(h) -> None:
+async def test_cut_connection_is_resumed_at_the_byte(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         start = int(h.headers.get("Range", "bytes=0-")[6:-1])
         rest = layer.body[start:]
         h.send_response(206 if start else 200)
@@ -120,8 +127,8 @@ async def test_cut_connection_is_resumed_at_the_byte(layer, bad_registry, tools)
     assert ranges == [None, "bytes=1500000-", "bytes=3000000-", "bytes=4500000-"]
 
 
-async def test_host_without_ranges_gets_three_tries(layer, bad_registry) -> None:
-    def blob(h) -> None:
+async def test_host_without_ranges_gets_three_tries(layer: Layer, bad_registry: BadRegistry) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         h.send_response(200)
         h.send_header("Content-Length", str(len(layer.body)))
         h.end_headers()
@@ -135,8 +142,8 @@ async def test_host_without_ranges_gets_three_tries(layer, bad_registry) -> None
     assert len(bad_registry.requests) == 4
 
 
-async def test_silent_host_is_given_up(layer, bad_registry) -> None:
-    def blob(h) -> None:
+async def test_silent_host_is_given_up(layer: Layer, bad_registry: BadRegistry) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         h.send_response(200)
         h.send_header("Content-Length", str(len(layer.body)))
         h.end_headers()
@@ -147,11 +154,11 @@ async def test_silent_host_is_given_up(layer, bad_registry) -> None:
     assert "stalled" in error.message
 
 
-async def test_cancelled_fetch_ends_a_silent_read_at_once(layer, bad_registry) -> None:
+async def test_cancelled_fetch_ends_a_silent_read_at_once(layer: Layer, bad_registry: BadRegistry) -> None:
     asked = anyio.Event()
     token = anyio.lowlevel.current_token()
 
-    def blob(h) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         h.send_response(200)
         h.send_header("Content-Length", str(len(layer.body)))
         h.end_headers()
@@ -168,30 +175,32 @@ async def test_cancelled_fetch_ends_a_silent_read_at_once(layer, bad_registry) -
             group.cancel_scope.cancel()
 
 
-async def test_wrong_bytes_are_data_loss(layer, bad_registry, tools) -> None:
+async def test_wrong_bytes_are_data_loss(layer: Layer, bad_registry: BadRegistry, tools: Tools) -> None:
     bad_registry.serve(layer.image, lambda h: tools.reply(h, 200, bytes(len(layer.body))))
     assert type(await failure(layer)) is DataLossError
 
 
-async def test_wrong_size_is_data_loss(layer, bad_registry, tools) -> None:
+async def test_wrong_size_is_data_loss(layer: Layer, bad_registry: BadRegistry, tools: Tools) -> None:
     bad_registry.serve(layer.image, lambda h: tools.reply(h, 200, layer.body + b"!"))
     error = await failure(layer)
     assert type(error) is DataLossError
     assert str(len(layer.body)) in error.message
 
 
-async def test_bad_bytes_of_an_earlier_try_are_fetched_again(layer, content) -> None:
+async def test_bad_bytes_of_an_earlier_try_are_fetched_again(layer: Layer, content: LocalContent) -> None:
     async with content.ingest(layer.wanted) as ingest:
         ingest.partial.write(b"bad", 0)
     assert await layer.fetch() == layer.body
 
 
-async def test_credentials_do_not_follow_a_redirect(layer, bad_registry, tools) -> None:
+async def test_credentials_do_not_follow_a_redirect(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     other = tools.bad_registry()
     other.answer = lambda h: tools.reply(h, 200, layer.body)
     wanted = "Basic " + base64.b64encode(b"u:p").decode()
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if h.headers.get("Authorization") != wanted:
             tools.reply(h, 401, b"", {"WWW-Authenticate": 'Basic realm="x"'})
         else:
@@ -205,7 +214,7 @@ async def test_credentials_do_not_follow_a_redirect(layer, bad_registry, tools) 
         other.close()
 
 
-async def test_endless_redirect_ends(layer, bad_registry, tools) -> None:
+async def test_endless_redirect_ends(layer: Layer, bad_registry: BadRegistry, tools: Tools) -> None:
     bad_registry.answer = lambda h: tools.reply(h, 302, b"", {"Location": h.path})
     assert "redirects" in (await failure(layer)).message
 
@@ -213,11 +222,13 @@ async def test_endless_redirect_ends(layer, bad_registry, tools) -> None:
 @pytest.mark.parametrize(
     "credentials", [NOBODY, Credentials("u", "p"), Credentials(identity_token="refresh")]
 )
-async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, credentials) -> None:
+async def test_token_is_asked_for_once_and_used(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, credentials: Credentials
+) -> None:
     good = bad_registry.answer
     tokens = []
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if h.path.startswith("/token"):
             body = h.rfile.read(int(h.headers.get("Content-Length") or 0)).decode()
             tokens.append((h.command, h.path, h.headers.get("Authorization"), body))
@@ -252,10 +263,12 @@ async def test_token_is_asked_for_once_and_used(layer, bad_registry, tools, cred
     "answer",
     [b"", b"5", b"[" * 60_000, b"{}", b'{"token": "a b\\n"}', b'{"token": "abc", "expires_in": 1' + b"0" * 400 + b"}"],
 )  # fmt: skip
-async def test_what_is_no_token_is_a_login_that_failed(layer, bad_registry, tools, answer: bytes) -> None:
+async def test_what_is_no_token_is_a_login_that_failed(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, answer: bytes
+) -> None:
     realm = f'Bearer realm="http://{bad_registry.host}/token",service="reg"'
 
-    def answers(h) -> None:
+    def answers(h: BaseHTTPRequestHandler) -> None:
         if h.path.startswith("/token"):
             tools.reply(h, 200, answer)
         else:
@@ -267,11 +280,13 @@ async def test_what_is_no_token_is_a_login_that_failed(layer, bad_registry, tool
             await repository.resolve()
 
 
-async def test_a_token_that_is_taken_no_more_is_replaced(layer, bad_registry, tools) -> None:
+async def test_a_token_that_is_taken_no_more_is_replaced(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     good, tokens = bad_registry.answer, iter(["one", "two"])
     taken = {"Bearer one"}
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if h.path.startswith("/token"):
             tools.reply(h, 200, json.dumps({"token": next(tokens), "expires_in": 300}).encode())
         elif h.headers.get("Authorization") in taken:
@@ -288,11 +303,13 @@ async def test_a_token_that_is_taken_no_more_is_replaced(layer, bad_registry, to
     assert next(tokens, None) is None
 
 
-async def test_basic_is_sent_at_once_to_who_took_it_before(layer, bad_registry, tools) -> None:
+async def test_basic_is_sent_at_once_to_who_took_it_before(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     good, me = bad_registry.answer, Credentials("u", "p")
     wanted = "Basic " + base64.b64encode(b"u:p").decode()
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         if h.headers.get("Authorization") == wanted:
             good(h)
         else:
@@ -310,7 +327,9 @@ async def test_basic_is_sent_at_once_to_who_took_it_before(layer, bad_registry, 
     assert sent[3] is None
 
 
-async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> None:
+async def test_refused_credentials_are_not_told(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     bad_registry.answer = lambda h: tools.reply(h, 401, b"", {"WWW-Authenticate": "Basic realm=x"})
     with pytest.raises(PermissionDeniedError, match="authentication required or denied") as caught:
         await layer.fetch(Credentials("user", "hunter2"))
@@ -321,7 +340,9 @@ async def test_refused_credentials_are_not_told(layer, bad_registry, tools) -> N
 @pytest.mark.parametrize(
     "location", ["http://[x/", "http://h:99999/", "file:///etc/passwd", "unix:///run/docker.sock"]
 )
-async def test_a_redirect_to_what_cannot_be_asked_is_refused(layer, bad_registry, tools, location) -> None:
+async def test_a_redirect_to_what_cannot_be_asked_is_refused(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, location: str
+) -> None:
     bad_registry.answer = lambda h: tools.reply(h, 307, b"", {"Location": location})
     assert f"leads to {location!r}" in (await failure(layer)).message
 
@@ -329,14 +350,14 @@ async def test_a_redirect_to_what_cannot_be_asked_is_refused(layer, bad_registry
 @pytest.mark.parametrize("status", [429, 503])
 @pytest.mark.parametrize("dated", [False, True])
 async def test_a_time_to_wait_is_waited_up_to_a_bound(
-    content, bad_registry, tools, tmp_path, status, dated
+    content: LocalContent, bad_registry: BadRegistry, tools: Tools, tmp_path: Path, status: int, dated: bool
 ) -> None:
     limits = Limits(connect_timeout_s=2, stall_timeout_s=5, retry_wait_s=0.01, max_retry_after_s=0.25)
     layer = Layer(tools, HttpRegistry(str(tmp_path / "certs.d"), 6, limits), content, bad_registry.host)
     bad_registry.serve(layer.image)
     good, asked = bad_registry.answer, []
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         asked.append(time.monotonic())
         if len(asked) > 1:
             good(h)
@@ -354,7 +375,7 @@ async def test_a_time_to_wait_is_waited_up_to_a_bound(
     "text", ["\xb2", "soon", "-5", "Wed, 21 Oct 2015 07:28:00 GMT", "Wed, 21 Oct 0000 07:28:00 GMT"]
 )
 async def test_a_time_to_wait_that_is_none_or_past_is_not_waited(
-    content, bad_registry, tools, tmp_path, text
+    content: LocalContent, bad_registry: BadRegistry, tools: Tools, tmp_path: Path, text: str
 ) -> None:
     limits = Limits(connect_timeout_s=2, stall_timeout_s=5, retry_wait_s=0.01, max_retry_after_s=600)
     layer = Layer(tools, HttpRegistry(str(tmp_path / "certs.d"), 6, limits), content, bad_registry.host)
@@ -362,7 +383,9 @@ async def test_a_time_to_wait_that_is_none_or_past_is_not_waited(
     assert "answered 503" in (await failure(layer)).message
 
 
-async def test_a_token_service_that_is_no_url_is_refused(layer, bad_registry, tools) -> None:
+async def test_a_token_service_that_is_no_url_is_refused(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     bad_registry.answer = lambda h: tools.reply(h, 401, b"", {"WWW-Authenticate": 'Bearer realm="http://[x"'})
     assert isinstance(found := await failure(layer), PermissionDeniedError)
     assert "is no URL" in found.message
@@ -381,7 +404,7 @@ def test_a_token_that_fits_no_header_is_refused(token: str) -> None:
         credentials(pb.Auth(registry_token=token))
 
 
-async def test_registry_token_is_sent_as_it_is(layer, bad_registry, tools) -> None:
+async def test_registry_token_is_sent_as_it_is(layer: Layer, bad_registry: BadRegistry, tools: Tools) -> None:
     good = bad_registry.answer
     bad_registry.answer = lambda h: (
         good(h) if h.headers.get("Authorization") == "Bearer given" else tools.reply(h, 403)
@@ -389,12 +412,14 @@ async def test_registry_token_is_sent_as_it_is(layer, bad_registry, tools) -> No
     assert await layer.fetch(Credentials(registry_token="given")) == layer.body
 
 
-async def test_credentials_for_another_server_stay_here(layer, bad_registry) -> None:
+async def test_credentials_for_another_server_stay_here(layer: Layer, bad_registry: BadRegistry) -> None:
     await layer.fetch(Credentials(registry_token="given", server="https://elsewhere.example/v1/"))
     assert all("Authorization" not in r[2] for r in bad_registry.requests)
 
 
-async def test_manifest_must_have_the_digest_that_is_claimed(layer, bad_registry, tools) -> None:
+async def test_manifest_must_have_the_digest_that_is_claimed(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
     async with layer._registry.repository(layer.reference, NOBODY) as repository:
         assert (await repository.document("v1")).body == layer.image.manifest
         with pytest.raises(DataLossError, match="not sha256:"):
@@ -410,7 +435,7 @@ async def test_manifest_must_have_the_digest_that_is_claimed(layer, bad_registry
 
 
 async def test_mirror_is_asked_first_and_the_registry_when_it_fails(
-    layer, bad_registry, tools, tmp_path
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, tmp_path: Path
 ) -> None:
     mirror = tools.bad_registry()
     directory = tmp_path / "certs.d" / bad_registry.host
@@ -439,7 +464,12 @@ async def test_mirror_is_asked_first_and_the_registry_when_it_fails(
     ],
 )
 async def test_a_mirror_is_asked_for_what_it_may_answer(
-    layer, bad_registry, tools, tmp_path, capabilities, asked
+    layer: Layer,
+    bad_registry: BadRegistry,
+    tools: Tools,
+    tmp_path: Path,
+    capabilities: list[str],
+    asked: set[str],
 ) -> None:
     mirror = tools.bad_registry()
     mirror.serve(layer.image)
@@ -450,7 +480,7 @@ async def test_a_mirror_is_asked_for_what_it_may_answer(
         f"capabilities = {json.dumps(capabilities)}\n"
     )
 
-    def kinds(registry) -> set[str]:
+    def kinds(registry: BadRegistry) -> set[str]:
         return {path.split("/")[-2] for _, path, _ in registry.requests}
 
     try:
@@ -464,7 +494,7 @@ async def test_a_mirror_is_asked_for_what_it_may_answer(
         mirror.close()
 
 
-async def test_registry_that_is_away_is_unavailable(layer, bad_registry) -> None:
+async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:
     bad_registry.close()
     error = await failure(layer)
     assert error.message.startswith("RegistryUnavailable: ")

@@ -17,13 +17,14 @@ from common.errors import (
 )
 from imaged import reconcile
 from imaged.ports import Credentials
+from services.imaged.tests.conftest import BadRegistry, Node, RealRegistry, Tools
 from tests.support.eventually import until
 
 pytestmark = [pytest.mark.anyio, pytest.mark.integration]
 NOBODY = Credentials()
 
 
-def two_layers(tools, name: str = "a"):
+def two_layers(tools: Tools, name: str = "a") -> list[bytes]:
     return [tools.tar_of({"base": b"base" * 1000}), tools.tar_of({name: name.encode() * 5000})]
 
 
@@ -31,7 +32,7 @@ def two_layers(tools, name: str = "a"):
     ("compression", "docker"), [("gzip", False), ("zstd", False), ("none", False), ("gzip", True)]
 )
 async def test_image_is_pulled_and_found_by_all_its_names(
-    node, real_registry, tools, compression, docker
+    node: Node, real_registry: RealRegistry, tools: Tools, compression: str, docker: bool
 ) -> None:
     made = tools.image_of(two_layers(tools), compression=compression, docker=docker)
     name = real_registry.push(f"types/{compression}{docker}".lower(), "v1", made)
@@ -49,7 +50,9 @@ async def test_image_is_pulled_and_found_by_all_its_names(
 
 
 @pytest.mark.parametrize("docker", [False, True])
-async def test_index_leads_to_the_image_of_this_platform(node, real_registry, tools, docker) -> None:
+async def test_index_leads_to_the_image_of_this_platform(
+    node: Node, real_registry: RealRegistry, tools: Tools, docker: bool
+) -> None:
     mine = tools.image_of(two_layers(tools), docker=docker)
     other = tools.image_of(two_layers(tools, "b"), docker=docker)
     here = {"os": "linux", "architecture": node.images._platform.architecture}
@@ -68,7 +71,9 @@ async def test_index_leads_to_the_image_of_this_platform(node, real_registry, to
     assert by_digest.names == record.names
 
 
-async def test_present_tag_is_resolved_and_nothing_is_fetched(node, bad_registry, tools) -> None:
+async def test_present_tag_is_resolved_and_nothing_is_fetched(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     first = await node.pull(f"{bad_registry.host}/app:v1")
@@ -79,7 +84,7 @@ async def test_present_tag_is_resolved_and_nothing_is_fetched(node, bad_registry
     assert len(bad_registry.requests) == 1
 
 
-async def test_tag_moves_to_the_new_image(node, real_registry, tools) -> None:
+async def test_tag_moves_to_the_new_image(node: Node, real_registry: RealRegistry, tools: Tools) -> None:
     old = await node.pull(real_registry.push("moving", "v1", tools.image_of(two_layers(tools, "old"))))
     new = await node.pull(real_registry.push("moving", "v1", tools.image_of(two_layers(tools, "new"))))
     assert old.id != new.id
@@ -90,7 +95,7 @@ async def test_tag_moves_to_the_new_image(node, real_registry, tools) -> None:
     assert node.layers.applied.count(new.diff_ids[0]) == 1
 
 
-async def test_removal_leaves_what_others_need(node, real_registry, tools) -> None:
+async def test_removal_leaves_what_others_need(node: Node, real_registry: RealRegistry, tools: Tools) -> None:
     one = await node.pull(real_registry.push("rm", "one", tools.image_of(two_layers(tools, "one"))))
     two = await node.pull(real_registry.push("rm", "two", tools.image_of(two_layers(tools, "two"))))
     await node.images.remove(one.repo_tags[0])
@@ -104,7 +109,9 @@ async def test_removal_leaves_what_others_need(node, real_registry, tools) -> No
     assert type((await node.events())[-1]).__name__ == "ImageRemoved"
 
 
-async def test_callers_share_a_pull_and_may_leave_it(node, bad_registry, tools) -> None:
+async def test_callers_share_a_pull_and_may_leave_it(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     name = f"{bad_registry.host}/app:v1"
@@ -126,7 +133,9 @@ async def test_callers_share_a_pull_and_may_leave_it(node, bad_registry, tools) 
     assert len([r for r in bad_registry.requests if "/blobs/" in r[1]]) == 3
 
 
-async def test_a_layer_is_unpacked_while_another_still_comes(node, bad_registry, tools) -> None:
+async def test_a_layer_is_unpacked_while_another_still_comes(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve_but(made, made.layers[1]["digest"])
     async with anyio.create_task_group() as group:
@@ -136,7 +145,9 @@ async def test_a_layer_is_unpacked_while_another_still_comes(node, bad_registry,
     assert node.layers.applied == made.diff_ids
 
 
-async def test_same_blob_of_two_pulls_is_fetched_once(node, bad_registry, tools) -> None:
+async def test_same_blob_of_two_pulls_is_fetched_once(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     async with anyio.create_task_group() as group:
@@ -147,7 +158,7 @@ async def test_same_blob_of_two_pulls_is_fetched_once(node, bad_registry, tools)
     assert len(node.images.catalog.find(made.config_digest).repo_tags) == 2
 
 
-async def test_progress_is_told(node, bad_registry, tools) -> None:
+async def test_progress_is_told(node: Node, bad_registry: BadRegistry, tools: Tools) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     node.layers.gate = anyio.Event()
@@ -164,7 +175,9 @@ async def test_progress_is_told(node, bad_registry, tools) -> None:
     assert node.images.pulls() == []
 
 
-async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, tools) -> None:
+async def test_wrong_diff_id_leaves_no_image_and_no_blob(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     bad = tools.image_of(two_layers(tools), rootfs={"type": "layers", "diff_ids": ["sha256:" + "0" * 64] * 2})
     with pytest.raises(DataLossError, match="does not have the diff ID"):
         await node.pull(real_registry.push("bad/diff", "v1", bad))
@@ -176,7 +189,9 @@ async def test_wrong_diff_id_leaves_no_image_and_no_blob(node, real_registry, to
     await until(told, "the event")
 
 
-async def test_an_image_that_lies_takes_no_blob_from_another(node, real_registry, tools) -> None:
+async def test_an_image_that_lies_takes_no_blob_from_another(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     layers = two_layers(tools)
     honest = await node.pull(real_registry.push("lies/honest", "v1", tools.image_of(layers)))
     lying = tools.image_of(layers, rootfs={"type": "layers", "diff_ids": ["sha256:" + "0" * 64] * 2})
@@ -185,7 +200,9 @@ async def test_an_image_that_lies_takes_no_blob_from_another(node, real_registry
     assert honest.blobs <= set(node.content.all())
 
 
-async def test_a_blob_that_the_disk_lost_is_fetched_again(node, real_registry, tools) -> None:
+async def test_a_blob_that_the_disk_lost_is_fetched_again(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     name = real_registry.push("lies/disk", "v1", made)
     await node.pull(name)
@@ -199,7 +216,9 @@ async def test_a_blob_that_the_disk_lost_is_fetched_again(node, real_registry, t
     assert tools.sha256(blob.read_bytes()) == made.layers[1]["digest"]
 
 
-async def test_failed_unpack_is_taken_up_without_a_download(node, bad_registry, tools) -> None:
+async def test_failed_unpack_is_taken_up_without_a_download(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of(two_layers(tools))
     bad_registry.serve(made)
     node.layers.away = True
@@ -214,7 +233,9 @@ async def test_failed_unpack_is_taken_up_without_a_download(node, bad_registry, 
     assert node.layers.held == set(made.diff_ids)
 
 
-async def test_failures_name_the_image(node, bad_registry, tools, real_registry) -> None:
+async def test_failures_name_the_image(
+    node: Node, bad_registry: BadRegistry, tools: Tools, real_registry: RealRegistry
+) -> None:
     with pytest.raises(NotFoundError, match="no/such:v1"):
         await node.pull(f"{real_registry.host}/no/such:v1")
     bad_registry.answer = lambda h: tools.reply(h, 403)
@@ -231,7 +252,9 @@ async def test_failures_name_the_image(node, bad_registry, tools, real_registry)
     assert all("hunter2" not in str(e) for e in await node.events())
 
 
-async def test_image_with_a_lost_config_is_dropped_at_start(node, real_registry, tools) -> None:
+async def test_image_with_a_lost_config_is_dropped_at_start(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
     kept = await node.pull(real_registry.push("repair", "kept", tools.image_of(two_layers(tools, "kept"))))
     lost = await node.pull(real_registry.push("repair", "lost", tools.image_of(two_layers(tools, "lost"))))
     Path(node.content.path(lost.id)).unlink()
@@ -242,7 +265,7 @@ async def test_image_with_a_lost_config_is_dropped_at_start(node, real_registry,
     assert await node.images.leases.collect_layers() == {lost.diff_ids[1]: 1000}
 
 
-async def test_pinned_images_follow_the_globs(node, real_registry, tools) -> None:
+async def test_pinned_images_follow_the_globs(node: Node, real_registry: RealRegistry, tools: Tools) -> None:
     pause = await node.pull(real_registry.push("k8s/pause", "3", tools.image_of(two_layers(tools, "p"))))
     other = await node.pull(real_registry.push("k8s/other", "3", tools.image_of(two_layers(tools, "o"))))
     assert node.images.pin_of(pause) == "*/pause:*"

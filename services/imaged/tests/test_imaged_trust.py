@@ -3,7 +3,9 @@
 import base64
 import hashlib
 import json
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import anyio
@@ -13,30 +15,36 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from common.errors import FailedPreconditionError, SlipwayError, UnknownError
 from imaged.adapters.keys import verify
+from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.loading import Loads
 from imaged.manifest import local_platform
 from imaged.ports import Credentials
+from imaged.record import ImageRecord
 from imaged.reference import Reference
 from imaged.service import Images
 from imaged.signatures import Trust
 from imaged.signed import ANNOTATION, BUNDLE_TYPES, PAYLOAD_TYPE
-from imaged.trust import read, scopes_of
+from imaged.trust import Rule, read, scopes_of
+from services.imaged.tests.conftest import BadRegistry, ImageParts, Node, RealRegistry, Tools
 
 NOBODY = Credentials()
 
 
-def rules_for(policy: Path, reference: Reference):
+PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey
+
+
+def rules_for(policy: Path, reference: Reference) -> tuple[Rule, ...]:
     return read(policy, verify).of_image(reference)
 
 
-def pem(private) -> bytes:
+def pem(private: PrivateKey) -> bytes:
     return private.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
 
 
-def sign(private, payload: bytes) -> bytes:
+def sign(private: PrivateKey, payload: bytes) -> bytes:
     if isinstance(private, ec.EllipticCurvePrivateKey):
         return private.sign(payload, ec.ECDSA(hashes.SHA256()))
     if isinstance(private, rsa.RSAPrivateKey):
@@ -44,7 +52,7 @@ def sign(private, payload: bytes) -> bytes:
     return private.sign(payload)
 
 
-KEYS = {
+KEYS: dict[str, PrivateKey] = {
     "ecdsa": ec.generate_private_key(ec.SECP256R1()),
     "rsa": rsa.generate_private_key(65537, 2048),
     "ed25519": ed25519.Ed25519PrivateKey.generate(),
@@ -56,7 +64,9 @@ SIGN = "https://sigstore.dev/cosign/sign/v1"
 OTHER = ec.generate_private_key(ec.SECP256R1())
 
 
-def dsse(private, digest: str, *, predicate: str = SIGN, name: str = "", spoil: bool = False) -> bytes:
+def dsse(
+    private: PrivateKey, digest: str, *, predicate: str = SIGN, name: str = "", spoil: bool = False
+) -> bytes:
     """A bundle as `cosign sign --key` of version 3 makes it."""
     subject = {"digest": {"sha256": digest.removeprefix("sha256:")}} | ({"name": name} if name else {})
     statement = {
@@ -73,7 +83,7 @@ def dsse(private, digest: str, *, predicate: str = SIGN, name: str = "", spoil: 
     return json.dumps(bundle_of(dsseEnvelope=envelope)).encode()
 
 
-def message(private, body: bytes, *, claimed: bytes = b"") -> bytes:
+def message(private: PrivateKey, body: bytes, *, claimed: bytes = b"") -> bytes:
     """A bundle as `cosign sign-blob --bundle` makes it of a manifest's bytes."""
     digest = hashlib.sha256(claimed or body).digest()
     signed = {
@@ -83,12 +93,12 @@ def message(private, body: bytes, *, claimed: bytes = b"") -> bytes:
     return json.dumps(bundle_of(messageSignature=signed)).encode()
 
 
-def bundle_of(**content) -> dict:
+def bundle_of(**content: object) -> dict[str, object]:
     material = {"publicKey": {"hint": "x"}, "tlogEntries": [], "timestampVerificationData": {}}
     return {"mediaType": BUNDLE_TYPES[0], "verificationMaterial": material, **content}
 
 
-def referring(tools, digest: str, bundle: bytes, artifact: str):
+def referring(tools: Tools, digest: str, bundle: bytes, artifact: str) -> ImageParts:
     """A bundle as an artifact that refers to a document (cosign's BUNDLE_SPEC.md)."""
     image = tools.image_of([])
     image.blobs = {tools.sha256(body): body for body in (b"{}", bundle)}
@@ -108,7 +118,7 @@ def referring(tools, digest: str, bundle: bytes, artifact: str):
     return image
 
 
-def referrers_index(tools, *manifests: bytes) -> bytes:
+def referrers_index(tools: Tools, *manifests: bytes) -> bytes:
     entries = [
         {
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
@@ -125,18 +135,25 @@ def referrers_index(tools, *manifests: bytes) -> bytes:
 class Shop:
     """A repository at a real registry, with signatures."""
 
-    registry: object
-    tools: object
-    node: object
-    source: object
+    registry: RealRegistry
+    tools: Tools
+    node: Node
+    source: HttpRegistry
     directory: Path
 
-    def push(self, path: str, body: bytes = b"x"):
+    def push(self, path: str, body: bytes = b"x") -> tuple[ImageParts, str]:
         image = self.tools.image_of([self.tools.tar_of({"f": body})])
         return image, self.registry.push(path, "v1", image)
 
     def sign(
-        self, path: str, digest: str, private, *, name: str = "", said: str = "", spoil: bool = False
+        self,
+        path: str,
+        digest: str,
+        private: PrivateKey,
+        *,
+        name: str = "",
+        said: str = "",
+        spoil: bool = False,
     ) -> None:
         payload = json.dumps(
             {
@@ -176,19 +193,19 @@ class Shop:
         body = referrers_index(self.tools, *manifests)
         self.registry.put_manifest(path, digest.replace(":", "-"), body, INDEX)
 
-    def policy(self, **requirement) -> str:
+    def policy(self, **requirement: object) -> str:
         """A policy that rejects all but this registry."""
         path = self.directory / "policy.json"
         scopes = {self.registry.host: [{"type": "sigstoreSigned", **requirement}]}
         path.write_text(json.dumps({"default": [{"type": "reject"}], "transports": {"docker": scopes}}))
         return str(path)
 
-    def key(self, private) -> str:
+    def key(self, private: PrivateKey) -> str:
         path = self.directory / "key.pub"
         path.write_bytes(pem(private))
         return str(path)
 
-    async def pull(self, name: str, policy: str):
+    async def pull(self, name: str, policy: str) -> ImageRecord:
         """Pull under a policy; an error leaves the task group as itself."""
         error = image = None
         async with anyio.create_task_group() as group:
@@ -202,18 +219,21 @@ class Shop:
                 error = exc
         if error:
             raise error
+        assert image is not None
         return image
 
 
 @pytest.fixture
-def shop(node, registry, real_registry, tools, tmp_path: Path) -> Shop:
+def shop(
+    node: Node, registry: HttpRegistry, real_registry: RealRegistry, tools: Tools, tmp_path: Path
+) -> Shop:
     return Shop(real_registry, tools, node, registry, tmp_path)
 
 
 @pytest.mark.anyio
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", KEYS)
-async def test_a_signed_image_passes_and_leaves_no_payload(shop, kind) -> None:
+async def test_a_signed_image_passes_and_leaves_no_payload(shop: Shop, kind: str) -> None:
     image, name = shop.push(f"trust/{kind}", kind.encode())
     shop.sign(f"trust/{kind}", image.digest, KEYS[kind])
     policy = shop.policy(keyPath=shop.key(KEYS[kind]))
@@ -228,7 +248,7 @@ async def test_a_signed_image_passes_and_leaves_no_payload(shop, kind) -> None:
 @pytest.mark.parametrize(
     "what", ["nobody", "another key", "another digest", "another name", "another payload"]
 )
-async def test_what_is_not_signed_right_is_refused_before_anything_is_unpacked(shop, what) -> None:
+async def test_what_is_not_signed_right_is_refused_before_anything_is_unpacked(shop: Shop, what: str) -> None:
     path = f"untrusted/{what.replace(' ', '-')}"
     image, name = shop.push(path, what.encode())
     mine = KEYS["ecdsa"]
@@ -249,7 +269,7 @@ async def test_what_is_not_signed_right_is_refused_before_anything_is_unpacked(s
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_an_image_that_is_here_must_pass_again(shop) -> None:
+async def test_an_image_that_is_here_must_pass_again(shop: Shop) -> None:
     _, name = shop.push("trust/later", b"later")
     accepting = shop.directory / "accept.json"
     accepting.write_text('{"default": [{"type": "insecureAcceptAnything"}]}')
@@ -274,7 +294,9 @@ async def test_an_image_that_is_here_must_pass_again(shop) -> None:
         ("matchRepoDigestOrExact", ":v2", False),
     ],
 )
-async def test_the_name_that_was_signed_counts_as_the_policy_says(shop, identity, signed, passes) -> None:
+async def test_the_name_that_was_signed_counts_as_the_policy_says(
+    shop: Shop, identity: str, signed: str, passes: bool
+) -> None:
     path = f"names/{identity.lower()}{signed.replace(':', '-')}"
     image, name = shop.push(path, path.encode())
     shop.sign(path, image.digest, OTHER, name=f"{shop.registry.host}/{path}{signed}")
@@ -309,7 +331,9 @@ def test_the_narrowest_scope_counts(tmp_path: Path) -> None:
 @pytest.mark.integration
 @pytest.mark.parametrize("kind", KEYS)
 @pytest.mark.parametrize("form", ["dsse", "message"])
-async def test_an_image_with_a_sigstore_bundle_passes_by_the_tag_scheme(shop, kind, form) -> None:
+async def test_an_image_with_a_sigstore_bundle_passes_by_the_tag_scheme(
+    shop: Shop, kind: str, form: str
+) -> None:
     path = f"bundles/{form}-{kind}"
     image, name = shop.push(path, path.encode())
     made = dsse(KEYS[kind], image.digest) if form == "dsse" else message(KEYS[kind], image.manifest)
@@ -324,7 +348,7 @@ async def test_an_image_with_a_sigstore_bundle_passes_by_the_tag_scheme(shop, ki
 @pytest.mark.anyio
 @pytest.mark.integration
 async def test_bundles_are_found_by_the_referrers_api_over_its_pages(
-    shop, tools, registry, bad_registry
+    shop: Shop, tools: Tools, registry: HttpRegistry, bad_registry: BadRegistry
 ) -> None:
     """The registry here has no such API: one that has it stands before its documents."""
     image = tools.image_of([tools.tar_of({"f": b"by the API"})])
@@ -337,7 +361,7 @@ async def test_bundles_are_found_by_the_referrers_api_over_its_pages(
     blobs = {digest: body for part in parts for digest, body in part.blobs.items()}
     image_answer = bad_registry.answer
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         where, _, query = h.path.partition("?")
         last = where.rpartition("/")[2]
         if "/referrers/" in where:
@@ -374,11 +398,11 @@ async def test_bundles_are_found_by_the_referrers_api_over_its_pages(
     "what", ["another key", "an attestation", "another digest", "another payload", "another artifact", "a name",
              "a named identity", "two contents", "another manifest"],
 )  # fmt: skip
-async def test_a_bundle_that_does_not_sign_this_image_is_none(shop, what) -> None:
+async def test_a_bundle_that_does_not_sign_this_image_is_none(shop: Shop, what: str) -> None:
     path = f"unbundled/{what.replace(' ', '-')}"
     image, name = shop.push(path, what.encode())
     mine, digest = KEYS["ecdsa"], image.digest
-    bundle = {
+    bundles: dict[str, Callable[[], bytes]] = {
         "another key": lambda: dsse(OTHER, digest),
         "an attestation": lambda: dsse(mine, digest, predicate="https://spdx.dev/Document"),
         "another digest": lambda: dsse(mine, "sha256:" + "a" * 64),
@@ -386,19 +410,20 @@ async def test_a_bundle_that_does_not_sign_this_image_is_none(shop, what) -> Non
         "another artifact": lambda: dsse(mine, digest),
         "a name": lambda: dsse(mine, digest, name=f"{shop.registry.host}/elsewhere"),
         "a named identity": lambda: dsse(mine, digest),
-        "two contents": lambda: json.dumps(json.loads(dsse(mine, digest)) | json.loads(message(mine, image.manifest))),
+        "two contents": lambda: json.dumps(json.loads(dsse(mine, digest)) | json.loads(message(mine, image.manifest))).encode(),
         "another manifest": lambda: message(mine, b"another", claimed=image.manifest),
-    }[what]()  # fmt: skip
-    body = bundle if isinstance(bundle, bytes) else bundle.encode()
+    }  # fmt: skip
     artifact = "application/vnd.example" if what == "another artifact" else BUNDLE_TYPES[0]
-    shop.stand_in(path, digest, shop.bundle(path, digest, body, artifact=artifact))
+    shop.stand_in(path, digest, shop.bundle(path, digest, bundles[what](), artifact=artifact))
     more = {"signedIdentity": {"type": "matchRepository"}} if what == "a named identity" else {}
     with pytest.raises(UnknownError, match=r"^SignatureValidationFailed: image"):
         await shop.pull(name, shop.policy(keyPath=shop.key(mine), **more))
     assert (shop.node.images.catalog.all(), shop.node.layers.applied) == ([], [])
 
 
-def archived(tools, image, *bundles: bytes, name: str = "", beside=None) -> bytes:
+def archived(
+    tools: Tools, image: ImageParts, *bundles: bytes, name: str = "", beside: ImageParts | None = None
+) -> bytes:
     """An OCI layout of an image, within an index when another is beside it, and artifacts that refer to it."""
     parts = [image, *(referring(tools, image.digest, bundle, BUNDLE_TYPES[0]) for bundle in bundles)]
     entries = [{"mediaType": p.media_type, "digest": p.digest, "size": len(p.manifest)} for p in parts]
@@ -439,7 +464,12 @@ def archived(tools, image, *bundles: bytes, name: str = "", beside=None) -> byte
     ],
 )
 async def test_an_archive_is_under_the_policy_before_anything_of_it_is_kept(
-    shop, tools, scopes, name, key, passes
+    shop: Shop,
+    tools: Tools,
+    scopes: dict[str, dict[str, list[dict[str, str]]]],
+    name: str,
+    key: str,
+    passes: bool,
 ) -> None:
     image = tools.image_of([tools.tar_of({"f": b"archived"})])
     body = archived(tools, image, *([dsse(KEYS[key], image.digest)] if key else []), name=name)
@@ -457,7 +487,7 @@ async def test_an_archive_is_under_the_policy_before_anything_of_it_is_kept(
     assert list(node.content.ingests.iterdir()) == []
 
 
-async def loaded(node, policy: Path, body: bytes):
+async def loaded(node: Node, policy: Path, body: bytes) -> list[tuple[ImageRecord, tuple[str, ...]]]:
     """What comes of an archive under a policy."""
     trust = Trust(str(policy), verify, node.content, node.images.leases)
     spools = Spools(node.content.ingests, 1 << 20)
@@ -466,7 +496,7 @@ async def loaded(node, policy: Path, body: bytes):
         trust,
     )  # fmt: skip
 
-    async def pieces():
+    async def pieces() -> AsyncIterator[bytes]:
         yield body
 
     return await loads.load(pieces(), name="", replace=False)
@@ -474,7 +504,7 @@ async def loaded(node, policy: Path, body: bytes):
 
 @pytest.mark.anyio
 @pytest.mark.integration
-async def test_a_signed_image_of_another_platform_vouches_for_none(shop, tools) -> None:
+async def test_a_signed_image_of_another_platform_vouches_for_none(shop: Shop, tools: Tools) -> None:
     image, other = (tools.image_of([tools.tar_of({"f": text})]) for text in (b"mine", b"theirs"))
     policy = shop.directory / "policy.json"
     rules = {"default": [{"type": "reject"}], "transports": {"oci-archive": {"": SIGNED}}}
@@ -491,7 +521,9 @@ async def test_a_signed_image_of_another_platform_vouches_for_none(shop, tools) 
 
 @pytest.mark.parametrize("curve", [ec.SECP384R1(), ec.SECP521R1()])
 @pytest.mark.parametrize("algorithm", [hashes.SHA256(), hashes.SHA384(), hashes.SHA512()])
-def test_a_larger_curve_may_use_its_own_hash_or_cosigns(curve, algorithm) -> None:
+def test_a_larger_curve_may_use_its_own_hash_or_cosigns(
+    curve: ec.EllipticCurve, algorithm: hashes.HashAlgorithm
+) -> None:
     private = ec.generate_private_key(curve)
     good = algorithm.name in ("sha256", {384: "sha384", 521: "sha512"}[curve.key_size])
     assert verify(pem(private), private.sign(b"x", ec.ECDSA(algorithm)), b"x") is good
@@ -534,7 +566,7 @@ def test_a_larger_curve_may_use_its_own_hash_or_cosigns(curve, algorithm) -> Non
     ],
 )  # fmt: skip
 def test_what_a_policy_has_that_is_not_understood_is_named_with_file_key_and_value(
-    tmp_path: Path, document: dict, told: str
+    tmp_path: Path, document: dict[str, object], told: str
 ) -> None:
     (tmp_path / "key.pub").write_bytes(pem(OTHER))
     policy = tmp_path / "policy.json"

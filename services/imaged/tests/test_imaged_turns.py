@@ -1,6 +1,8 @@
 """Turns among pulls, by themselves and in front of a registry that is slow."""
 
 import threading
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
 
 import anyio
 import pytest
@@ -9,6 +11,7 @@ from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.transport import Limits
 from imaged.ports import Credentials
 from imaged.turns import Queue, Turns
+from services.imaged.tests.conftest import BadRegistry, Node, Tools
 from tests.support.eventually import until
 from tests.support.pace import patience
 
@@ -107,19 +110,19 @@ async def test_cancelled_waiters_and_owners_leave_no_turn_behind() -> None:
 
 
 @pytest.fixture
-def registry(tmp_path) -> HttpRegistry:
+def registry(tmp_path: Path) -> HttpRegistry:
     return HttpRegistry(str(tmp_path / "certs.d"), 1, Limits(stall_timeout_s=30))
 
 
 async def test_a_pull_of_higher_priority_goes_before_one_that_began_earlier(
-    node, bad_registry, tools
+    node: Node, bad_registry: BadRegistry, tools: Tools
 ) -> None:
     made = tools.image_of([tools.tar_of({name: name.encode() * 9}) for name in "abcdef"])
     urgent = tools.image_of([tools.tar_of({"urgent": b"u"})])
     begun, go_on = threading.Event(), threading.Event()
     blobs: list[str] = []
 
-    def answer(h) -> None:
+    def answer(h: BaseHTTPRequestHandler) -> None:
         image = urgent if "/urgent/" in h.path else made
         name = h.path.rpartition("/")[2]
         if "/manifests/" in h.path:
@@ -152,11 +155,13 @@ async def test_a_pull_of_higher_priority_goes_before_one_that_began_earlier(
     assert blobs == ["plain", "plain", "urgent", "urgent", *["plain"] * 5]
 
 
-async def test_cancel_frees_turns_at_once(node, registry, bad_registry, tools) -> None:
+async def test_cancel_frees_turns_at_once(
+    node: Node, registry: HttpRegistry, bad_registry: BadRegistry, tools: Tools
+) -> None:
     made = tools.image_of([tools.tar_of({"f": b"f"})])
     waiting = threading.Event()
 
-    def blob(h) -> None:
+    def blob(h: BaseHTTPRequestHandler) -> None:
         waiting.set()
         bad_registry.release.wait(30)
 
