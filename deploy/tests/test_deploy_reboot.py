@@ -1,5 +1,6 @@
 """After the reboot: the node is back by itself, the pod is known and not ready; then all of it is taken away."""
 
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import anyio.to_thread
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.root, pytest.mark.timeout(300)]
 
 
 @pytest.fixture
-async def cri() -> Cri:
+async def cri() -> AsyncIterator[Cri]:
     async with connect(SOCKET, LOGS) as client:
         yield client
 

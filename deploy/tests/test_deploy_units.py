@@ -5,7 +5,7 @@ Runs in `./dev guest --wheels deploy/tests/run`.
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -83,7 +83,7 @@ def node() -> None:
 
 
 @pytest.fixture
-async def cri() -> Cri:
+async def cri() -> AsyncIterator[Cri]:
     async with connect(SOCKET, LOGS) as client:
         yield client
 

@@ -8,9 +8,9 @@ import signal
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import anyio
@@ -59,11 +59,21 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     if not engine.installed():
         pytest.skip("needs dockerd, and root")
     with engine_for_containers(tmp_path_factory.mktemp("docker"), wait=True) as found:
+        assert found is not None
         yield found
 
 
+@dataclass(frozen=True)
+class Place:
+    """Directories of a node."""
+
+    run: Path
+    data: Path
+    logs: Path
+
+
 @pytest.fixture(scope="module")
-def place(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
+def place(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
     """Directories of a node, and what tells compose of them."""
     name = secrets.token_hex(3)
     run, data = Path(f"/run/slipway-test-{name}"), Path(f"/var/lib/slipway-test-{name}")
@@ -79,13 +89,13 @@ def place(address: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Si
         patch.setenv("SLIPWAY_DASHBOARD_PORT", "0")
         patch.setenv("SLIPWAY_BASE", engine.base_image(address))
         patch.setenv("SLIPWAY_BUILD_NETWORK", "host")
-        yield SimpleNamespace(run=run, data=data, logs=data / "pod_logs")
+        yield Place(run, data, data / "pod_logs")
     unmount_below(run)
     subprocess.run(["rm", "-rf", str(run), str(data)], check=True, timeout=COMMAND_S)
 
 
 @pytest.fixture(scope="module")
-def node(place: SimpleNamespace) -> Iterator[DockerCompose]:
+def node(place: Place) -> Iterator[DockerCompose]:
     files = ["compose.yml"]
     if SYS_RESOURCE in linux.effective_capabilities():  # an engine in a container lowers no score
         files.append("scores.yml")
@@ -100,7 +110,7 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-async def cri(node: DockerCompose, place: SimpleNamespace):
+async def cri(node: DockerCompose, place: Place) -> AsyncIterator[Client]:
     options = [("grpc.default_authority", "localhost")]
     async with grpc.aio.insecure_channel(f"unix:{place.run}/crid.sock", options=options) as channel:
         client = Client(channel, place.logs)
@@ -115,7 +125,7 @@ def compose(node: DockerCompose, *arguments: str) -> None:
 
 
 async def test_a_pod_outlives_the_containers_of_every_service(
-    cri: Client, node: DockerCompose, place: SimpleNamespace, image: str
+    cri: Client, node: DockerCompose, place: Place, image: str
 ) -> None:
     await cri.pull(image)
     pod = cri.sandbox_config("counting", host_network=True)
@@ -140,7 +150,7 @@ async def test_a_pod_outlives_the_containers_of_every_service(
 
 
 async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(
-    cri: Cri, node: DockerCompose, place: SimpleNamespace
+    cri: Cri, node: DockerCompose, place: Place
 ) -> None:
     sandbox = await cri.run_sandbox(cri.sandbox_config("cut", host_network=True))
     compose(node, "stop", "redis")
@@ -217,7 +227,7 @@ async def test_a_service_whose_process_dies_is_back_and_the_pod_goes_on(
 
 
 async def test_a_path_that_a_pod_names_is_the_hosts(
-    cri: Client, node: DockerCompose, place: SimpleNamespace, image: str, tmp_path: Path
+    cri: Client, node: DockerCompose, place: Place, image: str, tmp_path: Path
 ) -> None:
     """Below /tmp, where the services have a file system of their own."""
     (tmp_path / "real").mkdir()
@@ -269,7 +279,7 @@ def test_what_the_systemd_driver_calls_is_in_the_images(node: DockerCompose) -> 
     assert said.startswith(b"systemd ")
 
 
-async def test_pods_on_a_network_reach_each_other(cri: Client, place: SimpleNamespace, image: str) -> None:
+async def test_pods_on_a_network_reach_each_other(cri: Client, place: Place, image: str) -> None:
     conflist = {
         "cniVersion": "0.4.0",
         "name": "compose",
@@ -296,7 +306,7 @@ async def test_pods_on_a_network_reach_each_other(cri: Client, place: SimpleName
 
 
 def test_the_command_line_works_from_the_host_and_events_are_followed_by_what_the_page_says(
-    node: DockerCompose, place: SimpleNamespace, image: str
+    node: DockerCompose, place: Place, image: str
 ) -> None:
     programs = Path(
         sys.executable

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
-import yaml
 
 from node.layout import OOM_SCORES
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(not shutil.which("systemd-analyze"), reason="sys
 
 
 def test_units_and_containers_have_the_scores_of_the_supervisor() -> None:
-    containers = yaml.safe_load((ROOT / "deploy/scores.yml").read_text())["services"]
+    containers = msgspec.yaml.decode((ROOT / "deploy/scores.yml").read_bytes())["services"]
     for name, score in OOM_SCORES.items():
         unit = (ROOT / f"deploy/systemd/slipway-{name}.service").read_text()
         assert f"\nOOMScoreAdjust={score}\n" in unit, name

@@ -5,8 +5,8 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import msgspec
 import pytest
-import yaml
 
 ROOT = Path(__file__).parents[2]
 ALERTS = ROOT / "deploy/prometheus/alerts.yml"
@@ -29,22 +29,24 @@ def test_the_rules_and_the_scrape_configuration_are_valid() -> None:
 
 @NEEDS_PROMTOOL
 def test_alerts_fire_in_trouble_and_are_silent_without(tmp_path: Path) -> None:
-    rules = yaml.safe_load(ALERTS.read_text())
+    rules = msgspec.yaml.decode(ALERTS.read_bytes())
     for group in rules["groups"]:
         for rule in group["rules"]:
             rule["annotations"].pop(
                 "description", None
             )  # promtool compares all of them: these have no values
-    (tmp_path / "alerts.yml").write_text(yaml.safe_dump(rules))
+    (tmp_path / "alerts.yml").write_bytes(msgspec.yaml.encode(rules))
     shutil.copy(SCENES, tmp_path)
     promtool("test", "rules", tmp_path / SCENES.name)
 
 
 def test_each_alert_has_a_scene_in_which_it_fires_and_one_in_which_it_does_not() -> None:
-    rules = yaml.safe_load(ALERTS.read_text())["groups"]
+    rules = msgspec.yaml.decode(ALERTS.read_bytes())["groups"]
     alerts = {rule["alert"] for group in rules for rule in group["rules"]}
     looks = [
-        look for scene in yaml.safe_load(SCENES.read_text())["tests"] for look in scene["alert_rule_test"]
+        look
+        for scene in msgspec.yaml.decode(SCENES.read_bytes())["tests"]
+        for look in scene["alert_rule_test"]
     ]
     assert {look["alertname"] for look in looks if look.get("exp_alerts")} == alerts
     assert {look["alertname"] for look in looks if not look.get("exp_alerts")} == alerts
@@ -58,5 +60,7 @@ def test_each_query_of_the_dashboard_parses(tmp_path: Path) -> None:
     filled = [each.replace("$__rate_interval", "1m").replace("$instance", ".*") for each in queries]
     assert not [each for each in filled if "$" in each]
     rules = [{"record": f"query:{number}", "expr": each} for number, each in enumerate(filled)]
-    (tmp_path / "rules.yml").write_text(yaml.safe_dump({"groups": [{"name": "queries", "rules": rules}]}))
+    (tmp_path / "rules.yml").write_bytes(
+        msgspec.yaml.encode({"groups": [{"name": "queries", "rules": rules}]})
+    )
     promtool("check", "rules", tmp_path / "rules.yml")

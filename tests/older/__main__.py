@@ -35,7 +35,7 @@ def main() -> None:
 def node(programs: Path, run: Path, data: Path) -> Iterator[None]:
     """A node of theirs, by the options that the first of them had."""
     bridge.write_conflist(data / "cni", BRIDGE, "10.249.9.0/24", data / "leases", masquerade=False)
-    places = ["--run-dir", run, "--data-dir", data, "--cni-dir", data / "cni"]
+    places: list[str | Path] = ["--run-dir", run, "--data-dir", data, "--cni-dir", data / "cni"]
     try:
         subprocess.run([programs / "slipway-node", "up", *places], check=True)
         yield
@@ -46,7 +46,7 @@ def node(programs: Path, run: Path, data: Path) -> Iterator[None]:
 
 
 async def keep(run: Path, data: Path, image: str, kept: Path) -> None:
-    names = {}
+    names: dict[str, str] = {}
     async with connect_impatiently(f"{run}/crid.sock", data / "logs") as cri:
         await cri.pull(image)
         for name, command in COMMANDS.items():
@@ -58,7 +58,9 @@ async def keep(run: Path, data: Path, image: str, kept: Path) -> None:
         for key in redis.scan_iter("slipway:*", _type="hash"):
             _, _, _, kind, record_id = key.decode().split(":", 4)
             path = kept / "-".join(filter(None, (kind, names.get(record_id)))).lower()
-            path.with_suffix(".msgpack").write_bytes(redis.hget(key, "record"))
+            record = redis.hget(key, "record")
+            assert isinstance(record, bytes)
+            path.with_suffix(".msgpack").write_bytes(record)
         redis.close()
         (exit_file,) = data.rglob("exit.msgpack")
         (kept / "exit.msgpack").write_bytes(exit_file.read_bytes())

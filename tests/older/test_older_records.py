@@ -29,7 +29,8 @@ REVISIONS = sorted(path for path in Path(__file__).parent.iterdir() if list(path
 
 @pytest.fixture(params=REVISIONS, ids=lambda path: path.name)
 def folder(request: pytest.FixtureRequest) -> Path:
-    return cast(Path, request.param)
+    found: Path = request.param
+    return found
 
 
 @pytest.fixture
