@@ -8,7 +8,6 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -266,7 +265,7 @@ async def test_a_step_of_the_clock_loses_nothing(
     assert await differences(RUN_DIR) == []
 
 
-async def exited(cri: Cri, container_id: str) -> Any:
+async def exited(cri: Cri, container_id: str) -> cri_pb.ContainerStatus | None:
     status = await cri.status(container_id)
     return status if status.state == cri_pb.CONTAINER_EXITED else None
 

@@ -23,7 +23,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys import linux
 from common.sys.mounts import unmount_below
 from devtools import engine
-from devtools.cri import Cri
+from devtools.cri import Answer, Cri, Request
 from devtools.registry import push_busybox, registry
 from runtimed.oci.capabilities import NAMES
 from tests.support import logs
@@ -44,7 +44,12 @@ READY_S = patience(120)
 class Client(Cri):
     """As a kubelet is one: a call waits for crid to be there, and is made again while a service behind it is not."""
 
-    async def call(self, method: Any, request: Any, timeout_s: float = READY_S) -> Any:
+    async def call(
+        self,
+        method: "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]",
+        request: Request,
+        timeout_s: float = READY_S,
+    ) -> Answer:
         with anyio.fail_after(timeout_s):
             while True:
                 try:
