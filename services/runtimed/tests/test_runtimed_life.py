@@ -293,6 +293,21 @@ async def test_a_container_runs_on_while_runtimed_is_away(pods: Pods) -> None:
     assert status.state == cri.SANDBOX_READY
 
 
+async def test_a_log_that_was_reopened_while_redis_is_away_is_in_use(pods: Pods) -> None:
+    """A kubelet that gets an error renames the old file back over the one in which the shim writes."""
+    _, container_id, _ = await pods.running("sh", "-c", "while :; do echo line; sleep 0.05; done")
+    log = Path((await pods.status(container_id)).log_path)
+    await until(lambda: log.exists() and "line" in log.read_text(), "a first line")
+    log.rename(f"{log}.1")
+    pods.daemons.redis.kill()
+    try:
+        request = cri.ReopenContainerLogRequest(container_id=container_id)
+        await pods.client.stub.ReopenContainerLog(request, timeout=UNTIL_S)
+    finally:
+        pods.daemons.redis.start()
+    await until(lambda: "line" in log.read_text(), "a line in the new file")
+
+
 async def test_a_shim_that_is_killed_makes_its_container_unknown_once_that_is_gone(pods: Pods) -> None:
     _, container_id, _ = await pods.running("sleep", "100")
     verbose = json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])
