@@ -104,14 +104,13 @@ def test_a_goal_of_density_that_was_missed_is_a_loss(all_s: float, lost: int) ->
 
 def test_what_a_boot_said_counts_from_then_on() -> None:
     found = Found(boots=1)
-    assert not found.read(
-        ["PULLED a", "PULLED b", "REMOVING a", "STARTING c1 7", "ENDED c1", "STARTING c2 8"]
-    )
-    assert not found.read(["STARTING c3 9", "ENDED c3", "FORGETTING c1"])
+    said = found.read(["PULLED a", "PULLED b", "REMOVING a", "STARTING c1 7", "ENDED c1", "STARTING c2 8"])
+    assert said == {"PULLED", "REMOVING", "STARTING", "ENDED"}
+    found.read(["STARTING c3 9", "ENDED c3", "FORGETTING c1"])
     found.read(["ENDED c2"], settled=False)
     assert found.arguments() == ["--has", "b", "--promised", "c2=8", "c3=9", "--ended", "c3"]
     found.boots = 2
-    assert found.read(["PROBLEM c3 is away", "CHECKED 1 2 1", "STARTING c4 1"])
+    assert "CHECKED" in found.read(["PROBLEM c3 is away", "CHECKED 1 2 1", "STARTING c4 1"])
     assert (found.images, found.codes, found.problems) == (1, 2, ["boot 2: c3 is away"])
     assert (found.has, found.promised, found.ended) == ({"b"}, {"c4": 1}, set())
 

@@ -21,7 +21,10 @@ from torture.page import Section, Table
 DISK_BYTES = 4 << 30
 BOOT_S = 900.0
 """Until the node is up and all that was on its disk is compared."""
+BEGIN_S = 300.0
+"""Until a first image was pulled or a container started after that."""
 WORK_S = (5.0, 60.0)
+"""From then on until the cut."""
 SETTLED_S = 5.0
 """What was told so long before the cut is on the disk: Redis writes its log there once a second, ext4 within as many."""
 LOOK_S = 0.1
@@ -48,16 +51,16 @@ class Found:
     ended: set[str] = field(default_factory=set)
     """Those of them whose end was told long enough before the cut."""
 
-    def read(self, lines: list[str], *, settled: bool = True) -> bool:
-        """What a boot has said since the last time; whether its look is over by it.
+    def read(self, lines: list[str], *, settled: bool = True) -> set[str]:
+        """What a boot has said since the last time; the first words of that.
 
         Args:
             lines: of its output.
             settled: the power stays for SETTLED_S more.
         """
-        return True in [self._take(line, settled) for line in lines]
+        return {self._take(line, settled) for line in lines}
 
-    def _take(self, line: str, settled: bool) -> bool:
+    def _take(self, line: str, settled: bool) -> str:
         word, *rest = line.split()
         if word == "PROBLEM":
             self.problems.append(f"boot {self.boots}: {' '.join(rest)}")
@@ -76,8 +79,7 @@ class Found:
             self.images += int(rest[0])
             self.codes += int(rest[1])
             self.promised, self.ended = {}, set()  # they were compared, and removed
-            return True
-        return False
+        return word
 
     def arguments(self) -> list[str]:
         """For `torture.power.boot`: what must be there."""
@@ -129,17 +131,24 @@ async def boot(image: Path, place: Path, kept: Path, found: Found, dice: random.
     output.write_text("")
     with _machine(guest.qemu(image, place, str(output), kept)) as machine:
         lines, began = _Lines(output), time.monotonic()
-        try:
-            with anyio.fail_after(BOOT_S):
-                while not found.read(lines.new()):
+
+        async def said(words: set[str], deadline_s: float) -> None:
+            with anyio.fail_after(deadline_s):
+                while not words & found.read(lines.new()):
                     if machine.poll() is not None:
                         raise TimeoutError
                     await anyio.sleep(LOOK_S)
+
+        try:
+            await said({"CHECKED"}, BOOT_S)
+            found.up += 1
+            found.slowest_s = max(found.slowest_s, time.monotonic() - began)
+            await said({"PULLED", "STARTING"}, BEGIN_S)
         except TimeoutError:
-            found.problems.append(f"boot {found.boots}: did not come up: {output.read_text()[-2000:]}")
+            found.problems.append(
+                f"boot {found.boots}: did not come up, or did not begin to work: {output.read_text()[-2000:]}"
+            )
             return
-        found.up += 1
-        found.slowest_s = max(found.slowest_s, time.monotonic() - began)
         await anyio.sleep(dice.uniform(*WORK_S) - SETTLED_S)
         found.read(lines.new())
         await anyio.sleep(SETTLED_S)
