@@ -303,7 +303,8 @@ def test_each_option_of_each_command_of_docker_is_taken_or_refused_by_name() -> 
         pytest.skip("docker is not installed")
     unlike = {("config",)}  # of Swarm, there
     windows = {"--cpu-count", "--cpu-percent", "--io-maxbandwidth", "--io-maxiops"}
-    theirs_of = {words: _commands(*words) for words in ((), ("image",), ("system",))}
+    groups: tuple[tuple[str, ...], ...] = ((), ("image",), ("system",))
+    theirs_of = {words: _commands(*words) for words in groups}
     commands = [
         words
         for words in _verbs(parser.build())

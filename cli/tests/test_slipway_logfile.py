@@ -1,6 +1,7 @@
 """Reading a CRI log, whole records only, across rotations."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -50,7 +51,7 @@ def test_a_rotation_loses_nothing_on_either_side(tmp_path: Path) -> None:
     assert read(log) == [b"4"]
 
 
-def test_output_is_the_containers_bytes(capfdbinary) -> None:
+def test_output_is_the_containers_bytes(capfdbinary: pytest.CaptureFixture[bytes]) -> None:
     for piece in (record(b"par", tag=b"P"), record(b"tial"), record(b"oops", stream=b"stderr")):
         logfile.show(parse(piece))
     logfile.show(parse(record(b"end", tag=b"P")), timestamps=True)
@@ -62,7 +63,7 @@ def test_output_is_the_containers_bytes(capfdbinary) -> None:
 
 def test_a_link_or_a_pipe_in_its_place_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
-    for place in (lambda: path.symlink_to("/etc/hostname"), lambda: os.mkfifo(path)):
+    for place in (partial(path.symlink_to, "/etc/hostname"), partial(os.mkfifo, path)):
         place()
         with pytest.raises(OSError, match=r"0\.log"):
             read(logfile.LogFile(str(path)))

@@ -1,5 +1,6 @@
 """The options of `run` as CRI sees them."""
 
+from argparse import Namespace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ from slipway.connect import OWNER
 from slipway.options import request
 
 
-def options(*words: str):
+def options(*words: str) -> Namespace:
     return parser.build().parse_args(["run", *words])
 
 

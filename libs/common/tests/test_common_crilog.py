@@ -1,6 +1,7 @@
 """Records of a CRI log, and the lines that they make."""
 
 import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_a_link_or_a_pipe_is_no_log(tmp_path: Path) -> None:
     path = tmp_path / "0.log"
     secret = tmp_path / "secret"
     secret.write_bytes(record(b"shown"))
-    for place in (lambda: path.symlink_to(secret), lambda: os.mkfifo(path)):
+    for place in (partial(path.symlink_to, secret), partial(os.mkfifo, path)):
         place()
         with pytest.raises(OSError, match=str(path)):
             crilog.opened(str(path))

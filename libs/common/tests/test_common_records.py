@@ -1,6 +1,6 @@
 """Records, outbox and relay on real Redis and NATS."""
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -8,6 +8,7 @@ import anyio
 import msgspec
 import nats as nats_client
 import pytest
+from redis.asyncio import Redis
 
 from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
 from common.events import subjects
@@ -16,7 +17,7 @@ from common.events.relay import OutboxRelay
 from common.events.schema import NodeRepaired, SandboxCreated, SandboxReady, SandboxRemoved, envelope_decoder
 from common.records import Record, RecordStore
 from common.records.keys import index_key, outbox_key, record_key
-from common.records.redis import ANSWER_S, connect
+from common.records.redis import ANSWER_S, connect, members
 from common.sys.ports import held_port
 from tests.support.brokers import (
     Launch,
@@ -35,13 +36,13 @@ class Thing(Record, frozen=True, kw_only=True):
 
 
 @pytest.fixture
-def redis(tmp_path: Path, launch: Launch):
+def redis(tmp_path: Path, launch: Launch) -> Iterator[RedisServer]:
     with redis_server(tmp_path / "redis", launch) as server:
         yield server
 
 
 @pytest.fixture
-def nats(tmp_path: Path, launch: Launch):
+def nats(tmp_path: Path, launch: Launch) -> Iterator[NatsServer]:
     with nats_server(tmp_path / "nats", launch) as server:
         yield server
 
@@ -190,7 +191,7 @@ async def test_a_change_whose_caller_leaves_is_done_or_not_done_everywhere(
             caller.cancel()
             await anyio.wait_all_tasks_blocked()
     kept = await connect(redis.url)
-    ids = {bytes(one).decode() for one in await kept.smembers(index_key("n1", "runtimed", "thing"))}
+    ids = {one.decode() for one in await members(kept, index_key("n1", "runtimed", "thing"))}
     assert {record.id for record in store.all()} == ids
     assert {path.name for path in (tmp_path / "copies").iterdir()} == ids
     held = {record.id: record.size for record in store.all()}
@@ -244,10 +245,22 @@ async def test_a_wiped_redis_is_rebuilt_from_the_copies_and_that_is_told(
     again = await store_at(redis, tmp_path / "things")
     assert [(t.id, t.size) for t in again.all()] == [("a", 1)]
     assert (await store_at(redis)).get("a").size == 1
-    told = [entry[b"envelope"] for _, entry in await client.xrange(outbox_key("n1", "runtimed"))]
+    told = await _outbox(client)
     what = "a thing's record that Redis had lost was restored from its copy"
     repaired = NodeRepaired(id="a", service="runtimed", what=what)
     assert [envelope_decoder.decode(body).decoded() for body in told] == [repaired]
+
+
+async def _outbox(client: Redis) -> list[bytes]:
+    entries = await client.xrange(outbox_key("n1", "runtimed"))
+    assert isinstance(entries, list)
+    bodies = []
+    for _, fields in entries:
+        assert fields
+        body = fields[b"envelope"]
+        assert isinstance(body, bytes)
+        bodies.append(body)
+    return bodies
 
 
 async def test_no_directory_of_a_record_that_is_gone_stays_but_for_what_its_owner_keeps(
@@ -281,16 +294,16 @@ async def test_what_redis_has_forgotten_is_written_anew_and_the_newer_of_two_cop
         await store.create(Thing(id=name))
     client = await connect(redis.url)
     key = record_key("n1", "runtimed", "thing", "old")
-    before = await client.hgetall(key)
+    before = [part for pair in (await client.hgetall(key)).items() for part in pair]
     await store.update("old", lambda thing: msgspec.structs.replace(thing, size=7))
-    await client.hset(key, mapping=before)  # as a log that was cut short leaves it
+    await client.hset(key, items=before)  # as a log that was cut short leaves it
     await client.delete(record_key("n1", "runtimed", "thing", "lost"))
     assert (await store_at(redis, tmp_path / "copies")).get("old").size == 7
-    await client.hset(key, mapping=before)
+    await client.hset(key, items=before)
     await client.delete(record_key("n1", "runtimed", "thing", "lost"))
     assert sorted(await store.mend()) == ["lost", "old"]
     assert await store.mend() == []
-    await client.hset(key, mapping=before)
+    await client.hset(key, items=before)
     changed = await store.update("old", lambda thing: msgspec.structs.replace(thing, size=9))
     again = await store_at(redis)
     assert (again.get("old"), again.get("lost")) == (changed, store.get("lost"))
@@ -418,7 +431,9 @@ async def _made(server: NatsServer, size: int) -> None:
         await bus.close()
 
 
-async def test_a_closed_bus_has_no_attempt_to_reconnect_that_goes_on(nats: NatsServer) -> None:
+async def test_a_closed_bus_has_no_attempt_to_reconnect_that_goes_on(
+    nats: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bus = await Bus.connect(nats.url)
     client, missed = bus._client, anyio.Event()
 
@@ -431,11 +446,12 @@ async def test_a_closed_bus_has_no_attempt_to_reconnect_that_goes_on(nats: NatsS
             missed.set()
         raise OSError("as when the server refuses in the moment of the cancellation")
 
-    client._select_next_server = miss_one_cancellation
+    monkeypatch.setattr(client, "_select_next_server", miss_one_cancellation)
     nats.kill()
     with anyio.fail_after(patience(10)):
         await bus.lost.wait()
         await bus.close()
     nats.start()
+    assert client._reconnection_task
     assert client._reconnection_task.done()
     assert missed.is_set()

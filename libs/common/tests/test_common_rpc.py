@@ -5,7 +5,7 @@ import errno
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Never
 
 import anyio
 import grpc
@@ -21,6 +21,9 @@ pytestmark = pytest.mark.anyio
 RAISABLE = [cls for name, cls in sorted(errors.BY_REASON.items()) if name != "SlipwayError"]
 
 
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
 class Servicer(images_pb2_grpc.ImagesServicer):
     def __init__(self) -> None:
         self.error: Exception | None = errors.InternalError("unset")
@@ -31,19 +34,23 @@ class Servicer(images_pb2_grpc.ImagesServicer):
         """What a call does to its end whoever leaves; then it hangs."""
         self.stepped = False
 
-    async def Get(self, request, context):
+    async def Get(self, request: images_pb2.GetRequest, context: Context) -> images_pb2.Image:
         await self._end()
 
-    async def Pull(self, request, context):
+    async def Pull(
+        self, request: images_pb2.PullRequest, context: Context
+    ) -> AsyncIterator[images_pb2.PullProgress]:
         yield images_pb2.PullProgress(reference="one")
         await self._end()
 
-    async def Load(self, request_iterator, context):
+    async def Load(
+        self, request_iterator: AsyncIterator[images_pb2.LoadRequest], context: Context
+    ) -> images_pb2.LoadResponse:
         async for _ in request_iterator:
             pass
         await self._end()
 
-    async def _end(self) -> None:
+    async def _end(self) -> Never:
         if self.error:
             raise self.error
         if self.step:
@@ -54,11 +61,20 @@ class Servicer(images_pb2_grpc.ImagesServicer):
             await anyio.sleep_forever()
         finally:
             self.left.set()
+        raise AssertionError("slept for ever")
+
+
+Served = tuple[Servicer, "images_pb2_grpc.ImagesAsyncStub", str]
+"""A service with a client, and its socket."""
+
+
+def without_the_other_calls() -> Servicer:
+    return Servicer()  # type: ignore[abstract]  # in its stub only: the generated class refuses what nobody implements
 
 
 @pytest.fixture
-async def served(tmp_path: Path):
-    servicer = Servicer()
+async def served(tmp_path: Path) -> AsyncIterator[Served]:
+    servicer = without_the_other_calls()
     path = str(tmp_path / "s.sock")
     running = server.make(lambda s: images_pb2_grpc.add_ImagesServicer_to_server(servicer, s), path)
     await running.start()
@@ -69,7 +85,7 @@ async def served(tmp_path: Path):
 
 
 @pytest.mark.parametrize("cls", RAISABLE)
-async def test_each_error_arrives_as_itself(served, cls: type[errors.SlipwayError]) -> None:
+async def test_each_error_arrives_as_itself(served: Served, cls: type[errors.SlipwayError]) -> None:
     servicer, stub, _ = served
     servicer.error = cls("field image: value 'x'")
     with pytest.raises(cls, match="field image: value 'x'") as caught:
@@ -78,7 +94,7 @@ async def test_each_error_arrives_as_itself(served, cls: type[errors.SlipwayErro
 
 
 @pytest.mark.parametrize("letter", ["x", "ü", "\n", "\ud800"])
-async def test_a_message_of_any_size_keeps_its_ends_and_its_class(served, letter: str) -> None:
+async def test_a_message_of_any_size_keeps_its_ends_and_its_class(served: Served, letter: str) -> None:
     servicer, stub, _ = served
     servicer.error = errors.NotFoundError(f"field: {letter * 65536}: not found")
     with pytest.raises(errors.NotFoundError) as caught:
@@ -87,7 +103,7 @@ async def test_a_message_of_any_size_keeps_its_ends_and_its_class(served, letter
     assert caught.value.message.endswith(": not found")
 
 
-async def test_an_error_in_a_stream_arrives_after_its_items(served) -> None:
+async def test_an_error_in_a_stream_arrives_after_its_items(served: Served) -> None:
     servicer, stub, _ = served
     servicer.error = errors.DataLossError("digest")
     seen = []
@@ -97,7 +113,7 @@ async def test_an_error_in_a_stream_arrives_after_its_items(served) -> None:
     assert seen == ["one"]
 
 
-async def test_a_bug_is_internal_and_tells_no_secret(served) -> None:
+async def test_a_bug_is_internal_and_tells_no_secret(served: Served) -> None:
     servicer, stub, _ = served
     servicer.error = KeyError("password=hunter2")
     with pytest.raises(errors.InternalError) as caught:
@@ -107,7 +123,7 @@ async def test_a_bug_is_internal_and_tells_no_secret(served) -> None:
 
 @pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
 async def test_what_is_no_request_is_refused_and_is_no_bug(
-    served, method: str, caplog: pytest.LogCaptureFixture
+    served: Served, method: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     _, _, path = served
     name = f"/slipway.images.v1.Images/{method}"
@@ -118,9 +134,11 @@ async def test_what_is_no_request_is_refused_and_is_no_bug(
     async with grpc.aio.insecure_channel(f"unix:{path}") as plain:
         with pytest.raises(grpc.aio.AioRpcError, match="request: Error parsing message") as caught:
             if method == "Load":
-                await plain.stream_unary(name)(requests(), timeout=5)
+                upload: grpc.aio.StreamUnaryMultiCallable[bytes, bytes] = plain.stream_unary(name)
+                await upload(requests(), timeout=5)
             else:
-                await plain.unary_unary(name)(b"\xff\xff", timeout=5)
+                call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = plain.unary_unary(name)
+                await call(b"\xff\xff", timeout=5)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert not [record for record in caplog.records if record.exc_info]
 
@@ -136,7 +154,7 @@ async def test_what_is_no_request_is_refused_and_is_no_bug(
     ],
 )
 async def test_a_disk_that_is_full_or_fails_is_no_bug(
-    served, number: int, cls: type[errors.SlipwayError], caplog: pytest.LogCaptureFixture
+    served: Served, number: int, cls: type[errors.SlipwayError], caplog: pytest.LogCaptureFixture
 ) -> None:
     servicer, stub, _ = served
     servicer.error = OSError(number, os.strerror(number), "/var/lib/x")
@@ -148,7 +166,7 @@ async def test_a_disk_that_is_full_or_fails_is_no_bug(
 
 
 async def test_the_traceback_of_an_internal_error_is_in_the_log(
-    served, caplog: pytest.LogCaptureFixture
+    served: Served, caplog: pytest.LogCaptureFixture
 ) -> None:
     servicer, stub, _ = served
     cause = OSError(errno.ENOENT, "No such file", "/var/lib/x")
@@ -161,7 +179,7 @@ async def test_the_traceback_of_an_internal_error_is_in_the_log(
     assert told.exc_info[1] is servicer.error
 
 
-async def test_a_plain_client_sees_the_grpc_code(served) -> None:
+async def test_a_plain_client_sees_the_grpc_code(served: Served) -> None:
     servicer, _, path = served
     servicer.error = errors.NotFoundError("image 'x' not found")
     async with grpc.aio.insecure_channel(f"unix:{path}") as plain:
@@ -183,7 +201,7 @@ async def test_a_service_that_is_away_is_unavailable_long_before_the_deadline(tm
 
 
 async def test_a_call_waits_for_a_service_that_comes(tmp_path: Path) -> None:
-    servicer = Servicer()
+    servicer = without_the_other_calls()
     servicer.error = errors.NotFoundError("it came")
     path = str(tmp_path / "late.sock")
     opened = channel.channel(path)
@@ -204,7 +222,7 @@ async def test_a_call_waits_for_a_service_that_comes(tmp_path: Path) -> None:
     await running.stop(0)
 
 
-async def test_a_deadline_that_passes_is_told_as_a_sentence(served) -> None:
+async def test_a_deadline_that_passes_is_told_as_a_sentence(served: Served) -> None:
     servicer, stub, _ = served
     servicer.error = None
     with pytest.raises(errors.DeadlineExceededError, match="no answer within the deadline of this call"):
@@ -212,7 +230,7 @@ async def test_a_deadline_that_passes_is_told_as_a_sentence(served) -> None:
 
 
 @pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
-async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, method: str) -> None:
+async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served: Served, method: str) -> None:
     servicer, stub, _ = served
     servicer.error = None
 
@@ -233,7 +251,7 @@ async def test_a_scope_with_a_limit_ends_a_call_and_knows_its_own_end(served, me
 
 
 @pytest.mark.parametrize("method", ["Get", "Pull"])
-async def test_a_call_whose_own_work_is_cancelled_is_no_answer(served, method: str) -> None:
+async def test_a_call_whose_own_work_is_cancelled_is_no_answer(served: Served, method: str) -> None:
     """As when the channel closes that it asks another service by."""
     servicer, stub, _ = served
     servicer.error = None
@@ -251,7 +269,9 @@ async def test_a_call_whose_own_work_is_cancelled_is_no_answer(served, method: s
 
 
 @pytest.mark.parametrize("method", ["Get", "Pull", "Load"])
-async def test_what_a_call_shields_is_done_to_its_end_when_the_client_goes(served, method: str) -> None:
+async def test_what_a_call_shields_is_done_to_its_end_when_the_client_goes(
+    served: Served, method: str
+) -> None:
     servicer, stub, _ = served
     servicer.error = None
     begun, go_on = anyio.Event(), anyio.Event()

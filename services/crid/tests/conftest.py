@@ -4,7 +4,7 @@ import importlib.util
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -56,7 +56,7 @@ def _end(service: "subprocess.Popen[bytes]") -> None:
 
 
 @pytest.fixture
-async def channel(front: Front):
+async def channel(front: Front) -> AsyncIterator[grpc.aio.Channel]:
     async with grpc.aio.insecure_channel(
         f"unix:{front.socket}", options=[("grpc.default_authority", "localhost")]
     ) as opened:
@@ -65,10 +65,10 @@ async def channel(front: Front):
 
 
 @pytest.fixture
-def images(channel) -> rpc.ImageServiceStub:
+def images(channel: grpc.aio.Channel) -> "rpc.ImageServiceAsyncStub":
     return rpc.ImageServiceStub(channel)
 
 
 @pytest.fixture
-def runtime(channel) -> rpc.RuntimeServiceStub:
+def runtime(channel: grpc.aio.Channel) -> "rpc.RuntimeServiceAsyncStub":
     return rpc.RuntimeServiceStub(channel)

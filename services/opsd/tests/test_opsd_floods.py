@@ -20,7 +20,7 @@ from opentelemetry.proto.trace.v1 import trace_pb2
 from common.events import schema
 from opsd.fleet import HISTORY, Fleet
 from opsd.news import Container, Lists, Vitals, pack, unpack
-from opsd.servicer import MAX_ATTRIBUTES, STATUS_ERROR
+from opsd.servicer import MAX_ATTRIBUTES
 from opsd.web import live
 from opsd.web.server import MAX_BODY_BYTES, MAX_CLIENTS_OF_ADDRESS, MAX_HEAD_BYTES, REQUEST_S, WRITE_S
 from tests.support.brokers import Launch, NatsServer, nats_server
@@ -231,7 +231,7 @@ async def test_spans_are_bounded_by_what_they_take(nats: NatsServer, tmp_path: P
     bound = 1 << 20
     with opsd("alpha", tmp_path, nats.url, max_span_bytes=str(bound)) as on:
         async with grpc.aio.insecure_channel(f"unix:{on.run_dir}/opsd.sock") as channel:
-            stub = trace_service_pb2_grpc.TraceServiceStub(channel)
+            stub = trace_service_pb2_grpc.TraceServiceStub(channel)  # type: ignore[no-untyped-call]
             for trace in range(20):
                 request = trace_service_pb2.ExportTraceServiceRequest()
                 scope = request.resource_spans.add().scope_spans.add()
@@ -270,7 +270,10 @@ def large(kind: str) -> trace_service_pb2.ExportTraceServiceRequest:
                 size // 8 // MAX_ATTRIBUTES
             )
     elif kind == "error":
-        span.status.code, span.status.message = STATUS_ERROR, "password = " * (size // 11)
+        span.status.code, span.status.message = (
+            trace_pb2.Status.STATUS_CODE_ERROR,
+            "password = " * (size // 11),
+        )
     elif kind == "resource":
         resource.resource.MergeFromString(b"\x0a\x00" * (size // 2))
     else:
@@ -283,12 +286,15 @@ async def test_a_large_delivery_of_spans_holds_up_nobody(nats: NatsServer, tmp_p
     held_s: dict[str, float] = {}
     with opsd("alpha", tmp_path, nats.url) as on:
         async with grpc.aio.insecure_channel(f"unix:{on.run_dir}/opsd.sock") as channel:
-            stub = trace_service_pb2_grpc.TraceServiceStub(channel)
+            stub = trace_service_pb2_grpc.TraceServiceStub(channel)  # type: ignore[no-untyped-call]
             for kind in ("attributes", "array", "text", "error", "resource", "resources"):
                 request, held_s[kind] = large(kind), 0.0
                 async with anyio.create_task_group() as group:
 
-                    async def export(request=request, scope=group.cancel_scope) -> None:
+                    async def export(
+                        request: trace_service_pb2.ExportTraceServiceRequest = request,
+                        scope: anyio.CancelScope = group.cancel_scope,
+                    ) -> None:
                         await stub.Export(request, timeout=patience(60))
                         scope.cancel()
 

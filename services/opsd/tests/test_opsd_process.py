@@ -7,8 +7,9 @@ import socket
 import time
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
         yield server
 
 
-async def publish(url: str, node: str, events: list[schema.Event], at_ns: int = 0) -> None:
+async def publish(url: str, node: str, events: Sequence[schema.Event], at_ns: int = 0) -> None:
     bus = await Bus.connect(url, attempts=8)
     try:
         await bus.ensure_stream()
@@ -70,7 +71,10 @@ def next_event(stream: socket.socket, name: str) -> dict[str, Any]:
         start = buffer.find(f"event: {name}\ndata: ".encode())
         if start >= 0 and (end := buffer.find(b"\n\n", start)) >= 0:
             data = buffer[start:end].partition(b"data: ")[2]
-            return json.loads(b"".join(part for part in data.split(b"\r\n") if not _is_size(part)))
+            told: dict[str, Any] = json.loads(
+                b"".join(part for part in data.split(b"\r\n") if not _is_size(part))
+            )
+            return told
         buffer += stream.recv(1 << 20)
 
 
@@ -91,10 +95,14 @@ def following(opened: Opsd) -> Iterator[socket.socket]:
         yield client
 
 
+def _sees_both(page: Opsd) -> bool:
+    return page.up() == set(NODES)
+
+
 async def test_any_page_shows_every_node_and_asks_it(nats: NatsServer, tmp_path: Path) -> None:
     with opsd("alpha", tmp_path, nats.url) as alpha, opsd("beta", tmp_path, nats.url) as beta:
         for page in (alpha, beta):
-            eventually(lambda page=page: page.up() == set(NODES), what=f"{page.node} sees both")
+            eventually(partial(_sees_both, page), what=f"{page.node} sees both")
         await publish(nats.url, "beta", [created(1)])
         eventually(lambda: [c["name"] for c in alpha.state()["containers"]] == ["c1"], what="the container")
         # beta has no runtimed: its own error comes back through NATS
@@ -118,7 +126,8 @@ async def test_spans_come_by_otlp_and_are_shown_by_the_page_of_another_node(
                 end_time_unix_nano=10**18 + 5_000_000,
             )
         async with grpc.aio.insecure_channel(f"unix:{alpha.run_dir}/opsd.sock") as channel:
-            await trace_service_pb2_grpc.TraceServiceStub(channel).Export(request, timeout=patience(10))
+            stub = trace_service_pb2_grpc.TraceServiceStub(channel)  # type: ignore[no-untyped-call]
+            await stub.Export(request, timeout=patience(10))
         status, body = beta.ask(f"/api/v1/traces/{'01' * 16}")
         assert status == 200
         assert [(span["name"], span["ms"]) for span in body["spans"]] == [
@@ -217,7 +226,7 @@ async def test_the_log_is_read_from_any_time_and_by_filters(nats: NatsServer, tm
 
 
 @asynccontextmanager
-async def filled(nats: NatsServer, events: list[schema.Event]) -> AsyncIterator[Bus]:
+async def filled(nats: NatsServer, events: Sequence[schema.Event]) -> AsyncIterator[Bus]:
     """A log of these events."""
     await publish(nats.url, "gamma", events)
     bus = await Bus.connect(nats.url, attempts=8)
