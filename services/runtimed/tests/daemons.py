@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -211,33 +212,38 @@ class Pods:
         self.client = client
         self.diff_id = diff_id
 
-    def sandbox_config(self, **options: int) -> cri.PodSandboxConfig:
+    def sandbox_config(
+        self,
+        *,
+        network: "cri.NamespaceMode.ValueType" = cri.NODE,
+        pid: "cri.NamespaceMode.ValueType" = cri.CONTAINER,
+        ipc: "cri.NamespaceMode.ValueType" = cri.POD,
+    ) -> cri.PodSandboxConfig:
         name = uuid.uuid4().hex[:8]
         config = cri.PodSandboxConfig(
             metadata=cri.PodSandboxMetadata(name=name, uid=f"uid-{name}", namespace="ns"),
             log_directory=str(self.daemons.base / "logs" / name),
         )
-        wanted = {"network": cri.NODE, "pid": cri.CONTAINER, **options}
-        config.linux.security_context.namespace_options.MergeFrom(cri.NamespaceOption(**wanted))
+        wanted = cri.NamespaceOption(network=network, pid=pid, ipc=ipc)
+        config.linux.security_context.namespace_options.MergeFrom(wanted)
         return config
 
     def image(self, **config: object) -> pb.ResolvedImage:
         body = json.dumps({"config": {"Env": ["PATH=/bin"], **config}}).encode()
         return pb.ResolvedImage(id=self.diff_id, config=body, diff_ids=[self.diff_id], ref=self.diff_id)
 
-    def container_config(self, *command: str, name: str = "c", **fields: object) -> cri.ContainerConfig:
+    def container_config(self, *command: str, name: str = "c") -> cri.ContainerConfig:
         return cri.ContainerConfig(
             metadata=cri.ContainerMetadata(name=name),
             image=cri.ImageSpec(image="busybox"),
             command=command,
             log_path=f"{name}.log",
-            **fields,
         )
 
-    async def running(self, *command: str, **fields: object) -> tuple[str, str, cri.PodSandboxConfig]:
+    async def running(self, *command: str) -> tuple[str, str, cri.PodSandboxConfig]:
         config = self.sandbox_config()
         sandbox_id = await self.client.run_sandbox(config)
-        container = self.container_config(*command, **fields)
+        container = self.container_config(*command)
         container_id = await self.client.create_container(sandbox_id, container, config, self.image())
         await self.client.start_container(container_id)
         return sandbox_id, container_id, config
@@ -266,15 +272,17 @@ class Pods:
 
         await until(it_is, f"sandbox {sandbox_id} to be NOTREADY")
 
-    async def facts(self, container_id: str) -> dict:
+    async def facts(self, container_id: str) -> dict[str, Any]:
         """What the verbose status of a container tells besides."""
-        return json.loads((await self.client.container_status(container_id, verbose=True)).info["info"])
+        answer = await self.client.container_status(container_id, verbose=True)
+        found: dict[str, Any] = json.loads(answer.info["info"])
+        return found
 
     async def fact_is(self, container_id: str, state: str) -> None:
         """Wait until the record has this state, of which CRI's states know fewer."""
 
         async def it_is() -> bool:
-            return (await self.facts(container_id))["state"] == state
+            return bool((await self.facts(container_id))["state"] == state)
 
         await until(it_is, f"container {container_id} to be {state}", but=UnavailableError)
 

@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import time
-from functools import partial
 from pathlib import Path
 
 import anyio
@@ -189,17 +188,20 @@ async def test_a_quota_is_lifted_and_updates_at_once_all_hold(pods: Pods, handle
     container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
     await pods.client.start_container(container_id)
 
-    async def update(**limits: int) -> None:
-        linux = cri.LinuxContainerResources(**limits)
+    async def update(linux: cri.LinuxContainerResources) -> None:
         request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)
         await pods.client.stub.UpdateContainerResources(request)
 
     async with anyio.create_task_group() as group:
-        for limits in ({"cpu_quota": -1}, {"memory_limit_in_bytes": 64 << 20}, {"cpu_shares": 512}):
-            group.start_soon(partial(update, **limits))
+        for linux in (
+            cri.LinuxContainerResources(cpu_quota=-1),
+            cri.LinuxContainerResources(memory_limit_in_bytes=64 << 20),
+            cri.LinuxContainerResources(cpu_shares=512),
+        ):
+            group.start_soon(update, linux)
     found = (await pods.status(container_id)).resources.linux
     assert (found.cpu_quota, found.memory_limit_in_bytes, found.cpu_shares) == (-1, 64 << 20, 512)
-    await update(cpu_quota=30_000)
+    await update(cri.LinuxContainerResources(cpu_quota=30_000))
     assert (await pods.status(container_id)).resources.linux.cpu_quota == 30_000
 
 
@@ -358,8 +360,8 @@ async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_
     # it may be of a record that is being written, whatever the clock says
     (containers / "young").mkdir()
     os.utime(containers / "young", (0, 0))
-    for name in ("cut", "ahead"):
-        await until(lambda name=name: not (containers / name).exists(), "what was never recorded to go")
+    unrecorded = [containers / name for name in ("cut", "ahead")]
+    await until(lambda: not any(map(Path.exists, unrecorded)), "what was never recorded to go")
     assert (containers / "aside" / "record.corrupt").exists()
     assert (containers / "young").exists()
     for name in ("aside", "young"):

@@ -78,5 +78,7 @@ async def test_a_change_that_is_refused_leaves_every_limit_as_it_was(
 @pytest.mark.parametrize("field", ["cpu_quota", "cpu_period"])
 async def test_a_cpu_time_that_no_kernel_takes_is_refused_by_name(pods: Pods, field: str) -> None:
     _, container_id, _ = await pods.running("sleep", "1000")
+    change = cri.LinuxContainerResources()
+    setattr(change, field, 500)
     with pytest.raises(InvalidArgumentError, match=f"{field} 500"):
-        await update(pods, container_id, cri.LinuxContainerResources(**{field: 500}))
+        await update(pods, container_id, change)

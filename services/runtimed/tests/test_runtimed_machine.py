@@ -11,7 +11,7 @@ from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, Sand
 C = ContainerState
 S = SandboxState
 
-CONTAINER_EVENTS = {
+CONTAINER_EVENTS: dict[str, container.ContainerEvent] = {
     "CreateDone": container.CreateDone(cause="t", at_ns=5, facts={"rootfs": "/r"}),
     "StartAsked": container.StartAsked(cause="t"),
     "StartAgainAsked": container.StartAgainAsked(cause="t"),
@@ -80,7 +80,7 @@ CONTAINER_TABLE = {
         "RemoveAsked": C.UNKNOWN,
     },
 }
-SANDBOX_EVENTS = {
+SANDBOX_EVENTS: dict[str, sandbox.SandboxEvent] = {
     "SetupDone": sandbox.SetupDone(
         cause="t", at_ns=5, boot_id="b", ips=["10.0.0.2"], cni_result=b"{}", namespaces={}, pause_pid=0
     ),
@@ -97,8 +97,8 @@ SANDBOX_TABLE = {
 }
 
 
-def a_container(state: C, **fields) -> ContainerRecord:
-    return ContainerRecord(id="c1", key="k", sandbox_id="s1", state=state, **fields)
+def a_container(state: C) -> ContainerRecord:
+    return ContainerRecord(id="c1", key="k", sandbox_id="s1", state=state)
 
 
 @pytest.mark.parametrize("state", list(C))
@@ -132,6 +132,7 @@ def test_an_exit_of_which_no_start_was_told_tells_of_that_first() -> None:
     _, told = container.decide(a_container(C.STARTING), ended)
     facts = [i.event for i in told if isinstance(i, container.Publish)]
     assert [type(fact) for fact in facts] == [ContainerStarted, ContainerExited]
+    assert isinstance(facts[0], ContainerStarted)
     assert (facts[0].pid, facts[0].started_at_ns) == (7, 10)
 
 
@@ -165,12 +166,12 @@ def test_lost_container_is_255_unknown() -> None:
 
 
 def test_times_never_run_backwards() -> None:
-    record = a_container(C.RUNNING, created_at_ns=100, started_at_ns=200)
+    record = msgspec.structs.replace(a_container(C.RUNNING), created_at_ns=100, started_at_ns=200)
     ended, _ = container.decide(record, CONTAINER_EVENTS["Exited"])
     assert ended.created_at_ns <= ended.started_at_ns <= ended.finished_at_ns
 
 
 def test_records_survive_the_wire() -> None:
-    record = a_container(C.RUNNING, labels={"a": "b"}, config=b"\xff\x00")
+    record = msgspec.structs.replace(a_container(C.RUNNING), labels={"a": "b"}, config=b"\xff\x00")
     encoded = msgspec.msgpack.encode(record)
     assert msgspec.msgpack.decode(encoded, type=ContainerRecord) == record

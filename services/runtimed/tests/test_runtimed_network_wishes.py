@@ -1,6 +1,7 @@
 """What a sandbox may wish of its network: ports of the node, rates of its traffic."""
 
 import socket
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,9 @@ def mapped(*ports: tuple[str, int, int], host_network: bool = False) -> cri.PodS
         (("::1", 80, "TCP"), ("0:0::1", 80, "TCP"), True),
     ],
 )
-def test_ports_meet_where_one_packet_would_fit_both(mine, theirs, meet: bool) -> None:
+def test_ports_meet_where_one_packet_would_fit_both(
+    mine: tuple[str, int, str], theirs: tuple[str, int, str], meet: bool
+) -> None:
     assert HostPort(*mine).meets(HostPort(*theirs)) is meet
     assert HostPort(*theirs).meets(HostPort(*mine)) is meet
 
@@ -137,5 +140,8 @@ def test_wishes_that_no_plugin_serves_are_known() -> None:
         port_mappings=[{"hostPort": 80}],
         bandwidth={"ingressRate": 1000},
     )
-    plugins = [{"type": "bridge"}, {"type": "portmap", "capabilities": {"portMappings": True}}]
+    plugins: list[dict[str, Any]] = [
+        {"type": "bridge"},
+        {"type": "portmap", "capabilities": {"portMappings": True}},
+    ]
     assert cni._unserved(cniconf.NetworkConf("n", "1.0.0", plugins), wish) == ["bandwidth"]

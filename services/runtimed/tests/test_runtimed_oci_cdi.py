@@ -45,7 +45,7 @@ def applied(
 
 def test_names_come_from_the_field_and_the_annotations_once() -> None:
     wanted = cri.ContainerConfig(
-        CDI_devices=[{"name": "v.com/c=b"}, {"name": "v.com/c=a"}],
+        CDI_devices=[cri.CDIDevice(name="v.com/c=b"), cri.CDIDevice(name="v.com/c=a")],
         annotations={"cdi.k8s.io/z": "v.com/c=c, v.com/c=a", "other": "v.com/c=d"},
     )
     assert cdi.requested(wanted) == ["v.com/c=b", "v.com/c=a", "v.com/c=c"]
@@ -56,7 +56,7 @@ def test_names_come_from_the_field_and_the_annotations_once() -> None:
 )
 def test_what_is_no_name_is_refused(name: str) -> None:
     with pytest.raises(InvalidArgumentError, match="CDI_devices: "):
-        cdi.requested(cri.ContainerConfig(CDI_devices=[{"name": name}]))
+        cdi.requested(cri.ContainerConfig(CDI_devices=[cri.CDIDevice(name=name)]))
 
 
 def test_all_edits_reach_the_configuration(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Limits of huge pages on machines with and without them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,7 +19,7 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def limits(machine: Path, version: int, **wanted: int):
+def limits(machine: Path, version: int, **wanted: int) -> list[dict[str, Any]]:
     asked = [cri.HugepageLimit(page_size=f"{size[1:]}", limit=limit) for size, limit in wanted.items()]
     return hugepages.limits(asked, version, pages=machine / "pages", cgroups=machine / "cgroups")
 

@@ -453,8 +453,8 @@ def test_requests_that_never_work_are_refused_by_name() -> None:
     refuse(container(mounts=[mount | {"image_sub_path": "etc"}]), "needs mounts.image")
     refuse(container(CDI_devices=[{"name": "gpu"}]), "CDI_devices: 'gpu' is not vendor/class=device")
     refuse(container(annotations={"cdi.k8s.io/x": "v/c=a,v/c"}), "CDI_devices: 'v/c' is not")
-    mount |= {"uidMappings": [{"host_id": 9, "length": 5}], "gidMappings": [{"host_id": 9, "length": 5}]}
-    refuse(container(mounts=[mount]), "mounts.uidMappings: '/a': differ from the sandbox's")
+    shifted = {"uidMappings": [{"host_id": 9, "length": 5}], "gidMappings": [{"host_id": 9, "length": 5}]}
+    refuse(container(mounts=[mount | shifted]), "mounts.uidMappings: '/a': differ from the sandbox's")
     refuse(secured(namespace_options={"userns_options": {"mode": 0}}), "uids: 0 mappings are given")
 
 

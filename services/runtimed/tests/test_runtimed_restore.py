@@ -96,9 +96,9 @@ async def test_a_restored_pod_is_created_and_its_start_is_a_restore_also_for_a_l
     made = await pods.client.stub.RestorePod(wanted)
     assert [one.name for one in made.restored_containers] == [*NAMES]
     for one in made.restored_containers:
-        status = await pods.client.container_status(one.container_id, verbose=True)
-        assert status.status.state == cri.CONTAINER_CREATED
-        assert (Path(json.loads(status.info["info"])["rootfs"]) / f"wrote-{one.name}").is_file()
+        answer = await pods.client.container_status(one.container_id, verbose=True)
+        assert answer.status.state == cri.CONTAINER_CREATED
+        assert (Path(json.loads(answer.info["info"])["rootfs"]) / f"wrote-{one.name}").is_file()
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
     with pytest.raises(AlreadyExistsError, match="remove it first"):
         await pods.client.stub.RestorePod(wanted)

@@ -20,7 +20,8 @@ def records(path: Path) -> list[tuple[bytes, bytes, bytes]]:
     for line in path.read_bytes().splitlines(keepends=True):
         match = RECORD.fullmatch(line)
         assert match, line
-        found.append(match.groups()[1:])
+        _at, stream, tag, text = match.groups()
+        found.append((stream, tag, text))
     return found
 
 
@@ -43,7 +44,9 @@ def expected(text: bytes, bound: int) -> list[tuple[bytes, bytes, bytes]]:
     chunks=st.lists(st.text(alphabet="ab\n", max_size=40).map(str.encode), max_size=8),
     bound=st.integers(min_value=1, max_value=12),
 )
-def test_any_chunks_give_the_records_of_the_whole(tmp_path_factory, chunks, bound):
+def test_any_chunks_give_the_records_of_the_whole(
+    tmp_path_factory: pytest.TempPathFactory, chunks: list[bytes], bound: int
+) -> None:
     path = tmp_path_factory.mktemp("log") / "log"
     log = CriLog(str(path), bound)
     log.reopen()
@@ -55,7 +58,7 @@ def test_any_chunks_give_the_records_of_the_whole(tmp_path_factory, chunks, boun
     assert log.written_bytes == path.stat().st_size
 
 
-def test_streams_do_not_mix_within_a_line(tmp_path):
+def test_streams_do_not_mix_within_a_line(tmp_path: Path) -> None:
     path = tmp_path / "log"
     log = CriLog(str(path))
     log.reopen()
@@ -66,7 +69,7 @@ def test_streams_do_not_mix_within_a_line(tmp_path):
     assert records(path) == [(b"stderr", b"F", b"err"), (b"stdout", b"F", b"output")]
 
 
-def test_file_is_there_without_output_and_not_for_the_world(tmp_path):
+def test_file_is_there_without_output_and_not_for_the_world(tmp_path: Path) -> None:
     path = tmp_path / "log"
     old = os.umask(0o022)
     try:
@@ -76,7 +79,7 @@ def test_file_is_there_without_output_and_not_for_the_world(tmp_path):
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_full_disk_drops_and_counts_and_tears_no_record():
+def test_full_disk_drops_and_counts_and_tears_no_record() -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
     log = CriLog("/dev/full")
@@ -87,7 +90,7 @@ def test_full_disk_drops_and_counts_and_tears_no_record():
     log.close()
 
 
-def test_lines_of_100_bytes_go_at_100_megabytes_a_second(tmp_path):
+def test_lines_of_100_bytes_go_at_100_megabytes_a_second(tmp_path: Path) -> None:
     log = CriLog(str(tmp_path / "log"))
     log.reopen()
     chunk = (b"x" * 99 + b"\n") * 2621

@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import anyio
 import msgpack
@@ -16,13 +17,13 @@ from common.clients.shimd import ShimdClient
 from common.errors import FailedPreconditionError, InvalidArgumentError, UnknownError
 from tests.support.pace import patience
 
-from .conftest import exited, process_json
+from .conftest import Node, exited, process_json
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 
 @asynccontextmanager
-async def daemon(root, *wrapper: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, ShimdClient]]:
+async def daemon(root: Path, *wrapper: str) -> AsyncIterator[tuple[asyncio.subprocess.Process, ShimdClient]]:
     env = {
         "PATH": os.environ["PATH"],
         "SLIPWAY_SHIMD_RUN_DIR": str(root),
@@ -41,7 +42,7 @@ async def daemon(root, *wrapper: str) -> AsyncIterator[tuple[asyncio.subprocess.
             await process.wait()
 
 
-async def test_containers_live_on_while_shimd_is_dead(node):
+async def test_containers_live_on_while_shimd_is_dead(node: Node) -> None:
     bundle = node.bundle("a", ["sh", "-c", "read x; echo got $x; exit 6"])
     record = node.root / "records/a"
     async with daemon(node.root) as (process, shimd):
@@ -81,7 +82,7 @@ async def test_containers_live_on_while_shimd_is_dead(node):
     await client.close()
 
 
-async def test_a_dead_zygote_is_replaced(node):
+async def test_a_dead_zygote_is_replaced(node: Node) -> None:
     async with daemon(node.root) as (process, shimd):
         assert await shimd.list_shims() == []
         children = (await anyio.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()).split()
@@ -94,7 +95,7 @@ async def test_a_dead_zygote_is_replaced(node):
         await shimd.remove_pause("s")
 
 
-async def test_the_runtime_is_called_where_shimd_is_now(node):
+async def test_the_runtime_is_called_where_shimd_is_now(node: Node) -> None:
     """As in a container whose image brings the runtime: the next shimd has another image, and the first is gone."""
     image = node.root / "image"
     image.mkdir()

@@ -12,17 +12,17 @@ from tests.support import logs
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
-from .conftest import exited, gone, process_json, workers, workers_left
+from .conftest import Node, exited, gone, process_json, workers, workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 
-async def pid_of(node) -> int:
+async def pid_of(node: Node) -> int:
     (found,) = await node.service.list_shims()
     return found.pid
 
 
-async def test_output_input_and_exit_go_on_after_a_rest(node):
+async def test_output_input_and_exit_go_on_after_a_rest(node: Node) -> None:
     script = "printf 'one '; read word; echo $word; read word; echo $word; exit 7"
     shim = await node.spawn("c1", "sh", "-c", script, stdin=True)
     events = shim.subscribe()
@@ -47,7 +47,7 @@ async def test_output_input_and_exit_go_on_after_a_rest(node):
     await shim.close()
 
 
-async def test_an_end_without_a_worker_is_recorded(node):
+async def test_an_end_without_a_worker_is_recorded(node: Node) -> None:
     shim = await node.spawn("c1", "sleep", "1000")
     started = await shim.start()
     keeper = await pid_of(node)
@@ -61,7 +61,7 @@ async def test_an_end_without_a_worker_is_recorded(node):
     await shim.close()
 
 
-async def test_execs_and_terminals_go_on_after_a_rest(node):
+async def test_execs_and_terminals_go_on_after_a_rest(node: Node) -> None:
     shim = await node.spawn("c1", "sh", tty=True, stdin=True)
     await shim.start()
     keeper = await pid_of(node)
@@ -79,7 +79,7 @@ async def test_execs_and_terminals_go_on_after_a_rest(node):
     await shim.close()
 
 
-async def test_a_client_that_goes_wakes_nobody_and_the_next_is_served(node):
+async def test_a_client_that_goes_wakes_nobody_and_the_next_is_served(node: Node) -> None:
     shim = await node.spawn("c1", "sleep", "1000")
     events = shim.subscribe()
     started = await shim.start()
@@ -104,7 +104,7 @@ def _sleeps(pid: int) -> int:
     return int(status.partition("\nvoluntary_ctxt_switches:")[2].split()[0])
 
 
-async def test_a_shim_ends_as_one(node):
+async def test_a_shim_ends_as_one(node: Node) -> None:
     shim = await node.spawn("c1", "sleep", "1000")
     await shim.start()
     keeper = await pid_of(node)

@@ -70,7 +70,7 @@ def test_what_was_seen_above_is_handed_over(cgroups: Cgroups) -> None:
     watch = watching(cgroups)
     cgroups.set(cgroups.container, hits=7)
     watch.memory()
-    facts = watch.hand_over(lambda _fd, _events: None)
+    facts = watch.hand_over(lambda _fd, _events: 0)
     other = OomWatch(Loop(), str(cgroups.container), lambda: None)
     other.take_over(facts, lambda _number: -1)
     cgroups.set(cgroups.pod, hits=7, kills=1)

@@ -38,7 +38,7 @@ SPAWN = "pid = os.posix_spawn('/bin/sh', ['sh', '-c', {script!r}], {{}})\n"
         (SPAWN.format(script="exit 5") + "os.waitpid(pid, 0)\nreaper.watch(pid, ended)", [(255, 0)]),
     ],
 )
-def test_each_end_is_told_once(act, expected):
+def test_each_end_is_told_once(act: str, expected: list[tuple[int, int]]) -> None:
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(act=act)], capture_output=True, text=True, timeout=20, check=True
     )

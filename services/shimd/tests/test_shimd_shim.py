@@ -13,6 +13,7 @@ import msgpack
 import pytest
 
 from common.clients.shim import ShimClient
+from common.clients.shimstream import ShimStream
 from common.errors import (
     FailedPreconditionError,
     SlipwayError,
@@ -24,12 +25,12 @@ from shimd.shim import wire
 from tests.support import logs
 from tests.support.pace import patience
 
-from .conftest import cgroup, exited, process_json
+from .conftest import Node, cgroup, exited, process_json
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 
-async def text_of(stream, until: bytes = b"") -> bytes:
+async def text_of(stream: ShimStream, until: bytes = b"") -> bytes:
     text = b""
     with anyio.fail_after(patience(20)):
         while (piece := await stream.read()) is not None:
@@ -39,7 +40,7 @@ async def text_of(stream, until: bytes = b"") -> bytes:
     return text
 
 
-async def test_exit_code_output_and_record(node):
+async def test_exit_code_output_and_record(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "echo out; echo err >&2; printf tail; exit 7")
     started = await shim.start()
     assert started.pid > 0
@@ -55,7 +56,7 @@ async def test_exit_code_output_and_record(node):
     assert list((node.root / "crun").iterdir()) == []
 
 
-async def test_signal_gives_128_plus_n(node):
+async def test_signal_gives_128_plus_n(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     await shim.kill(signal.SIGKILL)
@@ -65,7 +66,7 @@ async def test_signal_gives_128_plus_n(node):
         await shim.kill(signal.SIGTERM)
 
 
-async def test_kill_all_reaches_children(node):
+async def test_kill_all_reaches_children(node: Node) -> None:
     shim = await node.spawn(
         "a", "sh", "-c", "trap 'wait; exit 3' TERM; sh -c 'echo up; exec sleep 1000' & wait"
     )
@@ -78,7 +79,7 @@ async def test_kill_all_reaches_children(node):
     await attached.close()
 
 
-async def test_start_failure_is_one_clear_sentence_and_leaves_nothing(node):
+async def test_start_failure_is_one_clear_sentence_and_leaves_nothing(node: Node) -> None:
     shim = await node.spawn("a", "/no/such")
     with pytest.raises(UnknownError) as caught:
         await shim.start()
@@ -89,7 +90,7 @@ async def test_start_failure_is_one_clear_sentence_and_leaves_nothing(node):
     assert not (node.root / "records/a").exists()
 
 
-async def test_a_restore_that_fails_says_so_and_starts_nothing(node):
+async def test_a_restore_that_fails_says_so_and_starts_nothing(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     with pytest.raises(UnknownError):
         await shim.restore("/nonexistent")
@@ -100,7 +101,7 @@ async def test_a_restore_that_fails_says_so_and_starts_nothing(node):
     assert not node.log("a").read_text()
 
 
-async def test_very_short_containers_lose_no_exit(node):
+async def test_very_short_containers_lose_no_exit(node: Node) -> None:
     async def one(number: int) -> None:
         shim = await node.spawn(f"c{number}", "sh", "-c", f"exit {number}")
         await shim.start()
@@ -111,7 +112,7 @@ async def test_very_short_containers_lose_no_exit(node):
             group.start_soon(one, number)
 
 
-async def test_long_lines_are_split(node):
+async def test_long_lines_are_split(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "head -c 40000 /dev/zero | tr '\\0' x; echo")
     await shim.start()
     await exited(shim)
@@ -119,7 +120,7 @@ async def test_long_lines_are_split(node):
     assert pieces == [(b"P", 16384), (b"P", 16384), (b"F", 7232)]
 
 
-async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node):
+async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node: Node) -> None:
     count = 800_000
     script = f"awk 'BEGIN {{ for (i = 0; i < {count}; i++) printf \"%099d\\n\", i }}'"
     shim = await node.spawn("a", "sh", "-c", script)
@@ -147,7 +148,7 @@ async def test_rotation_under_full_output_loses_no_line_and_keeps_the_order(node
     assert not log.exists()
 
 
-async def test_exec_captures_output_and_code(node):
+async def test_exec_captures_output_and_code(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     result = await shim.exec("e", process_json("sh", "-c", "echo out; echo err >&2; exit 5"), timeout_s=10)
@@ -161,7 +162,7 @@ async def test_exec_captures_output_and_code(node):
     assert node.log("a").read_bytes() == b""
 
 
-async def test_an_exec_that_its_containers_end_overtakes_is_told_that_nothing_runs(node):
+async def test_an_exec_that_its_containers_end_overtakes_is_told_that_nothing_runs(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     refused = []
@@ -179,7 +180,7 @@ async def test_an_exec_that_its_containers_end_overtakes_is_told_that_nothing_ru
     assert {type(error) for error in refused} == {FailedPreconditionError}, refused
 
 
-async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
+async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node: Node) -> None:
     await (await node.spawn("a", "sleep", "1000")).start()
     served = []
 
@@ -194,7 +195,7 @@ async def test_more_clients_at_once_than_its_queue_holds_are_all_served(node):
     assert served == ["running"] * 120
 
 
-async def test_exec_does_not_wait_for_who_inherited_its_output(node):
+async def test_exec_does_not_wait_for_who_inherited_its_output(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     with anyio.fail_after(patience(5)):
@@ -202,7 +203,7 @@ async def test_exec_does_not_wait_for_who_inherited_its_output(node):
     assert result.stdout == b"done\n"
 
 
-async def test_a_timeout_of_ages_does_not_end_the_shim(node):
+async def test_a_timeout_of_ages_does_not_end_the_shim(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     for timeout_s in (86400.0 * 30, float(2**63 - 1)):
@@ -210,7 +211,7 @@ async def test_a_timeout_of_ages_does_not_end_the_shim(node):
         assert result.exit_code == 0
 
 
-async def test_exec_timeout_kills_every_descendant(node):
+async def test_exec_timeout_kills_every_descendant(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     started = await shim.start()
     script = (
@@ -225,7 +226,7 @@ async def test_exec_timeout_kills_every_descendant(node):
     assert Path(f"/proc/{started.pid}").exists()
 
 
-async def test_tty_resize_and_streams(node):
+async def test_tty_resize_and_streams(node: Node) -> None:
     shim = await node.spawn(
         "a", "sh", "-c", "read x; stty size; test -t 1 && echo tty $x", tty=True, stdin=True
     )
@@ -241,7 +242,7 @@ async def test_tty_resize_and_streams(node):
     assert {record.stream for record in logs.records(node.log("a"))} == {b"stdout"}
 
 
-async def test_stdin_once_ends_with_its_attacher(node):
+async def test_stdin_once_ends_with_its_attacher(node: Node) -> None:
     shim = await node.spawn("a", "cat", stdin=True, stdin_once=True)
     await shim.start()
     attached = await shim.attach(stdin=True)
@@ -252,7 +253,7 @@ async def test_stdin_once_ends_with_its_attacher(node):
     assert logs.untimed(node.log("a")) == ["stdout F line"]
 
 
-async def test_stdin_survives_its_attacher(node):
+async def test_stdin_survives_its_attacher(node: Node) -> None:
     shim = await node.spawn("a", "cat", stdin=True)
     await shim.start()
     for text in (b"one\n", b"two\n"):
@@ -264,7 +265,7 @@ async def test_stdin_survives_its_attacher(node):
     assert (await exited(shim))["exit_code"] == 0
 
 
-async def test_slow_attacher_is_dropped_and_the_container_goes_on(node):
+async def test_slow_attacher_is_dropped_and_the_container_goes_on(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "read x; head -c 5000000 /dev/zero | tr '\\0' '\\n'", stdin=True)
     await shim.start()
     slow = await shim.attach()
@@ -277,7 +278,7 @@ async def test_slow_attacher_is_dropped_and_the_container_goes_on(node):
     assert slow.exit_code is None
 
 
-async def test_exec_stream_echoes_and_half_closes(node):
+async def test_exec_stream_echoes_and_half_closes(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     stream = await shim.exec_stream("e", process_json("sh", "-c", "cat; exit 4"), tty=False, stdin=True)
@@ -295,7 +296,7 @@ async def test_exec_stream_echoes_and_half_closes(node):
     assert stream.exit_code == 4
 
 
-async def test_exec_stream_with_tty_and_resize(node):
+async def test_exec_stream_with_tty_and_resize(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     stream = await shim.exec_stream("e", process_json("sh", tty=True), tty=True, stdin=True)
@@ -305,7 +306,7 @@ async def test_exec_stream_with_tty_and_resize(node):
     assert stream.exit_code == 2
 
 
-async def test_closing_an_exec_stream_kills_it(node):
+async def test_closing_an_exec_stream_kills_it(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     events = shim.subscribe()
@@ -319,7 +320,7 @@ async def test_closing_an_exec_stream_kills_it(node):
     await events.aclose()
 
 
-async def test_oom_is_told(node):
+async def test_oom_is_told(node: Node) -> None:
     memory = cgroup("memory", f"{node.root.name}-a")
     hog = "x=xxxxxxxxxxxxxxxx; while :; do x=$x$x; done"
     limit = {"memory": {"limit": 16 << 20}}
@@ -337,7 +338,7 @@ async def test_oom_is_told(node):
     assert event["memory"]["limit_bytes"] == 16 << 20
 
 
-async def test_a_limit_of_processes_that_was_hit_is_told(node):
+async def test_a_limit_of_processes_that_was_hit_is_told(node: Node) -> None:
     where = cgroup("pids", f"{node.root.name}-a")
     forks = "sleep 0.2 & sleep 0.2 & sleep 0.2 & wait"
     shim = await node.spawn("a", "sh", "-c", forks, pids_cgroup_path=where, pids={"limit": 2})
@@ -347,7 +348,7 @@ async def test_a_limit_of_processes_that_was_hit_is_told(node):
     assert exit_event["pids"] == {"limit": 2, "hits": 1}
 
 
-async def test_runtime_op_updates_and_reports(node):
+async def test_runtime_op_updates_and_reports(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     await shim.start()
     result = await shim.runtime(["state", "a"])
@@ -359,7 +360,7 @@ async def test_runtime_op_updates_and_reports(node):
     assert (await shim.runtime(["state", "nothing"])).exit_code != 0
 
 
-async def test_shim_outlives_its_zygote_and_is_found_again(node):
+async def test_shim_outlives_its_zygote_and_is_found_again(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "read x; exit 9", stdin=True)
     await shim.start()
     os.kill(node.zygote.pid, signal.SIGKILL)
@@ -373,7 +374,7 @@ async def test_shim_outlives_its_zygote_and_is_found_again(node):
     await other.service.remove("a")
 
 
-async def test_spawn_is_idempotent_and_remove_waits_for_the_end(node):
+async def test_spawn_is_idempotent_and_remove_waits_for_the_end(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     first = (await node.service.list_shims())[0]
     await shim.start()
@@ -387,7 +388,7 @@ async def test_spawn_is_idempotent_and_remove_waits_for_the_end(node):
     await node.service.remove("a")
 
 
-async def test_dead_shim_is_listed_and_buried(node):
+async def test_dead_shim_is_listed_and_buried(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     started = await shim.start()
     found = (await node.service.list_shims())[0]
@@ -407,7 +408,7 @@ async def test_dead_shim_is_listed_and_buried(node):
     assert await node.service.list_shims() == []
 
 
-async def test_pause_is_pid_one_and_takes_its_namespace_along(node):
+async def test_pause_is_pid_one_and_takes_its_namespace_along(node: Node) -> None:
     pause = await node.service.spawn_pause("s")
     status = Path(f"/proc/{pause.pid}/status").read_text()
     assert status.split("NSpid:")[1].split("\n")[0].split() == [str(pause.pid), "1"]
@@ -423,7 +424,7 @@ async def test_pause_is_pid_one_and_takes_its_namespace_along(node):
     assert await node.service.list_pauses() == []
 
 
-async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node):
+async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "echo up; exec sleep 1000")
     started = await shim.start()
     attached = await shim.attach()
@@ -439,7 +440,7 @@ async def test_container_gets_no_descriptor_and_shim_has_its_own_session(node):
     assert listed.stdout.strip() == b"4"
 
 
-async def test_mounts_made_later_reach_the_container(node):
+async def test_mounts_made_later_reach_the_container(node: Node) -> None:
     """Also below a private mount: the runtime is called in the namespace that the services are in."""
     await node.zygote.request("bury", spec={"runtime": {"binary": "true"}, "container_id": "x"})
     bundle = node.root / "bundles/a/rootfs"
@@ -454,7 +455,7 @@ async def test_mounts_made_later_reach_the_container(node):
     assert logs.lines(node.log("a"))[0] == "seen"
 
 
-async def test_unknown_operation_and_version_are_refused(node):
+async def test_unknown_operation_and_version_are_refused(node: Node) -> None:
     shim = await node.spawn("a", "true")
     with pytest.raises(UnimplementedError, match="none of that name"):
         await shim._call("dance", 5)
@@ -473,7 +474,7 @@ NO_FRAMES = {
     "a pit": struct.pack(">I", 5000) + b"\x91" * 5000,
     "a list longer than its frame": struct.pack(">I", 5) + b"\xdd\xff\xff\xff\xff",
 }
-NO_REQUESTS = [
+NO_REQUESTS: list[wire.Message] = [
     {"op": []},
     {"op": "kill", "signal": math.inf},
     {"op": "kill", "signal": {}},
@@ -486,7 +487,7 @@ NO_REQUESTS = [
 ]
 
 
-async def test_what_is_no_request_is_cut_off_or_refused_and_the_shim_goes_on(node):
+async def test_what_is_no_request_is_cut_off_or_refused_and_the_shim_goes_on(node: Node) -> None:
     shim = await node.spawn("a", "cat", stdin=True)
     await shim.start()
     pid = (await node.service.list_shims())[0].pid
@@ -506,9 +507,10 @@ async def test_what_is_no_request_is_cut_off_or_refused_and_the_shim_goes_on(nod
         with pytest.raises(SlipwayError) as refused:
             await shim._call(op, patience(10), **fields)
         assert refused.value.reason in ("InvalidArgumentError", "UnimplementedError"), request
-    for fields in ({"s": 0, "d": 1 << 40}, {"resize": [1 << 20, 1]}, {"resize": 5}):
+    no_inputs: list[wire.Message] = [{"s": 0, "d": 1 << 40}, {"resize": [1 << 20, 1]}, {"resize": 5}]
+    for no_input in no_inputs:
         attached = await shim.attach(stdin=True)
-        await attached._protocol.send(fields)
+        await attached._protocol.send(no_input)
         with anyio.fail_after(patience(10)):
             assert await attached.read() is None
     longest = bytes(wire.MAX_REQUEST_BYTES - 100)

@@ -12,14 +12,16 @@ from tests.support import logs
 from tests.support.eventually import eventually
 from tests.support.pace import patience
 
-from .conftest import exited, workers
+from .conftest import Node, exited, workers
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
 
-async def waiting(node, script: str, **options) -> tuple[ShimClient, Path]:
+async def waiting(node: Node, script: str, *, stdin_once: bool = False) -> tuple[ShimClient, Path]:
     """A container that runs its script when its gate is opened for writing."""
-    shim = await node.spawn("a", "sh", "-c", f"read x </tmp/gate; {script}", stdin=True, **options)
+    shim = await node.spawn(
+        "a", "sh", "-c", f"read x </tmp/gate; {script}", stdin=True, stdin_once=stdin_once
+    )
     gate = node.root / "bundles/a/rootfs/tmp/gate"
     os.mkfifo(gate)
     await shim.start()
@@ -33,7 +35,7 @@ async def leave(stream: ShimStream) -> None:
         assert await stream.read() is None
 
 
-def said(node) -> list[str]:
+def said(node: Node) -> list[str]:
     return [record.text.decode() for record in logs.records(node.log("a")) if record.stream == b"stdout"]
 
 
@@ -41,7 +43,7 @@ def sockets(pid: int) -> int:
     return sum(os.readlink(f).startswith("socket:") for f in Path(f"/proc/{pid}/fd").iterdir())
 
 
-async def test_two_who_write_more_than_is_read_are_both_let_on(node):
+async def test_two_who_write_more_than_is_read_are_both_let_on(node: Node) -> None:
     size = 3 << 20
     shim, gate = await waiting(node, f"head -c {2 * size} | wc -c")
     async with anyio.create_task_group() as group:
@@ -57,7 +59,7 @@ async def test_two_who_write_more_than_is_read_are_both_let_on(node):
 
 
 @pytest.mark.parametrize("once", [False, True])
-async def test_input_of_a_client_that_has_left_is_read_later(node, once):
+async def test_input_of_a_client_that_has_left_is_read_later(node: Node, once: bool) -> None:
     size = 384 << 10
     # What it writes itself finds nobody any more, and must take nothing of its input along.
     script = f"echo away; head -c {size} | tee /dev/stderr | wc -c{'; cat' if once else ''}"
@@ -70,7 +72,7 @@ async def test_input_of_a_client_that_has_left_is_read_later(node, once):
     assert said(node) == ["away", str(size)]
 
 
-async def test_clients_that_leave_unread_input_take_no_place_for_ever(node):
+async def test_clients_that_leave_unread_input_take_no_place_for_ever(node: Node) -> None:
     shim, _gate = await waiting(node, "cat")
     (found,) = await node.service.list_shims()
     (worker,) = workers(found.pid)

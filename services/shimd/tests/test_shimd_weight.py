@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import workers_left
+from .conftest import Node, workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 BUDGET_KIB = 820
@@ -18,7 +18,7 @@ def pss_kib(pid: int) -> int:
     raise AssertionError(pid)
 
 
-async def test_fifty_shims_stay_below_their_budget(node):
+async def test_fifty_shims_stay_below_their_budget(node: Node) -> None:
     pids = []
     await node.service.spawn_pause("warm")
     for number in range(50):
@@ -36,7 +36,7 @@ async def test_fifty_shims_stay_below_their_budget(node):
     assert statistics.median(map(pss_kib, pids)) <= BUDGET_KIB
 
 
-async def test_running_shims_stay_below_their_budget(node):
+async def test_running_shims_stay_below_their_budget(node: Node) -> None:
     for number in range(50):
         shim = await node.spawn(f"c{number}", "sh", "-c", "echo hello; exec sleep 1000")
         await shim.start()

@@ -4,7 +4,7 @@ A ShimClient's requests share a connection and run side by side; every stream an
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -204,7 +204,7 @@ class ShimClient:
             timed_out=reply["timed_out"],
         )
 
-    async def subscribe(self) -> AsyncIterator[Message]:
+    async def subscribe(self) -> AsyncGenerator[Message, None]:
         """Events, what already happened first; ends when the shim goes.
 
         `started` {pid, at_ns}, `exit` {the exit record}, `oom` {at_ns}, `exec_started` and `exec_exit` {exec_id, ...}.
