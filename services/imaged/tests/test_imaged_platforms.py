@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import pytest
 import urllib3
 
-from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
+from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from imaged.adapters.spool import Spools
 from imaged.loading import Loads
 from imaged.manifest import Platform, local_platform, platform_of
@@ -17,7 +17,7 @@ from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.transfer import Transfer, Transfers
 from imaged.tree import MAX_BLOBS, read_tree
-from services.imaged.tests.conftest import Node, RealRegistry, Tools
+from services.imaged.tests.conftest import ImageParts, Node, RealRegistry, Tools
 
 NOBODY = Credentials()
 ALL = Choice(every=True)
@@ -78,11 +78,30 @@ def bench(node: Node, transfers: Transfers) -> Bench:
     return Bench(node, transfers, loads, Saves(images.catalog, images.leases, content, images.whole))
 
 
-@pytest.fixture
-def wide(real_registry: RealRegistry, tools: Tools) -> Wide:
+def two(tools: Tools) -> tuple[ImageParts, ImageParts]:
+    """An image for this platform and one for another, with a layer that both have."""
     shared, mine, theirs = (tools.tar_of({name: name.encode() * 5000}) for name in ("base", "own", "other"))
     own = tools.image_of([shared, mine])
-    other = tools.image_of([shared, theirs], architecture=FOREIGN.architecture)
+    return own, tools.image_of([shared, theirs], architecture=FOREIGN.architecture)
+
+
+def put(
+    registry: RealRegistry, tools: Tools, path: str, own: ImageParts, other: ImageParts, *unknown: ImageParts
+) -> Wide:
+    """Their index at a registry, with what is for no platform."""
+    here = {"os": "linux", "architecture": local_platform().architecture}
+    nowhere = {"os": "unknown", "architecture": "unknown"}
+    entries = [(own, here), (other, {"os": "linux", "architecture": FOREIGN.architecture})]
+    entries += [(image, nowhere) for image in unknown]
+    for image, _ in entries:
+        registry.push(path, image.digest, image)
+    index, kind = tools.index_of(*entries)
+    name = registry.put_manifest(path, "v1", index, kind)
+    return Wide(name, tools.sha256(index), own.digest, other.digest, other.config_digest, registry.host)
+
+
+@pytest.fixture
+def wide(real_registry: RealRegistry, tools: Tools) -> Wide:
     attested = tools.image_of([])
     statement = b'{"predicateType": "https://slsa.dev/provenance/v0.2"}'
     document = json.loads(attested.manifest)
@@ -95,15 +114,13 @@ def wide(real_registry: RealRegistry, tools: Tools) -> Wide:
     ]
     attested.manifest = json.dumps(document).encode()
     attested.blobs[tools.sha256(statement)] = statement
-    for image in (own, other, attested):
-        real_registry.push("platforms/wide", image.digest, image)
-    here = {"os": "linux", "architecture": local_platform().architecture}
-    unknown = {"os": "unknown", "architecture": "unknown"}
-    index, kind = tools.index_of(
-        (own, here), (other, {"os": "linux", "architecture": FOREIGN.architecture}), (attested, unknown)
-    )
-    name = real_registry.put_manifest("platforms/wide", "v1", index, kind)
-    return Wide(name, tools.sha256(index), own.digest, other.digest, other.config_digest, real_registry.host)
+    return put(real_registry, tools, "platforms/wide", *two(tools), attested)
+
+
+@pytest.fixture
+def pair(real_registry: RealRegistry, tools: Tools) -> Wide:
+    """Without a word of the build: all of it can be here by pulls of its platforms."""
+    return put(real_registry, tools, "platforms/pair", *two(tools))
 
 
 def digest_at(host: str, path: str, name: str) -> str:
@@ -159,6 +176,36 @@ async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(
     # whoever pulls the usual way afterwards takes nothing away
     assert (await bench.pull(wide.name)).others == record.others
     assert bench.node.images.catalog.find(wide.name).others == record.others
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_all_platforms_stay_though_the_first_pull_of_them_was_not_recorded(
+    bench: Bench, wide: Wide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def away(*_: object, **__: object) -> ImageRecord:
+        raise UnavailableError("Redis is away")
+
+    await bench.pull(wide.name)
+    with monkeypatch.context() as patch:
+        patch.setattr(bench.node.images.catalog, "keep", away)
+        with pytest.raises(UnavailableError):
+            await bench.pull(wide.name, ALL)
+    record = await bench.pull(wide.name, ALL)
+    assert {wide.other, wide.other_config} <= record.blobs
+    assert await bench.node.content.sweep(lambda: bench.node.images.leases.needed().digests, 0) == {}
+    assert (await bench.push(wide.name, f"{wide.host}/platforms/late:v1", ALL)).digest == wide.digest
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_all_platforms_stay_though_another_image_that_had_one_goes(bench: Bench, pair: Wide) -> None:
+    await bench.pull(pair.name)
+    await bench.pull(pair.name, ELSE)
+    record = await bench.pull(pair.name, ALL)
+    assert {pair.other, pair.other_config} <= record.blobs
+    await bench.node.images.remove(pair.other_config)
+    assert await bench.save(record.id, ALL)
 
 
 @pytest.mark.anyio

@@ -370,9 +370,13 @@ class Images:
             r for r in self._records.all() if repo_digest in r.repo_digests and r.platform == choice.platform
         )
         record = next(fitting, None)
-        if record is None or (choice.every and not await self.whole.is_here(str(top))):
+        if record is None:
             return None
         needs.add(record)
+        if choice.every:
+            below = await self.whole.below(str(top))
+            if below is None or not below <= record.blobs:  # what is here may be another image's, or nobody's
+                return None
         async with self.leases.lock:
             held = {layer.diff_id for layer in await self._layers.list_layers(record.diff_ids)}
         whole = self._content.has(record.id) and held >= set(record.diff_ids)

@@ -106,9 +106,9 @@ class Whole:
                 )
         return own
 
-    async def is_here(self, digest: str) -> bool:
-        """Whether a document is here with all that it leads to."""
-        return await self._below(digest, {}) is not None
+    async def below(self, digest: str) -> set[str] | None:
+        """A document with all that it leads to; None when something of it is not here."""
+        return await self._below(digest, {})
 
     async def left_out(self, record: ImageRecord, top: Top) -> list[str]:
         """The platforms of an image that are passed on by no such top, as the highest index names them."""
