@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import anyio
+import msgspec
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -24,6 +25,7 @@ from common.errors import (
     UnknownError,
 )
 from common.sys import linux
+from runtimed.record import ContainerRecord, SandboxRecord
 from services.runtimed.tests.daemons import Pods, needs
 from tests.support import cgroups
 from tests.support.eventually import until
@@ -339,6 +341,32 @@ async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_t
     config.metadata.attempt += 1
     again = await pods.client.run_sandbox(config)
     assert (await pods.client.sandbox_status(again)).status.state == cri.SANDBOX_READY
+
+
+async def test_a_new_attempt_is_newer_although_the_clock_was_set_back(pods: Pods) -> None:
+    """The newest is the one that counts for a kubelet: it would start another one each time it looks."""
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("true")
+    old = [sandbox_id, await pods.client.create_container(sandbox_id, wanted, config, pods.image())]
+    pods.daemons.kill("runtimed")
+    for found_id, kind in zip(old, (SandboxRecord, ContainerRecord), strict=True):
+        [path] = pods.daemons.base.glob(f"data/runtimed/*/{found_id}/record.msgpack")
+        record = msgspec.msgpack.decode(path.read_bytes(), type=kind)
+        made_ns = time.time_ns() + 3600 * 1_000_000_000
+        changed = msgspec.structs.replace(record, created_at_ns=made_ns, revision=record.revision + 1)
+        path.write_bytes(msgspec.msgpack.encode(changed))
+    pods.daemons.start("runtimed")
+    wanted.metadata.attempt += 1
+    in_the_same = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    config.metadata.attempt += 1
+    again = await pods.client.run_sandbox(config)
+    wanted.metadata.attempt += 1
+    in_the_new = await pods.client.create_container(again, wanted, config, pods.image())
+    sandboxes = [(await pods.client.sandbox_status(each)).status.created_at for each in (sandbox_id, again)]
+    containers = [(await pods.status(each)).created_at for each in (old[1], in_the_same, in_the_new)]
+    assert sandboxes == sorted(set(sandboxes))
+    assert containers == sorted(set(containers))
 
 
 async def test_files_of_a_container_that_was_never_recorded_go_and_a_record_set_aside_stays(

@@ -171,6 +171,18 @@ def test_times_never_run_backwards() -> None:
     assert ended.created_at_ns <= ended.started_at_ns <= ended.finished_at_ns
 
 
+def test_nothing_is_made_before_its_time() -> None:
+    made, _ = container.decide(a_container(C.CREATING, created_at_ns=100), CONTAINER_EVENTS["CreateDone"])
+    assert made.created_at_ns == 100
+    ready, _ = sandbox.decide(
+        SandboxRecord(id="s", key="k", created_at_ns=100),
+        sandbox.SetupDone(
+            cause="t", at_ns=5, boot_id="b", ips=[], cni_result=b"", namespaces={}, pause_pid=0
+        ),
+    )
+    assert ready.ready_at_ns == 100
+
+
 def test_records_survive_the_wire() -> None:
     record = msgspec.structs.replace(a_container(C.RUNNING), labels={"a": "b"}, config=b"\xff\x00")
     encoded = msgspec.msgpack.encode(record)

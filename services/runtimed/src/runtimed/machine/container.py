@@ -203,7 +203,8 @@ def _replace(record: ContainerRecord, **changes: Any) -> ContainerRecord:
 
 
 def _created(record: ContainerRecord, event: CreateDone) -> Outcome:
-    made = _replace(record, state=S.CREATED, request=b"", created_at_ns=event.at_ns, **event.facts)
+    at_ns = max(event.at_ns, record.created_at_ns)  # which is after the attempts before it
+    made = _replace(record, state=S.CREATED, request=b"", created_at_ns=at_ns, **event.facts)
     fact = ContainerCreated(
         id=record.id,
         sandbox_id=record.sandbox_id,

@@ -102,7 +102,7 @@ def _ready(record: SandboxRecord, event: SetupDone) -> Outcome:
     ready = _replace(
         record,
         state=S.READY,
-        ready_at_ns=event.at_ns,
+        ready_at_ns=max(event.at_ns, record.created_at_ns),
         boot_id=event.boot_id,
         ips=event.ips,
         cni_result=event.cni_result,

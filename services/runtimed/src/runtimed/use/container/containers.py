@@ -35,6 +35,7 @@ from runtimed.oci import cgroupleft, extras, idmaps
 from runtimed.oci.validate import validate_container
 from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
+from runtimed.use import succession
 from runtimed.use.bundles import bundle, imagemounts
 from runtimed.use.lifespan import life_span
 from runtimed.use.parts import Parts
@@ -122,7 +123,8 @@ class Containers:
             raise AlreadyExistsError(
                 f"container {old.id} of this name and attempt is {old.state}: remove it first"
             )
-        record = new_record(key, sandbox, wanted)
+        at_ns = succession.container_time_ns(self._parts, sandbox, wanted.request.config.metadata.name)
+        record = new_record(key, sandbox, wanted, at_ns)
         await self.set_up(record, wanted, known=False)
         return record.id
 
@@ -238,7 +240,9 @@ class Containers:
         return [convert.container_item(record) for record in found]
 
 
-def new_record(key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest) -> ContainerRecord:
+def new_record(
+    key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerRequest, at_ns: int
+) -> ContainerRecord:
     """The record of a container that is about to be made."""
     config = wanted.request.config
     if not wanted.image.id:
@@ -259,7 +263,7 @@ def new_record(key: str, sandbox: SandboxRecord, wanted: pb.CreateContainerReque
         from_checkpoint=bool(wanted.checkpoint),
         request=wanted.SerializeToString(),
         resources=config.linux.resources.SerializeToString(),
-        created_at_ns=now_ns(),
+        created_at_ns=at_ns,
         traceparent=traceparent() or sandbox.traceparent,
     )
 

@@ -38,6 +38,7 @@ from runtimed.oci import idmaps
 from runtimed.oci.validate import validate_sandbox
 from runtimed.ops import Op
 from runtimed.record import Origin, SandboxRecord, SandboxState
+from runtimed.use import succession
 from runtimed.use.container.containers import Containers
 from runtimed.use.ground import network, pause
 from runtimed.use.lifespan import life_span
@@ -123,7 +124,8 @@ class Sandboxes:
                 )
             await self._remove(old.id)
         made = new_record(key, config, self._parts.handler(handler)[0], handler)
-        record = msgspec.structs.replace(made, **asdict(manner))
+        at_ns = succession.sandbox_time_ns(self._parts, made.namespace, made.name, made.uid)
+        record = msgspec.structs.replace(made, created_at_ns=at_ns, **asdict(manner))
         fact = SandboxCreated(
             id=record.id,
             name=record.name,
@@ -369,7 +371,6 @@ def new_record(key: str, config: cri.PodSandboxConfig, handler: str, requested: 
         cgroup_parent=config.linux.cgroup_parent,
         overhead=config.linux.overhead.SerializeToString(),
         resources=config.linux.resources.SerializeToString(),
-        created_at_ns=now_ns(),
         traceparent=traceparent(),
     )
 
