@@ -101,6 +101,9 @@ async def test_a_message_of_any_size_keeps_its_ends_and_its_class(served: Served
         await stub.Get(images_pb2.GetRequest(), timeout=5)
     assert caught.value.message.startswith("field: ")
     assert caught.value.message.endswith(": not found")
+    for error in (servicer.error, servicer.error.bare()):  # what events, records and logs have of it
+        assert str(error) == error.message == caught.value.message
+        assert len(error.message.encode()) < 3 * errors.END_BYTES
 
 
 async def test_an_error_in_a_stream_arrives_after_its_items(served: Served) -> None:

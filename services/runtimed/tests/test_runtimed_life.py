@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import time
+from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -13,6 +14,7 @@ import msgspec
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.api.runtime.v1 import runtime_pb2 as pb
 from common.clients.shimd import ShimdClient
 from common.errors import (
     AlreadyExistsError,
@@ -24,6 +26,8 @@ from common.errors import (
     UnavailableError,
     UnknownError,
 )
+from common.events.bus import follow
+from common.events.schema import ContainerCreateFailed
 from common.sys import linux
 from runtimed.record import ContainerRecord, SandboxRecord
 from services.runtimed.tests.daemons import Pods, needs
@@ -134,6 +138,31 @@ async def test_refusals_name_the_field(pods: Pods) -> None:
     await pods.client.stop_sandbox(sandbox_id)
     with pytest.raises(FailedPreconditionError, match="not ready"):
         await pods.client.create_container(sandbox_id, pods.container_config("true"), config, pods.image())
+
+
+async def test_what_an_image_has_in_it_is_told_shortened_and_events_go_on(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    nats_url = str(pods.daemons.settings["nats_url"])
+    for name, image in (
+        ("variable", pods.image(Env=["x" * (4 << 20)])),
+        ("user", pods.image(User=f"root{'.' * (4 << 20)}")),
+    ):
+        wanted = pods.container_config("true", name=name)
+        with pytest.raises(InvalidArgumentError, match=r" \.\.\. "):
+            await pods.client.create_container(sandbox_id, wanted, config, image)
+        with anyio.fail_after(patience(20)):
+            events = follow(nats_url, kind="container", object_id=name, verb="create_failed", since_ns=1)
+            async with aclosing(events):
+                told = (await anext(events)).decoded()
+        assert isinstance(told, ContainerCreateFailed)
+        assert told.error.startswith(("image config: Env 'xxx", "image USER: 'root..."))
+        assert len(told.error) < 3000
+    wanted = pods.container_config("true", name="n" * 100_000)
+    with pytest.raises(InvalidArgumentError):
+        await pods.client.create_container(sandbox_id, wanted, config, pods.image(User=":"))
+    explained = await pods.client.stub.Explain(pb.ExplainRequest(name=sandbox_id), timeout=10)
+    assert len(explained.SerializeToString()) < 20_000
 
 
 async def test_a_missing_layer_leaves_nothing(pods: Pods) -> None:

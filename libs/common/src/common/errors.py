@@ -21,18 +21,31 @@ from typing import Self
 
 from common.sys import disk
 
+END_BYTES = 1024
+"""What is kept of each end of a message: gRPC triples bytes, and drops a status of more than 8 KiB."""
+_GAP = " ... "
+
+
+def shortened(text: str) -> str:
+    """A text that can be told: without its middle when it is long, as a value of a request or an image may be."""
+    raw = text.encode(errors="replace")
+    if len(raw) <= 2 * END_BYTES + len(_GAP):
+        return raw.decode()
+    return raw[:END_BYTES].decode(errors="ignore") + _GAP + raw[-END_BYTES:].decode(errors="ignore")
+
 
 class SlipwayError(Exception):
     """Root of all errors that cross a service border.
 
     Args:
-        message: one sentence that names the field or the thing, and the value.
+        message: one sentence that names the field or the thing, and the value; it is shortened here, so that
+            no answer, event, record or log can be of any length.
         **fields: facts for the log.
     """
 
     def __init__(self, message: str, **fields: object) -> None:
-        super().__init__(message)
-        self.message = message
+        self.message = shortened(message)
+        super().__init__(self.message)
         self.fields = fields
 
     @property

@@ -10,6 +10,7 @@ from typing import Any
 import msgspec
 
 from common.clock import now_ns
+from common.errors import shortened
 from common.rpc import caller
 
 CONTAINER, POD = "container", "pod"
@@ -94,7 +95,8 @@ class Evidence:
     def fail(
         self, kind: str, name: str, error: str, *, reason: str = "", sandbox_id: str = "", image: str = ""
     ) -> bool:
-        """Note a failed attempt; whether its error is new for this name."""
+        """Note a failed attempt; whether its error is new for this name. What the caller gave may be of any length."""
+        name, image, error = shortened(name), shortened(image), shortened(error)
         key = (kind, sandbox_id, name or image)
         last = self._failures.pop(key, None)
         count = last.count + 1 if last else 1
@@ -116,9 +118,9 @@ class Evidence:
     def succeed(self, kind: str, name: str, *, sandbox_id: str = "", image: str = "") -> None:
         """An attempt of this name has gone well: what failed before, and pulls of its image, are of no interest."""
         for known in (name, image):
-            self._failures.pop((kind, sandbox_id, known), None)
+            self._failures.pop((kind, sandbox_id, shortened(known)), None)
 
     def failures(self, name: str = "", *, sandbox_id: str = "") -> list[Failure]:
         """The failed attempts of a name or in a sandbox, oldest first."""
-        found = self._failures.values()
+        name, found = shortened(name), self._failures.values()
         return [f for f in found if (name and f.name == name) or (sandbox_id and f.sandbox_id == sandbox_id)]

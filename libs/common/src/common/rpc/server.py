@@ -206,4 +206,4 @@ class _Call:
 
     async def _abort(self, error: errors.SlipwayError) -> None:
         trailers = ((status.REASON_KEY, error.reason),)
-        await self._context.abort(status.code_of(error), status.details_of(error), trailers)
+        await self._context.abort(status.code_of(error), error.message, trailers)

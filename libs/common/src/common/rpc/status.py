@@ -7,9 +7,6 @@ from common import errors
 REASON_KEY = "slipway-reason"
 """Trailer with the name of the error class, finer than the code."""
 
-_END_BYTES = 1024
-"""What is kept of each end of a message: gRPC triples bytes, and drops a status of more than 8 KiB."""
-
 _CODE: dict[type[errors.SlipwayError], grpc.StatusCode] = {
     errors.InvalidArgumentError: grpc.StatusCode.INVALID_ARGUMENT,
     errors.NotFoundError: grpc.StatusCode.NOT_FOUND,
@@ -31,14 +28,6 @@ _CLASS = {code: cls for cls, code in _CODE.items()}
 def code_of(error: errors.SlipwayError) -> grpc.StatusCode:
     """The status code of an error, by its class or the nearest parent that has one."""
     return next((_CODE[c] for c in type(error).__mro__ if c in _CODE), grpc.StatusCode.INTERNAL)
-
-
-def details_of(error: errors.SlipwayError) -> str:
-    """The message, without its middle when that would not cross."""
-    raw = error.message.encode(errors="replace")
-    if len(raw) <= 2 * _END_BYTES:
-        return raw.decode()
-    return f"{raw[:_END_BYTES].decode(errors='ignore')} ... {raw[-_END_BYTES:].decode(errors='ignore')}"
 
 
 def from_rpc(rpc: grpc.aio.AioRpcError) -> errors.SlipwayError:

@@ -19,6 +19,7 @@ from common.errors import (
     SlipwayError,
     UnimplementedError,
     UnknownError,
+    shortened,
 )
 from common.events.schema import ContainerCreateFailed, ContainerRemoved
 from common.failpoint import failpoint
@@ -76,6 +77,7 @@ class Containers:
 
     async def failed(self, sandbox_id: str, name: str, image: str, error: str, reason: str) -> None:
         """Note that a container could not be made; a repeated attempt that fails alike is counted, not told."""
+        name, image, error = shortened(name), shortened(image), shortened(error)
         new = self._parts.evidence.fail(
             CONTAINER, name, error, reason=reason, sandbox_id=sandbox_id, image=image
         )

@@ -23,6 +23,7 @@ from common.errors import (
     SlipwayError,
     UnavailableError,
     UnimplementedError,
+    shortened,
 )
 from common.events.schema import SandboxCreated, SandboxFailed, SandboxRemoved
 from common.failpoint import failpoint
@@ -173,7 +174,9 @@ class Sandboxes:
             await failpoint("runtimed.sandbox.ready")
         except Exception as exc:
             left = await undo.run()
-            error = exc.message if isinstance(exc, SlipwayError) else str(exc) or type(exc).__name__
+            error = (
+                exc.message if isinstance(exc, SlipwayError) else shortened(str(exc)) or type(exc).__name__
+            )
             if left and self._parts.sandboxes.store.find(record.id):
                 text = f"{error}; not undone: {', '.join(left)}"
                 await self._parts.sandboxes.apply(record.id, machine.SetupFailed(cause=RPC, error=text))
