@@ -10,11 +10,26 @@ import nats as nats_client
 import pytest
 from redis.asyncio import Redis
 
-from common.errors import AbortedError, AlreadyExistsError, NotFoundError, UnavailableError
+from common.errors import (
+    AbortedError,
+    AlreadyExistsError,
+    NotFoundError,
+    ResourceExhaustedError,
+    UnavailableError,
+    shortened,
+)
 from common.events import subjects
 from common.events.bus import Bus, Kept, follow
 from common.events.relay import OutboxRelay
-from common.events.schema import NodeRepaired, SandboxCreated, SandboxReady, SandboxRemoved, envelope_decoder
+from common.events.schema import (
+    Event,
+    NodeEventTooLarge,
+    NodeRepaired,
+    SandboxCreated,
+    SandboxReady,
+    SandboxRemoved,
+    envelope_decoder,
+)
 from common.records import Record, RecordStore
 from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect, members
@@ -340,6 +355,96 @@ async def test_events_reach_jetstream_once_and_in_order_whatever_dies(
                     break
         group.cancel_scope.cancel()
     assert seen == [(1, SandboxCreated, 1), (2, SandboxReady, 2), (3, SandboxRemoved, 3)]
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "large",
+    [
+        NodeRepaired(id="b", service="s", what="x" * (2 << 20)),
+        SandboxReady(id="b" * (2 << 20)),
+        SandboxReady(id="b" * (100 << 10)),
+    ],
+    ids=["event", "name", "header"],
+)
+async def test_an_event_that_nats_takes_no_message_for_is_told_as_that_and_holds_up_nothing(
+    large: Event, redis: RedisServer, nats: NatsServer
+) -> None:
+    store = await store_at(redis)
+    await store.emit(SandboxReady(id="a"), large, SandboxReady(id="c"))
+    async with anyio.create_task_group() as group:
+        relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+        group.start_soon(relay.run)
+        seen = []
+        with anyio.fail_after(patience(30)):
+            async for envelope in follow(nats.url, since_ns=1):
+                seen.append((envelope.seq, envelope.decoded()))
+                if len(seen) == 3:
+                    break
+        while await (await connect(redis.url)).xlen(outbox_key("n1", "runtimed")):
+            await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+    assert [seen[0], seen[2]] == [(1, SandboxReady(id="a")), (3, SandboxReady(id="c"))]
+    seq, told = seen[1]
+    assert seq == 2
+    assert isinstance(told, NodeEventTooLarge)
+    assert (told.service, told.event) == ("runtimed", large.__struct_config__.tag)
+    assert told.id == shortened(large.id)
+    assert told.size_bytes > 100 << 10
+
+
+async def test_headers_count_for_what_nats_takes(nats: NatsServer) -> None:
+    bus = await Bus.connect(nats.url)
+    try:
+        await bus.ensure_stream(Kept())
+        subject = subjects.subject("n1", "node", "x", "repaired")
+        with pytest.raises(ResourceExhaustedError, match="more than NATS takes"):
+            await bus.publish(subject, b"x" * ((1 << 20) - 20), "x:1", "")
+        await bus.publish(subject, b"x" * ((1 << 20) - 37), "x:2", "")
+        assert not bus.lost.is_set()
+    finally:
+        await bus.close()
+
+
+@pytest.mark.parametrize("name", ["b" * 5000, "a\r\nb", "é" * 600])
+async def test_an_event_of_any_name_is_relayed(name: str, redis: RedisServer, nats: NatsServer) -> None:
+    store = await store_at(redis)
+    await store.emit(SandboxReady(id=name))
+    async with anyio.create_task_group() as group:
+        relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+        group.start_soon(relay.run)
+        with anyio.fail_after(patience(30)):
+            async for envelope in follow(nats.url, object_id=name, since_ns=1):
+                assert envelope.decoded() == SandboxReady(id=name)
+                break
+        group.cancel_scope.cancel()
+
+
+async def test_what_is_published_leaves_the_outbox_also_when_the_next_is_not(
+    redis: RedisServer, nats: NatsServer
+) -> None:
+    store = await store_at(redis)
+    await store.emit(*[SandboxReady(id=f"{number}") for number in range(4)])
+    relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+    bus = await Bus.connect(nats.url)
+    await bus.ensure_stream(Kept())
+    real, left = bus.publish, 2
+
+    async def publish(*args: str) -> None:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise UnavailableError("as when NATS goes away")
+        await real(*args)
+
+    bus.publish = publish
+    try:
+        with pytest.raises(UnavailableError):
+            await relay._relay(bus)
+    finally:
+        await bus.close()
+    held = await (await connect(redis.url)).xrange(outbox_key("n1", "runtimed"))
+    assert [int(fields[b"seq"]) for _, fields in held] == [3, 4]
 
 
 @pytest.mark.timeout(60)

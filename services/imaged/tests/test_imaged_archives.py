@@ -24,7 +24,7 @@ from common.errors import (
     NotFoundError,
     SlipwayError,
 )
-from common.events.schema import ImageTagged
+from common.events.schema import MAX_NAMES, ImageLoaded, ImageRemoved, ImageTagged
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.spool import Spools
 from imaged.archive import contents, tarstream
@@ -271,6 +271,19 @@ async def test_a_name_that_another_image_has_moves_only_when_told(
     await shelf.load(body, replace=True)
     assert shelf.node.images.catalog.find("app:1").id == new.config_digest
     assert shelf.node.images.catalog.find(old.config_digest).names == []
+
+
+async def test_of_very_many_names_events_tell_the_first(
+    shelf: Shelf, tools: Tools, layers: list[bytes]
+) -> None:
+    names = [f"docker.io/library/app:{number:05}" for number in range(2000)]
+    [(record, given)] = await shelf.load(tar(*docker_archive(tools.image_of(layers), layers, names)))
+    assert list(given) == names == record.names
+    await shelf.node.images.catalog.remove(record.id)
+    loaded, removed = await shelf.node.events()
+    assert isinstance(loaded, ImageLoaded)
+    assert isinstance(removed, ImageRemoved)
+    assert loaded.references == removed.references == names[:MAX_NAMES]
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from common.errors import (
     NotFoundError,
     ResourceExhaustedError,
 )
-from common.events.schema import Event, ImageRemoved, ImageTagged, ImageUntagged
+from common.events.schema import MAX_NAMES, Event, ImageRemoved, ImageTagged, ImageUntagged
 from common.observe.log import get_logger
 from common.records import RecordStore
 from imaged.record import ImageRecord
@@ -201,9 +201,9 @@ class Catalog:
                 )
             gone = [n for n in record.names if n not in left.names]
             if keep_last or (name and left.names):
-                event = ImageUntagged(id=record.id, references=gone)
+                event = ImageUntagged(id=record.id, references=gone[:MAX_NAMES])
                 await self._records.update(record.id, lambda r: _without(r, *gone), event)
-                _log.info("image.untagged", image_id=record.id, names=gone)
+                _log.info("image.untagged", image_id=record.id, names=gone[:MAX_NAMES])
                 return Untagged(gone, None)
             if record.diff_ids in in_use and not force:
                 raise FailedPreconditionError(f"image {text}: a container uses it: remove that, or use force")
@@ -242,8 +242,8 @@ class Catalog:
                 yield
 
     async def _delete(self, record: ImageRecord) -> None:
-        await self._records.delete(record.id, ImageRemoved(id=record.id, references=record.names))
-        _log.info("image.removed", image_id=record.id, names=record.names)
+        await self._records.delete(record.id, ImageRemoved(id=record.id, references=record.names[:MAX_NAMES]))
+        _log.info("image.removed", image_id=record.id, names=record.names[:MAX_NAMES])
 
     async def _take(self, tag: str, *, but: str) -> None:
         for other in self._records.all():

@@ -8,7 +8,7 @@ import msgspec
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError
-from common.events.schema import ImageLoaded
+from common.events.schema import MAX_NAMES, ImageLoaded
 from common.observe.log import get_logger
 from imaged.archive.contents import WHAT, Found, document_of, file_of, images_of
 from imaged.artifact import Artifact
@@ -102,9 +102,10 @@ class Loads:
         made = [(image, await self._unpacked(image, want, needs)) for image in found]
         kept = []
         for image, record in made:
-            event = ImageLoaded(id=record.id, references=list(image.names), size_bytes=record.size_bytes)
+            told = list(image.names[:MAX_NAMES])
+            event = ImageLoaded(id=record.id, references=told, size_bytes=record.size_bytes)
             stored = await self._catalog.keep(record, event, tags=image.names, move=replace)
-            _log.info("image.loaded", image_id=record.id, names=image.names, size_bytes=record.size_bytes)
+            _log.info("image.loaded", image_id=record.id, names=told, size_bytes=record.size_bytes)
             kept.append((stored, image.names))
         return kept
 

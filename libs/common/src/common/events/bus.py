@@ -15,7 +15,7 @@ from nats.aio.msg import Msg
 from nats.js import JetStreamContext
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, StreamConfig
 
-from common.errors import UnavailableError
+from common.errors import ResourceExhaustedError, UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
 from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES, CommonSettings, without_secrets
@@ -26,10 +26,14 @@ MIN_BYTES = 16 << 20
 """Of the stream, on a disk with less room than is asked for; the server reserves all of it."""
 _NO_ROOM = 10047
 """JSStorageResourcesExceededErr in nats-server's errors.json."""
+_TOO_LARGE = (10054, 10097)
+"""JSStreamMessageExceedsMaximumErr and JSStreamHeaderExceedsMaximumErr there."""
 CONNECT_S = 2
 END_S = 0.1
 """How long a cancelled task is waited for before it is cancelled again."""
 PUBLISH_S = 5.0
+_FRAME_BYTES = 16
+"""Of the headers' first and last line, which count for the bound on a message, too."""
 HELD_BATCH = 500
 HELD_S = 30.0
 """After so long without a reader the server forgets a consumer."""
@@ -122,13 +126,23 @@ class Bus:
         """Publish and wait for the stream's acknowledgement.
 
         Raises:
+            ResourceExhaustedError: the server takes nothing of this size, also later.
             UnavailableError: the stream did not acknowledge in time.
         """
         headers = {"Nats-Msg-Id": message_id}
         if traceparent:
             headers["traceparent"] = traceparent
-        with _answering(f"publish {subject}"):
-            await self._stream.publish(subject, payload, timeout=PUBLISH_S, headers=headers)
+        size = len(payload) + sum(len(f"{key}: {value}\r\n".encode()) for key, value in headers.items())
+        what = f"publish {subject}"
+        if size + _FRAME_BYTES > self._client.max_payload:  # it would end the connection of who sends that
+            raise ResourceExhaustedError(f"{what}: {size} bytes are more than NATS takes")
+        with _answering(what):
+            try:
+                await self._stream.publish(subject, payload, timeout=PUBLISH_S, headers=headers)
+            except nats.js.errors.APIError as exc:
+                if exc.err_code in _TOO_LARGE:
+                    raise ResourceExhaustedError(f"{what}: {exc.description}") from exc
+                raise
 
     async def follow(self, pattern: str, since_ns: int | None) -> AsyncIterator[Envelope]:
         """Events that match, from a time on (None: only new ones), for ever; raises as `follow_from`."""

@@ -1,13 +1,17 @@
 """The outbox relay: what a service's transitions left in Redis goes to JetStream, once and in order."""
 
+import hashlib
+from collections.abc import Sequence
+
 import anyio
+import msgspec
 from redis.asyncio import Redis
 
 from common.clock import now_ns
-from common.errors import UnavailableError
+from common.errors import ResourceExhaustedError, UnavailableError, shortened
 from common.events import subjects
 from common.events.bus import Bus, Kept
-from common.events.schema import encoder, envelope_decoder
+from common.events.schema import Envelope, NodeEventTooLarge, encoder, envelope_decoder
 from common.observe import metrics
 from common.observe.log import get_logger
 from common.records.keys import outbox_key
@@ -26,6 +30,11 @@ _NATS = metrics.gauge("nats_up", "Whether the relay is connected to NATS (1) or 
 _WAITING = metrics.gauge("outbox_entries", "Events that wait to be relayed to NATS.", ["service"])
 _LAG = metrics.gauge("outbox_lag_seconds", "Age of the oldest event that waits to be relayed.", ["service"])
 _RELAYED = metrics.counter("events_relayed_total", "Events that NATS has acknowledged.", ["service"])
+_TOO_LARGE = metrics.counter(
+    "events_too_large_total", "Events that NATS takes no message for; another is in their place.", ["service"]
+)
+DROP_S = 2.0
+"""For an outbox to forget what is published when the relay ends meanwhile."""
 
 
 class OutboxRelay:
@@ -94,12 +103,21 @@ class OutboxRelay:
                     continue
                 await anyio.sleep(LINGER_S)
                 gathered = await entries(self._redis, self._key, BATCH, BLOCK_MS)
-                for _, fields in gathered:
-                    await self._publish(bus, fields)
-                if gathered:
-                    await drop(self._redis, self._key, [entry_id for entry_id, _ in gathered])
+                await self._relay_all(bus, gathered)
         finally:
             self._bus = None
+
+    async def _relay_all(self, bus: Bus, gathered: Sequence[tuple[bytes, dict[bytes, bytes]]]) -> None:
+        """Publish entries, and forget those that are out, also when one of them cannot be published now."""
+        out: list[bytes] = []
+        try:
+            for entry_id, fields in gathered:
+                await self._publish(bus, fields)
+                out.append(entry_id)
+        finally:
+            if out:
+                with anyio.CancelScope(shield=True), anyio.move_on_after(DROP_S):
+                    await drop(self._redis, self._key, out)
 
     async def _measure(self) -> None:
         _NATS.labels(self._owner).set(self.connected)
@@ -111,13 +129,37 @@ class OutboxRelay:
         _LAG.labels(self._owner).set(lag_s)
 
     async def _publish(self, bus: Bus, fields: dict[bytes, bytes]) -> None:
-        envelope = envelope_decoder.decode(fields[b"envelope"])
+        envelope = msgspec.structs.replace(
+            envelope_decoder.decode(fields[b"envelope"]), seq=int(fields[b"seq"])
+        )
+        try:
+            await self._send(bus, envelope)
+        except ResourceExhaustedError as exc:
+            _log.error("event.too_large", owner=self._owner, seq=envelope.seq, error=exc.message)
+            await self._send(bus, _in_place_of(envelope, len(fields[b"envelope"])))
+            _TOO_LARGE.labels(self._owner).inc()
+        _RELAYED.labels(self._owner).inc()
+
+    async def _send(self, bus: Bus, envelope: Envelope) -> None:
         table = envelope.fields()
         kind, verb, _ = str(table["type"]).split(".")
         subject = subjects.subject(self._node, kind, str(table["id"]), verb)
-        sequenced = envelope.__class__(
-            **{name: getattr(envelope, name) for name in envelope.__struct_fields__ if name != "seq"},
-            seq=int(fields[b"seq"]),
-        )
-        await bus.publish(subject, encoder.encode(sequenced), envelope.id, envelope.traceparent)
-        _RELAYED.labels(self._owner).inc()
+        await bus.publish(subject, encoder.encode(envelope), envelope.id, envelope.traceparent)
+
+
+def _in_place_of(envelope: Envelope, size_bytes: int) -> Envelope:
+    """What is told when an event cannot be; the same each time, so that JetStream knows a repetition."""
+    table = envelope.fields()
+    fact = NodeEventTooLarge(
+        id=shortened(str(table["id"])),
+        service=envelope.source,
+        event=str(table["type"]),
+        size_bytes=size_bytes,
+    )
+    name = hashlib.sha256(envelope.id.encode()).hexdigest()
+    return msgspec.structs.replace(
+        envelope,
+        id=f"{envelope.node}:{fact.kind}:{name}:{envelope.revision}:{envelope.at_ns}",
+        traceparent="",
+        event=msgspec.Raw(encoder.encode(fact)),
+    )

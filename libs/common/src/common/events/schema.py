@@ -8,6 +8,8 @@ from typing import Any
 
 import msgspec
 
+MAX_NAMES = 256
+"""Of an image, that an event tells."""
 SCHEMA = 1
 """Version of the envelope."""
 
@@ -69,7 +71,7 @@ class ImageLoaded(Event, frozen=True, kw_only=True, tag="image.loaded.v1"):
     """An image came from an archive, unpacked; `id` is the config digest."""
 
     references: list[str] = []
-    """Names that the archive gave it."""
+    """Names that the archive gave it, or the first 256."""
     size_bytes: int = 0
     """Of all blobs."""
 
@@ -100,14 +102,14 @@ class ImageUntagged(Event, frozen=True, kw_only=True, tag="image.untagged.v1"):
     """An image has lost names, and stays."""
 
     references: list[str]
-    """The names that it lost."""
+    """The names that it lost, or the first 256."""
 
 
 class ImageRemoved(Event, frozen=True, kw_only=True, tag="image.removed.v1"):
     """An image and its names are gone."""
 
     references: list[str] = []
-    """The names that it had."""
+    """The names that it had, or the first 256."""
 
 
 class LayerFilled(Event, frozen=True, kw_only=True, tag="image.layer_filled.v1"):
@@ -353,6 +355,7 @@ class ExecStarted(Event, frozen=True, kw_only=True, tag="exec.started.v1"):
 
     container_id: str
     command: list[str] = []
+    """Without what is beyond its first 4 KiB."""
     tty: bool = False
 
 
@@ -403,6 +406,16 @@ class NodeRecordCorrupt(Event, frozen=True, kw_only=True, tag="node.record_corru
     """That owns the record."""
     error: str
     """Why it cannot be read."""
+
+
+class NodeEventTooLarge(Event, frozen=True, kw_only=True, tag="node.event_too_large.v1"):
+    """Stands in the place of an event, with its `seq`, that NATS takes no message for; `id` is shortened."""
+
+    service: str
+    """That told it."""
+    event: str
+    """The type of that event."""
+    size_bytes: int
 
 
 def all_events() -> list[type[Event]]:

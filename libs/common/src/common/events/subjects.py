@@ -1,5 +1,7 @@
 """NATS subjects; no other module spells one."""
 
+import hashlib
+
 STREAM = "SLIPWAY"
 """The JetStream stream that holds the events of all nodes of a NATS cluster."""
 PREFIX = "slipway.v1"
@@ -7,12 +9,16 @@ ALL = f"{PREFIX}.>"
 _VITALS = "slipway.stats.v1"
 _ASK = "slipway.ask.v1"
 _PEERS = "slipway.peers.v1"
+_LONG = 512
 _UNSAFE = str.maketrans({" ": "_", ".": "_", "*": "_", ">": "_", "\t": "_", "\n": "_", "\r": "_"})
 
 
 def token(text: str) -> str:
-    """Text as one token of a subject."""
-    return text.translate(_UNSAFE) or "_"
+    """Text as one token of a subject; of a long one its beginning and a sum, as the server takes 4 KiB in a line."""
+    safe = text.translate(_UNSAFE) or "_"
+    if len(safe) <= _LONG:
+        return safe
+    return f"{safe[:_LONG]}_{hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def subject(node: str, kind: str, object_id: str, verb: str) -> str:

@@ -16,6 +16,7 @@ from runtimed.record import ContainerRecord
 _log = get_logger("runtimed")
 BOUND = 4096
 MAX_COMMAND = 200
+MAX_TOLD = 4096
 NS_PER_MS = 1_000_000
 
 
@@ -39,7 +40,7 @@ class ExecBook:
         """`process` of each container's configuration, which every exec of it needs."""
 
     def add(self, exec_id: str, container_id: str, command: list[str], *, tty: bool) -> None:
-        self._entries[exec_id] = _Entry(container_id, command, tty, caller.current.get())
+        self._entries[exec_id] = _Entry(container_id, _told(command), tty, caller.current.get())
         while len(self._entries) > BOUND:
             self._entries.popitem(last=False)
 
@@ -70,6 +71,17 @@ class ExecBook:
 
     def forget(self, container_id: str) -> None:
         self.processes.pop(container_id, None)
+
+
+def _told(command: list[str]) -> list[str]:
+    """A command as events tell it: a program may get some MiB of words."""
+    left, told = MAX_TOLD, []
+    for word in command:
+        if left <= 0:
+            break
+        told.append(word[:left])
+        left -= len(word) + 1
+    return told
 
 
 def _mark(news: ExecNews, entry: _Entry) -> Mark:
