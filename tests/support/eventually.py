@@ -3,7 +3,7 @@
 import inspect
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar, overload
+from typing import Literal, TypeVar, overload
 
 import anyio
 
@@ -13,7 +13,9 @@ T = TypeVar("T")
 _LOOK_S = 0.02
 
 
-def eventually(fn: Callable[[], T | None], *, within_s: float = 15.0, what: str = "the condition") -> T:
+def eventually(
+    fn: Callable[[], T | Literal[False] | None], *, within_s: float = 15.0, what: str = "the condition"
+) -> T:
     """Call until the answer is true, and return it; fails when it is not within the time."""
     deadline = time.monotonic() + patience(within_s)
     while time.monotonic() < deadline:
@@ -27,7 +29,7 @@ def eventually(fn: Callable[[], T | None], *, within_s: float = 15.0, what: str 
 
 @overload
 async def until(
-    fn: Callable[[], Awaitable[T | None]],
+    fn: Callable[[], Awaitable[T | Literal[False] | None]],
     what: str,
     *,
     within_s: float = ...,
@@ -35,7 +37,11 @@ async def until(
 ) -> T: ...
 @overload
 async def until(
-    fn: Callable[[], T | None], what: str, *, within_s: float = ..., but: type[Exception] | None = ...
+    fn: Callable[[], T | Literal[False] | None],
+    what: str,
+    *,
+    within_s: float = ...,
+    but: type[Exception] | None = ...,
 ) -> T: ...
 async def until(
     fn: Callable[[], Awaitable[object] | object],

@@ -45,7 +45,7 @@ class ContainerFields(TypedDict, total=False):
     linux: cri.LinuxContainerConfig
     windows: cri.WindowsContainerConfig
     CDI_devices: Iterable[cri.CDIDevice]
-    stop_signal: "cri.Signal.ValueType"
+    stop_signal: cri.Signal.ValueType
 
 
 class Cri:

@@ -51,11 +51,14 @@ class Registry:
         self,
         repository: str,
         layers: list[Layer],
-        config: dict[str, Any],
+        config: object,
         tag: str = "latest",
         architectures: Sequence[str] = (ARCHITECTURE,),
     ) -> str:
-        """Push an image as an OCI index with one manifest for each architecture; returns its reference."""
+        """Push an image as an OCI index with one manifest for each architecture; returns its reference.
+
+        Its configuration may be what no image should have: a registry does not look.
+        """
         entries = [self._platform(repository, layers, config, each) for each in architectures]
         index = json.dumps({"schemaVersion": 2, "mediaType": INDEX, "manifests": entries}).encode()
         self._manifest(repository, tag, index, INDEX)
@@ -63,7 +66,7 @@ class Registry:
         return self.pushed[-1]
 
     def _platform(
-        self, repository: str, layers: list[Layer], config: dict[str, Any], architecture: str
+        self, repository: str, layers: list[Layer], config: object, architecture: str
     ) -> dict[str, Any]:
         document = {
             "architecture": architecture,
@@ -129,7 +132,7 @@ def digest(blob: bytes) -> str:
     return f"sha256:{hashlib.sha256(blob).hexdigest()}"
 
 
-def layer(entries: list[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]) -> Layer:
+def layer(entries: Sequence[tarfile.TarInfo | tuple[tarfile.TarInfo, bytes]]) -> Layer:
     """A gzip layer of tar entries."""
     raw = io.BytesIO()
     with tarfile.open(fileobj=raw, mode="w", format=tarfile.PAX_FORMAT) as tar:
