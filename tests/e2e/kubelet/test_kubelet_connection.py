@@ -1,6 +1,8 @@
 """FEATURES 4.1 and 4.2: connection, sizes, deadlines, codes, and what a kubelet checks of every answer."""
 
 import time
+from collections.abc import Awaitable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -8,10 +10,11 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri, connect
+from devtools.cri import Answer, Cri, Request, connect
 from devtools.ports import free_port
 from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import pod, runs_no_more
+from tests.support import refusals
 from tests.support.node import TestNode, running_node
 from tests.support.pace import patience
 
@@ -22,7 +25,7 @@ SIXTEEN_MIB = 16 << 20
 UNKNOWN = "feedfacefeedface"
 
 
-async def code_of(call) -> grpc.StatusCode:
+async def code_of(call: Awaitable[Answer]) -> grpc.StatusCode:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call
     return caught.value.code()
@@ -75,17 +78,25 @@ async def test_messages_of_16_mib_go_both_ways(cri: Cri, busybox: str) -> None:
 
 async def test_unknown_ids_are_not_found_where_a_kubelet_takes_that_for_gone(cri: Cri) -> None:
     calls = (
-        (cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=UNKNOWN)),
-        (cri.runtime.PodSandboxStats, cri_pb.PodSandboxStatsRequest(pod_sandbox_id=UNKNOWN)),
-        (cri.runtime.ContainerStatus, cri_pb.ContainerStatusRequest(container_id=UNKNOWN)),
-        (cri.runtime.ContainerStats, cri_pb.ContainerStatsRequest(container_id=UNKNOWN)),
-        (cri.runtime.StartContainer, cri_pb.StartContainerRequest(container_id=UNKNOWN)),
-        (cri.runtime.ExecSync, cri_pb.ExecSyncRequest(container_id=UNKNOWN, cmd=["true"])),
-        (cri.runtime.ReopenContainerLog, cri_pb.ReopenContainerLogRequest(container_id=UNKNOWN)),
-        (cri.runtime.UpdateContainerResources, cri_pb.UpdateContainerResourcesRequest(container_id=UNKNOWN)),
+        partial(
+            cri.call, cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id=UNKNOWN)
+        ),
+        partial(cri.call, cri.runtime.PodSandboxStats, cri_pb.PodSandboxStatsRequest(pod_sandbox_id=UNKNOWN)),
+        partial(cri.call, cri.runtime.ContainerStatus, cri_pb.ContainerStatusRequest(container_id=UNKNOWN)),
+        partial(cri.call, cri.runtime.ContainerStats, cri_pb.ContainerStatsRequest(container_id=UNKNOWN)),
+        partial(cri.call, cri.runtime.StartContainer, cri_pb.StartContainerRequest(container_id=UNKNOWN)),
+        partial(cri.call, cri.runtime.ExecSync, cri_pb.ExecSyncRequest(container_id=UNKNOWN, cmd=["true"])),
+        partial(
+            cri.call, cri.runtime.ReopenContainerLog, cri_pb.ReopenContainerLogRequest(container_id=UNKNOWN)
+        ),
+        partial(
+            cri.call,
+            cri.runtime.UpdateContainerResources,
+            cri_pb.UpdateContainerResourcesRequest(container_id=UNKNOWN),
+        ),
     )
-    for method, request in calls:
-        assert await code_of(cri.call(method, request)) is CODE.NOT_FOUND, request
+    for call in calls:
+        assert await code_of(call()) is CODE.NOT_FOUND, call
 
 
 async def test_stop_and_remove_of_unknown_ids_are_ok(cri: Cri) -> None:
@@ -123,7 +134,7 @@ async def test_a_registry_that_is_away_is_unknown_with_the_prefix(cri: Cri) -> N
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.pull(reference)
     assert caught.value.code() is CODE.UNKNOWN
-    assert caught.value.details().startswith("RegistryUnavailable")
+    assert refusals.told(caught).startswith("RegistryUnavailable")
 
 
 async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri: Cri, busybox: str) -> None:
@@ -144,7 +155,9 @@ async def test_creation_joined_by_retries_after_deadlines_gives_one_id(cri: Cri,
     assert [c.id for c in containers] == [container_id]
 
 
-async def insist(cri: Cri, method, request):
+async def insist(
+    cri: Cri, method: "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]", request: Request
+) -> Answer:
     """Call with a short deadline until it is met; any other error fails."""
     with anyio.fail_after(patience(60)):
         turn = 0
@@ -156,14 +169,14 @@ async def insist(cri: Cri, method, request):
             turn += 1
 
 
-async def listed_sandboxes(cri: Cri) -> list:
+async def listed_sandboxes(cri: Cri) -> list[cri_pb.PodSandbox]:
     return list((await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items)
 
 
 async def test_a_sandbox_is_made_although_its_caller_has_left(cri: Cri) -> None:
     sandbox = cri.sandbox_config("left-alone")
     request = cri_pb.RunPodSandboxRequest(config=sandbox)
-    found: list = []
+    found: list[cri_pb.PodSandbox] = []
     with anyio.fail_after(patience(20)):
         while not found:
             # on a busy machine the deadline can pass before the call has left this process

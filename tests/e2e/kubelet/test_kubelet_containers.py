@@ -3,12 +3,13 @@
 import json
 import uuid
 from pathlib import Path
+from typing import Unpack
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
 from devtools.registry import Registry, busybox_layer, directory, file, layer
 from node.layout import OOM_SCORES
 from tests.e2e.test_e2e_pods import exited, pod, succeeds
@@ -18,32 +19,47 @@ from tests.support.node import TestNode
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 MIB = 1 << 20
+Resources = cri_pb.LinuxContainerResources
 
 
-def limits(**values) -> cri_pb.LinuxContainerConfig:
-    return cri_pb.LinuxContainerConfig(resources=cri_pb.LinuxContainerResources(**values))
+def limits(wanted: Resources) -> cri_pb.LinuxContainerConfig:
+    return cri_pb.LinuxContainerConfig(resources=wanted)
 
 
-async def update(cri: Cri, container_id: str, **values) -> None:
-    wanted = cri_pb.LinuxContainerResources(**values)
+async def update(cri: Cri, container_id: str, wanted: Resources) -> None:
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
     await cri.call(cri.runtime.UpdateContainerResources, request)
 
 
-async def resources(cri: Cri, container_id: str) -> cri_pb.LinuxContainerResources:
+async def resources(cri: Cri, container_id: str) -> Resources:
     return (await cri.status(container_id)).resources.linux
 
 
-async def created(cri: Cri, name: str, image: str, command: list[str], sandbox=None, **fields):
+async def created(
+    cri: Cri,
+    name: str,
+    image: str,
+    command: list[str],
+    sandbox: cri_pb.PodSandboxConfig | None = None,
+    **fields: Unpack[ContainerFields],
+) -> str:
     await cri.pull(image)
     sandbox = sandbox or cri.sandbox_config(name, host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     return await cri.create(sandbox_id, cri.container_config("c", image, command, **fields), sandbox)
 
 
-async def output(cri: Cri, node: TestNode, name: str, image: str, command: list[str], **fields) -> list[str]:
+async def output(
+    cri: Cri,
+    node: TestNode,
+    name: str,
+    image: str,
+    command: list[str],
+    handler: str = "",
+    **fields: Unpack[ContainerFields],
+) -> list[str]:
     """What a container writes until it ends, well."""
-    _, container_id = await pod(cri, name, image, command, **fields)
+    _, container_id = await pod(cri, name, image, command, handler=handler, **fields)
     assert (await exited(cri, container_id)).exit_code == 0
     return logs.lines(node.logs / name / "c.log")
 
@@ -54,13 +70,17 @@ async def test_an_update_while_running_shows_what_the_kernel_made_of_it(cri: Cri
         "resize",
         busybox,
         ["sleep", "1000"],
-        linux=limits(memory_limit_in_bytes=64 * MIB, cpu_shares=512, cpu_quota=50_000, cpu_period=100_000),
+        linux=limits(
+            Resources(memory_limit_in_bytes=64 * MIB, cpu_shares=512, cpu_quota=50_000, cpu_period=100_000)
+        ),
     )
-    await update(cri, container_id, memory_limit_in_bytes=96 * MIB + 1, cpu_shares=1024, cpu_quota=70_000)
+    await update(
+        cri, container_id, Resources(memory_limit_in_bytes=96 * MIB + 1, cpu_shares=1024, cpu_quota=70_000)
+    )
     shown = await resources(cri, container_id)
     assert shown.memory_limit_in_bytes == 96 * MIB  # whole pages
     assert (shown.cpu_shares, shown.cpu_quota, shown.cpu_period) == (1024, 70_000, 100_000)
-    await update(cri, container_id, cpu_shares=2)
+    await update(cri, container_id, Resources(cpu_shares=2))
     assert (await resources(cri, container_id)).cpu_shares == 2
 
 
@@ -68,9 +88,15 @@ async def test_an_update_of_a_created_container_holds_when_it_starts(
     cri: Cri, node: TestNode, busybox: str
 ) -> None:
     container_id = await created(
-        cri, "resize-created", busybox, ["sleep", "1000"], linux=limits(memory_limit_in_bytes=64 * MIB)
+        cri,
+        "resize-created",
+        busybox,
+        ["sleep", "1000"],
+        linux=limits(Resources(memory_limit_in_bytes=64 * MIB)),
     )
-    await update(cri, container_id, memory_limit_in_bytes=32 * MIB, cpu_quota=20_000, cpu_period=100_000)
+    await update(
+        cri, container_id, Resources(memory_limit_in_bytes=32 * MIB, cpu_quota=20_000, cpu_period=100_000)
+    )
     assert (await resources(cri, container_id)).memory_limit_in_bytes == 32 * MIB
     await cri.start(container_id)
     found = [
@@ -87,12 +113,14 @@ async def test_a_limit_below_what_is_in_use_is_refused_and_changes_nothing(cri: 
         "shrink",
         busybox,
         ["sh", "-c", script],
-        linux=limits(memory_limit_in_bytes=128 * MIB, memory_swap_limit_in_bytes=128 * MIB, cpu_shares=512),
+        linux=limits(
+            Resources(memory_limit_in_bytes=128 * MIB, memory_swap_limit_in_bytes=128 * MIB, cpu_shares=512)
+        ),
     )
     await succeeds(cri, container_id, "cat", "/tmp/full")
     before = await resources(cri, container_id)
     with pytest.raises(grpc.aio.AioRpcError, match="memory_limit_in_bytes") as caught:
-        await update(cri, container_id, memory_limit_in_bytes=8 * MIB, cpu_shares=1024)
+        await update(cri, container_id, Resources(memory_limit_in_bytes=8 * MIB, cpu_shares=1024))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
     assert await resources(cri, container_id) == before
     assert [
@@ -111,11 +139,11 @@ async def test_unified_keys_stay_when_others_change(cri: Cri, busybox: str) -> N
         "unified",
         busybox,
         ["sleep", "1000"],
-        linux=limits(memory_limit_in_bytes=64 * MIB, unified={"pids.max": "77"}),
+        linux=limits(Resources(memory_limit_in_bytes=64 * MIB, unified={"pids.max": "77"})),
     )
-    await update(cri, container_id, memory_limit_in_bytes=32 * MIB)
+    await update(cri, container_id, Resources(memory_limit_in_bytes=32 * MIB))
     await cri.start(container_id)
-    await update(cri, container_id, memory_limit_in_bytes=48 * MIB)
+    await update(cri, container_id, Resources(memory_limit_in_bytes=48 * MIB))
     assert dict((await resources(cri, container_id)).unified) == {"pids.max": "77"}
     assert [p.read_text().strip() for p in cgroups.files(container_id, "pids.max")] == ["77"]
 
@@ -124,7 +152,7 @@ async def test_an_update_of_an_ended_container_is_refused(cri: Cri, busybox: str
     _, container_id = await pod(cri, "resize-ended", busybox, ["true"])
     await exited(cri, container_id)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await update(cri, container_id, cpu_shares=1024)
+        await update(cri, container_id, Resources(cpu_shares=1024))
     assert caught.value.code() is grpc.StatusCode.FAILED_PRECONDITION
 
 
@@ -196,7 +224,7 @@ async def test_a_working_directory_that_is_not_there_is_made(
     ],
 )
 async def test_command_replaces_the_entrypoint_and_args_the_cmd(
-    cri: Cri, node: TestNode, shop: Registry, command, args, said
+    cri: Cri, node: TestNode, shop: Registry, command: list[str], args: list[str], said: str
 ) -> None:
     image = shop.push(
         "demo/entry",
@@ -268,7 +296,7 @@ async def test_an_oom_score_is_set_as_far_as_the_node_may(
         f"score{wanted}",
         busybox,
         ["cat", "/proc/self/oom_score_adj"],
-        linux=limits(oom_score_adj=wanted),
+        linux=limits(Resources(oom_score_adj=wanted)),
     )
     assert found == [str(lowest(node, wanted))]
 

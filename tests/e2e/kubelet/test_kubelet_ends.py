@@ -4,6 +4,7 @@ import json
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -133,7 +134,7 @@ async def test_a_container_whose_shim_hangs_can_be_stopped(cri: Cri, node: TestN
 
 async def init_pid(cri: Cri, container_id: str) -> int:
     request = cri_pb.ContainerStatusRequest(container_id=container_id, verbose=True)
-    return json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
+    return int(json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"])
 
 
 def _stopped(pid: int) -> int:
@@ -143,7 +144,7 @@ def _stopped(pid: int) -> int:
 
 
 @contextmanager
-def silent_shim(node: TestNode, container_id: str):
+def silent_shim(node: TestNode, container_id: str) -> Iterator[None]:
     """A shim that hangs, keeper and worker, until the end or until somebody kills it."""
     keeper = int((node.run_dir / "shimd/shims" / container_id / "pid").read_text().split()[0])
     handles = [_stopped(keeper)]

@@ -1,5 +1,7 @@
 """Runtime handlers: crun, runc and runsc by name, side by side."""
 
+from functools import partial
+
 import anyio
 import grpc
 import pytest
@@ -50,11 +52,14 @@ async def test_a_pod_of_each_handler_runs_beside_the_others(
             host_network=host_network,
         )
 
+    def begun(handler: str) -> bool:
+        return log_of(node, f"{handler}-{network}") == ["stdout F begun"]
+
     async with anyio.create_task_group() as group:
         for handler in HANDLERS:
             group.start_soon(one, handler)
     for handler in HANDLERS:
-        eventually(lambda h=handler: log_of(node, f"{h}-{network}") == ["stdout F begun"], what=handler)
+        eventually(partial(begun, handler), what=handler)
         answer = await cri.exec(made[handler], ["sh", "-c", "echo in; echo err >&2; exit 5"])
         assert (answer.stdout, answer.stderr, answer.exit_code) == (b"in\n", b"err\n", 5), handler
     kernels = {h: (await cri.exec(made[h], ["sh", "-c", "cat /proc/version"])).stdout for h in HANDLERS}

@@ -1,6 +1,7 @@
 """FEATURES 4.7: the log file that a kubelet reads, rotates and removes."""
 
 import re
+from pathlib import Path
 
 import grpc
 import pytest
@@ -16,6 +17,16 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.
 RECORD = re.compile(
     rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}(?:Z|[+-]\d\d:\d\d)) (stdout|stderr) ([FP]) (.*)"
 )
+
+
+def records_of(path: Path) -> list[re.Match[bytes]]:
+    """The lines of a log, each of which is a record."""
+    found = []
+    for line in path.read_bytes().splitlines():
+        record = RECORD.fullmatch(line)
+        assert record, line
+        found.append(record)
+    return found
 
 
 async def reopen(cri: Cri, container_id: str) -> None:
@@ -62,8 +73,7 @@ async def test_a_long_line_is_parts_then_a_full_one_with_times_that_never_fall(
     script = "head -c 40000 /dev/zero | tr '\\0' x; echo; echo next; printf unended"
     _, container_id = await pod(cri, "parts", busybox, ["sh", "-c", script])
     await exited(cri, container_id)
-    records = [RECORD.fullmatch(line) for line in (node.logs / "parts" / "c.log").read_bytes().splitlines()]
-    assert all(records)
+    records = records_of(node.logs / "parts" / "c.log")
     assert [r[3] for r in records] == [b"P", b"P", b"F", b"F", b"P"]
     assert b"".join(r[4] for r in records[:3]) == b"x" * 40000
     assert [r[4] for r in records[3:]] == [b"next", b"unended"]
@@ -77,7 +87,7 @@ async def test_rotation_under_full_output_loses_splits_and_reorders_no_line(
     script = f'BEGIN {{ for (i = 1; i <= {count}; i++) print "line " i }}'
     _, container_id = await pod(cri, "rotated", busybox, ["awk", script])
     path = node.logs / "rotated" / "c.log"
-    parts = []
+    parts: list[Path] = []
     while (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING and len(parts) < 20:
         moved = path.with_name(f"c.log.{len(parts)}")
         path.rename(moved)
@@ -90,13 +100,8 @@ async def test_rotation_under_full_output_loses_splits_and_reorders_no_line(
         assert path.exists()
     assert (await exited(cri, container_id)).exit_code == 0
     assert len([p for p in parts if p.stat().st_size]) > 1
-    records = [
-        RECORD.fullmatch(line)
-        for part in [*parts, path]
-        if part.exists()
-        for line in part.read_bytes().splitlines()
-    ]
-    assert all(r and r[3] == b"F" for r in records)
+    records = [record for part in [*parts, path] if part.exists() for record in records_of(part)]
+    assert all(r[3] == b"F" for r in records)
     assert [r[4] for r in records] == [b"line %d" % i for i in range(1, count + 1)]
     assert [r[1] for r in records] == sorted(r[1] for r in records)
 

@@ -1,5 +1,6 @@
 """FEATURES 4.1, 4.3 and 4.5: a network that is slow, or fails, while sandboxes are made and stopped."""
 
+from collections.abc import Awaitable
 from pathlib import Path
 
 import anyio
@@ -7,7 +8,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri, connect
+from devtools.cri import Answer, Cri, connect
 from devtools.registry import Registry
 from tests.e2e.kubelet.test_kubelet_reboot import sandbox_status
 from tests.e2e.test_e2e_pods import pod
@@ -19,11 +20,11 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
-async def listed(cri: Cri):
-    return (await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items
+async def listed(cri: Cri) -> list[cri_pb.PodSandbox]:
+    return list((await cri.call(cri.runtime.ListPodSandbox, cri_pb.ListPodSandboxRequest())).items)
 
 
-async def late(call) -> None:
+async def late(call: Awaitable[Answer]) -> None:
     """A call that does not meet its deadline."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call

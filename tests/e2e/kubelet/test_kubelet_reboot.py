@@ -22,7 +22,7 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(240)]
 
 
-async def sandbox_status(cri: Cri, sandbox_id: str):
+async def sandbox_status(cri: Cri, sandbox_id: str) -> cri_pb.PodSandboxStatus:
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
     return (await cri.call(cri.runtime.PodSandboxStatus, request)).status
 

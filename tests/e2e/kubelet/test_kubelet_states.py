@@ -1,5 +1,8 @@
 """FEATURES 4.3 and 4.4: states, and calls that come twice or at once."""
 
+from collections.abc import Awaitable
+from typing import TypeVar
+
 import anyio
 import grpc
 import pytest
@@ -15,22 +18,25 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 CODE = grpc.StatusCode
+T = TypeVar("T")
 
 
-async def made(cri: Cri, name: str, image: str, command: list[str], **fields):
+async def made(
+    cri: Cri, name: str, image: str, command: list[str]
+) -> tuple[str, str, cri_pb.PodSandboxConfig, cri_pb.ContainerConfig]:
     """A container that is CREATED, and its sandbox."""
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
-    config = cri.container_config("c", image, command, **fields)
+    config = cri.container_config("c", image, command)
     return sandbox_id, await cri.create(sandbox_id, config, sandbox), sandbox, config
 
 
-async def at_once(*calls) -> list[object]:
+async def at_once(*calls: Awaitable[T]) -> list[T | grpc.StatusCode]:
     """Each call's answer, or its code."""
-    answers: list[object] = [None] * len(calls)
+    answers: dict[int, T | grpc.StatusCode] = {}
 
-    async def one(index: int, call) -> None:
+    async def one(index: int, call: Awaitable[T]) -> None:
         try:
             answers[index] = await call
         except grpc.aio.AioRpcError as exc:
@@ -39,7 +45,7 @@ async def at_once(*calls) -> list[object]:
     async with anyio.create_task_group() as group:
         for index, call in enumerate(calls):
             group.start_soon(one, index, call)
-    return answers
+    return [answers[index] for index in range(len(calls))]
 
 
 async def gone(cri: Cri, container_id: str) -> bool:
@@ -56,6 +62,7 @@ async def test_the_same_sandbox_and_container_asked_at_once_are_one(cri: Cri, bu
     ids = set(await at_once(*(cri.run_sandbox(sandbox) for _ in range(8))))
     assert len(ids) == 1
     sandbox_id = ids.pop()
+    assert isinstance(sandbox_id, str)
     config = cri.container_config("c", busybox, ["sleep", "1000"])
     containers = set(await at_once(*(cri.create(sandbox_id, config, sandbox) for _ in range(8))))
     assert len(containers) == 1
