@@ -64,7 +64,9 @@ def test_a_deadline_fails_its_own_test_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("options", "status"), [((), 0), (("--no-skips",), 6)])
-def test_a_skip_fails_the_run_only_where_none_is_allowed(tmp_path: Path, options, status) -> None:
+def test_a_skip_fails_the_run_only_where_none_is_allowed(
+    tmp_path: Path, options: tuple[str, ...], status: int
+) -> None:
     suite = "import pytest\n\n\ndef test_skipped():\n    pytest.skip('not here')\n\n\ndef test_runs():\n    pass\n"
     done = run(tmp_path, suite, *options)
     assert done.returncode == status, done.stdout

@@ -1,6 +1,7 @@
 """The registry of failpoints, the code that has them, and the kill matrix that is made of them."""
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import anyio
@@ -10,7 +11,8 @@ from common import failpoint
 from common.failpoint import POINTS, Step
 from slipway.doctor.deep.history import Told
 from tests.support.eventually import until
-from torture.matrix import EVERYWHERE, LIVES, OCI, RUNTIME, SHIM, Row, rows, sample, untold
+from torture.kills import RUNTIME, SHIM
+from torture.matrix import EVERYWHERE, LIVES, OCI, Row, rows, sample, untold
 
 ROOT = Path(__file__).parent.parent
 SOURCES = [path for path in ROOT.glob("services/*/src/**/*.py") if "_pb2" not in path.name]
@@ -25,6 +27,7 @@ def placed() -> dict[str, Path]:
             if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "failpoint":
                 [name] = node.args
                 assert isinstance(name, ast.Constant), f"{path}: a failpoint's name is written out"
+                assert isinstance(name.value, str), f"{path}: a failpoint's name is text"
                 assert name.value not in found, f"{name.value} is in two places"
                 found[name.value] = path
     return found
@@ -69,7 +72,7 @@ def test_events_that_a_life_lacks_are_told_with_their_row() -> None:
 
 
 @pytest.fixture
-def armed(tmp_path: Path):
+def armed(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / failpoint.DIRECTORY
     directory.mkdir()
     failpoint.setup(str(tmp_path))

@@ -133,7 +133,9 @@ def test_what_a_boot_said_counts_from_then_on() -> None:
 def test_a_record_that_lies_after_a_cut_is_told(
     state: str, code: int, reason: str, told: bool, lie: str
 ) -> None:
-    status = cri_pb.ContainerStatus(id="c", state=f"CONTAINER_{state}", exit_code=code, reason=reason)
+    status = cri_pb.ContainerStatus(
+        id="c", state=cri_pb.ContainerState.Value(f"CONTAINER_{state}"), exit_code=code, reason=reason
+    )
     wrong = lies(Before(set(), {"c": 7}, {"c"} if told else set()), [status])
     assert [one.partition(" c")[2].lstrip(": ") for one in wrong] == ([lie] if lie else [])
 
