@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 from argparse import Namespace
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -17,6 +18,7 @@ from common.events.schema import (
     ContainerRemoved,
     ContainerStarted,
     Envelope,
+    Event,
     encoder,
 )
 from common.records import keys
@@ -31,6 +33,7 @@ from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 STRAY = "f" * 64
+Life = tuple[str, str, str]
 
 
 async def found(node: TestNode) -> str:
@@ -38,7 +41,7 @@ async def found(node: TestNode) -> str:
 
 
 @pytest.fixture
-async def life(cri: Cri, node: TestNode, busybox: str):
+async def life(cri: Cri, node: TestNode, busybox: str) -> Life:
     """A pod with a network and a container that runs; ids of both, and of a pod that was removed."""
     gone, gone_container = await pod(cri, "checker-gone", busybox, ["true"])
     await cri.remove_sandbox(gone)
@@ -55,7 +58,7 @@ async def life(cri: Cri, node: TestNode, busybox: str):
 
 
 @contextmanager
-def moved(path: Path, to: Path | None = None):
+def moved(path: Path, to: Path | None = None) -> Iterator[None]:
     away = to or path.with_name("away")
     path.rename(away)
     try:
@@ -65,7 +68,7 @@ def moved(path: Path, to: Path | None = None):
 
 
 @contextmanager
-def stray(path: Path, *, directory: bool = True):
+def stray(path: Path, *, directory: bool = True) -> Iterator[Path]:
     path.mkdir() if directory else path.write_text("left\n")
     try:
         yield path
@@ -74,7 +77,7 @@ def stray(path: Path, *, directory: bool = True):
 
 
 @contextmanager
-def stray_cgroup(name: str):
+def stray_cgroup(name: str) -> Iterator[None]:
     own = (
         Path("/sys/fs/cgroup/slipway-test-checker")
         if Path("/sys/fs/cgroup/cgroup.controllers").exists()
@@ -90,7 +93,7 @@ def stray_cgroup(name: str):
 
 
 @contextmanager
-def without_key(node: TestNode, kind: str, name: str):
+def without_key(node: TestNode, kind: str, name: str) -> Iterator[None]:
     with Redis(unix_socket_path=f"{node.run_dir}/redis.sock") as redis:
         key = keys.record_key("testnode", "runtimed", kind, name)
         body = redis.hgetall(key)
@@ -102,7 +105,7 @@ def without_key(node: TestNode, kind: str, name: str):
 
 
 @contextmanager
-def loose_key(node: TestNode):
+def loose_key(node: TestNode) -> Iterator[None]:
     with Redis(unix_socket_path=f"{node.run_dir}/redis.sock") as redis:
         key = keys.record_key("testnode", "runtimed", "container", STRAY)
         redis.hset(key, "revision", 1)
@@ -113,7 +116,7 @@ def loose_key(node: TestNode):
 
 
 @contextmanager
-def stray_mount(path: Path):
+def stray_mount(path: Path) -> Iterator[None]:
     path.mkdir()
     linux.mount("none", str(path), "tmpfs", 0, "size=4k")
     try:
@@ -124,7 +127,7 @@ def stray_mount(path: Path):
 
 
 @contextmanager
-def unowned(command: list[str], **environment: str):
+def unowned(command: list[str], **environment: str) -> Iterator[None]:
     """A process that no service is the parent of; yields nothing, since no sweep finds it."""
     with subprocess.Popen(
         command, env=environment, start_new_session=True, stderr=subprocess.DEVNULL
@@ -136,7 +139,7 @@ def unowned(command: list[str], **environment: str):
 
 
 @contextmanager
-def changed(path: Path):
+def changed(path: Path) -> Iterator[None]:
     body = path.read_bytes()
     path.write_bytes(body[:-1] + bytes([body[-1] ^ 1]))
     try:
@@ -145,7 +148,7 @@ def changed(path: Path):
         path.write_bytes(body)
 
 
-async def test_each_thing_that_is_broken_is_told(node: TestNode, life) -> None:
+async def test_each_thing_that_is_broken_is_told(node: TestNode, life: Life) -> None:
     sandbox_id, container_id, gone = life
     run, data = node.run_dir, node.data_dir
     leases = data.parent / "leases" / node.bridge
@@ -199,14 +202,16 @@ async def test_each_thing_that_is_broken_is_told(node: TestNode, life) -> None:
     assert await node.differences() == []
 
 
-async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(node: TestNode, life) -> None:
+async def test_a_process_that_waits_for_work_is_of_the_node_and_nobody_s_left(
+    node: TestNode, life: Life
+) -> None:
     started = processes.started(node.run_dir, node.data_dir).values()
     assert {node.pid("snapshotd"), node.pid("shimd")} <= {process.parent for process in started}
     assert inventory.take(node.run_dir, node.data_dir, node.data_dir / "cni").lost == {}
 
 
 async def test_the_command_tells_it_and_fails(
-    node: TestNode, life, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    node: TestNode, life: Life, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _, container_id, _ = life
     well = node.slipway("doctor", "--deep")
@@ -219,7 +224,7 @@ async def test_the_command_tells_it_and_fails(
     assert ("deep: bundle", f"{container_id}: the container has none") in told
 
 
-async def test_processes_of_a_container_that_has_ended_are_told(cri: Cri, node: TestNode, life) -> None:
+async def test_processes_of_a_container_that_has_ended_are_told(cri: Cri, node: TestNode, life: Life) -> None:
     _, container_id, _ = life
     await cri.stop(container_id)
     assert await node.differences() == []
@@ -236,7 +241,7 @@ async def test_processes_of_a_container_that_has_ended_are_told(cri: Cri, node: 
     assert f"process {container_id}: the container is exited, and processes [{left.pid}] are in it" in told
 
 
-def envelope(seq: int, event, revision: int = 1) -> Envelope:
+def envelope(seq: int, event: Event, revision: int = 1) -> Envelope:
     import msgspec
 
     return Envelope(

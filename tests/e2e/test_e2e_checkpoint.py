@@ -5,15 +5,17 @@ import os
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypedDict
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri
+from devtools.cri import Answer, Cri, Request
 from tests.e2e.test_e2e_pods import pod
-from tests.support import logs
+from tests.support import logs, refusals
 from tests.support.eventually import eventually, until
 from tests.support.node import TestNode
 
@@ -23,10 +25,14 @@ CODE = grpc.StatusCode
 MISSING = "checkpoints do not work on this machine: "
 
 
-async def refused(method, request, timeout_s: float | None = 60) -> tuple[grpc.StatusCode, str]:
+async def refused(
+    method: "grpc.aio.UnaryUnaryMultiCallable[Request, Answer]",
+    request: Request,
+    timeout_s: float | None = 60,
+) -> tuple[grpc.StatusCode, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await method(request, timeout=timeout_s)
-    return caught.value.code(), caught.value.details()
+    return caught.value.code(), refusals.told(caught)
 
 
 @pytest.mark.parametrize(
@@ -69,30 +75,24 @@ async def test_checkpoints_are_whole_or_the_answer_says_what_is_missing(
     )
     output = tmp_path / "pod"
     output.mkdir()
-    calls = (
-        (
-            cri.runtime.CheckpointContainer,
-            cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar")),
-        ),
-        (
-            cri.runtime.CheckpointPod,
-            cri_pb.CheckpointPodRequest(
-                pod_sandbox_id=sandbox_id, output_path=str(output), container_ids=[container_id]
-            ),
-        ),
+    alone = cri_pb.CheckpointContainerRequest(container_id=container_id, location=str(tmp_path / "c.tar"))
+    whole = cri_pb.CheckpointPodRequest(
+        pod_sandbox_id=sandbox_id, output_path=str(output), container_ids=[container_id]
     )
     log = Path((await cri.status(container_id)).log_path)
     if can_dump(handler):
         eventually(lambda: b"1" in log.read_bytes(), what="the first line")
-        for method, request in calls:
-            await cri.call(method, request)
+        await cri.call(cri.runtime.CheckpointContainer, alone)
+        await cri.call(cri.runtime.CheckpointPod, whole)
         for path in (tmp_path / "c.tar", output / "0.tar"):
             _check_archive(path)
         (held,) = json.loads((output / "pod.json").read_text())["containers"]
         assert (held["name"], held["archive"]) == ("c", "0.tar")
     else:
-        for method, request in calls:
-            code, said = await refused(method, request)
+        for code, said in (
+            await refused(cri.runtime.CheckpointContainer, alone),
+            await refused(cri.runtime.CheckpointPod, whole),
+        ):
             assert code is CODE.FAILED_PRECONDITION
             assert said.startswith(MISSING)
         assert list(tmp_path.rglob("*")) == [output]
@@ -108,8 +108,14 @@ def _check_archive(path: Path) -> None:
         assert len(names) == len(tar.getmembers())
         assert {"config.dump", "spec.dump", "status.dump", "checkpoint/inventory.img"} <= set(names)
         with tarfile.open(fileobj=tar.extractfile("rootfs-diff.tar")) as diff:
-            assert diff.extractfile("written").read() == b"changed\n"
-        assert b"stdout F 1\n" in tar.extractfile("container.log").read()
+            assert _content(diff, "written") == b"changed\n"
+        assert b"stdout F 1\n" in _content(tar, "container.log")
+
+
+def _content(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None, name
+    return file.read()
 
 
 COUNT = "rm /bin/tac; echo mine > /bin/mine; i=0; while :; do i=$((i+1)); echo $i; sleep 0.05; done"
@@ -118,7 +124,7 @@ WRITE = "i=0; while :; do i=$((i+1)); echo $i > /new; mv /new /count; sleep 0.05
 
 def last(log: Path) -> int:
     """The number on the last whole line of a log; 0 when there is none."""
-    return int([0, *logs.lines(log)][-1])
+    return int(["0", *logs.lines(log)][-1])
 
 
 @pytest.mark.beyond_debian
@@ -165,8 +171,8 @@ async def test_a_pod_goes_on_from_its_checkpoint(
     shown = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=restored.pod_sandbox_id, verbose=True)
     facts = json.loads((await cri.call(cri.runtime.PodSandboxStatus, shown)).info["info"])
     for made in restored.restored_containers:
-        request = cri_pb.ContainerStatusRequest(container_id=made.container_id, verbose=True)
-        pid = json.loads((await cri.call(cri.runtime.ContainerStatus, request)).info["info"])["pid"]
+        asked = cri_pb.ContainerStatusRequest(container_id=made.container_id, verbose=True)
+        pid = json.loads((await cri.call(cri.runtime.ContainerStatus, asked)).info["info"])["pid"]
         for kind, pinned in facts["namespaces"].items():
             own = Path(f"/proc/{pid}/ns") / {"network": "net"}.get(kind, kind)
             assert own.stat().st_ino == Path(pinned).stat().st_ino, kind
@@ -207,6 +213,15 @@ async def test_a_container_that_does_not_run_has_nothing_to_dump(
     assert (code, "not running" in said) == (CODE.FAILED_PRECONDITION, True)
 
 
+class PodFields(TypedDict, total=False):
+    """Of a CheckpointPodRequest."""
+
+    pod_sandbox_id: str
+    output_path: str
+    container_ids: list[str]
+    options: dict[str, str]
+
+
 async def test_a_pods_checkpoint_has_its_rules(cri: Cri, busybox: str, tmp_path: Path) -> None:
     sandbox_id, one = await pod(cri, "ckpt-pod", busybox, ["sleep", "1000"])
     sandbox = cri.sandbox_config("ckpt-pod", host_network=True)
@@ -217,8 +232,8 @@ async def test_a_pods_checkpoint_has_its_rules(cri: Cri, busybox: str, tmp_path:
     empty = tmp_path / "empty"
     empty.mkdir()
     link.symlink_to(empty)
-    good = {"pod_sandbox_id": sandbox_id, "output_path": str(empty), "container_ids": [one, two]}
-    for change, code, named in (
+    good: PodFields = {"pod_sandbox_id": sandbox_id, "output_path": str(empty), "container_ids": [one, two]}
+    bad: list[tuple[PodFields, grpc.StatusCode, str]] = [
         ({"output_path": "relative"}, CODE.INVALID_ARGUMENT, "relative"),
         ({"output_path": str(tmp_path / "none")}, CODE.NOT_FOUND, "none"),
         ({"output_path": str(full)}, CODE.FAILED_PRECONDITION, "not empty"),
@@ -230,8 +245,10 @@ async def test_a_pods_checkpoint_has_its_rules(cri: Cri, busybox: str, tmp_path:
         ({"container_ids": [one, two, "beef"]}, CODE.INVALID_ARGUMENT, "beef"),
         ({"container_ids": []}, CODE.INVALID_ARGUMENT, "missing"),
         ({"pod_sandbox_id": "beef"}, CODE.NOT_FOUND, "beef"),
-    ):
-        found = await refused(cri.runtime.CheckpointPod, cri_pb.CheckpointPodRequest(**{**good, **change}))
+    ]
+    for change, code, named in bad:
+        fields: PodFields = {**good, **change}
+        found = await refused(cri.runtime.CheckpointPod, cri_pb.CheckpointPodRequest(**fields))
         assert found[0] is code, change
         assert named in found[1]
     found = await refused(cri.runtime.CheckpointPod, cri_pb.CheckpointPodRequest(**good), timeout_s=None)
@@ -251,12 +268,21 @@ async def checkpoint(cri: Cri, busybox: str, tmp_path: Path) -> Path:
 
 
 def restore_request(
-    cri: Cri, image: str, path: Path | str, *names: str, **fields
+    cri: Cri,
+    image: str,
+    path: Path | str,
+    *names: str,
+    runtime_handler: str = "",
+    options: Mapping[str, str] | None = None,
 ) -> cri_pb.RestorePodRequest:
     configs = [cri.container_config(name, image, ["true"]) for name in names]
     config = cri.sandbox_config("restored", host_network=True)
     return cri_pb.RestorePodRequest(
-        checkpoint_path=str(path), config=config, container_configs=configs, **fields
+        checkpoint_path=str(path),
+        config=config,
+        container_configs=configs,
+        runtime_handler=runtime_handler,
+        options=options,
     )
 
 
@@ -290,11 +316,16 @@ def _link_member(tar: tarfile.TarFile) -> None:
     tar.addfile(member)
 
 
-HOSTILE = {
+def _same_name_twice(tar: tarfile.TarFile) -> None:
+    for _ in range(2):
+        tar.addfile(tarfile.TarInfo("config.dump"))
+
+
+HOSTILE: dict[str, Callable[[tarfile.TarFile], None]] = {
     "a link as a member": _link_member,
     "a way upwards": lambda tar: tar.addfile(tarfile.TarInfo("checkpoint/../../../etc/cron.d/x")),
     "an absolute name": lambda tar: tar.addfile(tarfile.TarInfo("/etc/passwd")),
-    "a name twice": lambda tar: [tar.addfile(tarfile.TarInfo("config.dump")) for _ in range(2)],
+    "a name twice": _same_name_twice,
 }
 
 

@@ -6,12 +6,14 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
+from tests.support import refusals
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -29,14 +31,16 @@ def unused(directory: Path) -> str:
     return str(path)
 
 
-async def create(cri: Cri, name: str, image: str, handler: str = "", **fields) -> str:
+async def create(
+    cri: Cri, name: str, image: str, handler: str = "", **fields: Unpack[ContainerFields]
+) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     config = cri.container_config("c", image, ["sleep", "1000"], **fields)
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri: Cri, name: str, image: str, handler: str = "", **fields) -> str:
+async def run(cri: Cri, name: str, image: str, handler: str = "", **fields: Unpack[ContainerFields]) -> str:
     container_id = await create(cri, name, image, handler, **fields)
     await cri.start(container_id)
     return container_id
@@ -103,7 +107,7 @@ async def test_what_is_no_device_is_refused(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "devices-bad", busybox, devices=[device])
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert words in caught.value.details()
+    assert words in refusals.told(caught)
 
 
 @pytest.fixture
@@ -140,7 +144,7 @@ async def test_a_cdi_device_edits_the_container(
     }
     spec = {"cdiVersion": "0.7.0", "kind": kind, "devices": [{"name": "one", "containerEdits": edits}]}
     path.write_text(json.dumps(spec))
-    wanted = {"CDI_devices": [{"name": f"{kind}=one"}]}
+    wanted: ContainerFields = {"CDI_devices": [cri_pb.CDIDevice(name=f"{kind}=one")]}
     if by == "annotation":
         wanted = {"annotations": {"cdi.k8s.io/plugin": f"{kind}=one"}}
     container_id = await run(cri, f"cdi-{by}-{handler}", busybox, handler, **wanted)
@@ -158,10 +162,10 @@ async def test_an_unknown_cdi_device_is_refused_by_name(
     kind, path = cdi_kind
     path.write_text("{")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await create(cri, "cdi-none", busybox, CDI_devices=[{"name": f"{kind}=one"}])
+        await create(cri, "cdi-none", busybox, CDI_devices=[cri_pb.CDIDevice(name=f"{kind}=one")])
     assert caught.value.code() is CODE.NOT_FOUND
-    assert f"CDI_devices: '{kind}=one' is in none of /etc/cdi, /var/run/cdi" in caught.value.details()
-    assert str(path) in caught.value.details()
+    assert f"CDI_devices: '{kind}=one' is in none of /etc/cdi, /var/run/cdi" in refusals.told(caught)
+    assert str(path) in refusals.told(caught)
 
 
 @HANDLERS
@@ -184,4 +188,4 @@ async def test_huge_pages_of_other_machines_are_refused(cri: Cri, busybox: str) 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "huge-bad", busybox, linux=cri_pb.LinuxContainerConfig(resources=resources))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert caught.value.details() == "hugepage_limits: page_size '3MB': not of this machine"
+    assert refusals.told(caught) == "hugepage_limits: page_size '3MB': not of this machine"

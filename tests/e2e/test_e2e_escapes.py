@@ -4,13 +4,14 @@ import subprocess
 import sys
 import tarfile
 from pathlib import Path
+from typing import Unpack
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys.mounts import mount_points
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
 from devtools.registry import Layer, Registry, busybox_layer, directory, layer
 from slipway.options.security import MASKED_PATHS, READONLY_PATHS
 from tests.e2e.test_e2e_sockets import unix_sockets
@@ -32,7 +33,9 @@ def links(**targets: str) -> Layer:
     return layer(entries)
 
 
-async def start(cri: Cri, name: str, image: str, handler: str, command: list[str], **fields) -> str:
+async def start(
+    cri: Cri, name: str, image: str, handler: str, command: list[str], **fields: Unpack[ContainerFields]
+) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     config = cri.container_config("c", image, command, **fields)
@@ -55,7 +58,7 @@ async def test_links_of_an_image_in_the_way_of_mounts_lead_nowhere(
     outside = tmp_path / "outside"
     (outside / "deep").mkdir(parents=True)
     image = shop.push(f"demo/links-{name}", [busybox_layer(), links(**{name: f"{UP}{outside}"})], {})
-    fields = {
+    fields: ContainerFields = {
         "mounts": [cri_pb.Mount(container_path="/data/deep/new", host_path=str(tmp_path / "volume"))],
         "devices": [cri_pb.Device(host_path="/dev/null", container_path="/data/null", permissions="rw")],
     }
@@ -118,9 +121,9 @@ async def test_a_volume_whose_links_flip_while_it_is_mounted_into_leads_nowhere(
                 assert refused.code() is grpc.StatusCode.UNKNOWN, refused.details()
         assert flipping.poll() is None
         flipping.kill()
-    made = list(outside.rglob("*"))
+    left = list(outside.rglob("*"))
     # runc before 1.1.14 can be raced into making empty directories, and nothing more: CVE-2024-45310
-    assert all(path.is_dir() for path in made) if handler == "runc" else made == []
+    assert all(path.is_dir() for path in left) if handler == "runc" else left == []
     assert [point for point, _ in mount_points() if str(tmp_path) in point] == []
 
 

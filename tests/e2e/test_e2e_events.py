@@ -16,7 +16,7 @@ from common.errors import UnavailableError
 from common.events.bus import Bus, follow
 from common.settings import without_secrets
 from devtools.cri import Cri, connect
-from devtools.otlp import receiver
+from devtools.otlp import Span, receiver
 from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.node import TestNode, running_node
@@ -78,6 +78,7 @@ async def documents_url(node: TestNode) -> str:
 async def lines_until(worker: Path, url: str, last: str) -> list[str]:
     """What `python3 worker.py URL` prints, up to a line that begins with `last`."""
     async with await anyio.open_process([sys.executable, str(worker), url]) as process:
+        assert process.stdout is not None
         text = ""
         async for chunk in TextReceiveStream(process.stdout):
             text += chunk
@@ -159,11 +160,11 @@ async def test_one_trace_holds_a_life_across_the_services(
                     ("runtimed", "remove"),
                 }
 
-                def missing(found) -> set[tuple[str, str]]:
+                def missing(found: list[Span]) -> set[tuple[str, str]]:
                     mine = [(s.service, s.name.lower()) for s in found if s.trace_id == trace_id]
                     return {w for w in wanted if not any(s == w[0] and w[1].lower() in n for s, n in mine)}
 
-                def orphans(found) -> set[str]:
+                def orphans(found: list[Span]) -> set[str]:
                     """Spans whose parent was not told: each service tells of its own when it comes to it."""
                     mine = [s for s in found if s.trace_id == trace_id]
                     known = {s.span_id for s in mine} | {f"{root.get_span_context().span_id:016x}"}

@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -23,10 +24,16 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
 
-async def recovered(cri: Cri, container_id: str):
+def begin_anew(node: TestNode, name: str) -> None:
+    """Kill one process of the node, and wait for the next."""
+    died = node.kill(name)
+    eventually(lambda: node.pid(name) != died, within_s=30, what=f"a new {name}")
+
+
+async def recovered(cri: Cri, container_id: str) -> cri_pb.ContainerStatus:
     """The first status that is answered again."""
 
-    async def answered():
+    async def answered() -> cri_pb.ContainerStatus | None:
         try:
             return await cri.status(container_id)
         except grpc.aio.AioRpcError as exc:
@@ -85,7 +92,7 @@ async def test_an_exit_while_runtimed_is_dead_is_not_lost(cri: Cri, node: TestNo
 
 
 @contextmanager
-def frozen(node: TestNode, name: str):
+def frozen(node: TestNode, name: str) -> Iterator[None]:
     """SIGSTOP for one process of the node."""
     handle = os.pidfd_open(node.pid(name))
     signal.pidfd_send_signal(handle, signal.SIGSTOP)

@@ -57,7 +57,7 @@ async def test_no_quota_as_a_kubelet_with_exclusive_processors_says_it(cri: Cri,
 
 
 @pytest.mark.parametrize("config", [[1], {"Env": "x"}, {"Volumes": {f"/v{n}": {} for n in range(1000)}}])
-async def test_an_image_with_a_wrong_config_is_refused(cri: Cri, shop: Registry, config) -> None:
+async def test_an_image_with_a_wrong_config_is_refused(cri: Cri, shop: Registry, config: object) -> None:
     reference = shop.push("hostile/config", [busybox_layer()], config)
     await cri.pull(reference)
     sandbox = cri.sandbox_config("config", host_network=True)

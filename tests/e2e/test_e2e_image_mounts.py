@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from typing import TypedDict, Unpack
 
 import grpc
 import pytest
@@ -10,6 +11,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri
 from devtools.registry import Registry, busybox_layer, directory, file, layer
 from tests.e2e.test_e2e_faults import recovered
+from tests.support import refusals
 from tests.support.eventually import eventually
 from tests.support.node import TestNode
 
@@ -40,9 +42,18 @@ def data_image(shop: Registry) -> str:
     return shop.push("demo/data", [below, above], {})
 
 
-def volume(image: str, path: str = "/v", **fields) -> cri_pb.Mount:
-    fields = {"readonly": True} | fields
-    return cri_pb.Mount(container_path=path, image=cri_pb.ImageSpec(image=image), **fields)
+class Fields(TypedDict, total=False):
+    """Of a mount, but for its image and where it is mounted."""
+
+    host_path: str
+    readonly: bool
+    image_sub_path: str
+    mount_options: list[str]
+
+
+def volume(image: str, path: str = "/v", **fields: Unpack[Fields]) -> cri_pb.Mount:
+    wanted: Fields = {"readonly": True, **fields}
+    return cri_pb.Mount(container_path=path, image=cri_pb.ImageSpec(image=image), **wanted)
 
 
 async def create(cri: Cri, name: str, image: str, *mounts: cri_pb.Mount, handler: str = "") -> str:
@@ -70,7 +81,7 @@ def left_of(node: TestNode, container_id: str) -> list[str]:
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_an_image_is_mounted_read_only_and_goes(
-    cri: Cri, node: TestNode, busybox: str, data_image, handler: str
+    cri: Cri, node: TestNode, busybox: str, data_image: str, handler: str
 ) -> None:
     image_id = await cri.pull(data_image)
     container_id = await run(cri, f"image-{handler}", busybox, volume(data_image), handler=handler)
@@ -85,7 +96,7 @@ async def test_an_image_is_mounted_read_only_and_goes(
     assert left_of(node, container_id) == []
 
 
-async def test_a_sub_path_is_resolved_within_the_image(cri: Cri, busybox: str, data_image) -> None:
+async def test_a_sub_path_is_resolved_within_the_image(cri: Cri, busybox: str, data_image: str) -> None:
     await cri.pull(data_image)
     container_id = await run(
         cri,
@@ -102,18 +113,18 @@ async def test_a_sub_path_is_resolved_within_the_image(cri: Cri, busybox: str, d
 
 @pytest.mark.parametrize("path", ["missing", "etc/passwd/below", "nowhere"])
 async def test_a_missing_sub_path_has_the_kubelets_prefix(
-    cri: Cri, node: TestNode, busybox: str, data_image, path: str
+    cri: Cri, node: TestNode, busybox: str, data_image: str, path: str
 ) -> None:
     await cri.pull(data_image)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-miss", busybox, volume(data_image, image_sub_path=path))
     assert caught.value.code() is CODE.UNKNOWN
-    assert caught.value.details().startswith("ImageVolumeMountFailed: mounts.image_sub_path: ")
-    assert repr(path) in caught.value.details()
+    assert refusals.told(caught).startswith("ImageVolumeMountFailed: mounts.image_sub_path: ")
+    assert repr(path) in refusals.told(caught)
     assert node.leftovers()["snapshots"] == []
 
 
-async def test_options_are_for_images_too(cri: Cri, busybox: str, data_image) -> None:
+async def test_options_are_for_images_too(cri: Cri, busybox: str, data_image: str) -> None:
     await cri.pull(data_image)
     container_id = await run(cri, "image-noexec", busybox, volume(data_image, mount_options=["noexec"]))
     assert (await shell(cri, container_id, "/v/run"))[0] == 126
@@ -123,7 +134,7 @@ async def test_an_image_that_is_not_here_is_not_found(cri: Cri, busybox: str) ->
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-none", busybox, volume("registry.test/none:1"))
     assert caught.value.code() is CODE.NOT_FOUND
-    assert "'registry.test/none:1' is not on this node" in caught.value.details()
+    assert "'registry.test/none:1' is not on this node" in refusals.told(caught)
 
 
 @pytest.mark.parametrize(
@@ -134,15 +145,17 @@ async def test_an_image_that_is_not_here_is_not_found(cri: Cri, busybox: str) ->
         ({"image_sub_path": "../etc"}, "mounts.image_sub_path"),
     ],
 )
-async def test_what_no_image_mount_can_have_is_refused(cri: Cri, busybox: str, fields, words: str) -> None:
+async def test_what_no_image_mount_can_have_is_refused(
+    cri: Cri, busybox: str, fields: Fields, words: str
+) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "image-bad", busybox, volume(busybox, **fields))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert words in caught.value.details()
+    assert words in refusals.told(caught)
 
 
 async def test_a_mounted_image_outlives_its_removal_and_runtimeds(
-    cri: Cri, node: TestNode, busybox: str, data_image
+    cri: Cri, node: TestNode, busybox: str, data_image: str
 ) -> None:
     await cri.pull(data_image)
     container_id = await run(cri, "image-held", busybox, volume(data_image))
@@ -166,7 +179,7 @@ async def test_a_volume_of_an_image_cannot_lead_out(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "volume-out", image)
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert path in caught.value.details()
+    assert path in refusals.told(caught)
     assert node.leftovers()["records"] == [
         name for name in node.leftovers()["records"] if name in node.leftovers()["sandboxes"]
     ]
@@ -209,9 +222,7 @@ async def test_an_artifact_is_listed_and_mounted_and_not_run(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.create(sandbox_id, cri.container_config("c", artifact, ["x"]), sandbox)
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert (
-        f"is an artifact of type {kind!r}: it can be mounted as a volume, not run" in caught.value.details()
-    )
+    assert f"is an artifact of type {kind!r}: it can be mounted as a volume, not run" in refusals.told(caught)
     told = json.loads(node.slipway("image", "inspect", artifact).stdout)[0]
     assert (told["ArtifactType"], told["Id"]) == (kind, artifact_id)
     refused = node.slipway("rmi", artifact)

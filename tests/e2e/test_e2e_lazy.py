@@ -131,7 +131,7 @@ async def until_nobody_serves(node: TestNode, layer: str) -> None:
 
 
 async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     pushed = push(shop, "lazy/first", 1)
     layer, slow.held = pushed.layer, pushed.late
@@ -164,7 +164,7 @@ async def test_a_pod_runs_before_its_image_is_here_and_the_rest_comes(
 
 
 async def test_an_image_that_skopeo_made_zstd_chunked_runs_before_it_is_here(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     plain = push(shop, "lazy/plain", 6)
     zstdchunked.copy(f"{shop.address}/{plain.name}", f"{shop.address}/lazy/chunked")
@@ -196,7 +196,7 @@ def manifest(shop: Registry, name: str) -> dict[str, Any]:
 
 
 async def test_whoever_is_killed_a_running_container_reads_on(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     pushed = push(shop, "lazy/kills", 2)
     layer, slow.held = pushed.layer, pushed.late
@@ -229,7 +229,7 @@ async def test_whoever_is_killed_a_running_container_reads_on(
 
 
 async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     pushed = push(shop, "lazy/cut", 3)
     slow.held = pushed.late
@@ -252,7 +252,7 @@ async def test_without_its_registry_a_read_fails_in_time_and_later_goes_on(
 
 
 async def test_wrong_bytes_are_not_read_and_mark_the_image(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     pushed = push(shop, "lazy/wrong", 4)
     image = f"{slow.address}/{pushed.name}"
@@ -279,7 +279,7 @@ async def test_wrong_bytes_are_not_read_and_mark_the_image(
 
 
 async def test_an_image_that_is_removed_leaves_nothing(
-    shop: Registry, node: TestNode, slow, cri: Cri
+    shop: Registry, node: TestNode, slow: Link, cri: Cri
 ) -> None:
     pushed = push(shop, "lazy/removed", 5)
     layer, slow.held = pushed.layer, pushed.late
@@ -297,7 +297,7 @@ async def test_an_image_that_is_removed_leaves_nothing(
 
 @pytest.mark.parametrize("why", ["no ranges", "no annotation", "a table that lies"])
 async def test_what_cannot_come_later_is_pulled_as_always(
-    shop: Registry, node: TestNode, slow, cri: Cri, why: str
+    shop: Registry, node: TestNode, slow: Link, cri: Cri, why: str
 ) -> None:
     items = [*busybox_entries(), file("data", noise(6))]
     lie = (

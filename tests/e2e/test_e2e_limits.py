@@ -46,15 +46,14 @@ def disturb() -> None:
         subprocess.run(["systemctl", "daemon-reload"], check=True, timeout=60)
 
 
-async def update(cri: Cri, container_id: str, **values) -> None:
-    wanted = cri_pb.LinuxContainerResources(**values)
+async def update(cri: Cri, container_id: str, wanted: cri_pb.LinuxContainerResources) -> None:
     request = cri_pb.UpdateContainerResourcesRequest(container_id=container_id, linux=wanted)
     await cri.call(cri.runtime.UpdateContainerResources, request)
 
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_limits_hold_from_the_start_through_updates_and_reloads(
-    cri: Cri, busybox: str, handler
+    cri: Cri, busybox: str, handler: str
 ) -> None:
     resources = cri_pb.LinuxContainerResources(
         cpu_period=100_000,
@@ -75,11 +74,12 @@ async def test_limits_hold_from_the_start_through_updates_and_reloads(
     holds(64 * MIB, 50_000)
     disturb()
     holds(64 * MIB, 50_000)
-    await update(cri, container_id, memory_limit_in_bytes=128 * MIB, cpu_quota=70_000, cpu_shares=1024)
+    more = cri_pb.LinuxContainerResources(memory_limit_in_bytes=128 * MIB, cpu_quota=70_000, cpu_shares=1024)
+    await update(cri, container_id, more)
     holds(128 * MIB, 70_000)
     disturb()
     holds(128 * MIB, 70_000)
-    await update(cri, container_id, cpu_quota=-1)
+    await update(cri, container_id, cri_pb.LinuxContainerResources(cpu_quota=-1))
     for _ in range(2):
         found = held(container_id)
         assert found["cpu"] <= {"max", "-1"}

@@ -8,7 +8,7 @@ import anyio
 import pytest
 
 from devtools.cri import Cri
-from tests.e2e.test_e2e_faults import recovered
+from tests.e2e.test_e2e_faults import begin_anew, recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support import cgroups, logs
 from tests.support.eventually import eventually
@@ -67,8 +67,7 @@ def narrow(node: TestNode) -> Iterator[Narrow]:
     supervisor = node.state["supervisor"]
     made.take(supervisor)  # memory belongs to the cgroup in which it was asked for
     for name in node.state["pids"]:
-        died = node.kill(name)
-        eventually(lambda name=name, died=died: node.pid(name) != died, within_s=30, what=f"a new {name}")
+        begin_anew(node, name)
     home.write_text(str(supervisor))
     yield made
     made.loosen()
@@ -89,15 +88,19 @@ async def short_lives(cri: Cri, image: str, again: Again, over: anyio.Event) -> 
     """Pods that come and go, each with its exit code."""
     number = 0
     while not over.is_set():
-        config = cri.sandbox_config(f"short-{number}", host_network=True)
-        container = cri.container_config("c", image, ["sh", "-c", "exit 3"])
-        sandbox_id = await again("run", lambda config=config: cri.run_sandbox(config))
-        container_id = await again("create", lambda s=sandbox_id, c=container, p=config: cri.create(s, c, p))
-        await again("start", lambda c=container_id: cri.start(c))
-        assert (await again("wait", lambda c=container_id: exited(cri, c))).exit_code == 3
-        await again("remove", lambda s=sandbox_id: cri.remove_sandbox(s))
+        await short_life(cri, image, again, f"short-{number}")
         number += 1
     return number
+
+
+async def short_life(cri: Cri, image: str, again: Again, name: str) -> None:
+    config = cri.sandbox_config(name, host_network=True)
+    container = cri.container_config("c", image, ["sh", "-c", "exit 3"])
+    sandbox_id = await again("run", lambda: cri.run_sandbox(config))
+    container_id = await again("create", lambda: cri.create(sandbox_id, container, config))
+    await again("start", lambda: cri.start(container_id))
+    assert (await again("wait", lambda: exited(cri, container_id))).exit_code == 3
+    await again("remove", lambda: cri.remove_sandbox(sandbox_id))
 
 
 @pytest.mark.long

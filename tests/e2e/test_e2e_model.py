@@ -5,11 +5,12 @@ import random
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeGuard
 
 import anyio
 import grpc
 import pytest
+from google.protobuf.message import Message
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -17,6 +18,7 @@ from hypothesis.stateful import run_state_machine_as_test as run_machine
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.api.cri.v1 import api_pb2_grpc as cri_grpc
+from tests.support import refusals
 from tests.support.node import TestNode
 from tests.support.pace import patience
 
@@ -77,12 +79,18 @@ class Kubelet(RuleBasedStateMachine):
     def beside(self, name: str, request: Any, end: str, one: tuple[Pod, Container | None]) -> Any:
         """A call, and at the same time one that ends its container or pod, which always goes well; none if it is refused."""
         pod, container = one
-        ending = {
-            "StopContainer": lambda: cri_pb.StopContainerRequest(container_id=container.id),
-            "RemoveContainer": lambda: cri_pb.RemoveContainerRequest(container_id=container.id),
-            "StopPodSandbox": lambda: cri_pb.StopPodSandboxRequest(pod_sandbox_id=pod.id),
-            "RemovePodSandbox": lambda: cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id),
-        }[end]()
+        ending: Message
+        if end == "StopPodSandbox":
+            ending = cri_pb.StopPodSandboxRequest(pod_sandbox_id=pod.id)
+        elif end == "RemovePodSandbox":
+            ending = cri_pb.RemovePodSandboxRequest(pod_sandbox_id=pod.id)
+        else:
+            assert container is not None, end
+            ending = (
+                cri_pb.StopContainerRequest(container_id=container.id)
+                if end == "StopContainer"
+                else cri_pb.RemoveContainerRequest(container_id=container.id)
+            )
         call, ended = (
             self.threads.submit(self.call, name, request),
             self.threads.submit(self.call, end, ending),
@@ -97,7 +105,7 @@ class Kubelet(RuleBasedStateMachine):
     def refused(self, code: grpc.StatusCode, name: str, request: Any) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             self.call(name, request)
-        assert caught.value.code() is code, caught.value.details()
+        assert caught.value.code() is code, refusals.told(caught)
 
     @rule(target=pods, twice=st.booleans())
     def run_pod(self, twice: bool) -> Pod:
@@ -152,7 +160,7 @@ class Kubelet(RuleBasedStateMachine):
     def _create(self, pod: Pod, config: Any) -> Any:
         return cri_pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
 
-    def _is_known(self, one: tuple[Pod, Container] | None) -> bool:
+    def _is_known(self, one: tuple[Pod, Container] | None) -> TypeGuard[tuple[Pod, Container]]:
         return one is not None and one[0].id in self.known and one[1] in one[0].containers
 
     @rule(one=containers)
@@ -327,7 +335,7 @@ class Kubelet(RuleBasedStateMachine):
 
 
 @pytest.fixture(params=["short", pytest.param("long", marks=[pytest.mark.long, pytest.mark.timeout(1200)])])
-def machine(request):
+def machine(request: pytest.FixtureRequest) -> tuple[type[Kubelet], settings]:
     """The state machine, and how it is run; the long form tells its seed, and takes one by SLIPWAY_TEST_SEED."""
     common = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
     if request.param == "short":
@@ -339,7 +347,9 @@ def machine(request):
     return seed(number)(type("LongKubelet", (Kubelet,), {})), form
 
 
-def test_a_node_does_what_the_model_says(node: TestNode, busybox: str, machine) -> None:
+def test_a_node_does_what_the_model_says(
+    node: TestNode, busybox: str, machine: tuple[type[Kubelet], settings]
+) -> None:
     kubelet, form = machine
     assert node.slipway("pull", busybox).returncode == 0
     Kubelet.socket, Kubelet.image, Kubelet.logs = node.socket, busybox, str(node.logs)

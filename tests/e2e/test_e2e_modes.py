@@ -5,6 +5,7 @@ import re
 import socket
 import stat
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,7 @@ OTHERS = ("D/cni", "D/pod-logs", "D/leases", "D/certs.d")
 """Of the test, or the kubelet's."""
 
 
-def found(run_dir: Path, data_dir: Path):
+def found(run_dir: Path, data_dir: Path) -> Iterator[tuple[str, str]]:
     todo = [(run_dir, "R"), *((path, f"D/{path.name}") for path in data_dir.iterdir())]
     while todo:
         path, name = todo.pop()
@@ -94,14 +95,14 @@ def found(run_dir: Path, data_dir: Path):
 
 
 @pytest.fixture(scope="module")
-def node(tmp_path_factory: pytest.TempPathFactory):
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
     """One of its own: what other tests had of a node is not what a node makes."""
     with running_node(Path(tmp_path_factory.mktemp("modes"))) as running:
         yield running
 
 
 @pytest.fixture
-async def life(cri: Cri, node: TestNode, busybox: str):
+async def life(cri: Cri, node: TestNode, busybox: str) -> str:
     """One of everything: a container that runs, one that has ended, a pod with a network and a pause."""
     await cri.pull(busybox)
     config = cri.sandbox_config("modes")
@@ -114,7 +115,7 @@ async def life(cri: Cri, node: TestNode, busybox: str):
     return sandbox_id
 
 
-async def test_every_file_and_socket_has_the_mode_of_the_table(node: TestNode, life) -> None:
+async def test_every_file_and_socket_has_the_mode_of_the_table(node: TestNode, life: str) -> None:
     """CVE-2024-25621."""
     seen = dict(found(node.run_dir, node.data_dir))
     assert len(seen) > 80
@@ -146,7 +147,7 @@ print("\\n".join(reached))
 """
 
 
-async def test_another_user_reaches_nothing_of_it(node: TestNode, life) -> None:
+async def test_another_user_reaches_nothing_of_it(node: TestNode, life: str) -> None:
     # walk goes on where a directory goes meanwhile
     found = os.walk(node.run_dir)
     sockets = [f"{here}/{name}" for here, _, names in found for name in names if name.endswith(".sock")]

@@ -10,6 +10,7 @@ from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys import linux
 from common.sys.mounts import unmount_below
 from devtools.cri import Cri
+from tests.support import refusals
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
@@ -112,7 +113,7 @@ async def test_what_cannot_propagate_is_refused_by_name(cri: Cri, busybox: str, 
     finally:
         linux.umount(str(place))
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == f"mounts.propagation: {str(place)!r} is not on a shared mount"
+    assert refusals.told(caught) == f"mounts.propagation: {str(place)!r} is not on a shared mount"
 
 
 @HANDLERS
@@ -121,10 +122,9 @@ async def test_read_only_reaches_what_is_mounted_below_if_asked(
     cri: Cri, busybox: str, shared: Path, handler: str, recursive: bool
 ) -> None:
     linux.mount("none", str(shared / "a"), "tmpfs")
-    given = {"readonly": True, "recursive_read_only": recursive}
     mounts = [
-        cri_pb.Mount(container_path="/v", host_path=str(shared), **given),
-        cri_pb.Mount(container_path="/etc/mine", host_path="/etc/passwd", **given),
+        cri_pb.Mount(container_path=path, host_path=host, readonly=True, recursive_read_only=recursive)
+        for path, host in (("/v", str(shared)), ("/etc/mine", "/etc/passwd"))
     ]
     container_id = await run(cri, f"ro-{handler}-{recursive}".lower(), busybox, mounts, handler)
     assert (await shell(cri, container_id, "touch /v/x"))[0] == 1
@@ -133,19 +133,26 @@ async def test_read_only_reaches_what_is_mounted_below_if_asked(
 
 
 @pytest.mark.parametrize(
-    "fields",
-    [
-        {"readonly": False},
-        {"readonly": True, "propagation": HOST_TO_CONTAINER},
-        {"readonly": True, "propagation": BIDIRECTIONAL},
-    ],
+    ("readonly", "propagation"), [(False, PRIVATE), (True, HOST_TO_CONTAINER), (True, BIDIRECTIONAL)]
 )
-async def test_recursive_read_only_has_its_conditions(cri: Cri, busybox: str, shared: Path, fields) -> None:
-    mount = cri_pb.Mount(container_path="/v", host_path=str(shared), recursive_read_only=True, **fields)
+async def test_recursive_read_only_has_its_conditions(
+    cri: Cri,
+    busybox: str,
+    shared: Path,
+    readonly: bool,
+    propagation: cri_pb.MountPropagation.ValueType,
+) -> None:
+    mount = cri_pb.Mount(
+        container_path="/v",
+        host_path=str(shared),
+        recursive_read_only=True,
+        readonly=readonly,
+        propagation=propagation,
+    )
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "rro-bad", busybox, [mount])
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "mounts.recursive_read_only: '/v' needs readonly and private" in caught.value.details()
+    assert "mounts.recursive_read_only: '/v' needs readonly and private" in refusals.told(caught)
 
 
 async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_prefix(
@@ -155,7 +162,7 @@ async def test_recursive_read_only_by_a_handler_that_cannot_has_the_kubelets_pre
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "rro-runsc", busybox, [mount], "runsc")
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
-    assert caught.value.details().startswith(
+    assert refusals.told(caught).startswith(
         "RROUnsupported: mounts.recursive_read_only: '/v': handler 'runsc'"
     )
 
@@ -165,7 +172,7 @@ async def test_nothing_propagates_out_of_a_kernel_of_its_own(cri: Cri, busybox: 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "both-runsc", busybox, [mount], "runsc")
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "mounts.propagation: '/v'" in caught.value.details()
+    assert "mounts.propagation: '/v'" in refusals.told(caught)
 
 
 async def test_features_are_told(cri: Cri) -> None:
@@ -193,7 +200,7 @@ async def test_an_unknown_mount_option_is_refused(cri: Cri, busybox: str) -> Non
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, "options-bad", busybox, [mount])
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert caught.value.details() == "mounts.mount_options: 'suid' is unknown"
+    assert refusals.told(caught) == "mounts.mount_options: 'suid' is unknown"
 
 
 async def test_files_links_and_missing_paths_are_mounted(cri: Cri, busybox: str, tmp_path: Path) -> None:

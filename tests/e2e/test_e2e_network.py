@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import Unpack
 
 import anyio
 import anyio.to_thread
@@ -16,9 +17,10 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools import bridge
-from devtools.cri import Cri
+from devtools.cri import Cri, PodFields
 from devtools.ports import free_port
 from tests.e2e.test_e2e_pods import succeeds
+from tests.support import refusals
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -27,16 +29,21 @@ CODE = grpc.StatusCode
 TRY_S = 2.0
 
 
-def port(number: int, protocol: int = cri_pb.TCP, host_ip: str = "") -> cri_pb.PortMapping:
+def port(
+    number: int, protocol: cri_pb.Protocol.ValueType = cri_pb.TCP, host_ip: str = ""
+) -> cri_pb.PortMapping:
     return cri_pb.PortMapping(host_port=number, container_port=80, protocol=protocol, host_ip=host_ip)
 
 
-async def sandbox(cri: Cri, name: str, *ports: cri_pb.PortMapping, **fields):
-    config = cri.sandbox_config(name, port_mappings=ports, **fields)
+async def sandbox(
+    cri: Cri, name: str, *ports: cri_pb.PortMapping, **fields: Unpack[PodFields]
+) -> tuple[cri_pb.PodSandboxConfig, str]:
+    config = cri.sandbox_config(name, **fields)
+    config.port_mappings.extend(ports)
     return config, await cri.run_sandbox(config)
 
 
-async def serve(cri: Cri, image: str, config, sandbox_id: str) -> None:
+async def serve(cri: Cri, image: str, config: cri_pb.PodSandboxConfig, sandbox_id: str) -> None:
     """Answer each caller with the pod's name, on port 80."""
     await cri.pull(image)
     made = cri.container_config("c", image, ["nc", "-ll", "-p", "80", "-e", "hostname"])
@@ -77,7 +84,7 @@ async def ask(host: str, number: int, kind: int = socket.SOCK_STREAM) -> bytes:
     return await anyio.to_thread.run_sync(talk)
 
 
-async def status(cri: Cri, sandbox_id: str):
+async def status(cri: Cri, sandbox_id: str) -> cri_pb.PodSandboxStatus:
     request = cri_pb.PodSandboxStatusRequest(pod_sandbox_id=sandbox_id)
     return (await cri.call(cri.runtime.PodSandboxStatus, request)).status
 
@@ -119,7 +126,7 @@ async def test_a_port_that_is_taken_is_refused_by_name_until_it_is_free(cri: Cri
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await sandbox(cri, "second", port(number, host_ip="127.0.0.1"))
     assert caught.value.code() is CODE.FAILED_PRECONDITION
-    assert caught.value.details() == (
+    assert refusals.told(caught) == (
         f"port_mappings: host port 127.0.0.1:{number}/TCP is taken by sandbox default/first ({first})"
     )
     assert node.leftovers()["sandboxes"] == [first]
@@ -142,8 +149,8 @@ async def test_a_port_of_a_process_of_the_node_is_refused_to_the_command_and_giv
     assert refused.returncode == 125
     assert f"host port {number}/TCP: address already in use" in refused.stderr
     assert node.leftovers()["sandboxes"] == [sandbox_id]
-    words = ("run", "--name", "lost", "-p", f"192.0.2.99:{free_port()}:80", busybox, "true")
-    lost = await anyio.to_thread.run_sync(partial(node.slipway, *words))
+    lost_words = ("run", "--name", "lost", "-p", f"192.0.2.99:{free_port()}:80", busybox, "true")
+    lost = await anyio.to_thread.run_sync(partial(node.slipway, *lost_words))
     assert (lost.returncode, "the node has no such address" in lost.stderr) == (125, True)
 
 
@@ -151,7 +158,7 @@ async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri: Cri, 
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await sandbox(cri, "family", port(free_port(), host_ip="::1"))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert "port_mappings.host_ip: '::1'" in caught.value.details()
+    assert "port_mappings.host_ip: '::1'" in refusals.told(caught)
     assert (node.leftovers()["sandboxes"], node.leftovers()["cni"]) == ([], [])
 
 
@@ -162,14 +169,14 @@ async def test_an_address_of_a_family_that_the_pod_has_not_is_refused(cri: Cri, 
         ({"port_mappings": [port(80, host_ip="nowhere")]}, "port_mappings.host_ip: 'nowhere'"),
         ({"port_mappings": [port(80), port(80)]}, "host port 80/TCP is mapped twice"),
         ({"annotations": {"kubernetes.io/egress-bandwidth": "fast"}}, "egress-bandwidth = 'fast'"),
-        ({"dns_config": {"searches": ["a b"]}}, "dns_config.searches: 'a b'"),
+        ({"dns_config": cri_pb.DNSConfig(searches=["a b"])}, "dns_config.searches: 'a b'"),
     ],
 )
-async def test_wishes_that_make_no_sense_are_refused(cri: Cri, fields, words: str) -> None:
+async def test_wishes_that_make_no_sense_are_refused(cri: Cri, fields: PodFields, words: str) -> None:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.run_sandbox(cri.sandbox_config("bad-wish", **fields))
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert words in caught.value.details()
+    assert words in refusals.told(caught)
 
 
 @pytest.fixture
@@ -189,7 +196,7 @@ def dual_stack(node: TestNode, tmp_path: Path) -> Iterator[None]:
     bridge.remove(name)
 
 
-async def test_a_pod_has_an_address_of_each_family(cri: Cri, busybox: str, dual_stack) -> None:
+async def test_a_pod_has_an_address_of_each_family(cri: Cri, busybox: str, dual_stack: None) -> None:
     config, sandbox_id = await sandbox(cri, "dual")
     network = (await status(cri, sandbox_id)).network
     assert network.ip.startswith("10.251.7.")
@@ -197,7 +204,7 @@ async def test_a_pod_has_an_address_of_each_family(cri: Cri, busybox: str, dual_
     await serve(cri, busybox, config, sandbox_id)
 
 
-async def test_annotations_limit_the_bandwidth(cri: Cri, node: TestNode, dual_stack) -> None:
+async def test_annotations_limit_the_bandwidth(cri: Cri, node: TestNode, dual_stack: None) -> None:
     rates = {"kubernetes.io/ingress-bandwidth": "10M", "kubernetes.io/egress-bandwidth": "20M"}
     _, sandbox_id = await sandbox(cri, "bandwidth", annotations=rates)
     shown = subprocess.run(["tc", "qdisc", "show"], capture_output=True, text=True, check=True).stdout
@@ -214,7 +221,7 @@ async def test_dns_is_as_asked_and_else_the_nodes(cri: Cri, busybox: str) -> Non
     own = "search a.svc svc\nnameserver 10.0.0.10\nnameserver fd00::10\noptions ndots:5\n"
     with open("/etc/resolv.conf") as file:
         nodes = file.read()
-    for name, fields, content in (("dns", {"dns_config": dns}, own), ("dns-none", {}, nodes)):
+    for name, fields, content in (("dns", PodFields(dns_config=dns), own), ("dns-none", PodFields(), nodes)):
         config, sandbox_id = await sandbox(cri, name, **fields)
         made = cri.container_config("c", busybox, ["sleep", "1000"])
         container_id = await cri.create(sandbox_id, made, config)

@@ -3,6 +3,7 @@
 import os
 import shutil
 import time
+from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
 
 import anyio
@@ -15,7 +16,7 @@ from common.records.store import GUARD_S
 from devtools.cri import Cri, connect
 from devtools.registry import Registry
 from slipway.doctor.deep.recorded import history
-from tests.e2e.test_e2e_faults import LIFE, events, recovered
+from tests.e2e.test_e2e_faults import LIFE, begin_anew, events, recovered
 from tests.e2e.test_e2e_pods import exited, pod
 from tests.support.eventually import eventually, until
 from tests.support.node import TestNode, running_node
@@ -26,20 +27,20 @@ OWNERS = ("imaged", "snapshotd", "runtimed")
 
 
 @pytest.fixture(scope="module")
-def outage(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
+def outage(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
     with running_node(tmp_path_factory.mktemp("outage")) as running:
         yield running
 
 
 @pytest.fixture
-async def cri(outage):
+async def cri(outage: TestNode) -> AsyncIterator[Cri]:
     async with connect(outage.socket, outage.logs) as client:
         yield client
         await client.remove_all()
 
 
 @contextmanager
-def nobody_starts(node: TestNode, name: str):
+def nobody_starts(node: TestNode, name: str) -> Iterator[None]:
     """One process of the node is dead meanwhile, and there again after."""
     with node.without(name) as died:
         yield
@@ -49,8 +50,7 @@ def nobody_starts(node: TestNode, name: str):
 async def restarted(node: TestNode, cri: Cri, container_id: str) -> None:
     """Every service that has records is another process now, and answers."""
     for name in OWNERS:
-        died = node.kill(name)
-        eventually(lambda name=name, died=died: node.pid(name) != died, within_s=30, what=f"a new {name}")
+        begin_anew(node, name)
     await recovered(cri, container_id)
 
 
@@ -79,7 +79,7 @@ SCRIPT = ["sh", "-c", "trap 'exit 7' TERM; while :; do sleep 0.05; done"]
 
 @pytest.mark.parametrize("then", ["running", "restarted", pytest.param("guarded", marks=pytest.mark.long)])
 async def test_a_wiped_redis_costs_no_container_and_no_image(
-    outage, cri: Cri, busybox: str, then: str
+    outage: TestNode, cri: Cri, busybox: str, then: str
 ) -> None:
     sandbox_id, container_id = await pod(cri, f"wiped-{then}", busybox, SCRIPT, host_network=False)
     since_ns = time.time_ns()
@@ -100,7 +100,9 @@ async def test_a_wiped_redis_costs_no_container_and_no_image(
     eventually(lambda: not any(outage.leftovers().values()), what="an empty node, also its trash")
 
 
-async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri: Cri, busybox: str) -> None:
+async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(
+    outage: TestNode, cri: Cri, busybox: str
+) -> None:
     _, running = await pod(cri, "cut-running", busybox, SCRIPT)
     _, ended = await pod(cri, "cut-ended", busybox, ["sh", "-c", "exit 9"])
     assert (await exited(cri, ended)).exit_code == 9
@@ -124,7 +126,7 @@ async def test_a_log_of_redis_that_was_cut_short_makes_no_record_lie(outage, cri
 
 
 async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(
-    outage, cri: Cri, busybox: str
+    outage: TestNode, cri: Cri, busybox: str
 ) -> None:
     """As a power cut leaves a file whose length was written before its bytes."""
     _, running = await pod(cri, "zeros-running", busybox, SCRIPT)
@@ -141,7 +143,9 @@ async def test_a_log_of_redis_that_ends_in_zeros_is_cut_after_its_last_command(
     await goes_on(cri, running)
 
 
-async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri: Cri, busybox: str) -> None:
+async def test_a_wiped_jetstream_is_made_again_and_events_go_on(
+    outage: TestNode, cri: Cri, busybox: str
+) -> None:
     _, container_id = await pod(cri, "no-stream", busybox, SCRIPT)
     with nobody_starts(outage, "nats"):
         shutil.rmtree(outage.data_dir / "nats" / "jetstream")
@@ -155,7 +159,7 @@ async def test_a_wiped_jetstream_is_made_again_and_events_go_on(outage, cri: Cri
 
 
 async def test_a_boot_that_emptied_run_leaves_what_can_be_removed_and_nothing_else(
-    outage, cri: Cri, busybox: str
+    outage: TestNode, cri: Cri, busybox: str
 ) -> None:
     sandbox_id, container_id = await pod(cri, "boot", busybox, SCRIPT, host_network=False)
     since_ns = time.time_ns()

@@ -1,6 +1,7 @@
 """PID namespaces over CRI: a pod's, a container's, the node's, another container's."""
 
 import os
+from typing import TypeAlias
 
 import grpc
 import pytest
@@ -13,6 +14,7 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
 CODE = grpc.StatusCode
 HANDLERS = pytest.mark.parametrize("handler", ["crun", "runc"])
+Mode: TypeAlias = cri_pb.NamespaceMode.ValueType
 POD, CONTAINER, NODE, TARGET = cri_pb.POD, cri_pb.CONTAINER, cri_pb.NODE, cri_pb.TARGET
 
 
@@ -37,7 +39,7 @@ class Pod:
         return (await self._cri.exec(container_id, ["ps", "-o", "pid,args"])).stdout.decode()
 
 
-async def pod(cri: Cri, name: str, image: str, pid: int | None, handler: str = "") -> Pod:
+async def pod(cri: Cri, name: str, image: str, pid: Mode | None, handler: str = "") -> Pod:
     await cri.pull(image)
     config = cri.sandbox_config(name, host_network=True)
     if pid is None:
@@ -47,7 +49,7 @@ async def pod(cri: Cri, name: str, image: str, pid: int | None, handler: str = "
     return Pod(cri, image, config, await cri.run_sandbox(config, handler))
 
 
-def options(pid: int, target_id: str = "") -> cri_pb.NamespaceOption:
+def options(pid: Mode, target_id: str = "") -> cri_pb.NamespaceOption:
     return cri_pb.NamespaceOption(network=NODE, pid=pid, target_id=target_id)
 
 

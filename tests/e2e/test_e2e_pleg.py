@@ -1,6 +1,8 @@
 """GetContainerEvents, as a kubelet's evented PLEG relies on it."""
 
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TypeAlias
 
 import anyio
 import grpc
@@ -16,10 +18,11 @@ pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.
 
 CREATED, STARTED = cri_pb.CONTAINER_CREATED_EVENT, cri_pb.CONTAINER_STARTED_EVENT
 STOPPED, DELETED = cri_pb.CONTAINER_STOPPED_EVENT, cri_pb.CONTAINER_DELETED_EVENT
+Stream: TypeAlias = "grpc.aio.UnaryStreamCall[cri_pb.GetEventsRequest, cri_pb.ContainerEventResponse]"
 
 
 @asynccontextmanager
-async def listening(cri: Cri):
+async def listening(cri: Cri) -> AsyncIterator[Stream]:
     """A stream that misses nothing of what happens in the block."""
     stream = cri.runtime.GetContainerEvents(cri_pb.GetEventsRequest())
     try:
@@ -30,9 +33,14 @@ async def listening(cri: Cri):
         stream.cancel()
 
 
-async def heard(stream, count: int) -> list:
+async def heard(stream: Stream, count: int) -> list[cri_pb.ContainerEventResponse]:
+    events = []
     with anyio.fail_after(patience(20)):
-        return [await stream.read() for _ in range(count)]
+        for _ in range(count):
+            event = await stream.read()
+            assert isinstance(event, cri_pb.ContainerEventResponse), "the stream has ended"
+            events.append(event)
+    return events
 
 
 async def test_a_life_is_told_with_all_statuses_and_in_order(cri: Cri, busybox: str) -> None:

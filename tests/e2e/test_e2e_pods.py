@@ -1,10 +1,12 @@
 """Pods over CRI: run, log, exec, stats, stop, remove; and nothing stays behind."""
 
+from typing import Unpack
+
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
 from tests.support import logs
 from tests.support.eventually import eventually, until
 from tests.support.node import TestNode
@@ -20,8 +22,8 @@ async def pod(
     *,
     host_network: bool = True,
     handler: str = "",
-    **fields,
-):
+    **fields: Unpack[ContainerFields],
+) -> tuple[str, str]:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=host_network)
     sandbox_id = await cri.run_sandbox(sandbox, handler)
@@ -30,10 +32,12 @@ async def pod(
     return sandbox_id, container_id
 
 
-async def reached(cri: Cri, container_id: str, state: int, within_s: float = 30.0):
+async def reached(
+    cri: Cri, container_id: str, state: cri_pb.ContainerState.ValueType, within_s: float = 30.0
+) -> cri_pb.ContainerStatus:
     """The container's status once it is in this state."""
 
-    async def in_it():
+    async def in_it() -> cri_pb.ContainerStatus | None:
         status = await cri.status(container_id)
         return status if status.state == state else None
 
@@ -41,7 +45,7 @@ async def reached(cri: Cri, container_id: str, state: int, within_s: float = 30.
     return await until(in_it, what, within_s=within_s)
 
 
-async def exited(cri: Cri, container_id: str, within_s: float = 30.0):
+async def exited(cri: Cri, container_id: str, within_s: float = 30.0) -> cri_pb.ContainerStatus:
     return await reached(cri, container_id, cri_pb.CONTAINER_EXITED, within_s)
 
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import anyio
 import pytest
@@ -46,7 +47,7 @@ def watched(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         unmount_below(place)
 
 
-async def _heard(node: TestNode, verb: str, resource: str, object_id: str = "*") -> dict:
+async def _heard(node: TestNode, verb: str, resource: str, object_id: str = "*") -> dict[str, Any]:
     """The first event of this verb about a resource."""
     with anyio.fail_after(patience(30)):
         async for envelope in follow(node.state["nats_url"], object_id=object_id, verb=verb, since_ns=0):
@@ -56,7 +57,7 @@ async def _heard(node: TestNode, verb: str, resource: str, object_id: str = "*")
     raise AssertionError
 
 
-async def test_a_disk_past_its_threshold_is_told_and_cleared(watched) -> None:
+async def test_a_disk_past_its_threshold_is_told_and_cleared(watched: TestNode) -> None:
     full = watched.data_dir / "full"
     full.write_bytes(bytes(DISK_BYTES * 2 // 3))
     raised = await _heard(watched, "pressure_raised", "disk")
@@ -82,7 +83,7 @@ async def _limited(cri: Cri, image: str, name: str, script: str = "sleep 1000", 
     return container_id
 
 
-async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox: str) -> None:
+async def test_memory_near_its_limit_is_told_and_cleared(watched: TestNode, busybox: str) -> None:
     async with connect(watched.socket, watched.logs) as cri:
         await cri.pull(busybox)
         container_id = await _limited(cri, busybox, "near")
@@ -106,7 +107,7 @@ async def test_memory_near_its_limit_is_told_and_cleared(watched, busybox: str) 
 
 
 async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(
-    watched, busybox: str
+    watched: TestNode, busybox: str
 ) -> None:
     async with connect(watched.socket, watched.logs) as cri:
         await cri.pull(busybox)
@@ -119,7 +120,7 @@ async def test_a_process_killed_for_memory_is_told_of_a_container_that_lives_on(
 
 @NEEDS_PSI
 async def test_stalls_of_the_node_are_told_and_explain_a_kill_from_outside(
-    watched, busybox: str, tmp_path: Path
+    watched: TestNode, busybox: str, tmp_path: Path
 ) -> None:
     holes = tmp_path / "holes"
     with holes.open("wb") as file:

@@ -4,8 +4,8 @@ import json
 import re
 from pathlib import Path
 
+import msgspec
 import pytest
-import yaml
 
 from devtools.cri import Cri
 from tests.support.eventually import eventually
@@ -23,7 +23,7 @@ NAME = re.compile(r"\b(?:slipway|process)_[a-z_]+\b")
 def _expressions() -> list[str]:
     dashboard = json.loads((DEPLOY / "grafana/slipway.json").read_text())
     shown = [target["expr"] for panel in dashboard["panels"] for target in panel.get("targets", ())]
-    rules = yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())
+    rules = msgspec.yaml.decode((DEPLOY / "prometheus/alerts.yml").read_bytes())
     return shown + [rule["expr"] for group in rules["groups"] for rule in group["rules"]]
 
 

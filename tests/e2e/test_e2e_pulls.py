@@ -12,6 +12,7 @@ import termios
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -55,6 +56,9 @@ async def test_a_pull_of_higher_priority_is_first(node: TestNode, shop: Registry
     names = [_push(shop, name) for name in ("first", "second", "urgent")]
     door.open.clear()
 
+    def waits_for(count: int) -> None:
+        eventually(partial(waiting, count), what=f"{count} pulls wait for blobs")
+
     def waiting(count: int) -> bool:
         done = node.slipway("ops", "-o", "json")
         pulls = [each for each in json.loads(done.stdout) if each["kind"] == "pull"]
@@ -70,11 +74,7 @@ async def test_a_pull_of_higher_priority_is_first(node: TestNode, shop: Registry
 
         for count, name in enumerate(names, 1):
             group.start_soon(pull, name, *(("--priority", "5") if "urgent" in name else ()))
-            await anyio.to_thread.run_sync(
-                lambda wanted=count: eventually(
-                    lambda: waiting(wanted), what=f"{wanted} pulls wait for blobs"
-                )
-            )
+            await anyio.to_thread.run_sync(waits_for, count)
         door.open.set()
     order = [path.split("/")[3] for path in door.asked if "/blobs/" in path]
     assert order[1:3] == ["urgent", "urgent"]

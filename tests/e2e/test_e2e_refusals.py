@@ -6,115 +6,107 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri
 from devtools.registry import Registry
+from tests.support import refusals
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
 
 CODE = grpc.StatusCode
+Config = cri_pb.ContainerConfig
+Context = cri_pb.LinuxContainerSecurityContext
+Resources = cri_pb.LinuxContainerResources
+NO_MODE = cri_pb.NamespaceMode.ValueType(7)
 
 
-def privileges(**fields) -> cri_pb.LinuxContainerConfig:
-    return cri_pb.LinuxContainerConfig(security_context=cri_pb.LinuxContainerSecurityContext(**fields))
+def privileges(wanted: Context) -> Config:
+    return Config(linux=cri_pb.LinuxContainerConfig(security_context=wanted))
 
 
 def profile(path: str) -> cri_pb.SecurityProfile:
     return cri_pb.SecurityProfile(profile_type=cri_pb.SecurityProfile.Localhost, localhost_ref=path)
 
 
-def limits(**fields) -> cri_pb.LinuxContainerConfig:
-    return cri_pb.LinuxContainerConfig(resources=cri_pb.LinuxContainerResources(**fields))
+def limits(wanted: Resources) -> Config:
+    return Config(linux=cri_pb.LinuxContainerConfig(resources=wanted))
 
 
 LONG = "a" * 256
-REFUSED = {
-    "unknown user": (privileges(run_as_username="nosuchuser"), {}, "nosuchuser"),
-    "user beyond int32": (privileges(run_as_user=cri_pb.Int64Value(value=1 << 32)), {}, str(1 << 32)),
-    "group without user": (privileges(run_as_group=cri_pb.Int64Value(value=5)), {}, "run_as_group"),
+REFUSED: dict[str, tuple[Config, str]] = {
+    "unknown user": (privileges(Context(run_as_username="nosuchuser")), "nosuchuser"),
+    "user beyond int32": (privileges(Context(run_as_user=cri_pb.Int64Value(value=1 << 32))), str(1 << 32)),
+    "group without user": (privileges(Context(run_as_group=cri_pb.Int64Value(value=5))), "run_as_group"),
     "unknown capability": (
-        privileges(capabilities=cri_pb.Capability(add_capabilities=["CAP_FLYING"])),
-        {},
+        privileges(Context(capabilities=cri_pb.Capability(add_capabilities=["CAP_FLYING"]))),
         "CAP_FLYING",
     ),
     "missing seccomp profile": (
-        privileges(seccomp=profile("/nonexistent/p.json")),
-        {},
+        privileges(Context(seccomp=profile("/nonexistent/p.json"))),
         "/nonexistent/p.json",
     ),
     "missing device": (
-        None,
-        {
-            "devices": [
-                cri_pb.Device(host_path="/dev/nosuchdevice", container_path="/dev/x", permissions="rwm")
-            ]
-        },
+        Config(
+            devices=[cri_pb.Device(host_path="/dev/nosuchdevice", container_path="/dev/x", permissions="rwm")]
+        ),
         "/dev/nosuchdevice",
     ),
-    "log path outside": (None, {"log_path": "../../escape.log"}, "escape.log"),
-    "log path too long": (None, {"log_path": LONG}, "log_path"),
+    "log path outside": (Config(log_path="../../escape.log"), "escape.log"),
+    "log path too long": (Config(log_path=LONG), "log_path"),
     "mount at a long name": (
-        None,
-        {"mounts": [cri_pb.Mount(container_path=f"/{LONG}", host_path="/tmp")]},
+        Config(mounts=[cri_pb.Mount(container_path=f"/{LONG}", host_path="/tmp")]),
         "mounts.container_path",
     ),
     "mount at a long path": (
-        None,
-        {"mounts": [cri_pb.Mount(container_path="/a" * 2048, host_path="/tmp")]},
+        Config(mounts=[cri_pb.Mount(container_path="/a" * 2048, host_path="/tmp")]),
         "mounts.container_path",
     ),
     "mount of a long path": (
-        None,
-        {"mounts": [cri_pb.Mount(container_path="/a", host_path="/a" * 2048)]},
+        Config(mounts=[cri_pb.Mount(container_path="/a", host_path="/a" * 2048)]),
         "mounts.host_path",
     ),
     "device at a long name": (
-        None,
-        {"devices": [cri_pb.Device(host_path="/dev/null", container_path=f"/dev/{LONG}", permissions="rw")]},
+        Config(
+            devices=[cri_pb.Device(host_path="/dev/null", container_path=f"/dev/{LONG}", permissions="rw")]
+        ),
         "devices.container_path",
     ),
-    "long directory": (None, {"working_dir": f"/{LONG}"}, "working_dir"),
-    "long masked path": (privileges(masked_paths=[f"/{LONG}"]), {}, "masked_paths"),
-    "long word": (None, {"args": ["a" * (128 << 10)]}, "args: 'aaa"),
-    "long variable": (None, {"envs": [cri_pb.KeyValue(key="K", value=b"v" * (128 << 10))]}, "envs: 'K'"),
+    "long directory": (Config(working_dir=f"/{LONG}"), "working_dir"),
+    "long masked path": (privileges(Context(masked_paths=[f"/{LONG}"])), "masked_paths"),
+    "long word": (Config(args=["a" * (128 << 10)]), "args: 'aaa"),
+    "long variable": (Config(envs=[cri_pb.KeyValue(key="K", value=b"v" * (128 << 10))]), "envs: 'K'"),
     "many variables": (
-        None,
-        {"envs": [cri_pb.KeyValue(key=f"K{n}", value=b"v") for n in range(40_000)]},
+        Config(envs=[cri_pb.KeyValue(key=f"K{n}", value=b"v") for n in range(40_000)]),
         "envs: 40000 variables",
     ),
-    "much for a program": (None, {"args": ["a" * (100 << 10)] * 70}, "args"),
+    "much for a program": (Config(args=["a" * (100 << 10)] * 70), "args"),
     "pid mode": (
-        privileges(namespace_options=cri_pb.NamespaceOption(pid=7)),
-        {},
+        privileges(Context(namespace_options=cri_pb.NamespaceOption(pid=NO_MODE))),
         "namespace_options.pid: mode 7",
     ),
     "network mode": (
-        privileges(namespace_options=cri_pb.NamespaceOption(network=7)),
-        {},
+        privileges(Context(namespace_options=cri_pb.NamespaceOption(network=NO_MODE))),
         "namespace_options.network: mode 7",
     ),
     "ipc mode": (
-        privileges(namespace_options=cri_pb.NamespaceOption(ipc=7)),
-        {},
+        privileges(Context(namespace_options=cri_pb.NamespaceOption(ipc=NO_MODE))),
         "namespace_options.ipc: mode 7",
     ),
-    "absent processor": (limits(cpuset_cpus="0,9999"), {}, "cpuset_cpus '0,9999'"),
-    "absent memory node": (limits(cpuset_mems="99"), {}, "cpuset_mems '99'"),
+    "absent processor": (limits(Resources(cpuset_cpus="0,9999")), "cpuset_cpus '0,9999'"),
+    "absent memory node": (limits(Resources(cpuset_mems="99")), "cpuset_mems '99'"),
 }
 
 
 @pytest.mark.parametrize("case", REFUSED)
 async def test_a_bad_container_is_refused_by_name(cri: Cri, node: TestNode, busybox: str, case: str) -> None:
-    linux, fields, named = REFUSED[case]
+    wanted, named = REFUSED[case]
     await cri.pull(busybox)
     sandbox = cri.sandbox_config(f"bad-{case.replace(' ', '-')}", host_network=True)
     sandbox_id = await cri.run_sandbox(sandbox)
     config = cri.container_config("c", busybox, ["true"])
-    if linux is not None:
-        config.linux.CopyFrom(linux)
-    config.MergeFrom(cri_pb.ContainerConfig(**fields))
+    config.MergeFrom(wanted)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.create(sandbox_id, config, sandbox)
     assert caught.value.code() in (CODE.INVALID_ARGUMENT, CODE.NOT_FOUND)
-    assert named in caught.value.details()
+    assert named in refusals.told(caught)
     assert not (await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())).containers
     left = node.leftovers()
     assert not left["bundles"]
@@ -123,7 +115,7 @@ async def test_a_bad_container_is_refused_by_name(cri: Cri, node: TestNode, busy
 
 @pytest.mark.parametrize("field", ["pid", "network", "ipc"])
 async def test_a_sandbox_with_an_unknown_namespace_mode_is_refused(cri: Cri, field: str) -> None:
-    for mode in (7, cri_pb.TARGET):
+    for mode in (NO_MODE, cri_pb.TARGET):
         config = cri_pb.PodSandboxConfig(
             metadata=cri_pb.PodSandboxMetadata(name="mode", uid="u", namespace="n")
         )
@@ -153,18 +145,19 @@ async def test_an_unknown_image_is_not_found_by_name(cri: Cri, shop: Registry) -
         with pytest.raises(grpc.aio.AioRpcError) as caught:
             await cri.pull(reference)
         assert caught.value.code() is CODE.NOT_FOUND
-        assert reference in caught.value.details()
+        assert reference in refusals.told(caught)
 
 
 async def test_unknown_ids_are_not_found(cri: Cri) -> None:
-    for method, request in (
-        (cri.runtime.ContainerStatus, cri_pb.ContainerStatusRequest(container_id="beef")),
-        (cri.runtime.StartContainer, cri_pb.StartContainerRequest(container_id="beef")),
-        (cri.runtime.ExecSync, cri_pb.ExecSyncRequest(container_id="beef", cmd=["true"])),
-        (cri.runtime.PodSandboxStatus, cri_pb.PodSandboxStatusRequest(pod_sandbox_id="beef")),
+    sandbox_status = cri_pb.PodSandboxStatusRequest(pod_sandbox_id="beef")
+    for call in (
+        lambda: cri.status("beef"),
+        lambda: cri.start("beef"),
+        lambda: cri.exec("beef", ["true"]),
+        lambda: cri.call(cri.runtime.PodSandboxStatus, sandbox_status),
     ):
         with pytest.raises(grpc.aio.AioRpcError, match="beef") as caught:
-            await cri.call(method, request)
+            await call()
         assert caught.value.code() is CODE.NOT_FOUND
 
 

@@ -5,14 +5,16 @@ import json
 import shutil
 import tarfile
 from pathlib import Path
+from typing import Unpack
 
 import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
 from devtools.registry import Registry, busybox_layer, file, layer
 from runtimed.oci.capabilities import NAMES, host_capabilities
+from tests.support import refusals
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -36,23 +38,29 @@ def people(shop: Registry) -> str:
     return shop.push("demo/people", [busybox_layer(), entries], {"User": "web", "Env": ["PATH=/bin"]})
 
 
-def secured(cri: Cri, image: str, wanted: Context, command: list[str] | None = None, **fields):
+def secured(
+    cri: Cri, image: str, wanted: Context, command: list[str] | None = None, **fields: Unpack[ContainerFields]
+) -> cri_pb.ContainerConfig:
     config = cri.container_config("c", image, command or ["sleep", "1000"], **fields)
     config.linux.security_context.MergeFrom(wanted)
     config.linux.security_context.namespace_options.pid = cri_pb.CONTAINER
     return config
 
 
-async def create(cri: Cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
+async def create(
+    cri: Cri, name: str, image: str, wanted: Context, handler: str = "", command: list[str] | None = None
+) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(name, host_network=True)
     sandbox.linux.security_context.privileged = wanted.privileged
-    config = secured(cri, image, wanted, **fields)
+    config = secured(cri, image, wanted, command)
     return await cri.create(await cri.run_sandbox(sandbox, handler), config, sandbox)
 
 
-async def run(cri: Cri, name: str, image: str, wanted: Context, handler: str = "", **fields) -> str:
-    container_id = await create(cri, name, image, wanted, handler, **fields)
+async def run(
+    cri: Cri, name: str, image: str, wanted: Context, handler: str = "", command: list[str] | None = None
+) -> str:
+    container_id = await create(cri, name, image, wanted, handler, command)
     await cri.start(container_id)
     return container_id
 
@@ -218,7 +226,7 @@ GROUPS = {
 
 
 @pytest.mark.parametrize("case", GROUPS)
-async def test_users_and_groups_are_those_of_request_and_image(cri: Cri, people, case: str) -> None:
+async def test_users_and_groups_are_those_of_request_and_image(cri: Cri, people: str, case: str) -> None:
     wanted, uid, gid, groups = GROUPS[case]
     container_id = await run(cri, f"groups-{case.replace(' ', '-')}", people, wanted)
     for found in (await init_facts(cri, container_id), await facts(cri, container_id)):
@@ -241,12 +249,12 @@ async def test_a_users_word_in_an_image_never_becomes_root_by_accident(
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await create(cri, f"user-{name}", image, Context())
     assert caught.value.code() is CODE.INVALID_ARGUMENT
-    assert user.rpartition(":")[2] in caught.value.details()
+    assert user.rpartition(":")[2] in refusals.told(caught)
 
 
 @HANDLERS
 async def test_no_working_directory_leads_out_by_a_descriptor(
-    cri: Cri, people, tmp_path: Path, handler: str
+    cri: Cri, people: str, tmp_path: Path, handler: str
 ) -> None:
     """CVE-2024-21626: by name, and by a link of the image."""
     await cri.pull(people)

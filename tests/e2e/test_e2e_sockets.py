@@ -37,7 +37,7 @@ Address = Path | int
 
 
 def frame(request: dict[str, object]) -> bytes:
-    body = msgpack.packb(request)
+    body: bytes = msgpack.packb(request)
     return struct.pack(">I", len(body)) + body
 
 
@@ -156,8 +156,9 @@ def methods() -> Iterator[str]:
 
 
 async def refusal(channel: grpc.aio.Channel, method: str, message: bytes) -> CODE:
+    call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
     with pytest.raises(grpc.aio.AioRpcError) as refused:
-        await channel.unary_unary(method)(message, timeout=patience(ANSWER_S))
+        await call(message, timeout=patience(ANSWER_S))
     return refused.value.code()
 
 
@@ -180,7 +181,7 @@ async def test_nothing_sent_to_a_socket_ends_or_stops_what_listens_there(
     pids = node.state["pids"]
     shims = {path: path.read_text() for path in node.run_dir.glob("shimd/shims/*/pid")}
     logs = {path: path.stat().st_size for path in node.run_dir.rglob("*.log")}
-    places = [*unix_sockets(node.run_dir), *tcp_ports(list(pids.values()))]
+    places: list[Address] = [*unix_sockets(node.run_dir), *tcp_ports(list(pids.values()))]
     addresses: dict[Address, str] = {address: spoken(address) for address in places}
     assert set(addresses.values()) == set(QUESTIONS)
     with ExitStack() as stack:
@@ -188,8 +189,12 @@ async def test_nothing_sent_to_a_socket_ends_or_stops_what_listens_there(
             attack(address, stack)
         serving(addresses)
     serving(addresses)
-    served = [await refusals(path) for path, protocol in addresses.items() if protocol == "grpc"]
-    assert set().union(*served) == set(methods())
+    served = set()
+    for address, protocol in addresses.items():
+        if protocol == "grpc":
+            assert isinstance(address, Path), f"gRPC on port {address}"
+            served |= await refusals(address)
+    assert served == set(methods())
     assert (await cri.exec(container_id, ["echo", "still here"])).stdout == b"still here\n"
     assert node.state["pids"] == pids
     assert {path: path.read_text() for path in shims} == shims

@@ -5,6 +5,8 @@ import json
 import os
 import socket
 import ssl
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -22,18 +24,28 @@ from tests.support.streaming import RefusedError, Spdy, WebSocket
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 BIG_BYTES = int(os.environ.get("SLIPWAY_STREAM_BYTES") or 96 << 20)
 V4, V5 = "v4.channel.k8s.io", "v5.channel.k8s.io"
+KINDS = ("spdy", "websocket")
 TUNNEL = "SPDY/3.1+portforward.k8s.io"
 EXIT_CAUSE = ("NonZeroExitCode", "3")
 
 
-async def exec_url(cri: Cri, container_id: str, cmd: list[str], **fields) -> str:
-    fields.setdefault("stdout", True)
-    request = cri_pb.ExecRequest(container_id=container_id, cmd=cmd, **fields)
+async def exec_url(
+    cri: Cri,
+    container_id: str,
+    cmd: list[str],
+    *,
+    stdin: bool = False,
+    stderr: bool = False,
+    tty: bool = False,
+) -> str:
+    request = cri_pb.ExecRequest(
+        container_id=container_id, cmd=cmd, stdin=stdin, stdout=True, stderr=stderr, tty=tty
+    )
     return (await cri.call(cri.runtime.Exec, request)).url
 
 
-async def attach_url(cri: Cri, container_id: str, **fields) -> str:
-    request = cri_pb.AttachRequest(container_id=container_id, stdout=True, **fields)
+async def attach_url(cri: Cri, container_id: str, *, stdin: bool) -> str:
+    request = cri_pb.AttachRequest(container_id=container_id, stdin=stdin, stdout=True)
     return (await cri.call(cri.runtime.Attach, request)).url
 
 
@@ -56,6 +68,10 @@ def spdy_exec(
         return {name: found[client.ids[name]] for name in read}
 
 
+def opened(kind: str, url: str, protocol: str) -> Spdy | WebSocket:
+    return WebSocket(url, protocol) if kind == "websocket" else Spdy(url, protocol)
+
+
 def cause(status: bytes) -> tuple[str, str]:
     shown = json.loads(status)
     return shown["reason"], shown["details"]["causes"][0]["message"]
@@ -74,7 +90,7 @@ async def test_spdy_exec_has_both_outputs_and_the_exit_code(cri: Cri, busybox: s
     assert cause(found["error"]) == EXIT_CAUSE
     for version, told in (("v3.channel.k8s.io", b""), (V4, b"Success")):
         url = await exec_url(cri, container_id, ["true"])
-        quiet = await in_thread(lambda u=url, v=version: spdy_exec(u, "error", "stdout", version=v))
+        quiet = await in_thread(partial(spdy_exec, url, "error", "stdout", version=version))
         assert quiet["stdout"] == b""
         assert told in quiet["error"]
         assert bool(quiet["error"]) is bool(told)
@@ -240,16 +256,16 @@ async def test_a_url_is_good_once_and_for_its_kind_only(cri: Cri, busybox: str) 
     other = (await exec_url(cri, container_id, ["true"])).replace("/exec/", "/attach/")
     for wrong in (url, other, url.rpartition("/")[0] + "/nothing", url.replace("/exec/", "/")):
         with pytest.raises(RefusedError, match="unknown, was used before") as refusal:
-            await in_thread(lambda w=wrong: Spdy(w, V4))
+            await in_thread(Spdy, wrong, V4)
         assert refusal.value.status == 404
 
 
 async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "protocols", busybox, ["sleep", "1000"])
-    for client, offer in ((Spdy, "v9.channel.k8s.io"), (WebSocket, "v9.channel.k8s.io")):
+    for kind in KINDS:
         url = await exec_url(cri, container_id, ["true"])
         with pytest.raises(RefusedError, match=r"offers v9\.channel.*supported are v.\.channel") as refusal:
-            await in_thread(lambda c=client, o=offer, u=url: c(u, o))
+            await in_thread(opened, kind, url, "v9.channel.k8s.io")
         assert refusal.value.status == 403
     url = await exec_url(cri, container_id, ["true"])
     with pytest.raises(RefusedError, match=r"upgrade h2c: .*SPDY/3\.1") as refusal:
@@ -257,19 +273,19 @@ async def test_protocols_that_are_not_spoken_are_refused_with_both_lists(cri: Cr
     assert refusal.value.status == 400
 
 
+def break_it(kind: str, url: str) -> None:
+    with opened(kind, url, V4) as client:
+        (client.link if isinstance(client, Spdy) else client).send(b"\xff" * 64)
+        while client.receive():
+            pass
+
+
 async def test_malformed_frames_close_their_connection_only(cri: Cri, busybox: str) -> None:
     _, container_id = await pod(cri, "malformed", busybox, ["sleep", "1000"])
     good = await exec_url(cri, container_id, ["cat"], stdin=True)
-    for client in (Spdy, WebSocket) * 5:  # each comes at another moment of the exec's preparation
+    for kind in KINDS * 5:  # each comes at another moment of the exec's preparation
         bad = await exec_url(cri, container_id, ["cat"], stdin=True)
-
-        def break_it(c=client, u=bad) -> None:
-            with c(u, V4) as opened:
-                (opened.link if c is Spdy else opened).send(b"\xff" * 64)
-                while opened.receive():
-                    pass
-
-        await in_thread(break_it)
+        await in_thread(break_it, kind, bad)
     found = await in_thread(lambda: spdy_exec(good, "error", "stdin", "stdout", stdin=b"still"))
     assert found["stdout"] == b"still"
 
@@ -293,7 +309,9 @@ def rss_mib(pid: int) -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4 // 1024
 
 
-def pump(write, read, size: int, block: bytes) -> tuple[str, str]:
+def pump(
+    write: Callable[[bytes], None], read: Callable[[], list[bytes]], size: int, block: bytes
+) -> tuple[str, str]:
     """Send blocks from a thread while this one reads; digests of what went and of what came."""
     import threading
 
@@ -359,7 +377,7 @@ async def test_a_client_that_does_not_read_holds_back_its_own_exec_only(
     try:
         for _ in range(5):
             url = await exec_url(cri, container_id, ["head", "-c", "1000000", "/dev/zero"])
-            found = await in_thread(lambda u=url: spdy_exec(u, "error", "stdout"))
+            found = await in_thread(spdy_exec, url, "error", "stdout")
             assert len(found["stdout"]) == 1_000_000
         assert rss_mib(node.pid("crid")) - before < 48
     finally:
@@ -373,8 +391,8 @@ async def test_attaching_again_and_again_leaves_no_descriptor(cri: Cri, node: Te
     async def many(count: int) -> None:
         for number in range(count):
             url = await attach_url(cri, container_id, stdin=True)
-            opener = (lambda u=url: Spdy(u, V4)) if number % 2 else (lambda u=url: WebSocket(u, V5))
-            client = await in_thread(opener)
+            kind, protocol = ("spdy", V4) if number % 2 else ("websocket", V5)
+            client = await in_thread(opened, kind, url, protocol)
             client.close()
 
     url = await exec_url(cri, container_id, ["true"])

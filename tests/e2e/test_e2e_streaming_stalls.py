@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import anyio
@@ -43,11 +44,11 @@ def fill_stdin(url: str, kind: str) -> None:
     """Write until the exec holds the client up, read what it said, and go: the end waits behind the input."""
     client = WebSocket(url, V5) if kind == "websocket" else Spdy(url, V4)
     with client:
+        write: Callable[[bytes], None]
         if isinstance(client, Spdy):
             for name in ("error", "stdin", "stdout"):
                 client.open(name)
-            stdin = client.ids["stdin"]
-            write = lambda block: client.write(stdin, block)  # noqa: E731
+            write = partial(client.write, client.ids["stdin"])
         else:
             write = lambda block: client.write(b"\x00" + block)  # noqa: E731
         while not any(b"up" in (piece if isinstance(piece, bytes) else piece[1]) for piece in client.read()):

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -14,16 +15,19 @@ from devtools import registry
 from devtools.cri import Cri, connect
 from devtools.registry import Registry
 from tests.e2e.test_e2e_pods import pod
+from tests.support import refusals
 from tests.support.eventually import eventually, until
-from tests.support.node import running_node
+from tests.support.node import TestNode, running_node
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 MIB = 1 << 20
 LAYER_MIB = 24
+Fill = Callable[[int], Path]
+"""Fills the node's disk but for so many bytes; gives the file that does."""
 
 
 @pytest.fixture(scope="module")
-def small(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
+def small(shop: Registry, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestNode]:
     """A node whose data and pod logs are on a filesystem of 192 MiB."""
     data = tmp_path_factory.mktemp("small")
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=192m", "slipway-test", data], check=True, timeout=20)
@@ -35,29 +39,29 @@ def small(shop: Registry, tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-async def cri(small):
+async def cri(small: TestNode) -> AsyncIterator[Cri]:
     async with connect(small.socket, small.logs) as client:
         yield client
         await accepted(client.remove_all)
 
 
-async def accepted(call) -> None:
+async def accepted(call: Callable[[], Awaitable[object]]) -> None:
     """Make a call until it is no more UNAVAILABLE: Redis tries a disk that was full once a second."""
 
-    async def answered() -> tuple[object] | None:
+    async def answered() -> bool:
         try:
-            return (await call(),)
+            await call()
         except grpc.aio.AioRpcError as exc:
             if exc.code() is not grpc.StatusCode.UNAVAILABLE:
                 raise
-            return None
+            return False
+        return True
 
-    (answer,) = await until(answered, "Redis to write again")
-    return answer
+    await until(answered, "Redis to write again")
 
 
 @pytest.fixture
-def fill(small):
+def fill(small: TestNode) -> Iterator[Fill]:
     """Fills the node's disk and then frees some bytes of it; emptied at the end."""
     filler = small.data_dir / "filler"
 
@@ -81,15 +85,15 @@ def big(shop: Registry) -> str:
 
 @pytest.mark.parametrize("free_mib", [LAYER_MIB // 2, LAYER_MIB * 3 // 2], ids=["download", "unpack"])
 async def test_a_pull_to_a_full_disk_leaves_nothing(
-    cri: Cri, small, busybox: str, big, fill, free_mib: int
+    cri: Cri, small: TestNode, busybox: str, big: str, fill: Fill, free_mib: int
 ) -> None:
     _, other = await pod(cri, f"bystander-{free_mib}", busybox, ["sleep", "600"])
     before = small.leftovers()
     filler = fill(free_mib * MIB)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await cri.pull(big)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
-    assert str(small.data_dir) in caught.value.details()
+    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, refusals.told(caught)
+    assert str(small.data_dir) in refusals.told(caught)
     assert (await cri.status(other)).state == cri_pb.CONTAINER_RUNNING
     eventually(lambda: small.leftovers() == before, what="the trash is empty")
     images = (await cri.call(cri.images.ListImages, cri_pb.ListImagesRequest())).images
@@ -101,7 +105,7 @@ async def test_a_pull_to_a_full_disk_leaves_nothing(
 
 
 async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(
-    cri: Cri, small, busybox: str, fill
+    cri: Cri, small: TestNode, busybox: str, fill: Fill
 ) -> None:
     await cri.pull(busybox)
     sandbox = cri.sandbox_config("full", host_network=True)
@@ -114,10 +118,10 @@ async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(
     if (
         caught.value.code() is grpc.StatusCode.UNAVAILABLE
     ):  # the record comes first, or Redis had no need to write
-        assert "(Redis) refuses" in caught.value.details()
+        assert "(Redis) refuses" in refusals.told(caught)
     else:
-        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, caught.value.details()
-    assert "No space left on device" in caught.value.details()
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED, refusals.told(caught)
+    assert "No space left on device" in refusals.told(caught)
     filler.unlink()
     # where Redis took the record and then refused to let it go, the next attempt takes it over
     assert small.leftovers() | {"records": []} == before | {"records": []}
@@ -127,7 +131,9 @@ async def test_a_container_on_a_full_disk_is_refused_and_leaves_nothing(
     assert await small.differences("record") == []
 
 
-async def test_a_full_disk_never_blocks_a_container_that_logs(cri: Cri, small, busybox: str, fill) -> None:
+async def test_a_full_disk_never_blocks_a_container_that_logs(
+    cri: Cri, small: TestNode, busybox: str, fill: Fill
+) -> None:
     script = "i=0; while :; do i=$((i+1)); echo line $i; echo $i >/dev/shm/n; done"
     _, container_id = await pod(cri, "chatty", busybox, ["sh", "-c", script])
     log = small.logs / "chatty" / "c.log"

@@ -8,6 +8,7 @@ import pytest
 
 from devtools.cri import connect
 from devtools.registry import Registry
+from tests.support import refusals
 from tests.support.node import running_node
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120), pytest.mark.anyio]
@@ -32,6 +33,6 @@ async def test_a_kubelet_reads_that_the_policy_refused_the_image(
         assert node.slipway("load", "-i", saved).returncode == 0
         loaded = node.slipway("load", "-i", saved, "--name", "elsewhere/app:1")
     assert caught.value.code() is grpc.StatusCode.UNKNOWN
-    assert caught.value.details().startswith(f"SignatureValidationFailed: image {other}: the policy rejects")
+    assert refusals.told(caught).startswith(f"SignatureValidationFailed: image {other}: the policy rejects")
     assert (told.returncode, "SignatureValidationFailed" in told.stderr) == (1, True)
     assert (loaded.returncode, "rejects default" in loaded.stderr) == (1, True)

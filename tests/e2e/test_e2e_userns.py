@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Unpack
 
 import grpc
 import pytest
@@ -9,7 +10,8 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri_pb
 from common.sys import linux
 from common.sys.mounts import unmount_below
-from devtools.cri import Cri
+from devtools.cri import ContainerFields, Cri
+from tests.support import refusals
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.anyio, pytest.mark.e2e, pytest.mark.root]
@@ -19,19 +21,29 @@ FIRST, COUNT = 100_000, 65_536
 POD, CONTAINER, NODE = cri_pb.POD, cri_pb.CONTAINER, cri_pb.NODE
 RANGE = cri_pb.IDMapping(container_id=0, host_id=FIRST, length=COUNT)
 MAPPED = cri_pb.UserNamespace(mode=POD, uids=[RANGE], gids=[RANGE])
+Options = cri_pb.NamespaceOption
+OTHERS_OF_POD = Options()
+"""The other namespaces as they are of a pod where nothing else is wanted."""
 
 
 def sandbox_config(
-    cri: Cri, name: str, wanted: cri_pb.UserNamespace = MAPPED, **options
+    cri: Cri, name: str, wanted: cri_pb.UserNamespace = MAPPED, others: Options = OTHERS_OF_POD
 ) -> cri_pb.PodSandboxConfig:
     config = cri.sandbox_config(name)
-    config.linux.security_context.namespace_options.MergeFrom(
-        cri_pb.NamespaceOption(userns_options=wanted, **options)
-    )
+    config.linux.security_context.namespace_options.MergeFrom(others)
+    config.linux.security_context.namespace_options.userns_options.CopyFrom(wanted)
     return config
 
 
-async def run(cri: Cri, name: str, image: str, command: list[str], *, pid: int = CONTAINER, **fields) -> str:
+async def run(
+    cri: Cri,
+    name: str,
+    image: str,
+    command: list[str],
+    *,
+    pid: cri_pb.NamespaceMode.ValueType = CONTAINER,
+    **fields: Unpack[ContainerFields],
+) -> str:
     await cri.pull(image)
     sandbox = sandbox_config(cri, name)
     sandbox.linux.security_context.namespace_options.pid = pid
@@ -54,7 +66,7 @@ def owner(path: Path) -> tuple[int, int]:
 
 @pytest.mark.parametrize("pid", [CONTAINER, POD], ids=["own-pids", "pod-pids"])
 async def test_root_of_a_pod_is_nobody_special_on_the_node(
-    cri: Cri, node: TestNode, busybox: str, pid: int
+    cri: Cri, node: TestNode, busybox: str, pid: cri_pb.NamespaceMode.ValueType
 ) -> None:
     container_id = await run(cri, f"userns-{pid}", busybox, ["sleep", "1000"], pid=pid)
     assert (await shell(cri, container_id, "cat /proc/self/uid_map"))[1].split() == [
@@ -147,28 +159,28 @@ def mapping(container_id: int, host_id: int, length: int) -> cri_pb.IDMapping:
     return cri_pb.IDMapping(container_id=container_id, host_id=host_id, length=length)
 
 
-BAD = {
-    "two": ([RANGE, mapping(COUNT, 500_000, 10)], [RANGE], {}, "uids: 2 mappings"),
-    "none": ([RANGE], [], {}, "gids: 0 mappings"),
-    "empty": ([mapping(0, FIRST, 0)], [RANGE], {}, "length is 0"),
-    "beyond": ([mapping(0, 4294967290, 100)], [RANGE], {}, "4294967290"),
-    "no root": ([mapping(1, FIRST, 10)], [RANGE], {}, "container_id is 1"),
-    "root": ([mapping(0, 0, 10)], [RANGE], {}, "host_id is 0"),
-    "host network": ([RANGE], [RANGE], {"network": NODE}, "network"),
-    "host pids": ([RANGE], [RANGE], {"pid": NODE}, "pid"),
-    "host ipc": ([RANGE], [RANGE], {"ipc": NODE}, "ipc"),
+BAD: dict[str, tuple[list[cri_pb.IDMapping], list[cri_pb.IDMapping], Options, str]] = {
+    "two": ([RANGE, mapping(COUNT, 500_000, 10)], [RANGE], OTHERS_OF_POD, "uids: 2 mappings"),
+    "none": ([RANGE], [], OTHERS_OF_POD, "gids: 0 mappings"),
+    "empty": ([mapping(0, FIRST, 0)], [RANGE], OTHERS_OF_POD, "length is 0"),
+    "beyond": ([mapping(0, 4294967290, 100)], [RANGE], OTHERS_OF_POD, "4294967290"),
+    "no root": ([mapping(1, FIRST, 10)], [RANGE], OTHERS_OF_POD, "container_id is 1"),
+    "root": ([mapping(0, 0, 10)], [RANGE], OTHERS_OF_POD, "host_id is 0"),
+    "host network": ([RANGE], [RANGE], Options(network=NODE), "network"),
+    "host pids": ([RANGE], [RANGE], Options(pid=NODE), "pid"),
+    "host ipc": ([RANGE], [RANGE], Options(ipc=NODE), "ipc"),
 }
 
 
 @pytest.mark.parametrize("case", BAD)
 async def test_bad_mappings_are_refused_by_name(cri: Cri, case: str) -> None:
-    uids, gids, options, named = BAD[case]
+    uids, gids, others, named = BAD[case]
     wanted = cri_pb.UserNamespace(mode=POD, uids=uids, gids=gids)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await cri.run_sandbox(sandbox_config(cri, "userns-bad", wanted, **options))
+        await cri.run_sandbox(sandbox_config(cri, "userns-bad", wanted, others))
     assert caught.value.code() in (CODE.INVALID_ARGUMENT, CODE.UNIMPLEMENTED)
-    assert "userns_options" in caught.value.details()
-    assert named in caught.value.details()
+    assert "userns_options" in refusals.told(caught)
+    assert named in refusals.told(caught)
 
 
 async def test_a_container_has_the_mappings_of_its_sandbox(cri: Cri, busybox: str) -> None:

@@ -30,7 +30,13 @@ def _facts(found: dict[str, Any], what: str) -> list[str]:
 
 
 async def _start(
-    cri: Cri, image: str, name: str, script: str, *, limit_bytes: int = 0, pid: int = pb.CONTAINER
+    cri: Cri,
+    image: str,
+    name: str,
+    script: str,
+    *,
+    limit_bytes: int = 0,
+    pid: pb.NamespaceMode.ValueType = pb.CONTAINER,
 ) -> str:
     await cri.pull(image)
     sandbox = cri.sandbox_config(f"{name}-pod", host_network=True)
@@ -83,7 +89,7 @@ async def test_out_of_memory_shows_limit_and_use(node: TestNode, cri: Cri, busyb
 
 async def test_a_stop_names_who_asked_and_how_it_went(node: TestNode, cri: Cri, busybox: str) -> None:
     polite = await _start(cri, busybox, "polite", "trap 'exit 3' TERM; while :; do sleep 0.05; done")
-    assert await cri.exec(polite, ["true"])
+    assert (await cri.exec(polite, ["true"])).exit_code == 0
     await cri.stop(polite, 10)
     found = _why(node, "polite")
     assert (found["cause"], found["exit_code"]) == ("stopped", 3)
