@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,10 +33,13 @@ def shell(node: TestNode, script: str) -> str:
     return tool("bash", "-c", whole)
 
 
-def facts(node: TestNode, name: str) -> dict:
+Image = dict[str, Any]
+
+
+def facts(node: TestNode, name: str) -> Image:
     done = node.slipway("image", "inspect", name)
     assert done.returncode == 0, done.stderr
-    found: dict = json.loads(done.stdout)[0]
+    found: Image = json.loads(done.stdout)[0]
     return found
 
 
@@ -45,7 +49,7 @@ def runs(node: TestNode, name: str) -> None:
 
 
 @pytest.fixture
-def pulled(node: TestNode, busybox: str):
+def pulled(node: TestNode, busybox: str) -> Iterator[Image]:
     """The image, pulled and named app:1; the test's images are gone afterwards."""
     assert node.slipway("pull", busybox).returncode == 0
     assert node.slipway("tag", busybox, "app:1").returncode == 0
@@ -54,7 +58,7 @@ def pulled(node: TestNode, busybox: str):
         node.slipway("rmi", "-f", image["id"])
 
 
-def test_skopeo_reads_what_is_saved(node: TestNode, pulled, shop: Registry, tmp_path: Path) -> None:
+def test_skopeo_reads_what_is_saved(node: TestNode, pulled: Image, shop: Registry, tmp_path: Path) -> None:
     saved = tmp_path / "app.tar"
     assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
     archive = f"oci-archive:{saved}"
@@ -71,7 +75,7 @@ def test_skopeo_reads_what_is_saved(node: TestNode, pulled, shop: Registry, tmp_
 
 
 def test_all_platforms_come_and_go_as_one_digest(
-    node: TestNode, pulled, shop: Registry, tmp_path: Path
+    node: TestNode, pulled: Image, shop: Registry, tmp_path: Path
 ) -> None:
     config = {"Env": ["PATH=/bin"], "Cmd": ["sh"]}
     wide = shop.push("wide/app", [busybox_layer()], config, architectures=(ARCHITECTURE, "s390x"))
@@ -109,7 +113,9 @@ def test_all_platforms_come_and_go_as_one_digest(
     assert config["architecture"] == "s390x"
 
 
-def test_umoci_reads_a_saved_layout_and_its_change_runs(node: TestNode, pulled, tmp_path: Path) -> None:
+def test_umoci_reads_a_saved_layout_and_its_change_runs(
+    node: TestNode, pulled: Image, tmp_path: Path
+) -> None:
     layout = tmp_path / "layout"
     assert node.slipway("save", "--layout", str(layout), "app:1").returncode == 0
     assert tool("umoci", "list", "--layout", str(layout)).split() == ["1"]
@@ -125,7 +131,7 @@ def test_umoci_reads_a_saved_layout_and_its_change_runs(node: TestNode, pulled, 
 
 
 @pytest.fixture
-def made(node: TestNode, pulled, tmp_path: Path) -> list[str]:
+def made(node: TestNode, pulled: Image, tmp_path: Path) -> list[str]:
     """An image that was built upon it, and what a container of that was committed as."""
     (tmp_path / "Dockerfile").write_text(
         "FROM app:1\nRUN echo built > /built && chown 7:8 /built\nENV MADE=1\n"
@@ -144,7 +150,7 @@ SEEN = "cat /built /committed 2>/dev/null; ls /etc | grep group; echo $MADE $(st
 SEES = {"built:1": "built\ngroup\n1 7:8\n", "committed:1": "built\ncommitted\n1 7:8\n"}
 
 
-def test_umoci_unpacks_what_is_built_and_committed(node: TestNode, made, tmp_path: Path) -> None:
+def test_umoci_unpacks_what_is_built_and_committed(node: TestNode, made: list[str], tmp_path: Path) -> None:
     for name in made:
         layout, bundle = (tmp_path / f"{name.partition(':')[0]}.{kind}" for kind in ("layout", "bundle"))
         assert node.slipway("save", "--layout", str(layout), name).returncode == 0
@@ -158,7 +164,7 @@ def test_umoci_unpacks_what_is_built_and_committed(node: TestNode, made, tmp_pat
 
 @pytest.mark.parametrize("form", ["oci-archive", "docker-archive", "oci"])
 def test_what_skopeo_writes_is_loaded_and_runs(
-    node: TestNode, pulled, busybox: str, tmp_path: Path, form: str
+    node: TestNode, pulled: Image, busybox: str, tmp_path: Path, form: str
 ) -> None:
     assert node.slipway("rmi", "-f", pulled["Id"]).returncode == 0
     target = tmp_path / "image"
@@ -183,7 +189,7 @@ def test_what_skopeo_writes_is_loaded_and_runs(
 
 
 @pytest.mark.parametrize("pack", ["cat", "gzip", "zstd"])
-def test_an_archive_goes_through_a_pipe(node: TestNode, pulled, tmp_path: Path, pack: str) -> None:
+def test_an_archive_goes_through_a_pipe(node: TestNode, pulled: Image, tmp_path: Path, pack: str) -> None:
     if shutil.which(pack) is None:
         pytest.skip(f"{pack} is not installed")
     shell(node, f"slipway save app:1 | {pack} > {tmp_path}/a; slipway rmi -f {pulled['Id']}")
@@ -193,7 +199,9 @@ def test_an_archive_goes_through_a_pipe(node: TestNode, pulled, tmp_path: Path, 
     runs(node, "app:1")
 
 
-def test_a_loaded_name_moves_only_when_told(node: TestNode, pulled, busybox: str, tmp_path: Path) -> None:
+def test_a_loaded_name_moves_only_when_told(
+    node: TestNode, pulled: Image, busybox: str, tmp_path: Path
+) -> None:
     saved = tmp_path / "app.tar"
     assert node.slipway("save", "-o", str(saved), "app:1").returncode == 0
     layout = tmp_path / "layout"
@@ -214,7 +222,9 @@ def test_what_cannot_be_saved_leaves_no_file(node: TestNode, tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-def test_devices_and_pipes_are_written_into_and_links_stay(node: TestNode, pulled, tmp_path: Path) -> None:
+def test_devices_and_pipes_are_written_into_and_links_stay(
+    node: TestNode, pulled: Image, tmp_path: Path
+) -> None:
     device, pipe, kept = tmp_path / "null", tmp_path / "pipe", tmp_path / "kept.tar"
     os.mknod(device, stat.S_IFCHR | 0o600, os.makedev(1, 3))
     os.mkfifo(pipe)
@@ -252,7 +262,7 @@ def docker_host() -> Iterator[str]:
 @pytest.mark.beyond_debian  # where there is no docker.io, it skips
 @pytest.mark.timeout(300)
 def test_a_docker_engine_reads_and_writes_the_same_image(
-    node: TestNode, pulled, docker_host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    node: TestNode, pulled: Image, docker_host: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker_host)
     name = "slipway-test/roundtrip:1"
@@ -274,7 +284,7 @@ def test_a_docker_engine_reads_and_writes_the_same_image(
 @pytest.mark.beyond_debian
 @pytest.mark.timeout(300)
 def test_a_docker_engine_runs_what_is_built_committed_and_pushed(
-    node: TestNode, made, docker_host, shop: Registry, monkeypatch: pytest.MonkeyPatch
+    node: TestNode, made: list[str], docker_host: str, shop: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DOCKER_HOST", docker_host)
     run = ("docker", "run", "--rm", "--network", "none")

@@ -8,15 +8,18 @@ import os
 import pty
 import re
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import termios
 import threading
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import pytest
 import zstandard
@@ -80,8 +83,8 @@ def test_stages_arguments_and_mounts_make_an_image_that_others_read(
     node: TestNode, busybox: str, context: Path, tmp_path: Path
 ) -> None:
     (context / "Dockerfile").write_text(STAGES)
-    words = ("--build-arg", f"BASE={busybox}", "--build-arg", "WHO=you", "--secret")
-    words += (f"id=key,src={tmp_path}/key", "-t", "built:1")
+    words = ["--build-arg", f"BASE={busybox}", "--build-arg", "WHO=you", "--secret"]
+    words += [f"id=key,src={tmp_path}/key", "-t", "built:1"]
     done = built(node, context, *words, SOURCE_DATE_EPOCH="1700000000")
     assert done.returncode == 0, done.stderr
     ran = node.slipway("run", "--rm", "--network", "host", "built:1")
@@ -285,29 +288,39 @@ def test_bind_mounts_show_the_context_and_stages_and_keep_nothing(
     assert not any(node.leftovers().values()), node.leftovers()
 
 
+class Web(NamedTuple):
+    """A web server on loopback."""
+
+    served: Path
+    address: str
+    asked: list[str]
+
+
 @pytest.fixture
-def web(tmp_path: Path):
-    """A web server on loopback: what it serves, its address, and what it was asked for."""
-    served, asked = tmp_path / "served", []
+def web(tmp_path: Path) -> Iterator[Web]:
+    served = tmp_path / "served"
     served.mkdir()
+    asked: list[str] = []
 
     class Handler(SimpleHTTPRequestHandler):
-        def __init__(self, *words) -> None:
-            super().__init__(*words, directory=str(served))
+        def __init__(
+            self, request: socket.socket, client_address: tuple[str, int], server: ThreadingHTTPServer
+        ) -> None:
+            super().__init__(request, client_address, server, directory=str(served))
 
-        def log_message(self, *words) -> None:
+        def log_message(self, *words: object) -> None:
             asked.append(self.path)
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.01,))
         thread.start()
-        yield served, f"http://127.0.0.1:{server.server_port}", asked
+        yield Web(served, f"http://127.0.0.1:{server.server_port}", asked)
         server.shutdown()
         thread.join()
 
 
 def test_a_url_is_added_as_it_is_and_by_its_checksum(
-    node: TestNode, busybox: str, context: Path, web
+    node: TestNode, busybox: str, context: Path, web: Web
 ) -> None:
     served, address, asked = web
     packed = ["tar", "-czf", str(served / "a%20file.tgz"), "-C", str(context), "dir"]
@@ -378,7 +391,7 @@ def test_platforms_that_are_this_machines_are_told_to_the_dockerfile(
 def test_a_cache_of_builds_is_counted_and_pruned_but_not_under_a_build(
     node: TestNode, busybox: str, context: Path
 ) -> None:
-    def row() -> dict:
+    def row() -> dict[str, Any]:
         rows = json.loads(node.slipway("system", "df", "-o", "json").stdout)
         return next(kind for kind in rows if kind["name"] == "Build caches")
 
@@ -452,7 +465,9 @@ def test_commands_wait_for_each_others_locked_caches(node: TestNode, busybox: st
 
 
 @pytest.fixture
-def waiting(node: TestNode, busybox: str, context: Path, tmp_path: Path):
+def waiting(
+    node: TestNode, busybox: str, context: Path, tmp_path: Path
+) -> "Iterator[subprocess.Popen[bytes]]":
     """A build whose command waits, with a secret, for ever; killed at the end of the test."""
     (context / "Dockerfile").write_text(
         f"FROM {busybox}\nRUN --mount=type=secret,id=key --mount=type=cache,id={tmp_path},target=/c"
@@ -470,14 +485,16 @@ def waiting(node: TestNode, busybox: str, context: Path, tmp_path: Path):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
-def test_a_build_that_is_told_to_end_leaves_nothing(node: TestNode, waiting, number: signal.Signals) -> None:
+def test_a_build_that_is_told_to_end_leaves_nothing(
+    node: TestNode, waiting: "subprocess.Popen[bytes]", number: signal.Signals
+) -> None:
     waiting.send_signal(number)
     assert waiting.wait(60) == 128 + number
     assert not any(node.leftovers().values()), node.leftovers()
     assert list(node.run_dir.glob("*build-*")) == []
 
 
-def test_what_a_killed_build_left_goes_with_prune(node: TestNode, waiting) -> None:
+def test_what_a_killed_build_left_goes_with_prune(node: TestNode, waiting: "subprocess.Popen[bytes]") -> None:
     secrets = list(node.run_dir.glob("build-*/*/0"))
     assert [path.read_text() for path in secrets] == ["secret"]
     assert "build:" not in node.slipway("prune", "-n").stdout  # which goes on

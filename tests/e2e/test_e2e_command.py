@@ -138,7 +138,7 @@ def test_a_list_is_a_table_on_a_terminal_and_json_in_a_pipe(node: TestNode) -> N
 
 
 def test_a_full_disk_under_its_output_is_one_sentence(node: TestNode) -> None:
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "ps"]
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), "ps"]
     with Path("/dev/full").open("w") as full:
         done = subprocess.run(
             command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=30, check=False

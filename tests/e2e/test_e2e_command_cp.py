@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,12 +16,12 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(180)]
 
 
 def piped(node: TestNode, *words: str, body: bytes = b"") -> "subprocess.CompletedProcess[bytes]":
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), *words]
     return subprocess.run(command, input=body, capture_output=True, timeout=60, check=False)
 
 
 @pytest.fixture
-def box(node: TestNode, busybox: str):
+def box(node: TestNode, busybox: str) -> Iterator[str]:
     assert node.slipway("run", "-d", "--name", "box", busybox, "sleep", "1000").returncode == 0
     yield "box"
     assert node.slipway("rm", "-f", "box").returncode == 0
@@ -91,7 +92,9 @@ def test_tar_streams_go_both_ways(node: TestNode, box: str) -> None:
         found = {member.name: member for member in archive.getmembers()}
         assert set(found) == {"given", "given/file"}
         assert (found["given/file"].uid, found["given/file"].mode) == (77, 0o640)
-        assert archive.extractfile("given/file").read() == b"tar"
+        given = archive.extractfile("given/file")
+        assert given is not None
+        assert given.read() == b"tar"
 
 
 def test_a_container_that_has_ended_keeps_its_files(node: TestNode, busybox: str, tmp_path: Path) -> None:

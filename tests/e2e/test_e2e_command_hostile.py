@@ -25,7 +25,7 @@ COMMANDS = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|\xc2[\x80-\x9f]|\xe2\x
 def on_terminal(node: TestNode, *words: str) -> bytes:
     """What a command writes to a terminal, both streams."""
     ours, theirs = pty.openpty()
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), *words]
     process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     shown = b""
@@ -43,7 +43,14 @@ def on_terminal(node: TestNode, *words: str) -> bytes:
 @contextmanager
 def stopping(node: TestNode, container_id: str) -> Iterator[None]:
     """Somebody with a hostile name waits for a container's end."""
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, "stop", "-t", "100"]
+    command = [
+        str(Path(sys.executable).parent / "slipway"),
+        "--run-dir",
+        str(node.run_dir),
+        "stop",
+        "-t",
+        "100",
+    ]
     with subprocess.Popen([*command, container_id], env=os.environ | {"SUDO_USER": EVIL}) as process:
         try:
             yield

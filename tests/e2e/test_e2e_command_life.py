@@ -21,7 +21,7 @@ SERVER = "mkdir /www; echo served >/www/index.html; exec httpd -f -p 80 -h /www"
 @contextmanager
 def going(node: TestNode, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
     """A command that runs beside us, ended by us if it does not end itself."""
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", node.run_dir, *words]
+    command = [str(Path(sys.executable).parent / "slipway"), "--run-dir", str(node.run_dir), *words]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     try:
         yield process

@@ -26,7 +26,7 @@ def still(node: TestNode, busybox: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("words", [["exec", "still", "ls"], ["pause", "still"]])
-def test_an_error_names_a_container_as_the_person_did(node: TestNode, still, words: list[str]) -> None:
+def test_an_error_names_a_container_as_the_person_did(node: TestNode, still: str, words: list[str]) -> None:
     done = node.slipway(*words)
     assert done.returncode != 0
     assert done.stderr.startswith("slipway: container still: is paused, not running")

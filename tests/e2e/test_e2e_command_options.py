@@ -3,6 +3,7 @@
 import json
 import re
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
 
 @pytest.fixture(scope="module")
-def pair(node: TestNode, busybox: str):
+def pair(node: TestNode, busybox: str) -> Iterator[None]:
     """One that runs and counts, one that has ended."""
     loop = "i=0; while :; do i=$((i+1)); echo line $i; sleep 0.2; done"
     label = ["-l", "tier=front"]
@@ -40,14 +41,14 @@ def _ids(node: TestNode, *names: str) -> list[str]:
     ],
 )
 def test_exec_runs_as_somebody_somewhere_with_variables(
-    node: TestNode, pair, words: list[str], said: str
+    node: TestNode, pair: None, words: list[str], said: str
 ) -> None:
     done = node.slipway("exec", *words, "runner", "sh", "-c", "echo $(id -u) $(id -g) $PWD $SAID")
     assert (done.returncode, done.stdout.strip()) == (0, said.strip()), done.stderr
 
 
 def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(
-    node: TestNode, pair, tmp_path: Path
+    node: TestNode, pair: None, tmp_path: Path
 ) -> None:
     refused = node.slipway("exec", "-u", "nosuch", "runner", "true")
     assert (refused.returncode, "user 'nosuch'" in refused.stderr) == (125, True)
@@ -65,7 +66,7 @@ def test_exec_refuses_an_unknown_user_and_has_rights_only_when_asked(
     assert caps[0] & caps[1] == caps[0]
 
 
-def test_exec_goes_on_when_it_is_left(node: TestNode, pair) -> None:
+def test_exec_goes_on_when_it_is_left(node: TestNode, pair: None) -> None:
     started = time.monotonic()
     done = node.slipway("exec", "-d", "runner", "sh", "-c", "sleep 3; echo late > /tmp/late")
     assert (done.returncode, done.stdout) == (0, "")
@@ -93,7 +94,7 @@ def test_exec_goes_on_when_it_is_left(node: TestNode, pair) -> None:
         (["-a", "-f", "origin=cri"], []),
     ],
 )
-def test_ps_lists_what_fits(node: TestNode, pair, words: list[str], names: list[str]) -> None:
+def test_ps_lists_what_fits(node: TestNode, pair: None, words: list[str], names: list[str]) -> None:
     done = node.slipway("ps", "-q", "--no-trunc", *words)
     assert (done.returncode, done.stdout.split()) == (0, _ids(node, *names)), done.stderr
 
@@ -103,7 +104,7 @@ def test_ps_refuses_a_filter_with_those_that_there_are(node: TestNode) -> None:
     assert (done.returncode, "name, id, status, label, ancestor" in done.stderr) == (1, True)
 
 
-def test_images_by_name_with_digests_or_ids_alone(node: TestNode, busybox: str, pair) -> None:
+def test_images_by_name_with_digests_or_ids_alone(node: TestNode, busybox: str, pair: None) -> None:
     assert node.slipway("tag", busybox, "options.example/team/app:1").returncode == 0
     try:
         shown = node.slipway("images", "--digests", "-f", "reference=*/demo/busybox").stdout
@@ -122,7 +123,7 @@ def test_images_by_name_with_digests_or_ids_alone(node: TestNode, busybox: str, 
         node.slipway("untag", "options.example/team/app:1")
 
 
-def test_logs_of_a_span_of_time(node: TestNode, pair) -> None:
+def test_logs_of_a_span_of_time(node: TestNode, pair: None) -> None:
     eventually(lambda: "line 5" in node.slipway("logs", "runner").stdout, what="it has written")
     stamped = node.slipway("logs", "-t", "-n", "all", "runner").stdout.splitlines()
     third, fifth = stamped[2].split()[0], stamped[4].split()[0]
@@ -135,12 +136,12 @@ def test_logs_of_a_span_of_time(node: TestNode, pair) -> None:
     assert (wrong.returncode, "--tail 'few'" in wrong.stderr) == (1, True)
 
 
-def test_stats_once_has_the_processor_too(node: TestNode, pair) -> None:
+def test_stats_once_has_the_processor_too(node: TestNode, pair: None) -> None:
     row = next(r for r in node.slipway("stats", "--no-stream").stdout.splitlines() if " runner " in r)
     assert float(row.split()[2].removesuffix("%")) >= 0
 
 
-def test_ps_shows_the_command_and_since_when(node: TestNode, pair) -> None:
+def test_ps_shows_the_command_and_since_when(node: TestNode, pair: None) -> None:
     headings, *rows = node.slipway("ps", "-a").stdout.splitlines()
     assert headings.split() == ["ID", "NAME", "COMMAND", "STATUS", "CREATED", "IMAGE", "PORTS", "POD"]
     ended, runner = (next(row for row in rows if f"  {name}  " in row) for name in ("ended", "runner"))
@@ -178,7 +179,7 @@ def test_ps_shows_the_images_command_where_none_is_given(node: TestNode, busybox
     assert "  sleep 7  " in listed
 
 
-def test_stats_of_some_with_limits_and_percent(node: TestNode, pair, busybox: str) -> None:
+def test_stats_of_some_with_limits_and_percent(node: TestNode, pair: None, busybox: str) -> None:
     words = ("-d", "--name", "bounded", "-m", "64m", busybox, "sleep", "1000")
     assert node.slipway("run", *words).returncode == 0
     headings, bounded, ended = node.slipway("stats", "--no-stream", "bounded", "ended").stdout.splitlines()
@@ -197,7 +198,7 @@ def test_stats_of_some_with_limits_and_percent(node: TestNode, pair, busybox: st
     assert (unknown.returncode, "no container 'nosuch'" in unknown.stderr) == (1, True)
 
 
-def test_images_have_an_age(node: TestNode, pair, busybox: str) -> None:
+def test_images_have_an_age(node: TestNode, pair: None, busybox: str) -> None:
     headings, row = node.slipway("images", busybox).stdout.splitlines()
     assert re.split("  +", headings) == ["IMAGE", "ID", "CREATED", "SIZE"]
     created = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Created"]
@@ -221,7 +222,9 @@ def test_inspect_tells_where_a_container_is_and_what_it_runs(node: TestNode, bus
         assert "SAID=yes" in found["process"]["env"]
 
 
-def test_inspect_takes_an_image_where_no_container_has_the_name(node: TestNode, pair, busybox: str) -> None:
+def test_inspect_takes_an_image_where_no_container_has_the_name(
+    node: TestNode, pair: None, busybox: str
+) -> None:
     container, image = json.loads(node.slipway("inspect", "runner", busybox).stdout)
     assert container["status"]["metadata"]["name"] == "runner"
     assert busybox in image["RepoTags"]
@@ -242,7 +245,7 @@ def test_inspect_of_one_type_takes_no_other_for_it(node: TestNode, busybox: str)
     assert (no_container.returncode, f"no container '{name}'" in no_container.stderr) == (1, True)
 
 
-def test_history_of_ids_alone(node: TestNode, pair, busybox: str) -> None:
+def test_history_of_ids_alone(node: TestNode, pair: None, busybox: str) -> None:
     whole = node.slipway("history", "-q", "--no-trunc", busybox).stdout.splitlines()
     short = node.slipway("history", "--quiet", busybox).stdout.splitlines()
     shown = json.loads(node.slipway("image", "inspect", busybox).stdout)[0]["Id"]

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -107,7 +108,7 @@ def test_a_restart_of_runtimed_loses_neither_the_client_nor_the_removal(
     said, told = client.communicate(timeout=60)
     assert (client.returncode, said) == (5, "first\nlast\n"), told
     for name in ("watched", "alone"):
-        eventually(lambda name=name: _went(node, name), what=f"{name} goes")
+        eventually(partial(_went, node, name), what=f"{name} goes")
     assert node.slipway("kill", "later").returncode == 0
     eventually(lambda: _nothing_is_left(node, "later"), what="it goes, whose keeper has had its time")
     assert node.pid("runtimed") == new, "runtimed fell"

@@ -40,7 +40,7 @@ def committed(node: TestNode, *words: str, **environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_changes_are_listed_without_what_the_runtime_made(node: TestNode, writer) -> None:
+def test_changes_are_listed_without_what_the_runtime_made(node: TestNode, writer: str) -> None:
     listed = node.slipway("diff", writer)
     expected = ["C /etc", "D /etc/group", "A /etc/motd", "A /srv", "A /srv/l", "A /srv/ready"]
     assert (listed.returncode, listed.stdout.splitlines()) == (0, expected), listed.stderr
@@ -48,7 +48,7 @@ def test_changes_are_listed_without_what_the_runtime_made(node: TestNode, writer
     assert as_json[0] == {"path": "/etc", "kind": "C"}
 
 
-def test_a_commit_runs_with_what_was_written_and_said(node: TestNode, writer, tmp_path: Path) -> None:
+def test_a_commit_runs_with_what_was_written_and_said(node: TestNode, writer: str, tmp_path: Path) -> None:
     words = ("-a", "me", "-m", "patched", "-c", 'CMD ["cat", "/srv/l"]', "-c", "ENV NOTE=x", writer, "mine:2")
     image = committed(node, *words)
     facts = json.loads(node.slipway("image", "inspect", "mine:2").stdout)[0]
@@ -71,7 +71,7 @@ def test_a_commit_runs_with_what_was_written_and_said(node: TestNode, writer, tm
     assert json.loads(read.stdout)["config"]["Cmd"] == ["cat", "/srv/l"]
 
 
-def test_a_container_stands_still_while_it_is_read_only(node: TestNode, writer) -> None:
+def test_a_container_stands_still_while_it_is_read_only(node: TestNode, writer: str) -> None:
     fill = "dd if=/dev/urandom of=/big bs=1M count=40"
     assert node.slipway("exec", writer, "sh", "-c", fill).returncode == 0
     image = committed(node, writer, "big:1")
@@ -88,7 +88,7 @@ def test_a_container_stands_still_while_it_is_read_only(node: TestNode, writer) 
     assert ran.stdout == f"{40 << 20}\n"
 
 
-def test_the_same_container_at_the_same_time_is_the_same_image(node: TestNode, writer) -> None:
+def test_the_same_container_at_the_same_time_is_the_same_image(node: TestNode, writer: str) -> None:
     first = committed(node, writer, SOURCE_DATE_EPOCH="1700000000")
     assert committed(node, writer, "again:1", SOURCE_DATE_EPOCH="1700000000") == first
     assert json.loads(node.slipway("image", "inspect", first).stdout)[0]["Created"] == "2023-11-14T22:13:20Z"
@@ -124,7 +124,7 @@ def test_a_commit_of_an_ended_container_and_one_upon_it(node: TestNode, busybox:
     ],
 )
 def test_a_commit_that_cannot_be_leaves_nothing(
-    node: TestNode, writer, words: tuple[str, ...], told: str
+    node: TestNode, writer: str, words: tuple[str, ...], told: str
 ) -> None:
     before = node.slipway("images", "-o", "json").stdout
     done = node.slipway("commit", *words)

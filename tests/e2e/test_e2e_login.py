@@ -35,7 +35,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "docker" / "config.json"
 
 
-def _login(node: TestNode, address: str, password: str):
+def _login(node: TestNode, address: str, password: str) -> "subprocess.CompletedProcess[str]":
     return node.slipway("login", "-u", "me", "--password-stdin", address, stdin=f"{password}\n")
 
 

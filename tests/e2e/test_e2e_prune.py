@@ -1,8 +1,10 @@
 """What takes space and what goes, by the slipway command: nothing that is in use, and the space is free at once."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +17,11 @@ from tests.support.eventually import eventually
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
+Images = tuple[str, str]
 
 
 @pytest.fixture
-def images(node: TestNode, shop: Registry, busybox: str):
+def images(node: TestNode, shop: Registry, busybox: str) -> Iterator[Images]:
     """busybox and an image of the test's own; all images are gone afterwards."""
     other = shop.push("prune/other", [layer([file("big", b"x" * 3_000_000)])], {"Cmd": ["/big"]})
     for name in (busybox, other):
@@ -36,11 +39,11 @@ def names(node: TestNode) -> set[str]:
     }
 
 
-def kinds(node: TestNode) -> dict[str, dict]:
+def kinds(node: TestNode) -> dict[str, dict[str, Any]]:
     return {k["name"]: k for k in json.loads(node.slipway("system", "df", "-o", "json").stdout)}
 
 
-def build(node: TestNode, directory, base: str, name: str) -> tuple[str, str]:
+def build(node: TestNode, directory: Path, base: str, name: str) -> tuple[str, str]:
     """An image of one step, under a name; its name in the cache, and its id."""
     (directory / "Dockerfile").write_text(f"FROM {base}\nLABEL built=yes\n")
     made = node.slipway("build", "-q", "-t", name, str(directory))
@@ -58,7 +61,7 @@ async def used_bytes(node: TestNode) -> tuple[int, int]:
     return int(images.used_bytes.value), int(containers.used_bytes.value)
 
 
-def test_images_go_by_rules_and_never_those_in_use(node: TestNode, shop: Registry, images) -> None:
+def test_images_go_by_rules_and_never_those_in_use(node: TestNode, shop: Registry, images: Images) -> None:
     busybox, other = images
     assert (
         node.slipway("run", "-d", "--name", "user", "--network", "host", busybox, "sleep", "1000").returncode
@@ -89,11 +92,11 @@ def test_images_go_by_rules_and_never_those_in_use(node: TestNode, shop: Registr
     assert node.slipway("exec", "user", "true").returncode == 0
 
 
-def test_a_container_counts_as_use_and_a_lease_holds(node: TestNode, images) -> None:
+def test_a_container_counts_as_use_and_a_lease_holds(node: TestNode, images: Images) -> None:
     busybox, other = images
 
-    def image(name: str) -> dict:
-        found: dict = json.loads(node.slipway("image", "inspect", name).stdout)[0]
+    def image(name: str) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(node.slipway("image", "inspect", name).stdout)[0]
         return found
 
     came = image(busybox)
@@ -121,7 +124,7 @@ def test_a_container_counts_as_use_and_a_lease_holds(node: TestNode, images) -> 
     assert other not in names(node), gone.stdout
 
 
-def test_ended_pods_of_run_go_and_running_ones_stay(node: TestNode, images) -> None:
+def test_ended_pods_of_run_go_and_running_ones_stay(node: TestNode, images: Images) -> None:
     busybox, _ = images
     for name, command in (("ended", "true"), ("going", "sleep 1000")):
         words = ("-d", "--name", name, "--network", "host", busybox, "sh", "-c", command)
@@ -139,7 +142,7 @@ def test_ended_pods_of_run_go_and_running_ones_stay(node: TestNode, images) -> N
     assert "STAYS" in node.slipway("system", "df", "-v").stdout
 
 
-def test_what_containers_write_is_counted(node: TestNode, images) -> None:
+def test_what_containers_write_is_counted(node: TestNode, images: Images) -> None:
     busybox, _ = images
     script = "dd if=/dev/zero of=/full bs=1M count=5; sleep 1000"
     words = ("run", "-d", "--name", "big", "--network", "host", busybox, "sh", "-c", script)
@@ -151,7 +154,7 @@ def test_what_containers_write_is_counted(node: TestNode, images) -> None:
 
 
 @pytest.mark.anyio
-async def test_a_kubelet_sees_freed_space_at_once(node: TestNode, images) -> None:
+async def test_a_kubelet_sees_freed_space_at_once(node: TestNode, images: Images) -> None:
     _, other = images
     before, _ = await used_bytes(node)
     reclaimable = json.loads(node.slipway("image", "prune", "-an", "-o", "json").stdout)
@@ -166,7 +169,7 @@ async def test_a_kubelet_sees_freed_space_at_once(node: TestNode, images) -> Non
 
 
 def test_what_only_builds_named_is_in_no_list_but_counts_as_theirs_and_goes_with_prune(
-    node: TestNode, images, tmp_path: Path
+    node: TestNode, images: Images, tmp_path: Path
 ) -> None:
     _, other = images
     before = kinds(node)
@@ -198,7 +201,7 @@ def test_what_only_builds_named_is_in_no_list_but_counts_as_theirs_and_goes_with
 
 
 def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(
-    node: TestNode, images, tmp_path: Path
+    node: TestNode, images: Images, tmp_path: Path
 ) -> None:
     _, other = images
     cached, made = build(node, tmp_path, other, "names/b:1")
@@ -226,7 +229,9 @@ def test_each_name_of_an_image_is_told_and_those_of_builds_only_alone(
         ("image", "prune", "-f", "--keep-last", "-1"),
     ],
 )
-def test_a_malformed_rule_is_told_and_removes_nothing(node: TestNode, images, words) -> None:
+def test_a_malformed_rule_is_told_and_removes_nothing(
+    node: TestNode, images: Images, words: tuple[str, ...]
+) -> None:
     done = node.slipway(*words)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert names(node) >= set(images)

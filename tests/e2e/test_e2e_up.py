@@ -11,6 +11,7 @@ import sys
 import time
 import tomllib
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +23,18 @@ from tests.support.node import TestNode
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root]
-SLIPWAY_NODE = Path(sys.executable).parent / "slipway-node"
+SLIPWAY_NODE = str(Path(sys.executable).parent / "slipway-node")
 
 
 @pytest.fixture
-def run_dir():
+def run_dir() -> Iterator[Path]:
     path = Path(f"/run/slipway-test-{uuid.uuid4().hex[:6]}")
     yield path
     unmount_below(path)
     subprocess.run(["rm", "-rf", path], check=True, timeout=20)
 
 
-def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path: Path) -> None:
+def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir: Path, tmp_path: Path) -> None:
     command = [SLIPWAY_NODE, "up", "--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
     started = time.monotonic()
     done = subprocess.run(
@@ -52,14 +53,15 @@ def test_up_gives_up_on_a_service_that_dies_again_and_again(run_dir, tmp_path: P
     assert not (run_dir / "node.json").exists(), "the supervisor goes on"
 
 
-def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(run_dir, tmp_path: Path) -> None:
+def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(
+    run_dir: Path, tmp_path: Path
+) -> None:
     """Two of Redis would write to one file; whoever follows NATS knows its port."""
 
     def run(verb: str) -> str:
         command = [SLIPWAY_NODE, verb, "--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
-        return subprocess.run(
-            command, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(80)
-        ).stdout
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=patience(80))
+        return str(done.stdout)
 
     def state() -> dict[str, Any]:
         found: dict[str, Any] = json.loads((run_dir / "node.json").read_text())
@@ -92,7 +94,7 @@ def _runs(pid: int) -> bool:
         return False
 
 
-def test_prepare_writes_what_the_units_start_with(run_dir, tmp_path: Path) -> None:
+def test_prepare_writes_what_the_units_start_with(run_dir: Path, tmp_path: Path) -> None:
     config = tmp_path / "node.toml"
     config.write_text(f'run_dir = "{run_dir}"\nnode = "n-1"\n')
     command = [SLIPWAY_NODE, "prepare", "--config", str(config)]
