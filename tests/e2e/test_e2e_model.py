@@ -37,8 +37,8 @@ ENDS = ("StopContainer", "RemoveContainer", "StopPodSandbox", "RemovePodSandbox"
 @dataclass
 class Container:
     id: str
-    config: Any
-    state: int = CREATED
+    config: cri_pb.ContainerConfig
+    state: cri_pb.ContainerState.ValueType = CREATED
     codes: frozenset[int] = frozenset()
     """Those that it may have ended with."""
     settled: bool = False
@@ -48,7 +48,7 @@ class Container:
 @dataclass
 class Pod:
     id: str
-    config: Any
+    config: cri_pb.PodSandboxConfig
     ready: bool = True
     containers: list[Container] = field(default_factory=list)
 
@@ -69,14 +69,14 @@ class Kubelet(RuleBasedStateMachine):
         self.threads = ThreadPoolExecutor(4)
         self.known: dict[str, Pod] = {}
 
-    def call(self, name: str, request: Any) -> Any:
+    def call(self, name: str, request: Message) -> Any:
         return getattr(self.runtime, name)(request, timeout=CALL_S)
 
-    def at_once(self, name: str, *requests: Any) -> list[Any]:
+    def at_once(self, name: str, *requests: Message) -> list[Any]:
         futures: list[Future[Any]] = [self.threads.submit(self.call, name, one) for one in requests]
         return [future.result() for future in futures]
 
-    def beside(self, name: str, request: Any, end: str, one: tuple[Pod, Container | None]) -> Any:
+    def beside(self, name: str, request: Message, end: str, one: tuple[Pod, Container | None]) -> Any:
         """A call, and at the same time one that ends its container or pod, which always goes well; none if it is refused."""
         pod, container = one
         ending: Message
@@ -102,7 +102,7 @@ class Kubelet(RuleBasedStateMachine):
             assert exc.code() in LATE, f"{name} beside {end}: {exc.code()}: {exc.details()}"
             return None
 
-    def refused(self, code: grpc.StatusCode, name: str, request: Any) -> None:
+    def refused(self, code: grpc.StatusCode, name: str, request: Message) -> None:
         with pytest.raises(grpc.RpcError) as caught:
             self.call(name, request)
         assert caught.value.code() is code, refusals.told(caught)
@@ -148,7 +148,7 @@ class Kubelet(RuleBasedStateMachine):
         pod.containers.append(Container(ids.pop(), config))
         return pod, pod.containers[-1]
 
-    def _config(self) -> Any:
+    def _config(self) -> cri_pb.ContainerConfig:
         Kubelet.made += 1
         return cri_pb.ContainerConfig(
             metadata=cri_pb.ContainerMetadata(name=f"c{Kubelet.made}"),
@@ -157,7 +157,7 @@ class Kubelet(RuleBasedStateMachine):
             log_path=f"c{Kubelet.made}.log",
         )
 
-    def _create(self, pod: Pod, config: Any) -> Any:
+    def _create(self, pod: Pod, config: cri_pb.ContainerConfig) -> cri_pb.CreateContainerRequest:
         return cri_pb.CreateContainerRequest(pod_sandbox_id=pod.id, config=config, sandbox_config=pod.config)
 
     def _is_known(self, one: tuple[Pod, Container] | None) -> TypeGuard[tuple[Pod, Container]]:
