@@ -26,6 +26,8 @@ from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
 from devtools.registry import file
 from imaged.adapters.content_local import LocalContent
 from imaged.adapters.registry import HttpRegistry
+from imaged.adapters.spool import Spools
+from imaged.artifact import Artifact
 from imaged.catalog import Catalog
 from imaged.lazy import coming, extents, footer
 from imaged.lazy.socket import RangeSocket
@@ -36,8 +38,10 @@ from imaged.ports import Credentials, Stack, WrittenDiff
 from imaged.pull import Resolved, Unpacking
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
+from imaged.transfer import Transfers
+from imaged.tree import Tree
 from imaged.whole import Whole
-from services.imaged.tests.conftest import BadRegistry, Layer
+from services.imaged.tests.conftest import BadRegistry, Layer, Node, RealRegistry, Tools
 from tests.support import estargz, zstdchunked
 from tests.support.descriptors import none_left
 from tests.support.eventually import until
@@ -431,6 +435,59 @@ async def test_a_pull_that_is_not_lazy_hears_that_a_layer_that_comes_is_damaged(
     )
     with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
         await pull.run(None, ())
+
+
+async def test_who_wants_it_as_a_blob_of_another_platform_hears_that_it_is_damaged(
+    rig: Rig, tmp_path: Path
+) -> None:
+    rig.layers.damage = DataLossError("it has another diff ID")
+    assert await rig.begin()
+    config = b'{"rootfs": {"diff_ids": []}}'
+    digest = Digest("sha256", hashlib.sha256(config).hexdigest())
+    await rig.content.put(digest, config)
+    manifest = Manifest(Descriptor(str(digest), len(config)), ())
+    found = Resolved(digest, digest, manifest, (), Tree({}, {rig.layer.digest: rig.layer}))
+    wait, lock = rig.blobs.until_whole, anyio.Lock()
+    pull = Unpacking(
+        "app", found, content=rig.content, layers=rig.layers, held_lock=lock, needs=Needs(),
+        want=local_platform(), until_whole=wait,
+    )  # fmt: skip
+    spools = Spools(tmp_path / "spools", 1 << 20)
+    artifact = Artifact("app", found, rig.content, rig.layers, spools, lock, Needs(), wait)
+    for work in (pull, artifact):
+        with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
+            await work.run(None, ())
+
+
+@pytest.mark.integration
+async def test_who_copies_it_or_has_it_in_an_index_hears_that_it_is_damaged(
+    rig: Rig, node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
+    image = tools.image_of([])
+    document = json.loads(image.manifest)
+    kind = "application/vnd.oci.image.layer.v1.tar+gzip"
+    document["layers"] = [{"mediaType": kind, "digest": rig.layer.digest, "size": rig.layer.size}]
+    image.manifest = json.dumps(document).encode()
+    rig.bad.serve(image, blob=rig.answer)
+    rig.layers.damage = DataLossError("it has another diff ID")
+    assert await rig.begin()
+    transfers = Transfers(
+        node.images.catalog,
+        node.images.leases,
+        rig.content,
+        Whole(rig.content, rig.registry, rig.blobs),
+        rig.registry,
+        emit=rig.emit,
+        operations=node.images.operations,
+        task_group=rig.group,
+    )
+    source, target = str(rig.reference), f"{real_registry.host}/lazy/app:v1"
+    for moments in (
+        transfers.copy(source, target, Credentials(), Credentials()),
+        transfers.index(target, [(source, Credentials())], Credentials()),
+    ):
+        with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
+            [_ async for _ in moments]
 
 
 async def test_who_needs_all_of_it_hears_that_the_registry_is_away_and_gets_it_later(rig: Rig) -> None:

@@ -18,7 +18,7 @@ from common.errors import InvalidArgumentError, SlipwayError
 from imaged.leases import Needs
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Content, Layers, Repository, Workplace
-from imaged.pull import LayerStatus, Resolved, first, keep, recorded
+from imaged.pull import LayerStatus, Resolved, UntilWhole, first, keep, recorded
 from imaged.record import ImageRecord
 
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -37,10 +37,11 @@ class Artifact:
         workplace: Workplace,
         held_lock: anyio.Lock,
         needs: Needs,
+        until_whole: UntilWhole | None = None,
     ) -> None:
         self._image, self._found = image, found
         self._content, self._layers, self._workplace = content, layers, workplace
-        self._held_lock, self._needs = held_lock, needs
+        self._held_lock, self._needs, self._until_whole = held_lock, needs, until_whole
         self.statuses = [LayerStatus(blob.digest, blob.size) for blob in found.manifest.layers]
         self.statuses += [LayerStatus(blob.digest, blob.size) for blob in found.beside.blobs.values()]
 
@@ -56,7 +57,7 @@ class Artifact:
             async with anyio.create_task_group() as group:
                 for order, blob in enumerate(all_blobs.values()):
                     mine = [status for status in self.statuses if status.digest == blob.digest]
-                    group.start_soon(keep, repository, self._content, blob, order, mine)
+                    group.start_soon(keep, repository, self._content, blob, order, mine, self._until_whole)
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:

@@ -30,6 +30,8 @@ from imaged.turns import Queue
 _EMPTY = b"{}"
 """The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); a registry need not have it."""
 _EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
+UntilWhole = Callable[[str], Awaitable[None]]
+"""Waits for a blob, by its digest, if it comes already while it is used."""
 
 
 class LayerState(StrEnum):
@@ -161,8 +163,7 @@ async def resolve_all(
 class Unpacking:
     """Brings the config and the layers of one manifest here, and has the layers unpacked.
 
-    `lazily` is asked for each layer, with its diff ID, whether it need not be here; `until_whole` waits for one that comes
-    already while it is used, by its digest.
+    `lazily` is asked for each layer, with its diff ID, whether it need not be here.
     """
 
     def __init__(
@@ -176,7 +177,7 @@ class Unpacking:
         needs: Needs,
         want: Platform,
         lazily: Callable[[Descriptor, str], Awaitable[bool]] | None = None,
-        until_whole: Callable[[str], Awaitable[None]] | None = None,
+        until_whole: UntilWhole | None = None,
     ) -> None:
         self._image = image
         self._found = found
@@ -216,7 +217,9 @@ class Unpacking:
                     started.add(layer.digest)
                     group.start_soon(self._layer, repository, number, wait)
                 for order, (blob, status) in enumerate(self._others.items(), 1 + len(manifest.layers)):
-                    group.start_soon(keep, repository, self._content, blob, order, [status])
+                    group.start_soon(
+                        keep, repository, self._content, blob, order, [status], self._until_whole
+                    )
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:
@@ -339,12 +342,15 @@ async def keep(
     blob: Descriptor,
     order: int,
     statuses: Iterable[LayerStatus],
+    until_whole: UntilWhole | None = None,
 ) -> None:
     """Bring a blob that stays as it is.
 
     Raises:
-        SlipwayError: as `fetch`.
+        SlipwayError: as `fetch`, and as `until_whole`.
     """
+    if until_whole:
+        await until_whole(blob.digest)
     if blob.digest == str(_EMPTY_DIGEST):
         await content.put(_EMPTY_DIGEST, _EMPTY)
     async with content.ingest(blob) as ingest:

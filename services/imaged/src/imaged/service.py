@@ -337,7 +337,14 @@ class Images:
         work: Unpacking | Artifact
         if found.manifest.artifact_type:
             work = Artifact(
-                str(reference), found, self._content, self._layers, self._workplace, self.leases.lock, needs
+                str(reference),
+                found,
+                self._content,
+                self._layers,
+                self._workplace,
+                self.leases.lock,
+                needs,
+                self.whole.until_whole,
             )
         else:
             work = Unpacking(
@@ -351,7 +358,7 @@ class Images:
                 lazily=partial(self.lazies.begin, reference, credentials)
                 if self.lazies and operation.lazy
                 else None,
-                until_whole=self.lazies.until_whole if self.lazies else None,
+                until_whole=self.whole.until_whole,
             )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}

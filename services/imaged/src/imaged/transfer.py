@@ -223,6 +223,7 @@ class Transfers:
     async def _bring(self, needs: Needs, repository: Repository, blob: Descriptor) -> str:
         """Where a blob is, once it is here."""
         needs.digests.add(blob.digest)
+        await self._whole.until_whole(blob.digest)
         async with self._content.ingest(blob) as ingest:
             if not ingest.committed:
                 await repository.fetch(blob, ingest.partial)

@@ -52,9 +52,8 @@ class Whole:
                 used does not become whole.
         """
         needs.add(record)
-        if self._lazies:
-            for each in record.layers:
-                await self._lazies.until_whole(each.digest)
+        for each in record.layers:
+            await self.until_whole(each.digest)
         missing = {
             layer.digest: Descriptor(layer.digest, layer.size_bytes, layer.media_type)
             for layer in record.layers
@@ -79,6 +78,11 @@ class Whole:
             raise FailedPreconditionError(
                 f"image {record.id}: layer {min(missing)} is here only unpacked, and cannot be fetched: {why}"
             )
+
+    async def until_whole(self, digest: str) -> None:
+        """Wait for a blob that comes while it is used, if it does; see `LazyBlobs.until_whole`."""
+        if self._lazies:
+            await self._lazies.until_whole(digest)
 
     async def top(self, record: ImageRecord, choice: Choice = NO_CHOICE) -> Top:
         """What of an image is passed on: the highest document of which everything is here, unless somebody chose.
