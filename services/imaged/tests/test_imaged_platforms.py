@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import urllib3
@@ -206,6 +207,39 @@ async def test_all_platforms_stay_though_another_image_that_had_one_goes(bench: 
     assert {pair.other, pair.other_config} <= record.blobs
     await bench.node.images.remove(pair.other_config)
     assert await bench.save(record.id, ALL)
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_what_is_being_saved_stays_though_the_image_that_owns_a_part_goes(
+    bench: Bench, pair: Wide
+) -> None:
+    record = await bench.pull(pair.name)
+    await bench.pull(pair.name, ELSE)
+    whole = await bench.save(record.id)
+    saving = bench.saves.save([record.id], NOBODY)
+    began = await anext(saving)
+    await bench.node.images.remove(pair.other_config)
+    assert began + b"".join([piece async for piece in saving]) == whole
+
+
+@pytest.mark.anyio
+@registry_test
+async def test_what_is_being_pushed_stays_though_the_image_that_owns_a_part_goes(
+    bench: Bench, pair: Wide, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = await bench.pull(pair.name)
+    await bench.pull(pair.name, ELSE)
+    send = bench.transfers._send
+
+    async def later(*asked: Any) -> None:
+        await bench.node.images.remove(pair.other_config)
+        assert bench.node.content.has(pair.other_config)
+        await send(*asked)
+
+    monkeypatch.setattr(bench.transfers, "_send", later)
+    assert (await bench.push(record.id, f"{pair.host}/kept/pair:v1")).digest == pair.digest
+    assert not bench.node.content.has(pair.other_config)
 
 
 @pytest.mark.anyio

@@ -79,7 +79,9 @@ class Saves:
         record = self._catalog.find(text)
         needs.add(record)
         await self._whole.complete(record, needs, credentials)
-        return _Chosen(record, _named(text, record), await self._whole.top(record, choice))
+        top = await self._whole.top(record, choice)
+        needs.digests |= top.below  # which may be another image's
+        return _Chosen(record, _named(text, record), top)
 
     async def _index(self, chosen: list[_Chosen]) -> bytes:
         entries = []

@@ -137,6 +137,7 @@ class Transfers:
             needs.add(record)
             await self._whole.complete(record, needs, credentials)
             top = await self._whole.top(record, choice)
+            needs.digests |= top.below  # which may be another image's
             tree = await read_tree(text, top.digest, self._content.read)
             mounts = _mounts(transfer.target, [Reference.parse(name) for name in record.repo_digests])
             await self._send(transfer, tree, mounts, credentials, self._here)
