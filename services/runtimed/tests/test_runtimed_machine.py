@@ -172,7 +172,8 @@ def test_times_never_run_backwards() -> None:
 
 
 def test_nothing_is_made_before_its_time() -> None:
-    made, _ = container.decide(a_container(C.CREATING, created_at_ns=100), CONTAINER_EVENTS["CreateDone"])
+    making = msgspec.structs.replace(a_container(C.CREATING), created_at_ns=100)
+    made, _ = container.decide(making, CONTAINER_EVENTS["CreateDone"])
     assert made.created_at_ns == 100
     ready, _ = sandbox.decide(
         SandboxRecord(id="s", key="k", created_at_ns=100),
