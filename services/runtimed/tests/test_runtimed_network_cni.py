@@ -24,6 +24,7 @@ from tests.support.pace import patience
 
 BIN_DIRS = ["/usr/lib/cni"]
 BRIDGE = "slwtest0"
+ADDED = '{"ips": [{"address": "10.9.0.2/24"}]}'
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root")
 
@@ -124,6 +125,17 @@ def test_result_gives_own_addresses_ipv4_first() -> None:
     }
     assert cniresult.parse("a", json.dumps(raw).encode(), "eth0").ips == ["10.0.0.2", "fd00::2"]
     assert cniresult.parse("a", b'{"ip4": {"ip": "10.1.0.2/16"}}', "eth0").ips == ["10.1.0.2"]
+
+
+def test_an_address_is_the_sandboxs_by_the_name_of_its_interface() -> None:
+    """Not every plugin says in which namespace an interface is."""
+    raw: dict[str, Any] = {
+        "interfaces": [{"name": "eth0"}, {"name": "veth1"}],
+        "ips": [{"address": "10.0.0.2/24", "interface": 0}, {"address": "10.0.0.1/24", "interface": 1}],
+    }
+    assert cniresult.parse("a", json.dumps(raw).encode(), "eth0").ips == ["10.0.0.2"]
+    raw["interfaces"][1] = {"name": "eth0", "sandbox": "/ns"}  # so the other one is the node's
+    assert cniresult.parse("a", json.dumps(raw).encode(), "eth0").ips == ["10.0.0.1"]
 
 
 @pytest.mark.anyio
@@ -230,14 +242,16 @@ async def test_a_plugin_that_floods_is_killed_and_a_large_answer_is_read(tmp_pat
         await cni.add(attachment())
     child = int((tmp_path / "child").read_text())
     await until(lambda: not started_ticks(child), "the plugin's child to end")
-    padding = cniexec.MAX_OUTPUT_BYTES - len('{"x": ""}\n')
-    plugin(tmp_path, "fake", f"""echo '{{"x": "'$(head -c {padding} /dev/zero | tr '\\0' x)'"}}'""")
+    padding = cniexec.MAX_OUTPUT_BYTES - len(f'{{"x": "", {ADDED[1:]}\n')
+    plugin(
+        tmp_path, "fake", f"""echo '{{"x": "'$(head -c {padding} /dev/zero | tr '\\0' x)'", {ADDED[1:]}'"""
+    )
     assert len((await cni.add(attachment())).raw["x"]) == padding
 
 
 @pytest.mark.anyio
 async def test_what_a_delete_says_is_no_matter_and_a_program_that_is_none_is_named(tmp_path: Path) -> None:
-    cni = fake(tmp_path, "[ $CNI_COMMAND = ADD ] && echo '{}' || echo gone")
+    cni = fake(tmp_path, f"[ $CNI_COMMAND = ADD ] && echo '{ADDED}' || echo gone")
     await cni.add(attachment())
     (tmp_path / "fake").rename(tmp_path / "away")
     (tmp_path / "fake").write_bytes(b"\x7fELF")
@@ -266,7 +280,7 @@ async def test_a_network_with_a_missing_plugin_starts_nothing_and_can_be_taken_b
 
 @pytest.mark.anyio
 async def test_a_plugin_that_goes_after_its_add_is_missed_by_the_delete(tmp_path: Path) -> None:
-    cni = fake(tmp_path, 'echo "{}"')
+    cni = fake(tmp_path, f"echo '{ADDED}'")
     await cni.add(attachment())
     (tmp_path / "fake").rename(tmp_path / "away")
     with pytest.raises(FailedPreconditionError, match="'fake' is in none of"):
@@ -278,7 +292,7 @@ async def test_a_plugin_that_goes_after_its_add_is_missed_by_the_delete(tmp_path
 
 @pytest.mark.anyio
 async def test_failed_delete_is_kept_for_the_next_try(tmp_path: Path) -> None:
-    script = f"cat > /dev/null; [ $CNI_COMMAND = ADD ] && echo '{{}}' && exit 0; test -e {tmp_path}/go"
+    script = f"cat > /dev/null; [ $CNI_COMMAND = ADD ] && echo '{ADDED}' && exit 0; test -e {tmp_path}/go"
     cni = fake(tmp_path, script)
     await cni.add(attachment())
     with pytest.raises(UnavailableError, match="DEL failed: exit code 1"):
@@ -324,7 +338,7 @@ echo $$ > {tmp_path}/started; sleep 300"""
 
 @pytest.mark.anyio
 async def test_answer_does_not_wait_for_what_a_plugin_leaves_running(tmp_path: Path) -> None:
-    script = f"cat > /dev/null; sleep 60 & echo $! > {tmp_path}/daemon; echo '{{}}'"
+    script = f"cat > /dev/null; sleep 60 & echo $! > {tmp_path}/daemon; echo '{ADDED}'"
     cni = fake(tmp_path, script)
     with anyio.fail_after(patience(20)):
         await cni.add(attachment())

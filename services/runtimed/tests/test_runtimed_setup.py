@@ -90,6 +90,25 @@ async def test_a_network_that_answers_nonsense_is_undone_and_leaves_nothing(pods
     assert not list((pods.daemons.base / "data" / "runtimed" / "cni").glob("*"))
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {},
+        {"interfaces": [{"name": "eth0", "sandbox": "x"}]},
+        {"interfaces": [{"name": "br0"}], "ips": [{"address": "10.9.8.7/24", "interface": 0}]},
+    ],
+)
+async def test_a_network_that_gives_no_address_is_undone_and_leaves_nothing(
+    pods: Pods, answer: dict[str, object]
+) -> None:
+    order(pods, "answer-ADD").write_text(json.dumps({"cniVersion": "0.4.0", **answer}))
+    with pytest.raises(UnavailableError, match="cni network 'test' gave the pod no address"):
+        await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    assert calls(pods) == ["ADD", "DEL"]
+    assert not await pods.client.list_sandboxes()
+    assert not list((pods.daemons.base / "data" / "runtimed" / "cni").glob("*"))
+
+
 async def test_a_sandbox_whose_record_cannot_be_written_leaves_nothing(pods: Pods) -> None:
     pods.daemons.redis.kill()
     try:

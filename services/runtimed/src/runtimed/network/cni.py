@@ -120,7 +120,8 @@ class Cni:
 
         Raises:
             FailedPreconditionError: the node has no network configuration, or a plugin is missing or refuses it.
-            UnavailableError: a plugin failed, took too long or answered what is no result, with its name and why.
+            UnavailableError: a plugin failed, took too long or answered what is no result, with its name and why;
+                or the sandbox has got no address.
         """
         await anyio.to_thread.run_sync(self.load)
         conf = self._current()
@@ -141,6 +142,8 @@ class Cni:
         except TimeoutError as error:
             raise UnavailableError(f"cni network {conf.name!r}: ADD took over {ADD_S:.0f} s") from error
         await self._remember(Cached(attachment, conf, result.raw), durable=True)
+        if not result.ips:  # a kubelet makes a sandbox without one again, and again
+            raise UnavailableError(f"cni network {conf.name!r} gave the pod no address")
         return result
 
     async def delete(self, attachment: Attachment) -> None:
