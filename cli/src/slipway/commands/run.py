@@ -30,7 +30,7 @@ async def run(arguments: Namespace) -> int:
     )
     keys = terminal.detach_keys(arguments.detach_keys)
     async with node(arguments.run_dir) as on:
-        sandbox_id, container_id = await make(on, arguments)
+        sandbox_id, container_id = await make(on, arguments, starts=True)
         async with anyio.create_task_group() as group:
             if not arguments.detach:
                 # From here to the end, and while it is removed, no signal ends us before the container.
@@ -62,7 +62,7 @@ async def _start(on: Node, container_id: str) -> int:
 async def create(arguments: Namespace) -> int:
     """Make a container that `start` runs."""
     async with node(arguments.run_dir) as on:
-        _, container_id = await make(on, arguments)
+        _, container_id = await make(on, arguments, starts=False)
     sys.stdout.write(f"{container_id}\n")
     return 0
 

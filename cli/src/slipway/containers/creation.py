@@ -15,8 +15,13 @@ from slipway.options import request
 from slipway.output import nicknames
 
 
-async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
+async def make(on: Node, arguments: Namespace, *, starts: bool) -> tuple[str, str]:
     """Pull the image when it is not here, and make sandbox and container; returns their ids.
+
+    Args:
+        on: its node.
+        arguments: the options.
+        starts: the caller starts it at once; if it dies before, what was made with --rm goes.
 
     Raises:
         InvalidArgumentError: an option; nothing was made or pulled.
@@ -29,7 +34,13 @@ async def make(on: Node, arguments: Namespace) -> tuple[str, str]:
     wanted.request.sandbox_config.CopyFrom(config)
     await _refuse_taken(on, name)
     await name_images(on, wanted, arguments.pull)
-    return await _create(on, arguments, config, wanted)
+    pod = pb.RunSandboxRequest(
+        request=cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler),
+        isolated=arguments.network == "none",
+        remove_ended=arguments.rm,
+        remove_unstarted=arguments.rm and starts,
+    )
+    return await _create(on, pod, wanted)
 
 
 async def _refuse_taken(on: Node, name: str) -> None:
@@ -47,17 +58,13 @@ async def name_images(on: Node, wanted: pb.CreateContainerRequest, pull: str) ->
         wanted.mount_images[name].CopyFrom(image)
 
 
-async def _create(
-    on: Node, arguments: Namespace, config: cri.PodSandboxConfig, wanted: pb.CreateContainerRequest
-) -> tuple[str, str]:
+async def _create(on: Node, pod: pb.RunSandboxRequest, wanted: pb.CreateContainerRequest) -> tuple[str, str]:
     """The sandbox and the container; nothing of them when one fails."""
+    config = pod.request.config
     Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
     sandbox_id = ""
     try:
-        pod = cri.RunPodSandboxRequest(config=config, runtime_handler=arguments.handler)
-        made = await on.backend.RunSandbox(
-            pb.RunSandboxRequest(request=pod, isolated=arguments.network == "none", remove_ended=arguments.rm)
-        )
+        made = await on.backend.RunSandbox(pod)
         sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
         nicknames.remember(sandbox_id, config.metadata.name)
         container_id = (await on.backend.CreateContainer(wanted)).container_id

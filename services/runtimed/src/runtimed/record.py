@@ -65,7 +65,9 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     """Its network is a loopback and nothing else."""
     origin: Origin = Origin.CRI
     remove_ended: bool = False
-    """It goes when its containers have ended (runtimed.use.departure)."""
+    """It goes when its containers have ended (runtimed.use.sandbox.departures)."""
+    remove_unstarted: bool = False
+    """And when who was to start them at once has left without it."""
     host_ipc: bool = False
     hostname: str = ""
     cgroup_parent: str = ""

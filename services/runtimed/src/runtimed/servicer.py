@@ -29,7 +29,12 @@ class RuntimeServicer(rpc.RuntimeServicer):
 
     async def RunSandbox(self, request: pb.RunSandboxRequest, context: Any) -> cri.RunPodSandboxResponse:
         wanted = request.request
-        manner = Manner(origin=Origin.COMMAND, isolated=request.isolated, remove_ended=request.remove_ended)
+        manner = Manner(
+            origin=Origin.COMMAND,
+            isolated=request.isolated,
+            remove_ended=request.remove_ended,
+            remove_unstarted=request.remove_unstarted,
+        )
         made = await self._service.sandboxes.run(wanted.config, wanted.runtime_handler, manner)
         return cri.RunPodSandboxResponse(pod_sandbox_id=made)
 

@@ -26,7 +26,7 @@ from runtimed.use.sandbox.sandboxes import Sandboxes
 KEEP_AGAIN_S = 5.0
 """How long after the start of the service keepers may take to come back."""
 FORSAKEN_NS = 120 * 1_000_000_000
-"""A container that was made so long ago, and that nobody keeps, will not be started any more."""
+"""A container that was to be started at once, was made so long ago and is kept by nobody, will not be started any more."""
 _ENDED = (ContainerState.EXITED, ContainerState.REMOVING)
 _log = get_logger("departure")
 
@@ -84,7 +84,7 @@ class Departures:
         if sandbox is None or not sandbox.remove_ended:
             return
         members = self._parts.containers_of(sandbox_id)
-        if not members or not all(self._may_go(member, left=left) for member in members):
+        if not members or not all(self._may_go(sandbox, member, left=left) for member in members):
             return
         logs = [member.log_path for member in members if member.log_path]
         try:
@@ -94,11 +94,12 @@ class Departures:
             return
         await anyio.to_thread.run_sync(_drop_logs, logs, _log_directory(sandbox))
 
-    def _may_go(self, record: ContainerRecord, *, left: bool) -> bool:
+    def _may_go(self, sandbox: SandboxRecord, record: ContainerRecord, *, left: bool) -> bool:
         if self._keepers[record.id]:
             return False
-        forsaken = left or now_ns() - record.created_at_ns > FORSAKEN_NS
-        return record.state in _ENDED or (record.state is ContainerState.CREATED and forsaken)
+        if record.state is not ContainerState.CREATED:
+            return record.state in _ENDED
+        return sandbox.remove_unstarted and (left or now_ns() - record.created_at_ns > FORSAKEN_NS)
 
 
 def _log_directory(record: SandboxRecord) -> str:

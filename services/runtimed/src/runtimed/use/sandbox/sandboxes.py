@@ -58,6 +58,7 @@ class Manner:
     origin: Origin = Origin.CRI
     isolated: bool = False
     remove_ended: bool = False
+    remove_unstarted: bool = False
     restoring: bool = False
     """The caller makes its containers too, and then says so in the record."""
 

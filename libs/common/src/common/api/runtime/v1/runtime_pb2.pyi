@@ -28,10 +28,13 @@ class RunSandboxRequest(_message.Message):
     REQUEST_FIELD_NUMBER: _builtins.int
     ISOLATED_FIELD_NUMBER: _builtins.int
     REMOVE_ENDED_FIELD_NUMBER: _builtins.int
+    REMOVE_UNSTARTED_FIELD_NUMBER: _builtins.int
     isolated: _builtins.bool
     """Its network namespace has a loopback and nothing else: no CNI plugin is asked."""
     remove_ended: _builtins.bool
     """It goes, with its logs, when its containers have ended and nobody keeps them."""
+    remove_unstarted: _builtins.bool
+    """It goes likewise when nobody has started its containers: who makes it starts them at once, if it lives."""
     @_builtins.property
     def request(self) -> _api_pb2.RunPodSandboxRequest: ...
     def __init__(
@@ -40,10 +43,11 @@ class RunSandboxRequest(_message.Message):
         request: _api_pb2.RunPodSandboxRequest | None = ...,
         isolated: _builtins.bool = ...,
         remove_ended: _builtins.bool = ...,
+        remove_unstarted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "remove_ended", b"remove_ended", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "remove_ended", b"remove_ended", "remove_unstarted", b"remove_unstarted", "request", b"request"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
