@@ -78,6 +78,27 @@ def _keeps(node: TestNode) -> int:
     return (node.run_dir / "log" / "runtimed.log").read_text().count("container.kept")
 
 
+def test_who_starts_it_later_has_its_output_and_its_code(node: TestNode, busybox: str) -> None:
+    for script in ("echo said; exit 7", "sleep 1; echo said; exit 7"):
+        made = node.slipway("create", "--rm", "--name", "later", busybox, "sh", "-c", script)
+        assert made.returncode == 0, made.stderr
+        done = node.slipway("start", "-a", "later")
+        assert (done.returncode, done.stdout) == (7, "said\n"), done.stderr
+        eventually(lambda: _nothing_is_left(node, "later"), what="it goes")
+
+
+@pytest.mark.parametrize("words", [["-t", "0"], ["-s", "KILL"]])
+def test_a_restart_has_it_run_again_before_it_goes(node: TestNode, busybox: str, words: list[str]) -> None:
+    made = node.slipway("run", "-d", "--rm", "--name", "again", busybox, "sleep", "1000")
+    assert made.returncode == 0, made.stderr
+    done = node.slipway("restart", *words, "again")
+    assert (done.returncode, done.stdout) == (0, "again\n"), done.stderr
+    assert _runs(node, "again")
+    assert json.loads(node.slipway("inspect", "again").stdout)[0]["status"]["id"] == made.stdout.strip()
+    assert node.slipway("kill", "again").returncode == 0
+    eventually(lambda: _nothing_is_left(node, "again"), what="it goes")
+
+
 def test_it_goes_though_its_client_has_died(node: TestNode, busybox: str, tmp_path: Path) -> None:
     client = _started(
         node, "--rm", "--name", "widow", "-v", f"{tmp_path}:/told", busybox, "sh", "-c", UNTIL_TOLD

@@ -98,7 +98,7 @@ async def _start_attached(arguments: Namespace) -> int:
             return await _join(on, found.id, stdin=stdin, keys=keys)
         log = Path(await log_path(on, found.id))
         start = log.stat().st_size if log.exists() else 0
-        async with anyio.create_task_group() as group:
+        async with kept(on, found.id), anyio.create_task_group() as group:
             await group.start(forward_signals, on, found.id)
             await _begin(on, found.id)
             tty = await _has_tty(on, found.id)
@@ -113,8 +113,9 @@ async def restart(arguments: Namespace) -> int:
 
     async def act(on: Node, name: str) -> None:
         found = await on.container(name)
-        await stop(on, found.id, signal, arguments.time)
-        await _begin(on, found.id)
+        async with kept(on, found.id):  # made with --rm it would go between the two
+            await stop(on, found.id, signal, arguments.time)
+            await _begin(on, found.id)
 
     return await each(arguments.run_dir, arguments.container, act)
 

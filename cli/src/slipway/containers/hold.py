@@ -9,7 +9,7 @@ from anyio.abc import TaskStatus
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import NotFoundError, UnavailableError
+from common.errors import NotFoundError, SlipwayError, UnavailableError
 from slipway.connect import TIMEOUT_S, Node
 
 AGAIN_S = 0.2
@@ -21,12 +21,17 @@ GONE_S = 20.0
 @asynccontextmanager
 async def kept(on: Node, container_id: str) -> AsyncIterator[None]:
     """Within the block a container does not go, also when it has ended, or runtimed starts anew."""
+    failed: SlipwayError | None = None
     async with anyio.create_task_group() as group:
-        await group.start(_keep, on, container_id)
         try:
+            await group.start(_keep, on, container_id)
             yield
+        except SlipwayError as exc:  # the group would wrap it
+            failed = exc
         finally:
             group.cancel_scope.cancel()
+    if failed is not None:
+        raise failed
 
 
 async def _keep(on: Node, container_id: str, *, task_status: TaskStatus[None]) -> None:
