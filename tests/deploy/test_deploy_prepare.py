@@ -1,10 +1,12 @@
 """What `slipway-node prepare` makes for processes that run by themselves."""
 
 import os
+import socket
 import stat
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from common.settings import load
 from common.sys.mounts import propagation_of, unmount_below
 from imaged.settings import Settings
 from node.layout import Layout
-from node.prepare import held_nats
+from node.prepare import for_units, held_nats
 from node.users import GROUP, USERS
 
 pytestmark = pytest.mark.root
@@ -33,6 +35,27 @@ def test_a_port_file_that_a_power_cut_left_empty_stops_no_node(place: Path) -> N
     with held_nats(layout) as found:
         assert found.nats_port > 0
     assert layout.nats_port_file.read_text() == str(found.nats_port)
+
+
+def test_a_node_of_units_that_had_the_events_of_others_gets_a_port_for_its_own(place: Path) -> None:
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
+    for_units(replace(layout, nats_url="nats://shared@nats.internal:4222"))
+    for_units(layout)
+    port = layout.nats_port_file.read_text()
+    assert int(port) > 0
+    for_units(layout)
+    for path in (layout.nats_config_file, layout.state_file, layout.settings_file("runtimed")):
+        assert f"127.0.0.1:{port}" in path.read_text(), path
+
+
+def test_a_node_of_units_that_has_its_own_events_keeps_their_port(place: Path) -> None:
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
+    for_units(layout)
+    port = int(layout.nats_port_file.read_text())
+    with socket.create_server(("127.0.0.1", port)):  # as NATS
+        for_units(layout)
+    assert int(layout.nats_port_file.read_text()) == port
+    assert f"127.0.0.1:{port}" in layout.state_file.read_text()
 
 
 def prepare(place: Path, *options: str) -> None:

@@ -49,8 +49,9 @@ def for_units(layout: Layout) -> None:
     Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     directories(layout)
     _mark_servers(layout)
-    if "nats" in layout.servers and layout.state_file.exists():  # NATS runs, and has its port
-        found = replace(layout, nats_port=layout.nats_port or _last_port(layout))
+    port = layout.nats_port or _last_port(layout)
+    if "nats" in layout.servers and port and _had_nats(layout):  # it runs, and has its port
+        found = replace(layout, nats_port=port)
         _write_nats(found)
         _write_settings(found, SYSTEMD)
         return
@@ -113,6 +114,14 @@ def _write_settings(layout: Layout, supervisor: int) -> None:
     for daemon in SERVICES:
         write_settings(layout, daemon)
     replace_file(layout.state_file, layout.state(supervisor, {}, {}).encode())
+
+
+def _had_nats(layout: Layout) -> bool:
+    """Whether the node was to run its own when it was last prepared."""
+    try:
+        return "nats" in json.loads(layout.state_file.read_text())["servers"]
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def _last_port(layout: Layout) -> int:
