@@ -5,6 +5,7 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,11 @@ class SnapshotdNode:
         self.data, self.run = directory / "data", directory / "run"
         self.settings: dict[str, str] = {}
         self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def pid(self) -> int:
+        assert self.process
+        return self.process.pid
 
     def start(self, **settings: str) -> None:
         self.settings.update(settings)
@@ -112,9 +118,12 @@ def snapshotd_node() -> Iterator[SnapshotdNode]:
             if pipe:
                 pipe.close()
         # a killed service's rm may be at work here as well
-        eventually(
-            lambda: shutil.rmtree(directory, ignore_errors=True) or not directory.exists(), what="clean-up"
-        )
+        eventually(partial(_removed, directory), what="clean-up")
+
+
+def _removed(directory: Path) -> bool:
+    shutil.rmtree(directory, ignore_errors=True)
+    return not directory.exists()
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ import pytest
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, ResourceExhaustedError
 from common.sys.userns import IdMapping, IdMappings
+from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import (
     BASE,
     SNAPSHOTTERS,
@@ -60,14 +61,35 @@ def rich(root: Path) -> None:
     (root / ("long" * 50) / ("name" * 40)).write_text("l")
 
 
-CASES: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
+def make_and_remove(root: Path) -> None:
+    (root / "etc/n").write_text("")
+    (root / "etc/n").unlink()
+
+
+def replace_file(root: Path) -> None:
+    (root / "etc/a").unlink()
+    (root / "etc/a").mkdir()
+    (root / "etc/a/in").write_text("1")
+
+
+def replace_link(root: Path) -> None:
+    (root / "link").unlink()
+    (root / "link").mkdir()
+
+
+def change_inside(root: Path) -> None:
+    (root / "tmp/t").unlink()
+    (root / "tmp/w").write_text("w")
+
+
+CASES: dict[str, tuple[Callable[[Path], object], set[str]]] = {
     "nothing": (lambda _: None, set()),
     "a new file": (lambda r: (r / "etc/n").write_text("n"), {"C /etc", "A /etc/n"}),
     "other content": (lambda r: (r / "etc/a").write_text("a1!"), {"C /etc", "C /etc/a"}),
     "another mode": (lambda r: (r / "var/v").chmod(0o600), {"C /var", "C /var/v"}),
     "a deleted file": (lambda r: (r / "etc/a").unlink(), {"C /etc", "D /etc/a"}),
     "a deleted directory": (lambda r: shutil.rmtree(r / "etc/d"), {"C /etc", "D /etc/d"}),
-    "made and gone again": (lambda r: ((r / "etc/n").write_text(""), (r / "etc/n").unlink()), set()),
+    "made and gone again": (make_and_remove, set()),
     "a name that a layer hid": (lambda r: (r / "etc/b").write_text("b1"), {"C /etc", "A /etc/b"}),
     "a directory's mode": (lambda r: (r / "opt").chmod(0o700), {"C /opt"}),
     "the root's owner": (lambda r: os.chown(r, 5, 6), {"C /"}),
@@ -76,21 +98,21 @@ CASES: dict[str, tuple[Callable[[Path], Any], set[str]]] = {
         {"C /etc", "C /etc/d", "C /etc/d/x", "D /etc/d/y"},
     ),
     "a file becomes a directory": (
-        lambda r: ((r / "etc/a").unlink(), (r / "etc/a").mkdir(), (r / "etc/a/in").write_text("1")),
+        replace_file,
         {"C /etc", "C /etc/a", "A /etc/a/in"},
     ),
     "a link becomes a directory": (
-        lambda r: ((r / "link").unlink(), (r / "link").mkdir()),
+        replace_link,
         {"C /link"},
     ),
     "inside of a directory that two layers have": (
-        lambda r: ((r / "tmp/t").unlink(), (r / "tmp/w").write_text("w")),
+        change_inside,
         {"C /tmp", "D /tmp/t", "A /tmp/w"},
     ),
 }
 
 
-async def changed(node: Any, root: Path, ignore: tuple[str, ...] = ()) -> list[str]:
+async def changed(node: SnapshotdNode, root: Path, ignore: tuple[str, ...] = ()) -> list[str]:
     client = node.client()
     try:
         found = [change async for change in client.changes(root.name, ignore)]
@@ -99,7 +121,7 @@ async def changed(node: Any, root: Path, ignore: tuple[str, ...] = ()) -> list[s
     return [f"{LETTERS[change.kind]} {os.fsdecode(change.path)}" for change in found]
 
 
-async def written(node: Any, root: Path, ignore: tuple[str, ...] = ()) -> bytes:
+async def written(node: SnapshotdNode, root: Path, ignore: tuple[str, ...] = ()) -> bytes:
     path = node.directory / f"diff-{secrets.token_hex(4)}"
     client = node.client()
     try:
@@ -145,7 +167,7 @@ def looks(root: Path) -> dict[str, tuple[Any, ...]]:
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 @pytest.mark.parametrize("name", CASES)
 async def test_changes_are_listed_and_make_the_same_tree_again(
-    shared_snapshotd: Any, snapshotter: str, name: str
+    shared_snapshotd: SnapshotdNode, snapshotter: str, name: str
 ) -> None:
     change, expected = CASES[name]
     root = await snapshot(shared_snapshotd, snapshotter, *LAYERS)
@@ -160,7 +182,7 @@ async def test_changes_are_listed_and_make_the_same_tree_again(
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_all_kinds_of_files_come_back(shared_snapshotd: Any, snapshotter: str) -> None:
+async def test_all_kinds_of_files_come_back(shared_snapshotd: SnapshotdNode, snapshotter: str) -> None:
     root = await snapshot(shared_snapshotd, snapshotter, *LAYERS)
     rich(root)
     body = await written(shared_snapshotd, root)
@@ -172,7 +194,9 @@ async def test_all_kinds_of_files_come_back(shared_snapshotd: Any, snapshotter: 
 
 
 @pytest.mark.parametrize("other", SNAPSHOTTERS)
-async def test_the_layer_is_the_same_from_every_snapshotter(shared_snapshotd: Any, other: str) -> None:
+async def test_the_layer_is_the_same_from_every_snapshotter(
+    shared_snapshotd: SnapshotdNode, other: str
+) -> None:
     bodies = set()
     for snapshotter in SNAPSHOTTERS:
         root = await snapshot(shared_snapshotd, snapshotter, *LAYERS)
@@ -188,7 +212,7 @@ async def test_the_layer_is_the_same_from_every_snapshotter(shared_snapshotd: An
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 async def test_what_was_made_to_mount_on_does_not_count_while_it_is_empty(
-    shared_snapshotd: Any, snapshotter: str
+    shared_snapshotd: SnapshotdNode, snapshotter: str
 ) -> None:
     root = await snapshot(shared_snapshotd, snapshotter, *LAYERS)
     ignore = ("/etc/hosts", "/proc", "/etc/a", "/full")
@@ -206,7 +230,7 @@ async def test_what_was_made_to_mount_on_does_not_count_while_it_is_empty(
     }
 
 
-async def test_mapped_ids_are_those_of_the_container_again(snapshotd: Any) -> None:
+async def test_mapped_ids_are_those_of_the_container_again(snapshotd: SnapshotdNode) -> None:
     layer = await apply(snapshotd, LAYERS[0])
     ids = IdMappings(IdMapping(0, 70_000, 65_536), IdMapping(0, 80_000, 65_536))
     client = snapshotd.client()
@@ -223,7 +247,7 @@ async def test_mapped_ids_are_those_of_the_container_again(snapshotd: Any) -> No
     assert [(m.name, m.uid, m.gid) for m in archive] == [("etc", 0, 0), ("etc/n", 5, 6)]
 
 
-async def test_nothing_leads_out_of_a_snapshot(shared_snapshotd: Any) -> None:
+async def test_nothing_leads_out_of_a_snapshot(shared_snapshotd: SnapshotdNode) -> None:
     root = await snapshot(shared_snapshotd, "overlayfs", *LAYERS)
     (root / "way").symlink_to("/")
     (root / "etc/a").unlink()
@@ -233,7 +257,7 @@ async def test_nothing_leads_out_of_a_snapshot(shared_snapshotd: Any) -> None:
     assert {m.name: m.linkname for m in archive if m.issym()} == {"way": "/", "etc/a": "/etc/shadow"}
 
 
-async def test_what_cannot_be_told_is_refused(shared_snapshotd: Any) -> None:
+async def test_what_cannot_be_told_is_refused(shared_snapshotd: SnapshotdNode) -> None:
     client = shared_snapshotd.client()
     root = await snapshot(shared_snapshotd, "overlayfs", *LAYERS)
     fixed = await snapshot(shared_snapshotd, "overlayfs", *LAYERS, readonly=True)

@@ -2,13 +2,13 @@
 
 import os
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common.api.snapshots.v1 import snapshots_pb2 as pb
 from common.errors import DataLossError, InvalidArgumentError, NotFoundError
 from common.sys.userns import IdMapping, IdMappings
+from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import (
     BASE,
     REST,
@@ -33,19 +33,19 @@ DIFF = [
 ]
 
 
-def diff_of(node: Any, content: bytes) -> pb.Diff:
+def diff_of(node: SnapshotdNode, content: bytes) -> pb.Diff:
     path = node.directory / "rootfs-diff.tar"
     path.write_bytes(content)
     return pb.Diff(path=str(path), digest=digest_of(content))
 
 
-def snapshots_of(node: Any) -> list[str]:
+def snapshots_of(node: SnapshotdNode) -> list[str]:
     return [path.name for path in (node.data / "snapshotd/snapshots").iterdir()]
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 async def test_a_diff_lies_above_the_layers_and_is_the_snapshots_own(
-    snapshotd: Any, snapshotter: str
+    snapshotd: SnapshotdNode, snapshotter: str
 ) -> None:
     snapshotd.stop()
     snapshotd.start(usage_interval_s="0.001")
@@ -73,7 +73,7 @@ async def test_a_diff_lies_above_the_layers_and_is_the_snapshots_own(
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_usage_counts_a_diff(snapshotd: Any, snapshotter: str) -> None:
+async def test_usage_counts_a_diff(snapshotd: SnapshotdNode, snapshotter: str) -> None:
     layer = await apply(snapshotd, tar(BASE))
     client = snapshotd.client()
     diff = diff_of(snapshotd, tar([E("f", "big", os.urandom(2 << 20))]))
@@ -85,7 +85,7 @@ async def test_usage_counts_a_diff(snapshotd: Any, snapshotter: str) -> None:
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 async def test_a_diff_that_says_nothing_of_the_root_leaves_it_as_the_layers_made_it(
-    snapshotd: Any, snapshotter: str
+    snapshotd: SnapshotdNode, snapshotter: str
 ) -> None:
     layer = await apply(snapshotd, tar([E("d", "./", mode=0o1751, uid=3), E("f", "a", b"a")]))
     client = snapshotd.client()
@@ -116,7 +116,7 @@ def dressed(root: Path) -> dict[str, tuple[int, int]]:
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 @pytest.mark.parametrize("case", OVER)
 async def test_directories_look_below_a_diff_as_below_a_layer(
-    snapshotd: Any, snapshotter: str, case: str
+    snapshotd: SnapshotdNode, snapshotter: str, case: str
 ) -> None:
     layers = [await apply(snapshotd, tar(entries)) for entries in IMPLYING]
     client = snapshotd.client()
@@ -132,7 +132,7 @@ async def test_directories_look_below_a_diff_as_below_a_layer(
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 async def test_what_was_written_comes_back_between_directories_as_they_were(
-    snapshotd: Any, snapshotter: str
+    snapshotd: SnapshotdNode, snapshotter: str
 ) -> None:
     layers = [await apply(snapshotd, tar(entries)) for entries in IMPLYING]
     client = snapshotd.client()
@@ -153,7 +153,7 @@ HOSTILE = {
 
 
 @pytest.mark.parametrize("case", HOSTILE)
-async def test_a_hostile_diff_leaves_nothing(snapshotd: Any, case: str) -> None:
+async def test_a_hostile_diff_leaves_nothing(snapshotd: SnapshotdNode, case: str) -> None:
     layer = await apply(snapshotd, tar(BASE))
     client = snapshotd.client()
     with pytest.raises(InvalidArgumentError, match="diff"):
@@ -164,7 +164,7 @@ async def test_a_hostile_diff_leaves_nothing(snapshotd: Any, case: str) -> None:
     await client.close()
 
 
-async def test_a_diffs_links_do_not_lead_out(snapshotd: Any) -> None:
+async def test_a_diffs_links_do_not_lead_out(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     outside = snapshotd.directory / "outside"
     outside.mkdir()
@@ -175,7 +175,7 @@ async def test_a_diffs_links_do_not_lead_out(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_a_diff_must_have_its_digest_and_a_fitting_snapshot(snapshotd: Any) -> None:
+async def test_a_diff_must_have_its_digest_and_a_fitting_snapshot(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     diff = diff_of(snapshotd, tar(DIFF))
     with pytest.raises(DataLossError, match="digest"):

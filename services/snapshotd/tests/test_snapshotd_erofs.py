@@ -3,11 +3,11 @@
 import os
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common.errors import FailedPreconditionError
+from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import BASE, HAS_EROFS, REST, E, apply, tar, tree, without
 from snapshotd.adapters.erofs import ErofsImages, _run, mount_by_loop
 
@@ -21,19 +21,19 @@ UPPER = [E("f", "etc/.wh.a"), E("d", "etc/d/"), E("f", "etc/d/.wh..wh..opq"), E(
 BOTH = without("etc/a", "etc/d") | {"etc/d": "dir", "etc/d/z": "z1"}
 
 
-def images(node: Any) -> list[str]:
+def images(node: SnapshotdNode) -> list[str]:
     """Layers whose images are mounted."""
     prefix = f"{node.run}/snapshotd/layers/"
     points = [line.split()[4] for line in Path(f"/proc/{node.holder}/mountinfo").read_text().splitlines()]
     return sorted(f"sha256:{point.removeprefix(prefix)}" for point in points if point.startswith(prefix))
 
 
-def forms(node: Any, diff_id: str) -> set[str]:
+def forms(node: SnapshotdNode, diff_id: str) -> set[str]:
     directory = node.data / "snapshotd/layers" / diff_id.removeprefix("sha256:")
     return {path.name for path in directory.iterdir()} & {"fs", "layer.erofs"}
 
 
-async def test_a_layer_becomes_an_image_when_a_snapshot_asks_for_it(snapshotd: Any) -> None:
+async def test_a_layer_becomes_an_image_when_a_snapshot_asks_for_it(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, tar(BASE)), await apply(snapshotd, tar(UPPER))]
     before = (await client.fs_info()).layer_bytes
@@ -51,7 +51,9 @@ async def test_a_layer_becomes_an_image_when_a_snapshot_asks_for_it(snapshotd: A
     await client.close()
 
 
-async def test_images_are_found_again_after_a_kill_and_made_up_for_after_a_reboot(snapshotd: Any) -> None:
+async def test_images_are_found_again_after_a_kill_and_made_up_for_after_a_reboot(
+    snapshotd: SnapshotdNode,
+) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, tar(BASE)), await apply(snapshotd, tar(UPPER))]
     made = await client.prepare("c1", layers, "erofs")
@@ -71,7 +73,7 @@ async def test_images_are_found_again_after_a_kill_and_made_up_for_after_a_reboo
     await client.close()
 
 
-async def test_a_mounted_image_that_nothing_stands_on_goes_at_start(snapshotd: Any) -> None:
+async def test_a_mounted_image_that_nothing_stands_on_goes_at_start(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, tar(BASE))
     await client.prepare("c1", [layer], "erofs")
@@ -84,7 +86,9 @@ async def test_a_mounted_image_that_nothing_stands_on_goes_at_start(snapshotd: A
     await client.close()
 
 
-async def test_as_the_default_it_keeps_images_only_which_every_snapshotter_can_use(snapshotd: Any) -> None:
+async def test_as_the_default_it_keeps_images_only_which_every_snapshotter_can_use(
+    snapshotd: SnapshotdNode,
+) -> None:
     snapshotd.stop()
     snapshotd.start(snapshotter="erofs")
     client = snapshotd.client()
@@ -107,11 +111,11 @@ async def test_as_the_default_it_keeps_images_only_which_every_snapshotter_can_u
     await client.close()
 
 
-async def test_deep_and_sparse_layers_fit_into_an_image(snapshotd: Any, tmp_path: Path) -> None:
+async def test_deep_and_sparse_layers_fit_into_an_image(snapshotd: SnapshotdNode, tmp_path: Path) -> None:
     (tmp_path / "in" / "/".join(["d"] * 900)).mkdir(parents=True)
     with (tmp_path / "in/sparse").open("wb") as file:
         file.truncate(256 << 20)
-    command = ["tar", "-C", tmp_path / "in", "--sparse", "--format=pax", "-cf", "-", "."]
+    command: list[str | Path] = ["tar", "-C", tmp_path / "in", "--sparse", "--format=pax", "-cf", "-", "."]
     content = subprocess.run(command, check=True, capture_output=True).stdout
     layer = await apply(snapshotd, content)
     client = snapshotd.client()
@@ -124,7 +128,7 @@ async def test_deep_and_sparse_layers_fit_into_an_image(snapshotd: Any, tmp_path
 
 
 async def test_without_the_program_it_says_what_is_missing(
-    snapshotd: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    snapshotd: SnapshotdNode, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, tar(BASE))

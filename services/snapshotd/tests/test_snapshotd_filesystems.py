@@ -4,11 +4,10 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
-from services.snapshotd.tests.conftest import snapshotd_node
+from services.snapshotd.tests.conftest import SnapshotdNode, snapshotd_node
 from services.snapshotd.tests.test_snapshotd_layers import (  # noqa: F401 - run here once more
     E,
     snapshot,
@@ -27,7 +26,7 @@ LARGE_BYTES = 32 << 20
 
 
 @pytest.fixture(scope="module", params=FILESYSTEMS)
-def shared_snapshotd(request: pytest.FixtureRequest) -> Iterator[Any]:
+def shared_snapshotd(request: pytest.FixtureRequest) -> Iterator[SnapshotdNode]:
     with snapshotd_node() as node:
         image = node.directory / "disk"
         with image.open("wb") as file:
@@ -44,7 +43,7 @@ def shared_snapshotd(request: pytest.FixtureRequest) -> Iterator[Any]:
             node.unmount_all()
 
 
-async def test_a_copy_shares_its_bytes_with_the_layer(shared_snapshotd: Any) -> None:
+async def test_a_copy_shares_its_bytes_with_the_layer(shared_snapshotd: SnapshotdNode) -> None:
     layer = tar([E("f", "large", os.urandom(LARGE_BYTES))])
     roots = [await snapshot(shared_snapshotd, "native", layer) for _ in range(8)]
     disk = os.statvfs(shared_snapshotd.seen(shared_snapshotd.data))

@@ -8,14 +8,14 @@ import stat
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from common.errors import DataLossError, InvalidArgumentError, ResourceExhaustedError, SlipwayError
 from services.snapshotd.tests import corpus
-from services.snapshotd.tests.conftest import snapshotd_node
+from services.snapshotd.tests.conftest import SnapshotdNode, snapshotd_node
 from services.snapshotd.tests.reference import compose
 from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, apply, digest_of, tar
 from snapshotd.diff import mkfs
@@ -29,11 +29,11 @@ LAYER_BYTES = 64 << 20
 
 
 @contextmanager
-def within_bounds(node: Any, *, more_bytes: int = 0) -> Iterator[None]:
+def within_bounds(node: SnapshotdNode, *, more_bytes: int = 0) -> Iterator[None]:
     """What the service and its helpers take while the block runs is bounded."""
-    with watched([node.process.pid]) as watch:
+    with watched([node.pid]) as watch:
         yield
-    most = max(watch.most_bytes, peak_bytes(node.process.pid))
+    most = max(watch.most_bytes, peak_bytes(node.pid))
     assert most <= MAX_MEMORY_BYTES + more_bytes, f"{most >> 20} MiB"
 
 
@@ -81,21 +81,21 @@ def look_of(root: Path) -> dict[str, tuple[object, ...]]:
 
 
 @pytest.fixture(scope="module")
-def node() -> Iterator[Any]:
+def node() -> Iterator[SnapshotdNode]:
     """One service for the whole corpus: nothing stays of it, and it took little."""
     with for_corpus("overlayfs") as made:
         yield made
 
 
 @pytest.fixture(scope="module")
-def of_images() -> Iterator[Any]:
+def of_images() -> Iterator[SnapshotdNode]:
     """One that keeps layers as EROFS images alone."""
     with for_corpus("erofs") as made:
         yield made
 
 
 @contextmanager
-def for_corpus(snapshotter: str) -> Iterator[Any]:
+def for_corpus(snapshotter: str) -> Iterator[SnapshotdNode]:
     with snapshotd_node() as made:
         bounds = {"layer_max_entries": "5000", "layer_max_bytes": str(LAYER_BYTES)}
         made.start(snapshotter=snapshotter, sync="false", **bounds)
@@ -105,18 +105,22 @@ def for_corpus(snapshotter: str) -> Iterator[Any]:
 
 
 @pytest.fixture(params=["node", *(["of_images"] if HAS_EROFS else [])])
-def keeper(request: pytest.FixtureRequest) -> Any:
+def keeper(request: pytest.FixtureRequest) -> SnapshotdNode:
     """Each of the services, which keep layers in different forms."""
-    return request.getfixturevalue(request.param)
+    node: SnapshotdNode = request.getfixturevalue(request.param)
+    return node
 
 
-def assert_clean(node: Any) -> None:
+def assert_clean(node: SnapshotdNode) -> None:
     root = node.data / "snapshotd"
     for name in ("layers", "snapshots", "trash"):
-        place = root / name
-        eventually(lambda place=place: list(place.iterdir()) == [], within_s=600, what=f"the end of {name}")
+        eventually(partial(_is_empty, root / name), within_s=600, what=f"the end of {name}")
     assert node.mounts() == []
-    eventually(lambda: len(family([node.process.pid])) <= 2, what="the service alone with its nursery")
+    eventually(lambda: len(family([node.pid])) <= 2, what="the service alone with its nursery")
+
+
+def _is_empty(place: Path) -> bool:
+    return list(place.iterdir()) == []
 
 
 def at(host: Path, entries: list[E]) -> list[E]:
@@ -135,7 +139,7 @@ def at(host: Path, entries: list[E]) -> list[E]:
     ],
 )
 async def test_a_stack_shows_what_the_reference_shows(
-    node: Any, host: Path, snapshotter: str, name: str
+    node: SnapshotdNode, host: Path, snapshotter: str, name: str
 ) -> None:
     layers = [at(host, entries) for entries in corpus.STACKS[name]]
     gnu = any("\udcff" in entry.name for entries in layers for entry in entries)
@@ -156,7 +160,11 @@ async def test_a_stack_shows_what_the_reference_shows(
 
 
 async def refused(
-    node: Any, content: bytes, blob: bytes | None = None, *, kind: type[SlipwayError] = InvalidArgumentError
+    node: SnapshotdNode,
+    content: bytes,
+    blob: bytes | None = None,
+    *,
+    kind: type[SlipwayError] = InvalidArgumentError,
 ) -> str:
     with pytest.raises(kind) as caught:
         await apply(node, content, blob)
@@ -169,12 +177,12 @@ async def refused(
 
 
 @pytest.mark.parametrize("name", corpus.REFUSED)
-async def test_what_no_layer_may_hold_is_refused(keeper: Any, host: Path, name: str) -> None:
+async def test_what_no_layer_may_hold_is_refused(keeper: SnapshotdNode, host: Path, name: str) -> None:
     await refused(keeper, tar(at(host, corpus.REFUSED[name])))
 
 
 @pytest.mark.parametrize("name", corpus.DAMAGED)
-async def test_bytes_that_are_no_tar_are_refused_or_mean_nothing(keeper: Any, name: str) -> None:
+async def test_bytes_that_are_no_tar_are_refused_or_mean_nothing(keeper: SnapshotdNode, name: str) -> None:
     raw = corpus.DAMAGED[name]
     try:
         diff_id = await apply(keeper, raw)
@@ -188,7 +196,7 @@ async def test_bytes_that_are_no_tar_are_refused_or_mean_nothing(keeper: Any, na
         await client.close()
 
 
-async def test_floods_of_records_are_bounded(keeper: Any) -> None:
+async def test_floods_of_records_are_bounded(keeper: SnapshotdNode) -> None:
     for content in corpus.floods().values():
         try:
             diff_id = await apply(keeper, content)
@@ -200,7 +208,7 @@ async def test_floods_of_records_are_bounded(keeper: Any) -> None:
             await client.close()
 
 
-async def test_bombs_end_at_the_bound(keeper: Any) -> None:
+async def test_bombs_end_at_the_bound(keeper: SnapshotdNode) -> None:
     for _, content, blob in corpus.bombs():
         with pytest.raises((InvalidArgumentError, DataLossError)):
             await apply(keeper, content, blob)
@@ -208,7 +216,7 @@ async def test_bombs_end_at_the_bound(keeper: Any) -> None:
 
 
 @pytest.mark.parametrize("name", corpus.COMPRESSIONS)
-async def test_a_blob_that_ends_early_is_data_loss_wherever_it_ends(keeper: Any, name: str) -> None:
+async def test_a_blob_that_ends_early_is_data_loss_wherever_it_ends(keeper: SnapshotdNode, name: str) -> None:
     for blob in corpus.cuts(name):
         await refused(keeper, corpus.ONE, blob, kind=DataLossError)
 
@@ -219,13 +227,13 @@ def test_the_corpus_has_a_file_name_for_each_of_its_blobs() -> None:
     assert not [name for name in names if "/" in name or len(name) > 255]
 
 
-async def test_another_content_than_the_diff_id_is_data_loss(keeper: Any) -> None:
+async def test_another_content_than_the_diff_id_is_data_loss(keeper: SnapshotdNode) -> None:
     for other in (corpus.ONE + b"\0", tar([E("f", "n", b"other")])):
         assert "has the digest" in await refused(keeper, corpus.ONE, other, kind=DataLossError)
 
 
 async def test_a_hole_as_large_as_a_layer_may_be_takes_no_disk_and_a_larger_one_is_refused(
-    keeper: Any,
+    keeper: SnapshotdNode,
 ) -> None:
     content = corpus.sparse(LAYER_BYTES - 4096)
     diff_id = await apply(keeper, content)

@@ -11,12 +11,12 @@ import tarfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 import zstandard
 
 from common.errors import DataLossError, InvalidArgumentError, SlipwayError
+from services.snapshotd.tests.conftest import SnapshotdNode
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
 HAS_EROFS = bool(shutil.which("mkfs.erofs"))
@@ -71,7 +71,7 @@ def digest_of(content: bytes) -> str:
 
 
 async def apply(
-    node: Any, content: bytes, blob: bytes | None = None, media_type: str = "", diff_id: str = ""
+    node: SnapshotdNode, content: bytes, blob: bytes | None = None, media_type: str = "", diff_id: str = ""
 ) -> str:
     path = node.directory / f"blob-{secrets.token_hex(4)}"
     path.write_bytes(content if blob is None else blob)
@@ -88,7 +88,7 @@ async def apply(
     return wanted
 
 
-async def snapshot(node: Any, snapshotter: str, *layers: bytes, readonly: bool = False) -> Path:
+async def snapshot(node: SnapshotdNode, snapshotter: str, *layers: bytes, readonly: bool = False) -> Path:
     diff_ids = [await apply(node, layer) for layer in layers]
     client = node.client()
     try:
@@ -223,7 +223,9 @@ STACKS: dict[str, tuple[list[list[E]], dict[str, str]]] = {
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 @pytest.mark.parametrize("name", STACKS)
-async def test_snapshot_shows_the_composed_tree(shared_snapshotd: Any, snapshotter: str, name: str) -> None:
+async def test_snapshot_shows_the_composed_tree(
+    shared_snapshotd: SnapshotdNode, snapshotter: str, name: str
+) -> None:
     layers, expected = STACKS[name]
     root = await snapshot(shared_snapshotd, snapshotter, *[tar(entries) for entries in [BASE, *layers]])
     assert tree(root) == expected
@@ -231,7 +233,7 @@ async def test_snapshot_shows_the_composed_tree(shared_snapshotd: Any, snapshott
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_attributes_survive(shared_snapshotd: Any, snapshotter: str) -> None:
+async def test_attributes_survive(shared_snapshotd: SnapshotdNode, snapshotter: str) -> None:
     capability = "\x01\x00\x00\x02\x00\x04\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"
     entries = [
         E("d", "./", mode=0o711, uid=3, gid=4),
@@ -272,7 +274,7 @@ async def test_attributes_survive(shared_snapshotd: Any, snapshotter: str) -> No
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
 @pytest.mark.parametrize("readonly", [False, True])
 async def test_implied_directory_keeps_the_lower_layers_look(
-    shared_snapshotd: Any, snapshotter: str, readonly: bool
+    shared_snapshotd: SnapshotdNode, snapshotter: str, readonly: bool
 ) -> None:
     lower = tar([E("d", "./", mode=0o750), E("d", "tmp/", mode=0o1777, uid=9), E("d", "tmp/in/", mode=0o700)])
     upper = tar([E("f", "tmp/in/n", b"1")])
@@ -285,23 +287,26 @@ async def test_implied_directory_keeps_the_lower_layers_look(
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_readonly_snapshot_takes_no_write(shared_snapshotd: Any, snapshotter: str) -> None:
-    for layers in ((), (tar(BASE),), (tar(BASE), tar([E("f", "etc/.wh.a")]))):
-        root = await snapshot(shared_snapshotd, snapshotter, *layers, readonly=True)
+async def test_readonly_snapshot_takes_no_write(shared_snapshotd: SnapshotdNode, snapshotter: str) -> None:
+    stacks: tuple[tuple[bytes, ...], ...] = ((), (tar(BASE),), (tar(BASE), tar([E("f", "etc/.wh.a")])))
+    roots = [await snapshot(shared_snapshotd, snapshotter, *layers, readonly=True) for layers in stacks]
+    for root in roots:
         with pytest.raises(OSError, match="Read-only"):
             (root / "n").write_text("1")
-    assert tree(root) == without("etc/a")
+    assert tree(roots[-1]) == without("etc/a")
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_snapshot_over_no_layers_is_empty_and_writable(shared_snapshotd: Any, snapshotter: str) -> None:
+async def test_snapshot_over_no_layers_is_empty_and_writable(
+    shared_snapshotd: SnapshotdNode, snapshotter: str
+) -> None:
     root = await snapshot(shared_snapshotd, snapshotter)
     assert tree(root) == {}
     (root / "n").write_text("1")
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_names_that_are_not_utf8_survive(shared_snapshotd: Any, snapshotter: str) -> None:
+async def test_names_that_are_not_utf8_survive(shared_snapshotd: SnapshotdNode, snapshotter: str) -> None:
     odd = b"odd-\xff\xe9".decode("utf-8", "surrogateescape")
     gnu = tar([E("f", odd, b"1"), E("l", "to", target=odd), E("h", "hard", target=odd)], tarfile.GNU_FORMAT)
     pax = tar([E("f", "übergröße-名", b"2")])
@@ -313,7 +318,7 @@ async def test_names_that_are_not_utf8_survive(shared_snapshotd: Any, snapshotte
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_holes_stay_holes(shared_snapshotd: Any, snapshotter: str, tmp_path: Path) -> None:
+async def test_holes_stay_holes(shared_snapshotd: SnapshotdNode, snapshotter: str, tmp_path: Path) -> None:
     import subprocess
 
     with (tmp_path / "sparse").open("wb") as file:
@@ -332,7 +337,7 @@ async def test_holes_stay_holes(shared_snapshotd: Any, snapshotter: str, tmp_pat
     assert (root / "sparse").read_bytes()[1 << 20 :][:7] == b"middle\0"
 
 
-async def test_overlay_control_attributes_of_an_image_are_dropped(shared_snapshotd: Any) -> None:
+async def test_overlay_control_attributes_of_an_image_are_dropped(shared_snapshotd: SnapshotdNode) -> None:
     pax = {"SCHILY.xattr.trusted.overlay.redirect": "/etc", "SCHILY.xattr.trusted.overlay.opaque": "y"}
     layer = tar([E("d", "etc/", pax=pax), E("f", "etc/n", b"1")])
     root = await snapshot(shared_snapshotd, "overlayfs", tar(BASE), layer)
@@ -358,7 +363,7 @@ COMPRESSIONS: dict[str, tuple[Callable[[bytes], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", COMPRESSIONS)
-async def test_compression_is_found_by_the_bytes(shared_snapshotd: Any, name: str) -> None:
+async def test_compression_is_found_by_the_bytes(shared_snapshotd: SnapshotdNode, name: str) -> None:
     compress, media_type = COMPRESSIONS[name]
     content = tar([E("f", f"n-{name}", os.urandom(3000).hex().encode())])
     diff_id = await apply(shared_snapshotd, content, compress(content), media_type)
@@ -383,7 +388,9 @@ DAMAGED: dict[str, tuple[bytes, str, str]] = {
 }
 
 
-async def test_a_last_file_without_padding_is_taken_as_others_take_it(shared_snapshotd: Any) -> None:
+async def test_a_last_file_without_padding_is_taken_as_others_take_it(
+    shared_snapshotd: SnapshotdNode,
+) -> None:
     content = tar([E("d", "etc/"), E("f", "etc/last", b"eleven byte")])
     cut = content[: content.index(b"eleven byte") + 11]
     root = await snapshot(shared_snapshotd, "overlayfs", cut)
@@ -391,7 +398,9 @@ async def test_a_last_file_without_padding_is_taken_as_others_take_it(shared_sna
 
 
 @pytest.mark.parametrize("name", DAMAGED)
-async def test_damaged_blob_is_data_loss_and_leaves_nothing(shared_snapshotd: Any, name: str) -> None:
+async def test_damaged_blob_is_data_loss_and_leaves_nothing(
+    shared_snapshotd: SnapshotdNode, name: str
+) -> None:
     blob, media_type, diff_id = DAMAGED[name]
     wanted = diff_id or digest_of(CONTENT)
     with pytest.raises(DataLossError) as caught:
@@ -400,7 +409,7 @@ async def test_damaged_blob_is_data_loss_and_leaves_nothing(shared_snapshotd: An
     await assert_nothing_stays(shared_snapshotd, wanted)
 
 
-async def assert_nothing_stays(node: Any, diff_id: str) -> None:
+async def assert_nothing_stays(node: SnapshotdNode, diff_id: str) -> None:
     client = node.client()
     assert await client.list_layers([diff_id]) == []
     await client.close()
@@ -428,7 +437,7 @@ REFUSED: dict[str, list[E]] = {
 
 
 @pytest.mark.parametrize("name", REFUSED)
-async def test_hostile_layer_is_refused_in_one_sentence(shared_snapshotd: Any, name: str) -> None:
+async def test_hostile_layer_is_refused_in_one_sentence(shared_snapshotd: SnapshotdNode, name: str) -> None:
     content = tar(REFUSED[name])
     with pytest.raises(InvalidArgumentError) as caught:
         await apply(shared_snapshotd, content)
@@ -436,7 +445,7 @@ async def test_hostile_layer_is_refused_in_one_sentence(shared_snapshotd: Any, n
     await assert_nothing_stays(shared_snapshotd, digest_of(content))
 
 
-async def test_bombs_end_at_the_bound(shared_snapshotd: Any) -> None:
+async def test_bombs_end_at_the_bound(shared_snapshotd: SnapshotdNode) -> None:
     content = tar([E("f", "n", bytes(65 << 20))])
     for blob in (gzip.compress(content), zstandard.compress(content)):
         with pytest.raises(InvalidArgumentError, match="larger"):
@@ -444,7 +453,7 @@ async def test_bombs_end_at_the_bound(shared_snapshotd: Any) -> None:
     await assert_nothing_stays(shared_snapshotd, digest_of(content))
 
 
-async def test_path_that_is_no_blob_is_an_error(shared_snapshotd: Any) -> None:
+async def test_path_that_is_no_blob_is_an_error(shared_snapshotd: SnapshotdNode) -> None:
     client = shared_snapshotd.client()
     for path in ("/no/such/blob", "/dev/zero", "/"):
         with pytest.raises(SlipwayError):

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -240,16 +241,21 @@ def test_a_server_that_is_killed_while_it_waits_is_followed_by_one_that_answers(
 
 
 def test_servers_may_be_killed_again_and_again_under_load() -> None:
-    items = [file(f"f{n}", os.urandom(200_000)) for n in range(40)]
+    contents = [os.urandom(200_000) for _ in range(40)]
+    items: list[estargz.Item] = [file(f"f{n}", content) for n, content in enumerate(contents)]
     with mounted(items) as made, ThreadPoolExecutor(8) as pool:
         made.mount()
         reads = [pool.submit((made.root / f"f{n}").read_bytes) for n in range(40)]
         last = 0
         for _ in range(4):
-            eventually(lambda last=last: made.pid("server") not in (0, last), what="a server")
+            eventually(partial(_is_another_server, made, last), what="a server")
             last = made.pid("server")
             os.kill(last, signal.SIGKILL)
-        assert [read.result(patience(30)) for read in reads] == [content for _, content in items]  # type: ignore[misc]
+        assert [read.result(patience(30)) for read in reads] == contents
+
+
+def _is_another_server(made: Mounted, last: int) -> bool:
+    return made.pid("server") not in (0, last)
 
 
 def test_without_its_keeper_a_server_goes_on(layer: Mounted) -> None:
@@ -312,9 +318,17 @@ def test_a_start_that_is_given_up_leaves_nobody() -> None:
 
 
 def test_a_table_that_lies_mounts_nothing_and_leaves_nobody() -> None:
-    for items in ([special("x", b"0"), special("x", b"0")], [file("a", b""), file("a/b", b"")]):
-        with mounted(items) as made:  # type: ignore[arg-type]
+    lies: tuple[list[estargz.Item], ...] = (
+        [special("x", b"0"), special("x", b"0")],
+        [file("a", b""), file("a/b", b"")],
+    )
+    for items in lies:
+        with mounted(items) as made:
             with pytest.raises(InvalidArgumentError, match=r"twice|no directory"):
                 made.mount()
             assert not made.mounts.is_mounted(LAYER)
-            eventually(lambda made=made: not made.processes(), what="the end of keeper and server")
+            eventually(partial(_nobody_left, made), what="the end of keeper and server")
+
+
+def _nobody_left(made: Mounted) -> bool:
+    return not made.processes()

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -257,13 +258,16 @@ def test_no_zstd_chunked_table_is_read_that_the_manifest_does_not_vouch_for() ->
             toc.read(body, "sha256:" + hashlib.sha256(body).hexdigest(), bounds, ZSTD)
 
 
-def entry(**changes: Any) -> Any:
+Lie = Callable[[estargz.Toc], None]
+
+
+def entry(**changes: Any) -> Lie:
     """Puts one more entry into a table."""
     made = {"name": "x", "type": "reg", "mode": 0o644} | changes
     return lambda table: table["entries"].append(made)
 
 
-def first(name: str, **changes: Any) -> Any:
+def first(name: str, **changes: Any) -> Lie:
     def lie(table: estargz.Toc) -> None:
         next(e for e in table["entries"] if e["name"] == name).update(changes)
 
@@ -313,7 +317,7 @@ def first(name: str, **changes: Any) -> Any:
         ),
     ],
 )
-def test_a_table_that_lies_is_refused(lie: Any, says: str) -> None:
+def test_a_table_that_lies_is_refused(lie: Lie, says: str) -> None:
     with pytest.raises(BadEntryError, match=says):
         read(good(), chunk_bytes=300_000, lie=lie)
 

@@ -6,7 +6,6 @@ import signal
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import anyio
 import pytest
@@ -63,8 +62,8 @@ def helpers(nursery: Nursery) -> list[int]:
     return [int(pid) for pid in Path(f"/proc/{nursery.pid}/task/{nursery.pid}/children").read_text().split()]
 
 
-async def until(condition: Callable[[], Any]) -> Any:
-    return await anyio.to_thread.run_sync(lambda: eventually(condition, what="the helper"))
+async def until(condition: Callable[[], object]) -> None:
+    await anyio.to_thread.run_sync(lambda: eventually(condition, what="the helper"))
 
 
 async def test_a_layer_is_unpacked_and_no_process_stays(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import errno
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from redis import Redis
 
 from common.events.schema import SnapshotFull, envelope_decoder
 from common.records.keys import outbox_key
+from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import BASE, apply, tar
 from snapshotd.quotas import Quotas, is_full
 from tests.support.eventually import eventually
@@ -33,7 +35,7 @@ else:
 """
 
 
-def fill(node: Any, path: str) -> tuple[int, int]:
+def fill(node: SnapshotdNode, path: str) -> tuple[int, int]:
     """What ends a writer as containers are, without CAP_SYS_RESOURCE, and after how many bytes."""
     drop = ("setpriv", "--bounding-set=-sys_resource", "--inh-caps=-sys_resource")
     done = node.within(*drop, sys.executable, "-ISc", FILL, path)
@@ -42,7 +44,7 @@ def fill(node: Any, path: str) -> tuple[int, int]:
     return int(number), int(wrote)
 
 
-def full(node: Any) -> set[str]:
+def full(node: SnapshotdNode) -> set[str]:
     """The snapshots of which it was told that they are full."""
     with Redis.from_url(node.redis.url) as redis:
         entries: Any = redis.xrange(outbox_key("n1", "snapshotd"))
@@ -51,7 +53,7 @@ def full(node: Any) -> set[str]:
 
 
 @pytest.fixture
-def bounded(snapshotd: Any) -> Any:
+def bounded(snapshotd: SnapshotdNode) -> Iterator[SnapshotdNode]:
     """A node whose data is on an ext4 with project quotas, and whose snapshots are bounded."""
     snapshotd.stop()
     image = snapshotd.directory / "disk"
@@ -71,7 +73,7 @@ def bounded(snapshotd: Any) -> Any:
 @pytest.mark.beyond_debian  # the kernels of some machines have no quotas; Debian's has
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("snapshotter", ["overlayfs", "native"])
-async def test_a_writer_is_held_to_the_bound(bounded: Any, snapshotter: str) -> None:
+async def test_a_writer_is_held_to_the_bound(bounded: SnapshotdNode, snapshotter: str) -> None:
     client = bounded.client()
     layers = [await apply(bounded, tar(BASE))]
     first, second = [await client.prepare(key, layers, snapshotter) for key in ("c1", "c2")]
@@ -91,7 +93,7 @@ async def test_a_writer_is_held_to_the_bound(bounded: Any, snapshotter: str) -> 
 
 
 async def test_a_bound_that_cannot_be_held_keeps_snapshotd_from_starting(
-    snapshotd: Any, tmp_path: Path
+    snapshotd: SnapshotdNode, tmp_path: Path
 ) -> None:
     snapshotd.stop()
     mounted = snapshotd.within("mount", "-t", "tmpfs", "none", str(snapshotd.data))

@@ -17,6 +17,7 @@ import redis
 
 from common import failpoint
 from common.api.snapshots.v1 import snapshots_pb2 as pb
+from common.clients.snapshotd import SnapshotdClient
 from common.errors import (
     AlreadyExistsError,
     DataLossError,
@@ -29,6 +30,7 @@ from common.errors import (
 )
 from common.events.schema import envelope_decoder
 from common.sys.userns import IdMapping, IdMappings
+from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, tar
 from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
 from snapshotd.adapters.overlay import MAX_REPAIRS
@@ -38,7 +40,7 @@ from tests.support.pace import patience
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
 
 
-def make_blob(node: Any, name: str, body: bytes = b"body") -> tuple[str, str]:
+def make_blob(node: SnapshotdNode, name: str, body: bytes = b"body") -> tuple[str, str]:
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as archive:
         info = tarfile.TarInfo(name)
@@ -50,30 +52,32 @@ def make_blob(node: Any, name: str, body: bytes = b"body") -> tuple[str, str]:
     return f"sha256:{hashlib.sha256(content).hexdigest()}", str(path)
 
 
-async def apply(node: Any, client: Any, name: str, body: bytes = b"body") -> str:
+async def apply(node: SnapshotdNode, client: SnapshotdClient, name: str, body: bytes = b"body") -> str:
     diff_id, path = make_blob(node, name, body)
     await client.apply_layer(diff_id=diff_id, blob_path=path)
     return diff_id
 
 
-def events(node: Any) -> list[tuple[str, str]]:
+def events(node: SnapshotdNode) -> list[tuple[str, str]]:
     with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
         entries: Any = connection.xrange("slipway:n1:snapshotd:outbox")
     found = [envelope_decoder.decode(fields[b"envelope"]).fields() for _, fields in entries]
     return [(event["type"].split(".", 1)[1].removesuffix(".v1"), event["id"]) for event in found]
 
 
-async def test_a_user_namespace_sees_its_own_ids(snapshotd: Any) -> None:
+async def test_a_user_namespace_sees_its_own_ids(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     ids = IdMappings(IdMapping(0, 70_000, 65_536), IdMapping(0, 80_000, 65_536))
+    first: dict[str, pb.Snapshot] = {}
     for name in ("overlayfs", "native"):
         for readonly in (False, True):
             made = await client.prepare(f"{name}-{readonly}", [layer], name, readonly=readonly, ids=ids)
+            first[made.key] = made
             for path in ("", "a"):
                 status = (snapshotd.seen(made.path) / path).stat()
                 assert (status.st_uid, status.st_gid) == (70_000, 80_000), (made, path)
-    assert await client.prepare("overlayfs-False", [layer], ids=ids)
+    assert await client.prepare("overlayfs-False", [layer], ids=ids) == first["overlayfs-False"]
     with pytest.raises(AlreadyExistsError):
         await client.prepare("overlayfs-False", [layer])
     empty = await client.prepare("empty", [], ids=ids)
@@ -86,7 +90,7 @@ async def test_a_user_namespace_sees_its_own_ids(snapshotd: Any) -> None:
     assert (snapshotd.seen(plain.path) / "a").stat().st_uid == 0
 
 
-async def test_prepare_is_idempotent_by_key(snapshotd: Any) -> None:
+async def test_prepare_is_idempotent_by_key(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     a, b = await apply(snapshotd, client, "a"), await apply(snapshotd, client, "b")
     first = await client.prepare("c1", [a, b])
@@ -103,7 +107,7 @@ async def test_prepare_is_idempotent_by_key(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_same_prepare_from_many_callers_makes_one(snapshotd: Any) -> None:
+async def test_same_prepare_from_many_callers_makes_one(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     async with anyio.create_task_group() as group:
@@ -114,7 +118,7 @@ async def test_same_prepare_from_many_callers_makes_one(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_bad_arguments_are_named(snapshotd: Any) -> None:
+async def test_bad_arguments_are_named(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     for key in ("", "../x", "a/b", ".new-x", "-x", "k" * 129, "a b"):
         with pytest.raises(InvalidArgumentError, match="key"):
@@ -134,7 +138,7 @@ async def test_bad_arguments_are_named(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None:
+async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     a, b = await apply(snapshotd, client, "a"), await apply(snapshotd, client, "b")
     await client.prepare("c1", [a])
@@ -161,7 +165,7 @@ async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: Any) -> None
     await client.close()
 
 
-async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: Any) -> None:
+async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client(patience(10))
     layer = await apply(snapshotd, client, "a")
     never = snapshotd.directory / "never"
@@ -209,7 +213,7 @@ async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: 
 
 
 async def test_layers_that_would_have_each_snapshot_make_directories_without_end_are_refused(
-    snapshotd: Any,
+    snapshotd: SnapshotdNode,
 ) -> None:
     names = [f"d{number}" for number in range(MAX_REPAIRS + 1)]
     described = tar([E("d", f"{name}/", mode=0o711) for name in names])
@@ -223,7 +227,7 @@ async def test_layers_that_would_have_each_snapshot_make_directories_without_end
     await client.close()
 
 
-async def test_what_a_runtime_made_in_the_place_of_its_root_goes_with_it(snapshotd: Any) -> None:
+async def test_what_a_runtime_made_in_the_place_of_its_root_goes_with_it(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     made = await client.prepare("c1", [await apply(snapshotd, client, "a")])
     # an OCI runtime whose shim was killed, after the snapshot was unmounted
@@ -236,7 +240,7 @@ async def test_what_a_runtime_made_in_the_place_of_its_root_goes_with_it(snapsho
     await client.close()
 
 
-async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: Any) -> None:
+async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, client, name) for name in ("a", "b")]
     await client.prepare("c1", layers)
@@ -251,7 +255,7 @@ async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapsho
 
 
 @contextmanager
-def redis_takes_no_write(node: Any) -> Iterator[Callable[[], None]]:
+def redis_takes_no_write(node: SnapshotdNode) -> Iterator[Callable[[], bool]]:
     """While the block runs, which gets a way to wait until a change of a record waits."""
     with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
 
@@ -265,7 +269,9 @@ def redis_takes_no_write(node: Any) -> Iterator[Callable[[], None]]:
             connection.execute_command("CLIENT", "UNPAUSE")
 
 
-async def test_a_layer_on_its_way_out_takes_no_snapshot_and_comes_back_whole(snapshotd: Any) -> None:
+async def test_a_layer_on_its_way_out_takes_no_snapshot_and_comes_back_whole(
+    snapshotd: SnapshotdNode,
+) -> None:
     client = snapshotd.client(patience(5))
     layer = await apply(snapshotd, client, "a")
     async with anyio.create_task_group() as group:
@@ -280,7 +286,7 @@ async def test_a_layer_on_its_way_out_takes_no_snapshot_and_comes_back_whole(sna
     await client.close()
 
 
-async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapshotd: Any) -> None:
+async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapshotd: SnapshotdNode) -> None:
     armed = snapshotd.run / failpoint.DIRECTORY
     armed.mkdir()
     snapshotd.kill()
@@ -306,7 +312,7 @@ async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapsho
 
 @pytest.mark.parametrize("point", ["unmounted", "forgotten"])
 async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_next(
-    snapshotd: Any, point: str
+    snapshotd: SnapshotdNode, point: str
 ) -> None:
     armed = snapshotd.run / failpoint.DIRECTORY
     armed.mkdir()
@@ -331,7 +337,7 @@ async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_
     await client.close()
 
 
-async def test_layer_asked_for_again_is_an_orphan_no_more(snapshotd: Any) -> None:
+async def test_layer_asked_for_again_is_an_orphan_no_more(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     a = await apply(snapshotd, client, "a")
     await client.prepare("c1", [a])
@@ -342,7 +348,7 @@ async def test_layer_asked_for_again_is_an_orphan_no_more(snapshotd: Any) -> Non
     await client.close()
 
 
-async def test_snapshot_in_use_is_removed_all_the_same(snapshotd: Any) -> None:
+async def test_snapshot_in_use_is_removed_all_the_same(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     made = await client.prepare("c1", [layer])
@@ -354,7 +360,7 @@ async def test_snapshot_in_use_is_removed_all_the_same(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_one_unpacking_serves_all_callers_and_outlives_their_deadline(snapshotd: Any) -> None:
+async def test_one_unpacking_serves_all_callers_and_outlives_their_deadline(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     diff_id, path = make_blob(snapshotd, "big", os.urandom(48 << 20))
     with pytest.raises(DeadlineExceededError):
@@ -366,7 +372,7 @@ async def test_one_unpacking_serves_all_callers_and_outlives_their_deadline(snap
     await client.close()
 
 
-async def test_right_blob_succeeds_beside_a_wrong_one(snapshotd: Any) -> None:
+async def test_right_blob_succeeds_beside_a_wrong_one(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     diff_id, path = make_blob(snapshotd, "right", os.urandom(1 << 20))
     _, wrong = make_blob(snapshotd, "wrong", os.urandom(1 << 20))
@@ -388,7 +394,7 @@ async def test_right_blob_succeeds_beside_a_wrong_one(snapshotd: Any) -> None:
 
 
 @pytest.mark.parametrize("snapshotter", SNAPSHOTTERS)
-async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter: str) -> None:
+async def test_usage_counts_what_the_container_wrote(snapshotd: SnapshotdNode, snapshotter: str) -> None:
     armed = snapshotd.run / failpoint.DIRECTORY
     armed.mkdir()
     snapshotd.stop()
@@ -423,7 +429,7 @@ async def test_usage_counts_what_the_container_wrote(snapshotd: Any, snapshotter
     await client.close()
 
 
-async def told_as_on_disk(snapshotd: Any, client: Any) -> bool:
+async def told_as_on_disk(snapshotd: SnapshotdNode, client: SnapshotdClient) -> bool:
     """Whether it is told what the disk says, but for the directories that hold layers and snapshots, and records."""
     info = await client.fs_info()
     for name, told in (("layers", info.layer_bytes), ("snapshots", info.snapshot_bytes)):
@@ -433,7 +439,7 @@ async def told_as_on_disk(snapshotd: Any, client: Any) -> bool:
     return True
 
 
-async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: Any) -> None:
+async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     made = {name: await client.prepare(name, [layer], name) for name in ("overlayfs", "native")}
@@ -450,7 +456,7 @@ async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: Any) -> Non
     await client.close()
 
 
-async def test_start_mends_what_differs(snapshotd: Any) -> None:
+async def test_start_mends_what_differs(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     one = await client.prepare("lost-mount", [layer])
@@ -482,7 +488,7 @@ async def test_start_mends_what_differs(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_wiped_redis_is_rebuilt_from_disk(snapshotd: Any) -> None:
+async def test_wiped_redis_is_rebuilt_from_disk(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layer = await apply(snapshotd, client, "a")
     made = await client.prepare("c1", [layer])
@@ -496,7 +502,7 @@ async def test_wiped_redis_is_rebuilt_from_disk(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_hundred_layers_mount(snapshotd: Any) -> None:
+async def test_hundred_layers_mount(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, client, f"n{i}") for i in range(100)]
     made = await client.prepare("c1", layers)
@@ -504,7 +510,7 @@ async def test_hundred_layers_mount(snapshotd: Any) -> None:
     await client.close()
 
 
-async def test_mounts_reach_other_namespaces(snapshotd: Any) -> None:
+async def test_mounts_reach_other_namespaces(snapshotd: SnapshotdNode) -> None:
     """A namespace made earlier, as a shim's is, sees later mounts and their end."""
     shim = subprocess.Popen(
         [
@@ -536,7 +542,7 @@ async def test_mounts_reach_other_namespaces(snapshotd: Any) -> None:
         shim.communicate(timeout=10)
 
 
-async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Any) -> None:
+async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: SnapshotdNode) -> None:
     snapshotd.stop()
     inside = ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
     subprocess.run([*inside, "mount", "-t", "tmpfs", "-o", "size=8m", "none", snapshotd.data], check=True)
@@ -552,8 +558,8 @@ async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Any
     await client.close()
 
 
-def nurseries(node: Any) -> list[int]:
-    children = Path(f"/proc/{node.process.pid}/task/{node.process.pid}/children").read_text().split()
+def nurseries(node: SnapshotdNode) -> list[int]:
+    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
     return [int(pid) for pid in children if b"diff.nursery" in _command(pid)]
 
 
@@ -564,7 +570,7 @@ def _command(pid: str) -> bytes:
         return b""  # it went meanwhile
 
 
-async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: Any) -> None:
+async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     await apply(snapshotd, client, "a")
     (first,) = nurseries(snapshotd)
@@ -577,7 +583,7 @@ async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: Any) ->
     await client.close()
 
 
-async def test_term_ends_the_service_and_leaves_mounts(snapshotd: Any) -> None:
+async def test_term_ends_the_service_and_leaves_mounts(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     await client.prepare("c1", [])
     assert snapshotd.stop() == 0
