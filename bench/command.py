@@ -21,7 +21,14 @@ async def ps(cri: Cri, image: str, run_dir: Path) -> float:
     for number in range(CONTAINERS):
         config = cri.container_config(f"c{number}", image, ["sleep", "1000"])
         await cri.start(await cri.create(pod_id, config, pod))
-    command = [Path(sys.executable).parent / "slipway", "--run-dir", run_dir, "-o", "table", "ps"]
+    command: list[str | Path] = [
+        Path(sys.executable).parent / "slipway",
+        "--run-dir",
+        run_dir,
+        "-o",
+        "table",
+        "ps",
+    ]
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
     took = []
     for _ in range(RUNS + 1):

@@ -3,7 +3,6 @@
 import statistics
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
 
 import anyio
 
@@ -53,7 +52,7 @@ async def lists(cri: Cri, image: str) -> dict[str, float]:
             config = cri.container_config(f"c{index}", image, ["sleep", "1000"])
             container_id = await cri.create(sandbox_id, config, sandbox)
 
-    async def all_of_them() -> Any:
+    async def all_of_them() -> None:
         answer = await cri.call(cri.runtime.ListContainers, cri_pb.ListContainersRequest())
         assert len(answer.containers) == CONTAINERS
 
@@ -65,7 +64,7 @@ async def lists(cri: Cri, image: str) -> dict[str, float]:
     return found
 
 
-async def _median_ms(call: Callable[[], Awaitable[Any]]) -> float:
+async def _median_ms(call: Callable[[], Awaitable[object]]) -> float:
     times = []
     for _ in range(CALLS):
         start = time.perf_counter()

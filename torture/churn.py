@@ -1,6 +1,7 @@
 """Workers that lead pods through their lives over CRI, and compare all that they see with what must be true."""
 
 import random
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,10 +79,10 @@ class Worker:
             on.book.lost(f"{name}: the pod is listed after its removal")
         on.book.count("pods")
 
-    async def _same(self, what: str, call: partial[object]) -> str:
+    async def _same(self, what: str, call: Callable[[], Awaitable[str]]) -> str:
         """The id that a call answers; now and then it is made twice, as by a client that lost the answer."""
-        made = str(await self._on.again(what, call))
-        if self._dice.random() < 0.2 and str(await self._on.again(what, call)) != made:
+        made = await self._on.again(what, call)
+        if self._dice.random() < 0.2 and await self._on.again(what, call) != made:
             self._on.book.lost(f"{what}: a repeated call made another one than {made}")
         return made
 

@@ -8,7 +8,6 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import anyio
 import anyio.to_thread
@@ -199,7 +198,7 @@ async def _attaches(cri: Cri, container_id: str, number: int) -> float:
 
     async def one(_index: int) -> None:
         began = time.perf_counter()
-        request: Any = cri_pb.AttachRequest(container_id=container_id, stdin=True, stdout=True)
+        request = cri_pb.AttachRequest(container_id=container_id, stdin=True, stdout=True)
         url = (await cri.call(cri.runtime.Attach, request)).url
         await anyio.to_thread.run_sync(partial(_attach, url))
         took.append(1e3 * (time.perf_counter() - began))
