@@ -7,7 +7,7 @@ from argparse import Namespace
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import datetime
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import anyio
 
@@ -51,8 +51,7 @@ async def events(arguments: Namespace) -> int:
         await _tell_gone(bus, since_ns if arguments.since else None)
     finally:
         await bus.close()
-    found = cast("AsyncGenerator[Envelope, None]", follow(url, since_ns=since_ns, **chosen))
-    async with aclosing(found) as stream:
+    async with aclosing(follow(url, since_ns=since_ns, **chosen)) as stream:
         while (envelope := await _next(stream, until_ns)) is not None:
             if until_ns is not None and envelope.at_ns > until_ns:
                 break

@@ -144,14 +144,14 @@ class Bus:
                     raise ResourceExhaustedError(f"{what}: {exc.description}") from exc
                 raise
 
-    async def follow(self, pattern: str, since_ns: int | None) -> AsyncIterator[Envelope]:
+    async def follow(self, pattern: str, since_ns: int | None) -> AsyncGenerator[Envelope, None]:
         """Events that match, from a time on (None: only new ones), for ever; raises as `follow_from`."""
         async for _, envelope in self.follow_from(pattern, since_ns=since_ns):
             yield envelope
 
     async def follow_from(
         self, pattern: str, *, since_ns: int | None = None, sequence: int | None = None
-    ) -> AsyncIterator[tuple[int, Envelope]]:
+    ) -> AsyncGenerator[tuple[int, Envelope], None]:
         """Events that match with their sequence in the stream, for ever.
 
         Args:
@@ -309,7 +309,7 @@ async def follow(
     object_id: str = "*",
     verb: str = "*",
     since_ns: int | None = None,
-) -> AsyncIterator[Envelope]:
+) -> AsyncGenerator[Envelope, None]:
     """Follow the events of a NATS cluster; the connection lives as long as the iteration."""
     bus = await Bus.connect(nats_url, attempts=8)
     try:
