@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import select
 import signal
 import socket
@@ -15,6 +16,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from common.sys import descriptors
+from tests.support.descriptors import at_most
 from tests.support.pace import patience
 
 WAIT_S = patience(20)
@@ -111,6 +114,15 @@ def test_a_service_tells_of_its_start_its_life_and_its_end(manager: Manager) -> 
     manager.notice("STOPPING=1")
     assert manager.process
     assert manager.process.wait(WAIT_S) == 0
+
+
+def test_a_service_has_more_descriptors_than_a_shell_gives(manager: Manager) -> None:
+    with at_most(256):
+        manager.start(handing=False)
+    manager.notice("READY=1")
+    assert manager.process
+    found = resource.prlimit(manager.process.pid, resource.RLIMIT_NOFILE)
+    assert found[0] in (found[1], descriptors.WANTED)
 
 
 def test_a_connection_waits_for_the_service_to_which_its_socket_is_handed(manager: Manager) -> None:

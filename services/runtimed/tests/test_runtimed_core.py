@@ -1,5 +1,9 @@
 """The way back, signals, filters and the event feed."""
 
+import os
+from types import SimpleNamespace
+from typing import cast
+
 import anyio
 import pytest
 
@@ -8,8 +12,11 @@ from common.errors import InvalidArgumentError, NotFoundError, ResourceExhausted
 from runtimed import processes, selection, signals
 from runtimed.feed import Feed
 from runtimed.record import SandboxRecord
+from runtimed.use.ground import pause
+from runtimed.use.parts import Parts
 from runtimed.use.together import together
 from runtimed.use.undo import Undo
+from tests.support.descriptors import none_left
 
 
 @pytest.mark.anyio
@@ -92,11 +99,18 @@ def test_labels_must_all_fit() -> None:
 
 
 def test_this_process_is_alive_and_another_start_time_is_not() -> None:
-    import os
-
     ticks = processes.started_ticks(os.getpid())
     assert processes.alive(os.getpid(), ticks)
     assert not processes.alive(os.getpid(), ticks + 1)
+
+
+@pytest.mark.anyio
+async def test_a_pause_that_cannot_be_watched_ends_nothing() -> None:
+    record = SandboxRecord(id="s", key="k", pause_pid=os.getpid())
+    async with anyio.create_task_group() as group:
+        with none_left():
+            pause.watch(cast("Parts", SimpleNamespace(group=group)), record)
+            await anyio.wait_all_tasks_blocked()
 
 
 @pytest.mark.anyio

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,7 @@ from common.sys import linux
 from runtimed.record import ContainerRecord, SandboxRecord
 from services.runtimed.tests.daemons import Pods, needs
 from tests.support import cgroups
+from tests.support.descriptors import at_most
 from tests.support.eventually import until
 from tests.support.pace import patience
 
@@ -339,6 +341,20 @@ async def test_a_log_that_was_reopened_while_redis_is_away_is_in_use(pods: Pods)
     finally:
         pods.daemons.redis.start()
     await until(lambda: "line" in log.read_text(), "a line in the new file")
+
+
+async def test_a_service_has_more_descriptors_than_it_gives_a_container(pods: Pods) -> None:
+    for name in ("shimd", "runtimed"):
+        pods.daemons.kill(name)
+        with at_most(512):
+            pods.daemons.start(name)
+    _, container_id, _ = await pods.running("sleep", "100")
+    soft, hard = resource.prlimit(pods.daemons.processes["runtimed"].pid, resource.RLIMIT_NOFILE)
+    limit = await pods.client.exec_sync(container_id, ["sh", "-c", "ulimit -n"])
+    of_init = await pods.client.exec_sync(container_id, ["cat", "/proc/1/limits"])
+    assert soft > 512
+    assert limit.stdout == b"512\n"
+    assert f"Max open files            512                  {hard}" in of_init.stdout.decode()
 
 
 async def test_a_shim_that_is_killed_makes_its_container_unknown_once_that_is_gone(pods: Pods) -> None:

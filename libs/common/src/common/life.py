@@ -21,7 +21,7 @@ from common.rpc import handed
 from common.rpc import server as rpc
 from common.rpc.plain import MAX_MESSAGE_BYTES
 from common.settings import CommonSettings, load
-from common.sys import systemd
+from common.sys import descriptors, systemd
 
 DRAIN_S = 5.0
 """How long running calls may go on after SIGTERM."""
@@ -98,8 +98,23 @@ class Life:
                 await server.stop(DRAIN_S)
 
 
-def run(daemon: str, settings: CommonSettings, main: Callable[[Life], Awaitable[None]]) -> None:
-    """Run a service until it is told to stop; leaves the process with 0, or 1 after an error."""
+def run(
+    daemon: str,
+    settings: CommonSettings,
+    main: Callable[[Life], Awaitable[None]],
+    *,
+    own_descriptors: bool = True,
+) -> None:
+    """Run a service until it is told to stop; leaves the process with 0, or 1 after an error.
+
+    Args:
+        daemon: its name.
+        settings: its settings.
+        main: what it does.
+        own_descriptors: it may raise the limit of descriptors, which no container inherits from it.
+    """
+    if own_descriptors:
+        descriptors.raise_limit()
     faulthandler.enable()  # the watchdog's SIGABRT shows where the loop stands still
     logs.setup(settings.log_level)
     trace.setup(daemon, settings.node, settings.otlp_endpoint)

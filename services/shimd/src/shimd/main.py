@@ -37,7 +37,7 @@ def main() -> None:
         finally:
             await zygote.close()
 
-    run("shimd", settings, serve)
+    run("shimd", settings, serve, own_descriptors=False)  # containers inherit the limit
 
 
 if __name__ == "__main__":

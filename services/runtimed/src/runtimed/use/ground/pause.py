@@ -25,7 +25,9 @@ def watch(parts: Parts, record: SandboxRecord) -> None:
 async def _watch(parts: Parts, sandbox_id: str, pid: int) -> None:
     try:
         pidfd = os.pidfd_open(pid)
-    except ProcessLookupError:
+    except OSError as exc:
+        if not isinstance(exc, ProcessLookupError):  # such as having no descriptors left
+            _log.warning("pause.unwatched", id=sandbox_id, error=str(exc))
         return
     try:
         await anyio.wait_readable(pidfd)
