@@ -27,6 +27,7 @@ from tests.support.eventually import until
 pytestmark = needs("runc")
 TICKS = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
 TICKER = "import time\nwhile True: print(flush=True); time.sleep(0.02)"
+UNIFIED = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 PARENT = f"/slipway-test-{uuid.uuid4().hex[:8]}"
 STATES = f"/sys/fs/cgroup/freezer{PARENT}/*/freezer.state /sys/fs/cgroup{PARENT}/*/cgroup.events"
 # Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there; then a PATH without CRIU.
@@ -174,6 +175,36 @@ async def test_a_frozen_cgroup_makes_no_progress_until_it_is_thawed(tmp_path: Pa
     await freezer.thaw(plan)
     with pytest.raises(FailedPreconditionError, match="cannot be frozen"):
         await freezer.freeze(plan)
+
+
+@pytest.mark.parametrize("held", ["", "container"])
+async def test_a_scope_stands_still_by_whichever_of_its_cgroups_a_runtime_freezes(
+    tmp_path: Path, held: str
+) -> None:
+    root = next((path for path in UNIFIED if (path / "cgroup.procs").exists()), None)
+    if root is None:
+        pytest.skip("needs a unified hierarchy")
+    directory = root / f"slipway-{tmp_path.name}.scope"
+    plan = cgroups.CgroupPlan(driver="systemd", version=2, oci_path="", dirs={"": str(directory)})
+    (directory / "container").mkdir(parents=True)
+    log = tmp_path / "log"
+    with log.open("w") as out:
+        ticker = subprocess.Popen([sys.executable, "-c", TICKER], stdout=out)
+    try:
+        (directory / "container/cgroup.procs").write_text(str(ticker.pid))
+        await grows(log)
+        assert not freezer.frozen(plan)
+        (directory / held / "cgroup.freeze").write_text("1")
+        await freezer.until_frozen(plan)
+        assert freezer.frozen(plan)
+        await freezer.thaw(plan)
+        assert not freezer.frozen(plan)
+        await grows(log)
+    finally:
+        ticker.kill()
+        ticker.wait(10)
+        (directory / "container").rmdir()
+        directory.rmdir()
 
 
 def test_an_archive_is_private_and_of_regular_files_only(tmp_path: Path) -> None:

@@ -1,4 +1,8 @@
-"""Holding the processes of a container still, by the freezer of its cgroup; execs are below it and stop too."""
+"""Holding the processes of a container still, by the freezer of its cgroup, with whatever is below it.
+
+crun holds still the cgroup that it makes below a systemd scope, runc the scope. What is below a cgroup that stands still
+says so of itself as well, so that the lowest is asked, and both are let run.
+"""
 
 from pathlib import Path
 
@@ -49,24 +53,25 @@ def frozen(plan: CgroupPlan) -> bool:
     """Whether every process of it is still. Blocking."""
     try:
         if plan.version == 1:
-            return _file(plan).read_text().strip() == "FROZEN"
-        return "frozen 1" in _file(plan).with_name("cgroup.events").read_text()
+            return _files(plan)[0].read_text().strip() == "FROZEN"
+        return "frozen 1" in Path(plan.leaf, "cgroup.events").read_text()
     except OSError:
         return False
 
 
-def _file(plan: CgroupPlan) -> Path:
+def _files(plan: CgroupPlan) -> list[Path]:
     if plan.version == 1:
-        return Path(plan.dirs.get("freezer", "/nonexistent")) / "freezer.state"
-    return Path(plan.dirs[""]) / "cgroup.freeze"
+        return [Path(plan.dirs.get("freezer", "/nonexistent")) / "freezer.state"]
+    return [Path(directory, "cgroup.freeze") for directory in dict.fromkeys((plan.dirs[""], plan.leaf))]
 
 
 async def _write(plan: CgroupPlan, *, still: bool) -> None:
     words = ("THAWED", "FROZEN") if plan.version == 1 else ("0", "1")
 
     def write() -> None:
-        with _file(plan).open("r+") as file:
-            file.write(words[still])
+        for path in _files(plan)[: 1 if still else None]:
+            with path.open("r+") as file:
+                file.write(words[still])
 
     try:
         await anyio.to_thread.run_sync(write)

@@ -58,6 +58,18 @@ class CgroupPlan(msgspec.Struct, frozen=True):
         """Where its processes are listed."""
         return self.dirs.get("") or self.dirs.get("pids") or self.dirs["memory"]
 
+    @property
+    def leaf(self) -> str:
+        """Where v2 holds its processes, and its limits to the unit: crun makes a cgroup for them below a scope. Blocking.
+
+        systemd keeps the scope's own limits in units of its own, and knows nothing of what is written below it.
+        """
+        directory = self.dirs.get("", "")
+        if self.driver != SYSTEMD or not directory:
+            return directory
+        below = f"{directory}/{CRUN_SUBGROUP}"
+        return below if Path(below).is_dir() else directory
+
 
 def detect() -> int:
     """2 when /sys/fs/cgroup is the unified hierarchy, else 1 (hybrid counts as 1)."""
