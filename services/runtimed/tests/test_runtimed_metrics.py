@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
 from runtimed.oci import cgroups
-from runtimed.readings import cadvisor, families, processes
+from runtimed.readings import cadvisor, families, processes, readback
+from runtimed.readings.files import tasks
 from runtimed.readings.usage import read_stats
 from runtimed.use.parts import Parts
 from runtimed.use.reports.stats import Stats
@@ -67,6 +68,62 @@ def test_a_unified_cgroup_tells_all_families(tmp_path: Path) -> None:
         ("threads_max",): 0,
     }
     assert {key: values[key] for key in expected} == expected
+
+
+def test_a_device_without_counters_does_not_spoil_the_line_that_linux_5_15_joins_it_with(
+    tmp_path: Path,
+) -> None:
+    plan = unified(tmp_path)
+    lines = "7:7 7:6 259:9999 rbytes=10 wbytes=20 rios=1 wios=2 dbytes=0 dios=0 cost.usage=n/a\n259:9998 \n"
+    (tmp_path / "io.stat").write_text(lines)
+    found = {s.labels: s.value for s in cadvisor.samples(plan) if s.name == "container_fs_writes_bytes_total"}
+    assert found == {("259:9999",): 20}
+
+
+def test_the_limits_of_a_scope_are_those_of_the_cgroup_that_crun_makes_below_it(tmp_path: Path) -> None:
+    plan = msgspec.structs.replace(unified(tmp_path), driver="systemd")
+    below = tmp_path / "container"
+    below.mkdir()
+    for name, text in FILES.items():
+        (below / name).write_text(text)
+    held = {
+        "cpu.max": "50100 100000\n",
+        "memory.max": "4096\n",
+        "memory.swap.max": "8192\n",
+        "pids.max": "9\n",
+    }
+    for name, text in held.items():
+        (below / name).write_text(text)
+    (below / "cpu.stat").write_text("usage_usec 1\nnr_periods 70\nnr_throttled 30\nthrottled_usec 20000000\n")
+    found = [*cadvisor.samples(plan), *processes.samples(plan, 999999999)]
+    values = {s.name.removeprefix("container_"): s.value for s in found}
+    expected = {
+        "spec_cpu_quota": 50100,
+        "spec_memory_limit_bytes": 4096,
+        "spec_memory_swap_limit_bytes": 8192,
+        "threads_max": 9,
+        "cpu_usage_seconds_total": 5,
+        "cpu_cfs_throttled_periods_total": 30,
+        "cpu_cfs_throttled_seconds_total": 20,
+    }
+    assert {key: values[key] for key in expected} == expected
+    stats = read_stats(plan)
+    assert stats is not None
+    assert (stats.available_bytes, stats.swap_available_bytes) == (4096 - 350, 8192 - 10)
+    asked = cri.LinuxContainerResources(cpu_quota=50_100, memory_limit_in_bytes=5000)
+    taken = readback.applied(asked, plan)
+    assert (taken.cpu_quota, taken.memory_limit_in_bytes) == (50_100, 4096)
+
+
+def test_a_cgroup_below_whose_processes_cannot_be_listed_hides_no_others(tmp_path: Path) -> None:
+    for name in ("threaded", "gone", "exec-1"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "cgroup.procs").write_text("1\n")
+    (tmp_path / "threaded/cgroup.procs").mkdir()  # cannot be read, as EOPNOTSUPP says of it
+    (tmp_path / "exec-1/cgroup.procs").write_text("2\n")
+    assert sorted(tasks(str(tmp_path))) == ["1", "2"]
+    with pytest.raises(FileNotFoundError):
+        tasks(str(tmp_path / "gone"))
 
 
 def test_a_cgroup_that_is_gone_tells_nothing(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ _HUGE = re.compile(r"hugetlb\.(\d+[KMG]B)\.(?:usage_in_bytes|current)")
 def samples(plan: CgroupPlan) -> list[Sample]:
     """All that a cgroup tells; nothing when it is gone."""
     try:
-        return list(_v2(plan.dirs[""]) if plan.version == V2 else _v1(plan.dirs))
+        return list(_v2(plan.dirs[""], plan.leaf) if plan.version == V2 else _v1(plan.dirs))
     except (FileNotFoundError, KeyError):
         return []
     except OSError as error:
@@ -28,15 +28,16 @@ def samples(plan: CgroupPlan) -> list[Sample]:
         raise
 
 
-def _v2(directory: str) -> Iterator[Sample]:
+def _v2(directory: str, leaf: str) -> Iterator[Sample]:
     cpu, memory = table(f"{directory}/cpu.stat"), table(f"{directory}/memory.stat")
     events = _optional(table, f"{directory}/memory.events") or {}
+    throttled = _optional(table, f"{leaf}/cpu.stat") or cpu  # where the quota is met: it is not added up
     yield from _cpu(
         cpu["usage_usec"] * 1000,
         cpu.get("user_usec", 0) * 1000,
         cpu.get("system_usec", 0) * 1000,
-        cpu.get("throttled_usec", 0) * 1000,
-        cpu,
+        throttled.get("throttled_usec", 0) * 1000,
+        throttled,
     )
     usage = _value(f"{directory}/memory.current")
     yield from _memory(
@@ -51,16 +52,16 @@ def _v2(directory: str) -> Iterator[Sample]:
         rss=memory.get("anon", 0),
     )
     yield from _faults("hierarchy", memory.get("pgfault", 0), memory.get("pgmajfault", 0))
-    own = _optional(table, f"{directory}/memory.stat.local") or memory
+    own = _optional(table, f"{leaf}/memory.stat.local") or memory
     yield from _faults("container", own.get("pgfault", 0), own.get("pgmajfault", 0))
     yield Sample("container_oom_events_total", events.get("oom_kill", 0))
-    quota, period = read(f"{directory}/cpu.max").split()
-    weight = _value(f"{directory}/cpu.weight") or 1
+    quota, period = (_optional(read, f"{leaf}/cpu.max") or read(f"{directory}/cpu.max")).split()
+    weight = _value(f"{leaf}/cpu.weight") or 1
     yield from _spec(cpu_shares(weight), -1 if quota == "max" else int(quota), int(period))
     yield from _limits(
-        _value(f"{directory}/memory.max"),
-        _value(f"{directory}/memory.low"),
-        _value(f"{directory}/memory.swap.max"),
+        _value(f"{leaf}/memory.max"),
+        _value(f"{leaf}/memory.low"),
+        _value(f"{leaf}/memory.swap.max"),
     )
     yield from _io_v2(directory)
     for name in ("cpu", "memory", "io"):
@@ -171,10 +172,15 @@ def _limits(memory: int, reservation: int, swap: int) -> list[Sample]:
 
 def _io_v2(directory: str) -> Iterator[Sample]:
     for line in (_optional(read, f"{directory}/io.stat") or "").splitlines():
-        number, *pairs = line.split()
-        if ":" not in number:
+        number, found = "", {}
+        for word in line.split():  # Linux 5.15 to 5.18 ends no line of a device without counters
+            key, _, value = word.partition("=")
+            if value.isdigit():
+                found[key] = int(value)
+            elif ":" in word:
+                number, found = word, {}
+        if not found:
             continue
-        found = {key: int(value) for key, _, value in (pair.partition("=") for pair in pairs)}
         size = {"Read": found.get("rbytes", 0), "Write": found.get("wbytes", 0)}
         count = {"Read": found.get("rios", 0), "Write": found.get("wios", 0)}
         yield from _device(number, size, count)

@@ -1,6 +1,7 @@
 """The files of a cgroup: a number, a table, a pressure report."""
 
 import os
+from contextlib import suppress
 
 import msgspec
 
@@ -50,12 +51,16 @@ def number(path: str, missing: int | None = None) -> int | None:
 
 
 def tasks(directory: str, name: str = "cgroup.procs") -> list[str]:
-    """Processes or threads of a cgroup and of those below it: execs have cgroups of their own."""
+    """Processes or threads of a cgroup and of those below it: execs may have cgroups of their own.
+
+    What is below may go meanwhile, or be threaded, whose processes are listed above it alone.
+    """
     found = read(f"{directory}/{name}").split()
     with os.scandir(directory) as entries:
         below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
     for path in below:
-        found += tasks(path, name)
+        with suppress(OSError):
+            found += tasks(path, name)
     return found
 
 

@@ -16,7 +16,7 @@ def samples(plan: CgroupPlan, init_pid: int) -> list[Sample]:
     try:
         pids = tasks(directory, "cgroup.procs")
         threads = len(tasks(directory, "cgroup.threads" if plan.version == V2 else "tasks"))
-        most = read(f"{directory}/pids.max").strip()
+        most = read(f"{plan.leaf or directory}/pids.max").strip()
     except OSError:
         return []
     files, sockets = _descriptors(pids[:MAX_PROCESSES])

@@ -12,7 +12,7 @@ def applied(asked: cri.LinuxContainerResources, plan: CgroupPlan) -> cri.LinuxCo
     found = cri.LinuxContainerResources()
     found.CopyFrom(asked)
     try:
-        memory, cpu = _v2(plan.dirs[""], asked) if plan.version == V2 else _v1(plan.dirs)
+        memory, cpu = _v2(plan.leaf, asked) if plan.version == V2 else _v1(plan.dirs)
     except (OSError, KeyError):
         return found
     if asked.memory_limit_in_bytes > 0 and memory:

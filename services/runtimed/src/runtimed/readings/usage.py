@@ -33,7 +33,7 @@ class CgroupStats(msgspec.Struct, frozen=True, kw_only=True):
 def read_stats(plan: CgroupPlan) -> CgroupStats | None:
     """Read a cgroup; None when it is gone. Blocking, some ten small reads."""
     try:
-        return _read_v2(plan.dirs[""]) if plan.version == V2 else _read_v1(plan.dirs)
+        return _read_v2(plan.dirs[""], plan.leaf) if plan.version == V2 else _read_v1(plan.dirs)
     except (FileNotFoundError, KeyError):
         return None
     except OSError as error:
@@ -42,13 +42,13 @@ def read_stats(plan: CgroupPlan) -> CgroupStats | None:
         raise
 
 
-def _read_v2(directory: str) -> CgroupStats:
+def _read_v2(directory: str, leaf: str) -> CgroupStats:
     cpu = table(f"{directory}/cpu.stat")
     memory = table(f"{directory}/memory.stat")
     usage = number(f"{directory}/memory.current") or 0
-    limit = number(f"{directory}/memory.max")
+    limit = number(f"{leaf}/memory.max")
     swap = number(f"{directory}/memory.swap.current", missing=0) or 0
-    swap_limit = number(f"{directory}/memory.swap.max")
+    swap_limit = number(f"{leaf}/memory.swap.max")
     working_set = max(0, usage - memory.get("inactive_file", 0))
     return CgroupStats(
         timestamp_ns=now_ns(),
