@@ -12,6 +12,7 @@ from common.errors import InvalidArgumentError, UnknownError
 from runtimed.oci import cgroups as plans
 from services.runtimed.tests.daemons import Pods, needs
 from tests.support import cgroups
+from tests.support.eventually import until
 
 pytestmark = needs("crun")
 MIB = 1 << 20
@@ -73,6 +74,51 @@ async def test_a_change_that_is_refused_leaves_every_limit_as_it_was(
     assert before
     assert held(container_id) == before
     assert (await pods.status(container_id)).resources == shown
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+@pytest.mark.parametrize(
+    ("field", "value", "quota", "period", "swap"),
+    [
+        ("cpu_period", 40_000, "20000", 40_000, 64 * MIB),
+        ("cpu_quota", 30_000, "30000", 50_000, 64 * MIB),
+        ("cpu_quota", -1, "max", 50_000, 64 * MIB),
+        ("memory_limit_in_bytes", 96 * MIB, "20000", 50_000, 32 * MIB),
+        ("memory_swap_limit_in_bytes", 96 * MIB, "20000", 50_000, 32 * MIB),
+    ],
+    ids=["period", "quota", "no-quota", "memory", "swap"],
+)
+async def test_a_change_of_one_limit_leaves_what_is_set_along_with_it(
+    pods: Pods, handler: str, field: str, value: int, quota: str, period: int, swap: int
+) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "1000")
+    resources = wanted.linux.resources
+    resources.cpu_quota, resources.cpu_period = 20_000, 50_000
+    resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes = 64 * MIB, 128 * MIB
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    change = cri.LinuxContainerResources()
+    setattr(change, field, value)
+    await update(pods, container_id, change)
+    memory = change.memory_limit_in_bytes or 64 * MIB
+    expected = {
+        "cpu.max": f"{quota} {period}",
+        "cpu.cfs_quota_us": "-1" if quota == "max" else quota,
+        "cpu.cfs_period_us": f"{period}",
+        "memory.swap.max": f"{swap}",
+        "memory.memsw.limit_in_bytes": f"{memory + swap}",
+    }
+
+    def wrong() -> dict[Path, str]:
+        found = {path: text.strip() for path, text in held(container_id).items() if path.name in expected}
+        assert len(found) > 1
+        return {path: text for path, text in found.items() if text != expected[path.name]}
+
+    await until(lambda: not wrong(), "systemd to write the limits in its own time")
 
 
 @pytest.mark.parametrize("field", ["cpu_quota", "cpu_period"])

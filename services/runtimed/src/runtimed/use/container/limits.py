@@ -22,6 +22,7 @@ from common.events.schema import ContainerUpdated, SandboxUpdated
 from common.observe.log import get_logger
 from runtimed import selection
 from runtimed.oci import cgroups, limitfiles, process, scope
+from runtimed.oci.cgroups import V2
 from runtimed.readings import readback, usage
 from runtimed.readings.files import tasks
 from runtimed.record import ContainerRecord, ContainerState
@@ -29,6 +30,7 @@ from runtimed.use.bundles import bundle
 from runtimed.use.parts import Parts
 
 _log = get_logger("runtimed")
+SWAP = "memory.swap.max"
 
 
 class Limits:
@@ -124,9 +126,10 @@ class Limits:
             _log.warning("limits.not_put_back", container_id=record.id, error=str(exc))
 
     async def _set(self, record: ContainerRecord, values: cri.LinuxContainerResources) -> None:
-        limits = cgroups.resources(values, self._parts.cgroup_version)
+        whole = self._whole(record, values)
+        limits = _with_siblings(values, whole, self._parts.cgroup_version)
         if record.cgroup:  # first: systemd would write the old ones over what the runtime writes
-            await scope.update(record.cgroup, self._whole(record, values))
+            await scope.update(record.cgroup, whole)
         update = partial(self._parts.shims.update, record.socket_path, record.id)
         if values.cpu_quota >= 0 or record.cgroup is None:
             await update(json.dumps(limits).encode())
@@ -146,6 +149,25 @@ class Limits:
         if merged.cpu_quota < 0:
             limits["cpu"] = {**limits.get("cpu", {}), "quota": -1}
         return limits
+
+
+def _with_siblings(
+    change: cri.LinuxContainerResources, whole: dict[str, Any], version: int
+) -> dict[str, Any]:
+    """`linux.resources` of a change and of what is set along with it, which a runtime makes up when it is not told.
+
+    Both numbers of cpu.max are written at once: without one of them there is no quota, or a period of 100 ms; and a
+    limit of memory alone allows no swap.
+    """
+    found = cgroups.resources(change, version)
+    if version == V2 and (change.cpu_quota or change.cpu_period):
+        times = {name: whole["cpu"][name] for name in ("quota", "period") if whole["cpu"].get(name, 0) > 0}
+        found["cpu"] = times | found.get("cpu", {})
+    if "memory" in whole and ("memory" in found or SWAP in change.unified):
+        found["memory"] = whole["memory"]
+    if "memory" in found and SWAP in whole.get("unified", {}):
+        found["unified"] = found.get("unified", {}) | {SWAP: whole["unified"][SWAP]}
+    return found
 
 
 def _adjust(directory: str, score: int) -> None:
