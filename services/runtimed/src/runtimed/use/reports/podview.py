@@ -5,7 +5,7 @@ from pathlib import Path
 
 import msgspec
 
-from common.errors import SlipwayError
+from common.errors import InvalidArgumentError, SlipwayError
 from runtimed.network import netns
 from runtimed.network.netns import InterfaceStats
 from runtimed.oci import cgroups
@@ -15,10 +15,18 @@ from runtimed.use.parts import Parts
 
 
 def pod_plan(parts: Parts, record: SandboxRecord) -> CgroupPlan | None:
-    """The cgroup that a kubelet gave the pod, which holds those of its containers; None when it gave none."""
+    """The cgroup that a kubelet gave the pod, which holds those of its containers.
+
+    None when it gave none, or one that this node's driver cannot have made.
+    """
     if not record.cgroup_parent:
         return None
-    below = cgroups.plan(parts.settings.cgroup_driver, record.cgroup_parent, record.id, parts.cgroup_version)
+    try:
+        below = cgroups.plan(
+            parts.settings.cgroup_driver, record.cgroup_parent, record.id, parts.cgroup_version
+        )
+    except InvalidArgumentError:  # the driver was another when the pod was made
+        return None
     return msgspec.structs.replace(
         below, dirs={name: str(Path(path).parent) for name, path in below.dirs.items()}
     )

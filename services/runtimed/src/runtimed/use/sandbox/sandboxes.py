@@ -35,7 +35,7 @@ from runtimed.evidence import POD
 from runtimed.machine import sandbox as machine
 from runtimed.machine.causes import RPC
 from runtimed.network import hostports
-from runtimed.oci import idmaps
+from runtimed.oci import cgroups, idmaps
 from runtimed.oci.validate import validate_sandbox
 from runtimed.ops import Op
 from runtimed.record import Origin, SandboxRecord, SandboxState
@@ -87,6 +87,7 @@ class Sandboxes:
         name = config.metadata.name
         try:
             validate_sandbox(config)
+            self._check_parent(config.linux.cgroup_parent)
             manner = manner or Manner()
             if manner.isolated:
                 _check_isolated(config)
@@ -99,6 +100,10 @@ class Sandboxes:
             raise
         self._parts.evidence.succeed(POD, name)
         return made
+
+    def _check_parent(self, parent: str) -> None:
+        """Refuse one of the other driver, now that there is no network to take down again."""
+        cgroups.plan(self._parts.settings.cgroup_driver, parent, "any", self._parts.cgroup_version)
 
     async def _check_handler(self, handler: str, config: cri.PodSandboxConfig) -> None:
         """Refuse what the OCI runtime cannot do."""

@@ -1,6 +1,7 @@
 """What shimd is told of a container."""
 
 from common.api.cri.v1 import api_pb2 as cri
+from runtimed.oci import cgroups
 from runtimed.ports import Runtime, ShimPlan
 from runtimed.record import ContainerRecord
 from runtimed.use.parts import Parts
@@ -12,7 +13,8 @@ def shim_plan(parts: Parts, record: ContainerRecord, handler_name: str) -> ShimP
     config = cri.ContainerConfig.FromString(record.config)
     dirs = record.cgroup.dirs if record.cgroup else {}
     args = [*handler.args]
-    if parts.settings.cgroup_driver == "systemd" and "--systemd-cgroup" not in args:
+    driver = record.cgroup.driver if record.cgroup else parts.settings.cgroup_driver
+    if driver == cgroups.SYSTEMD and "--systemd-cgroup" not in args:
         args.append("--systemd-cgroup")
     return ShimPlan(
         container_id=record.id,
