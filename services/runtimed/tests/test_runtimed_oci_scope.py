@@ -49,10 +49,20 @@ def test_limits_become_properties_in_the_units_of_systemd(
 
 
 def test_only_a_scope_on_cgroup_v2_has_annotations() -> None:
-    limits = {"memory": {"limit": 64 * MIB}}
-    assert scope.annotations(PLAN, limits) == {"org.systemd.property.MemoryMax": "uint64 67108864"}
+    limits = {"memory": {"limit": 64 * MIB}, "unified": {"pids.max": "9"}}
+    assert scope.annotations(PLAN, limits) == {
+        "org.systemd.property.MemoryMax": "uint64 67108864",
+        "org.systemd.property.TasksMax": "uint64 9",
+    }
     assert scope.annotations(cgroups.plan("systemd", "a.slice", "c1", 1), limits) == {}
     assert scope.annotations(cgroups.plan("cgroupfs", "/a", "c1", 2), limits) == {}
+
+
+def test_systemds_own_limit_of_processes_holds_for_no_container() -> None:
+    unlimited = {"org.systemd.property.TasksMax": f"uint64 {scope.INFINITY}"}
+    assert scope.annotations(PLAN, {}) == unlimited
+    assert scope.annotations(PLAN, {"unified": {"pids.max": "max"}}) == unlimited
+    assert scope.properties({}) == {}  # an update that does not name it leaves it
 
 
 def test_new_limits_before_the_start_replace_the_annotations_of_the_old(tmp_path: Path) -> None:

@@ -67,10 +67,16 @@ def _per_second(quota: int, period: int) -> int:
 
 
 def annotations(plan: CgroupPlan | None, limits: dict[str, Any]) -> dict[str, str]:
-    """What has crun and runc make the scope with these limits; nothing where systemd does not make the cgroups."""
+    """What has crun and runc make the scope with these limits; nothing where systemd does not make the cgroups.
+
+    Without a limit of processes, systemd's own for every unit (DefaultTasksMax) is not to hold.
+    """
     if plan is None or not _is_scope(plan):
         return {}
-    return {PREFIX + name: f"uint64 {value}" for name, value in properties(limits).items()}
+    found = properties(limits)
+    if "pids.max" not in limits.get("unified", {}):
+        found["TasksMax"] = INFINITY
+    return {PREFIX + name: f"uint64 {value}" for name, value in found.items()}
 
 
 async def update(plan: CgroupPlan, limits: dict[str, Any]) -> None:
