@@ -215,7 +215,8 @@ async def test_exec_timeout_kills_every_descendant(node: Node) -> None:
     shim = await node.spawn("a", "sleep", "1000")
     started = await shim.start()
     script = (
-        "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; echo up; sleep 1005"
+        "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; "
+        "(setsid sleep 1006 >/dev/null 2>&1 </dev/null &) ; echo up; sleep 1005"
     )
     result = await shim.exec("e", process_json("sh", "-c", script), timeout_s=0.7)
     assert result.timed_out
@@ -224,6 +225,18 @@ async def test_exec_timeout_kills_every_descendant(node: Node) -> None:
     sleeps = [line for line in listed.stdout.decode().splitlines() if line.startswith("sleep")]
     assert sleeps == ["sleep 1000"]
     assert Path(f"/proc/{started.pid}").exists()
+
+
+async def test_an_exec_finds_the_cgroup_of_its_container_to_be_its_own(node: Node) -> None:
+    if not Path("/sys/fs/cgroup/cgroup.controllers").exists():
+        pytest.skip("needs a unified hierarchy")
+    shim = await node.spawn("a", "sleep", "1000")
+    started = await shim.start()
+    script = "sleep 1; cat /proc/self/cgroup"  # later than what comes after its start
+    seen = (await shim.exec("e", process_json("sh", "-c", script), timeout_s=30)).stdout
+    assert seen == (await shim.exec("i", process_json("cat", "/proc/1/cgroup"))).stdout
+    own = Path(f"/proc/{started.pid}/cgroup").read_text().strip().removeprefix("0::")
+    assert not list(Path(f"/sys/fs/cgroup{own}").glob("exec-*"))
 
 
 async def test_tty_resize_and_streams(node: Node) -> None:

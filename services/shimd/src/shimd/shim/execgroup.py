@@ -1,42 +1,61 @@
 """All processes of one exec, so that none of them outlives its timeout.
 
-They live in a sub-cgroup of the container's cgroup. For what forked before the first process was moved there, a
-process also belongs to the group by descent, by session (the runtime makes an exec's process a session leader), and
-by holding the exec's output pipes: in a PID namespace a daemon's parent is the container's init, not the exec.
+On cgroup v1 they live in a sub-cgroup of the container's. On v2 an exec stays in the container's own, as under other
+runtimes: it finds its limits there, and whoever watches cgroups sees one. There the sub-cgroup is made when they are to be
+killed, for what is found by then, so that no fork escapes.
+
+A process belongs to the group by that cgroup; by its timer slack, which a fork hands on, and which is some nanoseconds
+more for each exec than the usual; by descent; by session (the runtime makes an exec's process a session leader); and
+by holding the exec's output pipes: in a PID namespace a daemon's parent is the container's init, not the exec. On v2 a
+daemon goes on when it left its session, closed its output and has set a timer slack of its own.
 """
 
 import os
 import signal
 from collections.abc import Iterable
 
-from shimd.shim.files import read
+from shimd.shim.files import read, start_time
 
 _ROOT = "/sys/fs/cgroup"
 _V1_CONTROLLERS = ("pids", "freezer", "devices")
 _ROUNDS = 8
+_SLACK_NS = 50_000
+_SLACKS = 100_000
+
+
+def is_unified() -> bool:
+    return os.path.exists(f"{_ROOT}/cgroup.controllers")
+
+
+def slack_ns(number: int) -> int:
+    """The timer slack of an exec's processes: that of everybody is 50 µs."""
+    return _SLACK_NS + 1 + number % _SLACKS
 
 
 class ExecGroup:
     """Made when the exec's first process runs."""
 
-    def __init__(self, init_pid: int, exec_id: str, pid: int, pipes: frozenset[str]) -> None:
+    def __init__(self, init_pid: int, number: int, pid: int, pipes: frozenset[str]) -> None:
         self._pid = pid
         self._pipes = pipes
+        self._slack = b"%d" % slack_ns(number)
+        self._started = _started(pid)
         self._parent = container_cgroup(init_pid)
+        self._wanted = f"{self._parent}/exec-{number}" if self._parent else ""
         self._directory = ""
         stat = _stat(pid)
         self._leads_session = stat[3:4] == [str(pid)]
-        if self._parent and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
-            try:
-                directory = f"{self._parent}/exec-{exec_id}"
-                os.mkdir(directory, 0o755)
-                self._directory = directory
-            except OSError:
-                return
+        if not is_unified() and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
             self._move({pid} | descendants({pid}, tree_procs(self._parent)))
 
     def _move(self, pids: set[int]) -> None:
-        for pid in pids:
+        if not self._directory and self._wanted:
+            try:
+                os.mkdir(self._wanted, 0o755)
+            except OSError:
+                return
+            self._directory = self._wanted
+        for pid in pids if self._directory else ():
             _write(f"{self._directory}/cgroup.procs", str(pid))
 
     def kill(self) -> int:
@@ -47,6 +66,8 @@ class ExecGroup:
             if not pids:
                 return found
             found += len(pids)
+            if is_unified():
+                self._move(pids - set(_procs(self._directory)))
             if self._directory and os.path.exists(f"{self._directory}/cgroup.kill"):
                 _write(f"{self._directory}/cgroup.kill", "1")
             for pid in pids:
@@ -62,11 +83,16 @@ class ExecGroup:
             roots |= _session(self._pid)
         else:
             roots.add(self._pid)
-        if self._parent and self._pipes:
-            roots |= {pid for pid in tree_procs(self._parent) if _holds(pid, self._pipes)}
+        if self._parent:
+            roots |= {pid for pid in tree_procs(self._parent) if self._owns(pid)}
         return {
             pid for pid in roots | descendants(roots, _all_pids()) if _stat(pid)[:1] not in ([], ["Z"], ["X"])
         }
+
+    def _owns(self, pid: int) -> bool:
+        """By its timer slack, which an exec of long ago may have had as well, or by the pipes."""
+        marked = read(f"/proc/{pid}/timerslack_ns").strip() == self._slack and _started(pid) >= self._started
+        return marked or _holds(pid, self._pipes)
 
     def release(self) -> None:
         """The exec has ended: what it left running goes back to the container."""
@@ -83,7 +109,7 @@ class ExecGroup:
 
 def container_cgroup(init_pid: int, v1_controllers: tuple[str, ...] = _V1_CONTROLLERS) -> str:
     """The directory of one cgroup that holds a container and nothing else; empty if there is none."""
-    unified = os.path.exists(f"{_ROOT}/cgroup.controllers")
+    unified = is_unified()
     paths, own = (_paths(read(f"/proc/{of}/cgroup").decode()) for of in (init_pid, "self"))
     for controller in ("",) if unified else v1_controllers:
         path = paths.get(controller, "/")
@@ -121,7 +147,9 @@ def descendants(roots: set[int], among: Iterable[int]) -> set[int]:
 
 def _holds(pid: int, pipes: frozenset[str]) -> bool:
     try:
-        return any(os.readlink(f"/proc/{pid}/fd/{fd}") in pipes for fd in os.listdir(f"/proc/{pid}/fd"))
+        return bool(pipes) and any(
+            os.readlink(f"/proc/{pid}/fd/{fd}") in pipes for fd in os.listdir(f"/proc/{pid}/fd")
+        )
     except OSError:
         return False  # it has gone, or closed what was listed
 
@@ -134,6 +162,10 @@ def tree_procs(directory: str) -> set[int]:
 def _session(leader: int) -> set[int]:
     sid = str(leader)
     return {pid for pid in _all_pids() if _stat(pid)[3:4] == [sid]}
+
+
+def _started(pid: int) -> int:
+    return int(start_time(str(pid)) or b"0")
 
 
 def _all_pids() -> list[int]:
@@ -165,11 +197,13 @@ def _write(path: str, text: str) -> None:
 
 
 def thaw(init_pid: int) -> None:
-    """Let a paused container run, which no signal reaches otherwise."""
+    """Let a paused container run, which no signal reaches otherwise; with systemd's scope above what crun makes in it."""
     directory = container_cgroup(init_pid, ("freezer",))
-    for name, running in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
-        if os.path.exists(f"{directory}/{name}"):
-            _write(f"{directory}/{name}", running)
+    above = directory.removesuffix("/container")
+    for path in (directory, *([above] if above.endswith(".scope") else [])):
+        for name, running in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
+            if os.path.exists(f"{path}/{name}"):
+                _write(f"{path}/{name}", running)
 
 
 def kill_all(directory: str, number: int, done: set[int]) -> None:

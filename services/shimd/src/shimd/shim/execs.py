@@ -7,7 +7,7 @@ from typing import Any
 from common.errors import DeadlineExceededError, FailedPreconditionError, SlipwayError, UnknownError
 from shimd.shim import exits
 from shimd.shim import runtime as oci
-from shimd.shim.execgroup import ExecGroup
+from shimd.shim.execgroup import ExecGroup, slack_ns
 from shimd.shim.files import is_ending, read
 from shimd.shim.loop import Loop, Reaper, Timer, exit_code
 from shimd.shim.sandboxedgroup import SandboxedGroup
@@ -91,6 +91,7 @@ class Exec:
                 traceparent=self.traceparent,
                 log_path=self._log,
                 oom_score=read(f"/proc/{self._init_pid}/oom_score_adj"),  # which crun gives init alone
+                slack_ns=0 if self._runtime.sandboxed else slack_ns(self._number),
             )
         except BaseException:
             self._reaper.expecting -= 1
@@ -114,7 +115,7 @@ class Exec:
             if inner_pid:
                 self._group = SandboxedGroup(self._runtime, self._container_id, self.pid, inner_pid)
             else:
-                self._group = ExecGroup(self._init_pid, str(self._number), self.pid, self.stdio.pipes)
+                self._group = ExecGroup(self._init_pid, self._number, self.pid, self.stdio.pipes)
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
             if self.timed_out:

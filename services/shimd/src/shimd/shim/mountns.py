@@ -18,8 +18,9 @@ from shimd.shim.files import read, start_time
 
 _CGROUPS = b"/sys/fs/cgroup"
 _HYBRID = b"/sys/fs/cgroup/unified"
-# linux/sched.h, linux/mount.h
+# linux/sched.h, linux/prctl.h, linux/mount.h
 _CLONE_NEWNS = 0x00020000
+_PR_SET_TIMERSLACK = 29
 _MS_PRIVATE = 1 << 18
 _MNT_DETACH = 2
 _UMASK = 0o022
@@ -28,12 +29,18 @@ home = ""
 """Path of the file that names the present zygote by pid and start time; the zygote sets it."""
 
 
-def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = (), oom_score: bytes = b"") -> int:
+def spawn(
+    argv: list[str],
+    env: dict[str, str],
+    stdio: Sequence[int] = (),
+    oom_score: bytes = b"",
+    slack_ns: int = 0,
+) -> int:
     """Run a command in the namespace for OCI runtimes, and return its pid.
 
     With the usual umask: what the runtime makes in a root filesystem, and what a container then makes, is
     for others to enter and to read. By fork and not by posix_spawn: what the child prepares before its exec costs
-    the shim no page of its own. An `oom_score` is for it and all that comes of it, in place of the shim's.
+    the shim no page of its own. An `oom_score` and a timer slack are for it and all that comes of it, in place of the shim's.
 
     Raises:
         OSError: it cannot be executed, or the namespace cannot be copied.
@@ -42,6 +49,8 @@ def spawn(argv: list[str], env: dict[str, str], stdio: Sequence[int] = (), oom_s
     try:
         pid = os.fork()  # noqa: TID251 - a shim is a zygote's copy: one thread, no gRPC
         if pid == 0:
+            if slack_ns:
+                _libc.prctl(_PR_SET_TIMERSLACK, ctypes.c_ulong(slack_ns))
             _exec(argv, env, stdio, oom_score, say_fd)
     finally:
         os.close(say_fd)

@@ -61,10 +61,12 @@ class Runtime:
         traceparent: str = "",
         log_path: str = "",
         oom_score: bytes = b"",
+        slack_ns: int = 0,
     ) -> "Call":
         """Run the runtime with `args`; `done` comes exactly once, after its end.
 
-        With `stdio` the three descriptors are its own; else stdin is the given bytes and the rest is captured.
+        With `stdio` the three descriptors are its own; else stdin is the given bytes and the rest is captured. The
+        timer slack is also for all that comes of it.
 
         Raises:
             OSError: the binary cannot be executed.
@@ -83,6 +85,7 @@ class Runtime:
             stdio=stdio,
             stdin=stdin,
             oom_score=oom_score,
+            slack_ns=slack_ns,
         )
 
     def log_path(self) -> str:
@@ -106,6 +109,7 @@ class Call:
         stdio: list[int] | None,
         stdin: bytes,
         oom_score: bytes,
+        slack_ns: int,
     ) -> None:
         self._loop = loop
         self._done: Done | None = done
@@ -117,7 +121,7 @@ class Call:
         own = stdio is None
         files = self._capture(stdin) if stdio is None else stdio
         try:
-            self.pid = mountns.spawn(argv, env, files, oom_score)
+            self.pid = mountns.spawn(argv, env, files, oom_score, slack_ns)
         except OSError as exc:
             for fd in self._captures:
                 loop.forget(fd)
