@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import urllib3
+from msgspec.structs import replace
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from imaged.adapters.spool import Spools
@@ -268,6 +269,35 @@ async def test_a_chosen_platform_is_pulled_pushed_saved_and_loaded(bench: Bench,
         await bench.load(saved)
     loaded = await bench.load(saved, "linux/s390x")
     assert (loaded.id, loaded.platform, loaded.others) == (wide.other_config, "linux/s390x", ())
+    await bench.clear()
+
+
+@pytest.mark.anyio
+@registry_test
+@pytest.mark.parametrize("what", ["variant", "silent", "artifact"])
+async def test_what_this_node_itself_would_choose_is_of_no_other_platform(
+    bench: Bench, wide: Wide, real_registry: RealRegistry, tools: Tools, what: str
+) -> None:
+    name, choice = wide.name, ELSE
+    if what == "variant":  # of which there is none: the usual one runs there, too
+        choice = Choice(platform=f"{local_platform().os}/{local_platform().architecture}/v99")
+    elif what == "silent":
+        image = tools.image_of([tools.tar_of({"silent": b"s"})], os="", architecture="")
+        name = real_registry.push("platforms/silent", "v1", image)
+    else:
+        chart = tools.image_of([])
+        chart.manifest = chart.manifest.replace(b"oci.image.config", b"cncf.helm.config")
+        name = real_registry.push("platforms/chart", "v1", chart)
+    record = await bench.pull(name, choice)
+    assert record.platform == ""
+    # it was marked once; also then, it is this node's from its next pull on
+    await bench.node.records.update(record.id, lambda r: replace(r, platform=choice.platform))
+    assert (await bench.pull(name)).platform == ""
+    pushed = await bench.push(name, f"{wide.host}/platforms/native:{what}", choice)
+    assert (pushed.digest, pushed.left_out) == (record.manifest_digest, [])
+    saved = await bench.save(name, choice)
+    await bench.clear()
+    assert (await bench.load(saved, choice.platform)).platform == ""
     await bench.clear()
 
 

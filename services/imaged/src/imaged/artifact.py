@@ -71,6 +71,7 @@ class Artifact:
             diff_ids=(diff_id,),
             layers=tuple(map(recorded, blobs.values())),
             others=self._found.others,
+            platform=self._found.platform,
             artifact_type=manifest.artifact_type,
             pulled_at_ns=now_ns(),
         )

@@ -110,7 +110,8 @@ class Catalog:
                 )
                 return await self._records.create(named, event)
             known = {*old.repo_tags, *old.repo_digests} >= {*tags, *filter(None, (repo_digest,))}
-            if known and old.layers == made.layers and old.blobs >= made.blobs:
+            same = old.layers == made.layers and _platform(old, made) == old.platform
+            if known and same and old.blobs >= made.blobs:
                 return await self._records.update(made.id, lambda r: _used(r, now_ns()), event)
             return await self._records.update(
                 made.id, lambda r: _named(_used(_merged(r, made), now_ns()), tags, repo_digest), event
@@ -324,13 +325,18 @@ def _named(record: ImageRecord, tags: tuple[str, ...], repo_digest: str) -> Imag
     )
 
 
+def _platform(old: ImageRecord, made: ImageRecord) -> str:
+    """What an image is for, when that is not this node's platform: not when this node chose it once by itself."""
+    return made.platform and old.platform
+
+
 def _merged(old: ImageRecord, made: ImageRecord) -> ImageRecord:
     """The same config under another manifest: the newer blobs count, documents of both stay, the newer ones first."""
     return msgspec.structs.replace(
         made,
         documents=tuple(dict.fromkeys((*made.documents, *old.documents))),
         others=tuple(dict.fromkeys((*made.others, *old.others))),
-        platform=made.platform and old.platform,
+        platform=_platform(old, made),
         repo_tags=old.repo_tags,
         repo_digests=old.repo_digests,
         revision=old.revision,

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import anyio.to_thread
-import msgspec
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError
@@ -134,8 +133,7 @@ class Loads:
             needs=needs,
             want=want,
         )
-        made = await work.run(None, ())
-        return msgspec.structs.replace(made, platform="" if want == self._want else str(want))
+        return await work.run(None, ())
 
 
 async def _with_all(archive: Spooled, image: Found) -> Found:

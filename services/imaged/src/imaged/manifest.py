@@ -259,6 +259,19 @@ def choose(image: str, index: Index, want: Platform) -> Descriptor:
     return min(ranked)[2]
 
 
+def of_another(image: str, index: Index, chosen: Descriptor) -> bool:
+    """Whether this machine by itself would not choose this manifest of an index."""
+    try:
+        return choose(image, index, local_platform()).digest != chosen.digest
+    except NotFoundError:
+        return True
+
+
+def suits(config: bytes, want: Platform) -> bool:
+    """Whether a config, which `diff_ids` took, is for a platform or does not say."""
+    return _suits(msgspec.json.decode(config, type=_Config), want)
+
+
 def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> list[str]:
     """The diff IDs of a config, as many as the manifest has layers.
 
@@ -275,7 +288,7 @@ def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> l
     found = read.rootfs.diff_ids
     if len(found) != len(manifest.layers):
         _refuse(image, f"its config has {len(found)} diff IDs for {len(manifest.layers)} layers")
-    if (read.os or want.os, read.architecture or want.architecture) != (want.os, want.architecture):
+    if not _suits(read, want):
         raise NotFoundError(f"image {image}: it is for {read.os}/{read.architecture}, this node is {want}")
     return [str(_digest(image, text)) for text in found]
 
@@ -327,6 +340,10 @@ def _manifest(image: str, document: _Document, config: Descriptor, layers: list[
         if layer.media_type not in LAYER_TYPES:
             _refuse(image, f"its layer {layer.digest} has the unknown media type {layer.media_type!r}")
     return Manifest(_checked(image, config), tuple(_checked(image, layer) for layer in layers))
+
+
+def _suits(config: _Config, want: Platform) -> bool:
+    return (config.os or want.os, config.architecture or want.architecture) == (want.os, want.architecture)
 
 
 def _rank(have: Platform | None, want: Platform) -> int | None:

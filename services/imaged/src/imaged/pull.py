@@ -71,6 +71,8 @@ class Resolved:
     documents: tuple[str, ...]
     beside: Tree = field(default_factory=lambda: Tree({}, {}))
     """What else the top leads to, where that is wanted too: other platforms."""
+    platform: str = ""
+    """What the manifest is for, when this node by itself would not choose it of its index."""
 
     def with_all(self, tree: Tree) -> "Resolved":
         """With all of the tree of its top."""
@@ -116,7 +118,7 @@ async def resolve(
         SlipwayError: as `Repository` and `imaged.manifest` raise.
     """
     image = str(reference)
-    name, seen, kind = str(top or reference.object), [], ""
+    name, seen, kind, platform = str(top or reference.object), [], "", ""
     first: Digest | None = None
     for _ in range(documents.MAX_INDEX_DEPTH):
         if content.has(name):
@@ -132,9 +134,11 @@ async def resolve(
         seen.append(str(digest))
         if isinstance(read, Manifest):
             await failpoint("imaged.pull.resolved")
-            return Resolved(first, digest, read, tuple(seen))
+            return Resolved(first, digest, read, tuple(seen), platform=platform)
         chosen = documents.choose(image, read, want)
         name, kind = chosen.digest, chosen.media_type
+        if documents.of_another(image, read, chosen):
+            platform = str(want)
     raise InvalidArgumentError(
         f"image {image}: indexes within indexes, deeper than {documents.MAX_INDEX_DEPTH}"
     )
@@ -185,7 +189,7 @@ class Unpacking:
         self._layers = layers
         self._held_lock = held_lock
         self._needs = needs
-        self._want = want
+        self._want, self._platform = want, found.platform
         self._lazily, self._until_whole = lazily, until_whole
         self._config_read = anyio.Event()
         self._diff_ids: list[str] = []
@@ -235,6 +239,8 @@ class Unpacking:
                 await ingest.commit()
         body = await self._content.read(descriptor.digest)
         self._diff_ids = documents.diff_ids(self._image, self._found.manifest, body, self._want)
+        if not documents.suits(body, documents.local_platform()):
+            self._platform = str(self._want)
         async with self._held_lock:
             self._needs.diff_ids |= set(self._diff_ids)
             if self._diff_ids:
@@ -310,6 +316,7 @@ class Unpacking:
             diff_ids=tuple(self._diff_ids),
             layers=tuple(map(recorded, manifest.layers)),
             others=self._found.others,
+            platform=self._platform,
             pulled_at_ns=now_ns(),
         )
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Protocol
 
 import anyio
-import msgspec
 from anyio.abc import TaskGroup
 
 from common import buildcache
@@ -328,8 +327,8 @@ class Images:
         credentials: Credentials,
     ) -> tuple[ImageRecord, str]:
         reference = operation.reference
-        foreign = operation.choice.platform
-        want = documents.platform_of(foreign) if foreign else self._platform
+        chosen = operation.choice.platform
+        want = documents.platform_of(chosen) if chosen else self._platform
         found = await pull.resolve(repository, self._content, needs, reference, top, want)
         await self._check(reference, repository, found.top, found.manifest_digest)
         if operation.choice.every:
@@ -362,8 +361,7 @@ class Images:
             )
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}
-        made = await work.run(repository, known)
-        return msgspec.structs.replace(made, platform=foreign), str(found.top)
+        return await work.run(repository, known), str(found.top)
 
     async def _check(self, reference: Reference, repository: Repository, *digests: Digest) -> None:
         if self.trust:

@@ -95,8 +95,7 @@ class Whole:
         """
         if choice.platform and choice.platform != (record.platform or str(local_platform())):
             return await self._of_platform(record, platform_of(choice.platform))
-        config, layers = record.id, tuple(layer.digest for layer in record.layers)
-        own = Top(record.manifest_digest, {record.manifest_digest, config, *layers}, config, layers)
+        own = _own(record)
         if choice.platform:
             return own
         known: dict[str, set[str] | None] = {}
@@ -150,6 +149,8 @@ class Whole:
         name = next(iter(record.names), record.id)
         at = (await self._path(record))[0]
         for _ in range(documents.MAX_INDEX_DEPTH):
+            if at == record.manifest_digest and await self._suits(record, want):
+                return _own(record)
             if at == record.manifest_digest or not self._content.has(at):
                 break
             read = documents.parse(name, await self._content.read(at), "")
@@ -160,6 +161,9 @@ class Whole:
             else:
                 break
         raise NotFoundError(f"image {name}: nothing of it for {want} is here: pull it with {ALL} first")
+
+    async def _suits(self, record: ImageRecord, want: Platform) -> bool:
+        return bool(record.artifact_type) or documents.suits(await self._content.read(record.id), want)
 
     async def _below(self, digest: str, known: dict[str, set[str] | None]) -> set[str] | None:
         """A document with all that it leads to; None when something of it is not here."""
@@ -183,3 +187,8 @@ class Whole:
                 return None
             found |= below
         return found
+
+
+def _own(record: ImageRecord) -> Top:
+    config, layers = record.id, tuple(layer.digest for layer in record.layers)
+    return Top(record.manifest_digest, {record.manifest_digest, config, *layers}, config, layers)

@@ -154,6 +154,7 @@ def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
     """From an entry of the index to one platform's image."""
     bodies: dict[str, bytes] = {}
     at: Descriptor = entry
+    platform = ""
     for _ in range(documents.MAX_INDEX_DEPTH):
         body = _read(file_of(archive, at), documents.MAX_MANIFEST_BYTES, at.digest)
         bodies[at.digest] = body
@@ -163,9 +164,12 @@ def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
             if not read.artifact_type:
                 config = _read(files[read.config.digest], documents.MAX_CONFIG_BYTES, read.config.digest)
                 documents.diff_ids(WHAT, read, config, want)
-            resolved = Resolved(Digest.parse(entry.digest), Digest.parse(at.digest), read, tuple(bodies))
+            top, mine = Digest.parse(entry.digest), Digest.parse(at.digest)
+            resolved = Resolved(top, mine, read, tuple(bodies), platform=platform)
             return Found((), (), resolved, bodies, files)
         at = documents.choose(WHAT, read, want)
+        if documents.of_another(WHAT, read, at):
+            platform = str(want)
     raise InvalidArgumentError(f"archive: indexes within indexes, deeper than {documents.MAX_INDEX_DEPTH}")
 
 
