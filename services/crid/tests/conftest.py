@@ -14,7 +14,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2_grpc as rpc
 from common.sys.mounts import unmount_below
-from devtools.registry import push_busybox, registry
+from devtools.registry import Registry, push_busybox, registry
 from tests.support.brokers import nats_server, redis_server
 from tests.support.service import started
 
@@ -28,6 +28,7 @@ class Front:
     socket: str
     busybox: str
     registry: str
+    shop: Registry
 
 
 @pytest.fixture(scope="session")
@@ -47,7 +48,7 @@ def front() -> Iterator[Front]:
         settings |= {"redis_url": redis.url, "nats_url": nats.url}
         for name in ("snapshotd", "imaged", "crid"):
             stack.callback(_end, started(name, root / f"{name}.log", settings))
-        yield Front(str(root / "run" / "crid.sock"), push_busybox(shop), shop.address)
+        yield Front(str(root / "run" / "crid.sock"), push_busybox(shop), shop.address, shop)
 
 
 def _end(service: "subprocess.Popen[bytes]") -> None:

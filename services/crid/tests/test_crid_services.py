@@ -11,6 +11,8 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.cri.v1 import api_pb2_grpc as rpc
+from common.clients.imaged import ImagedClient
+from devtools.registry import ARCHITECTURE, file, layer
 from tests.support.pace import patience
 
 from .conftest import Front
@@ -69,6 +71,36 @@ async def test_a_list_with_a_filter_has_one_row_or_none(
         wanted = cri.ImageFilter(image=spec(reference))
         answer = await images.ListImages(cri.ListImagesRequest(filter=wanted), timeout=TIMEOUT_S)
         assert len(answer.images) == rows
+
+
+async def test_an_image_for_another_platform_is_absent_unless_asked_for_by_id(
+    front: Front, images: "rpc.ImageServiceAsyncStub", runtime: "rpc.RuntimeServiceAsyncStub"
+) -> None:
+    entries = [layer([file("a", b"a")])]
+    name = front.shop.push("demo/two", entries, {}, architectures=(ARCHITECTURE, "s390x"))
+    imaged = ImagedClient(str(Path(front.socket).with_name("imaged.sock")))
+    [*_, last] = [progress async for progress in imaged.pull(name, platform="linux/s390x")]
+    foreign, [by_digest] = last.image.id, last.image.repo_digests
+    for reference in (name, by_digest):
+        status = await images.ImageStatus(cri.ImageStatusRequest(image=spec(reference)), timeout=TIMEOUT_S)
+        assert not status.HasField("image")
+        wanted = cri.ListImagesRequest(filter=cri.ImageFilter(image=spec(reference)))
+        assert not (await images.ListImages(wanted, timeout=TIMEOUT_S)).images
+        request = cri.CreateContainerRequest(
+            pod_sandbox_id="x", config=cri.ContainerConfig(image=spec(reference))
+        )
+        with pytest.raises(grpc.aio.AioRpcError, match="on this node for linux/s390x alone"):
+            await runtime.CreateContainer(request, timeout=TIMEOUT_S)
+    for reference in (foreign, foreign.partition(":")[2][:12]):
+        status = await images.ImageStatus(cri.ImageStatusRequest(image=spec(reference)), timeout=TIMEOUT_S)
+        assert status.image.id == foreign
+    native = await pull(images, name)
+    for reference in (name, by_digest):
+        status = await images.ImageStatus(cri.ImageStatusRequest(image=spec(reference)), timeout=TIMEOUT_S)
+        assert status.image.id == native != foreign
+    for each in (native, foreign):
+        await images.RemoveImage(cri.RemoveImageRequest(image=spec(each)), timeout=TIMEOUT_S)
+    await imaged.close()
 
 
 async def test_verbose_status_has_the_config(front: Front, images: "rpc.ImageServiceAsyncStub") -> None:

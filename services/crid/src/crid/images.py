@@ -25,7 +25,7 @@ class Images:
 
         Raises:
             InvalidArgumentError: no image is named, or an artifact is to run.
-            NotFoundError: it was not pulled.
+            NotFoundError: it was not pulled, or only for another platform.
         """
         if not reference:
             message = f"{field}: empty, want the reference or the id of an image"
@@ -35,6 +35,9 @@ class Images:
         except NotFoundError as exc:
             message = f"{field}: {reference!r} is not on this node: pull it first"
             raise NotFoundError(message) from exc
+        if _is_foreign(image, reference):
+            message = f"{field}: {reference!r} is on this node for {image.platform} alone: pull it first"
+            raise NotFoundError(message)
         if image.artifact_type and field == IMAGE:
             kind = image.artifact_type
             message = f"{field}: {reference!r} is an artifact of type {kind!r}: it can be mounted as a volume, not run"
@@ -94,9 +97,16 @@ class Images:
 
     async def _find(self, reference: str) -> images_pb2.Image | None:
         try:
-            return await self._imaged.get(reference)
+            found = await self._imaged.get(reference)
         except NotFoundError:
             return None
+        return None if _is_foreign(found, reference) else found
+
+
+def _is_foreign(image: images_pb2.Image, reference: str) -> bool:
+    """Whether an image is another than a name means to a kubelet: one for another platform, which somebody pulled on purpose."""
+    asked = reference.removeprefix("sha256:")
+    return bool(image.platform) and not image.id.removeprefix("sha256:").startswith(asked)
 
 
 def _usage(mountpoint: str, used_bytes: int, inodes: int, at_ns: int) -> api_pb2.FilesystemUsage:
