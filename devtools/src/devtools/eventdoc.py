@@ -95,7 +95,10 @@ with one container makes about a dozen. How long a reader may be away, by the by
 `events_max_bytes` and `events_max_age_s` are keys of [the node](settings.md#the-node), the same on each, as the last one to start decides. NATS reserves the
 bytes on its disk. A reader that was away for longer is told by the stream itself, as in `worker.py`: what it has acknowledged lies before the
 first event that is there (of those between, none may have been its own). `slipway events --since` says so too; `slipway ps -a` or CRI's lists then tell how things stand. Whoever reads all events of a node sees each that
-is missing by `seq`, which grows by one for each `node` and `source`. While NATS is away events queue in Redis, and are relayed in order.
+is missing by `seq`, which grows by one for each `node` and `source`. While NATS is away events queue in Redis, and are relayed in order:
+up to `outbox_max_bytes` of each service, 256 MiB, a [setting](settings.md) of its own file. When half of that waits, events of commands
+and of pressure are not taken any more; when all is full these go, and then the oldest. `node.events_lost` says how many once NATS is back, `slipway doctor`
+and `slipway_outbox_lost` at any time, and their `seq` is missing.
 
 ## Versions
 

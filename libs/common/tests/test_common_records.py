@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import anyio
 import msgspec
@@ -23,6 +24,8 @@ from common.events.bus import Bus, Kept, follow
 from common.events.relay import OutboxRelay
 from common.events.schema import (
     Event,
+    ExecStarted,
+    NodeEventsLost,
     NodeEventTooLarge,
     NodeRepaired,
     SandboxCreated,
@@ -30,7 +33,7 @@ from common.events.schema import (
     SandboxRemoved,
     envelope_decoder,
 )
-from common.records import Record, RecordStore
+from common.records import Record, RecordStore, outbox
 from common.records.keys import index_key, outbox_key, record_key
 from common.records.redis import ANSWER_S, connect, members
 from common.sys.ports import held_port
@@ -392,6 +395,56 @@ async def test_an_event_that_nats_takes_no_message_for_is_told_as_that_and_holds
     assert (told.service, told.event) == ("runtimed", large.__struct_config__.tag)
     assert told.id == shortened(large.id)
     assert told.size_bytes > 100 << 10
+
+
+async def test_an_outbox_has_a_bound_and_gives_up_the_minor_then_the_oldest_and_tells_it(
+    redis: RedisServer, nats: NatsServer
+) -> None:
+    bound = 40 << 10
+    store = RecordStore(
+        await connect(redis.url), Thing, node="n1", owner="runtimed", kind="thing", outbox_max_bytes=bound
+    )
+    client = await connect(redis.url)
+    lives = 0
+
+    async def waiting() -> list[tuple[int, Event | None]]:
+        found: Any = await client.xrange(outbox_key("n1", "runtimed"))
+        took = sum(len(fields[b"envelope"]) + 64 for _, fields in found)
+        assert took == (await outbox.held(client, "n1", "runtimed")).size_bytes <= bound
+        return [(int(f[b"seq"]), envelope_decoder.decode(f[b"envelope"]).decoded()) for _, f in found]
+
+    for number in range(100):  # more of commands than half of the room
+        await store.emit(ExecStarted(id=f"e{number}", container_id="c"))
+    execs = len(await waiting())
+    assert 50 < execs < 100
+    while execs == sum(isinstance(event, ExecStarted) for _, event in await waiting()):
+        await store.create(Thing(id=f"{lives}"), SandboxReady(id=f"{lives}"))
+        lives += 1
+    found = await waiting()
+    assert [event for _, event in found] == [SandboxReady(id=f"{number}") for number in range(lives)]
+    for _ in range(200):
+        await store.create(Thing(id=f"{lives}"), SandboxReady(id=f"{lives}"))
+        lives += 1
+    kept = await waiting()
+    assert [event for _, event in kept] == [
+        SandboxReady(id=f"{number}") for number in range(lives - len(kept), lives)
+    ]
+    lost = await outbox.held(client, "n1", "runtimed")
+    assert (lost.lost, lost.lost_minor, lost.lost_ever) == (100 + lives - len(kept), 100, lost.lost)
+    async with anyio.create_task_group() as group:
+        relay = OutboxRelay(await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url)
+        group.start_soon(relay.run)
+        with anyio.fail_after(patience(30)):
+            async for envelope in follow(nats.url, verb="events_lost", since_ns=1):
+                assert envelope.decoded() == NodeEventsLost(id="runtimed", count=lost.lost, minor=100)
+                assert envelope.seq == 100 + lives + 1
+                break
+            while await client.xlen(outbox_key("n1", "runtimed")):
+                await anyio.sleep(0.05)
+        group.cancel_scope.cancel()
+    assert await outbox.held(client, "n1", "runtimed") == (0, 0, 0, lost.lost_ever)
+    await store.emit(ExecStarted(id="again", container_id="c"))
+    assert len(await waiting()) == 1
 
 
 async def test_headers_count_for_what_nats_takes(nats: NatsServer) -> None:

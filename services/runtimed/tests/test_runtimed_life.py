@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import time
-from contextlib import aclosing
 from pathlib import Path
 
 import anyio
@@ -154,9 +153,8 @@ async def test_what_an_image_has_in_it_is_told_shortened_and_events_go_on(pods: 
         with pytest.raises(InvalidArgumentError, match=r" \.\.\. "):
             await pods.client.create_container(sandbox_id, wanted, config, image)
         with anyio.fail_after(patience(20)):
-            events = follow(nats_url, kind="container", object_id=name, verb="create_failed", since_ns=1)
-            async with aclosing(events):
-                told = (await anext(events)).decoded()
+            events = follow(nats_url, object_id=name, verb="create_failed", since_ns=1)
+            told = (await anext(aiter(events))).decoded()
         assert isinstance(told, ContainerCreateFailed)
         assert told.error.startswith(("image config: Env 'xxx", "image USER: 'root..."))
         assert len(told.error) < 3000

@@ -11,6 +11,8 @@ from slipway.doctor.finding import Finding, Level, Machine
 from slipway.upkeep import upkeep
 
 SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
+OWNERS = ("imaged", "snapshotd", "runtimed")
+"""Services that tell events."""
 HEALTH_S = 3.0
 
 
@@ -96,6 +98,29 @@ async def redis(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     return [Finding("Redis", Level.WARN, text, "Start it with --appendonly yes.")]
 
 
+async def outboxes(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+    """What waits for NATS, and what was given up meanwhile."""
+    from common.records import outbox
+    from common.records.redis import connect
+
+    if not facts:
+        return []
+    client = await connect(str(facts["redis_url"]))
+    try:
+        held = {owner: await outbox.held(client, str(facts["node"]), owner) for owner in OWNERS}
+    except SlipwayError:
+        return []  # the check of Redis says so
+    finally:
+        await client.aclose()
+    lost = {owner: found.lost_ever for owner, found in held.items() if found.lost_ever}
+    if lost:
+        told = ", ".join(f"{count} of {owner}" for owner, count in lost.items())
+        fix = "Their numbers are missing in the history. See why NATS was away; outbox_max_bytes sets how much may wait."
+        return [Finding("events", Level.WARN, f"given up, as there was no room for more: {told}", fix)]
+    waiting = sum(found.size_bytes for found in held.values())
+    return [Finding("events", Level.OK, f"none lost, {waiting // 1024} KiB wait for NATS")]
+
+
 async def nats(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     from common.events.bus import Bus
 
@@ -117,5 +142,5 @@ async def nats(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
 
 
 CHECKS = (sockets, clock)
-ASKING = (services, redis, nats)
+ASKING = (services, redis, nats, outboxes)
 """Checks that ask the node, by what its supervisor has written down."""

@@ -46,6 +46,7 @@ RedisUrl = Annotated[
 ]
 EVENTS_MAX_BYTES = 1 << 30
 EVENTS_MAX_AGE_S = 7 * 86400
+OUTBOX_MAX_BYTES = 256 << 20
 
 
 class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,6 +66,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the events of all nodes on this NATS may take there until the oldest go; the same on each, or the last one to start decides."""
     events_max_age_s: Seconds = EVENTS_MAX_AGE_S
     """How old an event becomes there; as above."""
+    outbox_max_bytes: Count = OUTBOX_MAX_BYTES
+    """What the service's events may take in Redis while NATS is away: from half of it on those of commands and of pressure are given up, then the oldest."""
     otlp_endpoint: str = ""
     """Where traces go, as http://HOST:PORT or unix:PATH (OTLP over gRPC); empty for nowhere."""
     metrics_address: Address = ""

@@ -58,6 +58,7 @@ async def serve(settings: Settings, life: Life) -> None:
         owner="imaged",
         kind="image",
         directory=root / "images",
+        outbox_max_bytes=settings.outbox_max_bytes,
     )
     await records.load()
     await reconcile.repair(records, content)

@@ -62,7 +62,11 @@ async def _serve(life: Life, settings: Settings) -> None:
     cni = Cni(settings.cni_conf_dir, list(settings.cni_bin_dirs), str(data_dir / "cni"))
     await anyio.to_thread.run_sync(cni.load)
     await anyio.to_thread.run_sync(cgroups.repair)
-    facts = {"node": settings.node, "owner": DAEMON}
+    facts: dict[str, Any] = {
+        "node": settings.node,
+        "owner": DAEMON,
+        "outbox_max_bytes": settings.outbox_max_bytes,
+    }
     host = HostRoot(settings.host_root, (settings.run_dir, settings.data_dir))
     sandboxes = _records(redis, SandboxRecord, "sandbox", data_dir / "sandboxes", facts)
     containers = _records(redis, ContainerRecord, "container", data_dir / "containers", facts)
@@ -111,5 +115,5 @@ def _register(servicer: RuntimeServicer, operations: Operations, server: grpc.ai
     ops.register(server, operations)
 
 
-def _records(redis: Any, cls: type[R], kind: str, directory: Path, facts: dict[str, str]) -> RecordStore[R]:
+def _records(redis: Any, cls: type[R], kind: str, directory: Path, facts: dict[str, Any]) -> RecordStore[R]:
     return RecordStore(redis, cls, kind=kind, directory=directory, sync_copies=False, **facts)

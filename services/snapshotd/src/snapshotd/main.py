@@ -107,10 +107,19 @@ async def _records(
 ) -> tuple[RecordStore[LayerRecord], RecordStore[SnapshotRecord]]:
     """The records of layers and of snapshots, loaded."""
     redis = await connect(settings.redis_url)
+    bound = settings.outbox_max_bytes
     layers = RecordStore(
-        redis, LayerRecord, node=settings.node, owner=NAME, kind="layer", directory=places.layers
+        redis,
+        LayerRecord,
+        node=settings.node,
+        owner=NAME,
+        kind="layer",
+        directory=places.layers,
+        outbox_max_bytes=bound,
     )
-    snapshots = RecordStore(redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot")
+    snapshots = RecordStore(
+        redis, SnapshotRecord, node=settings.node, owner=NAME, kind="snapshot", outbox_max_bytes=bound
+    )
     await layers.load()
     await snapshots.load()
     return layers, snapshots

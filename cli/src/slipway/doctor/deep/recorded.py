@@ -46,6 +46,7 @@ async def read(redis_url: str, node: str) -> Recorded:
         records: Records = {}
         named = {keys.outbox_key(node, owner) for owner in OWNERS.values()}
         named |= {keys.sequence_key(node, owner) for owner in OWNERS.values()}
+        named |= {keys.held_key(node, owner) for owner in OWNERS.values()}
         waiting = 0
         for owner in sorted(set(OWNERS.values())):
             waiting += (await store.backlog(redis, keys.outbox_key(node, owner)))[0]

@@ -11,11 +11,12 @@ from common.clock import now_ns
 from common.errors import ResourceExhaustedError, UnavailableError, shortened
 from common.events import subjects
 from common.events.bus import Bus, Kept
-from common.events.schema import Envelope, NodeEventTooLarge, encoder, envelope_decoder
+from common.events.schema import Envelope, NodeEventsLost, NodeEventTooLarge, encoder, envelope_decoder
 from common.observe import metrics
 from common.observe.log import get_logger
+from common.records import outbox
 from common.records.keys import outbox_key
-from common.records.redis import backlog, connect, drop, entries
+from common.records.redis import backlog, connect, entries
 from common.settings import CommonSettings
 
 BATCH = 256
@@ -28,6 +29,10 @@ _log = get_logger("relay")
 _REDIS = metrics.gauge("redis_up", "Whether Redis answers (1) or not (0).", ["service"])
 _NATS = metrics.gauge("nats_up", "Whether the relay is connected to NATS (1) or not (0).", ["service"])
 _WAITING = metrics.gauge("outbox_entries", "Events that wait to be relayed to NATS.", ["service"])
+_BYTES = metrics.gauge("outbox_bytes", "What they take, of `outbox_max_bytes`.", ["service"])
+_LOST = metrics.gauge(
+    "outbox_lost", "Events that were given up as it was full, since Redis has it.", ["service"]
+)
 _LAG = metrics.gauge("outbox_lag_seconds", "Age of the oldest event that waits to be relayed.", ["service"])
 _RELAYED = metrics.counter("events_relayed_total", "Events that NATS has acknowledged.", ["service"])
 _TOO_LARGE = metrics.counter(
@@ -99,6 +104,7 @@ class OutboxRelay:
         self._bus = bus
         try:
             while True:
+                await self._tell_lost()
                 if not await entries(self._redis, self._key, 1, BLOCK_MS):
                     continue
                 await anyio.sleep(LINGER_S)
@@ -117,7 +123,26 @@ class OutboxRelay:
         finally:
             if out:
                 with anyio.CancelScope(shield=True), anyio.move_on_after(DROP_S):
-                    await drop(self._redis, self._key, out)
+                    await outbox.drop(self._redis, self._node, self._owner, out)
+
+    async def _tell_lost(self) -> None:
+        """Add to the outbox what it had to give up."""
+        held = await outbox.held(self._redis, self._node, self._owner)
+        if not held.lost:
+            return
+        at_ns = now_ns()
+        fact = NodeEventsLost(id=self._owner, count=held.lost, minor=held.lost_minor)
+        envelope = Envelope(
+            id=f"{self._node}:{fact.kind}:lost:{self._owner}:{at_ns}",
+            at_ns=at_ns,
+            node=self._node,
+            source=self._owner,
+            revision=0,
+            event=msgspec.Raw(encoder.encode(fact)),
+        )
+        told = encoder.encode(envelope)
+        if await outbox.tell_lost(self._redis, self._node, self._owner, held.lost, told):
+            _log.error("events.lost", owner=self._owner, count=held.lost, minor=held.lost_minor)
 
     async def _measure(self) -> None:
         _NATS.labels(self._owner).set(self.connected)
@@ -125,6 +150,9 @@ class OutboxRelay:
         count, oldest_ms = await backlog(self._redis, self._key)
         _REDIS.labels(self._owner).set(1)
         _WAITING.labels(self._owner).set(count)
+        held = await outbox.held(self._redis, self._node, self._owner)
+        _BYTES.labels(self._owner).set(held.size_bytes)
+        _LOST.labels(self._owner).set(held.lost_ever)
         lag_s = max(0, now_ns() // NS_PER_MS - oldest_ms) / 1000 if count else 0
         _LAG.labels(self._owner).set(lag_s)
 

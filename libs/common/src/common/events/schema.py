@@ -418,6 +418,33 @@ class NodeEventTooLarge(Event, frozen=True, kw_only=True, tag="node.event_too_la
     size_bytes: int
 
 
+class NodeEventsLost(Event, frozen=True, kw_only=True, tag="node.events_lost.v1"):
+    """Events were given up, as a service had no room for more of them while NATS was away; `id` is the service.
+
+    Their `seq` is missing before this.
+    """
+
+    count: int
+    minor: int = 0
+    """Of these, events of commands and of pressure, which go first."""
+
+
+_MINOR = (
+    ExecStarted,
+    ExecExited,
+    ContainerPressureRaised,
+    ContainerPressureCleared,
+    NodePressureRaised,
+    NodePressureCleared,
+    PullProgressed,
+)
+
+
+def minor(event: Event) -> str:
+    """A word for an event that is given up before those of lives, or none."""
+    return "minor" if isinstance(event, _MINOR) else ""
+
+
 def all_events() -> list[type[Event]]:
     """Every event class, in the order of this module."""
     return list(Event.__subclasses__())

@@ -13,6 +13,11 @@ def outbox_key(node: str, owner: str) -> str:
     return f"slipway:{node}:{owner}:outbox"
 
 
+def held_key(node: str, owner: str) -> str:
+    """How full an outbox is, and what it gave up."""
+    return f"slipway:{node}:{owner}:outbox:held"
+
+
 def pattern(node: str) -> str:
     """What all keys of a node look like, to Redis' SCAN."""
     quoted = "".join(f"\\{c}" if c in "\\*?[]^" else c for c in node)

@@ -91,11 +91,6 @@ async def entries(
     return [(entry_id, fields) for _name, batch in found or [] for entry_id, fields in batch]
 
 
-async def drop(redis: "Redis", stream: str, entry_ids: list[bytes]) -> None:
-    """Delete entries of a stream."""
-    await answer(redis.xdel(stream, *entry_ids))
-
-
 async def backlog(redis: "Redis", stream: str) -> tuple[int, int]:
     """How many entries a stream has, and the Unix time of the oldest in ms (0: it is empty)."""
     count: Any = await answer(redis.xlen(stream))

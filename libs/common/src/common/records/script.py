@@ -33,15 +33,54 @@ else
   redis.call('HSET', KEYS[1], 'revision', ARGV[3], 'record', ARGV[5])
   redis.call('SADD', KEYS[2], ARGV[4])
 end
-for i = 6, #ARGV do
-  local seq = redis.call('INCR', KEYS[4])
-  redis.call('XADD', KEYS[3], '*', 'seq', seq, 'envelope', ARGV[i])
+if #ARGV < 7 then return -2 end
+local held, max = tonumber(redis.call('HGET', KEYS[5], 'bytes') or '0'), tonumber(ARGV[6])
+local function lose(minor)
+  redis.call('HINCRBY', KEYS[5], 'lost', 1)
+  redis.call('HINCRBY', KEYS[5], 'lost_ever', 1)
+  if minor then redis.call('HINCRBY', KEYS[5], 'lost_minor', 1) end
 end
+local function give_up(entry)
+  redis.call('XDEL', KEYS[3], entry[1])
+  held = held - #entry[2][4] - 64
+  lose(entry[2][5])
+end
+for i = 7, #ARGV, 2 do
+  local seq, minor = redis.call('INCR', KEYS[4]), ARGV[i + 1] ~= ''
+  if minor and held > max / 2 then
+    lose(true)
+  elseif minor then
+    redis.call('XADD', KEYS[3], '*', 'seq', seq, 'envelope', ARGV[i], 'minor', '1')
+    held = held + #ARGV[i] + 64
+  else
+    redis.call('XADD', KEYS[3], '*', 'seq', seq, 'envelope', ARGV[i])
+    held = held + #ARGV[i] + 64
+  end
+end
+local searched = redis.call('HGET', KEYS[5], 'searched') or '-'
+if held > max and searched ~= 'all' then
+  local page = redis.call('XRANGE', KEYS[3], searched, '+', 'COUNT', 512)
+  for _, entry in ipairs(page) do
+    if entry[2][5] then give_up(entry) end
+  end
+  searched = #page == 512 and '(' .. page[512][1] or 'all'
+  redis.call('HSET', KEYS[5], 'searched', searched)
+end
+if held > max and searched == 'all' then
+  for _, entry in ipairs(redis.call('XRANGE', KEYS[3], '-', '+', 'COUNT', 512)) do
+    if held > max then give_up(entry) end
+  end
+end
+redis.call('HSET', KEYS[5], 'bytes', held)
 return -2
 """
-"""KEYS: record, index, outbox, sequence. ARGV: Unix time in ms until which it may start, expected revision
-('' for none), new revision ('' deletes), id, record, envelopes. Answers -3 when it is late, -2 when done,
--1 when the record exists, else the revision found (0: none)."""
+"""KEYS: record, index, outbox, sequence, what the outbox holds. ARGV: Unix time in ms until which it may start,
+expected revision ('' for none), new revision ('' deletes), id, record, bytes of the outbox at most, and envelopes, each
+with a word after it that says whether it is a minor one, or ''. Answers -3 when it is late, -2 when done, -1 when the
+record exists, else the revision found (0: none).
+
+Minor events are not added to an outbox that is half full. In a full one they go first, a page of it being searched with
+each transition, then the oldest. An entry counts with 64 bytes more than its envelope."""
 DONE = -2
 EXISTS = -1
 _LATE = -3

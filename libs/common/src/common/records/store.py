@@ -18,11 +18,12 @@ from redis.asyncio import Redis
 
 from common.clock import now_ns
 from common.errors import AbortedError, AlreadyExistsError, NotFoundError, SlipwayError, UnavailableError
-from common.events.schema import Envelope, Event, NodeRecordCorrupt, NodeRepaired, encoder
+from common.events.schema import Envelope, Event, NodeRecordCorrupt, NodeRepaired, encoder, minor
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.records import keys, script
 from common.records import redis as reading
+from common.settings import OUTBOX_MAX_BYTES
 from common.sys.files import replace_file
 from common.sys.threads import Together
 
@@ -57,6 +58,7 @@ class RecordStore(Generic[R]):
             what Redis has lost.
         sync_copies: force each copy to the disk. Without it a copy outlives any process, which is what a wiped
             Redis needs; after a power cut Redis' own log is what there is. Two fsyncs are 5 ms on a busy disk.
+        outbox_max_bytes: what the service's events may take until NATS has them.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class RecordStore(Generic[R]):
         kind: str,
         directory: Path | None = None,
         sync_copies: bool = True,
+        outbox_max_bytes: int = OUTBOX_MAX_BYTES,
     ) -> None:
         self._redis = redis
         self._cls = cls
         self._node, self._owner, self._kind = node, owner, kind
         self._directory = directory
         self._sync_copies = sync_copies
+        self._outbox_max_bytes = outbox_max_bytes
         self._records: dict[str, R] = {}
         self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
         self._uncopied: set[str] = set()
@@ -228,7 +232,8 @@ class RecordStore(Generic[R]):
         """Put events into the outbox that belong to no record of this store."""
         for event in events:
             mark = f"emit:{event.id}"
-            await self._transition(f"{mark}:{now_ns()}", "", "", b"", [self._envelope(event, 0, mark)])
+            told: list[bytes | str] = [self._envelope(event, 0, mark), minor(event)]
+            await self._transition(f"{mark}:{now_ns()}", "", "", b"", told)
 
     async def _put(self, record: R, expected: int | None, facts: Sequence[Event]) -> None:
         with anyio.CancelScope(shield=True):  # what Redis has, memory has
@@ -258,20 +263,22 @@ class RecordStore(Generic[R]):
         was = "" if expected is None else str(expected)
         await self._transition(record.id, was, str(record.revision), encoder.encode(record), envelopes)
 
-    async def _transition(self, key: str, was: str, now: str, body: bytes, envelopes: list[bytes]) -> None:
+    async def _transition(self, key: str, was: str, now: str, body: bytes, told: list[bytes | str]) -> None:
         names = [
             keys.record_key(self._node, self._owner, self._kind, key),
             keys.index_key(self._node, self._owner, self._kind),
             keys.outbox_key(self._node, self._owner),
             keys.sequence_key(self._node, self._owner),
+            keys.held_key(self._node, self._owner),
         ]
-        answer = await self._script.run(names, [was, now, key, body, *envelopes])
+        told = [str(self._outbox_max_bytes), *told]
+        answer = await self._script.run(names, [was, now, key, body, *told])
         if answer == script.DONE:
             return
         if was and 0 <= answer < int(was):
             # Redis lost the record or its last changes (wiped or cut short while we ran): memory is the truth
             found = str(answer) if answer else ""
-            again = await self._script.run(names, [found, now, key, body, *envelopes])
+            again = await self._script.run(names, [found, now, key, body, *told])
             if again == script.DONE:
                 return
         if answer == script.EXISTS or answer == int(now or 0):
@@ -280,11 +287,12 @@ class RecordStore(Generic[R]):
         message = f"{self._kind} {key!r}: another writer changed it"
         raise AbortedError(message)
 
-    def _envelopes(self, revision: int, facts: Sequence[Event]) -> list[bytes]:
-        return [
-            self._envelope(event, revision, f"{event.id}:{revision}" + (f".{n}" if n else ""))
-            for n, event in enumerate(facts)
-        ]
+    def _envelopes(self, revision: int, facts: Sequence[Event]) -> list[bytes | str]:
+        told: list[bytes | str] = []
+        for n, event in enumerate(facts):
+            name = f"{event.id}:{revision}" + (f".{n}" if n else "")
+            told += [self._envelope(event, revision, name), minor(event)]
+        return told
 
     def _envelope(self, event: Event, revision: int, name: str) -> bytes:
         at_ns = now_ns()

@@ -65,7 +65,7 @@ export function subject(event) {
 
 /** The tone of each verb; of those that are not here it is busy. */
 const TONES = {
-  bad: ["failed", "create_failed", "start_failed", "pull_failed", "oom_killed", "unknown", "record_corrupt", "event_too_large", "full", "layer_damaged", "layer_unread"],
+  bad: ["failed", "create_failed", "start_failed", "pull_failed", "oom_killed", "unknown", "record_corrupt", "event_too_large", "events_lost", "full", "layer_damaged", "layer_unread"],
   warn: ["pressure_raised", "paused"],
   good: ["ready", "started", "resumed", "pulled", "loaded", "layer_filled", "pressure_cleared", "repaired"],
   idle: ["removed", "stopped", "untagged", "layer_removed"],
