@@ -10,6 +10,7 @@ import pytest
 from common.places import CONTAINERS, SYSTEMD
 from slipway.commands.doctor import examine
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
+from slipway.doctor.deep import inventory
 from slipway.doctor.finding import Finding, Level, Machine
 from slipway.upkeep import upkeep
 
@@ -81,6 +82,29 @@ def test_cgroup_v2_without_a_controller_fails(tmp_path: Path) -> None:
     assert _level(cgroups.layout(machine)) is Level.OK
     found = cgroups.controllers(machine)
     assert (found.level, "without memory" in found.text) == (Level.FAIL, True)
+
+
+async def test_who_makes_the_cgroups_is_told_where_it_could_be_systemd(tmp_path: Path) -> None:
+    v2 = {"sys__fs__cgroup__cgroup.controllers": "cpu cpuset io memory pids\n"}
+    assert cgroups.tell_driver(_machine(tmp_path / "plain", **v2), is_systemd=False) == []
+    assert cgroups.tell_driver(_machine(tmp_path / "v1", run__systemd__system__x=""), is_systemd=False) == []
+    machine = _machine(tmp_path / "systemd", **v2, run__systemd__system__x="")
+    (found,) = cgroups.tell_driver(machine, is_systemd=False)
+    assert (found.level, 'cgroup_driver = "systemd"' in found.fix) == (Level.NOTE, True)
+    assert [one.level for one in cgroups.tell_driver(machine, is_systemd=True)] == [Level.OK]
+    assert await cgroups.driver(machine, {}) == []
+    assert await cgroups.driver(machine, {"run_dir": "/run/x"}) == []
+
+
+def test_processes_below_a_scope_are_its_containers(tmp_path: Path) -> None:
+    (tmp_path / "container/exec-1").mkdir(parents=True)
+    for place, pids in ((".", ""), ("container", "3\n1\n"), ("container/exec-1", "2\n")):
+        (tmp_path / place / "cgroup.procs").write_text(pids)
+    assert inventory.pids_of([str(tmp_path), str(tmp_path / "container"), str(tmp_path / "gone")]) == [
+        1,
+        2,
+        3,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,7 @@ async def doctor(arguments: Namespace) -> int:
         cni_dir=str(known.get("cni_dir", "/etc/cni/net.d")),
     )
     found = await anyio.to_thread.run_sync(examine, machine)
-    for ask in services.ASKING:
+    for ask in (*cgroups.ASKING, *services.ASKING):
         found += await ask(machine, known)
     if arguments.deep:
         found += await deep(known)

@@ -1,5 +1,9 @@
 """Control groups: which layout, and whether it has what limits need."""
 
+from typing import Any
+
+from common.errors import SlipwayError
+from slipway import connect
 from slipway.doctor.finding import Finding, Level, Machine
 
 ROOT = "/sys/fs/cgroup"
@@ -39,4 +43,33 @@ def _is_v2(machine: Machine) -> bool:
     return machine.at(f"{ROOT}/cgroup.controllers").exists()
 
 
+async def driver(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
+    """Whether the node leaves its cgroups to the systemd of a machine that has one."""
+    from common.api.cri.v1 import api_pb2 as cri
+
+    if not facts:
+        return []
+    try:
+        async with connect.node(machine.run_dir) as node:
+            answer = await node.runtime.RuntimeConfig(cri.RuntimeConfigRequest())
+    except SlipwayError:
+        return []  # that it does not serve is told already
+    return tell_driver(machine, is_systemd=answer.linux.cgroup_driver == cri.SYSTEMD)
+
+
+def tell_driver(machine: Machine, *, is_systemd: bool) -> list[Finding]:
+    """What is to be said of a node's driver on this machine: nothing where no other would do."""
+    if not _is_v2(machine) or not machine.at("/run/systemd/system").is_dir():
+        return []
+    if is_systemd:
+        return [Finding("cgroup driver", Level.OK, "systemd")]
+    text = "cgroupfs, beside a systemd that takes all cgroups to be its own: a kubelet's default is systemd"
+    fix = (
+        'While no pod runs, put `cgroup_driver = "systemd"` into runtimed.toml, in /etc/slipway when it was installed, '
+        "and restart runtimed."
+    )
+    return [Finding("cgroup driver", Level.NOTE, text, fix)]
+
+
 CHECKS = (layout, controllers)
+ASKING = (driver,)

@@ -96,7 +96,7 @@ def take(run_dir: Path, data_dir: Path, cni_dir: Path) -> Inventory:
     networks = dict(_networks(cni_dir))
     started = processes.started(run_dir, data_dir)
     cgroups = _cgroups()
-    inside = {name: _pids(paths) for name, paths in cgroups.items()}
+    inside = {name: pids_of(paths) for name, paths in cgroups.items()}
     shims, pauses = (_living(run_dir / "shimd" / kind) for kind in ("shims", "pauses"))
     known = {*shims.values(), *pauses.values(), *(pid for pids in inside.values() for pid in pids)}
     lost = processes.unaccounted(started, known - {0}, _living_pid(run_dir / "shimd" / "zygote"))
@@ -226,9 +226,10 @@ def _cgroups() -> dict[str, list[str]]:
     return dict(found)
 
 
-def _pids(paths: list[str]) -> list[int]:
+def pids_of(paths: list[str]) -> list[int]:
+    """The processes of cgroups and of those below them. Blocking."""
     pids: set[int] = set()
-    for path in paths:
+    for path in {below for top in paths for below, _, _ in os.walk(top)}:  # crun has them below a scope
         try:
             pids |= {int(line) for line in Path(path, "cgroup.procs").read_text().split()}
         except OSError:
