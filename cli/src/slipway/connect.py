@@ -101,7 +101,7 @@ class Node:
 def _only(found: Iterable[Any], name: str, kind: str, lister: str) -> Any:
     items = list(found)
     hits = [c for c in items if name in (c.id, c.metadata.name)] or [
-        c for c in items if c.id.startswith(name)
+        c for c in items if name and c.id.startswith(name)
     ]
     if not hits:
         message = f"no {kind} {name!r}: `{lister}` lists them"
