@@ -45,6 +45,17 @@ def test_without_a_node_the_next_step_is_told(tmp_path: Path, words: tuple[str, 
     ]
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_it_is_started_without_is_an_empty_one(tmp_path: Path, closed: str) -> None:
+    script = f'exec "$0" "$@" {closed}'
+    words = ("sh", "-c", script, SLIPWAY, "--run-dir", str(tmp_path), "ps")
+    done = subprocess.run(words, capture_output=True, text=True, timeout=30, check=False)
+    told = "" if "2>&-" in closed else f"slipway: no node answers in {tmp_path}: "
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith(told)
+    assert "Traceback" not in done.stderr
+
+
 def test_the_run_directory_may_come_from_the_environment(tmp_path: Path) -> None:
     assert str(tmp_path) in slipway("status", SLIPWAY_RUN_DIR=str(tmp_path)).stderr
 

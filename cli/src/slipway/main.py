@@ -15,6 +15,7 @@ SERVER_SIDE = ("InternalError", "UnavailableError", "DeadlineExceededError", "Da
 
 def main() -> None:
     """Run one command."""
+    _open_streams()
     gc.disable()  # what the imports make stays to the end: looking through it again and again finds nothing
     arguments = build(sys.argv[1:]).parse_args()
     # lists and reports are for programs in a pipe; what acts prints the ids that scripts take
@@ -32,6 +33,17 @@ def main() -> None:
             raise
         code = told
     _leave(code)
+
+
+def _open_streams() -> None:
+    """/dev/null in place of standard streams that we were started without: the next file would get their numbers."""
+    for fd, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != fd:
+                os.dup2(opened, fd)
+                os.close(opened)
+            setattr(sys, name, os.fdopen(fd, "w" if fd else "r", encoding="utf-8", closefd=False))
 
 
 def _run(arguments: Namespace) -> int:
