@@ -1,6 +1,7 @@
 """`slipway run` with docker's options: what the container then sees and may do."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,15 @@ def test_what_is_refused_leaves_nothing(node: TestNode, busybox: str, words: lis
     done = node.slipway("run", *words, busybox, "true")
     assert (done.returncode, told in done.stderr) == (125, True), done.stderr
     assert node.slipway("pods").stdout == before
+
+
+def test_of_several_that_ask_for_a_name_at_once_one_gets_it(node: TestNode, busybox: str) -> None:
+    words = ("run", "-d", "--name", "sole", busybox, "sleep", "1000")
+    with ThreadPoolExecutor() as pool:
+        done = [running.result() for running in [pool.submit(node.slipway, *words) for _ in range(4)]]
+    assert sorted(one.returncode for one in done) == [0, 125, 125, 125]
+    assert all("'sole'" in one.stderr and "choose another --name" in one.stderr for one in done if one.stderr)
+    assert node.slipway("rm", "-f", "sole").returncode == 0
+    assert "sole" not in node.slipway("pods").stdout
+    assert node.slipway(*words).returncode == 0, "the name is free again"
+    assert node.slipway("rm", "-f", "sole").returncode == 0

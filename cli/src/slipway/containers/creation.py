@@ -39,6 +39,7 @@ async def make(on: Node, arguments: Namespace, *, starts: bool) -> tuple[str, st
         isolated=arguments.network == "none",
         remove_ended=arguments.rm,
         remove_unstarted=arguments.rm and starts,
+        sole_name=True,
     )
     return await _create(on, pod, wanted)
 
@@ -64,7 +65,7 @@ async def _create(on: Node, pod: pb.RunSandboxRequest, wanted: pb.CreateContaine
     Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
     sandbox_id = ""
     try:
-        made = await on.backend.RunSandbox(pod)
+        made = await _run_sandbox(on, pod)
         sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
         nicknames.remember(sandbox_id, config.metadata.name)
         container_id = (await on.backend.CreateContainer(wanted)).container_id
@@ -74,3 +75,12 @@ async def _create(on: Node, pod: pb.RunSandboxRequest, wanted: pb.CreateContaine
             await remove_pod(on, sandbox_id, config.metadata.uid)
         raise
     return sandbox_id, container_id
+
+
+async def _run_sandbox(on: Node, pod: pb.RunSandboxRequest) -> cri.RunPodSandboxResponse:
+    try:
+        made: cri.RunPodSandboxResponse = await on.backend.RunSandbox(pod)
+    except AlreadyExistsError as exc:  # somebody was faster: no container of this name was there a moment ago
+        message = f"{exc.message}: choose another --name, or `slipway pods rm` it first"
+        raise AlreadyExistsError(message) from exc
+    return made

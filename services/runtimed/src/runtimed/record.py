@@ -64,6 +64,8 @@ class SandboxRecord(Record, frozen=True, kw_only=True):
     isolated: bool = False
     """Its network is a loopback and nothing else."""
     origin: Origin = Origin.CRI
+    sole_name: bool = False
+    """No other such sandbox may have its name (runtimed.use.sandbox.names)."""
     remove_ended: bool = False
     """It goes when its containers have ended (runtimed.use.sandbox.departures)."""
     remove_unstarted: bool = False

@@ -32,6 +32,7 @@ class RuntimeServicer(rpc.RuntimeServicer):
         manner = Manner(
             origin=Origin.COMMAND,
             isolated=request.isolated,
+            sole_name=request.sole_name,
             remove_ended=request.remove_ended,
             remove_unstarted=request.remove_unstarted,
         )

@@ -44,6 +44,7 @@ from runtimed.use.container.containers import Containers
 from runtimed.use.ground import network, pause
 from runtimed.use.lifespan import life_span
 from runtimed.use.parts import Parts
+from runtimed.use.sandbox.names import SoleNames
 from runtimed.use.together import together
 from runtimed.use.undo import Undo
 
@@ -57,6 +58,7 @@ class Manner:
 
     origin: Origin = Origin.CRI
     isolated: bool = False
+    sole_name: bool = False
     remove_ended: bool = False
     remove_unstarted: bool = False
     restoring: bool = False
@@ -70,6 +72,7 @@ class Sandboxes:
         self._parts = parts
         self._containers = containers
         self._ports = hostports.HostPorts()
+        self._names = SoleNames(parts)
 
     async def run(self, config: cri.PodSandboxConfig, handler: str, manner: Manner | None = None) -> str:
         """Set up a sandbox and return its id; a retry joins the first call and gets the same id.
@@ -141,7 +144,7 @@ class Sandboxes:
             attempt=record.attempt,
             handler=record.handler,
         )
-        with self._ports.claim(record.id, config, self._with_ports()):
+        with self._names.claim(record), self._ports.claim(record.id, config, self._with_ports()):
             if manner.origin is Origin.COMMAND:  # a kubelet gets them, as from other runtimes
                 hostports.check_free(config)
             await self.set_up(record, config, fact)

@@ -29,12 +29,15 @@ class RunSandboxRequest(_message.Message):
     ISOLATED_FIELD_NUMBER: _builtins.int
     REMOVE_ENDED_FIELD_NUMBER: _builtins.int
     REMOVE_UNSTARTED_FIELD_NUMBER: _builtins.int
+    SOLE_NAME_FIELD_NUMBER: _builtins.int
     isolated: _builtins.bool
     """Its network namespace has a loopback and nothing else: no CNI plugin is asked."""
     remove_ended: _builtins.bool
     """It goes, with its logs, when its containers have ended and nobody keeps them."""
     remove_unstarted: _builtins.bool
     """It goes likewise when nobody has started its containers: who makes it starts them at once, if it lives."""
+    sole_name: _builtins.bool
+    """No other that asks for this may have its name."""
     @_builtins.property
     def request(self) -> _api_pb2.RunPodSandboxRequest: ...
     def __init__(
@@ -44,10 +47,11 @@ class RunSandboxRequest(_message.Message):
         isolated: _builtins.bool = ...,
         remove_ended: _builtins.bool = ...,
         remove_unstarted: _builtins.bool = ...,
+        sole_name: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "remove_ended", b"remove_ended", "remove_unstarted", b"remove_unstarted", "request", b"request"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["isolated", b"isolated", "remove_ended", b"remove_ended", "remove_unstarted", b"remove_unstarted", "request", b"request", "sole_name", b"sole_name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
