@@ -25,7 +25,7 @@ TABLE = (
     (r"R/settings/\w+\.toml", "-rw-------"),
     (r"R/node\.(json|lock)", "-rw-------"),
     (r"R/metrics/\w+\.sock", "srw-------"),
-    (r"R/log/\w+\.log", "-rw-r--r--"),
+    (r"R/log/\w+\.log(\.1)?", "-rw-r--r--"),
     (r"R/opsd/http\.sock", "srw-------"),
     (r"R/opsd/port", "-rw-r--r--"),
     (r"R/imaged/.*", "[-ds]rw.------"),

@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from common.sys.mounts import unmount_below
+from node import logfiles
 from node.main import main
+from tests.support.eventually import eventually
 from tests.support.node import TestNode
 from tests.support.pace import patience
 
@@ -84,6 +86,29 @@ def test_a_node_whose_supervisor_died_starts_with_its_old_processes_gone(
     assert not left
     assert after["supervisor"] != before["supervisor"]
     assert after["nats_port"] == before["nats_port"]
+
+
+def test_a_log_that_grows_large_is_begun_anew_by_the_process_that_writes_it(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    options = ["--run-dir", str(run_dir), "--data-dir", str(tmp_path)]
+    subprocess.run([SLIPWAY_NODE, "up", *options], check=True, timeout=patience(80))
+    try:
+        log, before = run_dir / "log/opsd.log", run_dir / "log/opsd.log.1"
+        with log.open("ab") as file:
+            file.write(b"much\n" * (logfiles.MOST_BYTES // 5 + 1))
+        eventually(
+            lambda: log.stat().st_size < logfiles.MOST_BYTES, within_s=30, what="the log to begin anew"
+        )
+        pid = json.loads((run_dir / "node.json").read_text())["pids"]["opsd"]
+        os.kill(pid, signal.SIGHUP)
+        eventually(lambda: "settings.read" in log.read_text(), what="a line in it")
+    finally:
+        subprocess.run([SLIPWAY_NODE, "down", *options], check=True, timeout=patience(80))
+    assert log.read_text().startswith("{")
+    kept = before.read_text()
+    assert kept.startswith("{")
+    assert kept.endswith("much\n")
 
 
 def _runs(pid: int) -> bool:

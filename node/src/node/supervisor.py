@@ -20,11 +20,13 @@ from anyio.abc import Process, TaskGroup
 from common.errors import AlreadyExistsError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
-from node import prepare, redislog
+from node import logfiles, prepare, redislog
 from node.layout import OOM_SCORES, SERVICES, Layout
 
 STOP_S = 12.0
 BACKOFF_S = (0.05, 0.2, 0.5, 1.0, 2.0, 5.0)
+LOGS_S = 5.0
+"""How often the sizes of logs are looked at."""
 STEADY_S = 10.0
 """A process that lived this long starts anew without waiting."""
 REDIS_REFUSES = 1
@@ -57,6 +59,7 @@ class Supervisor:
                 async with anyio.create_task_group() as group:
                     for name in self._names:
                         group.start_soon(self._keep, name)
+                    group.start_soon(self._bound_logs)
                     await self._wait_for_signal()
                     await self._stop(group)
         finally:
@@ -80,6 +83,11 @@ class Supervisor:
         with anyio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
             async for _ in signals:
                 return
+
+    async def _bound_logs(self) -> None:
+        while True:
+            await anyio.sleep(LOGS_S)
+            await anyio.to_thread.run_sync(logfiles.bound, Path(self._layout.run_dir, "log"))
 
     async def _keep(self, name: str) -> None:
         while not self._stopping.is_set():
