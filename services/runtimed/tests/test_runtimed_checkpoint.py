@@ -30,11 +30,16 @@ TICKER = "import time\nwhile True: print(flush=True); time.sleep(0.02)"
 UNIFIED = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
 PARENT = f"/slipway-test-{uuid.uuid4().hex[:8]}"
 STATES = f"/sys/fs/cgroup/freezer{PARENT}/*/freezer.state /sys/fs/cgroup{PARENT}/*/cgroup.events"
-# Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there; then a PATH without CRIU.
+# Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there. Then a PATH without
+# CRIU; or, when the file `size` says so, a dump of so many zeros.
 WATCHER = """#!/bin/sh
 case "$*" in *checkpoint*)
   cat {states} >> {base}/states 2>/dev/null
   while [ -e {base}/hold ]; do sleep 0.02; done
+  if [ -e {base}/size ]; then
+    while [ "$1" != --image-path ]; do shift; done
+    exec truncate -s $(cat {base}/size) "$2/pages-1.img"
+  fi
   PATH=/nonexistent exec {runc} "$@" ;;
 esac
 exec {runc} "$@"
@@ -61,7 +66,8 @@ def watched(daemons: Daemons) -> Iterator[Path]:
     base = daemons.program.parent
     (base / "states").unlink(missing_ok=True)
     yield base
-    (base / "hold").unlink(missing_ok=True)
+    for name in ("hold", "size"):
+        (base / name).unlink(missing_ok=True)
 
 
 async def two(pods: Pods) -> tuple[str, list[str], list[Path]]:
@@ -135,6 +141,41 @@ async def test_a_second_checkpoint_of_a_pod_is_refused_and_a_dead_service_thaws_
     (watched / "hold").unlink()
     for log in logs:
         await grows(log)
+    await until(lambda: not dumps(pods), "the dump to go")
+
+
+def dumps(pods: Pods) -> list[Path]:
+    return list(pods.daemons.base.glob("data/runtimed/containers/*/dump-*"))
+
+
+async def test_a_checkpoint_is_there_once_it_is_whole(pods: Pods, watched: Path, tmp_path: Path) -> None:
+    _, ids, logs = await two(pods)
+    (watched / "size").write_text("5000")
+    request = cri.CheckpointContainerRequest(container_id=ids[0], location=str(tmp_path / "c.tar"))
+    await pods.client.stub.CheckpointContainer(request, timeout=30)
+    assert [path.name for path in tmp_path.iterdir()] == ["c.tar"]
+    with tarfile.open(tmp_path / "c.tar") as tar:
+        assert tar.getmember("checkpoint/pages-1.img").size == 5000
+    assert not dumps(pods)
+    request.location = str(tmp_path / "cut.tar")
+    (watched / "size").write_text("8G")
+
+    def written() -> list[Path]:
+        return [path for path in tmp_path.iterdir() if path.name != "c.tar" and path.stat().st_size]
+
+    async with anyio.create_task_group() as group:
+
+        async def cut_off() -> None:
+            with pytest.raises(Exception, match=r"runtimed\.sock|Socket closed|reset by peer"):
+                await pods.client.stub.CheckpointContainer(request, timeout=60)
+
+        group.start_soon(cut_off)
+        await until(written, "some of it")
+        pods.daemons.kill("runtimed")
+        assert not (tmp_path / "cut.tar").exists()
+        pods.daemons.start("runtimed")
+    await until(lambda: not written() and not dumps(pods), "the rest of it to go")
+    await grows(logs[0])
 
 
 async def test_a_container_is_still_while_it_is_dumped_and_a_failed_dump_leaves_no_file(
@@ -217,10 +258,10 @@ def test_an_archive_is_private_and_of_regular_files_only(tmp_path: Path) -> None
     umask = os.umask(0)
     try:
         with pytest.raises(OSError, match="Too many levels"):
-            archive.write(output / "0.tar", {}, {"checkpoint": source})
+            archive.write(output / "0.tar", {}, {"checkpoint": source}, output / "new")
         (source / "socket.img").unlink()
-        (output / "0.tar").unlink()
-        archive.write(output / "0.tar", {"config.dump": b"{}"}, {"checkpoint": source})
+        (output / "new").unlink()
+        archive.write(output / "0.tar", {"config.dump": b"{}"}, {"checkpoint": source}, output / "new")
         manifest = archive.Manifest("p", "ns", "u", [archive.Held("c", "0.tar", "sha256:0")])
         archive.write_manifest(output, manifest)
     finally:

@@ -61,7 +61,7 @@ def checkpoint(pods: Pods, directory: Path, wrote: dict[str, bytes]) -> dict[str
     held = [archive.Held(name, f"{number}.tar", pods.diff_id) for number, name in enumerate(NAMES)]
     for one in held:
         texts = {"checkpoint/inventory.img": b"none", archive.DIFF: wrote[one.name]}
-        archive.write(directory / one.archive, texts, {})
+        archive.write(directory / one.archive, texts, {}, directory / "new")
     archive.write_manifest(directory, archive.Manifest("p", "ns", "u", held))
     return {path.name: path.read_bytes() for path in directory.iterdir()}
 
@@ -222,7 +222,7 @@ def test_a_diff_tells_what_overlayfs_has(tmp_path: Path) -> None:
 
 def test_what_an_archive_holds_beside_dump_and_diff_is_not_unpacked(tmp_path: Path) -> None:
     texts = {"config.dump": b"{}", "checkpoint/a.img": b"image", archive.DIFF: b"abc", "container.log": b"no"}
-    archive.write(tmp_path / "0.tar", texts, {})
+    archive.write(tmp_path / "0.tar", texts, {}, tmp_path / "new")
     target = tmp_path / "target"
     target.mkdir()
     digest = archive.unpack(tmp_path / "0.tar", target)
@@ -230,7 +230,7 @@ def test_what_an_archive_holds_beside_dump_and_diff_is_not_unpacked(tmp_path: Pa
     names = {str(path.relative_to(target)) for path in target.rglob("*")}
     assert names == {"checkpoint", "checkpoint/a.img", archive.DIFF}
     (tmp_path / "none").mkdir()
-    archive.write(tmp_path / "1.tar", {"config.dump": b"{}"}, {})
+    archive.write(tmp_path / "1.tar", {"config.dump": b"{}"}, {}, tmp_path / "new")
     with pytest.raises(InvalidArgumentError, match=r"1\.tar: has no rootfs-diff\.tar"):
         archive.unpack(tmp_path / "1.tar", tmp_path / "none")
 

@@ -112,6 +112,8 @@ class Reconciler:
                 shim = by_id.get(record.id)
                 await self._guard(record.id, partial(self._container, record, shim, first=first))
         await self._orphans(shims, pauses)
+        for name in await self._service.checkpoints.remove_left():
+            await self._repaired(name, "what a checkpoint that was cut off had written was removed")
         self._service.stats.forget_gone()
         await self._service.departures.again()
 

@@ -52,15 +52,16 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     schema: int = 1
 
 
-def write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> None:
+def write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path], temporary: Path) -> None:
     """Write a container's archive, forced to disk, as a new file of mode 0600; only regular files go in.
 
     Args:
-        path: the new file; on a failure it is there in part, and the caller's to remove.
+        path: the new file, which is there once it is whole.
         texts: contents by member.
         files: regular files, or directories of such, by member.
+        temporary: in the same directory; on a failure it is there in part, and the caller's to remove.
     """
-    with _create(path) as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
+    with _create(temporary) as out, tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for name, body in texts.items():
             member = tarfile.TarInfo(name)
             member.size, member.mode = len(body), 0o600
@@ -71,7 +72,11 @@ def write(path: Path, texts: Mapping[str, bytes], files: Mapping[str, Path]) -> 
                     _add_file(tar, f"{name}/{entry.name}", entry)
             else:
                 _add_file(tar, name, source)
-    _sync(path)
+    _sync(temporary)
+    if os.path.lexists(path):  # by now
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
+    temporary.rename(path)
+    _sync(path.parent)
 
 
 def write_diff(path: Path, upper: Path) -> None:

@@ -1,8 +1,6 @@
 """Checkpoints of containers and pods. Arguments are judged first, then the machine; then containers are touched."""
 
 import re
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from functools import partial
@@ -21,7 +19,7 @@ from common.errors import (
 )
 from common.sys.hostroot import HostRoot
 from runtimed import convert, selection
-from runtimed.checkpoint import ability, archive, freezer, rules
+from runtimed.checkpoint import ability, archive, freezer, rules, workplace
 from runtimed.ops import Op
 from runtimed.record import ContainerRecord, ContainerState, SandboxRecord, SandboxState
 from runtimed.use.bundles.bundle import CONFIG
@@ -50,6 +48,8 @@ class Checkpoints:
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
+        self._places: set[Path] = set()
+        """Where dumps go on."""
 
     async def container(self, request: cri.CheckpointContainerRequest) -> None:
         """Dump one container into a new tar file; it runs on.
@@ -70,13 +70,16 @@ class Checkpoints:
         await require(self._parts, sandbox.handler)
         timeout_s = float(request.timeout) or self._parts.settings.checkpoint_timeout_s
 
+        made: list[Path] = []
+
         async def dump() -> None:
             async with (
                 _within(timeout_s),
-                _gone_on_failure(partial(location.unlink, missing_ok=True)),
+                _gone_on_failure(partial(_remove_files, made)),
                 self._still([record]),  # what it writes meanwhile would not fit what it remembers
             ):
                 await self._dump(record, location)
+                made.append(location)
 
         await self._alone(record.sandbox_id, dump)
 
@@ -123,6 +126,11 @@ class Checkpoints:
         await anyio.to_thread.run_sync(partial(mark.unlink, missing_ok=True))
         return True
 
+    async def remove_left(self) -> list[str]:
+        """Remove what checkpoints that were cut off had written; returns the ids of their containers."""
+        containers = self._parts.data_dir / "containers"
+        return await anyio.to_thread.run_sync(workplace.remove_left, containers, self._places)
+
     async def _alone(self, sandbox_id: str, work: Callable[[], Awaitable[None]]) -> None:
         key = Op.CHECKPOINT.of(sandbox_id)
         if self._parts.operations.running(key):
@@ -144,17 +152,19 @@ class Checkpoints:
                 await together(*[partial(self.thaw_left, record) for record in records])
 
     async def _dump(self, record: ContainerRecord, target: Path) -> None:
-        record_dir = self._parts.record_dir(record.id)
-        work = Path(await anyio.to_thread.run_sync(partial(tempfile.mkdtemp, prefix="dump-", dir=record_dir)))
+        work = workplace.name(self._parts.record_dir(record.id))
+        images = work / archive.IMAGES
+        self._places.add(work)
         try:
-            images = work / archive.IMAGES
-            images.mkdir(mode=0o700)
+            for directory in (work, images):
+                await anyio.to_thread.run_sync(partial(directory.mkdir, mode=0o700))
             left_s = anyio.current_effective_deadline() - anyio.current_time()
             await self._parts.shims.checkpoint(record.socket_path, record.id, str(images), left_s)
             await anyio.to_thread.run_sync(_write, record, work, target, self._parts.host)
         finally:
             with anyio.CancelScope(shield=True):
-                await anyio.to_thread.run_sync(partial(shutil.rmtree, work, ignore_errors=True))
+                await anyio.to_thread.run_sync(workplace.remove, work)
+            self._places.discard(work)
 
 
 def _write(record: ContainerRecord, work: Path, target: Path, host: HostRoot) -> None:
@@ -170,9 +180,14 @@ def _write(record: ContainerRecord, work: Path, target: Path, host: HostRoot) ->
     if record.log_path:
         files["container.log"] = Path(host.here(record.log_path))
     try:
-        archive.write(target, texts, files)
+        archive.write(target, texts, files, workplace.temporary(work, target))
     except OSError as exc:
         raise UnknownError(f"{exc.filename or target}: {exc.strerror}") from exc
+
+
+def _remove_files(paths: Sequence[Path]) -> None:
+    for path in paths:
+        path.unlink(missing_ok=True)
 
 
 def _upper(record: ContainerRecord) -> Path:
