@@ -21,10 +21,14 @@ class _Manifests(msgspec.Struct):
     manifests: list[Entry]
 
 
-class _Config(msgspec.Struct):
+class _Config(msgspec.Struct, omit_defaults=True):
+    """Of a config, what is the platform of an index's entry."""
+
     os: str = ""
     architecture: str = ""
     variant: str = ""
+    os_version: str = msgspec.field(default="", name="os.version")
+    os_features: list[str] | None = msgspec.field(default=None, name="os.features")
 
 
 def config_of(image: str, tree: Tree) -> str:
@@ -59,30 +63,45 @@ def entries_of(image: str, tree: Tree, config: bytes) -> list[Entry]:
         found = msgspec.json.decode(config, type=_Config)
     except documents.MALFORMED as exc:
         raise InvalidArgumentError(f"image {image}: {exc}") from exc
-    platform = {"os": found.os, "architecture": found.architecture, "variant": found.variant}
-    return [
-        {
-            "mediaType": documents.kind_of(body),
-            "digest": tree.top,
-            "size": len(body),
-            "platform": {name: value for name, value in platform.items() if value},
-        }
-    ]
+    entry = {"mediaType": documents.kind_of(body), "digest": tree.top, "size": len(body)}
+    return [entry | {"platform": msgspec.to_builtins(found)}]
 
 
-def index_of(image: str, entries: Iterable[Entry]) -> tuple[str, bytes]:
+def index_of(image: str, sources: Iterable[Iterable[Entry]]) -> tuple[str, bytes]:
     """The digest and the bytes of an index; the same entries always give the same.
 
+    Args:
+        image: for messages.
+        sources: the entries that each image has brought, which stand beside each other as they are.
+
     Raises:
-        InvalidArgumentError: two of them are for one platform.
+        InvalidArgumentError: two images are for one platform.
     """
-    kept = list({entry["digest"]: entry for entry in entries}.values())
-    named: set[str] = set()
-    for entry in kept:
-        platform = msgspec.convert(entry.get("platform") or {}, Platform)
-        if platform.os != UNKNOWN and str(platform) in named:
-            raise InvalidArgumentError(f"image {image}: two of its images are for {platform}")
-        named.add(str(platform))
+    kept: dict[tuple[str, bytes], Entry] = {}
+    named: set[bytes] = set()
+    for entries in sources:
+        new = {(entry["digest"], _platform(entry)): entry for entry in entries}
+        mine = {key[1]: entry for key, entry in new.items() if key not in kept and not _is_of_a_build(entry)}
+        for platform in named & set(mine):
+            raise InvalidArgumentError(f"image {image}: two of its images are for {_named(mine[platform])}")
+        named |= set(mine)
+        kept |= new
     kind = documents.INDEX_TYPES[0]
-    body = msgspec.json.encode({"schemaVersion": 2, "mediaType": kind, "manifests": kept})
+    body = msgspec.json.encode({"schemaVersion": 2, "mediaType": kind, "manifests": list(kept.values())})
     return f"sha256:{hashlib.sha256(body).hexdigest()}", body
+
+
+def _platform(entry: Entry) -> bytes:
+    """All that an entry says of its platform, in one form; of Windows, also the version and the features count."""
+    said = {name: value for name, value in (entry.get("platform") or {}).items() if value}
+    return msgspec.json.encode(said, order="sorted")
+
+
+def _is_of_a_build(entry: Entry) -> bool:
+    return (entry.get("platform") or {}).get("os") == UNKNOWN
+
+
+def _named(entry: Entry) -> str:
+    said = entry.get("platform") or {}
+    name = str(msgspec.convert(said, Platform)) or "no platform"
+    return " ".join(filter(None, (name, str(said.get("os.version", "")))))

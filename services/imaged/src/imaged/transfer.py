@@ -195,7 +195,7 @@ class Transfers:
 
         async def work(needs: Needs) -> None:
             places: dict[str, Repository] = {}
-            whole, entries = Tree({}, {}), []
+            whole, named = Tree({}, {}), []
             async with AsyncExitStack() as stack:
                 for origin, (_, theirs) in zip(origins, sources, strict=True):
                     repository = await stack.enter_async_context(self._registry.repository(origin, theirs))
@@ -204,11 +204,11 @@ class Transfers:
                     if config:
                         path = await self._bring(needs, repository, tree.blobs[config])
                         body = await anyio.Path(path).read_bytes()
-                    entries += entries_of(str(origin), tree, body)
+                    named.append(entries_of(str(origin), tree, body))
                     whole.documents.update(tree.documents if config else tree.without([tree.top]).documents)
                     whole.blobs.update(tree.blobs)
                     places.update(dict.fromkeys(tree.blobs, repository))
-                digest, body = index_of(target, entries)
+                digest, body = index_of(target, named)
                 whole.documents[digest] = body
 
                 async def bring(blob: Descriptor) -> str:
