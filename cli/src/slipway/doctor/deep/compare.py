@@ -167,7 +167,7 @@ def images(node: Node) -> Iterator[Difference]:
     needed: set[str] = set()
     for name, fields in node.records("image").items():
         layers = {layer["digest"]: layer["size_bytes"] for layer in fields.get("layers", ())}
-        must = {name, *fields.get("documents", ())}
+        must = {name, *fields.get("documents", ()), *(blob["digest"] for blob in fields.get("others", ()))}
         needed |= must | set(layers)
         for digest in sorted(must - set(node.has.blobs)):
             yield Difference("blob", digest, f"image {name} needs it, and it is not here")
