@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from imaged.adapters.spool import Spools
 from imaged.loading import Loads
-from imaged.manifest import Platform, local_platform, platform_of
+from imaged.manifest import Descriptor, Manifest, Platform, diff_ids, local_platform, platform_of
 from imaged.ports import Credentials
 from imaged.pull import NO_CHOICE, Choice
 from imaged.record import ImageRecord
@@ -345,6 +345,16 @@ async def test_an_index_is_made_of_images_at_registries(
 )
 def test_a_platform_has_one_name(text: str, found: str) -> None:
     assert str(platform_of(text)) == found
+
+
+def test_who_asked_for_a_platform_is_not_told_that_it_is_this_node_s() -> None:
+    body = json.dumps({"os": "linux", "architecture": "m68k", "rootfs": {}}).encode()
+    read = Manifest(Descriptor("sha256:" + "0" * 64, len(body)), ())
+    own = local_platform()
+    with pytest.raises(NotFoundError, match=r"i: it is for linux/m68k, and linux/s390x was asked for$"):
+        diff_ids("i", read, body, FOREIGN)
+    with pytest.raises(NotFoundError, match=rf"i: it is for linux/m68k, this node is {own}$"):
+        diff_ids("i", read, body, own)
 
 
 @pytest.mark.parametrize("text", ["", "a/b/c/d", "linux/", "lin ux/amd64", "linux/amd64\n", "all\0"])

@@ -289,7 +289,8 @@ def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> l
     if len(found) != len(manifest.layers):
         _refuse(image, f"its config has {len(found)} diff IDs for {len(manifest.layers)} layers")
     if not _suits(read, want):
-        raise NotFoundError(f"image {image}: it is for {read.os}/{read.architecture}, this node is {want}")
+        wanted = f"this node is {want}" if want == local_platform() else f"and {want} was asked for"
+        raise NotFoundError(f"image {image}: it is for {Platform(read.os, read.architecture)}, {wanted}")
     return [str(_digest(image, text)) for text in found]
 
 
