@@ -19,6 +19,7 @@ from common.events.schema import (
     ContainerStarted,
     Envelope,
     Event,
+    ExecExited,
     encoder,
 )
 from common.records import keys
@@ -290,6 +291,21 @@ def test_a_repeated_event_and_a_number_that_goes_back_are_told() -> None:
 
 def test_a_number_that_is_missing_is_told_and_the_first_that_is_held_may_be_any() -> None:
     told = history.gather([envelope(5, LIFE[0]), envelope(6, LIFE[1]), envelope(9, LIFE[2])])
+    assert [one.what for one in told.differences] == ["2 of runtimed before it are missing"]
+
+
+def test_numbers_may_be_missing_where_only_the_last_of_a_subject_are_kept() -> None:
+    """As of a container whose probes run commands."""
+    probes = [ExecExited(id=f"{number}", container_id="c", exit_code=0) for number in range(3)]
+    held = [
+        envelope(1, LIFE[0]),
+        *[envelope(seq, probe) for seq, probe in zip((7, 8, 9), probes, strict=True)],
+    ]
+    assert history.gather(held, 3).differences == []
+    assert [one.what for one in history.gather(held, 4).differences] == [
+        "5 of runtimed before it are missing"
+    ]
+    told = history.gather([*held, envelope(12, LIFE[1])], 3)
     assert [one.what for one in told.differences] == ["2 of runtimed before it are missing"]
 
 

@@ -4,7 +4,9 @@ import json
 import signal
 
 import pytest
+from redis import Redis
 
+from common.records.keys import held_key
 from tests.support.node import TestNode
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
@@ -13,13 +15,27 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 def test_a_node_that_runs_is_well(node: TestNode) -> None:
     done = node.slipway("doctor", "-o", "json")
     found = {finding["name"]: finding for finding in json.loads(done.stdout)}
-    for name in ("services", "Redis", "NATS", "sockets", "overlayfs", "CNI"):
+    for name in ("services", "Redis", "NATS", "events", "sockets", "overlayfs", "CNI"):
         assert found[name]["level"] == "ok", found[name]
     failed = [finding for finding in found.values() if finding["level"] == "fail"]
     assert (done.returncode, failed) == (0, [])
     told = node.slipway("doctor").stdout
     assert "ok    services" in told
     assert told.rstrip().endswith(" 0 fail")
+
+
+def test_events_that_were_given_up_are_told(node: TestNode) -> None:
+    redis = Redis.from_url(node.state["redis_url"])
+    key = held_key(node.state["node"], "runtimed")
+    try:
+        redis.hset(key, "lost_ever", "7")
+        done = node.slipway("doctor", "-o", "json")
+    finally:
+        redis.hdel(key, "lost_ever")
+        redis.close()
+    [found] = [finding for finding in json.loads(done.stdout) if finding["name"] == "events"]
+    assert (done.returncode, found["level"]) == (0, "warn")
+    assert found["text"] == "given up, as there was no room for more: 7 of runtimed"
 
 
 def test_a_dashboard_that_hangs_is_told_with_where_to_look(node: TestNode) -> None:

@@ -78,7 +78,7 @@ class MadeUpNode:
                 revision=self._count,
                 event=msgspec.Raw(schema.encoder.encode(event)),
             )
-            subject = subjects.subject(self.name, event.kind, event.id, event.verb)
+            subject = subjects.of_event(self.name, envelope.fields())
             await self._bus.publish(subject, schema.encoder.encode(envelope), envelope.id, "")
 
     def _vitals(self) -> Vitals:

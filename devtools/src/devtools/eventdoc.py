@@ -4,7 +4,7 @@ import msgspec
 
 from common.events import subjects
 from common.events.schema import Envelope, Event, all_events
-from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES
+from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES, EVENTS_MAX_REPEATS
 from devtools import generated
 from devtools.fieldwords import field_words
 
@@ -22,7 +22,8 @@ Every transition of an image, snapshot, sandbox, container and exec is one event
 `{subjects.STREAM}`, subject `{subjects.subject("NODE", "KIND", "ID", "VERB")}`. A state change and its
 event are written to Redis in one step and relayed from there, so an event exists if and only if its change does;
 a repeated delivery has the same `Nats-Msg-Id` (the envelope's `id`). Dots, stars and blanks in an id become `_` in
-the subject; the event itself has the id as it is.
+the subject; the event itself has the id as it is. The ID of a command, an exec, is there that of its container: versions before
+had its own, so that a reader which asks for one exec finds none now, while one of `{subjects.PREFIX}.*.exec.>` or of all kinds goes on as it was.
 
 The payload is msgpack: an envelope with the event in it.
 
@@ -89,13 +90,14 @@ nats --server "$url" sub '{subjects.PREFIX}.*.container.*.exited' --translate 's
 
 One stream has the events of all nodes on a NATS. It keeps {EVENTS_MAX_AGE_S // 86400} days or {EVENTS_MAX_BYTES >> 30} GiB, whichever is less, or a half, a quarter, … of that where the disk
 has not the room, which the services log as `stream.small`. An event takes 300 to {EVENT_BYTES} bytes, and a pod
-with one container makes about a dozen. How long a reader may be away, by the bytes alone:
+with one container makes about a dozen. Of one subject, which is one verb of one object or of a container's commands, the last
+{EVENTS_MAX_REPEATS} are kept: a probe that runs a command each 10 s has 20 minutes there, and pushes out nothing else. How long a reader may be away, by the bytes alone:
 
 {_kept()}
-`events_max_bytes` and `events_max_age_s` are keys of [the node](settings.md#the-node), the same on each, as the last one to start decides. NATS reserves the
+`events_max_bytes`, `events_max_age_s` and `events_max_repeats` are keys of [the node](settings.md#the-node), the same on each, as the last one to start decides. NATS reserves the
 bytes on its disk. A reader that was away for longer is told by the stream itself, as in `worker.py`: what it has acknowledged lies before the
 first event that is there (of those between, none may have been its own). `slipway events --since` says so too; `slipway ps -a` or CRI's lists then tell how things stand. Whoever reads all events of a node sees each that
-is missing by `seq`, which grows by one for each `node` and `source`. While NATS is away events queue in Redis, and are relayed in order:
+is missing by `seq`, which grows by one for each `node` and `source`; in the past of commands some are, as said. While NATS is away events queue in Redis, and are relayed in order:
 up to `outbox_max_bytes` of each service, 256 MiB, a [setting](settings.md) of its own file. When half of that waits, events of commands
 and of pressure are not taken any more; when all is full these go, and then the oldest. `node.events_lost` says how many once NATS is back, `slipway doctor`
 and `slipway_outbox_lost` at any time, and their `seq` is missing.
@@ -119,7 +121,8 @@ def render() -> str:
 def _section(cls: type[Event]) -> str:
     tag = str(cls.__struct_config__.tag)
     doc = " ".join((cls.__doc__ or "").split())
-    where = f"`{subjects.PREFIX}.NODE.{tag.split('.', maxsplit=1)[0]}.ID.{tag.split('.')[1]}`"
+    named = {"type": tag, "id": "ID", "container_id": "CONTAINER"}
+    where = f"`{subjects.of_event('NODE', named)}`"
     return f"\n## `{tag}`\n\n{doc} On {where}.\n\n{_table(cls, Event)}"
 
 

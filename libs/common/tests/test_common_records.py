@@ -24,6 +24,7 @@ from common.events.bus import Bus, Kept, follow
 from common.events.relay import OutboxRelay
 from common.events.schema import (
     Event,
+    ExecExited,
     ExecStarted,
     NodeEventsLost,
     NodeEventTooLarge,
@@ -521,6 +522,34 @@ async def test_the_events_of_an_object_that_is_made_again_are_relayed_too(
     assert seen == ["sandbox.ready.v1", "sandbox.removed.v1"] * 2
 
 
+async def test_commands_push_out_only_older_ones_of_their_container(
+    redis: RedisServer, nats: NatsServer
+) -> None:
+    store = await store_at(redis)
+    await store.emit(SandboxReady(id="a"))
+    for number in range(30):
+        await store.emit(ExecExited(id=f"one{number}", container_id="c1", exit_code=0))
+    await store.emit(ExecExited(id="other", container_id="c2", exit_code=0), SandboxReady(id="z"))
+    async with anyio.create_task_group() as group:
+        kept = Kept(max_repeats=10)
+        relay = OutboxRelay(
+            await connect(redis.url), node="n1", owner="runtimed", nats_url=nats.url, kept=kept
+        )
+        group.start_soon(relay.run)
+        with anyio.fail_after(patience(30)):
+            await anext(aiter(follow(nats.url, object_id="z", since_ns=1)))
+        group.cancel_scope.cancel()
+    bus = await Bus.connect(nats.url)
+    try:
+        held = [envelope.fields()["id"] async for _, envelope in bus.held(subjects.ALL, sequence=1)]
+        assert held == ["a", *[f"one{number}" for number in range(20, 30)], "other", "z"]
+        pattern = subjects.pattern("n1", subjects.EXEC, "c2")
+        assert [envelope.fields()["id"] async for _, envelope in bus.held(pattern, sequence=1)] == ["other"]
+        assert await bus.repeats() == 10
+    finally:
+        await bus.close()
+
+
 async def test_any_of_the_servers_of_a_cluster_will_do(nats: NatsServer) -> None:
     with held_port() as nobody:
         bus = await Bus.connect(f"nats://127.0.0.1:{nobody},{nats.url}", attempts=2)
@@ -540,6 +569,7 @@ async def test_the_stream_of_an_older_version_gets_todays_limits_and_keeps_the_r
         await bus.ensure_stream(Kept())
         state = await stream.stream_info(subjects.STREAM)
         assert (state.config.max_bytes, state.state.messages) == (Kept().max_bytes, 1)
+        assert state.config.max_msgs_per_subject == Kept().max_repeats
         assert state.config.description == "ours"
     finally:
         await bus.close()

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from common.errors import FailedPreconditionError
-from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES
+from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES, EVENTS_MAX_REPEATS
 
 SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 """In start order; they also wait for each other, so the order only saves time."""
@@ -56,6 +56,8 @@ class Layout:
     """What the events of all nodes on this NATS may take there until the oldest go; the same on each node."""
     events_max_age_s: int = EVENTS_MAX_AGE_S
     """How old an event becomes there; the same on each node."""
+    events_max_repeats: int = EVENTS_MAX_REPEATS
+    """How many events of one kind about one object are kept there, and of one container's commands; the same on each node."""
     nats_port: int = 0
     """Of the node's own NATS, on loopback; 0 takes the last one, or a free one."""
     metrics_port: int = 9471
@@ -144,6 +146,7 @@ class Layout:
             "nats_url": self.events_url,
             "events_max_bytes": self.events_max_bytes,
             "events_max_age_s": self.events_max_age_s,
+            "events_max_repeats": self.events_max_repeats,
             "otlp_endpoint": f"unix:{self.run_dir}/opsd.sock",
         }
         if self.metrics_port and daemon in SERVICES:

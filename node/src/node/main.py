@@ -104,6 +104,7 @@ def _add_options(verb: argparse.ArgumentParser) -> None:
     for option, default in (
         ("--events-max-bytes", plain.events_max_bytes),
         ("--events-max-age-s", plain.events_max_age_s),
+        ("--events-max-repeats", plain.events_max_repeats),
     ):
         verb.add_argument(option, type=int, default=default, help="that NATS keeps (%(default)s)")
     verb.add_argument(
@@ -156,7 +157,7 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         if not 0 <= values[key] <= LAST_PORT:
             message = f"{key} = {values[key]}: a port is at most {LAST_PORT}"
             raise InvalidArgumentError(message)
-    for key in ("nats_url", "redis_url", "events_max_bytes", "events_max_age_s"):
+    for key in ("nats_url", "redis_url", "events_max_bytes", "events_max_age_s", "events_max_repeats"):
         if values[key] != "" and (why := refusal(CommonSettings, key, values[key])):
             message = f"{key} = {shown_value(values[key])!r}: {why}"
             raise InvalidArgumentError(message)

@@ -54,7 +54,7 @@ async def publish(url: str, node: str, events: Sequence[schema.Event], at_ns: in
                 revision=number,
                 event=msgspec.Raw(schema.encoder.encode(event)),
             )
-            subject = subjects.subject(node, event.kind, event.id, event.verb)
+            subject = subjects.of_event(node, envelope.fields())
             await bus.publish(subject, schema.encoder.encode(envelope), identity, "")
     finally:
         await bus.close()

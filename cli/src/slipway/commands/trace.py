@@ -77,6 +77,8 @@ async def _events(run_dir: str, object_id: str) -> list[dict[str, Any]]:
         held: AsyncGenerator[Any, None] = bus.held(subjects.pattern(object_id=object_id), sequence=1)
         async with aclosing(held) as envelopes:
             async for _, envelope in envelopes:
+                if envelope.fields()["id"] != object_id:  # a command in it
+                    continue
                 found.append({"at_ns": envelope.at_ns, "source": envelope.source, "event": envelope.fields()})
     finally:
         await bus.close()

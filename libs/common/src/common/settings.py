@@ -46,6 +46,7 @@ RedisUrl = Annotated[
 ]
 EVENTS_MAX_BYTES = 1 << 30
 EVENTS_MAX_AGE_S = 7 * 86400
+EVENTS_MAX_REPEATS = 128
 OUTBOX_MAX_BYTES = 256 << 20
 
 
@@ -66,6 +67,8 @@ class CommonSettings(msgspec.Struct, frozen=True, kw_only=True):
     """What the events of all nodes on this NATS may take there until the oldest go; the same on each, or the last one to start decides."""
     events_max_age_s: Seconds = EVENTS_MAX_AGE_S
     """How old an event becomes there; as above."""
+    events_max_repeats: Count = EVENTS_MAX_REPEATS
+    """How many events of one kind about one object are kept there, and of one container's commands; as above."""
     outbox_max_bytes: Count = OUTBOX_MAX_BYTES
     """What the service's events may take in Redis while NATS is away: from half of it on those of commands and of pressure are given up, then the oldest."""
     otlp_endpoint: str = ""

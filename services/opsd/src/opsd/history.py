@@ -90,7 +90,7 @@ def _patterns(wanted: Wanted, *, of_container: bool) -> list[str]:
     return [
         subjects.pattern(node, "container", wanted.id, verb),
         subjects.pattern(node, "snapshot", wanted.id, verb),
-        subjects.pattern(node, "exec", "*", verb),
+        subjects.pattern(node, subjects.EXEC, wanted.id, verb),
         subjects.pattern(node, "image", "*", "committed"),
     ]
 

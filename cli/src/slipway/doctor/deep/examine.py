@@ -42,7 +42,8 @@ async def _look(facts: dict[str, Any]) -> list[Difference]:
     run_dir, name = str(facts["run_dir"]), str(facts["node"])
     # records first and last: what was made or removed between them says nothing
     said = await recorded.read(str(facts["redis_url"]), name)
-    told = history.gather(await recorded.history(str(facts["nats_url"]), name))
+    url = str(facts["nats_url"])
+    told = history.gather(await recorded.history(url, name), await recorded.repeats(url))
     has = await anyio.to_thread.run_sync(
         inventory.take, Path(run_dir), Path(str(facts["data_dir"])), Path(str(facts["cni_dir"]))
     )

@@ -2,11 +2,13 @@
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from common.events import subjects
 from common.events.schema import Envelope
+from common.settings import EVENTS_MAX_REPEATS
 from slipway.doctor.deep.difference import Difference
 
 KIND = "event"
@@ -45,12 +47,27 @@ class Told:
         return {name for name, verbs in self.verbs.get(kind, {}).items() if verbs and verbs[-1] in gone}
 
 
-def gather(events: Iterable[Envelope]) -> Told:
-    """Sort the events by their objects; what came twice, out of order, or not at all is a difference."""
+def _thinned(events: Sequence[Envelope], most: int) -> int:
+    """Before which of them events may be missing, as of one subject no more than so many are kept."""
+    at: defaultdict[str, list[int]] = defaultdict(list)
+    for index, envelope in enumerate(events):
+        at[subjects.of_event(envelope.node, envelope.fields())].append(index)
+    return max((indices[0] for indices in at.values() if len(indices) >= most > 0), default=0)
+
+
+def gather(found: Iterable[Envelope], most: int = EVENTS_MAX_REPEATS) -> Told:
+    """Sort the events by their objects; what came twice, out of order, or not at all is a difference.
+
+    Args:
+        found: the events that are held, in their order.
+        most: how many of one subject are kept; -1 for all.
+    """
+    events = list(found)
+    thinned = _thinned(events, most)
     told = Told({kind: defaultdict(list) for kind in LIVES})
     seen: set[str] = set()
     last: dict[str, int] = {}
-    for envelope in events:
+    for index, envelope in enumerate(events):
         before = last.get(envelope.source, 0)
         if envelope.id in seen:
             told.differences.append(Difference(KIND, envelope.id, "came twice"))
@@ -59,7 +76,7 @@ def gather(events: Iterable[Envelope]) -> Told:
             told.differences.append(
                 Difference(KIND, envelope.id, f"has number {envelope.seq}, after {before}")
             )
-        elif before and envelope.seq > before + 1:
+        elif before and envelope.seq > before + 1 and index > thinned:
             # Redis counts by one: the first of what is held may have any number, none after it is skipped
             missing = envelope.seq - before - 1
             told.differences.append(

@@ -73,6 +73,19 @@ def decode(body: bytes) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+async def repeats(nats_url: str) -> int:
+    """How many events of one subject JetStream keeps; -1 for any number.
+
+    Raises:
+        UnavailableError: NATS is away.
+    """
+    bus = await Bus.connect(nats_url, attempts=8)
+    try:
+        return await bus.repeats()
+    finally:
+        await bus.close()
+
+
 async def history(nats_url: str, node: str) -> list[Envelope]:
     """All events of a node that JetStream holds, in their order.
 

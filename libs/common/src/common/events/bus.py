@@ -18,7 +18,13 @@ from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy, StorageType, S
 from common.errors import ResourceExhaustedError, UnavailableError
 from common.events import subjects
 from common.events.schema import Envelope, envelope_decoder
-from common.settings import EVENTS_MAX_AGE_S, EVENTS_MAX_BYTES, CommonSettings, without_secrets
+from common.settings import (
+    EVENTS_MAX_AGE_S,
+    EVENTS_MAX_BYTES,
+    EVENTS_MAX_REPEATS,
+    CommonSettings,
+    without_secrets,
+)
 
 DEDUPE_S = 600.0
 """For how long JetStream recognises a repeated message id."""
@@ -40,14 +46,16 @@ HELD_S = 30.0
 
 
 class Kept(NamedTuple):
-    """What the stream keeps of the events of all nodes: the oldest go when either is passed."""
+    """What the stream keeps of the events of all nodes: the oldest go when a bound is passed."""
 
     max_bytes: int = EVENTS_MAX_BYTES
     max_age_s: float = EVENTS_MAX_AGE_S
+    max_repeats: int = EVENTS_MAX_REPEATS
+    """Of one subject: what repeats itself, as a probe does, must not push out what happens once."""
 
     @classmethod
     def of(cls, settings: CommonSettings) -> "Kept":
-        return cls(settings.events_max_bytes, settings.events_max_age_s)
+        return cls(settings.events_max_bytes, settings.events_max_age_s, settings.events_max_repeats)
 
 
 class Bus:
@@ -102,7 +110,8 @@ class Bus:
                 found = (await self._stream.stream_info(subjects.STREAM)).config
             except nats.js.errors.NotFoundError:
                 return await self._settle(self._stream.add_stream, _stream(), kept or Kept())
-            if kept is None or (found.max_age, found.max_bytes) == (kept.max_age_s, kept.max_bytes):
+            has = (found.max_bytes, found.max_age, found.max_msgs_per_subject)
+            if kept is None or has == kept:
                 return found.max_bytes or 0
             return await self._settle(self._stream.update_stream, found, kept)
 
@@ -112,7 +121,12 @@ class Bus:
         """Make or change a stream, with no more of it new than what is kept."""
         window_s, size = min(DEDUPE_S, kept.max_age_s), kept.max_bytes
         while True:
-            wanted = config.evolve(max_age=kept.max_age_s, max_bytes=size, duplicate_window=window_s)
+            wanted = config.evolve(
+                max_age=kept.max_age_s,
+                max_bytes=size,
+                max_msgs_per_subject=kept.max_repeats,
+                duplicate_window=window_s,
+            )
             try:
                 await settle(wanted)
             except nats.js.errors.APIError as exc:
@@ -121,6 +135,15 @@ class Bus:
                 size //= 2
             else:
                 return size
+
+    async def repeats(self) -> int:
+        """How many events of one subject are kept; -1 for any number.
+
+        Raises:
+            UnavailableError: the stream does not answer.
+        """
+        with _answering(f"stream {subjects.STREAM}"):
+            return (await self._stream.stream_info(subjects.STREAM)).config.max_msgs_per_subject or -1
 
     async def publish(self, subject: str, payload: bytes, message_id: str, traceparent: str) -> None:
         """Publish and wait for the stream's acknowledgement.

@@ -169,9 +169,7 @@ class OutboxRelay:
         _RELAYED.labels(self._owner).inc()
 
     async def _send(self, bus: Bus, envelope: Envelope) -> None:
-        table = envelope.fields()
-        kind, verb, _ = str(table["type"]).split(".")
-        subject = subjects.subject(self._node, kind, str(table["id"]), verb)
+        subject = subjects.of_event(self._node, envelope.fields())
         await bus.publish(subject, encoder.encode(envelope), envelope.id, envelope.traceparent)
 
 

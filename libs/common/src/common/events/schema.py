@@ -351,7 +351,7 @@ class ContainerPressureCleared(Event, frozen=True, kw_only=True, tag="container.
 
 
 class ExecStarted(Event, frozen=True, kw_only=True, tag="exec.started.v1"):
-    """A command was started in a container; `id` is the exec's own."""
+    """A command was started in a container; `id` is the exec's own, and the container's is in the subject."""
 
     container_id: str
     command: list[str] = []
@@ -360,7 +360,7 @@ class ExecStarted(Event, frozen=True, kw_only=True, tag="exec.started.v1"):
 
 
 class ExecExited(Event, frozen=True, kw_only=True, tag="exec.exited.v1"):
-    """A command in a container has ended."""
+    """A command in a container has ended; the container's id is in the subject."""
 
     container_id: str
     exit_code: int

@@ -1,11 +1,14 @@
 """NATS subjects; no other module spells one."""
 
 import hashlib
+from collections.abc import Mapping
+from typing import Any
 
 STREAM = "SLIPWAY"
 """The JetStream stream that holds the events of all nodes of a NATS cluster."""
 PREFIX = "slipway.v1"
 ALL = f"{PREFIX}.>"
+EXEC = "exec"
 _VITALS = "slipway.stats.v1"
 _ASK = "slipway.ask.v1"
 _PEERS = "slipway.peers.v1"
@@ -24,6 +27,13 @@ def token(text: str) -> str:
 def subject(node: str, kind: str, object_id: str, verb: str) -> str:
     """`slipway.v1.<node>.<kind>.<id>.<verb>`."""
     return f"{PREFIX}.{token(node)}.{kind}.{token(object_id)}.{verb}"
+
+
+def of_event(node: str, event: Mapping[str, Any]) -> str:
+    """The subject of an event; that of a command has its container's id, as each command is another object."""
+    kind, verb, _ = str(event["type"]).split(".")
+    object_id = event.get("container_id") if kind == EXEC else None
+    return subject(node, kind, str(object_id or event["id"]), verb)
 
 
 def pattern(node: str = "*", kind: str = "*", object_id: str = "*", verb: str = "*") -> str:
