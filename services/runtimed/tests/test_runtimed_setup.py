@@ -1,14 +1,17 @@
 """Set-ups that fail, that are cut off and that cannot be undone; with a CNI plugin that does as told."""
 
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import SlipwayError, UnavailableError
+from common.errors import DeadlineExceededError, SlipwayError, UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, kubelet, needs, running_daemons
 from tests.support.eventually import until
 
@@ -69,6 +72,36 @@ async def test_a_pod_has_the_address_that_its_network_gave(pods: Pods) -> None:
     assert (await pods.client.sandbox_status(sandbox_id)).status.network.ip == "10.9.8.7"
     await pods.client.stop_sandbox(sandbox_id)
     assert calls(pods) == ["ADD", "DEL"]
+
+
+async def test_a_container_that_cannot_be_ended_holds_no_network_back(pods: Pods) -> None:
+    pods.daemons.kill("runtimed")
+    pods.daemons.runtimed["kill_wait_s"] = "1"
+    pods.daemons.start("runtimed")
+    config = pods.sandbox_config(network=cri.POD)
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "1000")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    shim = Path((await pods.facts(container_id))["shim"]).parent
+    keeper = int((shim / "pid").read_text().split()[0])
+    children = Path(f"/proc/{keeper}/task/{keeper}/children")
+    os.kill(keeper, signal.SIGSTOP)  # it does not tell of the end, so it is not known
+    told = [keeper, *map(int, children.read_text().split())]
+    for pid in told[1:]:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        with pytest.raises(DeadlineExceededError, match="lives on after SIGKILL"):
+            await pods.client.stop_sandbox(sandbox_id)
+        assert calls(pods) == ["ADD", "DEL"]
+    finally:
+        for pid in told:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+        del pods.daemons.runtimed["kill_wait_s"]
+    await pods.client.stop_sandbox(sandbox_id)
+    assert calls(pods) == ["ADD", "DEL"]
+    assert (await pods.status(container_id)).exit_code == 137
 
 
 async def test_a_failed_network_is_undone_and_leaves_nothing(pods: Pods) -> None:

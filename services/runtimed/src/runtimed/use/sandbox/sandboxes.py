@@ -270,10 +270,15 @@ class Sandboxes:
     async def tear_down(self, record: SandboxRecord) -> None:
         """Stop the containers and release all that the set-up made.
 
-        Each part is tried whatever fails, but the namespaces stay as long as the network is not released.
+        Each part is tried whatever fails, but the namespaces stay as long as the network is not released. A container
+        that cannot be ended keeps nothing of the rest: another pod may have its host ports by now.
         """
         running = [partial(self._containers.end_now, c.id) for c in self._parts.containers_of(record.id)]
-        await together(*running)
+        unended: SlipwayError | None = None
+        try:
+            await together(*running)
+        except SlipwayError as exc:
+            unended = exc
         undo = Undo(self._parts.settings.cleanup_s)
         directory = self._parts.sandbox_dir(record.id)
         undo.push("directory", partial(network.remove_directory, directory))
@@ -284,6 +289,8 @@ class Sandboxes:
         undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
         undo.push("pid namespace", partial(network.unpin_pid, directory))
         left = await undo.run()
+        if unended is not None:
+            raise unended
         if left:
             kind = UnavailableError if undo.may_pass else FailedPreconditionError
             raise kind(f"sandbox {record.id}: not released: {', '.join(left)}")
