@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +11,12 @@ import urllib3
 from msgspec.structs import replace
 
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
+from imaged.adapters.content_local import LocalIngest
 from imaged.adapters.spool import Spools
 from imaged.loading import Loads
 from imaged.manifest import Descriptor, Manifest, Platform, diff_ids, local_platform, platform_of
 from imaged.ports import Credentials
-from imaged.pull import NO_CHOICE, Choice
+from imaged.pull import KEPT_AT_ONCE, NO_CHOICE, Choice
 from imaged.record import ImageRecord
 from imaged.saving import Saves
 from imaged.transfer import Transfer, Transfers
@@ -178,6 +180,40 @@ async def test_one_platform_is_told_as_such_and_the_others_come_when_asked_for(
     # whoever pulls the usual way afterwards takes nothing away
     assert (await bench.pull(wide.name)).others == record.others
     assert bench.node.images.catalog.find(wide.name).others == record.others
+
+
+@pytest.mark.anyio
+@registry_test
+@pytest.mark.parametrize("kind", ["image", "artifact"])
+async def test_of_many_blobs_a_few_are_open_at_once(
+    bench: Bench, real_registry: RealRegistry, tools: Tools, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    many = tools.image_of(
+        [tools.tar_of({str(n): b"m"}) for n in range(3 * KEPT_AT_ONCE)], architecture=FOREIGN.architecture
+    )
+    own = tools.image_of([])
+    if kind == "artifact":
+        own.manifest = own.manifest.replace(b"oci.image.config", b"cncf.helm.config")
+    name = put(real_registry, tools, f"platforms/many-{kind}", own, many).name
+    content, counts = bench.node.content, [0]
+    ingest, opened = content.ingest, 0
+
+    @asynccontextmanager
+    async def counted(blob: Descriptor) -> AsyncIterator[LocalIngest]:
+        nonlocal opened
+        opened += 1
+        counts.append(opened)
+        try:
+            async with ingest(blob) as found:
+                yield found
+        finally:
+            opened -= 1
+
+    await bench.pull(name)
+    monkeypatch.setattr(content, "ingest", counted)
+    record = await bench.pull(name, ALL)
+    assert set(many.blobs) <= record.blobs
+    assert max(counts) == KEPT_AT_ONCE
 
 
 @pytest.mark.anyio

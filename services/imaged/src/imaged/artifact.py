@@ -6,6 +6,7 @@ What the files are is between those who made the artifact and those who mount it
 
 import hashlib
 import tarfile
+from collections import defaultdict
 from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import IO
@@ -18,7 +19,7 @@ from common.errors import InvalidArgumentError, SlipwayError
 from imaged.leases import Needs
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Content, Layers, Repository, Workplace
-from imaged.pull import LayerStatus, Resolved, UntilWhole, first, keep, recorded
+from imaged.pull import LayerStatus, Resolved, UntilWhole, first, keep_all, recorded
 from imaged.record import ImageRecord
 
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
@@ -51,13 +52,14 @@ class Artifact:
         files = files_of(self._image, manifest.layers, manifest.titles)
         blobs = {blob.digest: blob for blob in (manifest.config, *manifest.layers)}
         all_blobs = blobs | self._found.beside.blobs
+        told: dict[str, list[LayerStatus]] = defaultdict(list)
+        for status in self.statuses:
+            told[status.digest].append(status)
+        wanted = {blob: told[digest] for digest, blob in all_blobs.items()}
         self._needs.digests |= {*all_blobs, *self._found.kept}
         failure: SlipwayError | None = None
         try:
-            async with anyio.create_task_group() as group:
-                for order, blob in enumerate(all_blobs.values()):
-                    mine = [status for status in self.statuses if status.digest == blob.digest]
-                    group.start_soon(keep, repository, self._content, blob, order, mine, self._until_whole)
+            await keep_all(repository, self._content, wanted, 0, self._until_whole)
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:

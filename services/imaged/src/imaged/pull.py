@@ -7,7 +7,8 @@ A pull is an operation of its own. Callers join it and may leave it; it goes on.
 """
 
 import hashlib
-from collections.abc import Awaitable, Callable, Collection, Iterable
+import itertools
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -30,6 +31,8 @@ from imaged.turns import Queue
 _EMPTY = b"{}"
 """The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); a registry need not have it."""
 _EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
+KEPT_AT_ONCE = 16
+"""Blobs that stay as they are: each has its file open while it waits for its turn."""
 UntilWhole = Callable[[str], Awaitable[None]]
 """Waits for a blob, by its digest, if it comes already while it is used."""
 
@@ -195,8 +198,8 @@ class Unpacking:
         self._diff_ids: list[str] = []
         self._held: set[str] = set()
         self.statuses = [LayerStatus(layer.digest, layer.size) for layer in found.manifest.layers]
-        self._others = {blob: LayerStatus(blob.digest, blob.size) for blob in found.beside.blobs.values()}
-        self.statuses += self._others.values()
+        self._others = {blob: [LayerStatus(blob.digest, blob.size)] for blob in found.beside.blobs.values()}
+        self.statuses += itertools.chain.from_iterable(self._others.values())
 
     async def run(self, repository: Repository | None, known: Collection[str]) -> ImageRecord:
         """Do it all.
@@ -220,10 +223,14 @@ class Unpacking:
                     wait = layer.digest in known or layer.digest in started
                     started.add(layer.digest)
                     group.start_soon(self._layer, repository, number, wait)
-                for order, (blob, status) in enumerate(self._others.items(), 1 + len(manifest.layers)):
-                    group.start_soon(
-                        keep, repository, self._content, blob, order, [status], self._until_whole
-                    )
+                group.start_soon(
+                    keep_all,
+                    repository,
+                    self._content,
+                    self._others,
+                    1 + len(manifest.layers),
+                    self._until_whole,
+                )
         except* SlipwayError as failures:
             failure = first(failures)
         if failure:
@@ -343,21 +350,45 @@ async def fetch(repository: Repository | None, descriptor: Descriptor, ingest: I
         await repository.fetch(descriptor, ingest.partial, order)
 
 
-async def keep(
+async def keep_all(
+    repository: Repository | None,
+    content: Content,
+    wanted: Mapping[Descriptor, Iterable[LayerStatus]],
+    order: int,
+    until_whole: UntilWhole | None = None,
+) -> None:
+    """Bring blobs that stay as they are, a few at once.
+
+    Args:
+        repository: where they are; None when they are all here.
+        content: where they go.
+        wanted: the blobs, each with what tells how far it is.
+        order: of the first among what the pull waits for.
+        until_whole: asked for each.
+
+    Raises:
+        SlipwayError: as `fetch`, and as `until_whole`.
+    """
+    waiting = enumerate(wanted.items(), order)
+
+    async def some() -> None:
+        for number, (blob, statuses) in waiting:
+            if until_whole:
+                await until_whole(blob.digest)
+            await _keep(repository, content, blob, number, statuses)
+
+    async with anyio.create_task_group() as group:
+        for _ in range(min(KEPT_AT_ONCE, len(wanted))):
+            group.start_soon(some)
+
+
+async def _keep(
     repository: Repository | None,
     content: Content,
     blob: Descriptor,
     order: int,
     statuses: Iterable[LayerStatus],
-    until_whole: UntilWhole | None = None,
 ) -> None:
-    """Bring a blob that stays as it is.
-
-    Raises:
-        SlipwayError: as `fetch`, and as `until_whole`.
-    """
-    if until_whole:
-        await until_whole(blob.digest)
     if blob.digest == str(_EMPTY_DIGEST):
         await content.put(_EMPTY_DIGEST, _EMPTY)
     async with content.ingest(blob) as ingest:
