@@ -104,9 +104,9 @@ class OutboxRelay:
         self._bus = bus
         try:
             while True:
-                await self._tell_lost()
                 if not await entries(self._redis, self._key, 1, BLOCK_MS):
                     continue
+                await self._tell_lost()
                 await anyio.sleep(LINGER_S)
                 gathered = await entries(self._redis, self._key, BATCH, BLOCK_MS)
                 await self._relay_all(bus, gathered)
