@@ -76,7 +76,15 @@ class Node:
         (bundle / "config.json").write_text(json.dumps(spec))
         return bundle
 
+    def runtime(self, script: str) -> str:
+        """A runtime that runs a shell script before it is crun."""
+        path = self.root / "runtime"
+        path.write_text(f'#!/bin/sh\n{script}\nexec crun "$@"\n')
+        path.chmod(0o755)
+        return str(path)
+
     async def spawn(self, container_id: str, *args: str, **options: Any) -> ShimClient:
+        binary = options.pop("binary", "crun")
         keys = (
             "tty",
             "stdin",
@@ -91,7 +99,7 @@ class Node:
         spec = {
             "container_id": container_id,
             "bundle_path": str(bundle),
-            "runtime": {"binary": "crun", "args": [], "root": str(self.root / "crun")},
+            "runtime": {"binary": binary, "args": [], "root": str(self.root / "crun")},
             "log_path": str(self.log(container_id)),
             "record_dir": str(self.root / "records" / container_id),
             **extra,

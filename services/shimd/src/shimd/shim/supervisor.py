@@ -118,6 +118,7 @@ class Supervisor:
         except SlipwayError:
             self._reaper.expecting -= 1
             self._abandon()
+            self.cleaned = True  # nothing was made
             raise
         self.state = State.STARTING
         self._start_done = done
@@ -220,7 +221,7 @@ class Supervisor:
 
         try:
             self.runtime.call(["delete", "--force", self.container_id], deleted, deadline_s=_DELETE_S)
-        except SlipwayError:
+        except (OSError, SlipwayError):
             self.cleaned = True
             self.on_cleaned()
 
