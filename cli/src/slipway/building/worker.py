@@ -15,6 +15,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from slipway.building.workspace import Workspace
 from slipway.connect import OWNER, TIMEOUT_S, Node, log_root
+from slipway.containers.creation import run_sandbox
 from slipway.containers.ending import final_code
 from slipway.containers.images import NEVER, resolve
 from slipway.containers.removal import remove_pod
@@ -155,7 +156,7 @@ class Worker:
         self._config.linux.security_context.namespace_options.CopyFrom(self._namespaces())
         Path(self._config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
         request = pb.RunSandboxRequest(request=cri.RunPodSandboxRequest(config=self._config))
-        self._pod = str((await self._on.backend.RunSandbox(request)).pod_sandbox_id)
+        self._pod = await run_sandbox(self._on, request)
 
     def _namespaces(self) -> cri.NamespaceOption:
         network = cri.NODE if self._network == "host" else cri.POD

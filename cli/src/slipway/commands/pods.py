@@ -11,7 +11,7 @@ from common.errors import AlreadyExistsError, FailedPreconditionError, InvalidAr
 from slipway.connect import OWNER, TIMEOUT_S, Node, node
 from slipway.containers import podfile
 from slipway.containers.batch import each
-from slipway.containers.creation import name_images
+from slipway.containers.creation import name_images, run_sandbox
 from slipway.containers.images import MISSING
 from slipway.containers.removal import remove_pod
 from slipway.output import nicknames
@@ -49,8 +49,7 @@ def _request(pod: podfile.Pod, config: cri.ContainerConfig) -> pb.CreateContaine
 async def _run(on: Node, pod: podfile.Pod, wanted: list[pb.CreateContainerRequest]) -> str:
     Path(pod.sandbox.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
     sandbox = cri.RunPodSandboxRequest(config=pod.sandbox, runtime_handler=pod.handler)
-    made_pod = await on.backend.RunSandbox(pb.RunSandboxRequest(request=sandbox))
-    pod_id = str(made_pod.pod_sandbox_id)
+    pod_id = await run_sandbox(on, pb.RunSandboxRequest(request=sandbox))
     nicknames.remember(pod_id, pod.sandbox.metadata.name)
     try:
         made = []

@@ -1,13 +1,14 @@
 """Making a container in a pod of its own, from the options of `run` and `create`."""
 
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 
 import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import AlreadyExistsError
+from common.errors import AlreadyExistsError, SlipwayError
 from slipway.connect import TIMEOUT_S, Node, log_root
 from slipway.containers.images import resolve, resolve_mounted
 from slipway.containers.removal import remove_pod
@@ -65,8 +66,7 @@ async def _create(on: Node, pod: pb.RunSandboxRequest, wanted: pb.CreateContaine
     Path(config.log_directory).mkdir(parents=True, mode=0o750, exist_ok=True)
     sandbox_id = ""
     try:
-        made = await _run_sandbox(on, pod)
-        sandbox_id = wanted.request.pod_sandbox_id = made.pod_sandbox_id
+        sandbox_id = wanted.request.pod_sandbox_id = await run_sandbox(on, pod)
         nicknames.remember(sandbox_id, config.metadata.name)
         container_id = (await on.backend.CreateContainer(wanted)).container_id
         nicknames.remember(container_id, config.metadata.name)
@@ -77,10 +77,22 @@ async def _create(on: Node, pod: pb.RunSandboxRequest, wanted: pb.CreateContaine
     return sandbox_id, container_id
 
 
-async def _run_sandbox(on: Node, pod: pb.RunSandboxRequest) -> cri.RunPodSandboxResponse:
+async def run_sandbox(on: Node, pod: pb.RunSandboxRequest) -> str:
+    """Make a sandbox and return its id; who is interrupted meanwhile leaves none.
+
+    Raises:
+        AlreadyExistsError: another has its name.
+    """
     try:
-        made: cri.RunPodSandboxResponse = await on.backend.RunSandbox(pod)
+        made = await on.backend.RunSandbox(pod)
     except AlreadyExistsError as exc:  # somebody was faster: no container of this name was there a moment ago
         message = f"{exc.message}: choose another --name, or `slipway pods rm` it first"
         raise AlreadyExistsError(message) from exc
-    return made
+    except SlipwayError:
+        raise
+    except BaseException:  # it is made to its end all the same: who asks again has its id
+        with anyio.CancelScope(shield=True), anyio.move_on_after(TIMEOUT_S), suppress(SlipwayError):
+            made = await on.backend.RunSandbox(pod)
+            await remove_pod(on, made.pod_sandbox_id, pod.request.config.metadata.uid)
+        raise
+    return str(made.pod_sandbox_id)
