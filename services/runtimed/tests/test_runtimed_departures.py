@@ -10,7 +10,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import UnavailableError
 from common.records import keys
-from runtimed.record import ContainerRecord
+from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.sandbox.departures import FORSAKEN_NS
 from services.runtimed.tests.daemons import DEADLINE_S, Daemons, Pods, needs, running_daemons
 from tests.support.eventually import until
@@ -24,13 +24,18 @@ def daemons() -> Iterator[Daemons]:
         yield found
 
 
-async def _made(pods: Pods, *, remove_unstarted: bool) -> tuple[str, str]:
-    """A pod that goes when it has ended, and a container in it."""
-    config = pods.sandbox_config()
+async def _pod(pods: Pods, config: cri.PodSandboxConfig, *, remove_unstarted: bool) -> str:
+    """A pod that goes when what is in it has ended."""
     wanted = pb.RunSandboxRequest(
         request=cri.RunPodSandboxRequest(config=config), remove_ended=True, remove_unstarted=remove_unstarted
     )
-    sandbox_id = (await pods.client.stub.RunSandbox(wanted, timeout=DEADLINE_S)).pod_sandbox_id
+    return str((await pods.client.stub.RunSandbox(wanted, timeout=DEADLINE_S)).pod_sandbox_id)
+
+
+async def _made(pods: Pods, *, remove_unstarted: bool) -> tuple[str, str]:
+    """Such a pod, and a container in it."""
+    config = pods.sandbox_config()
+    sandbox_id = await _pod(pods, config, remove_unstarted=remove_unstarted)
     container = pods.container_config("true")
     return sandbox_id, await pods.client.create_container(sandbox_id, container, config, pods.image())
 
@@ -43,13 +48,19 @@ async def _gone(pods: Pods, sandbox_id: str) -> None:
     await until(it_is, f"sandbox {sandbox_id} to go", but=UnavailableError)
 
 
-def _age(pods: Pods, *container_ids: str) -> None:
-    """Have runtimed start anew, with containers that were made long ago."""
+KINDS: dict[str, type[SandboxRecord | ContainerRecord]] = {
+    "sandbox": SandboxRecord,
+    "container": ContainerRecord,
+}
+
+
+def _age(pods: Pods, kind: str, *ids: str) -> None:
+    """Have runtimed start anew, with what was made long ago."""
     pods.daemons.kill("runtimed")
     with Redis.from_url(pods.daemons.redis.url) as redis:
-        for container_id in container_ids:
-            key = keys.record_key("testnode", "runtimed", "container", container_id)
-            record = msgspec.msgpack.decode(redis.hget(key, "record"), type=ContainerRecord)
+        for one in ids:
+            key = keys.record_key("testnode", "runtimed", kind, one)
+            record = msgspec.msgpack.decode(redis.hget(key, "record"), type=KINDS[kind])
             older = msgspec.structs.replace(record, created_at_ns=record.created_at_ns - 2 * FORSAKEN_NS)
             redis.hset(key, "record", msgspec.msgpack.encode(older))
     pods.daemons.start("runtimed")
@@ -59,7 +70,7 @@ async def test_what_was_made_to_be_started_later_does_not_go_with_time(pods: Pod
     (later, container_id), (forsaken, other_id) = [
         await _made(pods, remove_unstarted=at_once) for at_once in (False, True)
     ]
-    _age(pods, container_id, other_id)
+    _age(pods, "container", container_id, other_id)
     await _gone(pods, forsaken)
     await pods.reconciled()
     await pods.client.start_container(container_id)
@@ -78,3 +89,9 @@ async def test_nor_when_who_kept_it_leaves_before_its_start(pods: Pods) -> None:
     await _gone(pods, forsaken)
     await pods.client.start_container(container_id)
     await _gone(pods, later)
+
+
+async def test_a_pod_whose_maker_died_before_its_container_was_made_goes(pods: Pods) -> None:
+    forsaken = await _pod(pods, pods.sandbox_config(), remove_unstarted=True)
+    _age(pods, "sandbox", forsaken)
+    await _gone(pods, forsaken)

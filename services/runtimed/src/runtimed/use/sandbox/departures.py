@@ -26,7 +26,7 @@ from runtimed.use.sandbox.sandboxes import Sandboxes
 KEEP_AGAIN_S = 5.0
 """How long after the start of the service keepers may take to come back."""
 FORSAKEN_NS = 120 * 1_000_000_000
-"""A container that was to be started at once, was made so long ago and is kept by nobody, will not be started any more."""
+"""What was made so long ago, to be started at once, and is kept by nobody, will not be started any more."""
 _ENDED = (ContainerState.EXITED, ContainerState.REMOVING)
 _log = get_logger("departure")
 
@@ -84,7 +84,9 @@ class Departures:
         if sandbox is None or not sandbox.remove_ended:
             return
         members = self._parts.containers_of(sandbox_id)
-        if not members or not all(self._may_go(sandbox, member, left=left) for member in members):
+        if not all(self._may_go(sandbox, member, left=left) for member in members):
+            return
+        if not members and not (sandbox.remove_unstarted and _is_forsaken(sandbox)):
             return
         logs = [member.log_path for member in members if member.log_path]
         try:
@@ -99,7 +101,11 @@ class Departures:
             return False
         if record.state is not ContainerState.CREATED:
             return record.state in _ENDED
-        return sandbox.remove_unstarted and (left or now_ns() - record.created_at_ns > FORSAKEN_NS)
+        return sandbox.remove_unstarted and (left or _is_forsaken(record))
+
+
+def _is_forsaken(record: SandboxRecord | ContainerRecord) -> bool:
+    return now_ns() - record.created_at_ns > FORSAKEN_NS
 
 
 def _log_directory(record: SandboxRecord) -> str:
