@@ -436,11 +436,17 @@ async def test_a_negative_rule_is_refused(node: Node, rules: Rules) -> None:
         await collector(node).collect(rules, dry_run=True)
 
 
-async def test_a_blob_that_cannot_be_deleted_ends_no_collection(node: Node) -> None:
+async def test_a_blob_that_cannot_be_deleted_ends_no_collection_and_goes_with_a_later_sweep(
+    node: Node,
+) -> None:
     digest = Digest.parse(f"sha256:{hashlib.sha256(b'x').hexdigest()}")
     await node.content.put(digest, b"x")
     path = Path(node.content.path(str(digest)))
     path.unlink()
     path.mkdir()
     await node.images.leases.collect({str(digest)}, set())
-    assert not node.content.has(str(digest))
+    assert node.content.has(str(digest))
+    path.rmdir()
+    path.write_bytes(b"x")
+    assert list(await node.content.sweep(set, 0)) == [str(digest)]
+    assert not path.exists()

@@ -1,16 +1,20 @@
+import errno
 import os
 import stat
 import subprocess
+import threading
 from pathlib import Path
 
 import anyio
 import pytest
 
 from common.digest import Digest
-from common.errors import DataLossError, NotFoundError
+from common.errors import DataLossError, NotFoundError, SlipwayError
 from imaged.adapters.content_local import LocalContent
 from imaged.manifest import Descriptor
 from services.imaged.tests.conftest import Tools
+from tests.support.eventually import until
+from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
 BODY = b"blob of some bytes" * 1000
@@ -34,6 +38,68 @@ async def test_blob_is_kept_whole_and_private(content: LocalContent, tools: Tool
     assert await again.usage() == (0, 0)
     with pytest.raises(NotFoundError):
         await again.read(str(digest))
+
+
+async def test_a_blob_that_is_brought_while_it_goes_is_here(
+    content: LocalContent, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = Digest.parse(tools.sha256(BODY))
+    await content.put(digest, BODY)
+    going, go, brought = threading.Event(), threading.Event(), anyio.Event()
+    unlink = Path.unlink
+
+    def late(path: Path, *, missing_ok: bool = False) -> None:
+        going.set()
+        assert go.wait(patience(20))
+        unlink(path, missing_ok=missing_ok)
+
+    async def bring() -> None:
+        await content.put(digest, BODY)
+        brought.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", late)
+        async with anyio.create_task_group() as group:
+            group.start_soon(content.delete, [str(digest)])
+            await until(going.is_set, "the blob to go")
+            group.start_soon(bring)
+            lock = content._locks[str(digest)]
+            await until(lambda: brought.is_set() or lock.statistics().tasks_waiting, "who brings it")
+            go.set()
+    assert content.has(str(digest))
+    assert await content.read(str(digest)) == BODY
+
+
+async def test_a_blob_that_cannot_be_removed_is_not_forgotten(
+    content: LocalContent, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bodies = [b"1", b"22", b"333"]
+    digests = [tools.sha256(body) for body in bodies]
+    for digest, body in zip(digests, bodies, strict=True):
+        await content.put(Digest.parse(digest), body)
+    stuck, unlink = content.path(digests[1]), Path.unlink
+
+    def unwilling(path: Path, *, missing_ok: bool = False) -> None:
+        if str(path) == stuck:
+            raise OSError(errno.EIO, "input/output error", stuck)
+        unlink(path, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", unwilling)
+        with pytest.raises(SlipwayError, match="input/output error"):
+            await content.delete(digests)
+    assert (content.all(), content.used_bytes) == ([digests[1]], 2)
+    await content.delete(digests)
+    assert (content.all(), content.used_bytes) == ([], 0)
+
+
+async def test_what_somebody_is_at_is_not_removed(content: LocalContent, tools: Tools) -> None:
+    await content.put(Digest.parse(tools.sha256(BODY)), BODY)
+    async with content.ingest(wanted(tools)):
+        await content.delete([tools.sha256(BODY)])
+        assert content.has(tools.sha256(BODY))
+    await content.delete([tools.sha256(BODY)])
+    assert not content.has(tools.sha256(BODY))
 
 
 async def test_what_has_come_is_counted_as_the_disk_has_it(content: LocalContent, tools: Tools) -> None:

@@ -83,7 +83,7 @@ class Content(Protocol):
         """Take a whole and verified file on the same file system as a blob; idempotent."""
 
     async def delete(self, digests: Iterable[str]) -> None:
-        """Remove blobs; idempotent."""
+        """Remove blobs but those that somebody is at, which a sweep removes; idempotent."""
 
     async def sweep(
         self, needed: Callable[[], set[str]], older_than_s: float, *, dry_run: bool = False

@@ -110,9 +110,14 @@ class LocalContent:
 
     async def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs; see `imaged.ports.Content`."""
-        gone = [digest for digest in digests if digest in self._sizes]
-        for digest in gone:
-            self.used_bytes -= self._sizes.pop(digest)
+        with ExitStack() as held:
+            await self._delete([digest for digest in digests if self._take(digest, held)])
+
+    async def _delete(self, digests: Iterable[str]) -> None:
+        """Remove blobs that the caller is at, so that nobody brings one while its file goes."""
+        gone = {digest: self._sizes.pop(digest) for digest in digests if digest in self._sizes}
+        self.used_bytes -= sum(gone.values())
+        failures: dict[str, tuple[OSError, Path]] = {}
 
         def unlink() -> None:
             for digest in gone:
@@ -120,9 +125,16 @@ class LocalContent:
                 try:
                     path.unlink(missing_ok=True)
                 except OSError as exc:
-                    raise disk_error(exc, path) from exc
+                    failures[digest] = exc, path
 
-        await anyio.to_thread.run_sync(unlink, limiter=self._limiter)
+        # a cancelled caller must not leave one whose file stays forgotten
+        with anyio.CancelScope(shield=True):
+            await anyio.to_thread.run_sync(unlink, limiter=self._limiter)
+        for digest in failures:
+            self._sizes[digest] = gone[digest]
+            self.used_bytes += gone[digest]
+        for exc, path in failures.values():
+            raise disk_error(exc, path) from exc
 
     async def sweep(
         self, needed: Callable[[], set[str]], older_than_s: float, *, dry_run: bool = False
@@ -135,7 +147,7 @@ class LocalContent:
             gone = {digest: size for digest, size in old.items() if digest not in keep}
             gone = {digest: size for digest, size in gone.items() if self._take(digest, held)}
             if not dry_run:
-                await self.delete(gone)
+                await self._delete(gone)
                 await anyio.to_thread.run_sync(self._unlink_parts, list(gone), limiter=self._limiter)
         return gone
 
@@ -273,7 +285,7 @@ class LocalIngest:
     async def discard(self) -> None:
         if self.committed:
             if not await anyio.to_thread.run_sync(self._is_true, limiter=self._content._limiter):  # noqa: SLF001
-                await self._content.delete([str(self._digest)])
+                await self._content._delete([str(self._digest)])  # noqa: SLF001
         else:
             await anyio.to_thread.run_sync(self.partial.restart, limiter=self._content._limiter)  # noqa: SLF001
 
