@@ -55,6 +55,7 @@ class Exec:
         self._log = ""
         self._group: ExecGroup | SandboxedGroup | None = None
         self._timer: Timer | None = None
+        self._unwanted = False
         self.timed_out = False
         self.ended = False
         self.pid = 0
@@ -118,7 +119,7 @@ class Exec:
                 self._group = ExecGroup(self._init_pid, self._number, self.pid, self.stdio.pipes)
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
-            if self.timed_out:
+            if self._unwanted:
                 self.kill()
         except OSError as exc:
             self.on_fail(UnknownError(f"exec {self.exec_id}: {exc}"))
@@ -145,13 +146,13 @@ class Exec:
     def give_up(self) -> None:
         """End it with all of its descendants: its time is over, or nobody waits for it any more."""
         self.timed_out = True
-        if self.pid:
-            self.kill()
-        elif self._call is not None:
+        self.kill()
+        if not self.pid and self._call is not None:
             self._call.kill()
 
     def kill(self, rounds: int = _KILL_ROUNDS) -> None:
-        """Kill the process and all of its descendants, and look again until none is left."""
+        """Kill the process and all of its descendants, and look again until none is left; at once when it is to run yet."""
+        self._unwanted = True
         if self._group is None:
             return
         if self._group.kill() and rounds:
