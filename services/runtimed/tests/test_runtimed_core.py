@@ -1,6 +1,9 @@
 """The way back, signals, filters and the event feed."""
 
+import asyncio
+import gc
 import os
+from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
 
@@ -8,15 +11,22 @@ import anyio
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
+from common.clients.shimd import ShimdClient
 from common.errors import InvalidArgumentError, NotFoundError, ResourceExhaustedError
+from common.records import RecordStore
+from common.records.redis import connect
 from runtimed import processes, selection, signals
+from runtimed.adapters.shims import ProcessShims
 from runtimed.feed import Feed
-from runtimed.record import SandboxRecord
+from runtimed.machine import container
+from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.transitions import Transitions
 from runtimed.use.ground import pause
 from runtimed.use.parts import Parts
 from runtimed.use.together import together
 from runtimed.use.undo import Undo
 from tests.support.descriptors import none_left
+from tests.support.eventually import until
 
 
 @pytest.mark.anyio
@@ -111,6 +121,51 @@ async def test_a_pause_that_cannot_be_watched_ends_nothing() -> None:
         with none_left():
             pause.watch(cast("Parts", SimpleNamespace(group=group)), record)
             await anyio.wait_all_tasks_blocked()
+
+
+@pytest.mark.anyio
+async def test_calls_for_records_that_are_gone_leave_no_locks() -> None:
+    def locks() -> int:
+        gc.collect()
+        return sum(isinstance(each, anyio.Lock) for each in gc.get_objects())
+
+    redis = await connect("unix:///nowhere")  # nobody asks it
+    store = RecordStore(redis, ContainerRecord, node="n", owner="runtimed", kind="container")
+    containers = Transitions(store, container.decide, "container")
+    before = locks()
+    for number in range(50):
+        name = f"gone{number}"
+        with pytest.raises(NotFoundError):
+            await containers.apply(name, container.RemoveAsked(cause="t"))
+        with pytest.raises(NotFoundError):
+            await containers.amend(name)
+        await containers.forget(name)
+        await store.delete(name)
+    assert locks() <= before + 1
+    await redis.aclose()
+
+
+@pytest.mark.anyio
+async def test_first_calls_at_once_to_a_shim_share_a_connection(tmp_path: Path) -> None:
+    begun, ended = [], []
+
+    async def hear(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        begun.append(1)
+        while await reader.read(4096):
+            pass
+        ended.append(1)
+        writer.close()
+
+    path = str(tmp_path / "shim.sock")
+    shimd = ShimdClient(str(tmp_path / "shimd.sock"))
+    shims = ProcessShims(shimd)
+    async with await asyncio.start_unix_server(hear, path), anyio.create_task_group() as group:
+        for _ in range(3):
+            group.start_soon(shims.reopen_log, path)
+        await until(lambda: len(ended) == 2, "all connections but one to end")
+        assert len(begun) == 3
+        group.cancel_scope.cancel()
+    await shimd.close()
 
 
 @pytest.mark.anyio

@@ -7,6 +7,7 @@ told when one is refused.
 from collections import defaultdict
 from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import msgspec
@@ -37,7 +38,7 @@ class Transitions(Generic[R]):
         self.store = store
         self._decide = decide
         self._noun = noun
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._stories: defaultdict[str, Story] = defaultdict(Story)
         self._watchers: defaultdict[str, anyio.Event] = defaultdict(anyio.Event)
 
@@ -49,7 +50,7 @@ class Transitions(Generic[R]):
             InvalidTransitionError: refused; the message tells the object's story.
             UnavailableError: Redis is away; nothing was changed.
         """
-        async with self._locks[key]:
+        async with self._lock(key):
             old: Any = self.store.get(key)
             try:
                 new, instructions = self._decide(old, event)
@@ -64,15 +65,14 @@ class Transitions(Generic[R]):
 
     async def amend(self, key: str, *facts: Any, **changes: Any) -> R:
         """Change fields that are no matter of the machine."""
-        async with self._locks[key]:
+        async with self._lock(key):
             return await self.store.update(key, lambda r: msgspec.structs.replace(r, **changes), *facts)
 
     async def forget(self, key: str, *facts: Any) -> None:
         """Delete a record; idempotent."""
-        async with self._locks[key]:
+        async with self._lock(key):
             await self.store.delete(key, *facts)
-        for table in (self._locks, self._stories):
-            table.pop(key, None)
+        self._stories.pop(key, None)
         self._changed(key)
 
     async def until(self, key: str, met: Callable[[R], bool]) -> R | None:
@@ -80,6 +80,10 @@ class Transitions(Generic[R]):
         while (record := self.store.find(key)) is not None and not met(record):
             await self._watchers[key].wait()
         return record
+
+    def _lock(self, key: str) -> anyio.Lock:
+        """Of one object, for as long as somebody has it or waits for it."""
+        return self._locks.setdefault(key, anyio.Lock())
 
     def _tell(self, key: str, old: Any, new: Any, event: Any) -> None:
         name = type(event).__name__

@@ -4,12 +4,12 @@ The service is the only writer. A change is one Lua script: compare the revision
 index, add the events to the outbox. So an event exists if and only if its change does.
 """
 
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -80,7 +80,7 @@ class RecordStore(Generic[R]):
         self._sync_copies = sync_copies
         self._outbox_max_bytes = outbox_max_bytes
         self._records: dict[str, R] = {}
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._uncopied: set[str] = set()
         self._tell: list[Callable[[R, Sequence[Event]], None]] = []
         self._together = Together()
@@ -129,7 +129,7 @@ class RecordStore(Generic[R]):
             held = await reading.revision(
                 self._redis, keys.record_key(self._node, self._owner, self._kind, record.id)
             )
-            async with self._locks[record.id]:
+            async with self._lock(record.id):
                 if self._records.get(record.id) is record and (
                     held < record.revision or record.id not in there
                 ):
@@ -140,7 +140,7 @@ class RecordStore(Generic[R]):
     async def copy_again(self) -> None:
         """Write the copies that could not be written with their change, as on a full disk."""
         for key in list(self._uncopied):
-            async with self._locks[key]:
+            async with self._lock(key):
                 record = self._records.get(key)
                 if record:
                     await self._copy(record)
@@ -192,7 +192,7 @@ class RecordStore(Generic[R]):
             AlreadyExistsError: the id is taken.
             UnavailableError: Redis is away; nothing was written.
         """
-        async with self._locks[record.id]:
+        async with self._lock(record.id):
             if record.id in self._records:
                 message = f"{self._kind} {record.id!r} exists already"
                 raise AlreadyExistsError(message)
@@ -208,7 +208,7 @@ class RecordStore(Generic[R]):
             AbortedError: somebody else wrote this record.
             UnavailableError: Redis is away; nothing was written.
         """
-        async with self._locks[key]:
+        async with self._lock(key):
             old = self.get(key)
             new = msgspec.structs.replace(fn(old), revision=old.revision + 1)
             await self._put(new, old.revision, _facts(new, events))
@@ -220,13 +220,12 @@ class RecordStore(Generic[R]):
         Raises:
             UnavailableError: Redis is away; the record is as it was.
         """
-        async with self._locks[key]:
+        async with self._lock(key):
             old = self._records.get(key)
             if old is None:
                 return
             with anyio.CancelScope(shield=True):
                 await self._take(old, _facts(old, events))
-        self._locks.pop(key, None)
 
     async def emit(self, *events: Event) -> None:
         """Put events into the outbox that belong to no record of this store."""
@@ -234,6 +233,10 @@ class RecordStore(Generic[R]):
             mark = f"emit:{event.id}"
             told: list[bytes | str] = [self._envelope(event, 0, mark), minor(event)]
             await self._transition(f"{mark}:{now_ns()}", "", "", b"", told)
+
+    def _lock(self, key: str) -> anyio.Lock:
+        """Of one record, for as long as somebody has it or waits for it."""
+        return self._locks.setdefault(key, anyio.Lock())
 
     async def _put(self, record: R, expected: int | None, facts: Sequence[Event]) -> None:
         with anyio.CancelScope(shield=True):  # what Redis has, memory has

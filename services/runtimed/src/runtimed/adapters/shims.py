@@ -192,7 +192,10 @@ class ProcessShims:
     async def _call(self, socket_path: str, act: Callable[[ShimClient], Awaitable[T]]) -> T:
         client = self._open.get(socket_path)
         if client is None:
-            client = self._open[socket_path] = await ShimClient.connect(socket_path)
+            made = await ShimClient.connect(socket_path)
+            client = self._open.setdefault(socket_path, made)
+            if client is not made:  # another call was quicker
+                await made.close()
         try:
             return await act(client)
         except UnavailableError:
