@@ -27,7 +27,7 @@ from common.errors import (
 from common.observe import log
 from common.places import CONTAINERS, SYSTEMD
 from common.settings import CommonSettings, refusal, shown_value, without_secrets
-from node import prepare
+from node import prepare, running
 from node.layout import SERVICES, Layout, program
 from node.supervisor import Supervisor, start_detached
 
@@ -38,6 +38,9 @@ HOPELESS = 3
 """A process that died this often since `up` will not answer."""
 LAST_BYTES = 4096
 LAST_PORT = 65_535
+NOT_RUNNING = 3
+UNSUPERVISED = 1
+"""The exit statuses of `status` that the Linux Standard Base gives these."""
 
 
 def main() -> None:
@@ -200,31 +203,50 @@ def _run(arguments: argparse.Namespace) -> None:
 
 
 def _down(arguments: argparse.Namespace) -> None:
-    state = _running(arguments.run_dir)
-    if not state:
-        sys.stdout.write(f"no node runs in {arguments.run_dir}\n")
+    run_dir = arguments.run_dir
+    _running(run_dir)
+    if pid := running.supervisor(run_dir):
+        _end_supervisor(pid)
+    elif os.geteuid() == 0 and (left := running.left(run_dir)):
+        lock = running.lock(run_dir)
+        try:
+            running.end(left)
+            Path(run_dir, "node.json").unlink(missing_ok=True)
+        finally:
+            os.close(lock)
+    else:
+        sys.stdout.write(f"no node runs in {run_dir}\n")
         return
-    pid = int(state["supervisor"])
-    os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + DOWN_S
-    handle = os.pidfd_open(pid)
+    sys.stdout.write(f"node in {run_dir} is down\n")
+
+
+def _end_supervisor(pid: int) -> None:
     try:
-        if not select.select([handle], [], [], deadline - time.monotonic())[0]:
+        handle = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if not select.select([handle], [], [], DOWN_S)[0]:
             message = f"the supervisor (pid {pid}) did not stop within {DOWN_S:.0f} s"
             raise DeadlineExceededError(message)
     finally:
         os.close(handle)
-    sys.stdout.write(f"node in {arguments.run_dir} is down\n")
 
 
 def _status(arguments: argparse.Namespace) -> None:
-    state = _running(arguments.run_dir)
-    if not state:
-        sys.stdout.write(f"no node runs in {arguments.run_dir}\n")
-        sys.exit(3)
-    for name, pid in state["pids"].items():
-        up = "ready" if name not in SERVICES or _healthy(arguments.run_dir, name) else "not ready"
+    run_dir = arguments.run_dir
+    state = _running(run_dir)
+    pids = state["pids"] if state else running.left(run_dir)
+    for name, pid in pids.items():
+        up = "ready" if name not in SERVICES or _healthy(run_dir, name) else "not ready"
         sys.stdout.write(f"{name:<10} pid {pid:<8} {up}\n")
+    if not pids:
+        sys.stdout.write(f"no node runs in {run_dir}\n")
+        sys.exit(NOT_RUNNING)
+    if not state and not running.supervisor(run_dir):
+        sys.stdout.write("their supervisor has gone: `slipway-node up` starts them anew, `down` ends them\n")
+        sys.exit(UNSUPERVISED)
 
 
 def _running(run_dir: str) -> dict[str, Any] | None:
@@ -244,11 +266,7 @@ def _running(run_dir: str) -> dict[str, Any] | None:
     if supervisor == SYSTEMD:
         message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
         raise FailedPreconditionError(message)
-    try:
-        command = Path(f"/proc/{supervisor}/cmdline").read_bytes()
-    except OSError:
-        return None
-    return state if run_dir.encode() in command.split(b"\0") else None
+    return state if running.supervisor(run_dir) == supervisor else None
 
 
 def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]", ready_s: float) -> dict[str, Any]:
@@ -283,9 +301,11 @@ def _check_failures(run_dir: str, state: dict[str, Any] | None) -> None:
 
 def _last_words(path: Path) -> str:
     """The last line of a log, or what it says when it is one of ours."""
-    lines = path.read_bytes()[-LAST_BYTES:].decode(errors="replace").strip().splitlines() or [
-        "it wrote nothing"
-    ]
+    try:
+        text = path.read_bytes()[-LAST_BYTES:].decode(errors="replace")
+    except OSError as exc:
+        return exc.strerror or ""
+    lines = text.strip().splitlines() or ["it wrote nothing"]
     try:
         record = json.loads(lines[-1])
     except ValueError:

@@ -1,0 +1,121 @@
+"""The supervisor of a native node, with processes that do nothing: what it does when it cannot, and what outlives it."""
+
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import anyio
+import pytest
+
+from common.sys.mounts import unmount_below
+from node import main, running
+from node.layout import SERVICES, Layout
+from node.supervisor import Supervisor
+from tests.support.eventually import eventually, until
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio]
+IDLE = "import signal; signal.pause()"
+RUN_ONE = """
+import anyio, sys
+from tests.e2e.test_e2e_supervisor import Idle
+from node.supervisor import Supervisor
+anyio.run(Supervisor(Idle(run_dir=sys.argv[1], data_dir=sys.argv[2], nats_url='nats://t@h:1', redis_url='redis://h')).run)
+"""
+
+
+class Idle(Layout):
+    """Processes with the arguments of the services, and no more."""
+
+    def command(self, name: str) -> list[str]:
+        return [sys.executable, "-SIc", IDLE, "--config", str(self.settings_file(name))]
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Iterator[Idle]:
+    run_dir = Path(f"/run/slipway-test-{uuid.uuid4().hex[:6]}")
+    yield Idle(run_dir=str(run_dir), data_dir=str(tmp_path), nats_url="nats://t@h:1", redis_url="redis://h")
+    running.end(running.left(str(run_dir)))
+    unmount_below(run_dir)
+    subprocess.run(["rm", "-rf", run_dir], check=True, timeout=20)
+
+
+@asynccontextmanager
+async def supervised(layout: Layout) -> AsyncIterator[None]:
+    """A supervisor in this process; it ends as by a signal."""
+    ended = anyio.Event()
+
+    async def run() -> None:
+        await Supervisor(layout).run()
+        ended.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        await until(lambda: running.supervisor(layout.run_dir), "the supervisor")
+        yield
+        os.kill(os.getpid(), signal.SIGTERM)
+        await ended.wait()
+
+
+def pids(layout: Layout) -> dict[str, int]:
+    return running.left(layout.run_dir)
+
+
+async def test_a_process_that_cannot_be_started_ends_no_other(layout: Idle) -> None:
+    in_the_way = Path(layout.run_dir, "settings/.crid.toml.new")
+    in_the_way.mkdir(parents=True)
+    async with supervised(layout):
+        await until(lambda: len(pids(layout)) == len(SERVICES) - 1, "the others")
+        log = layout.log_file("crid")
+        await until(lambda: log.exists() and "Is a directory" in log.read_text(), "the reason, in its log")
+        before = pids(layout)
+        in_the_way.rmdir()
+        await until(lambda: len(pids(layout)) == len(SERVICES), "all of them")
+        assert pids(layout) | before == pids(layout)
+    assert not pids(layout)
+
+
+async def test_a_node_of_which_nothing_can_be_told_runs_and_stops(layout: Idle) -> None:
+    in_the_way = Path(layout.run_dir, ".node.json.new")
+    in_the_way.mkdir(parents=True)
+    async with supervised(layout):
+        await until(lambda: len(pids(layout)) == len(SERVICES), "all of them")
+        assert running.supervisor(layout.run_dir) == os.getpid()
+        in_the_way.rmdir()
+        await until(layout.state_file.exists, "node.json")
+    assert not pids(layout)
+    assert not layout.state_file.exists()
+
+
+def test_what_outlives_its_supervisor_is_told_and_ended(
+    layout: Idle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", RUN_ONE, layout.run_dir, layout.data_dir]
+    with subprocess.Popen(command, cwd=root) as supervisor:
+        eventually(lambda: len(pids(layout)) == len(SERVICES), what="all of them")
+        left = pids(layout)
+        supervisor.kill()
+    layout.state_file.unlink()
+
+    def call(verb: str) -> tuple[int, str]:
+        monkeypatch.setattr(sys, "argv", ["slipway-node", verb, "--run-dir", layout.run_dir])
+        try:
+            main.main()
+        except SystemExit as exc:
+            return int(exc.code or 0), capsys.readouterr().out
+        return 0, capsys.readouterr().out
+
+    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    status, said = call("status")
+    assert status == main.UNSUPERVISED
+    assert all(f"{name:<10} pid {pid:<8} ready\n" in said for name, pid in left.items())
+    assert "their supervisor has gone" in said
+    assert call("down") == (0, f"node in {layout.run_dir} is down\n")
+    assert not pids(layout)
+    assert call("down") == (0, f"no node runs in {layout.run_dir}\n")
+    assert call("status") == (main.NOT_RUNNING, f"no node runs in {layout.run_dir}\n")
