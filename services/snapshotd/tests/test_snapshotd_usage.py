@@ -1,15 +1,19 @@
 """Counting what a container wrote, however deep."""
 
+import errno
 import gc
 import os
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from snapshotd import usage
 from snapshotd.settings import Settings
-from snapshotd.usage import measure, pause_s
+from snapshotd.usage import UsageCache, measure, pause_s
 
+pytestmark = pytest.mark.anyio
 SIZE_BYTES = 4096
 
 
@@ -60,3 +64,39 @@ def test_a_file_with_several_names_counts_once(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(bytes(1 << 20))
     os.link(tmp_path / "a", tmp_path / "inner/b")
     assert measure(tmp_path) == (counted(tmp_path, "-B1"), 3)
+
+
+async def test_of_a_damaged_file_system_is_counted_what_can_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scandir = os.scandir
+    for name in ("bad", "good"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "file").write_bytes(bytes(SIZE_BYTES))
+    whole, bad = counted(tmp_path, "-B1"), (tmp_path / "bad").stat().st_ino
+
+    def unwilling(fd: int) -> Any:
+        if os.fstat(fd).st_ino == bad:
+            raise OSError(errno.EUCLEAN, "structure needs cleaning")
+        return scandir(fd)
+
+    cache = UsageCache(1, lambda: {"key": (tmp_path, (0, 0))})
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", unwilling)
+        await cache.refresh()
+    assert (await cache.get(["key"]))["key"][:2] == (whole - SIZE_BYTES, 4)
+
+
+async def test_what_cannot_be_counted_now_has_the_use_that_was_found_last(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stale(_: Path) -> tuple[int, int]:
+        raise OSError(errno.ESTALE, "stale file handle")
+
+    cache = UsageCache(1, lambda: {"key": (tmp_path, (0, 0))})
+    await cache.refresh()
+    before = cache.total()
+    with monkeypatch.context() as patch:
+        patch.setattr(usage, "measure", stale)
+        await cache.refresh()
+    assert cache.total() == before

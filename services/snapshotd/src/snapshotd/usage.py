@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from time import monotonic
@@ -48,7 +49,11 @@ class _Level:
 def measure(root: Path) -> tuple[int, int]:
     """Bytes on disk and inodes below and with a directory, each inode once; zeros when it is gone.
 
-    What vanishes or cannot be opened meanwhile is not counted: a container may write here. No path is too long.
+    What vanishes or cannot be opened or read meanwhile is not counted: a container may write here, and of a file system
+    with errors the rest is still worth knowing. No path is too long.
+
+    Raises:
+        OSError: it cannot be looked at.
     """
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -122,9 +127,9 @@ class _Count:
         self._seen: set[int] = set()
 
     def entries(self, fd: int) -> list[str]:
-        """Count what is in a directory; returns the names of those that are directories."""
-        inner = []
-        with os.scandir(fd) as found:
+        """Count what is in a directory, as far as it can be read; returns the names of those that are directories."""
+        inner: list[str] = []
+        with suppress(OSError), os.scandir(fd) as found:
             for entry in found:
                 try:
                     status = entry.stat(follow_symlinks=False)
@@ -199,6 +204,11 @@ class UsageCache:
     async def _count(self, key: str, place: tuple[Path, tuple[int, int]]) -> None:
         path, (base_bytes, base_inodes) = place
         at_ns = now_ns()
-        used_bytes, used_inodes = await anyio.to_thread.run_sync(measure, path)
+        try:
+            used_bytes, used_inodes = await anyio.to_thread.run_sync(measure, path)
+        except OSError as exc:
+            # what was found last stays
+            _log.warning("usage.unknown", path=str(path), error=str(exc))
+            return
         own = Use(max(used_bytes - base_bytes, 0), max(used_inodes - base_inodes, 0), at_ns)
         self._found[key] = _Found(own, Use(used_bytes, used_inodes, at_ns))
