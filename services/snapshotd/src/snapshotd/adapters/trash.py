@@ -19,6 +19,7 @@ _WAITING = 1024
 """Paths that are kept in memory; beyond that, the directory is listed again."""
 _AT_ONCE = 256
 """Paths of one command: a command for each layer costs more than removing a small one."""
+AGAIN_S = 30.0
 _log = get_logger("trash")
 
 
@@ -70,16 +71,31 @@ class Trash:
             while now := await self._next():
                 del self._waiting[:_AT_ONCE]
                 command = ["rm", "-rf", "--one-file-system", "--", *map(str, now)]
-                done = await anyio.run_process(
-                    command, check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
-                )
+                try:
+                    done = await anyio.run_process(
+                        command, check=False, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL
+                    )
+                except OSError as exc:  # no process can be had now
+                    await self._later(str(exc))
+                    continue
                 if done.returncode:
                     _log.warning("trash.left", error=done.stderr.decode(errors="replace")[:500])
         finally:
             self._removing = False
 
     async def _next(self) -> list[Path]:
-        if self._more and not self._waiting:
+        while self._more and not self._waiting:
+            try:
+                found = await anyio.to_thread.run_sync(lambda: list(self._directory.iterdir()))
+            except OSError as exc:
+                await self._later(str(exc))
+                continue
             self._more = False
-            self._waiting += await anyio.to_thread.run_sync(lambda: list(self._directory.iterdir()))
+            self._waiting += found
         return self._waiting[:_AT_ONCE]
+
+    async def _later(self, why: str) -> None:
+        """Look again at what lies here in a while."""
+        _log.warning("trash.waits", error=why)
+        self._more = True
+        await anyio.sleep(AGAIN_S)
