@@ -1,5 +1,6 @@
 """Pods beside the node's cgroup driver: those of the other one, and those of before it was changed."""
 
+import shutil
 import uuid
 from collections.abc import Iterator
 
@@ -53,3 +54,19 @@ async def test_pods_of_before_a_change_of_the_driver_start_and_hide_no_others(
         del pods.daemons.runtimed["cgroup_driver"]
         pods.daemons.kill("runtimed")
         pods.daemons.start("runtimed")
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_a_container_without_a_limit_of_processes_has_none_of_systemds(
+    pods: Pods, handler: str
+) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "1000")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    limits = cgroups.files(container_id, "pids.max", "container/pids.max")
+    assert limits
+    assert {path.read_text().strip() for path in limits} == {"max"}
