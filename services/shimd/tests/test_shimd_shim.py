@@ -218,7 +218,7 @@ async def test_exec_timeout_kills_every_descendant(node: Node) -> None:
         "sleep 1001 & setsid sh -c 'sleep 1002 & sleep 1003' & (setsid sleep 1004 &) ; "
         "(setsid sleep 1006 >/dev/null 2>&1 </dev/null &) ; echo up; sleep 1005"
     )
-    result = await shim.exec("e", process_json("sh", "-c", script), timeout_s=0.7)
+    result = await shim.exec("e", process_json("sh", "-c", script), timeout_s=patience(0.7))
     assert result.timed_out
     assert result.stdout == b"up\n"
     listed = await shim.exec("l", process_json("ps", "-o", "args"), timeout_s=10)
