@@ -95,3 +95,15 @@ async def test_a_pod_whose_maker_died_before_its_container_was_made_goes(pods: P
     forsaken = await _pod(pods, pods.sandbox_config(), remove_unstarted=True)
     _age(pods, "sandbox", forsaken)
     await _gone(pods, forsaken)
+
+
+async def test_who_removes_what_goes_by_itself_meanwhile_is_told_of_no_error(pods: Pods) -> None:
+    for _ in range(12):
+        config = pods.sandbox_config()
+        sandbox_id = await _pod(pods, config, remove_unstarted=False)
+        container = pods.container_config("sleep", "1000")
+        container_id = await pods.client.create_container(sandbox_id, container, config, pods.image())
+        await pods.client.start_container(container_id)
+        await pods.client.remove_container(container_id)
+        await pods.client.stop_sandbox(sandbox_id)
+        await pods.client.remove_sandbox(sandbox_id)

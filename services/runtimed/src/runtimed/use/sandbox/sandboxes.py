@@ -251,7 +251,12 @@ class Sandboxes:
         """End all containers and release the network; idempotent, also for a sandbox that is gone."""
         record = selection.find_or_none(self._parts.sandboxes.store, "sandbox", name)
         if record is not None:
-            await self._parts.operations.join(Op.STOP_SANDBOX.of(record.id), partial(self._stop, record.id))
+            # whose own stop may be behind it: another would find the record gone halfway
+            await self._parts.operations.wait(Op.REMOVE_SANDBOX.of(record.id))
+            await self._join_stop(record.id)
+
+    async def _join_stop(self, sandbox_id: str) -> None:
+        await self._parts.operations.join(Op.STOP_SANDBOX.of(sandbox_id), partial(self._stop, sandbox_id))
 
     async def _stop(self, sandbox_id: str) -> None:
         record = self._parts.sandboxes.store.find(sandbox_id)
@@ -313,7 +318,7 @@ class Sandboxes:
             )
 
     async def _remove(self, sandbox_id: str) -> None:
-        await self.stop(sandbox_id)
+        await self._join_stop(sandbox_id)
         record = self._parts.sandboxes.store.find(sandbox_id)
         if record is None:
             return
