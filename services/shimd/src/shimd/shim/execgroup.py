@@ -33,10 +33,11 @@ def slack_ns(number: int) -> int:
 
 
 class ExecGroup:
-    """Made when the exec's first process runs."""
+    """Made when the exec's first process runs; or, with 0 for its pid, when the runtime was killed before it told one."""
 
     def __init__(self, init_pid: int, number: int, pid: int, pipes: frozenset[str]) -> None:
         self._pid = pid
+        self._init_pid = init_pid
         self._pipes = pipes
         self._slack = b"%d" % slack_ns(number)
         self._started = _started(pid)
@@ -45,7 +46,7 @@ class ExecGroup:
         self._directory = ""
         stat = _stat(pid)
         self._leads_session = stat[3:4] == [str(pid)]
-        if not is_unified() and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
+        if pid and not is_unified() and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
             self._move({pid} | descendants({pid}, tree_procs(self._parent)))
 
     def _move(self, pids: set[int]) -> None:
@@ -81,10 +82,12 @@ class ExecGroup:
         roots = set(_procs(self._directory)) if self._directory else set()
         if self._leads_session:
             roots |= _session(self._pid)
-        else:
+        elif self._pid:
             roots.add(self._pid)
-        if self._parent:
-            roots |= {pid for pid in tree_procs(self._parent) if self._owns(pid)}
+        among = tree_procs(self._parent) if self._parent else set()
+        if not self._pid:  # it may not have come to the container's cgroup, but is the keeper's
+            among |= descendants({os.getppid()}, _all_pids()) - {self._init_pid, os.getpid()}
+        roots |= {pid for pid in among if self._owns(pid)}
         return {
             pid for pid in roots | descendants(roots, _all_pids()) if _stat(pid)[:1] not in ([], ["Z"], ["X"])
         }

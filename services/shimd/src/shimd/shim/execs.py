@@ -19,6 +19,8 @@ DRAIN_S = 2.0
 CAPTURE_BYTES = 16 << 20
 _REPLY_BYTES = 19 << 20
 _START_S = 60.0
+_TELL_S = 2.0
+"""How long a runtime may go on when its exec is given up, to tell what it has started."""
 _KILL_AGAIN_S = 0.02
 _KILL_ROUNDS = 250
 _HIGH_BYTES = 256 << 10
@@ -87,7 +89,7 @@ class Exec:
             self._call = self._runtime.call(
                 [*args, self._container_id],
                 self._called,
-                deadline_s=timeout_s or _START_S,
+                deadline_s=timeout_s + _TELL_S if timeout_s else _START_S,
                 stdio=self.stdio.child,
                 traceparent=self.traceparent,
                 log_path=self._log,
@@ -109,14 +111,11 @@ class Exec:
             inner_pid = oci.read_pid(f"{self._base}.inner") if self._runtime.sandboxed else 0
             self._tidy()
             if self.pid == 0:
-                self._failed(outcome)
+                self._failed(outcome, inner_pid)
                 return
             oci.forget_log(self._log)
             self.stdio.begin()
-            if inner_pid:
-                self._group = SandboxedGroup(self._runtime, self._container_id, self.pid, inner_pid)
-            else:
-                self._group = ExecGroup(self._init_pid, self._number, self.pid, self.stdio.pipes)
+            self._group = self._make_group(inner_pid)
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
             if self._unwanted:
@@ -126,11 +125,23 @@ class Exec:
         finally:
             self._reaper.expecting -= 1
 
-    def _failed(self, outcome: oci.Outcome) -> None:
+    def _make_group(self, inner_pid: int) -> ExecGroup | SandboxedGroup:
+        assert self.stdio is not None  # noqa: S101 - set by start
+        if inner_pid:
+            return SandboxedGroup(self._runtime, self._container_id, self.pid, inner_pid)
+        # a kernel of its own has the pipes of all that runs there
+        pipes = frozenset[str]() if self._runtime.sandboxed else self.stdio.pipes
+        return ExecGroup(self._init_pid, self._number, self.pid, pipes)
+
+    def _failed(self, outcome: oci.Outcome, inner_pid: int) -> None:
         assert self.stdio is not None  # noqa: S101 - set by start
         if self._timer is not None:
             self._timer.cancel()
         message = oci.failure("exec", outcome, self._log, self.stdio.abandon())
+        self.ended = True
+        if outcome.expired and (inner_pid or not self._runtime.sandboxed):
+            self._group = self._make_group(inner_pid)  # of what the runtime had begun when it was killed
+            self.kill()
         if outcome.expired or self.timed_out:
             self.on_fail(DeadlineExceededError(message))
         elif is_ending(self._init_pid):
@@ -147,11 +158,11 @@ class Exec:
         """End it with all of its descendants: its time is over, or nobody waits for it any more."""
         self.timed_out = True
         self.kill()
-        if not self.pid and self._call is not None:
-            self._call.kill()
 
     def kill(self, rounds: int = _KILL_ROUNDS) -> None:
         """Kill the process and all of its descendants, and look again until none is left; at once when it is to run yet."""
+        if not self._unwanted and not self.pid and self._call is not None:
+            self._loop.after(_TELL_S, self._call.expire)
         self._unwanted = True
         if self._group is None:
             return

@@ -131,7 +131,7 @@ class Call:
             if own:
                 for fd in files:
                     os.close(fd)
-        self._timer = loop.after(deadline_s, self._expire)
+        self._timer = loop.after(deadline_s, self.expire)
         reaper.watch(self.pid, self._exited)
 
     def _capture(self, stdin: bytes) -> list[int]:
@@ -160,13 +160,10 @@ class Call:
             os.close(fd)
             self._finish_if_whole()
 
-    def _expire(self) -> None:
-        self._outcome.expired = True
-        self.kill()
-
-    def kill(self) -> None:
-        """Kill the runtime; what it started is the subreaper's to find."""
+    def expire(self) -> None:
+        """Kill the runtime if it has not ended; what it started is the subreaper's to find."""
         if not self._ended:
+            self._outcome.expired = True
             os.kill(self.pid, signal.SIGKILL)
 
     def _exited(self, status: int, at_ns: int) -> None:

@@ -55,6 +55,8 @@ class SandboxedGroup:
 
     def _end(self) -> None:
         """Our child ends with the exec by itself, unless the runtime's command does not work."""
+        if not self._pid:
+            return  # the runtime was killed before it told one
         try:
             os.kill(self._pid, signal.SIGKILL)  # its caller must not wait for ever
         except ProcessLookupError:
