@@ -2,13 +2,16 @@
 
 import gzip
 import json
+import subprocess
+import sys
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from common.places import CONTAINERS, SYSTEMD
-from slipway.commands.doctor import examine
+from slipway.commands.doctor import examine, machine_of
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
 from slipway.doctor.deep import inventory
 from slipway.doctor.finding import Finding, Level, Machine
@@ -58,7 +61,12 @@ def test_an_old_kernel_is_told(tmp_path: Path, release: str, level: Level) -> No
 
 
 def test_a_kernel_without_its_parts_fails(tmp_path: Path) -> None:
-    bare = _machine(tmp_path, proc__filesystems="nodev\tproc\n\text4\n")
+    bare = _machine(
+        tmp_path,
+        proc__filesystems="nodev\tproc\n\text4\n",
+        proc__sys__kernel__osrelease="6.1",
+        **{"lib__modules__6.1__modules.dep": "kernel/fs/ext4/ext4.ko: \n"},
+    )
     assert _level(kernel.overlayfs(bare)) is Level.FAIL
     assert _level(kernel.seccomp(bare)) is Level.FAIL
     assert _level(kernel.pressure(bare)) is Level.NOTE
@@ -134,6 +142,9 @@ def test_where_core_dumps_go(tmp_path: Path, pattern: str, level: Level) -> None
         ("runc", "runc version 1.2.8", []),
         ("runc", "runc version 1.3.2", ["CVE-2025-31133"]),
         ("runc", "runc version 1.3.3", []),
+        ("runc", "runc version 1.4.0-rc.2", ["CVE-2025-31133"]),
+        ("runc", "runc version 1.4.0-rc.3", []),
+        ("runc", "runc version 1.4.0", []),
         ("crun", "crun version 1.8.1", []),
         ("crun", "crun version 1.21", ["CVE-2026-30892"]),
         ("crun", "crun version 1.4.3", ["CVE-2022-27650"]),
@@ -167,8 +178,10 @@ def test_a_network_whose_plugin_is_missing_fails(tmp_path: Path) -> None:
     found = network.cni(machine)
     assert _level(found, "CNI") is Level.OK
     assert [f.text.split()[0] for f in found if f.level is Level.FAIL] == ["portmap"]
-    broken = _machine(tmp_path, **{"etc__cni__05-b.conflist": "{"})
-    assert _level(network.cni(broken), "CNI") is Level.FAIL
+    found = network.cni(_machine(tmp_path, **{"etc__cni__05-b.conflist": "{"}))
+    assert [f.level for f in found if f.name == "CNI"] == [Level.WARN, Level.OK], "runtimed takes the next"
+    (tmp_path / "etc/cni/10-n.conflist").unlink()
+    assert _level(network.cni(machine), "CNI") is Level.FAIL
     off = _machine(tmp_path, proc__sys__net__ipv4__ip_forward="0\n")
     assert _level(network.forwarding(off), "IPv4 forwarding") is Level.WARN
 
@@ -179,6 +192,87 @@ def test_a_network_whose_plugin_is_missing_fails(tmp_path: Path) -> None:
 def test_a_filesystem_that_overlayfs_cannot_write_on_fails(tmp_path: Path, kind: str, level: Level) -> None:
     mounts = f"20 1 8:1 / / rw - btrfs /dev/sda rw\n21 20 8:2 / /var/lib rw - {kind} /dev/sdb rw\n"
     assert _level(storage.filesystem(_machine(tmp_path, proc__self__mountinfo=mounts))) is level
+
+
+def test_a_filesystem_is_found_below_a_link(tmp_path: Path) -> None:
+    mounts = "20 1 8:1 / / rw - ext4 /dev/sda rw\n21 20 8:2 / /big rw - nfs4 /dev/sdb rw\n"
+    machine = _machine(tmp_path, proc__self__mountinfo=mounts, big__slipway__x="", var__lib__y="")
+    (tmp_path / "var/lib/x").symlink_to("../../big/slipway")
+    found = storage.filesystem(machine)
+    assert (found.level, "on nfs4" in found.text) == (Level.FAIL, True)
+
+
+def test_a_snapshotter_that_copies_needs_no_overlayfs(tmp_path: Path) -> None:
+    mounts = "20 1 8:1 / / rw - nfs4 /dev/sda rw\n"
+    machine = replace(
+        _machine(tmp_path, proc__self__mountinfo=mounts, proc__filesystems="nodev\tproc\n"),
+        snapshotter="native",
+    )
+    assert (_level(storage.filesystem(machine)), _level(kernel.overlayfs(machine))) == (Level.OK, Level.OK)
+
+
+def test_an_overlayfs_that_a_mount_loads_is_no_failure(tmp_path: Path) -> None:
+    files = {"proc__filesystems": "nodev\tproc\n", "proc__sys__kernel__osrelease": "6.1"}
+    modules = {"lib__modules__6.1__modules.dep": "kernel/fs/overlayfs/overlay.ko.xz:\n"}
+    assert _level(kernel.overlayfs(_machine(tmp_path / "unknown", **files))) is Level.WARN
+    assert _level(kernel.overlayfs(_machine(tmp_path, **files, **modules))) is Level.OK
+    locked = _machine(tmp_path, proc__sys__kernel__modules_disabled="1\n")
+    assert _level(kernel.overlayfs(locked)) is Level.FAIL
+
+
+def test_networks_are_looked_for_as_runtimed_does(tmp_path: Path) -> None:
+    plugin = '{"name": "one", "cniVersion": "0.4.0", "type": "ptp", "ipam": {"type": "host-local", "dataDir": "/x"}}'
+    nameless = '{"plugins": [{"type": "bridge"}]}'
+    machine = _machine(
+        tmp_path,
+        **{"etc__cni__05-a.json": nameless, "etc__cni__10-p.conf": plugin, "plugins__ptp": ""},
+    )
+    found = network.cni(replace(machine, plugin_dirs=("/plugins",)))
+    assert [(f.name, f.level) for f in found] == [("CNI", Level.WARN), ("CNI", Level.OK)]
+    assert found[1].text == "10-p.conf: ptp"
+    assert dict(inventory._networks(tmp_path / "etc/cni")) == {"one": "/x"}
+
+
+def test_a_node_in_containers_has_its_programs_in_images(tmp_path: Path) -> None:
+    conflist = '{"name": "n", "plugins": [{"type": "bridge"}]}'
+    machine = replace(_machine(tmp_path, **{"etc__cni__10-n.conflist": conflist}), in_containers=True)
+    found = [*network.cni(machine), *runtimes.runtimes(machine)]
+    assert {f.level for f in found} == {Level.OK, Level.NOTE}
+
+
+def test_the_settings_of_the_services_are_heeded(tmp_path: Path) -> None:
+    for name, text in (
+        ("run/settings/runtimed.toml", 'cni_conf_dir = "/a"\n'),
+        ("run/settings/snapshotd.toml", 'node = "n"\n'),
+        ("own/runtimed.toml", 'cni_conf_dir = "/b"\ncni_bin_dirs = ["/c"]\n'),
+        ("own/snapshotd.toml", 'snapshotter = "native"\n'),
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    known = {"run_dir": f"{tmp_path}/run", "settings_dir": f"{tmp_path}/own", "supervisor": SYSTEMD}
+    machine = machine_of(f"{tmp_path}/run", known)
+    assert (machine.cni_dir, machine.plugin_dirs, machine.snapshotter) == ("/b", ("/c",), "native")
+    machine = machine_of(f"{tmp_path}/run", known | {"supervisor": CONTAINERS})
+    assert (machine.cni_dir, machine.snapshotter, machine.in_containers) == ("/a", "overlayfs", True)
+    assert machine_of("/run/x", {}).cni_dir == "/etc/cni/net.d"
+
+
+@pytest.mark.root
+async def test_who_may_not_see_the_node_is_told_so(tmp_path: Path) -> None:
+    machine = _machine(tmp_path, run__x__node="")
+    assert "none is known" in services.unknown(machine).text
+    node = tmp_path / "run/x/node.json"
+    node.touch(mode=0)
+    tmp_path.chmod(0o711)
+    code = (
+        "import os, sys\nfrom slipway.doctor import services\nfrom slipway.doctor.finding import Machine\n"
+        "os.chroot(sys.argv[1])\nos.setuid(65534)\n"
+        "print(services.unknown(Machine(run_dir='/run/x', data_dir='', cni_dir='')).text)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout.startswith("/run/x/node.json needs root")
 
 
 def test_a_socket_that_is_open_to_all_fails(tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import pytest
 
+from common import cniconf
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError, UnavailableError
 from common.sys import linux
-from runtimed.network import cniconf, cniexec, cniresult, netns
+from runtimed.network import cniexec, cniresult, netns
 from runtimed.network.cni import Attachment, Cni
 from runtimed.processes import started_ticks
 from tests.support.eventually import until

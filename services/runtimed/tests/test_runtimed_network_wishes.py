@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
+from common import cniconf
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError, InvalidArgumentError
-from runtimed.network import bandwidth, cni, cniconf, hostports
+from runtimed.network import bandwidth, cni, hostports
 from runtimed.network.hostports import HostPort, HostPorts
 
 

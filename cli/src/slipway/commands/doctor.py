@@ -3,15 +3,17 @@
 import sys
 from argparse import Namespace
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import anyio.to_thread
 
 from common.errors import SlipwayError
+from common.places import CONTAINERS
 from slipway.connect import facts
 from slipway.doctor import cgroups, kernel, limits, network, runtimes, services, storage
 from slipway.doctor.finding import Finding, Level, Machine
+from slipway.doctor.settings import cni_dir, settings
 from slipway.output import render
 from slipway.upkeep import upkeep
 
@@ -22,16 +24,12 @@ LOOKS = {Level.OK: "green", Level.NOTE: "cyan", Level.WARN: "yellow", Level.FAIL
 async def doctor(arguments: Namespace) -> int:
     """Look at all of it; 1 when something fails."""
     known = facts(arguments.run_dir)
-    machine = Machine(
-        run_dir=arguments.run_dir,
-        data_dir=str(known.get("data_dir", "/var/lib/slipway")),
-        cni_dir=str(known.get("cni_dir", "/etc/cni/net.d")),
-    )
+    machine = machine_of(arguments.run_dir, known)
     found = await anyio.to_thread.run_sync(examine, machine)
     for ask in (*cgroups.ASKING, *services.ASKING):
         found += await ask(machine, known)
     if arguments.deep:
-        found += await deep(known)
+        found += await deep(machine, known)
     if arguments.report == "json":
         render.document([asdict(finding) for finding in found])
     else:
@@ -39,12 +37,28 @@ async def doctor(arguments: Namespace) -> int:
     return 1 if any(finding.level is Level.FAIL for finding in found) else 0
 
 
-async def deep(known: dict[str, Any]) -> list[Finding]:
+def machine_of(run_dir: str, known: dict[str, Any]) -> Machine:
+    """This machine, as the node on it is told to use it."""
+    told = Machine(
+        run_dir=run_dir,
+        data_dir=str(known.get("data_dir", "/var/lib/slipway")),
+        cni_dir=cni_dir(known),
+        in_containers=known.get("supervisor") == CONTAINERS,
+    )
+    return replace(
+        told,
+        plugin_dirs=tuple(settings(known, "runtimed").get("cni_bin_dirs", told.plugin_dirs)),
+        snapshotter=str(settings(known, "snapshotd").get("snapshotter", told.snapshotter)),
+    )
+
+
+async def deep(machine: Machine, known: dict[str, Any]) -> list[Finding]:
     """Each thing of the node that does not fit what it has recorded; what it gets rid of by itself is a note."""
     from slipway.doctor.deep.examine import differences
 
     if not known:
-        return [Finding("deep", Level.FAIL, "no node is known here", "Start one: `sudo ./dev up`.")]
+        why = services.unknown(machine)
+        return [Finding("deep", Level.FAIL, why.text, why.fix)]
     try:
         found = await differences(known)
     except SlipwayError as exc:

@@ -32,6 +32,10 @@ class Machine:
     run_dir: str
     data_dir: str
     cni_dir: str
+    plugin_dirs: tuple[str, ...] = ("/opt/cni/bin", "/usr/lib/cni")
+    snapshotter: str = "overlayfs"
+    in_containers: bool = False
+    """The node's programs are those of its images."""
     root: Path = Path("/")
     path: tuple[str, ...] = ("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
 

@@ -1,46 +1,45 @@
 """The pods' network: CNI and forwarding."""
 
-import json
-from pathlib import Path
-from typing import Any
-
+from common import cniconf
+from common.errors import InvalidArgumentError
 from slipway.doctor.finding import Finding, Level, Machine
 
-PLUGIN_DIRS = ("/opt/cni/bin", "/usr/lib/cni")
 _FIX = "Install a network, as your CNI's page says, or put a *.conflist there. Pods on the host's network need none."
 
 
 def cni(machine: Machine) -> list[Finding]:
-    """The first configuration, and whether its plugins are installed."""
-    directory = machine.at(machine.cni_dir)
-    files = sorted(directory.glob("*.conflist")) if directory.is_dir() else []
-    if not files:
-        return [
-            Finding(
-                "CNI",
-                Level.WARN,
-                f"no *.conflist in {machine.cni_dir}: only pods on the host's network",
-                _FIX,
-            )
-        ]
-    plugins = _plugins(files[0])
-    if plugins is None:
-        return [Finding("CNI", Level.FAIL, f"{files[0].name} is no JSON with plugins", _FIX)]
-    found = [Finding("CNI", Level.OK, f"{files[0].name}: {', '.join(plugins)}")]
+    """The first configuration that runtimed takes, those that it refuses before, and whether its plugins are installed."""
+    found: list[Finding] = []
+    for path in cniconf.candidates(machine.at(machine.cni_dir)):
+        try:
+            conf = cniconf.read(path)
+        except InvalidArgumentError as exc:
+            text = f"refused, so that the next file is taken: {exc.message}"
+            found.append(Finding("CNI", Level.WARN, text, "Mend it, or remove it."))
+            continue
+        plugins = [str(plugin["type"]) for plugin in conf.plugins]
+        told = Finding("CNI", Level.OK, f"{path.name}: {', '.join(plugins)}")
+        return [*found, told, *_missing(machine, path.name, plugins)]
+    if found:
+        text = f"no file in {machine.cni_dir} is a network: {found[0].text.partition(': ')[2]}"
+        return [Finding("CNI", Level.FAIL, text, _FIX)]
+    text = f"no *.conflist in {machine.cni_dir}: only pods on the host's network"
+    return [Finding("CNI", Level.WARN, text, _FIX)]
+
+
+def _missing(machine: Machine, name: str, plugins: list[str]) -> list[Finding]:
+    found = []
     for plugin in plugins:
-        if not any(machine.at(f"{place}/{plugin}").exists() for place in PLUGIN_DIRS):
-            text = f"{plugin} of {files[0].name} is in none of {', '.join(PLUGIN_DIRS)}"
-            fix = "`apt-get install containernetworking-plugins` has the usual ones."
-            found.append(Finding("CNI plugin", Level.FAIL, text, fix))
+        if any(machine.at(f"{place}/{plugin}").exists() for place in machine.plugin_dirs):
+            continue
+        text = f"{plugin} of {name} is in none of {', '.join(machine.plugin_dirs)}"
+        if machine.in_containers:
+            text += ": it is to be in runtimed's image, which has Debian's"
+            found.append(Finding("CNI plugin", Level.NOTE, text))
+            continue
+        fix = "`apt-get install containernetworking-plugins` has the usual ones."
+        found.append(Finding("CNI plugin", Level.FAIL, text, fix))
     return found
-
-
-def _plugins(path: Path) -> list[str] | None:
-    try:
-        document: Any = json.loads(path.read_text())
-        return [str(plugin["type"]) for plugin in document["plugins"]]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
 
 
 def forwarding(machine: Machine) -> list[Finding]:

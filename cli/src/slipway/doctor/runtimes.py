@@ -1,6 +1,7 @@
 """OCI runtimes that are installed, and what is known to be wrong with their versions."""
 
 import gzip
+import math
 import re
 import subprocess
 from collections.abc import Callable
@@ -8,11 +9,13 @@ from collections.abc import Callable
 from slipway.doctor.finding import Finding, Level, Machine
 
 VERSION_S = 10.0
-Version = tuple[int, int, int]
+Version = tuple[int, int, int, float]
+"""The last is that of a release candidate, and infinite of a release."""
+RELEASE = math.inf
 
 
 def _runc_masked(v: Version) -> bool:
-    return v < (1, 2, 8) or (1, 3, 0) <= v < (1, 3, 3) or v == (1, 4, 0)
+    return v < (1, 2, 8) or (1, 3, 0) <= v < (1, 3, 3) or (1, 4, 0) <= v < (1, 4, 0, 3)
 
 
 FLAWS: dict[str, tuple[tuple[str, Callable[[Version], bool], str], ...]] = {
@@ -30,6 +33,8 @@ FLAWS: dict[str, tuple[tuple[str, Callable[[Version], bool], str], ...]] = {
 
 
 def runtimes(machine: Machine) -> list[Finding]:
+    if machine.in_containers:
+        return [Finding("OCI runtimes", Level.OK, "those of shimd's image, whatever this machine has")]
     found = [finding for name in ("crun", "runc", "runsc") for finding in _runtime(machine, name)]
     if all(finding.level is Level.NOTE and finding.text == "not installed" for finding in found):
         fix = "Install one: `apt-get install crun`."
@@ -65,8 +70,10 @@ def _told(program: str) -> str:
 
 def parse(text: str) -> Version | None:
     """The version in what `NAME --version` tells; what is missing of it is 0."""
-    found = re.match(r"\S+ version v?(?:release-)?(\d+)\.?(\d+)?(?:\.(\d+))?", text)
-    return (int(found[1]), int(found[2] or 0), int(found[3] or 0)) if found else None
+    found = re.match(r"\S+ version v?(?:release-)?(\d+)\.?(\d+)?(?:\.(\d+))?(?:[-~]rc\.?(\d+))?", text)
+    if not found:
+        return None
+    return int(found[1]), int(found[2] or 0), int(found[3] or 0), int(found[4]) if found[4] else RELEASE
 
 
 def _patched(machine: Machine, package: str) -> set[str]:

@@ -37,9 +37,7 @@ def clock(_machine: Machine) -> Finding:
 async def services(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     """Each service, asked for its health."""
     if not facts:
-        return [
-            Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", "Start one: `sudo ./dev up`.")
-        ]
+        return [unknown(machine)]
     healthy: dict[str, bool] = {}
 
     async def ask(service: str) -> None:
@@ -54,6 +52,19 @@ async def services(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
         fix = f"Look at {keeper.logs}; {keeper.start} starts what is down."
         return [Finding("services", Level.FAIL, f"{', '.join(down)} not serving", fix)]
     return [Finding("services", Level.OK, "all serve")]
+
+
+def unknown(machine: Machine) -> Finding:
+    """Why no node is known: there is none, or this user may not see it."""
+    path = machine.at(f"{machine.run_dir}/node.json")
+    try:
+        path.open("rb").close()
+    except PermissionError:
+        text = f"{path} needs root: the node is not looked at"
+        return Finding("node", Level.WARN, text, "Run it with sudo.")
+    except OSError:
+        pass  # there is none
+    return Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", "Start one: `sudo ./dev up`.")
 
 
 async def _healthy(path: str) -> bool:

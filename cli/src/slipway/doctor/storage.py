@@ -36,6 +36,10 @@ def disk(machine: Machine) -> list[Finding]:
 
 def filesystem(machine: Machine) -> Finding:
     kind = _kind(machine)
+    if machine.snapshotter == "native":
+        return Finding(
+            "filesystem", Level.OK, f"{machine.data_dir} is on {kind or 'an unknown one'}, and is copied on"
+        )
     if kind in _NO_UPPER or kind.startswith("fuse."):
         fix = 'Put data_dir on ext4, xfs or btrfs, or set snapshotter = "native" for snapshotd.'
         return Finding(
@@ -61,10 +65,14 @@ def redis_log(machine: Machine) -> list[Finding]:
 def _kind(machine: Machine) -> str:
     """The type of the filesystem that the data directory is on, by the longest mount point."""
     best, kind = "", ""
+    root = str(machine.root.resolve()).rstrip("/")
+    where = str(machine.at(machine.data_dir).resolve()).removeprefix(
+        root
+    )  # mount points are without symlinks
     for line in machine.read("/proc/self/mountinfo").splitlines():
         left, _, right = line.partition(" - ")
         point = left.split()[4]
-        inside = f"{machine.data_dir}/".startswith(point.rstrip("/") + "/")
+        inside = f"{where}/".startswith(point.rstrip("/") + "/")
         if inside and len(point) >= len(best):
             best, kind = point, right.split()[0]
     return kind

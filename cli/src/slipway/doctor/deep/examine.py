@@ -9,6 +9,7 @@ import anyio.to_thread
 
 from slipway.doctor.deep import compare, history, inventory, recorded
 from slipway.doctor.deep.difference import Difference
+from slipway.doctor.settings import cni_dir
 
 SETTLE_S = 10.0
 AGAIN_S = 0.5
@@ -45,7 +46,7 @@ async def _look(facts: dict[str, Any]) -> list[Difference]:
     url = str(facts["nats_url"])
     told = history.gather(await recorded.history(url, name), await recorded.repeats(url))
     has = await anyio.to_thread.run_sync(
-        inventory.take, Path(run_dir), Path(str(facts["data_dir"])), Path(str(facts["cni_dir"]))
+        inventory.take, Path(run_dir), Path(str(facts["data_dir"])), Path(cni_dir(facts))
     )
     found = await anyio.to_thread.run_sync(_compare, compare.Node(run_dir, has, said, told))
     if not said.waiting:

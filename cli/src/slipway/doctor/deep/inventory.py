@@ -1,6 +1,5 @@
 """What a node has on its machine: directories, mounts, processes, cgroups, addresses, rules, blobs. Looks, and changes nothing."""
 
-import json
 import os
 import re
 import subprocess
@@ -9,6 +8,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common import cniconf
+from common.errors import InvalidArgumentError
 from common.sys.mounts import mount_points
 from slipway.doctor.deep import processes
 
@@ -181,15 +182,14 @@ def _temporary(run_dir: Path, data_dir: Path) -> Iterator[str]:
 
 def _networks(cni_dir: Path) -> Iterator[tuple[str, str]]:
     """Name of each network of the node, and where its plugin host-local keeps addresses."""
-    for path in sorted(cni_dir.glob("*.conflist")):
+    for path in cniconf.candidates(cni_dir):
         try:
-            document = json.loads(path.read_text())
-            plugins = [plugin.get("ipam", {}) for plugin in document["plugins"]]
-            name = str(document["name"])
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            conf = cniconf.read(path)
+        except InvalidArgumentError:
             continue  # runtimed refuses it as well, and says so
+        plugins = [found for plugin in conf.plugins if isinstance(found := plugin.get("ipam"), dict)]
         where = next((ipam.get("dataDir", "") for ipam in plugins if ipam.get("type") == "host-local"), "")
-        yield name, where or _DEFAULT_ADDRESSES
+        yield conf.name, str(where or _DEFAULT_ADDRESSES)
 
 
 def _addresses(networks: dict[str, str]) -> dict[str, str]:

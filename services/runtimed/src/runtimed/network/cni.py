@@ -13,11 +13,12 @@ import anyio
 import anyio.to_thread
 import msgspec
 
+from common import cniconf
 from common.errors import FailedPreconditionError, NotFoundError, SlipwayError, UnavailableError
 from common.observe.log import get_logger
 from common.observe.trace import traceparent
 from common.sys.files import replace_file
-from runtimed.network import cniconf, cniexec, cniresult
+from runtimed.network import cniexec, cniresult
 from runtimed.network.cniresult import CniResult
 from runtimed.network.netns import is_namespace
 

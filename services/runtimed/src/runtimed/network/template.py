@@ -12,8 +12,8 @@ from collections import defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from common import cniconf
 from common.errors import FailedPreconditionError, InvalidArgumentError
-from runtimed.network import cniconf
 
 _TAG = re.compile(r"\{\{(?:- )?\s*(.*?)\s*(?: -)?\}\}", re.DOTALL)
 _TRIM = re.compile(r"\s+(?=\{\{- )|(?<= -\}\})\s+")
