@@ -1,5 +1,6 @@
 """Artifacts: pulled from a real registry as files of one layer, named as their titles say, refused where they cannot be."""
 
+import io
 import json
 import os
 import tarfile
@@ -147,6 +148,35 @@ async def test_a_registry_need_not_have_the_empty_config(
     bad_registry.answer = lambda h: tools.reply(h, 404) if empty in h.path else answer(h)
     record = await node.pull(f"{bad_registry.host}/a:v1")
     assert (await node.content.read(empty), record.artifact_type) == (b"{}", "application/vnd.example.model")
+
+
+@pytest.mark.anyio
+@pytest.mark.integration
+async def test_an_archive_need_not_have_the_empty_config(
+    node: Node, real_registry: RealRegistry, tools: Tools
+) -> None:
+    images, spools = node.images, node.images._workplace
+    assert isinstance(spools, Spools)
+    made = artifact_of(tools, {"a": b"body"})
+    name = real_registry.push("artifacts/bare", "v1", made)
+    old = await node.pull(name)
+    saves = Saves(images.catalog, images.leases, node.content, images.whole)
+    saved = b"".join([piece async for piece in saves.save([name], NOBODY)])
+    await images.remove(old.id)
+    empty = f"blobs/{tools.sha256(b'{}').replace(':', '/')}"
+    bare = io.BytesIO()
+    with tarfile.open(fileobj=io.BytesIO(saved)) as whole, tarfile.open(fileobj=bare, mode="w") as out:
+        for member in whole:
+            if member.name != empty:
+                out.addfile(member, whole.extractfile(member))
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield bare.getvalue()
+
+    loads = Loads(spools, images.catalog, images.leases, node.content, node.layers, spools, local_platform())
+    [(record, _)] = await loads.load(pieces(), name="", replace=False)
+    assert (record.id, record.blobs) == (old.id, old.blobs)
+    assert await node.content.read(tools.sha256(b"{}")) == b"{}"
 
 
 @pytest.mark.anyio

@@ -9,7 +9,7 @@ from common.digest import Digest
 from common.errors import InvalidArgumentError
 from common.events.schema import MAX_NAMES, ImageLoaded
 from common.observe.log import get_logger
-from imaged.archive.contents import WHAT, Found, document_of, file_of, images_of
+from imaged.archive.contents import WHAT, Found, document_of, files_of, images_of
 from imaged.artifact import Artifact
 from imaged.catalog import Catalog
 from imaged.lazy.store import LazyBlobs
@@ -144,7 +144,7 @@ async def _with_all(archive: Spooled, image: Found) -> Found:
 
     try:
         resolved = image.resolved.with_all(await read_tree(WHAT, str(image.resolved.top), read))
-        others = {blob.digest: file_of(archive, blob) for blob in resolved.beside.blobs.values()}
+        others = files_of(archive, resolved.beside.blobs.values())
     except InvalidArgumentError:
         return image
     return replace(image, resolved=resolved, files=image.files | others)

@@ -29,8 +29,8 @@ from imaged.tree import Tree, read_tree
 from imaged.turns import Queue
 
 _EMPTY = b"{}"
-"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); a registry need not have it."""
-_EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
+"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); neither a registry nor an archive need have it."""
+EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
 KEPT_AT_ONCE = 16
 """Blobs that stay as they are: each has its file open while it waits for its turn."""
 UntilWhole = Callable[[str], Awaitable[None]]
@@ -389,8 +389,8 @@ async def _keep(
     order: int,
     statuses: Iterable[LayerStatus],
 ) -> None:
-    if blob.digest == str(_EMPTY_DIGEST):
-        await content.put(_EMPTY_DIGEST, _EMPTY)
+    if blob.digest == str(EMPTY_DIGEST):
+        await content.put(EMPTY_DIGEST, _EMPTY)
     async with content.ingest(blob) as ingest:
         for status in statuses:
             status.had_bytes = blob.size if ingest.committed else ingest.partial.fetched_bytes

@@ -3,6 +3,7 @@
 A name in an archive is a wish: whether an image gets it is decided elsewhere.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn, TypeVar
@@ -17,7 +18,7 @@ from imaged.archive.inflate import compression
 from imaged.catalog import tag_of
 from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Spooled, SpooledFile
-from imaged.pull import Resolved
+from imaged.pull import EMPTY_DIGEST, Resolved
 from imaged.reference import Reference
 from imaged.signed import carried
 
@@ -160,9 +161,9 @@ def _followed(archive: Spooled, entry: Descriptor, want: Platform) -> Found:
         bodies[at.digest] = body
         read = documents.parse(WHAT, body, at.media_type)
         if isinstance(read, Manifest):
-            files = {blob.digest: file_of(archive, blob) for blob in (read.config, *read.layers)}
+            files = files_of(archive, (read.config, *read.layers))
             if not read.artifact_type:
-                config = _read(files[read.config.digest], documents.MAX_CONFIG_BYTES, read.config.digest)
+                config = _read(file_of(archive, read.config), documents.MAX_CONFIG_BYTES, read.config.digest)
                 documents.diff_ids(WHAT, read, config, want)
             top, mine = Digest.parse(entry.digest), Digest.parse(at.digest)
             resolved = Resolved(top, mine, read, tuple(bodies), platform=platform)
@@ -235,6 +236,20 @@ def file_of(archive: Spooled, descriptor: Descriptor) -> SpooledFile:
             f"archive: blob {descriptor.digest} has {found.size} bytes, {descriptor.size} are stated"
         )
     return found
+
+
+def files_of(archive: Spooled, blobs: Iterable[Descriptor]) -> dict[str, SpooledFile]:
+    """Blobs of an archive by digest, without the empty config of artifacts where that is not in it.
+
+    Raises:
+        InvalidArgumentError, DataLossError: as `file_of`.
+    """
+    empty = f"blobs/{EMPTY_DIGEST.algorithm}/{EMPTY_DIGEST.hex}"
+    return {
+        blob.digest: file_of(archive, blob)
+        for blob in blobs
+        if blob.digest != str(EMPTY_DIGEST) or archive.find(empty)
+    }
 
 
 def _suffix(file: SpooledFile) -> str:
