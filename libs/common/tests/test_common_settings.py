@@ -76,6 +76,25 @@ def test_print_config_shows_every_value(capsys: pytest.CaptureFixture[str]) -> N
 @pytest.mark.parametrize(
     ("url", "said"),
     [
+        ("node:p@ss:w@db:6379", "***@db:6379"),
+        ("nats:/token@a:4222", "***@a:4222"),
+        ("nats://token@a:4222,u:p@b:4222", "nats://***@b:4222"),
+        ("u:p@a:4222,nats://token@b:4222", "***@b:4222"),
+        ("app@sha256:0", "app@sha256:0"),
+    ],
+)
+def test_what_is_refused_is_told_without_passwords(
+    url: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLIPWAY_DAEMON_NATS_URL", url)
+    with pytest.raises(SystemExit):
+        load(Settings, "daemon", [])
+    assert f"nats_url = {said!r}: want" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
         ("redis://node:p@ss:w@db:6379/0", "redis://***@db:6379/0"),
         ("rediss://:secret@db", "rediss://***@db"),
         ("unix:///run/redis.sock?db=1&password=secret&x=y", "unix:///run/redis.sock?db=1&password=***&x=y"),

@@ -26,7 +26,7 @@ from common.errors import (
 )
 from common.observe import log
 from common.places import CONTAINERS, SYSTEMD
-from common.settings import CommonSettings, refusal, shown_value, without_secrets
+from common.settings import CommonSettings, refusal, refused_value, without_secrets
 from node import prepare, running
 from node.layout import SERVICES, Layout, program
 from node.supervisor import Supervisor, start_detached
@@ -146,7 +146,7 @@ def _read_config(arguments: argparse.Namespace) -> None:
     for key, value in values.items():
         if key not in known or type(value) is not known[key]:
             kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
-            message = f"{arguments.config}: {key} = {shown_value(value)!r}: known are {kinds}"
+            message = f"{arguments.config}: {key} = {refused_value(value)!r}: known are {kinds}"
             raise InvalidArgumentError(message)
         if for_units and key in prepare.FIXED and value != (fixed := getattr(arguments, key)):
             message = f"{arguments.config}: {key} = {value!r}: systemd's units have {fixed} written in them"
@@ -162,7 +162,7 @@ def _layout(arguments: argparse.Namespace) -> Layout:
             raise InvalidArgumentError(message)
     for key in ("nats_url", "redis_url", "events_max_bytes", "events_max_age_s", "events_max_repeats"):
         if values[key] != "" and (why := refusal(CommonSettings, key, values[key])):
-            message = f"{key} = {shown_value(values[key])!r}: {why}"
+            message = f"{key} = {refused_value(values[key])!r}: {why}"
             raise InvalidArgumentError(message)
     return Layout(**values)
 

@@ -76,6 +76,18 @@ def test_bad_hosts_file_is_named(tmp_path: Path, text: str) -> None:
         hosts.find(str(tmp_path), "quay.io")
 
 
+@pytest.mark.parametrize("scheme", ["", "https://"])
+def test_who_logs_in_at_a_host_is_neither_told_nor_part_of_its_name(tmp_path: Path, scheme: str) -> None:
+    host = f'[host."{scheme}me:secret@m:5000"]\n'
+    write(tmp_path, "quay.io", host)
+    [found, _] = hosts.find(str(tmp_path), "quay.io")
+    assert (found.url, found.name) == ("https://m:5000/v2", "m:5000")
+    write(tmp_path, "gcr.io", host + 'capabilities = ["fly"]')
+    with pytest.raises(FailedPreconditionError, match=r"\*\*\*@m:5000': unknown capabilities") as refused:
+        hosts.find(str(tmp_path), "gcr.io")
+    assert "secret" not in refused.value.message
+
+
 def test_the_files_of_the_page_are_what_it_says(tmp_path: Path) -> None:
     files: defaultdict[str, str] = defaultdict(str)
     for block in blocks(ROOT / "docs/registries.md"):

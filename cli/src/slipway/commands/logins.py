@@ -42,6 +42,8 @@ async def logout(arguments: Namespace) -> int:
 
 def _registry(text: str) -> str:
     """A registry as docker names it: also of a URL."""
+    if "@" in text:  # which would mean another registry, and perhaps tell a password
+        raise InvalidArgumentError("registry: want HOST or HOST:PORT alone, and the user by -u")
     host = urlsplit(text).netloc if "://" in text else text.partition("/")[0]
     registry, _ = registry_of(f"{host}/any")
     if not host or ("." not in host and ":" not in host and host != "localhost"):

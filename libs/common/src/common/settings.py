@@ -8,6 +8,7 @@ import re
 import socket
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
 
@@ -87,6 +88,8 @@ _OCTAL = re.compile(r"0o[0-7]{1,8}")
 """An integer as TOML writes a mode."""
 _USER_INFO = re.compile(r"(?<=://)[^/?#\s]*@|(?<=[?&]password=)[^&#\s]*")
 """Also the password that redis-py takes from the query of a unix:// URL."""
+_BARE_USER_INFO = re.compile(r"(?:^|(?<=,))(?![^\s,]*://)\S*@(?!sha\d+:)")
+"""Of what would be a URL, or one of several after commas, if it had its scheme; `@sha256:` is that of an image."""
 
 
 def load(cls: type[T], daemon: str, argv: list[str]) -> T:
@@ -139,13 +142,18 @@ def without_secrets(url: str) -> str:
     return _USER_INFO.sub(lambda found: "***@" if found[0].endswith("@") else "***", url)
 
 
-def shown_value(value: Any) -> Any:
+def refused_value(value: Any) -> Any:
+    """One value that is refused, as it may be shown to people: also a URL that lacks its scheme."""
+    return shown_value(value, lambda url: _BARE_USER_INFO.sub("***@", without_secrets(url)))
+
+
+def shown_value(value: Any, bare: Callable[[str], str] = without_secrets) -> Any:
     """One value as it may be shown to people; see `shown`."""
     if isinstance(value, str):
-        return without_secrets(value)
+        return bare(value)
     if isinstance(value, dict):
-        return {key: shown_value(item) for key, item in value.items()}
-    return [shown_value(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: shown_value(item, bare) for key, item in value.items()}
+    return [shown_value(item, bare) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _arguments(daemon: str, argv: list[str]) -> tuple[list[str], str]:
@@ -193,7 +201,7 @@ def _convert(cls: type[T], daemon: str, values: dict[str, Any], sources: dict[st
         key = next((k for k in values if re.search(rf"\$\.{k}\b", str(exc))), "")
         if not key:
             _refuse(f"{daemon}: {exc}")
-        _refuse(f"{daemon}: {sources[key]}: {key} = {shown_value(values[key])!r}: {_wanted(cls, key, exc)}")
+        _refuse(f"{daemon}: {sources[key]}: {key} = {refused_value(values[key])!r}: {_wanted(cls, key, exc)}")
 
 
 def refusal(cls: type[CommonSettings], key: str, value: Any) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from common.errors import FailedPreconditionError
+from common.settings import refused_value
 
 DOCKER_HUB = "registry-1.docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
@@ -93,21 +94,23 @@ def _from_toml(path: Path, domain: str) -> list[Host]:
 def _host(path: Path, url: str, entry: dict[str, Any], domain: str) -> Host:
     parts = urlsplit(url if "://" in url else f"https://{url}")
     if parts.scheme not in ("http", "https") or not parts.netloc:
-        raise ValueError(f"host {url!r} wants http://HOST or https://HOST")
+        raise ValueError(f"host {refused_value(url)!r} wants http://HOST or https://HOST")
+    # as containerd: who logs in is not said here
+    place = parts.netloc.rpartition("@")[2]
     prefix = parts.path.rstrip("/")
     if not entry.get("override_path", False) and not prefix.endswith("/v2"):
         prefix += "/v2"
     capabilities = frozenset(entry.get("capabilities", _ALL))
     if capabilities - _KNOWN:
-        raise ValueError(f"host {url!r}: unknown capabilities {sorted(capabilities - _KNOWN)}")
+        raise ValueError(f"host {refused_value(url)!r}: unknown capabilities {sorted(capabilities - _KNOWN)}")
     return Host(
-        f"{parts.scheme}://{parts.netloc}{prefix}",
+        f"{parts.scheme}://{place}{prefix}",
         capabilities=capabilities,
         skip_verify=bool(entry.get("skip_verify", False)),
         ca=tuple(str(path.parent / name) for name in _list(entry.get("ca", []))),
         client=_clients(path.parent, entry.get("client", [])),
         headers=tuple((k, _header(k, v)) for k, vs in entry.get("header", {}).items() for v in _list(vs)),
-        mirror_of="" if same_registry(parts.netloc, domain) else domain,
+        mirror_of="" if same_registry(place, domain) else domain,
         connect_timeout_s=_seconds(entry.get("dial_timeout", "0s")),
     )
 
