@@ -15,7 +15,7 @@ from common.errors import DeadlineExceededError
 from shimd.shim import execgroup
 from tests.support.eventually import until
 
-from .conftest import Node, process_json
+from .conftest import Node, process_json, workers
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 SLOW = 'case " $* " in *" exec "*) : >"${0%/*}/called"; read go <"${0%/*}/gate";; esac'
@@ -111,3 +111,37 @@ async def test_a_runtime_that_ends_soon_after_an_execs_deadline_still_tells_its_
             gate.write_text("\n")
         assert [result.timed_out for result in results] == [True]
         await nothing_left(shim, init)
+
+
+async def test_who_pours_on_after_the_end_of_an_exec_costs_no_memory(node: Node) -> None:
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    events = shim.subscribe()
+    assert (await anext(events))["event"] == "started"
+    process = process_json("sh", "-c", "head -c 4000000000 /dev/zero & exit 3")
+    client = await order(node, "a", op="exec_stream", exec_id="e", process=process)
+    assert client.transport is not None
+    client.transport.pause_reading()
+    (found,) = await node.service.list_shims()
+    (worker,) = workers(found.pid)
+    while (await anext(events))["event"] != "exec_exit":
+        pass
+    peak_kib = int(Path(f"/proc/{worker}/status").read_text().split("VmHWM:")[1].split()[0])
+    assert peak_kib < 64 << 10
+    client.abort()
+    await events.aclose()
+
+
+async def test_a_slow_client_gets_all_that_an_exec_wrote_before_its_end(node: Node) -> None:
+    shim = await node.spawn("a", "sleep", "1000")
+    await shim.start()
+    process = process_json("sh", "-c", "stty raw; head -c 1500000 /dev/zero", tty=True)
+    stream = await shim.exec_stream("e", process, tty=True, stdin=False)
+    assert stream._protocol.transport is not None
+    stream._protocol.transport.pause_reading()
+    await anyio.sleep(0.5)
+    stream._protocol.transport.resume_reading()
+    size = 0
+    async for _, data in stream:
+        size += len(data)
+    assert (size, stream.exit_code) == (1500000, 0)

@@ -177,7 +177,6 @@ class Exec:
         self.ended = True
         if self._timer is not None:
             self._timer.cancel()
-        self.stdio.resume()
         self.stdio.drain(DRAIN_S)
 
     def _drained(self) -> None:
@@ -234,7 +233,7 @@ class Stream:
 
     def _output(self, stream: int, data: bytes) -> None:
         self._connection.send({"s": stream, "d": data})
-        if self._connection.pending > _HIGH_BYTES and self._exec.stdio is not None and not self._exec.ended:
+        if self._connection.pending > _HIGH_BYTES and self._exec.stdio is not None:
             self._exec.stdio.pause()
 
     def _room(self) -> None:

@@ -14,6 +14,7 @@ from shimd.shim.loop import IN, OUT, Loop, Timer
 STDIN_BOUND_BYTES = 256 << 10
 _CHUNK_BYTES = 256 << 10
 _PIPE_BYTES = 256 << 10
+_LAST_BYTES = 1 << 20
 _TIOCSWINSZ = 0x5414
 _F_SETPIPE_SZ = 1031
 
@@ -174,7 +175,7 @@ class Stdio:
                 self._loop.forget(fd)
 
     def resume(self) -> None:
-        if self._paused:
+        if self._paused and not self._drained:
             self._paused = False
             self._watch_outputs()
 
@@ -217,12 +218,13 @@ class Stdio:
     def _last_words(self) -> None:
         """What is in the pipes right now, a bounded amount, when the drain has run out of time."""
         for fd, stream in self._outputs.items():
+            left = _LAST_BYTES
             try:
-                chunk = os.read(fd, 1 << 20)
+                while left > 0 and (chunk := os.read(fd, left)):  # a terminal gives 4 KiB at once
+                    left -= len(chunk)
+                    self._on_output(stream, chunk)
             except OSError:
                 continue
-            if chunk:
-                self._on_output(stream, chunk)
 
     def _close(self) -> None:
         self._drop_console()
