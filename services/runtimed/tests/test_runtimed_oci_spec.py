@@ -503,16 +503,41 @@ def test_sandboxes_that_never_work_are_refused(fields: dict[str, Any], words: st
         spec.validate_sandbox(sandbox(**fields))
 
 
+@pytest.mark.parametrize(
+    ("stub", "upstream", "host_network", "servers"),
+    [
+        ("nameserver 127.0.0.53\n", "nameserver 192.0.2.1\n", False, ["192.0.2.1"]),
+        ("nameserver 127.0.0.53\n", "nameserver 192.0.2.1\n", True, ["127.0.0.53"]),
+        ("nameserver 127.0.0.53\n", "# none\n", False, ["127.0.0.53"]),
+        ("nameserver 127.0.0.53\n", "", False, ["127.0.0.53"]),
+        ("nameserver ::1\nnameserver 127.0.0.1\n", "nameserver fe80::1%eth0\n", False, ["fe80::1%eth0"]),
+        ("nameserver 127.0.0.53\nnameserver 9.9.9.9\n", "nameserver 192.0.2.1\n", False, ["127.0.0.53", "9.9.9.9"]),
+    ],
+)  # fmt: skip
+def test_a_pod_with_its_own_network_gets_the_servers_behind_the_hosts_stub(
+    tmp_path: Path, stub: str, upstream: str, *, host_network: bool, servers: list[str]
+) -> None:
+    for path, text in (("etc/resolv.conf", stub), ("run/systemd/resolve/resolv.conf", upstream)):
+        if text:
+            (tmp_path / path).parent.mkdir(parents=True)
+            (tmp_path / path).write_text(text)
+    target = tmp_path / "made"
+    hostfiles.write_resolv_conf(
+        str(target), cri.DNSConfig(), HostRoot(str(tmp_path)), host_network=host_network
+    )
+    assert [line.split()[1] for line in target.read_text().splitlines()] == servers
+
+
 def test_resolv_conf_is_cris_or_the_hosts(tmp_path: Path) -> None:
     target = tmp_path / "resolv.conf"
     dns = cri.DNSConfig(servers=["10.0.0.10"], searches=["a.local", "b.local"], options=["ndots:5"])
-    hostfiles.write_resolv_conf(str(target), dns, HostRoot())
+    hostfiles.write_resolv_conf(str(target), dns, HostRoot(), host_network=False)
     assert target.read_text() == "search a.local b.local\nnameserver 10.0.0.10\noptions ndots:5\n"
     (tmp_path / "run").mkdir()
     (tmp_path / "etc").mkdir()
     (tmp_path / "run/stub.conf").write_text("nameserver 127.0.0.53\n")
     (tmp_path / "etc/resolv.conf").symlink_to("/run/stub.conf")
-    hostfiles.write_resolv_conf(str(target), cri.DNSConfig(), HostRoot(str(tmp_path)))
+    hostfiles.write_resolv_conf(str(target), cri.DNSConfig(), HostRoot(str(tmp_path)), host_network=False)
     assert target.read_text() == "nameserver 127.0.0.53\n"
     hostfiles.write_hostname(str(target), "pod")
     assert target.read_text() == "pod\n"

@@ -26,7 +26,10 @@ def prepare_directory(
 ) -> None:
     """Write resolv.conf and hostname, and mount /dev/shm unless it is the node's. Blocking."""
     (directory / "ns").mkdir(mode=0o700, parents=True, exist_ok=True)
-    hostfiles.write_resolv_conf(str(directory / "resolv.conf"), config.dns_config, host)
+    host_network = config.linux.security_context.namespace_options.network == cri.NODE
+    hostfiles.write_resolv_conf(
+        str(directory / "resolv.conf"), config.dns_config, host, host_network=host_network
+    )
     hostfiles.write_hostname(str(directory / "hostname"), hostname)
     ids = idmaps.of_sandbox(config)
     root = (ids.uids.to_host(0), ids.gids.to_host(0)) if ids else (0, 0)
