@@ -26,6 +26,7 @@ if [ -e {base}/fail/$CNI_COMMAND ]; then
     echo '{{"cniVersion": "0.4.0", "code": 11, "msg": "the agent is away"}}'
     exit 1
 fi
+[ $CNI_COMMAND = DEL ] && [ -e {base}/fail/slow ] && sleep 1
 exec {plugins}/bridge
 """
 """One that needs an agent: without that it takes nothing back, and what it does is not known to succeed."""
@@ -85,6 +86,22 @@ async def test_so_is_that_of_a_failed_set_up(pods: Pods) -> None:
     assert len(held(pods, item.id)) > 1
     await pods.client.remove_sandbox(item.id)
     assert held(pods, item.id) == []
+
+
+async def test_a_release_counts_that_takes_longer_than_other_cleaning_up_may(pods: Pods) -> None:
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    daemons = pods.daemons
+    daemons.kill("runtimed")
+    daemons.runtimed["cleanup_s"] = "0.5"
+    daemons.start("runtimed")
+    try:
+        with failing(pods, "slow"):
+            await pods.client.stop_sandbox(sandbox_id)
+    finally:
+        daemons.kill("runtimed")
+        del daemons.runtimed["cleanup_s"]
+        daemons.start("runtimed")
+    assert held(pods, sandbox_id) == []
 
 
 def lose(pods: Pods, sandbox_id: str) -> None:

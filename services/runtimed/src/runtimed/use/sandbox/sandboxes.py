@@ -304,10 +304,12 @@ class Sandboxes:
         netns = record.namespaces.get("network", "")
         there = netns if netns and await anyio.Path(netns).exists() else ""
         wish = network.attachment(record, convert.sandbox_config(record), there)
-        with span("runtimed.cni.delete", {"slipway.sandbox.id": record.id}):
-            await self._parts.cni.delete(wish)
-        await failpoint("runtimed.unsandbox.released")
-        await self._parts.sandboxes.amend(record.id, network_released=True)
+        # each plugin has its own deadline: one that came to its end after that of the way back is released all the same
+        with anyio.CancelScope(shield=True):
+            with span("runtimed.cni.delete", {"slipway.sandbox.id": record.id}):
+                await self._parts.cni.delete(wish)
+            await failpoint("runtimed.unsandbox.released")
+            await self._parts.sandboxes.amend(record.id, network_released=True)
 
     async def remove(self, name: str) -> None:
         """Stop and remove a sandbox with its containers; idempotent."""
