@@ -284,6 +284,16 @@ def test_a_socket_that_is_open_to_all_fails(tmp_path: Path) -> None:
     assert (found[0].level, found[0].fix.startswith("chmod 660 ")) == (Level.FAIL, True)
 
 
+async def test_a_node_that_is_installed_is_started_by_systemd(tmp_path: Path) -> None:
+    machine = replace(_machine(tmp_path), run_dir=services.UNITS_RUN_DIR)
+    [found] = await services.services(machine, {})
+    assert found.fix == "Start one: `sudo ./dev up`."
+    machine.at(services.TARGET).parent.mkdir(parents=True)
+    machine.at(services.TARGET).touch()
+    [found] = await services.services(machine, {})
+    assert found.fix == "Start one: `sudo systemctl start slipway.target`."
+
+
 async def test_what_a_node_needs_and_does_not_answer_is_told(tmp_path: Path) -> None:
     machine = _machine(tmp_path)
     known = {"redis_url": f"unix://{tmp_path}/redis.sock", "nats_url": "nats://127.0.0.1:1"}

@@ -5,17 +5,22 @@ import socket
 import stat
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import anyio
 import pytest
 
+from common.errors import FailedPreconditionError
 from common.settings import load
 from common.sys.mounts import propagation_of, unmount_below
+from devtools import install
 from imaged.settings import Settings
+from node import running
 from node.layout import Layout
-from node.prepare import for_units, held_nats
+from node.prepare import for_containers, for_units, held_nats
+from node.supervisor import Supervisor
 from node.users import GROUP, USERS
 
 pytestmark = pytest.mark.root
@@ -56,6 +61,52 @@ def test_a_node_of_units_that_has_its_own_events_keeps_their_port(place: Path) -
         for_units(layout)
     assert int(layout.nats_port_file.read_text()) == port
     assert f"127.0.0.1:{port}" in layout.state_file.read_text()
+
+
+def test_units_are_not_prepared_beside_a_node_that_up_started(place: Path) -> None:
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n", nats_port=4222)
+    Path(layout.run_dir).mkdir()
+    lock = running.lock(layout.run_dir)
+    for prepare_for in (for_units, for_containers):
+        with pytest.raises(FailedPreconditionError, match="slipway-node down --run-dir"):
+            prepare_for(layout)
+    assert not layout.state_file.exists()
+    os.close(lock)
+    for_units(layout)
+    with pytest.raises(FailedPreconditionError, match="systemd runs the node"):
+        anyio.run(Supervisor(layout).run)
+    assert layout.state_file.exists(), "that of systemd"
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "said"),
+    [
+        (for_units, for_containers, "systemctl stop slipway.target"),
+        (for_containers, for_units, "docker compose -p slipway down"),
+    ],
+)
+def test_a_node_of_another_kind_is_in_the_way_while_it_answers(
+    place: Path, first: Callable[[Layout], None], second: Callable[[Layout], None], said: str
+) -> None:
+    layout = Layout(run_dir=f"{place}/r", data_dir=f"{place}/data", node="n", nats_port=4222)
+    first(layout)
+    first(layout)
+    with socket.socket(socket.AF_UNIX) as redis:
+        redis.bind(f"{layout.run_dir}/redis.sock")
+        redis.listen()
+        with pytest.raises(FailedPreconditionError, match=said):
+            second(layout)
+    second(layout)
+
+
+def test_nothing_is_installed_beside_a_node_that_up_started(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(install, "RUN", place)
+    lock = running.lock(str(place))
+    with pytest.raises(FailedPreconditionError, match="slipway-node down --run-dir"):
+        install.install(place / "nothing", [])
+    os.close(lock)
 
 
 def prepare(place: Path, *options: str) -> None:

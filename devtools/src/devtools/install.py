@@ -21,8 +21,11 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
+from common.errors import SlipwayError
+from common.places import SYSTEMD
 from common.sys.mounts import unmount_below
 from devtools.fieldwords import field_words
+from node import running
 from node.layout import SERVICES, Layout
 from node.prepare import FIXED
 
@@ -74,7 +77,7 @@ def main() -> None:
     arguments = parser.parse_args()
     try:
         arguments.run(arguments)
-    except (InstallError, OSError, subprocess.CalledProcessError) as exc:
+    except (InstallError, SlipwayError, OSError, subprocess.CalledProcessError) as exc:
         sys.exit(f"\033[31mdev: {exc}\033[0m")
 
 
@@ -83,7 +86,12 @@ def say(text: str) -> None:
 
 
 def install(checkout: Path, distributions: list[str]) -> None:
-    """Install what this checkout has, and have running services take it up; containers go on."""
+    """Install what this checkout has, and have running services take it up; containers go on.
+
+    Raises:
+        FailedPreconditionError: a node that is not of units runs there.
+    """
+    running.refuse_others(str(RUN), SYSTEMD)
     sources = {distribution_name(checkout / name): checkout / name for name in distributions}
     del sources["devtools"]
     lock = subset((checkout / "requirements.lock").read_text(), needed(sources))

@@ -25,7 +25,6 @@ from common.errors import (
     SlipwayError,
 )
 from common.observe import log
-from common.places import CONTAINERS, SYSTEMD
 from common.settings import CommonSettings, refusal, refused_value, without_secrets
 from node import prepare, running
 from node.layout import SERVICES, Layout, program
@@ -255,17 +254,12 @@ def _running(run_dir: str) -> dict[str, Any] | None:
     Raises:
         FailedPreconditionError: it is systemd or a container engine.
     """
+    running.refuse_foreign(run_dir)
     try:
         state: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
         supervisor = int(state["supervisor"])
     except (OSError, ValueError, KeyError):
         return None
-    if supervisor == CONTAINERS:
-        message = f"the node in {run_dir} runs in containers: see `docker compose -p slipway ps`"
-        raise FailedPreconditionError(message)
-    if supervisor == SYSTEMD:
-        message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
-        raise FailedPreconditionError(message)
     return state if running.supervisor(run_dir) == supervisor else None
 
 

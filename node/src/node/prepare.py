@@ -12,7 +12,7 @@ from common.places import CONTAINERS, SYSTEMD
 from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
 from common.sys.ports import held_port
-from node import users
+from node import running, users
 from node.layout import SERVERS, SERVICES, Layout
 
 _SYNC = "1s"
@@ -45,9 +45,18 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
 
 
 def for_units(layout: Layout) -> None:
-    """Write down what systemd's units of this node start with; again while they run, too."""
+    """Write down what systemd's units of this node start with; again while they run, too.
+
+    Raises:
+        FailedPreconditionError: a node of another kind runs there.
+    """
     Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
     directories(layout)
+    with running.claimed(layout.run_dir, SYSTEMD):
+        _for_units(layout)
+
+
+def _for_units(layout: Layout) -> None:
     _mark_servers(layout)
     port = layout.nats_port or _last_port(layout)
     if "nats" in layout.servers and port and _had_nats(layout):  # it runs, and has its port
@@ -64,15 +73,17 @@ def for_containers(layout: Layout) -> None:
 
     Raises:
         InvalidArgumentError: no port is given for NATS.
+        FailedPreconditionError: a node of another kind runs there.
     """
     if not layout.nats_port:
         message = "nats_port 0: containers want a port that is given"
         raise InvalidArgumentError(message)
     directories(layout)
-    replace_file(layout.nats_port_file, str(layout.nats_port).encode())
-    _write_nats(layout)
-    _write_settings(layout, CONTAINERS)
-    users.part(layout)
+    with running.claimed(layout.run_dir, CONTAINERS):
+        replace_file(layout.nats_port_file, str(layout.nats_port).encode())
+        _write_nats(layout)
+        _write_settings(layout, CONTAINERS)
+        users.part(layout)
 
 
 def _mark_servers(layout: Layout) -> None:

@@ -7,11 +7,14 @@ import os
 import re
 import select
 import signal
-from contextlib import suppress
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from common.errors import AlreadyExistsError
+from common.errors import AlreadyExistsError, FailedPreconditionError
 from common.observe.log import get_logger
+from common.places import CONTAINERS, SYSTEMD
 from node.layout import SERVERS, SERVICES
 
 MARK = "SLIPWAY_NODE_RUN_DIR"
@@ -39,28 +42,28 @@ def lock(run_dir: str) -> int:
     return handle
 
 
-def supervisor(run_dir: str) -> int:
-    """The pid of the supervisor that has the lock; 0 when there is none."""
+def supervised(run_dir: str) -> bool:
+    """Whether a supervisor has the lock."""
     try:
         handle = os.open(f"{run_dir}/node.lock", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
-        return 0
+        return False
     try:
         fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        told = os.pread(handle, 32, 0).strip()
-        pid = int(told) if told.isdigit() else _told(run_dir)
-        return pid if _lives(pid) else 0  # not yet written, the one before is there
+        return True
     finally:
         os.close(handle)
-    return 0
+    return False
 
 
-def _told(run_dir: str) -> int:
-    try:
-        return max(0, int(json.loads(Path(run_dir, "node.json").read_text())["supervisor"]))
-    except (OSError, ValueError, KeyError):
+def supervisor(run_dir: str) -> int:
+    """The pid of the supervisor that has the lock; 0 when there is none, or its pid is not written yet."""
+    if not supervised(run_dir):
         return 0
+    told = Path(run_dir, "node.lock").read_text().strip()
+    pid = int(told) if told.isdecimal() else _told(run_dir) or 0  # an older one writes none
+    return pid if pid > 0 and _lives(pid) else 0
 
 
 def _lives(pid: int) -> bool:
@@ -69,6 +72,77 @@ def _lives(pid: int) -> bool:
         return bool(Path(f"/proc/{pid}/cmdline").read_bytes())
     except OSError:
         return False
+
+
+def _told(run_dir: str) -> int | None:
+    """Who runs the node by node.json: a pid, SYSTEMD or CONTAINERS; None when nothing is told."""
+    try:
+        return int(json.loads(Path(run_dir, "node.json").read_text())["supervisor"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def refuse_foreign(run_dir: str) -> None:
+    """Have no supervisor where systemd or a container engine runs a node.
+
+    Raises:
+        FailedPreconditionError: it does.
+    """
+    told = _told(run_dir)
+    if told == CONTAINERS:
+        message = f"the node in {run_dir} runs in containers: see `docker compose -p slipway ps`"
+        raise FailedPreconditionError(message)
+    if told == SYSTEMD:
+        message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
+        raise FailedPreconditionError(message)
+
+
+@contextmanager
+def claimed(run_dir: str, kind: int) -> Iterator[None]:
+    """Keep a node of this kind, SYSTEMD or CONTAINERS, from one of another kind that runs, and new supervisors from it meanwhile.
+
+    Raises:
+        FailedPreconditionError: one of another kind runs.
+    """
+    handle = os.open(f"{run_dir}/node.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        with suppress(BlockingIOError):  # it is told below
+            fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        refuse_others(run_dir, kind)
+        yield
+    finally:
+        os.close(handle)
+
+
+def refuse_others(run_dir: str, kind: int) -> None:
+    """Have no second node where one of another kind runs.
+
+    Raises:
+        FailedPreconditionError: one does.
+    """
+    told = _told(run_dir)
+    native = (
+        f"`slipway-node up` started the node in {run_dir}: `slipway-node down --run-dir {run_dir}` ends it"
+    )
+    if supervised(run_dir):
+        raise FailedPreconditionError(native)
+    if told in (None, kind) or not _answers(run_dir):
+        return
+    ends = {
+        SYSTEMD: f"systemd runs the node in {run_dir}: `systemctl stop slipway.target` ends it",
+        CONTAINERS: f"the node in {run_dir} runs in containers: `docker compose -p slipway down` ends it",
+    }
+    raise FailedPreconditionError(ends.get(told, native))
+
+
+def _answers(run_dir: str) -> bool:
+    """Whether any process of a node listens there, in whatever container."""
+    for name in ("redis", *SERVICES):
+        with socket.socket(socket.AF_UNIX) as peer, suppress(OSError):
+            peer.settimeout(1.0)
+            peer.connect(f"{run_dir}/{name}.sock")
+            return True
+    return False
 
 
 def left(run_dir: str) -> dict[str, int]:

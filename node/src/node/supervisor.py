@@ -15,7 +15,7 @@ import anyio
 import anyio.to_thread
 from anyio.abc import Process
 
-from common.errors import AlreadyExistsError, SlipwayError
+from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
 from node import logfiles, prepare, redislog, running
@@ -48,9 +48,15 @@ class Supervisor:
 
         Raises:
             AlreadyExistsError: another supervisor runs this node.
+            FailedPreconditionError: systemd or a container engine does.
         """
         prepare.directories(self._layout)
         lock = await _lock(self._layout.run_dir)
+        try:
+            running.refuse_foreign(self._layout.run_dir)
+        except FailedPreconditionError:
+            os.close(lock)
+            raise
         try:
             self._layout.state_file.unlink(missing_ok=True)
             running.end(running.left(self._layout.run_dir))

@@ -14,6 +14,9 @@ SERVICES = ("snapshotd", "shimd", "imaged", "runtimed", "crid", "opsd")
 OWNERS = ("imaged", "snapshotd", "runtimed")
 """Services that tell events."""
 HEALTH_S = 3.0
+TARGET = "/usr/local/lib/systemd/system/slipway.target"
+UNITS_RUN_DIR = "/run/slipway"
+"""What `./dev install` has put there, and the run directory that is written in it."""
 
 
 def sockets(machine: Machine) -> list[Finding]:
@@ -64,7 +67,9 @@ def unknown(machine: Machine) -> Finding:
         return Finding("node", Level.WARN, text, "Run it with sudo.")
     except OSError:
         pass  # there is none
-    return Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", "Start one: `sudo ./dev up`.")
+    installed = machine.run_dir == UNITS_RUN_DIR and machine.at(TARGET).exists()
+    start = "sudo systemctl start slipway.target" if installed else "sudo ./dev up"
+    return Finding("node", Level.NOTE, f"none is known in {machine.run_dir}", f"Start one: `{start}`.")
 
 
 async def _healthy(path: str) -> bool:
