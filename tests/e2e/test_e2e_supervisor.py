@@ -6,12 +6,15 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from pathlib import Path
 
 import anyio
+import anyio.to_thread
 import pytest
 
+from common.errors import DeadlineExceededError, FailedPreconditionError
 from common.sys.mounts import unmount_below
 from node import main, running
 from node.layout import SERVICES, Layout
@@ -22,9 +25,10 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.anyio]
 IDLE = "import signal; signal.pause()"
 RUN_ONE = """
 import anyio, sys
-from tests.e2e.test_e2e_supervisor import Idle
+from tests.e2e import test_e2e_supervisor as tests
 from node.supervisor import Supervisor
-anyio.run(Supervisor(Idle(run_dir=sys.argv[1], data_dir=sys.argv[2], nats_url='nats://t@h:1', redis_url='redis://h')).run)
+tests.IDLE = sys.argv[3]
+anyio.run(Supervisor(tests.Idle(run_dir=sys.argv[1], data_dir=sys.argv[2], nats_url='nats://t@h:1', redis_url='redis://h')).run)
 """
 
 
@@ -61,6 +65,18 @@ async def supervised(layout: Layout) -> AsyncIterator[None]:
         await ended.wait()
 
 
+@contextmanager
+def supervisor_beside(layout: Layout, program: str) -> Iterator["subprocess.Popen[bytes]"]:
+    """A supervisor in a process of its own."""
+    root = Path(__file__).parent.parent.parent
+    command = [sys.executable, "-c", RUN_ONE, layout.run_dir, layout.data_dir, program]
+    with subprocess.Popen(command, cwd=root) as supervisor:
+        try:
+            yield supervisor
+        finally:
+            supervisor.terminate()
+
+
 def pids(layout: Layout) -> dict[str, int]:
     return running.left(layout.run_dir)
 
@@ -91,12 +107,48 @@ async def test_a_node_of_which_nothing_can_be_told_runs_and_stops(layout: Idle) 
     assert not layout.state_file.exists()
 
 
+async def test_a_node_that_runs_is_up_once_it_is_ready(layout: Idle, monkeypatch: pytest.MonkeyPatch) -> None:
+    ready = False
+    monkeypatch.setattr(main, "_healthy", lambda *_: ready)
+    async with supervised(layout):
+        await until(layout.state_file.exists, "node.json")
+        join = partial(main._join, layout.run_dir, 0.3)
+        with pytest.raises(DeadlineExceededError, match="not ready after"):
+            await anyio.to_thread.run_sync(join)
+        ready = True
+        found = await anyio.to_thread.run_sync(join)
+        assert found
+        assert found["supervisor"] == os.getpid()
+    assert main._join(layout.run_dir, 0.3) is None
+
+
+async def test_a_node_one_of_whose_processes_dies_again_and_again_is_not_up(
+    layout: Idle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    Path(layout.run_dir, "settings/.crid.toml.new").mkdir(parents=True)
+    async with supervised(layout):
+        await until(lambda: '"crid": 3' in layout.state_file.read_text(), "it to die three times")
+        with pytest.raises(FailedPreconditionError, match=r"crid died 3 times: .*Is a directory"):
+            await anyio.to_thread.run_sync(main._join, layout.run_dir, 5.0)
+
+
+def test_a_node_that_stops_is_waited_for(layout: Idle) -> None:
+    """Its processes go on for a second, as real ones may."""
+    with supervisor_beside(
+        layout, "from signal import *; signal(SIGTERM, lambda *_: alarm(1)); pause()"
+    ) as one:
+        eventually(lambda: layout.state_file.exists() and len(pids(layout)) == len(SERVICES), what="the node")
+        one.terminate()
+        eventually(lambda: '"stopping": true' in layout.state_file.read_text(), what="it to stop")
+        assert main._join(layout.run_dir, 30.0) is None
+        assert not pids(layout)
+
+
 def test_what_outlives_its_supervisor_is_told_and_ended(
     layout: Idle, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    root = Path(__file__).parent.parent.parent
-    command = [sys.executable, "-c", RUN_ONE, layout.run_dir, layout.data_dir]
-    with subprocess.Popen(command, cwd=root) as supervisor:
+    with supervisor_beside(layout, IDLE) as supervisor:
         eventually(lambda: len(pids(layout)) == len(SERVICES), what="all of them")
         left = pids(layout)
         supervisor.kill()

@@ -123,7 +123,9 @@ class Layout:
         """What the node has its service begin with; the operator's own file is read after it, and wins."""
         return Path(self.run_dir, "settings", f"{daemon}.toml")
 
-    def state(self, supervisor: int, pids: dict[str, int], failures: dict[str, int]) -> str:
+    def state(
+        self, supervisor: int, pids: dict[str, int], failures: dict[str, int], *, stopping: bool = False
+    ) -> str:
         """The text of node.json."""
         facts = asdict(self) | {
             "cri_socket": self.cri_socket,
@@ -133,6 +135,7 @@ class Layout:
             "supervisor": supervisor,
             "pids": pids,
             "failures": failures,
+            "stopping": stopping,
         }
         return json.dumps(facts, indent=2) + "\n"
 

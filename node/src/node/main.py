@@ -182,7 +182,7 @@ def _up(arguments: argparse.Namespace) -> None:
     layout = _layout(arguments)
     for name in (*(f"{server}-server" for server in layout.servers), *SERVICES):
         program(name)
-    state = _running(arguments.run_dir)
+    state = _join(arguments.run_dir, arguments.ready_s)
     if not state:
         Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
@@ -196,6 +196,28 @@ def _up(arguments: argparse.Namespace) -> None:
     _print_up(state)
 
 
+def _join(run_dir: str, ready_s: float) -> dict[str, Any] | None:
+    """The state of a node that runs, or that another `up` starts, once it is ready; None when there is none.
+
+    Raises:
+        DeadlineExceededError: it is not ready in time, or stops and does not end.
+        FailedPreconditionError: one of its processes dies again and again.
+    """
+    state = _running(run_dir)
+    if state and state.get("stopping"):
+        _await_end(int(state["supervisor"]))
+    if not running.supervised(run_dir):
+        return None
+    try:
+        return _wait_ready(run_dir, None, ready_s)
+    except _EndedError:
+        return None
+
+
+class _EndedError(FailedPreconditionError):
+    """The node that was waited for has ended."""
+
+
 def _run(arguments: argparse.Namespace) -> None:
     log.setup("info")
     anyio.run(Supervisor(_layout(arguments)).run)
@@ -205,7 +227,7 @@ def _down(arguments: argparse.Namespace) -> None:
     run_dir = arguments.run_dir
     _running(run_dir)
     if pid := running.supervisor(run_dir):
-        _end_supervisor(pid)
+        _await_end(pid, signal.SIGTERM)
     elif os.geteuid() == 0 and (left := running.left(run_dir)):
         lock = running.lock(run_dir)
         try:
@@ -219,13 +241,19 @@ def _down(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"node in {run_dir} is down\n")
 
 
-def _end_supervisor(pid: int) -> None:
+def _await_end(pid: int, number: int = 0) -> None:
+    """Wait for the end of a supervisor, and have a signal end it if there is one.
+
+    Raises:
+        DeadlineExceededError: it does not end.
+    """
     try:
         handle = os.pidfd_open(pid)
     except ProcessLookupError:
         return
     try:
-        signal.pidfd_send_signal(handle, signal.SIGTERM)
+        if number:
+            signal.pidfd_send_signal(handle, number)
         if not select.select([handle], [], [], DOWN_S)[0]:
             message = f"the supervisor (pid {pid}) did not stop within {DOWN_S:.0f} s"
             raise DeadlineExceededError(message)
@@ -263,11 +291,20 @@ def _running(run_dir: str) -> dict[str, Any] | None:
     return state if running.supervisor(run_dir) == supervisor else None
 
 
-def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]", ready_s: float) -> dict[str, Any]:
+def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes] | None", ready_s: float) -> dict[str, Any]:
+    """Wait for the services of a node whose supervisor is this child, or not ours.
+
+    Raises:
+        DeadlineExceededError: they do not serve in time.
+        FailedPreconditionError: the supervisor has ended, or one of its processes dies again and again.
+    """
     deadline = time.monotonic() + ready_s
     waiting: list[str] = list(SERVICES)
     while time.monotonic() < deadline:
-        if child.poll() is not None:
+        if not child and not running.supervised(run_dir):
+            message = f"the node in {run_dir} has ended"
+            raise _EndedError(message)
+        if child and child.poll() is not None:
             message = f"the supervisor ended at once: see {run_dir}/log/supervisor.log"
             raise FailedPreconditionError(message)
         state = _running(run_dir)
@@ -276,6 +313,11 @@ def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes]", ready_s: float) 
             waiting.pop(0)
         elif not waiting and state:
             return state
+    if not waiting:
+        message = (
+            f"the services answer, but {run_dir}/node.json is not written: see {run_dir}/log/supervisor.log"
+        )
+        raise DeadlineExceededError(message)
     message = f"{', '.join(waiting)} not ready after {ready_s:.0f} s: see {run_dir}/log/{waiting[0]}.log"
     raise DeadlineExceededError(message)
 

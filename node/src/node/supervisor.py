@@ -161,8 +161,11 @@ class Supervisor:
         """Write node.json; what cannot be written now is written later."""
         pids = {known: p.pid for known, p in self._processes.items()}
         try:
-            state = self._layout.state(os.getpid(), pids, self._failures).encode()
-            replace_file(self._layout.state_file, state, sync=False)  # true only while this process lives
+            stopping = self._stopping.is_set()
+            state = self._layout.state(os.getpid(), pids, self._failures, stopping=stopping)
+            replace_file(
+                self._layout.state_file, state.encode(), sync=False
+            )  # true only while this process lives
         except OSError as exc:
             if not self._untold:
                 _log.error("node.not_told", error=str(exc))
@@ -172,6 +175,7 @@ class Supervisor:
 
     async def _stop(self) -> None:
         self._stopping.set()
+        self._tell()
         for name in reversed(self._names):
             process = self._processes.get(name)
             if process is None or process.returncode is not None:
