@@ -63,6 +63,13 @@ def test_what_shims_are_in_the_midst_of_is_not_ended_with_their_service() -> Non
     assert Unit(UNITS / "slipway-shimd.service")["Service"]["KillMode"] == "process"
 
 
+def test_what_prepares_the_others_is_tried_again_unless_a_setting_is_wrong() -> None:
+    service = Unit(UNITS / "slipway-prepare.service")["Service"]
+    assert service["Restart"] == "on-failure"
+    assert service["RestartPreventExitStatus"] == "1"
+    assert "start --no-block slipway.target" in service["ExecStartPost"]
+
+
 @pytest.mark.parametrize("name", SERVERS)
 def test_a_server_of_others_has_its_unit_skipped(name: str) -> None:
     unit = Unit(UNITS / f"slipway-{name}.service")

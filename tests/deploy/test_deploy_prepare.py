@@ -19,6 +19,7 @@ from devtools import install
 from imaged.settings import Settings
 from node import running
 from node.layout import Layout
+from node.main import PASSING
 from node.prepare import for_containers, for_units, held_nats
 from node.supervisor import Supervisor
 from node.users import GROUP, USERS
@@ -61,6 +62,34 @@ def test_a_node_of_units_that_has_its_own_events_keeps_their_port(place: Path) -
         for_units(layout)
     assert int(layout.nats_port_file.read_text()) == port
     assert f"127.0.0.1:{port}" in layout.state_file.read_text()
+
+
+def test_a_node_that_was_prepared_before_writes_no_more_to_a_full_disk(place: Path) -> None:
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
+    for_units(layout)
+    layout.state_file.unlink()  # a reboot
+    for path in (layout.nats_port_file, layout.nats_config_file, layout.nats_token_file):
+        path.with_name(f".{path.name}.new").mkdir()  # a file cannot be written
+    for_units(layout)
+    assert layout.state_file.exists()
+
+
+def test_what_a_machine_refuses_may_be_tried_again_and_a_wrong_setting_not(place: Path) -> None:
+    Path(place, "settings").touch()
+    for options, status in (([f"--data-dir={place}/settings/x"], PASSING), (["--metrics-port=99999"], 1)):
+        command = [sys.executable, "-m", "node", "prepare", "--run-dir", f"{place}/run", *options]
+        done = subprocess.run(command, check=False, timeout=LIMIT_S, capture_output=True, text=True)
+        assert done.returncode == status
+        assert done.stderr.startswith("slipway-node: ")
+        assert done.stderr.count("\n") == 1
+
+
+def test_settings_are_checked_without_a_change(place: Path) -> None:
+    config = place / "node.toml"
+    command = [sys.executable, "-m", "node", "check", "--config", str(config)]
+    for text, status in (("nats_prot = 1", 1), ('data_dir = "/srv"', 1), ('node = "n-1"', 0)):
+        config.write_text(text)
+        assert subprocess.run(command, check=False, timeout=LIMIT_S).returncode == status
 
 
 def test_units_are_not_prepared_beside_a_node_that_up_started(place: Path) -> None:

@@ -53,7 +53,8 @@ OWN_CGROUPS = ("slipway", "slipway-shims", "slipway-lazy")
 """Of pods that name no parent, of shims, and of what serves lazy layers."""
 DATA = Path("/var/lib/slipway")
 OWN_UNITS = "deploy/systemd"
-NODE_SETTINGS = """# What all services of this node have in common; restart slipway-prepare.service after a change.
+NODE_SETTINGS = """# What all services of this node have in common. After a change, as root:
+# slipway-node check --config /etc/slipway/node.toml && systemctl restart slipway-prepare
 """
 SERVICE_SETTINGS = """# Settings of {name} that differ from `{prefix}/current/bin/{name} --print-config`.
 """

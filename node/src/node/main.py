@@ -1,4 +1,4 @@
-"""`slipway-node up | down | status | run | prepare`."""
+"""`slipway-node up | down | status | run | prepare | check`."""
 
 import argparse
 import json
@@ -37,6 +37,8 @@ HOPELESS = 3
 """A process that died this often since `up` will not answer."""
 LAST_BYTES = 4096
 LAST_PORT = 65_535
+PASSING = 75
+"""The exit status (EX_TEMPFAIL) when the machine refused, as a full disk does: systemd tries again."""
 NOT_RUNNING = 3
 UNSUPERVISED = 1
 """The exit statuses of `status` that the Linux Standard Base gives these."""
@@ -55,6 +57,9 @@ def main() -> None:
     except SlipwayError as exc:
         sys.stderr.write(f"slipway-node: {exc}\n")
         sys.exit(1)
+    except OSError as exc:
+        sys.stderr.write(f"slipway-node: {exc}\n")
+        sys.exit(PASSING)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -65,12 +70,13 @@ def _parser() -> argparse.ArgumentParser:
         ("run", _run, "run the node in the foreground"),
         ("down", _down, "stop the node; containers go on under their shims"),
         ("status", _status, "say what runs"),
+        ("check", _check, "say whether the settings are ones, and change nothing"),
         ("prepare", _prepare, "make directories, token and settings, for systemd's units or containers"),
     ):
         verb = verbs.add_parser(name, help=text, description=text)
         _add_options(verb)
         verb.set_defaults(run=function)
-        if function == _prepare:
+        if function in (_prepare, _check):
             verb.add_argument(
                 "--containers", action="store_true", help="with a user for each that needs no privileges"
             )
@@ -141,7 +147,7 @@ def _read_config(arguments: argparse.Namespace) -> None:
         message = f"{arguments.config}: {exc}"
         raise InvalidArgumentError(message) from exc
     known = get_type_hints(Layout)
-    for_units = arguments.run == _prepare and not arguments.containers
+    for_units = arguments.run in (_prepare, _check) and not arguments.containers
     for key, value in values.items():
         if key not in known or type(value) is not known[key]:
             kinds = ", ".join(f"{name} ({kind.__name__})" for name, kind in known.items())
@@ -170,6 +176,11 @@ def _need_root() -> None:
     if os.geteuid() != 0:
         message = "a node needs root: run it with sudo"
         raise FailedPreconditionError(message)
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    _layout(arguments)
+    sys.stdout.write(f"{arguments.config or 'the options'}: good\n")
 
 
 def _prepare(arguments: argparse.Namespace) -> None:

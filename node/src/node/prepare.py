@@ -39,7 +39,7 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
         return
     with held_port(layout.nats_port or _last_port(layout)) as port:
         found = replace(layout, nats_port=port)
-        replace_file(found.nats_port_file, str(port).encode())
+        _write(found.nats_port_file, str(port).encode())
         _write_nats(found)
         yield found
 
@@ -80,7 +80,7 @@ def for_containers(layout: Layout) -> None:
         raise InvalidArgumentError(message)
     directories(layout)
     with running.claimed(layout.run_dir, CONTAINERS):
-        replace_file(layout.nats_port_file, str(layout.nats_port).encode())
+        _write(layout.nats_port_file, str(layout.nats_port).encode())
         _write_nats(layout)
         _write_settings(layout, CONTAINERS)
         users.part(layout)
@@ -103,7 +103,13 @@ def _write_nats(layout: Layout) -> None:
         f"jetstream {{ store_dir: {json.dumps(f'{layout.data_dir}/nats')}, sync_interval: {json.dumps(_SYNC)} }}",
         f"authorization {{ token: {json.dumps(layout.nats_token_file.read_text())} }}",
     )
-    replace_file(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+    _write(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file unless it is so already: on a full disk a node starts with what is there."""
+    if not path.exists() or path.read_bytes() != content:
+        replace_file(path, content)
 
 
 def write_settings(layout: Layout, daemon: str) -> None:
