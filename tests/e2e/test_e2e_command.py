@@ -1,6 +1,7 @@
 """The slipway command, as a person types it."""
 
 import json
+import select
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from devtools.registry import Registry
-from tests.support.node import TestNode
+from tests.support.node import PROGRAMS, TestNode
+from tests.support.pace import patience
 
 pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
 
@@ -159,6 +161,20 @@ def test_a_command_waits_for_a_service_that_comes_back(node: TestNode, busybox: 
     done = node.slipway("exec", "kept", "echo", "on")
     assert (done.returncode, done.stdout) == (0, "on\n"), done.stderr
     assert node.slipway("rm", "-f", "kept").returncode == 0
+
+
+def test_each_look_of_stats_comes_through_a_pipe_at_once(node: TestNode, busybox: str) -> None:
+    assert node.slipway("run", "-d", "--name", "looked", busybox, "sleep", "1000").returncode == 0
+    words = ("--run-dir", str(node.run_dir), "-o", "table", "stats", "looked")
+    command = ["env", "-u", "PYTHONUNBUFFERED", str(PROGRAMS / "slipway"), *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, bufsize=0) as looking:
+        assert looking.stdout is not None
+        try:
+            assert select.select([looking.stdout], [], [], patience(10))[0], "nothing came"
+            assert b"MEMORY %" in looking.stdout.read(1000)
+        finally:
+            looking.kill()
+    assert node.slipway("rm", "-f", "looked").returncode == 0
 
 
 def test_a_container_is_paused_and_goes_on(node: TestNode, busybox: str) -> None:

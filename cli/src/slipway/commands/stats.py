@@ -39,6 +39,7 @@ async def stats(arguments: Namespace) -> int:
                 render.table(HEADINGS, rows)
             if arguments.no_stream:
                 return 0
+            sys.stdout.flush()  # a pipe would get nothing until several kilobytes are there
             before = {item.attributes.id: item for item in found}
             await asyncio.sleep(STATS_S)
 
