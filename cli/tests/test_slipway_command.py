@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import os
 import re
 import shutil
 import socket
@@ -54,6 +55,18 @@ def test_a_stream_that_it_is_started_without_is_an_empty_one(tmp_path: Path, clo
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr.startswith(told)
     assert "Traceback" not in done.stderr
+
+
+def test_the_exit_code_is_the_same_when_nobody_reads_the_errors(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        done = subprocess.run(
+            [SLIPWAY, "--run-dir", str(tmp_path), "run", "x"], stderr=writer, timeout=30, check=False
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 125
 
 
 def test_the_run_directory_may_come_from_the_environment(tmp_path: Path) -> None:

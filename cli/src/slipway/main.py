@@ -4,6 +4,7 @@ import gc
 import os
 import sys
 from argparse import Namespace
+from contextlib import suppress
 from typing import NoReturn
 
 from slipway.parser import build
@@ -89,12 +90,17 @@ def _told(exc: BaseException, arguments: Namespace) -> int | None:
     if isinstance(error, OSError):
         sys.stdout = None  # as above, when it is full
         where = f"{error.filename}: " if error.filename else ""
-        sys.stderr.write(f"slipway: {render.sentence(where + str(error.strerror or error))}\n")
+        _complain(render.sentence(where + str(error.strerror or error)))
         return failed
     if not isinstance(error, SlipwayError):
         return None
-    sys.stderr.write(f"slipway: {render.complaint(error)}{_logs(arguments.run_dir, error.reason)}\n")
+    _complain(f"{render.complaint(error)}{_logs(arguments.run_dir, error.reason)}")
     return failed
+
+
+def _complain(text: str) -> None:
+    with suppress(OSError):  # whoever read our errors has left: the exit code still tells
+        sys.stderr.write(f"slipway: {text}\n")
 
 
 def _logs(run_dir: str, reason: str) -> str:
@@ -114,5 +120,6 @@ def _leave(code: int) -> NoReturn:
     """End at once: to take gRPC and a thousand modules apart again would take longer than a call."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
-            stream.flush()
+            with suppress(OSError):
+                stream.flush()
     os._exit(code)
