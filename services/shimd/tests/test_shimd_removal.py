@@ -1,12 +1,15 @@
 """The end of a shim, however its container went: it comes, and takes nothing along that is still wanted."""
 
+import socket
+
 import anyio
 import pytest
 
 from common.errors import UnknownError
+from tests.support.eventually import until
 from tests.support.pace import patience
 
-from .conftest import Node
+from .conftest import Node, exited
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 
@@ -18,3 +21,28 @@ async def test_a_shim_whose_runtime_cannot_be_executed_is_removed(node: Node) ->
     with anyio.fail_after(patience(5)):
         await node.service.remove("a")
     assert await node.service.list_shims() == []
+
+
+async def test_a_client_that_reads_late_gets_the_last_output_and_the_exit_of_a_container(node: Node) -> None:
+    script = "read x; head -c 800000 /dev/zero; exit 3"
+    shim = await node.spawn("a", "sh", "-c", script, stdin=True)
+    await shim.start()
+    late = await shim.attach(stdin=True)
+    assert late._protocol.transport is not None
+    late._protocol.transport.pause_reading()
+    await late.write(b"\n")
+    assert (await exited(shim))["exit_code"] == 3
+    async with anyio.create_task_group() as group:
+        group.start_soon(node.service.remove, "a")
+        await until(lambda: not answers(node), "a shim that takes no more orders")
+        late._protocol.transport.resume_reading()
+        size = 0
+        async for _, data in late:
+            size += len(data)
+    assert (size, late.exit_code) == (800000, 3)
+    assert await node.service.list_shims() == []
+
+
+def answers(node: Node) -> bool:
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(node.service.socket_path("a")) == 0

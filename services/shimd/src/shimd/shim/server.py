@@ -23,6 +23,8 @@ from shimd.shim.wire import Connection, Message
 
 _SLOW_BYTES = 1 << 20
 _MAX_CONNECTIONS = 256
+_DEPART_S = 5.0
+_LOOK_S = 0.02
 _MAX_LEFT = 8
 """Clients that went whose input is kept until the container reads it; what more of them sent is dropped."""
 
@@ -44,6 +46,7 @@ class Server:
         self._left_input: set[Connection] = set()
         """Attachments whose client has gone, and whose input the container has yet to read."""
         self._leaving: list[Callable[[], None]] = []
+        self._departing = False
         supervisor.on_event = self._tell
         supervisor.on_output = self._show
         supervisor.on_cleaned = self._leave_if_asked
@@ -109,6 +112,9 @@ class Server:
 
     def _request(self, connection: Connection, message: Message) -> None:
         request_id = message.get("id")
+        if self._departing:
+            connection.end()
+            return
         try:
             if message.get("v") != wire.VERSION:
                 raise UnimplementedError(
@@ -322,9 +328,19 @@ class Server:
             self._leave_if_asked()
 
     def _leave_if_asked(self) -> None:
-        if self._leaving:
+        if self._leaving and not self._departing:
+            self._departing = True
             for leave in self._leaving:
                 leave()
+            self._loop.forget(self._listener.fileno())
+            self._listener.close()
+            self._depart(round(_DEPART_S / _LOOK_S))
+
+    def _depart(self, looks: int) -> None:
+        """Leave once all that was sent is with the clients, or with those who read."""
+        if looks and any(connection.pending for connection in self._connections):
+            self._loop.after(_LOOK_S, lambda: self._depart(looks - 1))
+        else:
             self._loop.stopped = True
 
 
