@@ -94,6 +94,7 @@ async def test_a_container_that_cannot_be_ended_holds_no_network_back(pods: Pods
         with pytest.raises(DeadlineExceededError, match="lives on after SIGKILL"):
             await pods.client.stop_sandbox(sandbox_id)
         assert calls(pods) == ["ADD", "DEL"]
+        assert (pods.daemons.base / "run/runtimed/sandboxes" / sandbox_id / "ns/net").exists()
     finally:
         for pid in told:
             with suppress(ProcessLookupError):

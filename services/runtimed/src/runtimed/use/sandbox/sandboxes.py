@@ -275,27 +275,28 @@ class Sandboxes:
     async def tear_down(self, record: SandboxRecord) -> None:
         """Stop the containers and release all that the set-up made.
 
-        Each part is tried whatever fails, but the namespaces stay as long as the network is not released. A container
-        that cannot be ended keeps nothing of the rest: another pod may have its host ports by now.
+        Each part is tried whatever fails, but the namespaces stay as long as the network is not released; and while a
+        container cannot be ended, all but the network stays: its host ports another pod may have by now.
         """
         running = [partial(self._containers.end_now, c.id) for c in self._parts.containers_of(record.id)]
-        unended: SlipwayError | None = None
+        undo = Undo(self._parts.settings.cleanup_s)
+        attached = not (record.host_network or record.isolated or record.network_released)
         try:
             await together(*running)
-        except SlipwayError as exc:
-            unended = exc
-        undo = Undo(self._parts.settings.cleanup_s)
+        except SlipwayError:
+            if attached:
+                undo.push("network", partial(self._release, record))
+                await undo.run()
+            raise
         directory = self._parts.sandbox_dir(record.id)
         undo.push("directory", partial(network.remove_directory, directory))
         undo.push("namespaces", partial(network.unpin, directory))
-        if not (record.host_network or record.isolated or record.network_released):
+        if attached:
             # without the namespace a plugin cannot tell which rules of the node were for its addresses
             undo.push("network", partial(self._release, record), on_all_before=True)
         undo.push("pause", partial(self._parts.shims.remove_pause, record.id))
         undo.push("pid namespace", partial(network.unpin_pid, directory))
         left = await undo.run()
-        if unended is not None:
-            raise unended
         if left:
             kind = UnavailableError if undo.may_pass else FailedPreconditionError
             raise kind(f"sandbox {record.id}: not released: {', '.join(left)}")
