@@ -23,6 +23,7 @@ from packaging.requirements import Requirement
 
 from common.errors import SlipwayError
 from common.places import SYSTEMD
+from common.sys.files import replace_file, sync_directory
 from common.sys.mounts import unmount_below
 from devtools.fieldwords import field_words
 from node import running
@@ -240,7 +241,9 @@ def make_version(version: Path, lock: str, sources: Iterable[Path]) -> None:
         subprocess.run([*build, *map(str, copies)], check=True)
         wheels = [str(path) for path in (place / "wheels").iterdir()]
         subprocess.run([*pip, "--no-index", "--no-deps", *wheels], check=True)
-    (version / "installed").touch()
+    # a power cut leaves no marker of what is not whole
+    subprocess.run(["sync", "--file-system", str(version)], check=True)
+    replace_file(version / "installed", b"", 0o644)
 
 
 def copy_source(source: Path, place: Path) -> Path:
@@ -292,6 +295,7 @@ def replace_link(link: Path, target: Path) -> None:
     temporary.unlink(missing_ok=True)
     temporary.symlink_to(target)
     os.replace(temporary, link)  # noqa: PTH105 - Path.replace says the same
+    sync_directory(link.parent)  # before the version that it had is removed
 
 
 def systemctl(*arguments: str) -> None:
