@@ -49,10 +49,14 @@ RUN = Path("/run/slipway")
 KEPT = (COMMANDS, SHARE, Path("/usr/local/lib"))
 """Folders of every Debian."""
 SHIMS = RUN / "shimd/shims"
+PAUSES = RUN / "shimd/pauses"
+"""One for each pod that is ready."""
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUPS = ("slipway", "slipway-shims", "slipway-lazy")
 """Of pods that name no parent, of shims, and of what serves lazy layers."""
 DATA = Path("/var/lib/slipway")
+NETWORKS = DATA / "runtimed/cni"
+"""What plugins were told for a pod, until they have undone it."""
 OWN_UNITS = "deploy/systemd"
 NODE_SETTINGS = """# What all services of this node have in common. After a change, as root:
 # slipway-node check --config /etc/slipway/node.toml && systemctl restart slipway-prepare
@@ -138,11 +142,13 @@ def uninstall(checkout: Path, *, purge: bool, force: bool) -> None:
     """Remove what `install` made, and what the node left in /run and among the cgroups.
 
     Raises:
-        InstallError: containers run.
+        InstallError: containers run, or pods hold their networks.
+        FailedPreconditionError: a node that is not of units runs there.
     """
-    shims = sorted(SHIMS.iterdir()) if SHIMS.is_dir() else []
-    if shims and not force:
-        message = f"{len(shims)} containers run, {shims[0].name} for one: remove their pods, or give --force"
+    running.refuse_others(str(RUN), SYSTEMD)
+    held = still_held()
+    if held and not force:
+        message = f"{' and '.join(held)}: remove their pods, or give --force"
         raise InstallError(message)
     units = [unit.name for unit in sorted((checkout / OWN_UNITS).iterdir()) if (UNITS / unit.name).exists()]
     if units:
@@ -154,20 +160,40 @@ def uninstall(checkout: Path, *, purge: bool, force: bool) -> None:
         remove_empty(place.parent)
     systemctl("daemon-reload")
     subprocess.run(["systemctl", "reset-failed", "slipway*"], check=False, stderr=subprocess.DEVNULL)
-    if shims:
-        say(f"{len(shims)} containers go on under their shims: {RUN} stays")
+    if held:
+        say(f"{' and '.join(held)}: {RUN} stays")
     else:
-        say(f"removing {RUN}")
         unmount_below(RUN)
-        shutil.rmtree(RUN, ignore_errors=True)
+        remove_tree(RUN)
         for name in OWN_CGROUPS:
             for group in (*CGROUPS.glob(name), *CGROUPS.glob(f"*/{name}")):
                 remove_group(group)
     for folder in (PREFIX, *((SETTINGS, DATA) if purge else ())):
-        say(f"removing {folder}")
-        shutil.rmtree(folder, ignore_errors=True)
+        remove_tree(folder)
     if not purge:
         say(f"{SETTINGS} and {DATA} stay; --purge removes them, too")
+
+
+def still_held() -> list[str]:
+    """What runs or is held on behalf of pods, in words."""
+    places = ((SHIMS, "containers run"), (PAUSES, "pods are there"), (NETWORKS, "networks of pods are held"))
+    found = [(sorted(place.iterdir()) if place.is_dir() else [], what) for place, what in places]
+    return [f"{len(paths)} {what}, {paths[0].name} for one" for paths, what in found if paths]
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a folder, and where it points to when it is a link; what stays is said."""
+    place = folder.resolve()
+    if not place.is_dir():
+        folder.unlink(missing_ok=True)
+        return
+    say(f"removing {folder}" if place == folder else f"removing {folder}, which is {place}")
+    stays: list[str] = []
+    shutil.rmtree(place, onerror=lambda _call, path, error: stays.append(f"{path}: {error[1]}"))
+    if folder.is_symlink() and not stays:
+        folder.unlink()
+    if stays:
+        say(f"{folder} stays: {len(stays)} could not be removed: {stays[0]}")
 
 
 def remove_group(group: Path) -> None:
