@@ -494,6 +494,25 @@ async def test_a_mirror_is_asked_for_what_it_may_answer(
         mirror.close()
 
 
+async def test_an_image_by_digest_is_resolved_at_a_mirror_that_may_only_give_it(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, tmp_path: Path
+) -> None:
+    mirror = tools.bad_registry()
+    mirror.serve(layer.image)
+    directory = tmp_path / "certs.d" / bad_registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\ncapabilities = ["pull"]\n'
+    )
+    reference = Reference.parse(f"{bad_registry.host}/some/app@{layer.image.digest}")
+    bad_registry.close()
+    try:
+        async with layer._registry.repository(reference, NOBODY) as repository:
+            assert str(await repository.resolve()) == layer.image.digest
+    finally:
+        mirror.close()
+
+
 async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:
     bad_registry.close()
     error = await failure(layer)

@@ -206,7 +206,7 @@ class HttpRepository:
             response.release_conn()
             return self._claimed(response, transport)
 
-        found = await self._ask("resolve", ask)
+        found = await self._ask("pull" if self._reference.digest else "resolve", ask)
         self._shown = True
         wanted = self._reference.digest
         if wanted and found and found != wanted:
