@@ -513,6 +513,18 @@ async def test_an_image_by_digest_is_resolved_at_a_mirror_that_may_only_give_it(
         mirror.close()
 
 
+@pytest.mark.parametrize("status", [405, 501])
+async def test_who_refuses_head_is_asked_for_the_manifest(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, status: int
+) -> None:
+    good = bad_registry.answer
+    bad_registry.answer = lambda h: tools.reply(h, status) if h.command == "HEAD" else good(h)
+    async with layer._registry.repository(layer.reference, NOBODY) as repository:
+        assert await repository.resolve() is None
+        assert str((await repository.document("v1")).digest) == layer.image.digest
+    assert [method for method, _, _ in bad_registry.requests] == ["HEAD", "GET"]
+
+
 async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:
     bad_registry.close()
     error = await failure(layer)

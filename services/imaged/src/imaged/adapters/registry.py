@@ -44,6 +44,7 @@ _ACCEPT = ", ".join(
 )
 LEAST_PEER_BYTES = 1 << 20
 """Smaller blobs come from their registry sooner than a neighbour is found."""
+_METHOD_IS_REFUSED = (405, 501)
 T = TypeVar("T")
 
 
@@ -202,12 +203,15 @@ class HttpRepository:
     async def resolve(self) -> Digest | None:
         def ask(transport: Transport, stop: Stop) -> Digest | None:
             path = f"manifests/{self._reference.object}"
-            response = transport.open("HEAD", path, {"Accept": _ACCEPT}, stop)
+            # some registries and proxies know no HEAD of a manifest: who gets no digest asks for the document
+            response = transport.send(
+                "HEAD", path, {"Accept": _ACCEPT}, stop, expect=(200, *_METHOD_IS_REFUSED)
+            )
             response.release_conn()
-            return self._claimed(response, transport)
+            return None if response.status in _METHOD_IS_REFUSED else self._claimed(response, transport)
 
         found = await self._ask("pull" if self._reference.digest else "resolve", ask)
-        self._shown = True
+        self._shown = self._shown or found is not None
         wanted = self._reference.digest
         if wanted and found and found != wanted:
             raise DataLossError(f"image {self._image}: its registry says it has the digest {found}")
