@@ -7,9 +7,12 @@ from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
 
 import anyio
 import pytest
+import urllib3
 
 from common.api.images.v1 import images_pb2 as pb
 from common.errors import (
@@ -21,7 +24,9 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
+from imaged.adapters import transport
 from imaged.adapters.content_local import LocalContent
+from imaged.adapters.proxies import Pools
 from imaged.adapters.registry import HttpRegistry
 from imaged.adapters.registry_auth import parse_challenges
 from imaged.adapters.transport import Limits
@@ -520,9 +525,51 @@ async def test_who_refuses_head_is_asked_for_the_manifest(
     good = bad_registry.answer
     bad_registry.answer = lambda h: tools.reply(h, status) if h.command == "HEAD" else good(h)
     async with layer._registry.repository(layer.reference, NOBODY) as repository:
-        assert await repository.resolve() is None
-        assert str((await repository.document("v1")).digest) == layer.image.digest
+        assert str(await repository.resolve()) == layer.image.digest
     assert [method for method, _, _ in bad_registry.requests] == ["HEAD", "GET"]
+
+
+async def test_a_mirror_that_cannot_be_reached_is_tried_once_and_then_goes_last_for_a_while(
+    layer: Layer,
+    bad_registry: BadRegistry,
+    tools: Tools,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[str] = []
+    request = Pools.request
+
+    def counted(pools: Pools, method: str, url: str, **options: Any) -> urllib3.BaseHTTPResponse:
+        asked.append(urlsplit(url).netloc)
+        return request(pools, method, url, **options)
+
+    monkeypatch.setattr(Pools, "request", counted)
+    mirror = tools.bad_registry()
+    mirror.close()
+    directory = tmp_path / "certs.d" / bad_registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\n'
+    )
+    for _ in range(2):  # the second is another pull
+        async with layer._registry.repository(layer.reference, NOBODY) as repository:
+            assert str(await repository.resolve()) == layer.image.digest
+            await repository.document("v1")
+    assert await layer.fetch() == layer.body
+    assert asked == [mirror.host, *[bad_registry.host] * 5]
+    # what the registry itself says is told, though the mirror is asked after it
+    bad_registry.answer = lambda h: tools.reply(h, 404)
+    async with layer._registry.repository(layer.reference, NOBODY) as repository:
+        with pytest.raises(NotFoundError, match=bad_registry.host):
+            await repository.document("v1")
+    assert asked[-2:] == [bad_registry.host, mirror.host]
+    monkeypatch.setattr(transport, "AWAY_S", -1.0)
+    layer._registry.away = transport.Away()
+    for _ in range(2):
+        async with layer._registry.repository(layer.reference, NOBODY) as repository:
+            with pytest.raises(NotFoundError):
+                await repository.resolve()
+    assert asked[-4:] == [mirror.host, bad_registry.host] * 2
 
 
 async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:

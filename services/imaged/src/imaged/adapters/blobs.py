@@ -25,7 +25,7 @@ from imaged import meters
 from imaged.adapters.transport import MAX_TRIES
 from imaged.fetching.bandwidth import Bandwidth
 from imaged.fetching.interruptible import Stop, interruptible
-from imaged.fetching.refusal import Refused, reason
+from imaged.fetching.refusal import Refused, Told, reason
 from imaged.manifest import Descriptor
 from imaged.ports import Partial
 from imaged.turns import Queue
@@ -41,6 +41,10 @@ class Source(Protocol):
 
     least_bytes_per_s: int
     """Who gives less is left; 0 for who may take any time."""
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is not the registry itself."""
 
     @property
     def name(self) -> str:
@@ -109,15 +113,16 @@ class BlobFetch:
         """Bring what is missing, and verify the whole.
 
         Raises:
-            SlipwayError: what the last host, which is the registry itself, said.
+            SlipwayError: what the registry itself said, or else the last host.
         """
-        failure: SlipwayError | None = None
+        told = Told()
         for source in self._sources:
             failure = await self._from(source)
             if failure is None:
                 return
-        if failure:
-            raise failure
+            told.by(failure, stands_in=source.stands_in)
+        if told.error:
+            raise told.error
 
     async def _from(self, source: Source) -> SlipwayError | None:
         """The rest of the blob from one host; None when the blob is whole, or else why it is not."""

@@ -27,11 +27,11 @@ from imaged.adapters.proxies import Proxies
 from imaged.adapters.ranges import read_range
 from imaged.adapters.referrers import by_api, listed
 from imaged.adapters.registry_auth import TokenCache
-from imaged.adapters.transport import Limits, Transport, meant_for
+from imaged.adapters.transport import Away, Limits, Transport, meant_for
 from imaged.adapters.upload import Upload, mount, there
 from imaged.fetching.bandwidth import Bandwidth
 from imaged.fetching.interruptible import Stop, interruptible
-from imaged.fetching.refusal import Refused, reason
+from imaged.fetching.refusal import Refused, Told, reason
 from imaged.manifest import INDEX_TYPES, MANIFEST_TYPES, MAX_MANIFEST_BYTES, Descriptor
 from imaged.peers.neighbours import Neighbours
 from imaged.peers.source import PeerSource
@@ -80,6 +80,7 @@ class HttpRegistry:
         self._proxies = proxies or Proxies()
         self._tokens = TokenCache()
         self._schemes: dict[str, str] = {}
+        self.away = Away()
         self.parallel_ranges = parallel_ranges
         self.bandwidth = bandwidth or Bandwidth()
         self.neighbours = neighbours
@@ -112,6 +113,7 @@ class HttpRegistry:
                         limits=self._limits,
                         actions="pull,push" if push else "pull",
                         proxies=self._proxies,
+                        away=self.away,
                     )
                     for host in self._places(reference.domain)
                 ]
@@ -203,40 +205,45 @@ class HttpRepository:
     async def resolve(self) -> Digest | None:
         def ask(transport: Transport, stop: Stop) -> Digest | None:
             path = f"manifests/{self._reference.object}"
-            # some registries and proxies know no HEAD of a manifest: who gets no digest asks for the document
             response = transport.send(
                 "HEAD", path, {"Accept": _ACCEPT}, stop, expect=(200, *_METHOD_IS_REFUSED)
             )
+            response.drain_conn()
             response.release_conn()
-            return None if response.status in _METHOD_IS_REFUSED else self._claimed(response, transport)
+            if response.status in _METHOD_IS_REFUSED:
+                return self._document(transport, self._reference.object, stop).digest
+            return self._claimed(response, transport)
 
         found = await self._ask("pull" if self._reference.digest else "resolve", ask)
-        self._shown = self._shown or found is not None
+        self._shown = True
         wanted = self._reference.digest
         if wanted and found and found != wanted:
             raise DataLossError(f"image {self._image}: its registry says it has the digest {found}")
         return found
 
     async def document(self, name: str) -> Document:
-        def ask(transport: Transport, stop: Stop) -> Document:
-            response = transport.open("GET", f"manifests/{name}", {"Accept": _ACCEPT}, stop)
-            body = self._body(response, transport)
-            algorithm = name.partition(":")[0] if ":" in name else "sha256"
-            digest = Digest(algorithm, hashlib.new(algorithm, body, usedforsecurity=False).hexdigest())
-            claimed = self._claimed(response, transport)
-            expected = name if ":" in name else str(claimed or digest)
-            if str(digest) != expected:
-                raise Refused(
-                    DataLossError(
-                        f"image {self._image}: registry {transport.host.name} sent a manifest "
-                        f"with the digest {digest}, not {expected}"
-                    )
-                )
-            return Document(digest, response.headers.get("Content-Type", ""), body)
-
-        found = await self._ask("pull" if ":" in name else "resolve", ask)
+        found = await self._ask(
+            "pull" if ":" in name else "resolve",
+            lambda transport, stop: self._document(transport, name, stop),
+        )
         self._shown = True
         return found
+
+    def _document(self, transport: Transport, name: str, stop: Stop) -> Document:
+        response = transport.open("GET", f"manifests/{name}", {"Accept": _ACCEPT}, stop)
+        body = self._body(response, transport)
+        algorithm = name.partition(":")[0] if ":" in name else "sha256"
+        digest = Digest(algorithm, hashlib.new(algorithm, body, usedforsecurity=False).hexdigest())
+        claimed = self._claimed(response, transport)
+        expected = name if ":" in name else str(claimed or digest)
+        if str(digest) != expected:
+            raise Refused(
+                DataLossError(
+                    f"image {self._image}: registry {transport.host.name} sent a manifest "
+                    f"with the digest {digest}, not {expected}"
+                )
+            )
+        return Document(digest, response.headers.get("Content-Type", ""), body)
 
     async def referrers(self, digest: Digest, kinds: Sequence[str]) -> list[Descriptor]:
         try:
@@ -252,7 +259,7 @@ class HttpRepository:
         return listed(tagged.body, kinds)
 
     async def fetch(self, descriptor: Descriptor, partial: Partial, order: int = 0) -> None:
-        able = [transport for transport in self._transports if "pull" in transport.host.capabilities]
+        able = self._able("pull")
         if not able:
             raise self._none_may("pull")
         peers = await self._peers(descriptor)
@@ -327,19 +334,25 @@ class HttpRepository:
             lambda stop: self._over_hosts(capability, fn, stop), limiter or self._registry.questions
         )
 
+    def _able(self, capability: str) -> list[Transport]:
+        """Who may be asked, in order: who could not be reached of late is the last."""
+        able = [
+            transport
+            for transport in self._transports
+            if capability in transport.host.capabilities
+            and not (capability == "push" and transport.stands_in)
+        ]
+        return sorted(able, key=lambda transport: self._registry.away.has(transport.host))
+
     def _over_hosts(self, capability: str, fn: Callable[[Transport, Stop], T], stop: Stop) -> T:
-        failures: list[Exception] = []
-        for transport in self._transports:
-            if capability not in transport.host.capabilities or (
-                capability == "push" and transport.host.mirror_of
-            ):
-                continue
+        told = Told()
+        for transport in self._able(capability):
             try:
                 answer = fn(transport, stop)
             except Refused as exc:
-                failures.append(exc.error)
+                told.by(exc.error, stands_in=transport.stands_in)
             else:
-                if failures and not transport.host.mirror_of:
+                if told.error and not transport.stands_in:
                     self._registry.remember(self._reference.domain, transport.host.url)
                     self._transports = [
                         t for t in self._transports if t is transport or t.host.name != transport.host.name
@@ -347,10 +360,10 @@ class HttpRepository:
                 return answer
             if stop.is_set():
                 break
-        if failures:
-            if isinstance(failures[-1], UnknownError):
+        if told.error:
+            if isinstance(told.error, UnknownError):
                 self._registry.forget(self._reference.domain)
-            raise failures[-1]  # of the registry itself, which was asked last
+            raise told.error
         raise self._none_may(capability)
 
     def _none_may(self, capability: str) -> UnavailableError:

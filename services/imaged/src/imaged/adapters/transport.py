@@ -31,6 +31,8 @@ from imaged.ports import Credentials
 
 MAX_TRIES = 3
 MAX_REDIRECTS = 5
+AWAY_S = 60.0
+"""So long a mirror that could not be reached is asked last."""
 MAX_LOGINS = 2
 UNAVAILABLE = "RegistryUnavailable: "
 """The prefix that a kubelet reads (k8s.io/kubernetes/pkg/kubelet/images)."""
@@ -60,6 +62,23 @@ class Request:
     expect: tuple[int, ...]
 
 
+class Away:
+    """The mirrors that could not be reached of late, over all pulls. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._until_s: dict[str, float] = {}
+
+    def note(self, host: Host) -> None:
+        self._until_s[host.url] = time.monotonic() + AWAY_S
+
+    def has(self, host: Host) -> bool:
+        until_s = self._until_s.get(host.url, 0.0)
+        if until_s and until_s <= time.monotonic():
+            self._until_s.pop(host.url, None)
+            return False
+        return bool(until_s)
+
+
 class Transport:
     """Requests to one host for one repository. Thread-safe; every method blocks.
 
@@ -72,6 +91,7 @@ class Transport:
         limits: how patient to be.
         actions: what a token is asked for, when the registry does not say.
         proxies: what requests go through.
+        away: told of a mirror that cannot be reached.
     """
 
     def __init__(
@@ -85,8 +105,10 @@ class Transport:
         limits: Limits,
         actions: str = "pull",
         proxies: Proxies | None = None,
+        away: Away | None = None,
     ) -> None:
         self.host = host
+        self._away = away or Away()
         self._repository = repository
         self._subject = f"image {image}: " if image else ""
         self._limits = limits
@@ -97,6 +119,11 @@ class Transport:
         )
 
     least_bytes_per_s = 0
+
+    @property
+    def stands_in(self) -> bool:
+        """Whether it is a mirror."""
+        return bool(self.host.mirror_of)
 
     @property
     def name(self) -> str:
@@ -162,6 +189,9 @@ class Transport:
                     raise Refused(error, transient=True)
             except (HTTPError, OSError) as exc:
                 failure, again = reason(exc), transient(exc)
+                if self.stands_in and unreachable(exc):
+                    self._away.note(self.host)  # the next host is there sooner than another try
+                    again = False
                 if not again:
                     break
             if attempt < tries:
@@ -264,6 +294,11 @@ def transient(exc: Exception) -> bool:
     """Whether another try may go better: not when the peer is no TLS server or has a bad certificate."""
     inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc
     return not isinstance(inner, (urllib3.exceptions.SSLError, ssl.SSLError))
+
+
+def unreachable(exc: Exception) -> bool:
+    """Whether no connection came about: no name, no route, nobody who answers."""
+    return isinstance(exc, (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError))
 
 
 def _discard(response: urllib3.BaseHTTPResponse) -> str:

@@ -17,6 +17,20 @@ class Refused(Exception):  # noqa: N818 - not an error by itself: the next host 
         """Whether the connection was cut or the registry was busy."""
 
 
+class Told:
+    """What the hosts said that gave nothing: the registry itself has the last word, wherever in their order it is."""
+
+    def __init__(self) -> None:
+        self.error: SlipwayError | None = None
+        self._own = False
+
+    def by(self, error: SlipwayError, *, stands_in: bool) -> None:
+        """One host, which is a mirror or a neighbour or else the registry itself."""
+        if not (stands_in and self._own):
+            self.error = error
+        self._own = self._own or not stands_in
+
+
 def reason(exc: Exception) -> str:  # noqa: PLR0911 - a table
     """A failed request in a few words, without object addresses."""
     inner = exc.reason if isinstance(exc, urllib3.exceptions.MaxRetryError) else exc

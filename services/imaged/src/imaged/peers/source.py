@@ -31,6 +31,7 @@ class PeerSource:
     """
 
     least_bytes_per_s = LEAST_BYTES_PER_S
+    stands_in = True
 
     def __init__(self, peer: Peer, node: str, repository: str, image: str, seals: Seals) -> None:
         self.name = f"peer {peer.node}"
