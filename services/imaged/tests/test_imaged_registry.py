@@ -22,6 +22,7 @@ from common.errors import (
     PermissionDeniedError,
     ResourceExhaustedError,
     SlipwayError,
+    UnavailableError,
     UnknownError,
 )
 from imaged.adapters import transport
@@ -570,6 +571,48 @@ async def test_a_mirror_that_cannot_be_reached_is_tried_once_and_then_goes_last_
             with pytest.raises(NotFoundError):
                 await repository.resolve()
     assert asked[-4:] == [mirror.host, bad_registry.host] * 2
+
+
+@pytest.mark.parametrize("named", ["", "private.example"])
+async def test_a_server_of_another_name_is_the_registry_itself(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools, tmp_path: Path, named: str
+) -> None:
+    good, registry = bad_registry.answer, layer._registry
+    directory = tmp_path / "certs.d" / "private.example"
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(f'server = "http://{bad_registry.host}"\n')
+
+    def answer(h: BaseHTTPRequestHandler) -> None:
+        if h.headers.get("Authorization") != "Basic dTpw":
+            tools.reply(h, 401, b"", {"WWW-Authenticate": 'Basic realm="r"'})
+        elif h.command == "PUT" or h.path == "/v2/":
+            tools.reply(h, 201 if h.command == "PUT" else 200)
+        else:
+            good(h)
+
+    bad_registry.answer = answer
+    login, reference = Credentials("u", "p", server=named), Reference.parse("private.example/some/app:v1")
+    async with registry.repository(reference, login, push=True) as repository:
+        assert str(await repository.resolve()) == layer.image.digest
+        await repository.push_document("v1", layer.image.media_type, layer.image.manifest)
+    assert bad_registry.requests[-1][1].endswith("/manifests/v1?ns=private.example")
+    assert await registry.check_login("private.example", login)
+    async with registry.repository(reference, Credentials("u", "p", server="other.example")) as repository:
+        with pytest.raises(PermissionDeniedError):
+            await repository.resolve()
+
+
+async def test_what_all_registries_share_is_a_mirror_and_gets_no_login(
+    layer: Layer, bad_registry: BadRegistry, tmp_path: Path
+) -> None:
+    (tmp_path / "certs.d/_default").mkdir(parents=True)
+    (tmp_path / "certs.d/_default/hosts.toml").write_text(f'server = "http://{bad_registry.host}"\n')
+    reference = Reference.parse("private.example/some/app:v1")
+    async with layer._registry.repository(reference, Credentials("u", "p"), push=True) as repository:
+        await repository.resolve()
+        with pytest.raises(UnavailableError, match="may push"):
+            await repository.push_document("v1", "", b"")
+    assert all("Authorization" not in headers for _, _, headers in bad_registry.requests)
 
 
 async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -14,6 +14,7 @@ DOCKER_HUB = "registry-1.docker.io"
 _HUB_NAMES = ("docker.io", "index.docker.io", DOCKER_HUB)
 _ALL = frozenset({"pull", "resolve", "push"})
 _LOOPBACK = re.compile(r"localhost|127(\.\d{1,3}){3}|\[?::1\]?")
+_ANY = "_default"
 _KNOWN = _ALL | {"referrers"}
 """The last is a word of containerd: we ask who may resolve, and then the next host, for what refers to a document."""
 _UNITS = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "μs": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
@@ -35,7 +36,14 @@ class Host:
     headers: tuple[tuple[str, str], ...] = field(default=(), repr=False)
     mirror_of: str = ""
     """For a mirror, the registry that it stands in for."""
+    serves: str = ""
+    """The registry that this host is, by another name than its own."""
     connect_timeout_s: float = 0.0
+
+    @property
+    def asked_for(self) -> str:
+        """The registry that is meant, where the host's own name does not say it."""
+        return self.mirror_of or self.serves
 
     @property
     def name(self) -> str:
@@ -64,7 +72,7 @@ def find(certs_dir: str, domain: str) -> list[Host]:
 def _directories(root: Path, domain: str) -> list[Path]:
     name, colon, port = domain.rpartition(":")
     underscored = [root / f"{name}_{port}_"] if colon and port.isdigit() else []
-    return [*underscored, root / domain, root / "_default"]
+    return [*underscored, root / domain, root / _ANY]
 
 
 def _defaults(domain: str, ca: tuple[str, ...] = (), client: tuple[tuple[str, str], ...] = ()) -> list[Host]:
@@ -86,7 +94,11 @@ def _from_toml(path: Path, domain: str) -> list[Host]:
         if not server and not plain:
             return hosts + _defaults(domain)
         default = f"https://{DOCKER_HUB if domain in _HUB_NAMES else domain}"
-        return [*hosts, _host(path, server or default, plain, domain)]
+        last = _host(path, server or default, plain, domain)
+        if path.parent.name != _ANY:
+            # whoever wrote this for one registry knows where it is; what all others share is a mirror
+            last = replace(last, mirror_of="", serves=last.mirror_of)
+        return [*hosts, last]
     except (OSError, ValueError, TypeError, AttributeError, LookupError) as exc:
         raise FailedPreconditionError(f"registry settings {path}: {exc}") from exc
 

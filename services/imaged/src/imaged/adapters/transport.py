@@ -205,7 +205,8 @@ class Transport:
         if "://" in where:
             return where
         url = f"{self.host.url}/{self._repository}/{where}"
-        return f"{url}{'&' if '?' in where else '?'}ns={self.host.mirror_of}" if self.host.mirror_of else url
+        asked_for = self.host.asked_for
+        return f"{url}{'&' if '?' in where else '?'}ns={asked_for}" if asked_for else url
 
     def unavailable(self, why: str) -> UnknownError:
         return UnknownError(f"{UNAVAILABLE}{self._subject}registry {self.host.name} {why}")
@@ -335,7 +336,8 @@ def meant_for(credentials: Credentials, host: Host) -> bool:
     wanted = wanted.split("/")[0]
     if not wanted:
         return not host.mirror_of
-    return same_registry(wanted, host.name) or (bool(host.mirror_of) and wanted == host.name)
+    # a server of another name is the registry itself
+    return same_registry(wanted, host.name) or (bool(host.serves) and same_registry(wanted, host.serves))
 
 
 def _pools(host: Host, limits: Limits, proxies: Proxies) -> Pools:
