@@ -36,6 +36,7 @@ from imaged.ports import Credentials
 from imaged.reference import Reference
 from imaged.servicer import credentials
 from services.imaged.tests.conftest import BadRegistry, Tools
+from tests.support.eventually import until
 from tests.support.pace import patience
 
 pytestmark = pytest.mark.anyio
@@ -613,6 +614,36 @@ async def test_what_all_registries_share_is_a_mirror_and_gets_no_login(
         with pytest.raises(UnavailableError, match="may push"):
             await repository.push_document("v1", "", b"")
     assert all("Authorization" not in headers for _, _, headers in bad_registry.requests)
+
+
+async def test_a_registry_that_does_not_answer_holds_up_no_other(
+    layer: Layer, bad_registry: BadRegistry, tools: Tools
+) -> None:
+    silent, registry = tools.bad_registry(), layer._registry
+
+    def wait(h: BaseHTTPRequestHandler) -> None:
+        silent.release.wait(60)
+        tools.reply(h, 404)
+
+    silent.answer = wait
+    registry.remember(silent.host, f"http://{silent.host}/v2")
+
+    async def ask(host: str) -> str:
+        async with registry.repository(Reference.parse(f"{host}/some/app:v1"), NOBODY) as repository:
+            return str(await repository.resolve())
+
+    try:
+        async with anyio.create_task_group() as group:
+            for _ in range(6):
+                group.start_soon(ask, silent.host)
+            await until(lambda: len(silent.requests) == 6, "six to wait")
+            start_s = time.monotonic()
+            assert await ask(bad_registry.host) == layer.image.digest
+            took_s = time.monotonic() - start_s
+            group.cancel_scope.cancel()
+        assert took_s < 1 * patience(1), "a stall takes a second"
+    finally:
+        silent.close()
 
 
 async def test_registry_that_is_away_is_unavailable(layer: Layer, bad_registry: BadRegistry) -> None:

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
+from weakref import WeakValueDictionary
 
 import anyio.to_thread
 import urllib3
@@ -88,7 +89,9 @@ class HttpRegistry:
         self.turns = Turns(max_downloads)
         self.reads = CapacityLimiter(max_downloads)
         self.pushes = CapacityLimiter(max_downloads)
-        self.questions = CapacityLimiter(max_downloads)
+        self._questions: WeakValueDictionary[str, CapacityLimiter] = WeakValueDictionary()
+        self._max_questions = max_downloads
+        self._looks = CapacityLimiter(max_downloads)
 
     @asynccontextmanager
     async def repository(
@@ -122,7 +125,7 @@ class HttpRegistry:
                     f"image {reference}: TLS settings of its registry: {exc}"
                 ) from exc
 
-        transports = await anyio.to_thread.run_sync(make, limiter=self.questions)
+        transports = await anyio.to_thread.run_sync(make, limiter=self._looks)
         try:
             yield HttpRepository(self, reference, transports, queue or self.turns.queue())
         finally:
@@ -152,7 +155,14 @@ class HttpRegistry:
                 failure.error if failure else FailedPreconditionError(f"registry {domain}: no host is known")
             )
 
-        return await interruptible(ask, self.questions)
+        return await interruptible(ask, self.questions(domain))
+
+    def questions(self, domain: str) -> CapacityLimiter:
+        """Of threads that ask one registry: one that does not answer holds up nobody who asks another."""
+        found = self._questions.get(domain)
+        if found is None:
+            found = self._questions[domain] = CapacityLimiter(self._max_questions)
+        return found
 
     def queue(self, priority: int) -> Queue:
         """See `imaged.ports.Registry`."""
@@ -199,6 +209,7 @@ class HttpRepository:
         self._transports = transports
         self._queue = queue
         self._image = str(reference)
+        self._questions = registry.questions(reference.domain)
         self._shown = False
         """Whether the registry has answered for a manifest, with the credentials of this pull."""
 
@@ -331,7 +342,7 @@ class HttpRepository:
     ) -> T:
         """Ask each host in a thread until one answers."""
         return await interruptible(
-            lambda stop: self._over_hosts(capability, fn, stop), limiter or self._registry.questions
+            lambda stop: self._over_hosts(capability, fn, stop), limiter or self._questions
         )
 
     def _able(self, capability: str) -> list[Transport]:
