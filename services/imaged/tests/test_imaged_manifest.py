@@ -59,6 +59,24 @@ def test_platform_is_chosen_by_variant() -> None:
     assert pick(AMD64, None) == 0
 
 
+@pytest.mark.parametrize(
+    ("want", "have"),
+    [
+        ("linux/amd64", Platform("linux", "x86_64")),
+        ("linux/amd64", Platform("linux", "amd64", "v1")),
+        ("linux/arm64", Platform("Linux", "aarch64")),
+        ("linux/arm64", Platform("linux", "arm64", "8")),
+        ("linux/arm64", Platform("linux", "ARM64", "V8")),
+        ("linux/386", Platform("linux", "i386")),
+        ("linux/arm/v7", Platform("linux", "armhf")),
+    ],
+)
+def test_a_platform_in_another_builder_s_words_is_known(want: str, have: Platform) -> None:
+    wanted = manifest.platform_of(want)
+    assert pick(wanted, Platform("linux", "s390x"), have) == 1
+    assert manifest.suits(json.dumps({"os": have.os, "architecture": have.architecture}).encode(), wanted)
+
+
 def test_missing_platform_names_those_there() -> None:
     with pytest.raises(NotFoundError, match="linux/s390x"):
         pick(AMD64, Platform("linux", "s390x"))

@@ -344,13 +344,25 @@ def _manifest(image: str, document: _Document, config: Descriptor, layers: list[
 
 
 def _suits(config: _Config, want: Platform) -> bool:
-    return (config.os or want.os, config.architecture or want.architecture) == (want.os, want.architecture)
+    have = _known(Platform(config.os, config.architecture))
+    return (have.os or want.os, have.architecture or want.architecture) == (want.os, want.architecture)
+
+
+def _known(read: Platform) -> Platform:
+    """A platform as some builder wrote it, in the words of `platform_of`; a variant that it does not name is not guessed."""
+    architecture = read.architecture.lower()
+    architecture, implied = _ALIASES.get(architecture, (architecture, ""))
+    variant = read.variant.lower() or implied
+    if variant:
+        variant = _VARIANTS.get((architecture, variant), variant)
+    return Platform(read.os.lower(), architecture, variant)
 
 
 def _rank(have: Platform | None, want: Platform) -> int | None:
     """0 for the best; None when an image for `have` does not run on `want`."""
     if have is None:
         return 90
+    have = _known(have)
     if have.os != want.os or have.architecture != want.architecture:
         return None
     if have.variant == want.variant:
