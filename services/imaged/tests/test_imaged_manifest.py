@@ -82,6 +82,19 @@ def test_missing_platform_names_those_there() -> None:
         pick(AMD64, Platform("linux", "s390x"))
 
 
+def test_an_empty_list_of_go_is_one() -> None:
+    whole = json.loads(doc())
+    body = json.dumps(whole | {"layers": None}).encode()
+    read = manifest.parse("i", body, "")
+    assert isinstance(read, Manifest)
+    assert read.layers == ()
+    assert [blob.digest for blob in manifest.links("i", body)[1]] == [read.config.digest]
+    assert manifest.diff_ids("i", read, b'{"rootfs": {"type": "layers", "diff_ids": null}}', AMD64) == []
+    for without in (doc(layers=None), json.dumps({"schemaVersion": 2, "layers": None}).encode()):
+        with pytest.raises(InvalidArgumentError, match="no config or no layers"):
+            manifest.parse("i", without, "")
+
+
 def test_config_must_have_a_diff_id_for_each_layer() -> None:
     read = manifest.parse("i", doc(), "")
     assert isinstance(read, Manifest)

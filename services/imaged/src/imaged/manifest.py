@@ -145,7 +145,7 @@ class _Entry(Descriptor, frozen=True):
 
 
 class _RootFs(msgspec.Struct, frozen=True):
-    diff_ids: list[str] = []
+    diff_ids: list[str] | None = None
 
 
 class _Config(msgspec.Struct, frozen=True):
@@ -160,8 +160,15 @@ class _Document(msgspec.Struct, frozen=True, rename="camel"):
     artifact_type: str = ""
     manifests: list[Descriptor] | None = None
     config: Descriptor | None = None
-    layers: list[_Entry] | None = None
+    layers: list[_Entry] | msgspec.UnsetType | None = msgspec.UNSET
     fs_layers: msgspec.Raw = _ABSENT
+
+    @property
+    def listed(self) -> list[_Entry] | None:
+        """The layers; None when it does not speak of them. Go writes an empty list as null."""
+        if self.layers is None:
+            return [] if self.config else None
+        return None if self.layers is msgspec.UNSET else self.layers
 
     @property
     def is_schema_1(self) -> bool:
@@ -204,7 +211,7 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
     kind = document.media_type or media_type.partition(";")[0].strip()
     if document.schema_version == 1 or document.is_schema_1 or kind.startswith(_SCHEMA_1):
         _refuse(image, "its manifest is Docker schema 1, which is no longer supported; push it again")
-    if document.manifests is not None and (document.layers is not None or document.config is not None):
+    if document.manifests is not None and (document.listed is not None or document.config is not None):
         # two readers of such a document could see two images (GHSA-77vh-xpmg-72qh)
         _refuse(image, "its manifest has both manifests and layers")
     if document.manifests is not None:
@@ -215,9 +222,9 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
         _refuse(image, f"its index says {kind} but has no manifests")
     if kind and kind not in MANIFEST_TYPES and document.media_type:
         _refuse(image, f"its manifest has the unknown media type {kind!r}")
-    if document.config is None or document.layers is None:
+    if document.config is None or document.listed is None:
         _refuse(image, "its manifest has no config or no layers")
-    return _manifest(image, document, document.config, document.layers)
+    return _manifest(image, document, document.config, document.listed)
 
 
 def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
@@ -227,12 +234,12 @@ def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
         InvalidArgumentError: it is malformed, or Docker schema 1.
     """
     document = _decode(image, body)
-    if document.manifests is not None and (document.layers is not None or document.config is not None):
+    if document.manifests is not None and (document.listed is not None or document.config is not None):
         _refuse(image, "its manifest has both manifests and layers")
-    if document.is_schema_1 or (document.manifests is None and document.layers is None):
+    if document.is_schema_1 or (document.manifests is None and document.listed is None):
         _refuse(image, "its manifest is of a form that cannot be copied")
     config = [document.config] if document.config else []
-    blobs = [*config, *(document.layers or [])]
+    blobs = [*config, *(document.listed or [])]
     return [_checked(image, d) for d in document.manifests or []], [_checked(image, d) for d in blobs]
 
 
@@ -285,7 +292,7 @@ def diff_ids(image: str, manifest: Manifest, config: bytes, want: Platform) -> l
         raise InvalidArgumentError(f"image {image}: its config is malformed: {exc}") from exc
     if read.rootfs is None:
         _refuse(image, "its config has no rootfs")
-    found = read.rootfs.diff_ids
+    found = read.rootfs.diff_ids or []
     if len(found) != len(manifest.layers):
         _refuse(image, f"its config has {len(found)} diff IDs for {len(manifest.layers)} layers")
     if not _suits(read, want):
