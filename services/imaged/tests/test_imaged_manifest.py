@@ -95,6 +95,24 @@ def test_an_empty_list_of_go_is_one() -> None:
             manifest.parse("i", without, "")
 
 
+@pytest.mark.parametrize("kind", ["application/octet-stream", "application/json", "text/html", ""])
+def test_the_config_of_an_old_docker_image_is_one_by_its_layers(kind: str) -> None:
+    docker = "application/vnd.docker."
+    config = {"mediaType": kind, "digest": D, "size": 2}
+    old = doc(
+        mediaType=docker + "distribution.manifest.v2+json",
+        config=config,
+        layers=layer(docker + "image.rootfs.diff.tar.gzip"),
+    )
+    read = manifest.parse("i", old, "")
+    assert isinstance(read, Manifest)
+    assert not read.artifact_type
+    for other in (doc(config=config), old.replace(b"image.rootfs.diff.tar.gzip", b"plugin.v1+json")):
+        artifact = manifest.parse("i", other, "")
+        assert isinstance(artifact, Manifest)
+        assert artifact.artifact_type == (kind or "unknown")
+
+
 def test_config_must_have_a_diff_id_for_each_layer() -> None:
     read = manifest.parse("i", doc(), "")
     assert isinstance(read, Manifest)

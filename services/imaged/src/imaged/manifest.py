@@ -40,6 +40,9 @@ _CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",
     "application/vnd.docker.container.image.v1+json",
 )
+_OLD_CONFIG_TYPES = ("application/octet-stream", "application/json", "text/html", "")
+"""What old builders and registries called the config of a Docker image (containerd, images.Config and its handlers)."""
+_DOCKER_LAYERS = "application/vnd.docker.image.rootfs."
 _LAYER_STEMS = (
     "application/vnd.oci.image.layer.v1.tar",
     "application/vnd.oci.image.layer.nondistributable.v1.tar",
@@ -224,6 +227,9 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
         _refuse(image, f"its manifest has the unknown media type {kind!r}")
     if document.config is None or document.listed is None:
         _refuse(image, "its manifest has no config or no layers")
+    if _is_old(kind, document.config, document.listed):
+        config = msgspec.structs.replace(document.config, media_type=_CONFIG_TYPES[1])
+        return _manifest(image, document, config, document.listed)
     return _manifest(image, document, document.config, document.listed)
 
 
@@ -348,6 +354,16 @@ def _manifest(image: str, document: _Document, config: Descriptor, layers: list[
         if layer.media_type not in LAYER_TYPES:
             _refuse(image, f"its layer {layer.digest} has the unknown media type {layer.media_type!r}")
     return Manifest(_checked(image, config), tuple(_checked(image, layer) for layer in layers))
+
+
+def _is_old(kind: str, config: Descriptor, layers: list[_Entry]) -> bool:
+    """Whether it is a Docker image whose config has a type of its own."""
+    return (
+        kind == MANIFEST_TYPES[1]
+        and config.media_type in _OLD_CONFIG_TYPES
+        and bool(layers)
+        and all(layer.media_type.startswith(_DOCKER_LAYERS) for layer in layers)
+    )
 
 
 def _suits(config: _Config, want: Platform) -> bool:
