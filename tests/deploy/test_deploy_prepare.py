@@ -64,6 +64,18 @@ def test_a_node_of_units_that_has_its_own_events_keeps_their_port(place: Path) -
     assert f"127.0.0.1:{port}" in layout.state_file.read_text()
 
 
+def test_a_port_that_is_given_and_taken_is_refused(place: Path) -> None:
+    """Those that follow events would tell the token to who listens there."""
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
+    for_units(layout)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        given = replace(layout, nats_port=taken.getsockname()[1])
+        with pytest.raises(FailedPreconditionError, match=f"nats_port = {given.nats_port}: .* in use"):
+            for_units(given)
+    for_units(given)
+    assert layout.nats_port_file.read_text() == str(given.nats_port)
+
+
 def test_a_node_that_was_prepared_before_writes_no_more_to_a_full_disk(place: Path) -> None:
     layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n")
     for_units(layout)

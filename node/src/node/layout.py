@@ -59,7 +59,7 @@ class Layout:
     events_max_repeats: int = EVENTS_MAX_REPEATS
     """How many events of one kind about one object are kept there, and of one container's commands; the same on each node."""
     nats_port: int = 0
-    """Of the node's own NATS, on loopback; 0 takes the last one, or a free one."""
+    """Of the node's own NATS, on loopback, and no other than this one; 0 takes the last one, or a free one."""
     metrics_port: int = 9471
     """The first of the loopback ports on which the services show their metrics, in their start order; 0 for none."""
     dashboard_port: int = 9440

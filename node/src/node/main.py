@@ -316,7 +316,8 @@ def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes] | None", ready_s: 
             message = f"the node in {run_dir} has ended"
             raise _EndedError(message)
         if child and child.poll() is not None:
-            message = f"the supervisor ended at once: see {run_dir}/log/supervisor.log"
+            log_file = Path(run_dir, "log/supervisor.log")
+            message = f"the supervisor ended at once: {_last_words(log_file)}: see {log_file}"
             raise FailedPreconditionError(message)
         state = _running(run_dir)
         _check_failures(run_dir, state)

@@ -3,11 +3,11 @@
 import json
 import secrets
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from common.errors import InvalidArgumentError
+from common.errors import FailedPreconditionError, InvalidArgumentError
 from common.places import CONTAINERS, SYSTEMD
 from common.sys.files import replace_file
 from common.sys.mounts import ensure_shared
@@ -37,11 +37,23 @@ def held_nats(layout: Layout) -> Iterator[Layout]:
     if "nats" not in layout.servers:
         yield layout
         return
-    with held_port(layout.nats_port or _last_port(layout)) as port:
+    with _held_port(layout) as port:
         found = replace(layout, nats_port=port)
         _write(found.nats_port_file, str(port).encode())
         _write_nats(found)
         yield found
+
+
+@contextmanager
+def _held_port(layout: Layout) -> Iterator[int]:
+    given = layout.nats_port
+    with ExitStack() as stack:
+        try:
+            port = stack.enter_context(held_port(given or _last_port(layout), only=bool(given)))
+        except OSError as exc:  # those that follow events would tell the token to who listens there
+            message = f"nats_port = {given}: 127.0.0.1 refuses it to this node: {exc.strerror}"
+            raise FailedPreconditionError(message) from exc
+        yield port
 
 
 def for_units(layout: Layout) -> None:
@@ -59,7 +71,9 @@ def for_units(layout: Layout) -> None:
 def _for_units(layout: Layout) -> None:
     _mark_servers(layout)
     port = layout.nats_port or _last_port(layout)
-    if "nats" in layout.servers and port and _had_nats(layout):  # it runs, and has its port
+    if (
+        "nats" in layout.servers and port and port == _last_port(layout) and _had_nats(layout)
+    ):  # it runs, and has its port
         found = replace(layout, nats_port=port)
         _write_nats(found)
         _write_settings(found, SYSTEMD)
