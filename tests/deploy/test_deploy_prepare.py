@@ -1,5 +1,6 @@
 """What `slipway-node prepare` makes for processes that run by themselves."""
 
+import json
 import os
 import socket
 import stat
@@ -94,6 +95,33 @@ def test_what_a_machine_refuses_may_be_tried_again_and_a_wrong_setting_not(place
         assert done.returncode == status
         assert done.stderr.startswith("slipway-node: ")
         assert done.stderr.count("\n") == 1
+
+
+def test_a_node_keeps_its_name_on_a_host_that_gets_another(place: Path) -> None:
+    def named(*options: str) -> tuple[str, str]:
+        command = [
+            sys.executable,
+            "-m",
+            "node",
+            "prepare",
+            "--run-dir",
+            f"{place}/run",
+            f"--data-dir={place}/data",
+        ]
+        done = subprocess.run(
+            [*command, *options], check=True, timeout=LIMIT_S, capture_output=True, text=True
+        )
+        return json.loads((place / "run/node.json").read_text())["node"], done.stderr
+
+    assert named() == (socket.gethostname(), "")
+    (place / "data/node-name").write_text("before")
+    name, said = named()
+    assert name == "before"
+    assert said.startswith(
+        f"slipway-node: the node is before as before, though the host is {socket.gethostname()} now"
+    )
+    assert named("--node", "given") == ("given", "")
+    assert named()[0] == "given"
 
 
 def test_settings_are_checked_without_a_change(place: Path) -> None:

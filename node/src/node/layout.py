@@ -35,7 +35,7 @@ class Layout:
     """One node's directories and addresses: the options of `slipway-node`, and the keys of node.toml."""
 
     node: str = field(default_factory=socket.gethostname)
-    """Name of this node in events and records; no two nodes that share NATS or Redis may have the same."""
+    """Name of this node in events and records, which stays when the host's changes; no two nodes that share NATS or Redis may have the same."""
     run_dir: str = "/run/slipway"
     """Sockets, mounts and all else that a reboot may empty."""
     data_dir: str = "/var/lib/slipway"
@@ -106,6 +106,11 @@ class Layout:
     def nats_port_file(self) -> Path:
         """What NATS had last, for those that know it."""
         return Path(self.data_dir, "nats-port")
+
+    @property
+    def name_file(self) -> Path:
+        """What the node was called last, for a host whose name changes: records are kept under it."""
+        return Path(self.data_dir, "node-name")
 
     def log_file(self, name: str) -> Path:
         return Path(self.run_dir, "log", f"{name}.log")

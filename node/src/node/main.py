@@ -5,11 +5,12 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import sys
 import time
 import tomllib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -94,7 +95,9 @@ def _add_options(verb: argparse.ArgumentParser) -> None:
         default=plain.settings_dir,
         help="where SERVICE.toml, if it is there, has settings of a service (%(default)s)",
     )
-    verb.add_argument("--node", default=plain.node)
+    verb.add_argument(
+        "--node", default="", help="its name in events and records; as it was before, else the host's"
+    )
     verb.add_argument(
         "--otlp",
         default=plain.otlp_endpoint,
@@ -169,7 +172,23 @@ def _layout(arguments: argparse.Namespace) -> Layout:
         if values[key] != "" and (why := refusal(CommonSettings, key, values[key])):
             message = f"{key} = {refused_value(values[key])!r}: {why}"
             raise InvalidArgumentError(message)
-    return Layout(**values)
+    return _named(Layout(**values))
+
+
+def _named(layout: Layout) -> Layout:
+    """With the name that is given, else the one that it had, else that of the host."""
+    if layout.node:
+        return layout
+    host = socket.gethostname()
+    try:
+        before = layout.name_file.read_text().strip()
+    except OSError:
+        before = ""
+    if before and before != host:
+        sys.stderr.write(
+            f"slipway-node: the node is {before} as before, though the host is {host} now: `node` or --node renames it\n"
+        )
+    return replace(layout, node=before or host)
 
 
 def _need_root() -> None:

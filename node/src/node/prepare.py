@@ -69,6 +69,7 @@ def for_units(layout: Layout) -> None:
 
 
 def _for_units(layout: Layout) -> None:
+    keep_name(layout)
     _mark_servers(layout)
     port = layout.nats_port or _last_port(layout)
     if (
@@ -94,6 +95,7 @@ def for_containers(layout: Layout) -> None:
         raise InvalidArgumentError(message)
     directories(layout)
     with running.claimed(layout.run_dir, CONTAINERS):
+        keep_name(layout)
         _write(layout.nats_port_file, str(layout.nats_port).encode())
         _write_nats(layout)
         _write_settings(layout, CONTAINERS)
@@ -118,6 +120,11 @@ def _write_nats(layout: Layout) -> None:
         f"authorization {{ token: {json.dumps(layout.nats_token_file.read_text())} }}",
     )
     _write(layout.nats_config_file, "".join(f"{line}\n" for line in lines).encode())
+
+
+def keep_name(layout: Layout) -> None:
+    """Remember what the node is called: under another name its records would be made anew, and removed ones come back."""
+    _write(layout.name_file, layout.node.encode())
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -60,6 +60,7 @@ class Supervisor:
         try:
             self._layout.state_file.unlink(missing_ok=True)
             running.end(running.left(self._layout.run_dir))
+            prepare.keep_name(self._layout)
             _spare_from_oom(os.getpid(), min(OOM_SCORES.values()))
             with prepare.held_nats(self._layout) as self._layout:
                 async with anyio.create_task_group() as group:
