@@ -156,7 +156,7 @@ def test_prepare_writes_what_the_units_start_with(run_dir: Path, tmp_path: Path)
         ("nats_port = true", "{config}: nats_port = True: known are "),
         ("nats_port =", "{config}: Invalid value"),
         ("data_dir = '/srv'", "{config}: data_dir = '/srv': systemd's units have /var/lib/slipway "),
-        ("nats_url = 'a:pw@b'", "nats_url = 'a:pw@b': want nats://TOKEN@HOST:PORT, more "),
+        ("nats_url = 'a:pw@b'", "nats_url = '***@b': want nats://TOKEN@HOST:PORT, more "),
         ("nats_port = 99999", "nats_port = 99999: a port is at most 65535"),
     ],
 )
