@@ -79,11 +79,13 @@ def test_file_is_there_without_output_and_not_for_the_world(tmp_path: Path) -> N
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_full_disk_drops_and_counts_and_tears_no_record() -> None:
+def test_full_disk_drops_and_counts_and_tears_no_record(tmp_path: Path) -> None:
     if not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full")
-    log = CriLog("/dev/full")
+    log = CriLog(str(tmp_path / "log"))
     log.reopen()
+    with open("/dev/full", "wb") as full:
+        os.dup2(full.fileno(), log._fd)
     log.write(1, b"lost\n" * 10)
     assert log.dropped_bytes > 0
     assert log.written_bytes == 0
@@ -103,3 +105,22 @@ def test_lines_of_100_bytes_go_at_100_megabytes_a_second(tmp_path: Path) -> None
         os.truncate(log.path, 0)
     log.close()
     assert best > 100 / SLOWNESS, f"{best:.0f} MB/s"
+
+
+@pytest.mark.parametrize("read", [False, True])
+def test_a_pipe_in_the_place_of_the_log_is_refused_and_the_old_file_written_on(
+    tmp_path: Path, read: bool
+) -> None:
+    path = tmp_path / "log"
+    log = CriLog(str(path))
+    log.reopen()
+    path.rename(tmp_path / "log.1")
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK) if read else -1
+    with pytest.raises(OSError, match="is no regular file"):
+        log.reopen()
+    log.write(1, b"on\n")
+    log.close()
+    assert [text for _, _, text in records(tmp_path / "log.1")] == [b"on"]
+    if read:
+        os.close(reader)

@@ -5,12 +5,14 @@ is split into records with the tag P; output that ends without a newline gets th
 expect. A full disk costs log lines, never the container: they are counted as dropped.
 """
 
+import errno
 import os
+import stat
 import time
 
 from shimd.shim.handover import Facts, Get, Put
 
-FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+FLAGS = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK
 MODE = 0o640
 DEFAULT_LINE_BYTES = 16384
 _NAMES = {1: b"stdout", 2: b"stderr"}
@@ -31,10 +33,10 @@ class CriLog:
         """Write to a new file at the path from now on; made also when nothing will ever be written.
 
         Raises:
-            OSError: when the file cannot be made.
+            OSError: when the file cannot be made, or something else is there; what was written to before still is.
         """
         if self.path:
-            fd = os.open(self.path, FLAGS, MODE)
+            fd = _open(self.path)
             self.close()
             self._fd = fd
 
@@ -124,6 +126,20 @@ class CriLog:
                 os.ftruncate(self._fd, os.fstat(self._fd).st_size - torn)
             except OSError:
                 self.dropped_bytes += torn
+
+
+def _open(path: str) -> int:
+    """A file, and never a pipe, at which a shim could be kept waiting: others may have put it there."""
+    try:
+        fd = os.open(path, FLAGS, MODE)
+    except OSError as exc:
+        if exc.errno != errno.ENXIO:
+            raise
+        raise OSError(errno.EINVAL, "is no regular file", path) from exc  # a pipe that nobody reads
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise OSError(errno.EINVAL, "is no regular file", path)
+    return fd
 
 
 def _prefix(stream: int) -> bytes:

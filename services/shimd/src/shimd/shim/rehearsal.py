@@ -36,7 +36,7 @@ def rehearse(directory: str) -> None:
         "container_id": "rehearsal",
         "bundle_path": directory,
         "runtime": {"binary": "/bin/sh", "args": ["-c", _SCRIPT, "sh"], "root": ""},
-        "log_path": "/dev/null",
+        "log_path": f"{directory}/log",
         "record_dir": directory,
     }
     for _ in range(_ROUNDS):
