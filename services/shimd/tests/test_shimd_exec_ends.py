@@ -11,17 +11,19 @@ import pytest
 
 from common.clients.shim import VERSION, ExecResult, ShimClient
 from common.clients.shimframes import Frames, open_frames
-from common.errors import DeadlineExceededError
+from common.errors import DeadlineExceededError, UnknownError
 from shimd.shim import execgroup
 from tests.support.eventually import until
 
-from .conftest import Node, process_json, workers
+from .conftest import Node, process_json, workers, workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
 SLOW = 'case " $* " in *" exec "*) : >"${0%/*}/called"; read go <"${0%/*}/gate";; esac'
 """A runtime whose exec waits for a gate, and runs then."""
 STUCK = 'case " $* " in *" exec "*) crun "$@"; : >"${0%/*}/called"; read go <"${0%/*}/gate"; exit;; esac'
 """A runtime whose exec runs, but ends only by the gate."""
+NO_TERMINAL = 'for f in "$@"; do case "$f" in */e*.json) sed -i "s/\\"terminal\\": true/\\"terminal\\": false/" "$f";; esac; done'
+"""A runtime whose exec sends no terminal."""
 DAEMONS = "(setsid sleep 1001 >/dev/null 2>&1 </dev/null &); sleep 1002 & sleep 1003"
 
 
@@ -145,3 +147,14 @@ async def test_a_slow_client_gets_all_that_an_exec_wrote_before_its_end(node: No
     async for _, data in stream:
         size += len(data)
     assert (size, stream.exit_code) == (1500000, 0)
+
+
+async def test_an_exec_whose_terminal_does_not_arrive_is_ended(node: Node) -> None:
+    shim = await node.spawn("a", "sleep", "1000", binary=node.runtime(NO_TERMINAL))
+    init = (await shim.start()).pid
+    (found,) = await node.service.list_shims()
+    (worker,) = workers(found.pid)
+    with pytest.raises(UnknownError):
+        await shim.exec_stream("e", process_json("sh", "-c", DAEMONS, tty=True), tty=True, stdin=False)
+    await nothing_left(shim, init)
+    assert await workers_left(found.pid) == [worker]  # which has nothing to do any more

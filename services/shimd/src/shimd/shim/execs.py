@@ -114,16 +114,33 @@ class Exec:
                 self._failed(outcome, inner_pid)
                 return
             oci.forget_log(self._log)
-            self.stdio.begin()
             self._group = self._make_group(inner_pid)
+            try:
+                self.stdio.begin()
+            except OSError as exc:
+                self._disown(exc)
+                return
             self.on_start()
             self._reaper.watch(self.pid, self._exited)
             if self._unwanted:
                 self.kill()
-        except OSError as exc:
-            self.on_fail(UnknownError(f"exec {self.exec_id}: {exc}"))
         finally:
             self._reaper.expecting -= 1
+
+    def _disown(self, error: OSError) -> None:
+        """What runs has no terminal: end it, and say so."""
+        assert self.stdio is not None  # noqa: S101 - set by start
+        if self._timer is not None:
+            self._timer.cancel()
+        self.stdio.abandon()
+
+        def ended(_status: int, _at_ns: int) -> None:
+            self.ended = True
+            self.kill()
+
+        self._reaper.watch(self.pid, ended)
+        self.kill()
+        self.on_fail(UnknownError(f"exec {self.exec_id}: {error.strerror or error}"))
 
     def _make_group(self, inner_pid: int) -> ExecGroup | SandboxedGroup:
         assert self.stdio is not None  # noqa: S101 - set by start
