@@ -325,6 +325,26 @@ def test_which_hosts_go_through_the_proxy(url: str, through: bool) -> None:
     assert Proxies(https="http://p:1", direct=("*",)).of(url) == ""
 
 
+@pytest.mark.parametrize(
+    ("url", "through"),
+    [
+        ("https://registry.corp:5000/v2/", False),
+        ("https://a.registry.corp:5000/v2/", False),
+        ("https://registry.corp/v2/", True),
+        ("https://secure.corp/v2/", False),
+        ("https://secure.corp:5000/v2/", True),
+        ("https://[fd00::1]:5000/v2/", False),
+        ("https://[fd00::1]/v2/", True),
+        ("https://[fd00::2]:7000/v2/", False),
+        ("https://10.0.0.1:5000/v2/", False),
+        ("https://10.0.0.1:5001/v2/", True),
+    ],
+)
+def test_a_port_says_which_registry_of_a_host_goes_past_the_proxy(url: str, through: bool) -> None:
+    direct = ("registry.corp:5000", "secure.corp:443", "[fd00::1]:5000", "fd00::2", "10.0.0.1:5000")
+    assert bool(Proxies(https="http://p:1", direct=direct).of(url)) is through
+
+
 async def test_short_names_belong_to_the_registry_of_the_setting(
     node: Node, registry: HttpRegistry, real_registry: RealRegistry, tools: Tools
 ) -> None:

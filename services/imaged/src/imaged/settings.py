@@ -60,7 +60,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     https_proxy: ProxyUrl = ""
     """URL of the proxy for all others."""
     no_proxy: tuple[str, ...] = ()
-    """Hosts, domains with all below them, addresses and networks that are reached directly; loopback always is."""
+    """Hosts, domains with all below them, addresses and networks that are reached directly, with a port those alone; loopback always is."""
     short_names: Host = "docker.io"
     """The registry that names without one belong to; empty refuses to pull them."""
     signature_policy: str = ""

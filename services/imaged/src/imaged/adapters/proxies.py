@@ -20,19 +20,23 @@ class Proxies:
     http: str = ""
     https: str = ""
     direct: tuple[str, ...] = ()
-    """Hosts, domains with all below them, addresses, networks; `*` is everything."""
+    """Hosts, domains with all below them, addresses, networks, each for one port when it says so; `*` is everything."""
 
     def of(self, url: str) -> str:
         """The proxy for a URL; empty for none."""
         parts = urlsplit(url)
         proxy = self.https if parts.scheme == "https" else self.http
-        return "" if not proxy or self._is_direct(parts.hostname or "") else proxy
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        return "" if not proxy or self._is_direct(parts.hostname or "", port) else proxy
 
-    def _is_direct(self, host: str) -> bool:
+    def _is_direct(self, host: str, port: int) -> bool:
         address = _address(host)
         if host == "localhost" or (address and address.is_loopback):
             return True
-        for entry in self.direct:
+        for text in self.direct:
+            entry, wanted = _split(text)
+            if wanted and wanted != str(port):
+                continue
             name = entry.removeprefix("*.").lstrip(".").lower()
             if entry == "*" or host == name or host.endswith(f".{name}"):
                 return True
@@ -99,6 +103,16 @@ class Pools:
             secret = urllib3.make_headers(proxy_basic_auth=pair)
         address = f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
         return urllib3.ProxyManager(address, proxy_headers=secret, **self._options)
+
+
+def _split(entry: str) -> tuple[str, str]:
+    """A host and the port behind it, empty for any; an IPv6 address with a port is in brackets."""
+    name, colon, port = entry.rpartition(":")
+    if colon and port.isdigit() and (":" not in name or name.endswith("]")):
+        entry = name
+    else:
+        port = ""
+    return entry.removeprefix("[").removesuffix("]"), port
 
 
 def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
