@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from common.dockerconfig import Login, drop_login, find_login, keep_login, registry_of
+from common import dockerconfig
+from common.dockerconfig import Login, check_readable, drop_login, find_login, keep_login, registry_of
 from common.errors import FailedPreconditionError
 
 PAIR = {"auth": base64.b64encode(b"me:pass:word").decode()}
@@ -198,3 +199,16 @@ esac
     with pytest.raises(FailedPreconditionError, match="keyring is locked") as caught:
         keep_login(config, "a.example", Login("u", "secret"))
     assert "secret" not in caught.value.message
+
+
+def test_a_file_that_cannot_be_read_is_refused_and_one_in_a_home_says_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_readable(tmp_path / "comes/later.json")
+    (tmp_path / "file").touch()
+    hidden = tmp_path / "file/config.json"
+    with pytest.raises(FailedPreconditionError, match=r"config.json cannot be read: Not a directory$"):
+        check_readable(hidden)
+    monkeypatch.setattr(dockerconfig, "HOMES", (str(tmp_path),))
+    with pytest.raises(FailedPreconditionError, match=r"Not a directory; the service sees no homes"):
+        check_readable(hidden)

@@ -105,6 +105,15 @@ async def test_a_policy_that_is_not_understood_keeps_imaged_from_starting(daemon
     assert told in (daemons.root / "imaged.log").read_text()
 
 
+async def test_logins_that_cannot_be_read_keep_imaged_from_starting(daemons: Daemons) -> None:
+    daemons.end("imaged")
+    (daemons.root / "file").touch()
+    config = daemons.root / "file/config.json"
+    daemons.start("imaged", SLIPWAY_IMAGED_DOCKER_CONFIG=str(config))
+    assert daemons.wait("imaged") == 1
+    assert f"logins in {config} cannot be read: Not a directory" in (daemons.root / "imaged.log").read_text()
+
+
 async def test_killed_pull_is_resumed_where_it_was(
     daemons: Daemons, bad_registry: BadRegistry, tools: Tools
 ) -> None:

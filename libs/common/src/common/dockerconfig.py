@@ -21,6 +21,7 @@ HUB = "docker.io"
 _HUB_KEY = "https://index.docker.io/v1/"
 _HUB_HOSTS = (HUB, "index.docker.io", "registry-1.docker.io")
 _MAX_BYTES = 1 << 20
+HOMES = ("/root", "/home", "/run/user")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _TOKEN_USER = "<token>"  # noqa: S105 - what helpers say in place of a user
 
@@ -67,6 +68,25 @@ def find_login(config: Path, registry: str, path: str = "") -> Login | None:
             if login:
                 return login
     return _stored(config, document.get("auths") or {}, registry, path)
+
+
+def check_readable(config: Path) -> None:
+    """Refuse, at the start of a service, a file that it will never be able to read; one that is not there may come.
+
+    Raises:
+        FailedPreconditionError: it cannot be read, as in a home, which systemd hides from the service.
+    """
+    try:
+        config.open("rb").close()
+    except FileNotFoundError:
+        return
+    except OSError as exc:
+        why = f"logins in {config} cannot be read: {exc.strerror}"
+        if any(config.is_relative_to(home) for home in HOMES):
+            why += (
+                "; the service sees no homes (ProtectHome=yes): copy the file, as to /etc/slipway/docker.json"
+            )
+        raise FailedPreconditionError(why) from exc
 
 
 def keep_login(config: Path, registry: str, login: Login) -> str:

@@ -9,6 +9,7 @@ import grpc
 
 from common.api.images.v1 import images_pb2_grpc as rpc
 from common.clients.snapshotd import SnapshotdClient
+from common.dockerconfig import check_readable
 from common.events.relay import OutboxRelay
 from common.life import Life, run
 from common.observe.log import get_logger
@@ -48,6 +49,8 @@ _log = get_logger("imaged")
 async def serve(settings: Settings, life: Life) -> None:
     """Load what is here, mend it, and answer until told to stop."""
     policy = await _policy(settings)
+    if settings.docker_config:
+        await anyio.to_thread.run_sync(check_readable, Path(settings.docker_config))
     run_dir, root = own_dirs(settings, "imaged")
     content = LocalContent(root)
     await content.load()

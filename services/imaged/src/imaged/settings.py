@@ -54,7 +54,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     gc_keep_last: Number = 0
     """So many of the newest images of each repository stay."""
     docker_config: str = ""
-    """A config.json of docker with logins for requests that bring none; empty for none."""
+    """A config.json of docker with logins for requests that bring none; empty for none. Not below /root or /home, which the service does not see."""
     http_proxy: ProxyUrl = ""
     """URL of the proxy for registries that speak plain HTTP; empty for none."""
     https_proxy: ProxyUrl = ""
