@@ -1,5 +1,6 @@
 """Which images go and why: the plan as a table, and its execution on a real Redis and a real registry."""
 
+import errno
 import hashlib
 import os
 import time
@@ -25,6 +26,7 @@ from common.errors import (
 from imaged import reconcile
 from imaged.catalog import MAX_LEASES
 from imaged.collection import Collector, Leftovers, Rules, Sizes, plan
+from imaged.manifest import Descriptor
 from imaged.record import ImageRecord, LayerRecord
 from imaged.settings import Settings
 from services.imaged.tests.conftest import BadRegistry, Node, RealRegistry, Tools
@@ -450,3 +452,35 @@ async def test_a_blob_that_cannot_be_deleted_ends_no_collection_and_goes_with_a_
     path.write_bytes(b"x")
     assert list(await node.content.sweep(set, 0)) == [str(digest)]
     assert not path.exists()
+
+
+async def test_a_disk_that_fails_ends_no_sweep(
+    node: Node, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink, stat = Path.unlink, Path.stat
+    failed: list[Path] = []
+    for body in (b"1", b"22"):
+        async with node.content.ingest(Descriptor(tools.sha256(body), 8)):
+            pass
+    unseen = node.content.ingests / tools.sha256(b"1").replace(":", "-")
+
+    def no_look(path: Path, *, follow_symlinks: bool = True) -> os.stat_result:
+        if path.name == f"{unseen.name}.part":
+            raise OSError(errno.EUCLEAN, "structure needs cleaning", str(path))
+        return stat(path, follow_symlinks=follow_symlinks)
+
+    def unwilling(path: Path, *, missing_ok: bool = False) -> None:
+        if path.suffix == ".part" and len(failed) < 2:
+            failed.append(path)
+            raise OSError(errno.EROFS, "read-only file system", str(path))
+        unlink(path, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", unwilling)
+    monkeypatch.setattr(Path, "stat", no_look)
+    monkeypatch.setattr(reconcile, "EVERY_S", 0.01)
+    chosen = Settings(partial_max_age_s=0.001)
+    async with anyio.create_task_group() as group:
+        group.start_soon(reconcile.sweep_for_ever, node.images.leases, collector(node), chosen)
+        await until(lambda: len(list(node.content.ingests.iterdir())) == 1, "a sweep that goes well")
+        group.cancel_scope.cancel()
+    assert len(failed) == 2

@@ -53,6 +53,6 @@ async def sweep_for_ever(leases: Leases, collector: Collector, settings: Setting
                 await collector.note_use()
             await leases.collect_layers()
             await collector.sweep(settings.partial_max_age_s, dry_run=False)
-        except SlipwayError as exc:
-            _log.warning("sweep.failed", error=exc.message)
+        except (SlipwayError, OSError) as exc:
+            _log.warning("sweep.failed", error=str(exc))
         await anyio.sleep(EVERY_S)

@@ -183,7 +183,7 @@ class LocalContent:
         for digest, path in paths:
             try:
                 status = path.stat()
-            except FileNotFoundError:
+            except OSError:  # it went meanwhile, or cannot be looked at and stays
                 continue
             if status.st_mtime < limit:
                 found[digest] += min(status.st_size, status.st_blocks * 512)
@@ -211,7 +211,11 @@ class LocalContent:
 
     def _unlink_parts(self, digests: list[str]) -> None:
         for digest in digests:
-            self._part(Digest.parse(digest)).unlink(missing_ok=True)
+            path = self._part(Digest.parse(digest))
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as exc:
+                raise disk_error(exc, path) from exc
 
     def _path(self, digest: Digest) -> Path:
         return self.blobs / digest.algorithm / digest.hex
