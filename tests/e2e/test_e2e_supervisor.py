@@ -122,6 +122,18 @@ async def test_a_node_that_runs_is_up_once_it_is_ready(layout: Idle, monkeypatch
     assert main._join(layout.run_dir, 0.3) is None
 
 
+async def test_of_two_that_start_a_node_at_once_both_wait_for_it(
+    layout: Idle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    async with supervised(layout):
+        await until(layout.state_file.exists, "node.json")
+        with subprocess.Popen(["false"]) as refused:
+            refused.wait()
+            found = await anyio.to_thread.run_sync(main._wait_ready, layout.run_dir, refused, 5.0)
+    assert found["supervisor"] == os.getpid()
+
+
 async def test_a_node_one_of_whose_processes_dies_again_and_again_is_not_up(
     layout: Idle, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -334,6 +334,9 @@ def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes] | None", ready_s: 
         if not child and not running.supervised(run_dir):
             message = f"the node in {run_dir} has ended"
             raise _EndedError(message)
+        if child and child.poll() is not None and running.supervised(run_dir):
+            child = None  # that of another `up` was faster
+            continue
         if child and child.poll() is not None:
             log_file = Path(run_dir, "log/supervisor.log")
             message = f"the supervisor ended at once: {_last_words(log_file)}: see {log_file}"
