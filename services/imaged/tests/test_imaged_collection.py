@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from common.errors import (
     ResourceExhaustedError,
     SlipwayError,
 )
+from common.sys import linux
 from imaged import reconcile
 from imaged.catalog import MAX_LEASES
 from imaged.collection import Collector, Leftovers, Rules, Sizes, plan
@@ -484,3 +486,42 @@ async def test_a_disk_that_fails_ends_no_sweep(
         await until(lambda: len(list(node.content.ingests.iterdir())) == 1, "a sweep that goes well")
         group.cancel_scope.cancel()
     assert len(failed) == 2
+
+
+@pytest.fixture
+def small_disk(node: Node) -> Iterator[None]:
+    """The content store on a file system of 3 MB."""
+    root = node.content.ingests.parent
+    linux.mount("tmpfs", str(root), "tmpfs", 0, "size=3m")
+    for name in ("blobs/sha256", "ingest", "images"):
+        (root / name).mkdir(parents=True)
+    yield
+    linux.umount(str(root), linux.MNT_DETACH)
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("small_disk")
+async def test_a_pull_that_filled_the_disk_leaves_room(
+    node: Node, bad_registry: BadRegistry, tools: Tools
+) -> None:
+    fits, fills = (tools.tar_of({"f": os.urandom(size)}) for size in (500_000, 4_000_000))
+    made = tools.image_of([fits, fills], compression="none")
+    bad_registry.serve(made)
+    with pytest.raises(ResourceExhaustedError, match="No space left"):
+        await node.pull(f"{bad_registry.host}/some/app:v1")
+    await until(lambda: not any(node.content.ingests.iterdir()), "room")
+    assert (node.content.all(), await node.content.usage()) == ([], (0, 0))
+
+
+@pytest.mark.root
+@pytest.mark.usefixtures("small_disk")
+async def test_what_nobody_needs_may_be_young_to_go_when_there_is_little_room(
+    node: Node, tools: Tools
+) -> None:
+    bodies = [os.urandom(1_400_000), os.urandom(1_500_000)]
+    await node.content.put(Digest.parse(tools.sha256(bodies[0])), bodies[0])
+    await collector(node).tidy(3600)
+    assert node.content.has(tools.sha256(bodies[0]))
+    await node.content.put(Digest.parse(tools.sha256(bodies[1])), bodies[1])
+    await collector(node).tidy(3600)
+    assert node.content.all() == []

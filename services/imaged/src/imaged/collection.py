@@ -212,6 +212,14 @@ class Collector:
             _log.info("content.swept", blobs=len(blobs))
         return Leftovers(len(blobs), sum(blobs.values()), len(layers), sum(layers.values()))
 
+    async def tidy(self, older_than_s: float) -> None:
+        """Sweep, whatever the age when there is little room.
+
+        Raises:
+            UnavailableError: snapshotd is away.
+        """
+        await self.sweep(0.0 if await self._content.is_scarce() else older_than_s, dry_run=False)
+
     async def note_use(self) -> None:
         """Remember of what containers stand on that it is used now: so its age begins when the last of them is gone."""
         await self._note(await self._leases.in_use())

@@ -90,6 +90,15 @@ class Leases:
                 errors = [str(failure) for failure in failures.exceptions]
                 _log.warning("collection.left", layers=len(orphans), errors=errors)
 
+    async def make_room(self) -> None:
+        """Remove the blobs that nobody needs, whole or not, when there is little room: else the next try begins with them."""
+        try:
+            if await self._content.is_scarce():
+                gone = await self._content.sweep(lambda: self.needed().digests, 0)
+                _log.info("content.swept", blobs=len(gone))
+        except SlipwayError as exc:
+            _log.warning("sweep.failed", error=exc.message)
+
     async def collect_layers(self, *, dry_run: bool = False) -> dict[str, int]:
         """Remove all layers that nobody needs, such as those of pulls that failed, unless it is a dry run.
 

@@ -85,6 +85,9 @@ class Content(Protocol):
     async def delete(self, digests: Iterable[str]) -> None:
         """Remove blobs but those that somebody is at, which a sweep removes; idempotent."""
 
+    async def is_scarce(self) -> bool:
+        """Whether there is so little room left that what may be of use later is in the way."""
+
     async def sweep(
         self, needed: Callable[[], set[str]], older_than_s: float, *, dry_run: bool = False
     ) -> dict[str, int]:

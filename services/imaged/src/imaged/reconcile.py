@@ -52,7 +52,7 @@ async def sweep_for_ever(leases: Leases, collector: Collector, settings: Setting
             else:
                 await collector.note_use()
             await leases.collect_layers()
-            await collector.sweep(settings.partial_max_age_s, dry_run=False)
+            await collector.tidy(settings.partial_max_age_s)
         except (SlipwayError, OSError) as exc:
             _log.warning("sweep.failed", error=str(exc))
         await anyio.sleep(EVERY_S)

@@ -15,7 +15,13 @@ from anyio.abc import TaskGroup
 from common import buildcache
 from common.clock import now_ns
 from common.digest import Digest
-from common.errors import InternalError, InvalidArgumentError, SlipwayError, UnavailableError
+from common.errors import (
+    InternalError,
+    InvalidArgumentError,
+    ResourceExhaustedError,
+    SlipwayError,
+    UnavailableError,
+)
 from common.events.schema import ImagePulled, PullFailed, PullStarted
 from common.failpoint import failpoint
 from common.observe.log import get_logger
@@ -299,6 +305,8 @@ class Images:
         if operation.error is not None:
             gc.collect()  # errors and frames that hold each other, and what the registry sent
             _log.warning("image.pull_failed", reference=str(reference), error=operation.error.message)
+            if isinstance(operation.error, ResourceExhaustedError):
+                await self.leases.make_room()
             try:
                 await self._records.emit(PullFailed(id=str(reference), error=operation.error.message))
             except UnavailableError as exc:

@@ -42,7 +42,7 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     max_retry_after_s: Seconds = 20.0
     """The longest that a registry's Retry-After is followed."""
     partial_max_age_s: Seconds = 86_400.0
-    """Unfinished and unreferenced blobs older than this are removed."""
+    """Unfinished and unreferenced blobs older than this are removed; of any age when less than a tenth of their disk is free."""
     pinned_images: tuple[str, ...] = ()
     """Globs over repo tags and digests of images that a kubelet must not collect."""
     max_load_bytes: Count = 64 << 30

@@ -19,6 +19,8 @@ from imaged.adapters.ingest import PartialFile, disk_error
 from imaged.manifest import Descriptor
 
 DISK_THREADS = 8
+SCARCE = 0.1
+"""Of the file system, what is little to have left."""
 _SUFFIX = ".part"
 
 
@@ -46,6 +48,18 @@ class LocalContent:
         """Bytes on disk and files: of blobs from memory, of what is not whole by a look."""
         unfinished = await anyio.to_thread.run_sync(self._unfinished)
         return self.used_bytes + sum(unfinished), len(self._sizes) + len(unfinished)
+
+    async def is_scarce(self) -> bool:
+        """Whether the disk has little room left; see `imaged.ports.Content`."""
+
+        def free_share() -> float:
+            found = os.statvfs(self.ingests)
+            return found.f_bavail / found.f_blocks if found.f_blocks else 1.0
+
+        try:
+            return await anyio.to_thread.run_sync(free_share, limiter=self._limiter) < SCARCE
+        except OSError:
+            return False
 
     def has(self, digest: str) -> bool:
         return digest in self._sizes
