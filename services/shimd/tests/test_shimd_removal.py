@@ -1,6 +1,7 @@
 """The end of a shim, however its container went: it comes, and takes nothing along that is still wanted."""
 
 import socket
+from pathlib import Path
 
 import anyio
 import pytest
@@ -46,3 +47,29 @@ async def test_a_client_that_reads_late_gets_the_last_output_and_the_exit_of_a_c
 def answers(node: Node) -> bool:
     with socket.socket(socket.AF_UNIX) as client:
         return client.connect_ex(node.service.socket_path("a")) == 0
+
+
+DELETE_FAILS = 'case " $* " in *" delete "*) [ -e "${0%/*}/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
+DELETE_WAITS = 'case " $* " in *" delete "*) sleep 3;; esac'
+
+
+async def test_a_container_that_could_not_be_deleted_is_not_forgotten(node: Node) -> None:
+    shim = await node.spawn("a", "sleep", "1000", binary=node.runtime(DELETE_FAILS))
+    init = (await shim.start()).pid
+    with pytest.raises(UnknownError, match="it is busy"):
+        await node.service.remove("a", force=True)
+    (found,) = await node.service.list_shims()
+    assert (found.id, found.alive) == ("a", False)
+    (node.root / "may").touch()
+    await node.service.remove("a", force=True)
+    assert await node.service.list_shims() == []
+    await until(lambda: not Path(f"/proc/{init}").exists(), "the end of the container")
+
+
+async def test_a_delete_may_take_longer_than_a_fork(node: Node) -> None:
+    node.zygote._timeout_s = 2
+    shim = await node.spawn("a", "sleep", "1000", binary=node.runtime(DELETE_WAITS))
+    init = (await shim.start()).pid
+    await node.service.remove("a", force=True)
+    assert await node.service.list_shims() == []
+    await until(lambda: not Path(f"/proc/{init}").exists(), "the end of the container")

@@ -35,6 +35,7 @@ from shimd.shim.main import LISTENER_NAME, LOG_NAME, PID_NAME, SPEC_NAME
 _log = get_logger("shimd")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,127}")
 _END_S = 10.0
+_BURY_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,14 +143,23 @@ class ShimService:
             os.close(pidfd)
 
     async def _bury(self, directory: Path) -> None:
-        """Clean up after a shim that died: what its container still runs has lost its output."""
+        """Clean up after a shim that died: what its container still runs has lost its output.
+
+        Raises:
+            SlipwayError: the container was not deleted; the directory stays, and with it what is to be known of it.
+        """
         meters.BURIED.inc()
         _log.warning("shim.buried", container_id=directory.name)
         try:
             spec = msgpack.unpackb(await anyio.Path(directory / SPEC_NAME).read_bytes())
-            await self._forker.request("bury", spec=spec)
-        except (OSError, ValueError, SlipwayError) as exc:
-            _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
+        except (OSError, ValueError):
+            spec = None  # it was killed before it had a container
+        if spec is not None:
+            try:
+                await self._forker.request("bury", timeout_s=_BURY_S, spec=spec)
+            except SlipwayError as exc:
+                _log.warning("shim.delete_failed", container_id=directory.name, error=str(exc))
+                raise
         await anyio.to_thread.run_sync(shutil.rmtree, directory, True)
 
     async def spawn_pause(self, sandbox_id: str, user_namespace: str = "") -> Found:

@@ -280,9 +280,18 @@ def _bury(control: socket.socket, _parent: _socket.socket, request: dict[str, An
         argv += ["--root", runtime["root"]]
     argv += ["delete", "--force", request["spec"]["container_id"]]
     env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
-    pid = mountns.spawn(argv, env)
+    said = os.memfd_create("said", os.MFD_CLOEXEC)
+    try:
+        pid = mountns.spawn(argv, env, [0, said, said])
+    except OSError as exc:
+        raise OSError(exc.errno, f"cannot run: {exc.strerror}", argv[0]) from exc
     _, status = os.waitpid(pid, 0)
-    _answer(control, request, status=os.waitstatus_to_exitcode(status))
+    if code := os.waitstatus_to_exitcode(status):
+        lines = os.pread(said, 4096, 0).decode(errors="replace").split("\n")
+        why = next((line.strip() for line in reversed(lines) if line.strip()), f"status {code}")
+        _answer(control, request, error=f"delete: the OCI runtime failed: {why}")
+        return
+    _answer(control, request)
 
 
 _OPERATIONS: dict[str, Operation] = {"spawn": _spawn, "pause": _pause, "bury": _bury}

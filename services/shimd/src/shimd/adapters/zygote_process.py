@@ -57,9 +57,11 @@ class ZygoteProcess:
             if not self._closed:
                 _log.warning("zygote.died", pid=self.pid)
 
-    async def request(self, op: str, fds: Sequence[int] = (), **fields: Any) -> dict[str, Any]:
+    async def request(
+        self, op: str, fds: Sequence[int] = (), *, timeout_s: float | None = None, **fields: Any
+    ) -> dict[str, Any]:
         await self._ensure()
-        return await self._ask(fds, op=op, **fields)
+        return await self._ask(fds, timeout_s, op=op, **fields)
 
     async def close(self) -> None:
         """End the zygote; what it forked lives on. Idempotent."""
@@ -112,11 +114,12 @@ class ZygoteProcess:
         self._socket = ours
         self._died = anyio.Event()
         asyncio.get_running_loop().add_reader(ours.fileno(), self._readable)
-        answer = await self._ask((), op="prepare", **self._prepare)
+        answer = await self._ask((), None, op="prepare", **self._prepare)
         self.pid = int(answer["pid"])
         _log.info("zygote.ready", pid=self.pid)
 
-    async def _ask(self, fds: Sequence[int], **fields: Any) -> dict[str, Any]:
+    async def _ask(self, fds: Sequence[int], timeout_s: float | None, **fields: Any) -> dict[str, Any]:
+        timeout_s = timeout_s or self._timeout_s
         if self._socket is None:
             raise UnavailableError("zygote: died")
         self._last_id += 1
@@ -128,11 +131,11 @@ class ZygoteProcess:
         answer: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._waiting[number] = answer
         try:
-            with anyio.fail_after(self._timeout_s):
+            with anyio.fail_after(timeout_s):
                 await self._send(packet, fds)
                 message = await answer
         except TimeoutError as exc:
-            raise DeadlineExceededError(f"zygote: no answer in {self._timeout_s:g} s") from exc
+            raise DeadlineExceededError(f"zygote: no answer in {timeout_s:g} s") from exc
         except OSError as exc:
             self._drop("died")
             raise UnavailableError(f"zygote: {exc.strerror}") from exc
