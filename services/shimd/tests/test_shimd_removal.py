@@ -1,12 +1,16 @@
 """The end of a shim, however its container went: it comes, and takes nothing along that is still wanted."""
 
+import os
+import shutil
 import socket
 from pathlib import Path
 
 import anyio
+import msgpack
 import pytest
 
 from common.errors import UnknownError
+from shimd.service import _furnish
 from tests.support.eventually import until
 from tests.support.pace import patience
 
@@ -49,7 +53,9 @@ def answers(node: Node) -> bool:
         return client.connect_ex(node.service.socket_path("a")) == 0
 
 
-DELETE_FAILS = 'case " $* " in *" delete "*) [ -e "${0%/*}/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
+DELETE_FAILS = (
+    'case " $* " in *" delete "*) [ -e "${0%/*}/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
+)
 DELETE_WAITS = 'case " $* " in *" delete "*) sleep 3;; esac'
 
 
@@ -73,3 +79,20 @@ async def test_a_delete_may_take_longer_than_a_fork(node: Node) -> None:
     await node.service.remove("a", force=True)
     assert await node.service.list_shims() == []
     await until(lambda: not Path(f"/proc/{init}").exists(), "the end of the container")
+
+
+async def test_a_spawn_that_comes_late_makes_no_second_shim(node: Node) -> None:
+    directory = node.root / "shimd/shims/a"
+    spec = msgpack.packb({"container_id": "a"})
+    late = _furnish(directory, spec)
+    shutil.rmtree(directory)
+    with pytest.raises(UnknownError, match="is another shim's by now"):
+        await node.zygote.request("spawn", late, directory=str(directory), spec=spec)
+    shim = await node.spawn("a", "sleep", "1000")
+    (found,) = await node.service.list_shims()
+    with pytest.raises(UnknownError, match="is another shim's by now"):
+        await node.zygote.request("spawn", late, directory=str(directory), spec=spec)
+    assert await node.service.list_shims() == [found]
+    assert (await shim.state())["state"] == "created"
+    for fd in late:
+        os.close(fd)

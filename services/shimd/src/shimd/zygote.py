@@ -213,10 +213,20 @@ def _report(control: socket.socket, request: dict[str, Any], error: str) -> None
 def _spawn(control: socket.socket, parent: _socket.socket, request: dict[str, Any], fds: Fds) -> None:
     listener, log = fds
     directory = request["directory"]
+    if not _is_at(log, f"{directory}/{shim.LOG_NAME}"):
+        raise OSError(0, "is another shim's by now", directory)
     shim.write_identity(f"{directory}/{shim.PID_NAME}", os.getppid())
     _answer(control, request, pid=os.getppid())
     control.close()
     shim.serve(parent, directory, request["spec"], listener, log)
+
+
+def _is_at(fd: int, path: str) -> bool:
+    """A file that was opened there is there still: its directory was not removed meanwhile, nor made anew."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except FileNotFoundError:
+        return False
 
 
 def _pause(control: socket.socket, _parent: _socket.socket, request: dict[str, Any], _fds: Fds) -> None:
