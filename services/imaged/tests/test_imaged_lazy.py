@@ -1,5 +1,6 @@
 """Blobs that come while they are used: what is asked of the registry, and what becomes of them."""
 
+import base64
 import hashlib
 import json
 import os
@@ -20,6 +21,7 @@ from common.errors import (
     FailedPreconditionError,
     InvalidArgumentError,
     NotFoundError,
+    PermissionDeniedError,
     UnimplementedError,
 )
 from common.events.schema import Event, LayerDamaged, LayerFilled, LayerUnread
@@ -394,6 +396,49 @@ async def test_it_goes_on_after_a_restart_with_its_credentials(rig: Rig) -> None
     rig.group.start_soon(rig.blobs.run)
     await rig.until(LayerFilled)
     assert rig.content.has(rig.layer.digest)
+
+
+async def test_a_login_that_has_ended_is_replaced_by_that_of_a_later_pull(rig: Rig) -> None:
+    new = Credentials("me", "new")
+    right = f"Basic {base64.b64encode(b'me:new').decode()}"
+    served = rig.bad.answer
+
+    def guarded(request: BaseHTTPRequestHandler) -> None:
+        if request.headers.get("Authorization") == right:
+            served(request)
+            return
+        request.send_response(401)
+        request.send_header("WWW-Authenticate", 'Basic realm="r"')
+        request.send_header("Content-Length", "0")
+        request.end_headers()
+
+    assert await rig.begin()
+    rig.bad.answer = guarded
+    [waiting] = rig.blobs._coming.values()
+    await until(lambda: waiting._trouble, "a denial")
+    start, end = rig.written.toc_offset - 10, rig.written.toc_offset
+    with pytest.raises(PermissionDeniedError):
+        await rig.blobs.bring(rig.layer.digest, 0, 10, again=True)
+    other = Reference.parse(f"{rig.reference.domain}/another/app:v1")
+    await rig.blobs.renew(other, new)
+    with pytest.raises(PermissionDeniedError):
+        await rig.blobs.bring(rig.layer.digest, start, end, again=True)
+    await rig.blobs.renew(rig.reference, new)
+    assert [credentials for _, credentials in rig.blobs._kept()] == [new]
+    await rig.until(LayerFilled)
+    assert rig.content.has(rig.layer.digest)
+
+
+@pytest.mark.integration
+async def test_a_pull_hands_its_login_to_what_comes(rig: Rig, node: Node, tools: Tools) -> None:
+    new = Credentials("me", "new")
+    assert await rig.begin()
+    [waiting] = rig.blobs._coming.values()
+    node.images.lazies = rig.blobs
+    rig.bad.serve(tools.image_of([tools.tar_of({"f": b"1"})]))
+    await node.pull(str(rig.reference), new)
+    assert waiting._spare == new
+    node.images.lazies = None
 
 
 async def test_a_blob_with_another_digest_is_told_and_marked(rig: Rig) -> None:

@@ -319,6 +319,8 @@ class Images:
         reference = operation.reference
         async with self._registry.repository(reference, credentials, queue=operation.queue) as repository:
             top = await repository.resolve()
+            if self.lazies:
+                await self.lazies.renew(reference, credentials)
             if top:
                 known = await self._unchanged(reference.at(top), top, operation.choice, needs)
                 if known:

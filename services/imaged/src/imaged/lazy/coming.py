@@ -7,6 +7,7 @@ opened ─→ served ─→ filled ─→ verified ─→ unpacked ─→ an ord
 
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 
 import anyio
 import anyio.to_thread
@@ -15,6 +16,7 @@ import msgspec
 from common.errors import (
     DataLossError,
     FailedPreconditionError,
+    PermissionDeniedError,
     ResourceExhaustedError,
     SlipwayError,
     UnavailableError,
@@ -89,6 +91,9 @@ class Coming:
         self._discard = False
         self._ingest: Ingest | None = None
         self._repository: Repository | None = None
+        self._repositories = AsyncExitStack()
+        self._reopening = anyio.Lock()
+        self._spare: Credentials | None = None
         self._bringing: dict[Extent, anyio.Event] = {}
         self._waiting = 0
         self._waited_at = 0.0
@@ -97,16 +102,12 @@ class Coming:
 
     async def run(self) -> None:
         """Have the blob open, and fill it once told to, or when it is not served soon. A long task."""
-        reference = Reference.parse(self.ticket.reference)
         try:
             with self._scope:
-                async with (
-                    self._content.ingest(self.blob) as ingest,
-                    self._registry.repository(
-                        reference, self._credentials, queue=self._registry.queue(PRIORITY)
-                    ) as repository,
-                ):
-                    self._ingest, self._repository = ingest, repository
+                async with self._content.ingest(self.blob) as ingest, AsyncExitStack() as opened:
+                    opened.push_async_callback(self._close)
+                    await self._reopen(None)
+                    self._ingest = ingest
                     self._opened.set()
                     try:
                         await self._has_table.wait()
@@ -160,6 +161,13 @@ class Coming:
         self._first = (0, min(first_bytes, self.ticket.size))
         self._has_table.set()
         self._fill.set()
+
+    def offer(self, credentials: Credentials) -> None:
+        """Have credentials that somebody has used of late for when those that it has are denied; what waits is tried now."""
+        if credentials and credentials != self._credentials:
+            self._spare = credentials
+        if self._trouble:
+            self._hurried.set()
 
     async def until_whole(self) -> None:
         """Wait until all of it is here, which then comes without pauses, and what failed is tried again now; it may end without that when nobody needs it.
@@ -225,10 +233,36 @@ class Coming:
             raise UnavailableError(f"blob {self.ticket.digest} does not come any more")
         arrived = self._bringing[extent] = anyio.Event()
         try:
-            await self._repository.read(self.blob, extent, self._ingest.partial)
+            denied = self._repository
+            try:
+                await denied.read(self.blob, extent, self._ingest.partial)
+            except PermissionDeniedError:
+                # logins have an end, and this may take longer
+                await (await self._reopen(denied)).read(self.blob, extent, self._ingest.partial)
         finally:
             del self._bringing[extent]
             arrived.set()
+
+    async def _reopen(self, denied: Repository | None) -> Repository:
+        """The repository, with other credentials than those that were denied; without any, with what docker keeps now."""
+        async with self._reopening:
+            if denied and self._repository is None:
+                raise UnavailableError(f"blob {self.ticket.digest} does not come any more")
+            if self._repository is None or self._repository is denied:
+                if denied and self._spare:
+                    self._credentials, self._spare = self._spare, self._credentials
+                await self._close()
+                opened = self._registry.repository(
+                    Reference.parse(self.ticket.reference),
+                    self._credentials,
+                    queue=self._registry.queue(PRIORITY),
+                )
+                self._repository = await self._repositories.enter_async_context(opened)
+            return self._repository
+
+    async def _close(self) -> None:
+        self._repository = None
+        await self._repositories.aclose()
 
     async def _complete(self, ingest: Ingest) -> None:
         for again in (False, True):

@@ -143,6 +143,14 @@ class LazyBlobs:
             _log.info("lazy.served", reference=str(reference), digest=layer.digest, bytes=layer.size)
             return True
 
+    async def renew(self, reference: Reference, credentials: Credentials) -> None:
+        """Hand on what a pull could log in with, to all that comes from the same repository."""
+        for coming in list(self._coming.values()):
+            if Reference.parse(coming.ticket.reference).repository == reference.repository:
+                if credentials:
+                    await anyio.to_thread.run_sync(self._keep_secret, coming.ticket, credentials)
+                coming.offer(credentials)
+
     async def bring(self, digest: str, start: int, end: int, *, again: bool) -> None:
         """Have a range of a blob that comes here.
 
@@ -250,10 +258,13 @@ class LazyBlobs:
         return self._directory / ticket.digest.replace(":", "-")
 
     def _keep(self, ticket: Ticket, credentials: Credentials) -> None:
-        secret = self._secrets / ticket.digest.replace(":", "-")
         if credentials:
-            replace_file(secret, base64.b85encode(msgspec.json.encode(credentials)), sync=False)
+            self._keep_secret(ticket, credentials)
         replace_file(self._path(ticket), msgspec.json.encode(ticket))
+
+    def _keep_secret(self, ticket: Ticket, credentials: Credentials) -> None:
+        secret = self._secrets / ticket.digest.replace(":", "-")
+        replace_file(secret, base64.b85encode(msgspec.json.encode(credentials)), sync=False)
 
     def _kept(self) -> list[tuple[Ticket, Credentials]]:
         found = []
