@@ -158,3 +158,35 @@ async def test_an_exec_whose_terminal_does_not_arrive_is_ended(node: Node) -> No
         await shim.exec_stream("e", process_json("sh", "-c", DAEMONS, tty=True), tty=True, stdin=False)
     await nothing_left(shim, init)
     assert await workers_left(found.pid) == [worker]  # which has nothing to do any more
+
+
+async def test_an_exec_that_cannot_be_killed_now_is_looked_for_seldom(node: Node) -> None:
+    shim = await node.spawn("a", "sleep", "1000")
+    init = (await shim.start()).pid
+    events = shim.subscribe()
+    results: list[ExecResult] = []
+
+    async def run() -> None:
+        results.append(await shim.exec("e", process_json("sh", "-c", DAEMONS), timeout_s=2))
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(run)
+        while (await anext(events))["event"] != "exec_started":
+            pass
+        # on cgroup v1 nothing kills what is frozen
+        assert (await shim.runtime(["pause", "a"])).exit_code == 0
+        (found,) = await node.service.list_shims()
+        (worker,) = workers(found.pid)
+        await anyio.sleep(2)
+        begin = cpu_s(worker)
+        await anyio.sleep(3)
+        assert cpu_s(worker) - begin < 0.6
+        assert (await shim.runtime(["resume", "a"])).exit_code == 0
+    assert [result.timed_out for result in results] == [True]
+    await nothing_left(shim, init)
+    await events.aclose()
+
+
+def cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -44,6 +44,7 @@ class ExecGroup:
         self._parent = container_cgroup(init_pid)
         self._wanted = f"{self._parent}/exec-{number}" if self._parent else ""
         self._directory = ""
+        self._signalled: set[int] = set()
         stat = _stat(pid)
         self._leads_session = stat[3:4] == [str(pid)]
         if pid and not is_unified() and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
@@ -60,36 +61,43 @@ class ExecGroup:
             _write(f"{self._directory}/cgroup.procs", str(pid))
 
     def kill(self) -> int:
-        """SIGKILL every process of the group that is found alive; returns how many there were."""
-        found = 0
+        """SIGKILL every process of the group that is found, and those that were forked meanwhile; returns how many live."""
+        pids: set[int] = set()
         for _ in range(_ROUNDS):
             pids = self._members()
-            if not pids:
-                return found
-            found += len(pids)
-            if is_unified():
-                self._move(pids - set(_procs(self._directory)))
-            if self._directory and os.path.exists(f"{self._directory}/cgroup.kill"):
-                _write(f"{self._directory}/cgroup.kill", "1")
-            for pid in pids:
-                try:
-                    os.kill(pid, signal.SIGKILL)
-                except ProcessLookupError:
-                    continue
-        return found
+            new = pids - self._signalled
+            self._signalled |= pids
+            self._signal(pids)
+            if not new:
+                break
+        return len(pids)
+
+    def _signal(self, pids: set[int]) -> None:
+        if is_unified():
+            self._move(pids - set(_procs(self._directory)))
+        if pids and self._directory and os.path.exists(f"{self._directory}/cgroup.kill"):
+            _write(f"{self._directory}/cgroup.kill", "1")
+        for pid in pids:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
 
     def _members(self) -> set[int]:
+        """Looked for in all of the node the first time, and then in the container and among who was found."""
+        here = tree_procs(self._parent) if self._parent else set()
+        everywhere = here | self._signalled if self._pid and here and self._signalled else set(_all_pids())
         roots = set(_procs(self._directory)) if self._directory else set()
         if self._leads_session:
-            roots |= _session(self._pid)
+            roots |= {pid for pid in everywhere if _stat(pid)[3:4] == [str(self._pid)]}
         elif self._pid:
             roots.add(self._pid)
-        among = tree_procs(self._parent) if self._parent else set()
+        among = set(here)
         if not self._pid:  # it may not have come to the container's cgroup, but is the keeper's
-            among |= descendants({os.getppid()}, _all_pids()) - {self._init_pid, os.getpid()}
+            among |= descendants({os.getppid()}, everywhere) - {self._init_pid, os.getpid()}
         roots |= {pid for pid in among if self._owns(pid)}
         return {
-            pid for pid in roots | descendants(roots, _all_pids()) if _stat(pid)[:1] not in ([], ["Z"], ["X"])
+            pid for pid in roots | descendants(roots, everywhere) if _stat(pid)[:1] not in ([], ["Z"], ["X"])
         }
 
     def _owns(self, pid: int) -> bool:
@@ -160,11 +168,6 @@ def _holds(pid: int, pipes: frozenset[str]) -> bool:
 def tree_procs(directory: str) -> set[int]:
     """The processes of a cgroup and of those below it."""
     return {pid for folder, _, _ in os.walk(directory) for pid in _procs(folder)}
-
-
-def _session(leader: int) -> set[int]:
-    sid = str(leader)
-    return {pid for pid in _all_pids() if _stat(pid)[3:4] == [sid]}
 
 
 def _started(pid: int) -> int:

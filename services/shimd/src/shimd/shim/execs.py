@@ -22,7 +22,8 @@ _START_S = 60.0
 _TELL_S = 2.0
 """How long a runtime may go on when its exec is given up, to tell what it has started."""
 _KILL_AGAIN_S = 0.02
-_KILL_ROUNDS = 250
+_KILL_SELDOM_S = 1.0
+_KILL_LOOKS = 60
 _HIGH_BYTES = 256 << 10
 _LOW_BYTES = 64 << 10
 
@@ -58,6 +59,7 @@ class Exec:
         self._group: ExecGroup | SandboxedGroup | None = None
         self._timer: Timer | None = None
         self._unwanted = False
+        self._again: Timer | None = None
         self.timed_out = False
         self.ended = False
         self.pid = 0
@@ -176,15 +178,22 @@ class Exec:
         self.timed_out = True
         self.kill()
 
-    def kill(self, rounds: int = _KILL_ROUNDS) -> None:
+    def kill(self) -> None:
         """Kill the process and all of its descendants, and look again until none is left; at once when it is to run yet."""
         if not self._unwanted and not self.pid and self._call is not None:
             self._loop.after(_TELL_S, self._call.expire)
         self._unwanted = True
+        if self._again is not None:
+            self._again.cancel()
+        self._kill(_KILL_AGAIN_S, _KILL_LOOKS)
+
+    def _kill(self, again_s: float, looks: int) -> None:
+        """One look, and the next later and later: what hangs in the kernel ends when it can, and costs little until then."""
         if self._group is None:
             return
-        if self._group.kill() and rounds:
-            self._loop.after(_KILL_AGAIN_S, lambda: self.kill(rounds - 1))
+        if self._group.kill() and looks:
+            seldom_s = min(2 * again_s, _KILL_SELDOM_S)
+            self._again = self._loop.after(again_s, lambda: self._kill(seldom_s, looks - 1))
         elif self.ended:
             self._release()
 
@@ -197,8 +206,9 @@ class Exec:
         self.stdio.drain(DRAIN_S)
 
     def _drained(self) -> None:
-        alive = self._group.kill() if self.timed_out and self._group is not None else 0
-        if not alive:
+        if self.timed_out:
+            self.kill()
+        else:
             self._release()
         self.on_end()
 
