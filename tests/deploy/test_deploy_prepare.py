@@ -211,6 +211,39 @@ def test_each_process_finds_what_is_its_own_and_no_more(place: Path) -> None:
         assert (stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid) == (0o640, 0, group)
 
 
+def owners(directory: Path) -> set[tuple[int, int]]:
+    found = [directory, *directory.rglob("*")]
+    return {(path.lstat().st_uid, path.lstat().st_gid) for path in found}
+
+
+def test_what_another_kind_of_node_has_left_is_given_over_and_links_are_not_followed(place: Path) -> None:
+    layout = Layout(run_dir=f"{place}/run", data_dir=f"{place}/data", node="n", nats_port=4222)
+    for_units(layout)
+    outside = place / "outside"
+    outside.touch()
+    log = place / "data/redis/appendonlydir"
+    log.mkdir(mode=0o700)
+    (log / "a.aof").touch(mode=0o600)
+    (log / "link").symlink_to(outside)
+    layout.state_file.unlink()
+    command = [sys.executable, "-m", "node", "prepare", "--containers", "--run-dir", layout.run_dir]
+    command += ["--data-dir", layout.data_dir, "--nats-port", "4222", "--node", "n"]
+    held = "chown,fowner,fsetid"  # as its container has
+    few = ["setpriv", "--bounding-set", f"-all,{','.join(f'+{name}' for name in held.split(','))}"]
+    bound = "import os, sys; os.execvp(sys.argv[1], sys.argv[1:])"
+    subprocess.run([*few, sys.executable, "-c", bound, *command], check=True, timeout=LIMIT_S)
+    assert owners(place / "data/redis") == {(USERS["redis"], GROUP)}
+    assert outside.stat().st_uid == 0
+    (log / "b.aof").touch(mode=0o600)
+    layout.state_file.unlink()
+    for_units(layout)
+    assert owners(place / "data/redis") == {(0, 0)}
+    os.chown(log / "a.aof", USERS["redis"], GROUP)
+    os.chown(place / "data/redis", 0, GROUP)  # as what was cut off leaves it
+    for_units(layout)
+    assert owners(place / "data/redis") == {(0, 0)}
+
+
 def test_the_token_stays(place: Path) -> None:
     prepare(place)
     first = (place / "data/nats-token").read_text()

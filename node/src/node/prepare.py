@@ -69,6 +69,7 @@ def for_units(layout: Layout) -> None:
 
 
 def _for_units(layout: Layout) -> None:
+    users.take_back(layout)
     keep_name(layout)
     _mark_servers(layout)
     port = layout.nats_port or _last_port(layout)
@@ -97,9 +98,10 @@ def for_containers(layout: Layout) -> None:
     with running.claimed(layout.run_dir, CONTAINERS):
         keep_name(layout)
         _write(layout.nats_port_file, str(layout.nats_port).encode())
+        users.part(layout)  # before the settings: who has these may start
         _write_nats(layout)
         _write_settings(layout, CONTAINERS)
-        users.part(layout)
+        users.give_settings(layout)
 
 
 def _mark_servers(layout: Layout) -> None:

@@ -18,7 +18,7 @@ from anyio.abc import Process
 from common.errors import AlreadyExistsError, FailedPreconditionError, SlipwayError
 from common.observe.log import get_logger
 from common.sys.files import replace_file
-from node import logfiles, prepare, redislog, running
+from node import logfiles, prepare, redislog, running, users
 from node.layout import OOM_SCORES, SERVICES, Layout
 
 LOCK_S = 0.5
@@ -60,6 +60,7 @@ class Supervisor:
         try:
             self._layout.state_file.unlink(missing_ok=True)
             running.end(running.left(self._layout.run_dir))
+            users.take_back(self._layout)
             prepare.keep_name(self._layout)
             _spare_from_oom(os.getpid(), min(OOM_SCORES.values()))
             with prepare.held_nats(self._layout) as self._layout:
