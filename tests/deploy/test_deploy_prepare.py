@@ -244,6 +244,17 @@ def test_what_another_kind_of_node_has_left_is_given_over_and_links_are_not_foll
     assert owners(place / "data/redis") == {(0, 0)}
 
 
+def test_the_events_of_others_are_no_argument_of_a_container(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLIPWAY_NATS_URL", "nats://shared@nats.internal:4222")
+    prepare(place)
+    assert '"nats://shared@nats.internal:4222"' in (place / "run/settings/imaged.toml").read_text()
+    compose = (Path(__file__).parents[2] / "deploy/compose.yml").read_text()
+    assert "--nats-url" not in compose
+    assert 'environment: {SLIPWAY_NATS_URL: "${SLIPWAY_NATS_URL:-}"}' in compose
+
+
 def test_the_token_stays(place: Path) -> None:
     prepare(place)
     first = (place / "data/nats-token").read_text()

@@ -204,6 +204,9 @@ def _check(arguments: argparse.Namespace) -> None:
 
 def _prepare(arguments: argparse.Namespace) -> None:
     _need_root()
+    if arguments.containers and not arguments.nats_url:
+        # of compose: it may have a token, and a command line all can read
+        arguments.nats_url = os.environ.get("SLIPWAY_NATS_URL", "")  # noqa: TID251 - options are no settings of a service
     (prepare.for_containers if arguments.containers else prepare.for_units)(_layout(arguments))
 
 
