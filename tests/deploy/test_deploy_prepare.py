@@ -225,6 +225,10 @@ def test_what_another_kind_of_node_has_left_is_given_over_and_links_are_not_foll
     log.mkdir(mode=0o700)
     (log / "a.aof").touch(mode=0o600)
     (log / "link").symlink_to(outside)
+    layer = place / "data/snapshotd/layer"
+    layer.mkdir(parents=True)
+    os.chown(layer, 33, 33)
+    os.chown(layer.parent, 0, GROUP)
     layout.state_file.unlink()
     command = [sys.executable, "-m", "node", "prepare", "--containers", "--run-dir", layout.run_dir]
     command += ["--data-dir", layout.data_dir, "--nats-port", "4222", "--node", "n"]
@@ -234,6 +238,7 @@ def test_what_another_kind_of_node_has_left_is_given_over_and_links_are_not_foll
     subprocess.run([*few, sys.executable, "-c", bound, *command], check=True, timeout=LIMIT_S)
     assert owners(place / "data/redis") == {(USERS["redis"], GROUP)}
     assert outside.stat().st_uid == 0
+    assert layer.stat().st_uid == 33, "it is of an image"
     (log / "b.aof").touch(mode=0o600)
     layout.state_file.unlink()
     for_units(layout)

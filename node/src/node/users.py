@@ -57,7 +57,8 @@ def give_settings(layout: Layout) -> None:
 
 def _give(directory: Path, user: int, mode: int) -> None:
     directory.mkdir(exist_ok=True)
-    _own(directory, user, user and GROUP)
+    if user:  # root's are so in each kind of node, and have files of other owners: layers
+        _own(directory, user, user and GROUP)
     _set(directory, user, user and GROUP, mode)
 
 
