@@ -7,6 +7,7 @@ Its images and the steps of their builds are kept between runs in /var/cache/sli
 import fcntl
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
@@ -58,7 +59,7 @@ def engine(*, wait: bool) -> Iterator[str | None]:
         except BlockingIOError:
             yield None
             return
-        (RUN / "docker.pid").unlink(missing_ok=True)
+        _end_left()
         command = [
             "dockerd",
             "--data-root",
@@ -88,6 +89,23 @@ def engine(*, wait: bool) -> Iterator[str | None]:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _end_left() -> None:
+    """End the engine of a process that was killed: it is nobody's, since the lock is ours."""
+    pid_file = RUN / "docker.pid"
+    with suppress(OSError, ValueError):
+        pid = int(pid_file.read_text())
+        handle = os.pidfd_open(pid)
+        try:
+            if f"--data-root\0{CACHE}/docker\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
+                signal.pidfd_send_signal(handle, signal.SIGTERM)
+                if not select.select([handle], [], [], STOP_S)[0]:
+                    signal.pidfd_send_signal(handle, signal.SIGKILL)
+                    select.select([handle], [], [], STOP_S)
+        finally:
+            os.close(handle)
+    pid_file.unlink(missing_ok=True)
 
 
 def _answering(address: str, process: "subprocess.Popen[bytes]") -> DockerClient:
