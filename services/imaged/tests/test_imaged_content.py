@@ -176,3 +176,19 @@ async def test_sweep_takes_what_is_old_and_unneeded(content: LocalContent, tools
     assert set(await content.sweep(lambda: needed, -1)) == stale
     assert content.all() == [tools.sha256(b"kept")]
     assert not list(Path(content.blobs.parent / "ingest").iterdir())
+
+
+async def test_a_blob_that_somebody_else_removed_is_forgotten_and_brought_again(
+    content: LocalContent, tools: Tools
+) -> None:
+    digest = tools.sha256(BODY)
+    for ask in (content.read, None):
+        await content.put(Digest.parse(digest), BODY)
+        assert content.used_bytes == len(BODY)
+        Path(content.path(digest)).unlink()
+        if ask:
+            with pytest.raises(NotFoundError):
+                await ask(digest)
+            assert (content.has(digest), content.used_bytes) == (False, 0)
+    await content.put(Digest.parse(digest), BODY)
+    assert (await content.read(digest), content.used_bytes) == (BODY, len(BODY))

@@ -83,6 +83,9 @@ class LocalContent:
         try:
             return await anyio.to_thread.run_sync(path.read_bytes, limiter=self._limiter)
         except FileNotFoundError as exc:
+            with ExitStack() as held:
+                if self._take(digest, held):
+                    await self._is_here(digest)
             raise NotFoundError(f"blob {digest} is not in the content store") from exc
         except OSError as exc:
             raise disk_error(exc, path) from exc
@@ -106,7 +109,7 @@ class LocalContent:
         """Take a whole file; see `imaged.ports.Content`."""
         digest = Digest.parse(descriptor.digest)
         async with self._locks.setdefault(str(digest), anyio.Lock()):
-            if self.has(str(digest)):
+            if await self._is_here(str(digest)):
                 return
 
             def sync() -> None:
@@ -171,7 +174,7 @@ class LocalContent:
         digest = Digest.parse(descriptor.digest)
         lock = self._locks.setdefault(str(digest), anyio.Lock())
         async with lock:
-            if self.has(str(digest)):
+            if await self._is_here(str(digest)):
                 found = self._sizes[str(digest)]
                 if found != descriptor.size:
                     raise DataLossError(
@@ -213,6 +216,16 @@ class LocalContent:
                 except FileNotFoundError:
                     continue
         return found
+
+    async def _is_here(self, digest: str) -> bool:
+        """Whether a blob that the caller is at is on the disk, too; one that somebody else removed is forgotten, so that it is fetched again."""
+        if not self.has(digest):
+            return False
+        path = self._path(Digest.parse(digest))
+        if await anyio.to_thread.run_sync(path.exists, limiter=self._limiter):
+            return True
+        self.used_bytes -= self._sizes.pop(digest, 0)
+        return False
 
     def _take(self, digest: str, held: ExitStack) -> bool:
         """Have a blob for oneself until `held` ends; false when somebody is at it."""
