@@ -168,6 +168,42 @@ async def test_a_log_of_redis_that_a_power_cut_left_with_zeros_is_cut(
     await cri.remove_sandbox(sandbox)
 
 
+async def test_after_a_reboot_the_engine_alone_brings_the_node_back(
+    cri: Client, node: DockerCompose, place: Place, image: str
+) -> None:
+    """As a reboot is to it: all containers end, the run directory is empty, the engine starts those that it is to."""
+    await cri.pull(image)
+    client = docker.from_env()
+    names = {"label": f"com.docker.compose.project={running('crid').labels['com.docker.compose.project']}"}
+    to_start = [
+        one
+        for one in client.containers.list(all=True, filters=names)
+        if one.attrs["HostConfig"]["RestartPolicy"]["Name"] == "unless-stopped"
+    ]
+    for one in to_start:
+        one.kill()  # `stop` would have the engine leave it
+    unmount_below(place.run)
+    for path in place.run.iterdir():
+        subprocess.run(["rm", "-rf", str(path)], check=True, timeout=COMMAND_S)
+    place.run.chmod(0o755)
+    os.chown(place.run, 0, 0)
+    # in an order that no dependency gives
+    for one in sorted(to_start, key=lambda each: each.labels["com.docker.compose.service"] == "prepare"):
+        one.start()
+    client.close()
+
+    def back() -> bool:
+        return all(
+            running(service).attrs["State"]["Health"]["Status"] == "healthy"
+            for service in ("prepare", *SERVICES)
+        )
+
+    await anyio.to_thread.run_sync(lambda: eventually(back, within_s=120, what="every service"))
+    sandbox = await cri.run_sandbox(cri.sandbox_config("rebooted", host_network=True))
+    await cri.remove_sandbox(sandbox)
+    assert await differences(place.run) == []
+
+
 def running(service: str) -> Any:
     """The container of a service, which runs."""
     client = docker.from_env()
