@@ -51,7 +51,7 @@ TABLE = (
     (r"R/snapshotd/(layers|lazy)", "drwx------"),
     # below the data directory
     (r"D/(imaged|snapshotd|runtimed|shimd|opsd|redis|nats)", "drwx------"),
-    (r"D/(nats-port|nats-token|nats\.conf|opsd/token)", "-rw-------"),
+    (r"D/(node-name|nats-port|nats-token|nats\.conf|opsd/token)", "-rw-------"),
     (r"D/imaged/(blobs|images)", "drwxr-xr-x"),
     (r"D/imaged/(ingest|lazy|peers|blobs/sha256|images/sha256:[0-9a-f]{64})", "drwx------"),
     (rf"D/imaged/(blobs/sha256/{ID}|images/sha256:{ID}/record\.msgpack)", "-rw-------"),

@@ -52,7 +52,9 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     runc = WATCHER.format(states=STATES, base=base, runc=shutil.which("runc"))
     program = executable(base / "watched-runc", runc)
     try:
-        with running_daemons(**handler("runc", program), criu_binary="/bin/true") as found:
+        with running_daemons(
+            **handler("runc", program), criu_binary="/bin/true", reconcile_every_s="2"
+        ) as found:
             yield found
     finally:
         for directory in (*Path("/sys/fs/cgroup").glob(f"*{PARENT}"), Path(f"/sys/fs/cgroup{PARENT}")):

@@ -32,6 +32,8 @@ MIN_BYTES = 16 << 20
 """Of the stream, on a disk with less room than is asked for; the server reserves all of it."""
 _NO_ROOM = 10047
 """JSStorageResourcesExceededErr in nats-server's errors.json."""
+_MADE_OTHERWISE = 10058
+"""JSStreamNameExistErr there."""
 _TOO_LARGE = (10054, 10097)
 """JSStreamMessageExceedsMaximumErr and JSStreamHeaderExceedsMaximumErr there."""
 CONNECT_S = 2
@@ -109,7 +111,12 @@ class Bus:
             try:
                 found = (await self._stream.stream_info(subjects.STREAM)).config
             except nats.js.errors.NotFoundError:
-                return await self._settle(self._stream.add_stream, _stream(), kept or Kept())
+                try:
+                    return await self._settle(self._stream.add_stream, _stream(), kept or Kept())
+                except nats.js.errors.APIError as exc:
+                    if exc.err_code != _MADE_OTHERWISE:
+                        raise
+                found = (await self._stream.stream_info(subjects.STREAM)).config  # somebody made it meanwhile
             has = (found.max_bytes, found.max_age, found.max_msgs_per_subject)
             if kept is None or has == kept:
                 return found.max_bytes or 0
