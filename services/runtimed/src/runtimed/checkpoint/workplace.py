@@ -34,7 +34,10 @@ def remove(place: Path) -> None:
 
 def remove_left(containers: Path, in_use: Collection[Path]) -> list[str]:
     """Remove those of all containers but some; returns the ids of the containers that had one."""
-    left = [place for place in containers.glob(f"*/{PREFIX}*") if place not in in_use]
+    left: list[Path] = []
+    for record_dir in containers.iterdir():
+        with suppress(FileNotFoundError):  # its container was removed meanwhile
+            left += [place for place in record_dir.glob(f"{PREFIX}*") if place not in in_use]
     for place in left:
         remove(place)
     return [place.parent.name for place in left]
