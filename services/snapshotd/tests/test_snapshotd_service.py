@@ -310,10 +310,8 @@ async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapsho
     await client.close()
 
 
-@pytest.mark.parametrize("point", ["unmounted", "forgotten"])
-async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_next(
-    snapshotd: SnapshotdNode, point: str
-) -> None:
+async def remove_and_leave(snapshotd: SnapshotdNode, point: str) -> tuple[SnapshotdClient, str]:
+    """A snapshot `c1` whose remover has left at a failpoint of the removal; a client, and its layer."""
     armed = snapshotd.run / failpoint.DIRECTORY
     armed.mkdir()
     snapshotd.kill()
@@ -330,10 +328,29 @@ async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_
         group.cancel_scope.cancel()
     await client.list()  # what comes later on a connection tells that the news of it has come
     reached.unlink()
+    return client, layer
+
+
+@pytest.mark.parametrize("point", ["unmounted", "forgotten"])
+async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_next(
+    snapshotd: SnapshotdNode, point: str
+) -> None:
+    client, layer = await remove_and_leave(snapshotd, point)
     await client.remove("c1")
     assert await client.list() == []
     assert list(await client.remove_layers([layer])) == []
     assert await client.list_layers([layer]) == []
+    await client.close()
+
+
+async def test_a_snapshot_whose_removal_had_begun_is_mounted_when_it_is_asked_for_again(
+    snapshotd: SnapshotdNode,
+) -> None:
+    client, layer = await remove_and_leave(snapshotd, "unmounted")
+    assert snapshotd.mounts() == []
+    made = await client.prepare("c1", [layer])
+    assert (snapshotd.seen(made.path) / "a").read_bytes() == b"body"
+    await client.remove("c1")
     await client.close()
 
 

@@ -111,6 +111,9 @@ class Snapshots:
                 if (held.diff_ids, held.snapshotter, held.readonly, held.ids) != wanted:
                     message = f"snapshot {key!r} exists already, over other layers or of another kind"
                     raise errors.AlreadyExistsError(message)
+                if key not in await anyio.to_thread.run_sync(self._mounts.mounted):
+                    with disk_faults(f"snapshot {key!r}"):  # its removal had begun
+                        await anyio.to_thread.run_sync(self.remount, held)
                 return held
             stack = self._layers.stack(diff_ids)
             layer_ids = [layer.id for layer in stack]
