@@ -97,7 +97,8 @@ with one container makes about a dozen. Of one subject, which is one verb of one
 `events_max_bytes`, `events_max_age_s` and `events_max_repeats` are keys of [the node](settings.md#the-node), the same on each, as the last one to start decides. NATS reserves the
 bytes on its disk. A reader that was away for longer is told by the stream itself, as in `worker.py`: what it has acknowledged lies before the
 first event that is there (of those between, none may have been its own). `slipway events --since` says so too; `slipway ps -a` or CRI's lists then tell how things stand. Whoever reads all events of a node sees each that
-is missing by `seq`, which grows by one for each `node` and `source`; in the past of commands some are, as said. While NATS is away events queue in Redis, and are relayed in order:
+is missing by `seq`, which grows by one for each `node` and `source`; in the past of commands some are, as said.
+Of what later events of its own subject pushed out nothing else tells a reader: neither `worker.py` nor `slipway events --since` nor the dashboard does. While NATS is away events queue in Redis, and are relayed in order:
 up to `outbox_max_bytes` of each service, 256 MiB, a [setting](settings.md) of its own file. When half of that waits, events of commands
 and of pressure are not taken any more; when all is full these go, and then the oldest. `node.events_lost` says how many once NATS is back, `slipway doctor`
 and `slipway_outbox_lost` at any time, and their `seq` is missing.
