@@ -7,7 +7,6 @@ Its images and the steps of their builds are kept between runs in /var/cache/sli
 import fcntl
 import os
 import re
-import select
 import shutil
 import signal
 import subprocess
@@ -20,6 +19,8 @@ from pathlib import Path
 import docker
 from docker import DockerClient
 from docker.errors import DockerException, ImageNotFound
+
+from node import running
 
 CACHE = Path("/var/cache/slipway-engine")
 RUN = Path("/run/slipway-engine")
@@ -99,10 +100,7 @@ def _end_left() -> None:
         handle = os.pidfd_open(pid)
         try:
             if f"--data-root\0{CACHE}/docker\0".encode() in Path(f"/proc/{pid}/cmdline").read_bytes():
-                signal.pidfd_send_signal(handle, signal.SIGTERM)
-                if not select.select([handle], [], [], STOP_S)[0]:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    select.select([handle], [], [], STOP_S)
+                running.end_held(handle)
         finally:
             os.close(handle)
     pid_file.unlink(missing_ok=True)

@@ -183,10 +183,19 @@ def end(pids: dict[str, int]) -> None:
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
             try:
-                signal.pidfd_send_signal(handle, signal.SIGTERM)
-                if not select.select([handle], [], [], STOP_S)[0]:
-                    signal.pidfd_send_signal(handle, signal.SIGKILL)
-                    select.select([handle], [], [], STOP_S)
+                end_held(handle)
             finally:
                 os.close(handle)
             _log.warning("leftover.ended", process=name, pid=pid)
+
+
+def end_held(handle: int) -> None:
+    """End the process of a pidfd: asked, and after STOP_S killed. Blocking.
+
+    Raises:
+        ProcessLookupError: it has ended already.
+    """
+    signal.pidfd_send_signal(handle, signal.SIGTERM)
+    if not select.select([handle], [], [], STOP_S)[0]:
+        signal.pidfd_send_signal(handle, signal.SIGKILL)
+        select.select([handle], [], [], STOP_S)

@@ -480,12 +480,7 @@ async def test_a_mirror_is_asked_for_what_it_may_answer(
 ) -> None:
     mirror = tools.bad_registry()
     mirror.serve(layer.image)
-    directory = tmp_path / "certs.d" / bad_registry.host
-    directory.mkdir(parents=True)
-    (directory / "hosts.toml").write_text(
-        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\n'
-        f"capabilities = {json.dumps(capabilities)}\n"
-    )
+    write_mirror(tmp_path, bad_registry, mirror, capabilities)
 
     def kinds(registry: BadRegistry) -> set[str]:
         return {path.split("/")[-2] for _, path, _ in registry.requests}
@@ -501,16 +496,22 @@ async def test_a_mirror_is_asked_for_what_it_may_answer(
         mirror.close()
 
 
+def write_mirror(base: Path, registry: BadRegistry, mirror: BadRegistry, capabilities: list[str]) -> None:
+    """Give a registry a mirror of these capabilities, by hosts.toml."""
+    directory = base / "certs.d" / registry.host
+    directory.mkdir(parents=True)
+    (directory / "hosts.toml").write_text(
+        f'server = "http://{registry.host}"\n[host."http://{mirror.host}"]\n'
+        f"capabilities = {json.dumps(capabilities)}\n"
+    )
+
+
 async def test_an_image_by_digest_is_resolved_at_a_mirror_that_may_only_give_it(
     layer: Layer, bad_registry: BadRegistry, tools: Tools, tmp_path: Path
 ) -> None:
     mirror = tools.bad_registry()
     mirror.serve(layer.image)
-    directory = tmp_path / "certs.d" / bad_registry.host
-    directory.mkdir(parents=True)
-    (directory / "hosts.toml").write_text(
-        f'server = "http://{bad_registry.host}"\n[host."http://{mirror.host}"]\ncapabilities = ["pull"]\n'
-    )
+    write_mirror(tmp_path, bad_registry, mirror, ["pull"])
     reference = Reference.parse(f"{bad_registry.host}/some/app@{layer.image.digest}")
     bad_registry.close()
     try:
