@@ -64,7 +64,7 @@ class Exec:
         self.ended = False
         self.pid = 0
         self.code = 0
-        self.stdio: Stdio | None = None
+        self.stdio = Stdio(loop, self._output, self._drained)
         self.on_output: Callable[[int, bytes], None] = lambda _stream, _data: None
         self.on_start: Callable[[], None] = lambda: None
         self.on_end: Callable[[], None] = lambda: None
@@ -79,7 +79,6 @@ class Exec:
         """
         exits.replace(f"{self._base}.json", process, durable=False)
         self._log = self._runtime.log_path()
-        self.stdio = Stdio(self._loop, self._output, self._drained)
         self.stdio.open(f"{self._base}.sock", tty=tty, stdin=stdin)
         args = ["exec", "--detach", "--process", f"{self._base}.json", "--pid-file", f"{self._base}.pid"]
         if self._runtime.sandboxed:
@@ -107,7 +106,6 @@ class Exec:
             self._timer = self._loop.after(timeout_s, self.give_up)
 
     def _called(self, outcome: oci.Outcome) -> None:
-        assert self.stdio is not None  # noqa: S101 - set by start
         try:
             self.pid = oci.read_pid(f"{self._base}.pid") if outcome.code == 0 else 0
             inner_pid = oci.read_pid(f"{self._base}.inner") if self._runtime.sandboxed else 0
@@ -131,7 +129,6 @@ class Exec:
 
     def _disown(self, error: OSError) -> None:
         """What runs has no terminal: end it, and say so."""
-        assert self.stdio is not None  # noqa: S101 - set by start
         if self._timer is not None:
             self._timer.cancel()
         self.stdio.abandon()
@@ -145,7 +142,6 @@ class Exec:
         self.on_fail(UnknownError(f"exec {self.exec_id}: {error.strerror or error}"))
 
     def _make_group(self, inner_pid: int) -> ExecGroup | SandboxedGroup:
-        assert self.stdio is not None  # noqa: S101 - set by start
         if inner_pid:
             return SandboxedGroup(self._runtime, self._container_id, self.pid, inner_pid)
         # a kernel of its own has the pipes of all that runs there
@@ -153,7 +149,6 @@ class Exec:
         return ExecGroup(self._init_pid, self._number, self.pid, pipes)
 
     def _failed(self, outcome: oci.Outcome, inner_pid: int) -> None:
-        assert self.stdio is not None  # noqa: S101 - set by start
         if self._timer is not None:
             self._timer.cancel()
         message = oci.failure("exec", outcome, self._log, self.stdio.abandon())
@@ -198,7 +193,6 @@ class Exec:
             self._release()
 
     def _exited(self, status: int, _at_ns: int) -> None:
-        assert self.stdio is not None  # noqa: S101 - set by start
         self.code = exit_code(status)[0]
         self.ended = True
         if self._timer is not None:
@@ -260,23 +254,21 @@ class Stream:
 
     def _output(self, stream: int, data: bytes) -> None:
         self._connection.send({"s": stream, "d": data})
-        if self._connection.pending > _HIGH_BYTES and self._exec.stdio is not None:
+        if self._connection.pending > _HIGH_BYTES:
             self._exec.stdio.pause()
 
     def _room(self) -> None:
-        if self._connection.pending < _LOW_BYTES and self._exec.stdio is not None:
+        if self._connection.pending < _LOW_BYTES:
             self._exec.stdio.resume()
 
     def _frame(self, connection: Connection, message: Message) -> None:
-        if self._exec.stdio is not None:
-            feed(self._exec.stdio, connection, message)
+        feed(self._exec.stdio, connection, message)
 
     def _gone(self) -> None:
         # The client went: an exec of nobody is ended as a hang-up of its terminal would.
         if not self._exec.ended:
             self._exec.kill()
-        if self._exec.stdio is not None:
-            self._exec.stdio.resume()
+        self._exec.stdio.resume()
 
     def _end(self) -> None:
         self._connection.send({"exit": self._exec.code})

@@ -162,8 +162,7 @@ class Server:
         later = self._later(connection, message)
 
         def failed(error: SlipwayError) -> None:
-            self._supervisor.execs.pop(made.exec_id, None)
-            self._askers.pop(made.exec_id, None)
+            self._forget(made)
             later(error)
 
         made.on_fail = failed
@@ -179,8 +178,7 @@ class Server:
             )
 
         def ended() -> None:
-            self._supervisor.execs.pop(made.exec_id, None)
-            self._askers.pop(made.exec_id, None)
+            self._forget(made)
             told_end()
             facts = {"exit_code": made.code, "timed_out": made.timed_out, "at_ns": time.time_ns()}
             self._tell({"event": "exec_exit", "exec_id": made.exec_id, **facts})
@@ -188,6 +186,10 @@ class Server:
         made.on_start, made.on_end = started, ended
         made.start(wire.blob(message, "process"), tty=tty, stdin=stdin, timeout_s=timeout_s)
         self._supervisor.execs[made.exec_id] = made
+
+    def _forget(self, made: Exec) -> None:
+        self._supervisor.execs.pop(made.exec_id, None)
+        self._askers.pop(made.exec_id, None)
 
     def _exec(self, connection: Connection, message: Message) -> None:
         made = self._new_exec(connection, message)
@@ -219,8 +221,7 @@ class Server:
 
     def _attach(self, connection: Connection, message: Message) -> Facts:
         supervisor = self._supervisor
-        if supervisor.state is not State.RUNNING or supervisor.stdio is None:
-            raise FailedPreconditionError(f"container {supervisor.container_id}: is not running")
+        supervisor.check_running()
         stdio, writes = supervisor.stdio, bool(message.get("stdin"))
         once = writes and supervisor.stdin_once
 
@@ -260,15 +261,15 @@ class Server:
     def _resize(self, _connection: Connection, message: Message) -> Facts:
         width, height = int(message["width"]), int(message["height"])
         exec_id = message.get("exec_id", "")
-        stdio = self._supervisor.execs[exec_id].stdio if exec_id else self._supervisor.stdio
-        if stdio is None:
-            raise FailedPreconditionError("resize: nothing runs")
-        stdio.resize(width, height)
+        if exec_id:
+            self._supervisor.execs[exec_id].stdio.resize(width, height)
+        else:
+            self._supervisor.check_running()
+            self._supervisor.stdio.resize(width, height)
         return {}
 
     def _close_stdin(self, _connection: Connection, _message: Message) -> Facts:
-        if self._supervisor.stdio is not None:
-            self._supervisor.stdio.close_stdin()
+        self._supervisor.stdio.close_stdin()
         return {}
 
     def _reopen_log(self, _connection: Connection, _message: Message) -> Facts:

@@ -64,12 +64,12 @@ class Supervisor:
         self.pid = 0
         self.started_at_ns = 0
         self.record: Facts | None = None
-        self.stdio: Stdio | None = None
+        self.stdio = Stdio(loop, self._output, self._drained)
         self.execs: dict[str, Exec] = {}
         self._exec_number = 0
         self._status = 0
         self._finished_at_ns = 0
-        self._oom: OomWatch | None = None
+        self._oom = OomWatch(loop, spec.get("memory_cgroup_path", ""), self._oom_killed)
         self._memory: Facts = {}
         self._pids: Facts = {}
         self._start_done: Done | None = None
@@ -89,16 +89,9 @@ class Supervisor:
         """
         if self.state is not State.CREATED:
             raise FailedPreconditionError(f"container {self.container_id}: is {self.state}, cannot start")
-        try:
-            self.log.reopen()
-        except OSError as exc:
-            raise UnknownError(
-                f"container {self.container_id}: log file {self.log.path}: {exc.strerror}"
-            ) from exc
+        self._open_log()
         spec = self._spec
-        self.stdio = Stdio(self._loop, self._output, self._drained)
         self.stdio.open(f"{self._directory}/c.sock", tty=bool(spec.get("tty")), stdin=bool(spec.get("stdin")))
-        self._oom = OomWatch(self._loop, spec.get("memory_cgroup_path", ""), self._oom_killed)
         self._start_log = self.runtime.log_path()
         pid_file = f"{self._directory}/init.pid"
         verb = ["restore", "--image-path", images, "--work-path", images] if images else ["run"]
@@ -124,7 +117,6 @@ class Supervisor:
         self._start_done = done
 
     def _called(self, outcome: oci.Outcome) -> None:
-        assert self.stdio is not None  # noqa: S101 - set by start
         done, self._start_done = self._start_done, None
         assert done is not None  # noqa: S101 - set by start
         pid = oci.read_pid(f"{self._directory}/init.pid") if outcome.code == 0 else 0
@@ -145,8 +137,7 @@ class Supervisor:
         self.pid = pid
         self.started_at_ns = outcome.end_ns
         self.state = State.RUNNING
-        if self._oom is not None:
-            self._oom.open()
+        self._oom.open()
         span = {"runtime_begin_ns": outcome.begin_ns, "runtime_end_ns": outcome.end_ns}
         done({"pid": pid, "started_at_ns": self.started_at_ns, **span})
         self.on_event(self.started_event())
@@ -155,9 +146,8 @@ class Supervisor:
 
     def _abandon(self) -> bytes:
         self.state = State.FAILED
-        said = self.stdio.abandon() if self.stdio is not None else b""
-        if self._oom is not None:
-            self._oom.close()
+        said = self.stdio.abandon()
+        self._oom.close()
         self.log.close()
         return said
 
@@ -172,19 +162,18 @@ class Supervisor:
         self.on_event({"event": "oom", "at_ns": time.time_ns()})
 
     def _ended(self, status: int, at_ns: int) -> None:
-        assert self.stdio is not None  # noqa: S101 - set by start
         self.state = State.DRAINING
         self._status = status
         self._finished_at_ns = at_ns
         # now, and not when all output is here: systemd removes the cgroup meanwhile
-        self._memory = self._oom.memory() if self._oom is not None else {}
+        self._memory = self._oom.memory()
         self._pids = pids.limit(self._spec.get("pids_cgroup_path", ""))
         self.stdio.drain(DRAIN_S)
 
     def _drained(self) -> None:
         self.log.flush()
         code, number = exit_code(self._status)
-        ooms = self._oom.delta() if self._oom is not None else 0
+        ooms = self._oom.delta()
         self.record = {
             "container_id": self.container_id,
             "pid": self.pid,
@@ -200,8 +189,7 @@ class Supervisor:
             "pids": self._pids,
         }
         self.log.close()
-        if self._oom is not None:
-            self._oom.close()
+        self._oom.close()
         try:
             exits.write(self._spec.get("record_dir", ""), self.record)
         except OSError:
@@ -225,6 +213,15 @@ class Supervisor:
             self.cleaned = True
             self.on_cleaned()
 
+    def check_running(self) -> None:
+        """For what wants a container that runs.
+
+        Raises:
+            FailedPreconditionError: it does not.
+        """
+        if self.state is not State.RUNNING:
+            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+
     def kill(self, number: int, *, everything: bool, done: Done) -> None:
         """Send a signal to init, or to every process of the container.
 
@@ -234,8 +231,7 @@ class Supervisor:
         """
         if not 0 < number < 65:
             raise InvalidArgumentError(f"signal {number}: no such signal")
-        if self.state is not State.RUNNING:
-            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        self.check_running()
         if self.runtime.sandboxed:
             args = ["kill", *(["--all"] if everything else []), self.container_id, str(number)]
             self.runtime.call(args, lambda outcome: done(_killed(outcome)), deadline_s=10)
@@ -252,8 +248,7 @@ class Supervisor:
         Raises:
             SlipwayError: nothing runs, the id is in use, or there are too many.
         """
-        if self.state is not State.RUNNING:
-            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        self.check_running()
         if exec_id in self.execs:
             raise FailedPreconditionError(f"exec {exec_id}: is running already")
         if len(self.execs) >= MAX_EXECS:
@@ -289,8 +284,10 @@ class Supervisor:
         Raises:
             SlipwayError: nothing runs (no file is made then), or the file cannot be made.
         """
-        if self.state is not State.RUNNING:
-            raise FailedPreconditionError(f"container {self.container_id}: is not running")
+        self.check_running()
+        self._open_log()
+
+    def _open_log(self) -> None:
         try:
             self.log.reopen()
         except OSError as exc:
@@ -302,7 +299,7 @@ class Supervisor:
     def is_idle(self) -> bool:
         """Nothing goes on but the container itself, and nothing of it is held here."""
         if self.state is State.RUNNING:
-            at_rest = self.stdio is not None and self.stdio.is_idle and not self.execs
+            at_rest = self.stdio.is_idle and not self.execs
             return at_rest and self._reaper.waits_only_for({self.pid})
         return not self.busy and self._reaper.waits_only_for(set())
 
@@ -318,8 +315,8 @@ class Supervisor:
             "calls": self.runtime.calls,
             "cleaned": self.cleaned,
             "log": self.log.hand_over(put),
-            "stdio": self.stdio.hand_over(put) if running and self.stdio is not None else None,
-            "oom": self._oom.hand_over(put) if running and self._oom is not None else None,
+            "stdio": self.stdio.hand_over(put) if running else None,
+            "oom": self._oom.hand_over(put) if running else None,
         }
 
     def take_over(self, facts: Facts, get: Get) -> None:
@@ -333,9 +330,7 @@ class Supervisor:
         self.cleaned = facts["cleaned"]
         self.log.take_over(facts["log"], get)
         if self.state is State.RUNNING:
-            self.stdio = Stdio(self._loop, self._output, self._drained)
             self.stdio.take_over(facts["stdio"], get)
-            self._oom = OomWatch(self._loop, self._spec.get("memory_cgroup_path", ""), self._oom_killed)
             self._oom.take_over(facts["oom"], get)
             self._reaper.watch(self.pid, self._ended)
 
