@@ -1,5 +1,6 @@
 """A whole snapshotd over its socket: keys, uses, orphans, restarts, repairs, a full disk."""
 
+import gc
 import hashlib
 import io
 import os
@@ -9,7 +10,7 @@ import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -29,11 +30,15 @@ from common.errors import (
     ResourceExhaustedError,
 )
 from common.events.schema import envelope_decoder
+from common.records import RecordStore
+from common.records.redis import connect
 from common.sys.userns import IdMapping, IdMappings
 from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, tar
 from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
 from snapshotd.adapters.overlay import MAX_REPAIRS
+from snapshotd.layers import Layers
+from snapshotd.records import LayerRecord
 from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 
@@ -606,3 +611,18 @@ async def test_term_ends_the_service_and_leaves_mounts(snapshotd: SnapshotdNode)
     assert snapshotd.stop() == 0
     assert snapshotd.mounts() == ["c1"]
     await client.close()
+
+
+async def test_layers_that_are_not_here_leave_no_locks() -> None:
+    def locks() -> int:
+        gc.collect()
+        return sum(isinstance(each, anyio.Lock) for each in gc.get_objects())
+
+    nobody = await connect("unix:///nowhere")  # nobody asks it
+    records = RecordStore(nobody, LayerRecord, node="n", owner="snapshotd", kind="layer")
+    rest = dict.fromkeys(("places", "unpacking", "trash", "roots", "task_group"), cast("Any", None))
+    layers = Layers(records=records, **rest)
+    before = locks()
+    assert await layers.remove([f"sha256:{number:064x}" for number in range(50)]) == []
+    assert locks() <= before + 1
+    await nobody.aclose()

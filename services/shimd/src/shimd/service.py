@@ -8,11 +8,10 @@ import os
 import re
 import shutil
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import anyio
 import msgpack
@@ -54,7 +53,7 @@ class ShimService:
         self._shims = run_dir / "shims"
         self._pauses = run_dir / "pauses"
         self._forker = forker
-        self._locks: dict[str, tuple[anyio.Lock, int]] = {}
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
 
     def prepare(self) -> None:
         """Make the directories."""
@@ -72,7 +71,7 @@ class ShimService:
                 raise InvalidArgumentError(f"{field} {spec[field]!r}: is not an absolute path")
         if not spec["runtime"]["binary"]:
             raise InvalidArgumentError("runtime.binary: is empty")
-        async with self._locked(f"shim {directory.name}"):
+        async with self._lock(f"shim {directory.name}"):
             try:
                 with meters.SPAWN_SECONDS.time():
                     answer = await self._fork(directory, msgpack.packb(spec))
@@ -111,7 +110,7 @@ class ShimService:
     async def remove(self, container_id: str, *, force: bool = False) -> None:
         """End a shim and remove its directory; of a shim that died or is killed, delete the container as well."""
         directory = self._directory(self._shims, "container_id", container_id)
-        async with self._locked(f"shim {container_id}"):
+        async with self._lock(f"shim {container_id}"):
             found = await anyio.to_thread.run_sync(_look, directory)
             if found is not None and found.alive and force:
                 await _kill(found.pid, f"shim {container_id}")
@@ -170,7 +169,7 @@ class ShimService:
             user_namespace: path of the user namespace that is to own it; "" for the host's.
         """
         directory = self._directory(self._pauses, "sandbox_id", sandbox_id)
-        async with self._locked(f"pause {sandbox_id}"):
+        async with self._lock(f"pause {sandbox_id}"):
             found = await anyio.to_thread.run_sync(_look, directory)
             if found is not None and found.alive:
                 return found
@@ -180,7 +179,7 @@ class ShimService:
     async def remove_pause(self, sandbox_id: str) -> None:
         """Kill a pause, and with it every process of its namespace."""
         directory = self._directory(self._pauses, "sandbox_id", sandbox_id)
-        async with self._locked(f"pause {sandbox_id}"):
+        async with self._lock(f"pause {sandbox_id}"):
             found = await anyio.to_thread.run_sync(_look, directory)
             if found is not None and found.alive:
                 await _kill(found.pid, f"pause {sandbox_id}")
@@ -191,19 +190,9 @@ class ShimService:
             raise InvalidArgumentError(f"{field} {name!r}: is no id of letters, digits, '_', '.' and '-'")
         return parent / name
 
-    @asynccontextmanager
-    async def _locked(self, key: str) -> AsyncIterator[None]:
-        lock, users = self._locks.get(key, (anyio.Lock(), 0))
-        self._locks[key] = lock, users + 1
-        try:
-            async with lock:
-                yield
-        finally:
-            lock, users = self._locks[key]
-            if users == 1:
-                del self._locks[key]
-            else:
-                self._locks[key] = lock, users - 1
+    def _lock(self, key: str) -> anyio.Lock:
+        """Of one object, for as long as somebody has it or waits for it."""
+        return self._locks.setdefault(key, anyio.Lock())
 
 
 def _furnish(directory: Path, spec: bytes) -> tuple[int, int]:

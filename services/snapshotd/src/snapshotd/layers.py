@@ -2,11 +2,12 @@
 
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -81,7 +82,7 @@ class Layers:
         self._trash, self._roots = trash, roots
         self._group = task_group
         self._running: dict[str, _Wanted] = {}
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self._users: Counter[str] = Counter()
         self._leaving: set[str] = set()
         self._serving = anyio.CapacityLimiter(_SERVING)
@@ -145,7 +146,7 @@ class Layers:
 
     async def _remove(self, digest: Digest) -> bool:
         """Remove a layer; true when it is kept for now."""
-        async with self._locks[digest.hex]:
+        async with self._lock(digest.hex):
             record = self._records.find(digest.hex)
             if record is None:
                 return False
@@ -155,6 +156,10 @@ class Layers:
             if not record.orphaned:
                 await self._records.update(record.id, _orphan)
             return True
+
+    def _lock(self, layer_id: str) -> anyio.Lock:
+        """Of one layer, for as long as somebody has it or waits for it."""
+        return self._locks.setdefault(layer_id, anyio.Lock())
 
     def stack(self, diff_ids: Iterable[str]) -> list[LayerRecord]:
         """The layers of a snapshot, bottom first.
@@ -191,7 +196,7 @@ class Layers:
         if lacking:
             await self._unpacking.check_images()
         for layer_id in lacking:
-            async with self._locks[layer_id]:
+            async with self._lock(layer_id):
                 record = self._records.get(layer_id)
                 if record.image:
                     continue
@@ -223,7 +228,7 @@ class Layers:
         held = self._records.find(layer_id)
         if held and (held.image or self._roots.has_mount(layer_id)):
             await self._unmount(layer_id)
-        async with self._locks[layer_id]:
+        async with self._lock(layer_id):
             record = self._records.find(layer_id)
             if record and record.orphaned and not self._users[layer_id]:
                 await self._drop(record)
@@ -232,12 +237,12 @@ class Layers:
         """Remove orphans that no snapshot stands on: those of a service that died in `release`."""
         for record in self._records.all():
             if record.orphaned and not self._users[record.id]:
-                async with self._locks[record.id]:
+                async with self._lock(record.id):
                     await self._drop(record)
 
     async def _wanted_again(self, layer_id: str) -> LayerRecord | None:
         """A layer that is here; None when it was on its way out."""
-        async with self._locks[layer_id]:
+        async with self._lock(layer_id):
             held = self._records.find(layer_id)
             if held and held.orphaned:
                 return await self._records.update(layer_id, _adopt)
@@ -250,7 +255,7 @@ class Layers:
             SlipwayError: as ports.LazyLayers.mount; nothing stays.
         """
         key = diff_id.hex
-        async with self._locks[key]:
+        async with self._lock(key):
             held = self._records.find(key)
             if held:
                 wanted = await self._records.update(key, _adopt) if held.orphaned else held
@@ -334,7 +339,7 @@ class Layers:
             tried.given_up.set()
             tried.turn.cancel()
         try:
-            async with self._locks[blob.diff_id.hex]:
+            async with self._lock(blob.diff_id.hex):
                 attributes = {"slipway.diff_id": str(blob.diff_id), "slipway.digest": blob.digest}
                 with span("snapshotd.layer.unpack", attributes, parent=context_of(this.trace)):
                     this.record = await self._unpack(blob)

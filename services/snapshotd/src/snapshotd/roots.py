@@ -4,8 +4,8 @@ import os
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from snapshotd.lazy.job import Verdict
 from snapshotd.ports import Images, LazyLayers, Mounts
@@ -28,7 +28,7 @@ class Roots:
     def __init__(self, places: Places, mounts: Mounts, images: Images, lazies: LazyLayers) -> None:
         self._places, self._mounts, self._images, self._lazies = places, mounts, images, lazies
         self._guard = threading.Lock()
-        self._locks: dict[str, _Lock] = {}
+        self._locks: WeakValueDictionary[str, threading.Lock] = WeakValueDictionary()
 
     def tree(self, layer: LayerRecord) -> Path:
         """The layer's directory; where it is served or that of its image when it has no other.
@@ -81,19 +81,6 @@ class Roots:
     def _alone(self, layer_id: str) -> Iterator[None]:
         """One at a time for each layer: a server may take a minute to start, which is nothing to the other layers."""
         with self._guard:
-            lock = self._locks.setdefault(layer_id, _Lock())
-            lock.users += 1
-        try:
-            with lock.lock:
-                yield
-        finally:
-            with self._guard:
-                lock.users -= 1
-                if not lock.users:
-                    del self._locks[layer_id]
-
-
-@dataclass
-class _Lock:
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    users: int = 0
+            lock = self._locks.setdefault(layer_id, threading.Lock())
+        with lock:
+            yield

@@ -2,10 +2,10 @@
 
 import re
 import secrets
-from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import anyio
 import anyio.to_thread
@@ -68,7 +68,7 @@ class Snapshots:
         self._records, self._layers, self._places = records, layers, places
         self._unpacking = unpacking
         self._mounts, self._snapshotters, self._default, self._trash = mounts, snapshotters, default, trash
-        self._locks: defaultdict[str, anyio.Lock] = defaultdict(anyio.Lock)
+        self._locks: WeakValueDictionary[str, anyio.Lock] = WeakValueDictionary()
         self.cache = UsageCache(usage_interval_s, self._writable_places)
 
     async def prepare(
@@ -104,7 +104,7 @@ class Snapshots:
             raise errors.InvalidArgumentError(
                 f"snapshot {key!r}: a diff takes one that is writable, of ids that are not mapped"
             )
-        async with self._locks[key]:
+        async with self._lock(key):
             held = self._records.find(key)
             if held:
                 wanted = (diff_ids, name, readonly, ids)
@@ -144,7 +144,7 @@ class Snapshots:
         """Unmount and remove; nothing happens when it is gone already."""
         if not _KEY.fullmatch(key):
             return
-        async with self._locks[key]:
+        async with self._lock(key):
             record = self._records.find(key)
             if record is None:
                 return
@@ -161,8 +161,10 @@ class Snapshots:
                         )
                         steps.push_async_callback(self._trash.throw, self._places.snapshot(key))
                         await failpoint("snapshotd.remove.forgotten")
-        if not self._locks[key].statistics().tasks_waiting:
-            self._locks.pop(key, None)
+
+    def _lock(self, key: str) -> anyio.Lock:
+        """Of one snapshot, for as long as somebody has it or waits for it."""
+        return self._locks.setdefault(key, anyio.Lock())
 
     async def usage(self, keys: Iterable[str]) -> dict[str, Use]:
         """What those that exist hold of their own; all when none is named."""
