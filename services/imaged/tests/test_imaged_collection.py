@@ -26,6 +26,7 @@ from common.errors import (
 )
 from common.sys import linux
 from imaged import reconcile
+from imaged.adapters import content_local
 from imaged.catalog import MAX_LEASES
 from imaged.collection import Collector, Leftovers, Rules, Sizes, plan
 from imaged.manifest import Descriptor
@@ -488,6 +489,24 @@ async def test_a_disk_that_fails_ends_no_sweep(
     assert len(failed) == 2
 
 
+async def test_a_disk_that_cannot_be_listed_ends_no_making_of_room(
+    node: Node, tools: Tools, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest = tools.sha256(b"1")
+    await node.content.put(Digest.parse(digest), b"1")
+    monkeypatch.setattr(content_local, "SCARCE", 2.0)
+
+    def unlisted(path: Path, pattern: str) -> Iterator[Path]:
+        raise OSError(errno.EUCLEAN, "structure needs cleaning", str(path / pattern))
+
+    with monkeypatch.context() as failing:
+        failing.setattr(Path, "glob", unlisted)
+        await node.images.leases.make_room()
+        assert node.content.has(digest)
+    await node.images.leases.make_room()
+    assert not node.content.has(digest)
+
+
 @pytest.fixture
 def small_disk(node: Node) -> Iterator[None]:
     """The content store on a file system of 3 MB."""
@@ -520,8 +539,8 @@ async def test_what_nobody_needs_may_be_young_to_go_when_there_is_little_room(
 ) -> None:
     bodies = [os.urandom(1_400_000), os.urandom(1_500_000)]
     await node.content.put(Digest.parse(tools.sha256(bodies[0])), bodies[0])
-    await collector(node).tidy(3600)
+    await node.images.leases.make_room()
     assert node.content.has(tools.sha256(bodies[0]))
     await node.content.put(Digest.parse(tools.sha256(bodies[1])), bodies[1])
-    await collector(node).tidy(3600)
+    await node.images.leases.make_room()
     assert node.content.all() == []

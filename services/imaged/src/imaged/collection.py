@@ -205,20 +205,8 @@ class Collector:
         """
         # the age of a layer is not known
         layers = {} if older_than_s else await self._leases.collect_layers(dry_run=dry_run)
-        blobs = await self._content.sweep(
-            lambda: self._leases.needed().digests, older_than_s, dry_run=dry_run
-        )
-        if blobs and not dry_run:
-            _log.info("content.swept", blobs=len(blobs))
+        blobs = await self._leases.collect_blobs(older_than_s, dry_run=dry_run)
         return Leftovers(len(blobs), sum(blobs.values()), len(layers), sum(layers.values()))
-
-    async def tidy(self, older_than_s: float) -> None:
-        """Sweep, whatever the age when there is little room.
-
-        Raises:
-            UnavailableError: snapshotd is away.
-        """
-        await self.sweep(0.0 if await self._content.is_scarce() else older_than_s, dry_run=False)
 
     async def note_use(self) -> None:
         """Remember of what containers stand on that it is used now: so its age begins when the last of them is gone."""

@@ -90,12 +90,18 @@ class Leases:
                 errors = [str(failure) for failure in failures.exceptions]
                 _log.warning("collection.left", layers=len(orphans), errors=errors)
 
+    async def collect_blobs(self, older_than_s: float, *, dry_run: bool = False) -> dict[str, int]:
+        """Remove all blobs that nobody needs and that are older, whole or not, unless it is a dry run; their bytes by digest."""
+        gone = await self._content.sweep(lambda: self.needed().digests, older_than_s, dry_run=dry_run)
+        if gone and not dry_run:
+            _log.info("content.swept", blobs=len(gone))
+        return gone
+
     async def make_room(self) -> None:
-        """Remove the blobs that nobody needs, whole or not, when there is little room: else the next try begins with them."""
+        """When there is little room, remove them whatever their age: else the next pull begins with them."""
         try:
             if await self._content.is_scarce():
-                gone = await self._content.sweep(lambda: self.needed().digests, 0)
-                _log.info("content.swept", blobs=len(gone))
+                await self.collect_blobs(0)
         except SlipwayError as exc:
             _log.warning("sweep.failed", error=exc.message)
 

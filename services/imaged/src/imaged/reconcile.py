@@ -52,7 +52,8 @@ async def sweep_for_ever(leases: Leases, collector: Collector, settings: Setting
             else:
                 await collector.note_use()
             await leases.collect_layers()
-            await collector.tidy(settings.partial_max_age_s)
-        except (SlipwayError, OSError) as exc:
-            _log.warning("sweep.failed", error=str(exc))
+            await leases.make_room()
+            await leases.collect_blobs(settings.partial_max_age_s)
+        except SlipwayError as exc:
+            _log.warning("sweep.failed", error=exc.message)
         await anyio.sleep(EVERY_S)

@@ -193,7 +193,10 @@ class LocalContent:
 
     def _older(self, limit: float, digests: list[str]) -> dict[str, int]:
         """The bytes on disk of blobs and unfinished ones that were changed before a time, by digest."""
-        parts = list(self.ingests.glob(f"*{_SUFFIX}"))
+        try:
+            parts = list(self.ingests.glob(f"*{_SUFFIX}"))
+        except OSError as exc:
+            raise disk_error(exc, self.ingests) from exc
         paths = [(path.name.removesuffix(_SUFFIX).replace("-", ":", 1), path) for path in parts]
         paths += [(digest, self._path(Digest.parse(digest))) for digest in digests]
         found: dict[str, int] = defaultdict(int)
