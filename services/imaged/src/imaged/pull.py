@@ -240,10 +240,7 @@ class Unpacking:
     async def _config(self, repository: Repository | None) -> None:
         descriptor = self._found.manifest.config
         if not self._content.has(descriptor.digest):
-            async with self._content.ingest(descriptor) as ingest:
-                await fetch(repository, descriptor, ingest, 0)
-                await ingest.sync()
-                await ingest.commit()
+            await keep(repository, self._content, descriptor)
         body = await self._content.read(descriptor.digest)
         self._diff_ids = documents.diff_ids(self._image, self._found.manifest, body, self._want)
         if not documents.suits(body, documents.local_platform()):
@@ -375,20 +372,21 @@ async def keep_all(
         for number, (blob, statuses) in waiting:
             if until_whole:
                 await until_whole(blob.digest)
-            await _keep(repository, content, blob, number, statuses)
+            await keep(repository, content, blob, number, statuses)
 
     async with anyio.create_task_group() as group:
         for _ in range(min(KEPT_AT_ONCE, len(wanted))):
             group.start_soon(some)
 
 
-async def _keep(
+async def keep(
     repository: Repository | None,
     content: Content,
     blob: Descriptor,
-    order: int,
-    statuses: Iterable[LayerStatus],
+    order: int = 0,
+    statuses: Iterable[LayerStatus] = (),
 ) -> None:
+    """Bring a blob that stays as it is; see `keep_all`."""
     if blob.digest == str(EMPTY_DIGEST):
         await content.put(EMPTY_DIGEST, _EMPTY)
     async with content.ingest(blob) as ingest:
@@ -396,10 +394,9 @@ async def _keep(
             status.had_bytes = blob.size if ingest.committed else ingest.partial.fetched_bytes
             if not ingest.committed:
                 status.partial, status.state = ingest.partial, LayerState.FETCHING
-        if not ingest.committed:
-            await fetch(repository, blob, ingest, order)
-            await ingest.sync()
-            await ingest.commit()
+        await fetch(repository, blob, ingest, order)
+        await ingest.sync()
+        await ingest.commit()
     for status in statuses:
         status.state = LayerState.DONE
 

@@ -26,7 +26,7 @@ from imaged.indexing import config_of, entries_of, index_of
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor
 from imaged.ports import Content, Credentials, Registry, Repository
-from imaged.pull import NO_CHOICE, Choice
+from imaged.pull import NO_CHOICE, Choice, keep
 from imaged.reference import Reference
 from imaged.tree import Tree, read_tree
 from imaged.whole import Whole
@@ -225,11 +225,7 @@ class Transfers:
         """Where a blob is, once it is here."""
         needs.digests.add(blob.digest)
         await self._whole.until_whole(blob.digest)
-        async with self._content.ingest(blob) as ingest:
-            if not ingest.committed:
-                await repository.fetch(blob, ingest.partial)
-                await ingest.sync()
-                await ingest.commit()
+        await keep(repository, self._content, blob)
         return self._content.path(blob.digest)
 
     async def _follow(

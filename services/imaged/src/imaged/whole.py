@@ -12,7 +12,7 @@ from imaged.lazy.store import LazyBlobs
 from imaged.leases import Needs
 from imaged.manifest import Descriptor, Index, Platform, local_platform, platform_of
 from imaged.ports import Content, Credentials, Registry
-from imaged.pull import NO_CHOICE, Choice
+from imaged.pull import NO_CHOICE, Choice, keep
 from imaged.record import ImageRecord
 from imaged.reference import Reference
 
@@ -66,11 +66,7 @@ class Whole:
             try:
                 async with self._registry.repository(Reference.parse(name), credentials) as repository:
                     for layer in list(missing.values()):
-                        async with self._content.ingest(layer) as ingest:
-                            if not ingest.committed:
-                                await repository.fetch(layer, ingest.partial)
-                                await ingest.sync()
-                                await ingest.commit()
+                        await keep(repository, self._content, layer)
                         del missing[layer.digest]
             except SlipwayError as exc:
                 why = exc.message
@@ -149,9 +145,11 @@ class Whole:
         name = next(iter(record.names), record.id)
         at = (await self._path(record))[0]
         for _ in range(documents.MAX_INDEX_DEPTH):
-            if at == record.manifest_digest and await self._suits(record, want):
-                return _own(record)
-            if at == record.manifest_digest or not self._content.has(at):
+            if at == record.manifest_digest:
+                if await self._suits(record, want):
+                    return _own(record)
+                break
+            if not self._content.has(at):
                 break
             read = documents.parse(name, await self._content.read(at), "")
             if isinstance(read, Index):
