@@ -128,6 +128,7 @@ def running_daemons(**runtimed: str) -> Iterator[Daemons]:
             for process in reversed(found.processes.values()):
                 process.send_signal(signal.SIGTERM)
                 process.wait(20)
+        assert "reconcile.failed" not in (base / "runtimed.log").read_text()
     unmount_below(base)
     shutil.rmtree(base)
 

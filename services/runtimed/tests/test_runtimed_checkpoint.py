@@ -19,7 +19,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import DeadlineExceededError, FailedPreconditionError, InvalidArgumentError, UnknownError
-from runtimed.checkpoint import archive, freezer
+from runtimed.checkpoint import archive, freezer, workplace
 from runtimed.oci import cgroups
 from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
 from tests.support.eventually import until
@@ -248,6 +248,10 @@ async def test_a_scope_stands_still_by_whichever_of_its_cgroups_a_runtime_freeze
         ticker.wait(10)
         (directory / "container").rmdir()
         directory.rmdir()
+
+
+def test_a_node_that_never_had_a_container_has_no_left_dumps(tmp_path: Path) -> None:
+    assert not workplace.remove_left(tmp_path / "containers", set())
 
 
 def test_an_archive_is_private_and_of_regular_files_only(tmp_path: Path) -> None:

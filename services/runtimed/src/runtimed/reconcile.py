@@ -139,8 +139,8 @@ class Reconciler:
 
     async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
         match record.state:
-            case ContainerState.CREATING if first or self._is_left(
-                Op.CREATE.of(record.key), record.from_checkpoint
+            case ContainerState.CREATING if self._is_left(
+                Op.CREATE.of(record.key), restored=record.from_checkpoint, first=first
             ):
                 wanted = pb.CreateContainerRequest.FromString(record.request)
                 finish = partial(self._service.containers.set_up, record, wanted, known=True)
@@ -163,9 +163,12 @@ class Reconciler:
             case _:
                 return
 
-    def _is_left(self, operation: Key, restored: bool) -> bool:
-        """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away."""
-        return not restored and not self._parts.operations.running(operation)
+    def _is_left(self, operation: Key, *, restored: bool, first: bool) -> bool:
+        """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away.
+
+        A restore has an operation of its own: one that is left is known in the first round alone.
+        """
+        return (first or not restored) and not self._parts.operations.running(operation)
 
     async def _reap(self, container_id: str) -> None:
         if not self._parts.operations.running(Op.START.of(container_id)):  # which may have a new shim
@@ -188,8 +191,8 @@ class Reconciler:
     async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
         if record.restoring and first and not self._parts.operations.running(Op.RESTORE.of(record.key)):
             self._begin(record.id, partial(self._discard, record))
-        elif record.state is SandboxState.CREATING and (
-            first or self._is_left(Op.SET_UP_SANDBOX.of(record.key), record.restoring)
+        elif record.state is SandboxState.CREATING and self._is_left(
+            Op.SET_UP_SANDBOX.of(record.key), restored=record.restoring, first=first
         ):
             store, key = self._parts.sandboxes.store, Op.SET_UP_SANDBOX.of(record.key)
             finish = partial(self._set_up_again, record)

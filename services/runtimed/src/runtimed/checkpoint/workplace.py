@@ -35,7 +35,7 @@ def remove(place: Path) -> None:
 def remove_left(containers: Path, in_use: Collection[Path]) -> list[str]:
     """Remove those of all containers but some; returns the ids of the containers that had one."""
     left: list[Path] = []
-    for record_dir in containers.iterdir():
+    for record_dir in containers.glob("*"):  # of a node that never had a container there is no directory
         with suppress(FileNotFoundError):  # its container was removed meanwhile
             left += [place for place in record_dir.glob(f"{PREFIX}*") if place not in in_use]
     for place in left:
