@@ -208,6 +208,28 @@ async def test_limits_are_applied_and_shown(pods: Pods) -> None:
     assert stats.cpu.usage_core_nano_seconds.value > 0
 
 
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+async def test_stats_come_soon_and_whole_while_snapshotd_does_not_answer(
+    pods: Pods, number: signal.Signals
+) -> None:
+    """A kubelet whose list is late, or that finds no filesystem by its mountpoint, has no stats of the whole node."""
+    await pods.running("sleep", "100")
+    [before] = await pods.client.list_container_stats()
+    snapshotd = pods.daemons.processes["snapshotd"]
+    snapshotd.send_signal(number)
+    try:
+        with anyio.fail_after(UNTIL_S):
+            [stats] = await pods.client.list_container_stats()
+    finally:
+        snapshotd.send_signal(signal.SIGCONT)
+        if number is signal.SIGKILL:
+            snapshotd.wait(10)
+            pods.daemons.start("snapshotd")
+    assert stats.cpu.timestamp > before.cpu.timestamp
+    assert before.writable_layer.fs_id.mountpoint
+    assert stats.writable_layer == before.writable_layer
+
+
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_a_quota_is_lifted_and_updates_at_once_all_hold(pods: Pods, handler: str) -> None:
     if not shutil.which(handler):

@@ -15,6 +15,7 @@ from runtimed.readings.files import tasks
 from runtimed.readings.usage import read_stats
 from runtimed.use.parts import Parts
 from runtimed.use.reports.stats import Stats
+from runtimed.use.reports.written import Written
 
 FILES = {
     "cpu.stat": "usage_usec 5500000\nuser_usec 4000000\nsystem_usec 1500000\nnr_periods 7\nnr_throttled 3\n"
@@ -142,7 +143,7 @@ def test_shares_come_back_from_their_weight(shares: int) -> None:
 def test_a_step_of_the_clock_spoils_one_rate_and_no_more(tmp_path: Path, step_s: int) -> None:
     reading = read_stats(unified(tmp_path))
     assert reading is not None
-    stats, at_s, rates = Stats(cast(Parts, None)), reading.timestamp_ns // 10**9, []
+    stats, at_s, rates = Stats(cast(Parts, None), cast(Written, None)), reading.timestamp_ns // 10**9, []
     for used_s, passed_s in ((0, 0), (2, 2), (4, step_s + 4), (5, step_s + 6)):
         usage = cri.CpuUsage()
         now = msgspec.structs.replace(

@@ -11,6 +11,7 @@ from runtimed.use.reports.node import Node
 from runtimed.use.reports.podmetrics import Metrics
 from runtimed.use.reports.reasons import Reasons
 from runtimed.use.reports.stats import Stats
+from runtimed.use.reports.written import Written
 from runtimed.use.sandbox.departures import Departures
 from runtimed.use.sandbox.sandboxes import Sandboxes
 from runtimed.use.task.holds import Holds
@@ -34,9 +35,10 @@ class Service:
         self.limits = Limits(parts)
         self.logs = Logs(parts)
         self.signals = Signals(parts, self.holds)
-        self.stats = Stats(parts)
+        written = Written(parts.snapshots)
+        self.stats = Stats(parts, written)
         self.checkpoints = Checkpoints(parts)
         self.restores = Restores(parts, self.sandboxes, self.containers)
-        self.metrics = Metrics(parts)
+        self.metrics = Metrics(parts, written)
         self.node = Node(parts)
         self.reasons = Reasons(parts, self.containers)

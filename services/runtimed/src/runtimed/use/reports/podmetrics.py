@@ -16,8 +16,8 @@ from runtimed.readings import cadvisor, processes
 from runtimed.readings.families import BY_NAME, Sample
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
-from runtimed.use.reports import written
 from runtimed.use.reports.podview import network_of, pod_plan, read_links
+from runtimed.use.reports.written import Written
 
 NS_PER_S = 1_000_000_000
 
@@ -25,8 +25,9 @@ NS_PER_S = 1_000_000_000
 class Metrics:
     """Readings of the moment; all pods in one go, in a thread."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, written: Written) -> None:
         self._parts = parts
+        self._written = written
 
     async def pods(self) -> list[cri.PodSandboxMetrics]:
         """Every listed sandbox with its running containers."""
@@ -36,7 +37,7 @@ class Metrics:
             for record in selection.listed(self._parts.containers.store)
             if record.state.has_init and record.cgroup is not None
         ]
-        mountpoint, use = await written.usage(self._parts.snapshots, [record.id for record in running])
+        mountpoint, use = await self._written.usage([record.id for record in running])
         return await anyio.to_thread.run_sync(partial(self._read, sandboxes, running, mountpoint, use))
 
     def _read(

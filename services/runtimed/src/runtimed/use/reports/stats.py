@@ -15,8 +15,8 @@ from runtimed.readings.files import PressureStats
 from runtimed.readings.usage import CgroupStats, read_stats
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.use.parts import Parts
-from runtimed.use.reports import written
 from runtimed.use.reports.podview import network_of, pod_plan, read_links
+from runtimed.use.reports.written import Written
 from runtimed.use.together import together
 
 if TYPE_CHECKING:
@@ -37,8 +37,9 @@ class _Reading(NamedTuple):
 class Stats:
     """Readings; all containers of a call are read in one go, in a thread."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, written: Written) -> None:
         self._parts = parts
+        self._written = written
         self._last: dict[str, tuple[int, int, int]] = {}
         """Time, CPU use and rate at the last reading, by container or sandbox."""
 
@@ -71,7 +72,7 @@ class Stats:
         plans = [r.cgroup if r.state.has_init else None for r in records]
         readings, (mountpoint, use) = await together(
             partial(anyio.to_thread.run_sync, _read_all, plans),
-            partial(written.usage, self._parts.snapshots, [r.id for r in records]),
+            partial(self._written.usage, [r.id for r in records]),
         )
         return [
             _Reading(
@@ -92,7 +93,8 @@ class Stats:
         layer = stats.writable_layer
         # kubelets dereference these, so they are there even when nothing is known
         layer.timestamp = use.at_ns if use else now_ns()
-        layer.fs_id.mountpoint = mountpoint
+        if mountpoint:  # of an empty one they fail, and tell nothing of the whole node
+            layer.fs_id.mountpoint = mountpoint
         layer.used_bytes.value = use.used_bytes if use else 0
         layer.inodes_used.value = use.used_inodes if use else 0
         if reading is None:
@@ -172,6 +174,7 @@ class Stats:
         }
         for key in self._last.keys() - known:
             del self._last[key]
+        self._written.keep(known)
 
 
 def _read_all(plans: Iterable[CgroupPlan | None]) -> list[CgroupStats | None]:
