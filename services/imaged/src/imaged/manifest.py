@@ -27,6 +27,7 @@ MANIFEST_TYPES = (
     "application/vnd.oci.image.manifest.v1+json",
     "application/vnd.docker.distribution.manifest.v2+json",
 )
+_DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)
 TITLE = "org.opencontainers.image.title"
 TOC_DIGEST = "containerd.io/snapshot/stargz/toc.digest"
 """Annotation of an eStargz layer (stargz-snapshotter, docs/estargz.md): without it nothing vouches for its table of contents."""
@@ -193,10 +194,10 @@ def platform_of(text: str) -> Platform:
     if not _PLATFORM.fullmatch(text.lower()):
         raise InvalidArgumentError(f"platform {text[:200]!r}: want OS/ARCHITECTURE, as linux/arm64")
     words = text.lower().split("/")
-    system, architecture, variant = ["linux", *words, ""][:3] if len(words) == 1 else [*words, ""][:3]
-    architecture, implied = _ALIASES.get(architecture, (architecture, ""))
-    variant = variant or implied
-    return Platform(system, architecture, _VARIANTS.get((architecture, variant), variant))
+    read = _known(Platform(*words) if len(words) > 1 else Platform("linux", *words))
+    return Platform(
+        read.os, read.architecture, _VARIANTS.get((read.architecture, read.variant), read.variant)
+    )
 
 
 def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
@@ -214,9 +215,6 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
     kind = document.media_type or media_type.partition(";")[0].strip()
     if document.schema_version == 1 or document.is_schema_1 or kind.startswith(_SCHEMA_1):
         _refuse(image, "its manifest is Docker schema 1, which is no longer supported; push it again")
-    if document.manifests is not None and (document.listed is not None or document.config is not None):
-        # two readers of such a document could see two images (GHSA-77vh-xpmg-72qh)
-        _refuse(image, "its manifest has both manifests and layers")
     if document.manifests is not None:
         if kind in MANIFEST_TYPES:
             _refuse(image, f"its manifest says {kind} but is an index")
@@ -227,10 +225,10 @@ def parse(image: str, body: bytes, media_type: str) -> Manifest | Index:
         _refuse(image, f"its manifest has the unknown media type {kind!r}")
     if document.config is None or document.listed is None:
         _refuse(image, "its manifest has no config or no layers")
-    if _is_old(kind, document.config, document.listed):
-        config = msgspec.structs.replace(document.config, media_type=_CONFIG_TYPES[1])
-        return _manifest(image, document, config, document.listed)
-    return _manifest(image, document, document.config, document.listed)
+    config = document.config
+    if _is_old(kind, config, document.listed):
+        config = msgspec.structs.replace(config, media_type=_CONFIG_TYPES[1])
+    return _manifest(image, document, config, document.listed)
 
 
 def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
@@ -240,8 +238,6 @@ def links(image: str, body: bytes) -> tuple[list[Descriptor], list[Descriptor]]:
         InvalidArgumentError: it is malformed, or Docker schema 1.
     """
     document = _decode(image, body)
-    if document.manifests is not None and (document.listed is not None or document.config is not None):
-        _refuse(image, "its manifest has both manifests and layers")
     if document.is_schema_1 or (document.manifests is None and document.listed is None):
         _refuse(image, "its manifest is of a form that cannot be copied")
     config = [document.config] if document.config else []
@@ -323,14 +319,15 @@ def written(manifest: Manifest) -> tuple[Digest, bytes]:
     return Digest("sha256", hashlib.sha256(body).hexdigest()), body
 
 
-_DOCUMENTS = (*INDEX_TYPES, *MANIFEST_TYPES)
-
-
 def _decode(image: str, body: bytes) -> _Document:
     try:
-        return msgspec.json.decode(body, type=_Document)
+        document = msgspec.json.decode(body, type=_Document)
     except MALFORMED as exc:
         raise InvalidArgumentError(f"image {image}: its manifest is malformed: {exc}") from exc
+    if document.manifests is not None and (document.listed is not None or document.config is not None):
+        # two readers of such a document could see two images (GHSA-77vh-xpmg-72qh)
+        _refuse(image, "its manifest has both manifests and layers")
+    return document
 
 
 def _manifest(image: str, document: _Document, config: Descriptor, layers: list[_Entry]) -> Manifest:
@@ -373,8 +370,7 @@ def _suits(config: _Config, want: Platform) -> bool:
 
 def _known(read: Platform) -> Platform:
     """A platform as some builder wrote it, in the words of `platform_of`; a variant that it does not name is not guessed."""
-    architecture = read.architecture.lower()
-    architecture, implied = _ALIASES.get(architecture, (architecture, ""))
+    architecture, implied = _ALIASES.get(read.architecture.lower(), (read.architecture.lower(), ""))
     variant = read.variant.lower() or implied
     if variant:
         variant = _VARIANTS.get((architecture, variant), variant)
