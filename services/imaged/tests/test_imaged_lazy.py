@@ -218,14 +218,14 @@ class Rig:
             def all(self) -> list[ImageRecord]:
                 return []
 
-        leases = Leases(Empty(), self.content, self.layers)
-        leases._held.append(self.needs)
+        self.leases = Leases(Empty(), self.content, self.layers)
+        self.leases._held.append(self.needs)
         return LazyBlobs(
             self.places,
             self.content,
             self.registry,
             self.layers,
-            leases,
+            self.leases,
             emit=self.emit,
             task_group=self.group,
         )
@@ -473,7 +473,7 @@ async def test_a_pull_that_is_not_lazy_hears_that_a_layer_that_comes_is_damaged(
         Resolved(digest, digest, manifest, ()),
         content=rig.content,
         layers=rig.layers,
-        held_lock=anyio.Lock(),
+        leases=rig.leases,
         needs=Needs(),
         want=local_platform(),
         until_whole=rig.blobs.until_whole,
@@ -492,13 +492,13 @@ async def test_who_wants_it_as_a_blob_of_another_platform_hears_that_it_is_damag
     await rig.content.put(digest, config)
     manifest = Manifest(Descriptor(str(digest), len(config)), ())
     found = Resolved(digest, digest, manifest, (), Tree({}, {rig.layer.digest: rig.layer}))
-    wait, lock = rig.blobs.until_whole, anyio.Lock()
+    wait = rig.blobs.until_whole
     pull = Unpacking(
-        "app", found, content=rig.content, layers=rig.layers, held_lock=lock, needs=Needs(),
+        "app", found, content=rig.content, layers=rig.layers, leases=rig.leases, needs=Needs(),
         want=local_platform(), until_whole=wait,
     )  # fmt: skip
     spools = Spools(tmp_path / "spools", 1 << 20)
-    artifact = Artifact("app", found, rig.content, rig.layers, spools, lock, Needs(), wait)
+    artifact = Artifact("app", found, rig.content, rig.layers, spools, rig.leases, Needs(), wait)
     for work in (pull, artifact):
         with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
             await work.run(None, ())

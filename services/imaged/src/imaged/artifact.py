@@ -11,12 +11,11 @@ from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import IO
 
-import anyio
 import anyio.to_thread
 
 from common.clock import now_ns
 from common.errors import InvalidArgumentError, SlipwayError
-from imaged.leases import Needs
+from imaged.leases import Leases, Needs
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Content, Layers, Repository, Workplace
 from imaged.pull import LayerStatus, Resolved, UntilWhole, first, keep_all, recorded
@@ -36,13 +35,13 @@ class Artifact:
         content: Content,
         layers: Layers,
         workplace: Workplace,
-        held_lock: anyio.Lock,
+        leases: Leases,
         needs: Needs,
         until_whole: UntilWhole | None = None,
     ) -> None:
         self._image, self._found = image, found
         self._content, self._layers, self._workplace = content, layers, workplace
-        self._held_lock, self._needs, self._until_whole = held_lock, needs, until_whole
+        self._leases, self._needs, self._until_whole = leases, needs, until_whole
         self.statuses = [LayerStatus(blob.digest, blob.size) for blob in found.manifest.layers]
         self.statuses += [LayerStatus(blob.digest, blob.size) for blob in found.beside.blobs.values()]
 
@@ -84,10 +83,7 @@ class Artifact:
             path = f"{directory}/files"
             sources = {name: self._content.path(digest) for name, digest in files.items()}
             diff_id, size_bytes = await anyio.to_thread.run_sync(_packed, sources, path)
-            async with self._held_lock:
-                self._needs.diff_ids.add(diff_id)
-                held = list(await self._layers.list_layers([diff_id]))
-            if not held:
+            if not await self._leases.count_on(self._needs, [diff_id]):
                 await self._layers.apply_layer(
                     diff_id=diff_id,
                     digest=diff_id,

@@ -127,7 +127,7 @@ class Commits:
                     found,
                     content=self._content,
                     layers=self._layers,
-                    held_lock=self._leases.lock,
+                    leases=self._leases,
                     needs=needs,
                     want=self._want,
                 )

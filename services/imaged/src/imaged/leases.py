@@ -1,6 +1,6 @@
 """What must stay: blobs and layers of images, and of work that is under way. What nobody needs goes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -41,7 +41,7 @@ class Leases:
         self._content = content
         self._layers = layers
         self._held: list[Needs] = []
-        self.lock = anyio.Lock()
+        self._lock = anyio.Lock()
         """Held while layers are looked up to be counted on, and while they are removed."""
 
     @contextmanager
@@ -64,6 +64,18 @@ class Leases:
             all_of_it.diff_ids |= needs.diff_ids
         return all_of_it
 
+    async def count_on(self, needs: Needs, diff_ids: Collection[str]) -> set[str]:
+        """Need layers from now on; returns those of them that are here, and stay.
+
+        Raises:
+            UnavailableError: snapshotd is away.
+        """
+        async with self._lock:
+            needs.diff_ids |= set(diff_ids)
+            if not diff_ids:
+                return set()
+            return {layer.diff_id for layer in await self._layers.list_layers(sorted(set(diff_ids)))}
+
     def is_held(self, record: ImageRecord) -> bool:
         """Whether running work counts on an image."""
         return any(record.id in needs.digests for needs in self._held)
@@ -78,7 +90,7 @@ class Leases:
             await self._collect(digests, diff_ids)
 
     async def _collect(self, digests: set[str], diff_ids: set[str]) -> None:
-        async with self.lock:
+        async with self._lock:
             needed = self.needed()
             orphans = sorted(diff_ids - needed.diff_ids)
             try:
@@ -111,7 +123,7 @@ class Leases:
         Returns:
             The bytes of those that go now, by diff ID; others go with the last snapshot that stands on them.
         """
-        async with self.lock:
+        async with self._lock:
             held = {layer.diff_id: layer.size_bytes for layer in await self._layers.list_layers()}
             stood_on = {diff_id for stack in await self.in_use() for diff_id in stack}
             orphans = sorted(set(held) - self.needed().diff_ids)

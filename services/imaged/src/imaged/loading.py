@@ -119,9 +119,8 @@ class Loads:
             await self._content.adopt(Descriptor(digest, file.size), file.path)
         what = ", ".join(image.names) or image.resolved.image_id
         if image.resolved.manifest.artifact_type:
-            lock = self._leases.lock
             artifact = Artifact(
-                what, image.resolved, self._content, self._layers, self._workplace, lock, needs
+                what, image.resolved, self._content, self._layers, self._workplace, self._leases, needs
             )
             return await artifact.run(None, ())
         work = Unpacking(
@@ -129,7 +128,7 @@ class Loads:
             image.resolved,
             content=self._content,
             layers=self._layers,
-            held_lock=self._leases.lock,
+            leases=self._leases,
             needs=needs,
             want=want,
         )

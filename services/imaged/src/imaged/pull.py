@@ -20,7 +20,7 @@ from common.errors import AbortedError, DataLossError, InvalidArgumentError, Not
 from common.failpoint import failpoint
 from common.observe.trace import span
 from imaged import manifest as documents
-from imaged.leases import Needs
+from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Ingest, Layers, Partial, Repository
 from imaged.record import ImageRecord, LayerRecord
@@ -180,7 +180,7 @@ class Unpacking:
         *,
         content: Content,
         layers: Layers,
-        held_lock: anyio.Lock,
+        leases: Leases,
         needs: Needs,
         want: Platform,
         lazily: Callable[[Descriptor, str], Awaitable[bool]] | None = None,
@@ -190,8 +190,7 @@ class Unpacking:
         self._found = found
         self._content = content
         self._layers = layers
-        self._held_lock = held_lock
-        self._needs = needs
+        self._leases, self._needs = leases, needs
         self._want, self._platform = want, found.platform
         self._lazily, self._until_whole = lazily, until_whole
         self._config_read = anyio.Event()
@@ -245,11 +244,7 @@ class Unpacking:
         self._diff_ids = documents.diff_ids(self._image, self._found.manifest, body, self._want)
         if not documents.suits(body, documents.local_platform()):
             self._platform = str(self._want)
-        async with self._held_lock:
-            self._needs.diff_ids |= set(self._diff_ids)
-            if self._diff_ids:
-                held = await self._layers.list_layers(sorted(set(self._diff_ids)))
-                self._held |= {layer.diff_id for layer in held}
+        self._held |= await self._leases.count_on(self._needs, self._diff_ids)
         self._config_read.set()
 
     async def _layer(self, repository: Repository | None, number: int, wait: bool) -> None:

@@ -351,7 +351,7 @@ class Images:
                 self._content,
                 self._layers,
                 self._workplace,
-                self.leases.lock,
+                self.leases,
                 needs,
                 self.whole.until_whole,
             )
@@ -361,7 +361,7 @@ class Images:
                 found,
                 content=self._content,
                 layers=self._layers,
-                held_lock=self.leases.lock,
+                leases=self.leases,
                 needs=needs,
                 want=want,
                 lazily=partial(self.lazies.begin, reference, credentials)
@@ -392,8 +392,7 @@ class Images:
             below = await self.whole.below(str(top))
             if below is None or not below <= record.blobs:  # what is here may be another image's, or nobody's
                 return None
-        async with self.leases.lock:
-            held = {layer.diff_id for layer in await self._layers.list_layers(record.diff_ids)}
+        held = await self.leases.count_on(needs, record.diff_ids)
         whole = self._content.has(record.id) and held >= set(record.diff_ids)
         return record if whole else None
 
