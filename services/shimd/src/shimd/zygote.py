@@ -23,6 +23,7 @@ import msgpack
 from common.sys import linux
 from shimd.shim import keeper, mountns
 from shimd.shim import main as shim
+from shimd.shim import runtime as oci
 from shimd.shim.files import read
 from shimd.shim.rehearsal import rehearse
 
@@ -284,24 +285,19 @@ def _spare_from_oom() -> None:
 
 def _bury(control: socket.socket, _parent: _socket.socket, request: dict[str, Any], _fds: Fds) -> None:
     """Delete the container of a shim that died: kills what runs and removes what the runtime keeps."""
-    runtime = request["spec"]["runtime"]
-    argv = [runtime["binary"], *runtime.get("args", ())]
-    if runtime.get("root"):
-        argv += ["--root", runtime["root"]]
-    argv += ["delete", "--force", request["spec"]["container_id"]]
-    env = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
+    argv = [*oci.command(request["spec"]["runtime"]), "delete", "--force", request["spec"]["container_id"]]
     said = os.memfd_create("said", os.MFD_CLOEXEC)
     try:
-        pid = mountns.spawn(argv, env, [0, said, said])
+        pid = mountns.spawn(argv, oci.ENV, [0, said, said])
     except OSError as exc:
         raise OSError(exc.errno, f"cannot run: {exc.strerror}", argv[0]) from exc
     _, status = os.waitpid(pid, 0)
-    if code := os.waitstatus_to_exitcode(status):
-        lines = os.pread(said, 4096, 0).decode(errors="replace").split("\n")
-        why = next((line.strip() for line in reversed(lines) if line.strip()), f"status {code}")
-        _answer(control, request, error=f"delete: the OCI runtime failed: {why}")
+    code = os.waitstatus_to_exitcode(status)
+    if code == 0:
+        _answer(control, request)
         return
-    _answer(control, request)
+    why = oci.last_line(os.pread(said, 4096, 0)) or f"status {code}"
+    _answer(control, request, error=f"delete: the OCI runtime failed: {why}")
 
 
 _OPERATIONS: dict[str, Operation] = {"spawn": _spawn, "pause": _pause, "bury": _bury}

@@ -14,7 +14,7 @@ from shimd.shim.loop import IN, Loop, Reaper, Timer, exit_code
 
 CAPTURE_BYTES = 8 << 20
 _DRAIN_S = 1.0
-_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+ENV = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}
 
 
 class Outcome:
@@ -41,12 +41,9 @@ class Runtime:
         self._loop = loop
         self._reaper = reaper
         self._directory = directory
-        self.binary = str(config["binary"])
         self.sandboxed = bool(config.get("sandboxed"))
         """Its processes are in a kernel of their own, out of reach for the host's signals."""
-        self._head = [self.binary, *config.get("args", ())]
-        if config.get("root"):
-            self._head += ["--root", config["root"]]
+        self._head = command(config)
         self.calls = 0
         """How many log files were named."""
 
@@ -72,9 +69,7 @@ class Runtime:
             OSError: the binary cannot be executed.
         """
         head = [*self._head, "--log", log_path, "--log-format", "json"] if log_path else self._head
-        env = {"PATH": _PATH}
-        if traceparent:
-            env["TRACEPARENT"] = traceparent
+        env = {**ENV, "TRACEPARENT": traceparent} if traceparent else ENV
         return Call(
             self._loop,
             self._reaper,
@@ -92,6 +87,12 @@ class Runtime:
         """A file name for the runtime's own messages, apart from the container's stderr."""
         self.calls += 1
         return f"{self._directory}/runtime-{self.calls}.log"
+
+
+def command(config: dict[str, Any]) -> list[str]:
+    """The beginning of every call's argv."""
+    root = ["--root", config["root"]] if config.get("root") else []
+    return [config["binary"], *config.get("args", ()), *root]
 
 
 class Call:
@@ -198,7 +199,7 @@ def failure(verb: str, outcome: Outcome, log_path: str, stderr: bytes) -> str:
     if outcome.expired:
         _read_log(log_path)
         return f"{verb}: the OCI runtime did not end in time"
-    said = _last_message(_read_log(log_path)) or _last_line(stderr or outcome.stderr)
+    said = _last_message(_read_log(log_path)) or last_line(stderr or outcome.stderr)
     return f"{verb}: {said}" if said else f"{verb}: the OCI runtime ended with status {outcome.code}"
 
 
@@ -224,10 +225,11 @@ def _last_message(text: bytes) -> str:
             continue
         if isinstance(entry, dict) and entry.get("msg") and entry.get("level") in ("error", "fatal", None):
             return str(entry["msg"]).strip()[:2048]
-    return _last_line(text) if not text.startswith(b"{") else ""
+    return last_line(text) if not text.startswith(b"{") else ""
 
 
-def _last_line(text: bytes) -> str:
+def last_line(text: bytes) -> str:
+    """What a program that failed has written last."""
     lines = [line for line in text.decode(errors="replace").splitlines() if line.strip()]
     return lines[-1].strip()[:2048] if lines else ""
 
