@@ -12,7 +12,7 @@ import pytest
 from common.clients.shim import VERSION, ExecResult, ShimClient
 from common.clients.shimframes import Frames, open_frames
 from common.errors import DeadlineExceededError, UnknownError
-from shimd.shim import execgroup
+from shimd.shim import cgroup
 from tests.support.eventually import until
 
 from .conftest import Node, process_json, workers, workers_left
@@ -49,7 +49,7 @@ async def order(node: Node, container_id: str, **fields: Any) -> Frames:
 def running(init: int) -> list[str]:
     """The command lines of a container, without its init's."""
     found = []
-    for pid in execgroup.tree_procs(execgroup.container_cgroup(init)) - {init}:
+    for pid in cgroup.tree_procs(cgroup.container_cgroup(init)) - {init}:
         try:
             line = Path(f"/proc/{pid}/cmdline").read_bytes()
         except (FileNotFoundError, ProcessLookupError):

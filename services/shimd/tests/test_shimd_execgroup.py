@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from shimd.shim import execgroup, mountns, pids
+from shimd.shim import cgroup, execgroup, mountns, pids
 from tests.support.eventually import eventually
 
 pytestmark = pytest.mark.root
@@ -25,17 +25,17 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     root = next((path for path in ROOTS if (path / "cgroup.procs").exists()), None)
     if os.geteuid() or root is None:
         pytest.skip("needs root and a unified hierarchy")
-    monkeypatch.setattr(execgroup, "_ROOT", str(root))
+    monkeypatch.setattr(cgroup, "_ROOT", str(root))
     monkeypatch.setattr(
-        execgroup, "is_unified", lambda: True
+        cgroup, "is_unified", lambda: True
     )  # a hybrid layout's has no controllers, and no such file
     directory = root / f"slipway-{tmp_path.name}"
     directory.mkdir()
     yield directory
-    left = execgroup.tree_procs(str(directory))
+    left = cgroup.tree_procs(str(directory))
     for pid in left:
         os.kill(pid, signal.SIGKILL)
-    eventually(lambda: not execgroup.tree_procs(str(directory)), what="the container's end")
+    eventually(lambda: not cgroup.tree_procs(str(directory)), what="the container's end")
     directory.rmdir()
 
 
@@ -53,7 +53,7 @@ def enter(directory: Path, command: list[str], number: int | None) -> tuple[int,
 
 def names(directory: Path) -> list[str]:
     found = []
-    for pid in execgroup.tree_procs(str(directory)):
+    for pid in cgroup.tree_procs(str(directory)):
         try:
             found.append(Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode().strip())
         except FileNotFoundError:
@@ -103,6 +103,6 @@ def test_what_is_thawed_is_the_scope_as_well(tmp_path: Path, monkeypatch: pytest
     for path in (leaf, leaf.parent):
         (path / "cgroup.freeze").write_text("1")
     (tmp_path / "cgroup.freeze").write_text("1")
-    monkeypatch.setattr(execgroup, "container_cgroup", lambda *_: str(leaf))
-    execgroup.thaw(1)
+    monkeypatch.setattr(cgroup, "container_cgroup", lambda *_: str(leaf))
+    cgroup.thaw(1)
     assert [(path / "cgroup.freeze").read_text() for path in (leaf, leaf.parent, tmp_path)] == ["0", "0", "1"]

@@ -14,17 +14,12 @@ import os
 import signal
 from collections.abc import Iterable
 
+from shimd.shim import cgroup
 from shimd.shim.files import read, start_time
 
-_ROOT = "/sys/fs/cgroup"
-_V1_CONTROLLERS = ("pids", "freezer", "devices")
 _ROUNDS = 8
 _SLACK_NS = 50_000
 _SLACKS = 100_000
-
-
-def is_unified() -> bool:
-    return os.path.exists(f"{_ROOT}/cgroup.controllers")
 
 
 def slack_ns(number: int) -> int:
@@ -41,14 +36,15 @@ class ExecGroup:
         self._pipes = pipes
         self._slack = b"%d" % slack_ns(number)
         self._started = _started(pid)
-        self._parent = container_cgroup(init_pid)
+        self._parent = cgroup.container_cgroup(init_pid)
         self._wanted = f"{self._parent}/exec-{number}" if self._parent else ""
         self._directory = ""
         self._signalled: set[int] = set()
         stat = _stat(pid)
         self._leads_session = stat[3:4] == [str(pid)]
-        if pid and not is_unified() and stat[:1] != ["Z"]:  # most commands of a probe have ended by now
-            self._move({pid} | descendants({pid}, tree_procs(self._parent)))
+        # most commands of a probe have ended by now
+        if pid and not cgroup.is_unified() and stat[:1] != ["Z"]:
+            self._move({pid} | descendants({pid}, cgroup.tree_procs(self._parent)))
 
     def _move(self, pids: set[int]) -> None:
         if not self._directory and self._wanted:
@@ -58,7 +54,7 @@ class ExecGroup:
                 return
             self._directory = self._wanted
         for pid in pids if self._directory else ():
-            _write(f"{self._directory}/cgroup.procs", str(pid))
+            cgroup.write(f"{self._directory}/cgroup.procs", str(pid))
 
     def kill(self) -> int:
         """SIGKILL every process of the group that is found, and those that were forked meanwhile; returns how many live."""
@@ -73,10 +69,10 @@ class ExecGroup:
         return len(pids)
 
     def _signal(self, pids: set[int]) -> None:
-        if is_unified():
-            self._move(pids - set(_procs(self._directory)))
+        if cgroup.is_unified():
+            self._move(pids - set(cgroup.procs(self._directory)))
         if pids and self._directory and os.path.exists(f"{self._directory}/cgroup.kill"):
-            _write(f"{self._directory}/cgroup.kill", "1")
+            cgroup.write(f"{self._directory}/cgroup.kill", "1")
         for pid in pids:
             try:
                 os.kill(pid, signal.SIGKILL)
@@ -85,9 +81,9 @@ class ExecGroup:
 
     def _members(self) -> set[int]:
         """Looked for in all of the node the first time, and then in the container and among who was found."""
-        here = tree_procs(self._parent) if self._parent else set()
+        here = cgroup.tree_procs(self._parent)
         everywhere = here | self._signalled if self._pid and here and self._signalled else set(_all_pids())
-        roots = set(_procs(self._directory)) if self._directory else set()
+        roots = set(cgroup.procs(self._directory))
         if self._leads_session:
             roots |= {pid for pid in everywhere if _stat(pid)[3:4] == [str(self._pid)]}
         elif self._pid:
@@ -109,34 +105,13 @@ class ExecGroup:
         """The exec has ended: what it left running goes back to the container."""
         if not self._directory:
             return
-        for pid in _procs(self._directory):
-            _write(f"{self._parent}/cgroup.procs", str(pid))
+        for pid in cgroup.procs(self._directory):
+            cgroup.write(f"{self._parent}/cgroup.procs", str(pid))
         try:
             os.rmdir(self._directory)
         except OSError:
             pass  # the container's end removes it
         self._directory = ""
-
-
-def container_cgroup(init_pid: int, v1_controllers: tuple[str, ...] = _V1_CONTROLLERS) -> str:
-    """The directory of one cgroup that holds a container and nothing else; empty if there is none."""
-    unified = is_unified()
-    paths, own = (_paths(read(f"/proc/{of}/cgroup").decode()) for of in (init_pid, "self"))
-    for controller in ("",) if unified else v1_controllers:
-        path = paths.get(controller, "/")
-        directory = f"{_ROOT}/{controller}{path}" if controller else f"{_ROOT}{path}"
-        if path not in ("/", own.get(controller)) and os.path.isdir(directory):
-            return directory
-    return ""
-
-
-def _paths(text: str) -> dict[str, str]:
-    found = {}
-    for line in text.splitlines():
-        _, controllers, path = line.split(":", 2)
-        for controller in controllers.split(","):
-            found[controller] = path
-    return found
 
 
 def descendants(roots: set[int], among: Iterable[int]) -> set[int]:
@@ -165,11 +140,6 @@ def _holds(pid: int, pipes: frozenset[str]) -> bool:
         return False  # it has gone, or closed what was listed
 
 
-def tree_procs(directory: str) -> set[int]:
-    """The processes of a cgroup and of those below it."""
-    return {pid for folder, _, _ in os.walk(directory) for pid in _procs(folder)}
-
-
 def _started(pid: int) -> int:
     return int(start_time(str(pid)) or b"0")
 
@@ -181,41 +151,3 @@ def _all_pids() -> list[int]:
 def _stat(pid: int) -> list[str]:
     """State, parent, process group and session of a process; empty if it is gone."""
     return read(f"/proc/{pid}/stat").decode(errors="replace").rpartition(")")[2].split()[:4]
-
-
-def _procs(directory: str) -> list[int]:
-    try:
-        with open(f"{directory}/cgroup.procs") as procs:
-            return [int(line) for line in procs]
-    except OSError:
-        return []
-
-
-def _write(path: str, text: str) -> None:
-    try:
-        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            os.write(fd, text.encode())
-        finally:
-            os.close(fd)
-    except OSError:
-        pass  # the process is gone, or this kernel has no such file
-
-
-def thaw(init_pid: int) -> None:
-    """Let a paused container run, which no signal reaches otherwise; with systemd's scope above what crun makes in it."""
-    directory = container_cgroup(init_pid, ("freezer",))
-    above = directory.removesuffix("/container")
-    for path in (directory, *([above] if above.endswith(".scope") else [])):
-        for name, running in (("cgroup.freeze", "0"), ("freezer.state", "THAWED")):
-            if os.path.exists(f"{path}/{name}"):
-                _write(f"{path}/{name}", running)
-
-
-def kill_all(directory: str, number: int, done: set[int]) -> None:
-    """Send a signal to every process of a cgroup and of those below it, once each."""
-    for pid in tree_procs(directory) - done if directory else ():
-        try:
-            os.kill(pid, number)
-        except ProcessLookupError:
-            continue

@@ -20,10 +20,9 @@ from common.errors import (
     SlipwayError,
     UnknownError,
 )
-from shimd.shim import exits, pids
+from shimd.shim import cgroup, exits, pids
 from shimd.shim import runtime as oci
 from shimd.shim.crilog import CriLog
-from shimd.shim.execgroup import container_cgroup, kill_all, thaw
 from shimd.shim.execs import DRAIN_S, MAX_EXECS, Exec
 from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import Loop, Reaper, exit_code
@@ -236,10 +235,10 @@ class Supervisor:
             args = ["kill", *(["--all"] if everything else []), self.container_id, str(number)]
             self.runtime.call(args, lambda outcome: done(_killed(outcome)), deadline_s=10)
             return
-        thaw(self.pid)
+        cgroup.thaw(self.pid)
         os.kill(self.pid, number)  # our own child, not reaped yet: the pid is its own
         if everything:
-            kill_all(container_cgroup(self.pid), number, {self.pid})
+            cgroup.kill_all(cgroup.container_cgroup(self.pid), number, {self.pid})
         done({})
 
     def make_exec(self, exec_id: str) -> Exec:
