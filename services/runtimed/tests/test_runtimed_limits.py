@@ -1,5 +1,6 @@
 """Limits of running containers: a change of them holds as a whole, or not at all."""
 
+import resource
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from tests.support.eventually import until
 
 pytestmark = needs("crun")
 MIB = 1 << 20
+PAGE = resource.getpagesize()
 
 
 @pytest.fixture
@@ -124,6 +126,29 @@ async def test_a_change_of_one_limit_leaves_what_is_set_along_with_it(
     with suppress(AssertionError):
         await until(lambda: not wrong(), "systemd to write the limits in its own time")
     assert wrong() == {}
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_what_may_not_swap_still_may_not_with_another_memory_limit(pods: Pods, handler: str) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "1000")
+    resources = wanted.linux.resources
+    resources.memory_limit_in_bytes = resources.memory_swap_limit_in_bytes = 64_000_000  # no whole pages
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    for limit in (128_000_000, 32_000_000, 48 * MIB):
+        await update(pods, container_id, cri.LinuxContainerResources(memory_limit_in_bytes=limit))
+        shown, whole = (await pods.status(container_id)).resources.linux, limit // PAGE * PAGE
+        assert (shown.memory_limit_in_bytes, shown.memory_swap_limit_in_bytes) == (whole, whole)
+        for name, text in {path.name: text for path, text in held(container_id).items()}.items():
+            if name.startswith("memory."):
+                assert (name, int(text)) == (name, 0 if name == "memory.swap.max" else whole)
+    await update(pods, container_id, cri.LinuxContainerResources(memory_limit_in_bytes=-1))
+    shown = (await pods.status(container_id)).resources.linux
+    assert (shown.memory_limit_in_bytes, shown.memory_swap_limit_in_bytes) == (-1, -1)
 
 
 @pytest.mark.parametrize("field", ["cpu_quota", "cpu_period"])

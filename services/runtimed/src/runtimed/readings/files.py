@@ -7,7 +7,10 @@ import msgspec
 
 MAX_FILE_BYTES = 1 << 16
 # Files that a kernel without swap accounting, or the root cgroup, lacks.
-OPTIONAL = ("memory.memsw.usage_in_bytes", "memory.swap.current", "memory.swap.max", "memory.max")
+OPTIONAL = (
+    *("memory.memsw.usage_in_bytes", "memory.memsw.limit_in_bytes"),
+    *("memory.swap.current", "memory.swap.max", "memory.max"),
+)
 
 
 class Pressure(msgspec.Struct, frozen=True):

@@ -189,7 +189,12 @@ def _memory_in_use(record: ContainerRecord) -> int:
 
 
 def _merge(held: cri.LinuxContainerResources, change: cri.LinuxContainerResources) -> None:
-    """Zero means unchanged, in CRI; lists and tables are replaced whole, tables key by key."""
+    """Zero means unchanged, in CRI; lists and tables are replaced whole, tables key by key.
+
+    A kubelet resizes by memory_limit_in_bytes alone, also where it forbade swap by a swap limit of the same size.
+    """
+    if change.memory_limit_in_bytes and not change.memory_swap_limit_in_bytes:
+        _let_swap_follow(held, change.memory_limit_in_bytes)
     for field, value in change.ListFields():
         if field.name == "unified":
             held.unified.update(value)
@@ -198,3 +203,10 @@ def _merge(held: cri.LinuxContainerResources, change: cri.LinuxContainerResource
             held.hugepage_limits.extend(value)
         else:
             setattr(held, field.name, value)
+
+
+def _let_swap_follow(held: cri.LinuxContainerResources, limit: int) -> None:
+    """What may not swap still may not with a new memory limit; else the sum stays, unless memory alone is more."""
+    both = held.memory_swap_limit_in_bytes
+    if both > 0 and (limit < 0 or both <= max(limit, held.memory_limit_in_bytes)):
+        held.memory_swap_limit_in_bytes = limit
