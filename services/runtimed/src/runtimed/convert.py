@@ -55,7 +55,7 @@ def sandbox_item(record: SandboxRecord) -> cri.PodSandbox:
 
 
 def sandbox_status(record: SandboxRecord) -> cri.PodSandboxStatus:
-    """PodSandboxStatus; the IP of host network is the node's, so it is left empty."""
+    """PodSandboxStatus; the IP of host network is the node's, so it is left empty, as one that was given back."""
     status = cri.PodSandboxStatus(
         id=record.id,
         metadata=sandbox_metadata(record),
@@ -67,8 +67,9 @@ def sandbox_status(record: SandboxRecord) -> cri.PodSandboxStatus:
     )
     options = sandbox_config(record).linux.security_context.namespace_options
     status.linux.namespaces.options.CopyFrom(options)
-    status.network.ip = record.ips[0] if record.ips else ""
-    status.network.additional_ips.extend(cri.PodIP(ip=ip) for ip in record.ips[1:])
+    ips = [] if record.network_released else record.ips
+    status.network.ip = ips[0] if ips else ""
+    status.network.additional_ips.extend(cri.PodIP(ip=ip) for ip in ips[1:])
     return status
 
 
