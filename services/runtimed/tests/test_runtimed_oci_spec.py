@@ -359,6 +359,13 @@ def test_foreign_sysctls_are_refused(sysctl: str) -> None:
         sysctls.check({sysctl: "1"}, ["network", "ipc", "uts"])
 
 
+def test_default_sysctls_are_those_that_the_namespaces_take() -> None:
+    wanted = {"net.ipv4.ping_group_range": "0 2147483647", "net.core.somaxconn": "9", "kernel.sem": "1"}
+    found = sysctls.defaults(wanted, ["network", "uts"], mapped=False)
+    assert found == {"net/ipv4/ping_group_range": "0 2147483647", "net/core/somaxconn": "9"}
+    assert sysctls.defaults(wanted, ["network"], mapped=True) == {"net/core/somaxconn": "9"}
+
+
 def test_sysctls_belong_to_own_namespaces() -> None:
     assert sysctls.check({"net.ipv4.conf.eth0/1.x": "1"}, ["network"]) == {"net/ipv4/conf/eth0.1/x": "1"}
     with pytest.raises(InvalidArgumentError, match="control characters"):

@@ -72,6 +72,8 @@ async def test_a_pod_has_the_address_that_its_network_gave(pods: Pods) -> None:
     assert (await pods.client.sandbox_status(sandbox_id)).status.network.ip == "10.9.8.7"
     await pods.client.stop_sandbox(sandbox_id)
     assert calls(pods) == ["ADD", "DEL"]
+    # by now another pod may have it
+    assert not (await pods.client.sandbox_status(sandbox_id)).status.network.ip
 
 
 async def test_a_container_that_cannot_be_ended_holds_no_network_back(pods: Pods) -> None:
@@ -122,6 +124,27 @@ async def test_a_network_that_answers_nonsense_is_undone_and_leaves_nothing(pods
     assert calls(pods) == ["ADD", "DEL"]
     assert not await pods.client.list_sandboxes()
     assert not list((pods.daemons.base / "data" / "runtimed" / "cni").glob("*"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "held"),
+    [
+        ({}, "0\n0\t2147483647\n"),
+        ({"net/ipv4/ip_unprivileged_port_start": "1024"}, "1024\n0\t2147483647\n"),
+    ],
+    ids=["nothing", "root-alone"],
+)
+async def test_all_users_of_a_pod_may_ping_and_listen_on_low_ports_unless_it_says_otherwise(
+    pods: Pods, asked: dict[str, str], held: str
+) -> None:
+    config = pods.sandbox_config(network=cri.POD)
+    config.linux.sysctls.update(asked)
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "1000")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    files = [f"/proc/sys/net/ipv4/{name}" for name in ("ip_unprivileged_port_start", "ping_group_range")]
+    assert (await pods.client.exec_sync(container_id, ["cat", *files])).stdout.decode() == held
 
 
 @pytest.mark.parametrize(

@@ -4,8 +4,9 @@ from typing import Literal
 
 import msgspec
 
+from common.errors import InvalidArgumentError
 from common.settings import CommonSettings, Count, Percent, Seconds
-from runtimed.oci import rlimits
+from runtimed.oci import rlimits, sysctls
 
 
 class Handler(msgspec.Struct, frozen=True, kw_only=True):
@@ -38,6 +39,10 @@ def _handlers() -> dict[str, Handler]:
     }
 
 
+def _sysctls() -> dict[str, str]:
+    return {"net.ipv4.ip_unprivileged_port_start": "0", "net.ipv4.ping_group_range": "0 2147483647"}
+
+
 class Settings(CommonSettings, frozen=True, kw_only=True):
     """What an operator may choose; every duration is in seconds."""
 
@@ -65,6 +70,8 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Specifications of CDI devices, *.json and *.yaml; a later directory goes before an earlier."""
     default_ulimits: dict[str, tuple[int, int]] = msgspec.field(default_factory=dict)
     """Soft and hard limit of every container by name, as nofile = [1024, 524288]; -1 is unlimited. Else shimd's."""
+    default_sysctls: dict[str, str] = msgspec.field(default_factory=_sysctls)
+    """Of every pod that asks for no other value, in namespaces of its own: users other than root may listen on ports below 1024, and ping."""
     show_command_pods: bool = False
     """Whether CRI's lists and events show what `slipway run` made too: a kubelet takes that for orphans, and ends it."""
     shm_size_bytes: Count = 64 << 20
@@ -101,8 +108,12 @@ class Settings(CommonSettings, frozen=True, kw_only=True):
     """Events that one reader of GetContainerEvents may be behind before it is cut off."""
 
     def __post_init__(self) -> None:
-        """Refuse what no container could start with."""
+        """Refuse what no pod could start with."""
         rlimits.check("default_ulimits", self.default_ulimits)
+        try:
+            sysctls.check(self.default_sysctls, sysctls.KINDS)
+        except InvalidArgumentError as exc:
+            raise ValueError(f"default_{exc.message}") from exc
         if self.default_handler not in self.handlers:
             raise ValueError(
                 f"default_handler {self.default_handler!r} is none of {', '.join(self.handlers)}"

@@ -1,11 +1,14 @@
 """Which sysctls a sandbox may set: those of its own namespaces (CVE-2022-0811)."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from common.errors import InvalidArgumentError
 
+KINDS = ("network", "ipc", "uts")
+"""OCI types of namespaces that have sysctls."""
 MAX_VALUE_BYTES = 4096
+_PING_GROUPS = "net/ipv4/ping_group_range"
 _KEY = re.compile(r"[a-z0-9](?:[-_a-z0-9]*[a-z0-9])?(?:[./][A-Za-z0-9](?:[-_A-Za-z0-9]*[A-Za-z0-9])?)+")
 _VALUE = re.compile(r"[^\x00-\x08\x0a-\x1f\x7f]*")
 _IPC = frozenset(
@@ -34,6 +37,23 @@ def namespace_of(path: str) -> str:
     if path in _IPC or path.startswith("fs/mqueue/"):
         return "ipc"
     return "uts" if path == "kernel/domainname" else ""
+
+
+def defaults(sysctls: Mapping[str, str], namespaces: Iterable[str], *, mapped: bool) -> dict[str, str]:
+    """Values by path below /proc/sys, of those that a sandbox's own namespaces have.
+
+    Args:
+        sysctls: of every sandbox.
+        namespaces: OCI types that this one has for itself.
+        mapped: whether it has a user namespace, which takes no range of groups that it does not map.
+    """
+    own = set(namespaces)
+    found = {path_of(key): value for key, value in sysctls.items()}
+    return {
+        path: value
+        for path, value in found.items()
+        if namespace_of(path) in own and not (mapped and path == _PING_GROUPS)
+    }
 
 
 def check(sysctls: dict[str, str], namespaces: Iterable[str]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -58,14 +59,20 @@ def _remove_directory(directory: Path) -> None:
         shutil.rmtree(directory)
 
 
-async def pin(directory: Path, record: SandboxRecord, config: cri.PodSandboxConfig) -> dict[str, str]:
-    """Make the sandbox's own namespaces; returns pinned paths by OCI type."""
-    kinds = tuple(_PIN_KIND[name] for name in own_namespaces(config))
-    if not kinds:
+async def pin(
+    directory: Path, record: SandboxRecord, config: cri.PodSandboxConfig, defaults: Mapping[str, str]
+) -> dict[str, str]:
+    """Make the sandbox's own namespaces; returns pinned paths by OCI type. It may ask for other sysctls than the defaults."""
+    own, ids = own_namespaces(config), idmaps.of_sandbox(config)
+    if not own:
         return {}
-    checked = sysctls.check(dict(config.linux.sysctls), own_namespaces(config))
+    asked = sysctls.check(dict(config.linux.sysctls), own)
     pinned = await netns.pin(
-        str(directory / "ns"), kinds, sysctls=checked, hostname=record.hostname, ids=idmaps.of_sandbox(config)
+        str(directory / "ns"),
+        tuple(_PIN_KIND[name] for name in own),
+        sysctls=sysctls.defaults(defaults, own, mapped=ids is not None) | asked,
+        hostname=record.hostname,
+        ids=ids,
     )
     return {_OCI_TYPE[kind]: path for kind, path in pinned.items()}
 

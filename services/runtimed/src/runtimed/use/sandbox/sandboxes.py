@@ -245,7 +245,7 @@ class Sandboxes:
             network.prepare_directory, directory, config, record.hostname, shm_bytes, self._parts.host
         )
         with span("runtimed.namespaces.pin"):
-            return await network.pin(directory, record, config)
+            return await network.pin(directory, record, config, self._parts.settings.default_sysctls)
 
     async def stop(self, name: str) -> None:
         """End all containers and release the network; idempotent, also for a sandbox that is gone."""
