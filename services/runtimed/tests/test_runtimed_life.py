@@ -377,6 +377,19 @@ async def test_a_service_has_more_descriptors_than_it_gives_a_container(pods: Po
     assert f"Max open files            512                  {hard}" in of_init.stdout.decode()
 
 
+async def test_a_verbose_status_has_the_configuration_without_its_variables(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "100")
+    wanted.envs.add(key="PASSWORD", value=b"hunter2")
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    told = (await pods.client.container_status(container_id, verbose=True)).info["info"]
+    made = json.loads(told)["runtimeSpec"]
+    assert made["process"]["args"] == ["sleep", "100"]
+    assert made["linux"]["cgroupsPath"].endswith(container_id)
+    assert "hunter2" not in told
+
+
 async def test_a_shim_that_is_killed_makes_its_container_unknown_once_that_is_gone(pods: Pods) -> None:
     _, container_id, _ = await pods.running("sleep", "100")
     verbose = json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])

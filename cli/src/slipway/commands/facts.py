@@ -54,12 +54,15 @@ async def _container(on: Node, found: Any) -> dict[str, Any]:
     network = (await on.runtime.PodSandboxStatus(pod)).status.network
     entries = (await on.backend.Overview(pb.OverviewRequest())).containers
     ports = next((entry.ports for entry in entries if entry.container.id == found.id), ())
+    own = json.loads(answer.info["info"])
+    own.pop("runtimeSpec", None)  # a file of the bundle, which is told
+    answer.info["info"] = json.dumps(own)
     return render.fields(answer) | {
         "network": {
             "ips": [ip for ip in (network.ip, *(other.ip for other in network.additional_ips)) if ip],
             "ports": [render.fields(mapping) for mapping in ports],
         },
-        "process": _process(json.loads(answer.info["info"])["bundle"]),
+        "process": _process(own["bundle"]),
     }
 
 

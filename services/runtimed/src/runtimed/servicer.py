@@ -92,7 +92,7 @@ class RuntimeServicer(rpc.RuntimeServicer):
     async def ContainerStatus(
         self, request: cri.ContainerStatusRequest, context: Any
     ) -> cri.ContainerStatusResponse:
-        return self._service.containers.status(request.container_id, verbose=request.verbose)
+        return await self._service.containers.status(request.container_id, verbose=request.verbose)
 
     async def UpdateContainerResources(
         self, request: cri.UpdateContainerResourcesRequest, context: Any

@@ -278,6 +278,16 @@ def read_spec(bundle_path: str) -> dict[str, Any]:
     return found
 
 
+def shown_spec(bundle_path: str) -> dict[str, Any] | None:
+    """A container's config.json but for its variables, which may be secrets; None when there is none. Blocking."""
+    try:
+        found = read_spec(bundle_path)
+    except NotFoundError:
+        return None
+    found["process"].pop("env", None)
+    return found
+
+
 def replace_limits(
     bundle_path: str, cgroup: CgroupPlan | None, resources: dict[str, Any], oom_score_adj: int | None
 ) -> None:

@@ -226,12 +226,13 @@ class Containers:
             await anyio.to_thread.run_sync(bundle.remove_record_dir, parts.record_dir(container_id))
         self._tasks.forget(container_id)
 
-    def status(self, name: str, *, verbose: bool) -> cri.ContainerStatusResponse:
-        """One container."""
+    async def status(self, name: str, *, verbose: bool) -> cri.ContainerStatusResponse:
+        """One container; `crictl inspect` is verbose, and people look for `.info.runtimeSpec` there."""
         record = selection.find(self._parts.containers.store, "container", name)
         response = cri.ContainerStatusResponse(status=convert.container_status(record))
         if verbose:
-            response.info["info"] = json.dumps(_facts(record))
+            made = await anyio.to_thread.run_sync(bundle.shown_spec, record.bundle_path)
+            response.info["info"] = json.dumps(_facts(record) | {"runtimeSpec": made})
         return response
 
     def list(self, wanted: cri.ContainerFilter) -> list[cri.Container]:
