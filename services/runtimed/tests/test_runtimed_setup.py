@@ -259,6 +259,21 @@ async def test_a_release_that_failed_is_tried_again_by_the_next_stop(pods: Pods)
     assert calls(pods) == ["ADD", "DEL", "DEL"]
 
 
+async def test_the_address_of_a_stopped_sandbox_is_told_no_more(pods: Pods) -> None:
+    """It may be another pod's by now, and a kubelet takes it from an event of any state."""
+    sandbox_id = await pods.client.run_sandbox(pods.sandbox_config(network=cri.POD))
+    stream = pods.client.stub.GetContainerEvents(cri.GetEventsRequest())
+    await stream.initial_metadata()
+    await pods.client.stop_sandbox(sandbox_id)
+    event = await anext(aiter(stream))
+    stream.cancel()
+    assert event.container_event_type == cri.CONTAINER_STOPPED_EVENT
+    status = (await pods.client.sandbox_status(sandbox_id)).status
+    for told in (event.pod_sandbox_status, status):
+        assert (told.id, told.state) == (sandbox_id, cri.SANDBOX_NOTREADY)
+        assert not told.network.ip
+
+
 async def test_a_network_whose_plugin_reports_trouble_is_not_ready(pods: Pods) -> None:
     base = pods.daemons.base
     newer, trouble = base / "cni" / "05-newer.conflist", base / "fail-STATUS"

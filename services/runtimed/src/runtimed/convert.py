@@ -55,7 +55,11 @@ def sandbox_item(record: SandboxRecord) -> cri.PodSandbox:
 
 
 def sandbox_status(record: SandboxRecord) -> cri.PodSandboxStatus:
-    """PodSandboxStatus; the IP of host network is the node's, so it is left empty, as one that was given back."""
+    """PodSandboxStatus; the IP of host network is the node's, so it is left empty.
+
+    That of a sandbox which is not ready any more may be another pod's soon, and from an event a kubelet takes it
+    whatever the state.
+    """
     status = cri.PodSandboxStatus(
         id=record.id,
         metadata=sandbox_metadata(record),
@@ -67,7 +71,7 @@ def sandbox_status(record: SandboxRecord) -> cri.PodSandboxStatus:
     )
     options = sandbox_config(record).linux.security_context.namespace_options
     status.linux.namespaces.options.CopyFrom(options)
-    ips = [] if record.network_released else record.ips
+    ips = record.ips if record.state is SandboxState.READY else []
     status.network.ip = ips[0] if ips else ""
     status.network.additional_ips.extend(cri.PodIP(ip=ip) for ip in ips[1:])
     return status
