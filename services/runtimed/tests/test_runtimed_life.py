@@ -421,6 +421,28 @@ async def test_a_sandbox_of_an_earlier_boot_is_not_ready_although_all_of_it_is_t
     assert (await pods.client.sandbox_status(again)).status.state == cri.SANDBOX_READY
 
 
+async def test_after_a_reboot_the_first_answer_says_what_it_ended(pods: Pods) -> None:
+    """A kubelet that begins as early would call the pod ready once more, at its old address."""
+    sandbox_id, container_id, _ = await pods.running("sleep", "100")
+    pid = (await pods.facts(container_id))["pid"]
+    pods.daemons.kill("runtimed")
+    os.kill(pid, signal.SIGKILL)
+    record_dir = pods.daemons.base / "data" / "runtimed" / "containers" / container_id
+    await until(lambda: list(record_dir.glob("exit*")), "what the shim wrote of the end")
+    (pods.daemons.base / "boot_id").write_text("third\n")
+    shimd = pods.daemons.processes["shimd"]
+    shimd.send_signal(signal.SIGSTOP)  # as one that has not begun yet
+    try:
+        pods.daemons.start("runtimed")
+        [pod] = await pods.client.list_sandboxes()
+        [container] = await pods.client.list_containers()
+    finally:
+        shimd.send_signal(signal.SIGCONT)
+    assert (pod.id, pod.state) == (sandbox_id, cri.SANDBOX_NOTREADY)
+    assert (container.id, container.state) == (container_id, cri.CONTAINER_EXITED)
+    assert (await pods.status(container_id)).exit_code == 137
+
+
 async def test_a_new_attempt_is_newer_although_the_clock_was_set_back(pods: Pods) -> None:
     """The newest is the one that counts for a kubelet: it would start another one each time it looks."""
     config = pods.sandbox_config()

@@ -36,6 +36,7 @@ from runtimed.use.sandbox.sandboxes import remove_empty
 R = TypeVar("R", ContainerRecord, SandboxRecord)
 RETRY_S = 0.5
 PACE_S = 0.002
+REBOOTED = "the machine was booted again"
 _log = get_logger("reconcile")
 
 
@@ -60,7 +61,22 @@ class Reconciler:
             corrupt = await self._read(store)
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
+        try:
+            await self._end_earlier_boot()
+        except UnavailableError as exc:  # a round does the same
+            _log.warning("records.waiting", error=exc.message)
         self._service.departures.begin()
+
+    async def _end_earlier_boot(self) -> None:
+        """What the reboot of the machine ended is not called ready or running: a kubelet asks as soon as we answer."""
+        parts = self._parts
+        for pod in parts.sandboxes.store.all():
+            if pod.state is SandboxState.READY and parts.is_of_earlier_boot(pod.id):
+                await parts.sandboxes.apply(pod.id, sandboxes.Broken(cause=RECONCILE, reason=REBOOTED))
+                await self._repaired(pod.id, REBOOTED)
+        for record in parts.containers.store.all():
+            if record.state.has_init and parts.is_of_earlier_boot(record.sandbox_id):
+                await self._service.tasks.settle_dead(record)
 
     async def watch(self) -> None:
         """Follow all that runs, one after the other: each shim that slept forks for it, and callers wait meanwhile."""
@@ -214,8 +230,8 @@ class Reconciler:
         await self._service.sandboxes.set_up(record, convert.sandbox_config(record))
 
     def _broken(self, record: SandboxRecord, pauses: list[PauseState]) -> str:
-        if record.boot_id not in ("", self._parts.boot_id):  # an older version told none
-            return "the machine was booted again"
+        if self._parts.is_of_earlier_boot(record.id):
+            return REBOOTED
         if not self._parts.sandbox_dir(record.id).is_dir():
             return "its directory is gone"  # all that a pod on the node's namespaces has
         for kind, path in record.namespaces.items():

@@ -92,7 +92,7 @@ class Parts:
     def is_of_earlier_boot(self, sandbox_id: str) -> bool:
         """Whether a sandbox was ready in another boot of the machine than this one."""
         sandbox = self.sandboxes.store.find(sandbox_id)
-        return sandbox is not None and sandbox.boot_id not in ("", self.boot_id)
+        return sandbox is not None and sandbox.boot_id not in ("", self.boot_id)  # an older version told none
 
     def for_cri(self, store: RecordStore[selection.T]) -> list[selection.T]:
         """What CRI's lists show: without the command line's own, which a kubelet would take for orphans and end."""

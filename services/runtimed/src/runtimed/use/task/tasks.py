@@ -408,9 +408,17 @@ class Tasks:
         where = await anyio.to_thread.run_sync(_blocked_in, record.pid)
         raise DeadlineExceededError(f"container {record.id}: lives on after SIGKILL{where}")
 
+    async def settle_dead(self, record: ContainerRecord) -> None:
+        """Write the end of a container whose shim is gone for sure, unless its init lives on all the same."""
+        if not processes.alive(record.pid, record.pid_started_ticks):
+            await self._settle_from_disk(record.id)
+
     async def _end_unknown(self, container_id: str) -> None:
         """Nobody tells whether it runs: end it with its shim, and take what that has left of an exit."""
         await self._parts.shims.remove(container_id, force=True)
+        await self._settle_from_disk(container_id)
+
+    async def _settle_from_disk(self, container_id: str) -> None:
         where = str(self._parts.record_dir(container_id))
         await self.settle(container_id, await anyio.to_thread.run_sync(self._parts.shims.read_exit, where))
 
