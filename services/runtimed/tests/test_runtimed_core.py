@@ -85,7 +85,9 @@ def test_signal_names_of_images(name: str, number: int) -> None:
     assert signals.number(name) == number
 
 
-@pytest.mark.parametrize("name", ["", "SIGNOPE", "0", "65", "RTMIN+99", "-9"])
+@pytest.mark.parametrize(
+    "name", ["", "SIGNOPE", "0", "32", "33", "65", "9" * 5000, "RTMIN+99", "RTMIN+" + "9" * 5000, "-9"]
+)
 def test_signal_names_that_mean_nothing(name: str) -> None:
     assert signals.number(name) is None
 

@@ -271,6 +271,19 @@ async def test_image_volumes_hold_what_the_image_has_there(pods: Pods) -> None:
     assert Path(mount.host_path, "seed").exists()
 
 
+@pytest.mark.parametrize("named", ["32", "33", "9" * 5000], ids=["glibc", "glibc-too", "huge"])
+async def test_an_image_that_names_no_signal_runs_and_can_be_stopped(pods: Pods, named: str) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    wanted = pods.container_config("sleep", "100")
+    image = pods.image(StopSignal=named)
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, image)
+    await pods.client.start_container(container_id)
+    assert (await pods.status(container_id)).stop_signal == cri.SIGNAL_SIGTERM
+    await pods.client.stop_container(container_id, 0)
+    assert (await pods.status(container_id)).exit_code == 137
+
+
 async def test_containers_of_a_pod_share_its_pid_namespace_when_it_says_so(pods: Pods) -> None:
     config = pods.sandbox_config(pid=cri.POD)
     sandbox_id = await pods.client.run_sandbox(config)

@@ -95,7 +95,8 @@ def _shutdown(end: End) -> Finding | None:
     if not any(mark.what == "shutdown" for mark in end.marks) or not _by_signal(end):
         return None
     return Finding(
-        "node-shutdown", f"The node was shut down: it ended on {_name(_by_signal(end))} after {_life(end)}."
+        "node-shutdown",
+        f"The node was shut down: it ended on {signals.name(_by_signal(end))} after {_life(end)}.",
     )
 
 
@@ -152,7 +153,7 @@ def _crashed(end: End) -> Finding | None:
     number = end.record.signal
     if number not in _CRASHES:
         return None
-    text = f"It crashed with {_name(number)} after {_life(end)}: {_CRASHES[numbers.Signals(number)]}."
+    text = f"It crashed with {signals.name(number)} after {_life(end)}: {_CRASHES[numbers.Signals(number)]}."
     return Finding("crashed", text, ["A core dump goes where /proc/sys/kernel/core_pattern says."])
 
 
@@ -160,7 +161,7 @@ def _killed_from_outside(end: End) -> Finding | None:
     number = end.record.signal
     if not number:
         return None
-    text = f"It was ended by {_name(number)} after {_life(end)}, which nobody asked Slipway for: the sender is not known"
+    text = f"It was ended by {signals.name(number)} after {_life(end)}, which nobody asked Slipway for: the sender is not known"
     if number == numbers.SIGKILL and _short_of_memory(end):
         steps = ["Look at `dmesg` for the kernel's choice."]
         return Finding("killed", f"{text}; the node was short of memory.", steps)
@@ -178,7 +179,7 @@ def _completed(end: End) -> Finding | None:
 
 def _exited(end: End) -> Finding | None:
     code = end.record.exit_code
-    child = f"what it ran was ended by {_name(code - 128)}" if 128 < code < 128 + 65 else ""
+    child = f"what it ran was ended by {signals.name(code - 128)}" if 128 < code < 128 + 65 else ""
     hint = _CODES.get(code, child)
     text = f"It ended by itself with code {code} after {_life(end)}"
     return Finding("exited", f"{text}: {hint}." if hint else f"{text}.", ["Its last lines may say why."])
@@ -256,10 +257,3 @@ def _short_of_memory(end: End) -> bool:
     """Whether the node was when it ended: the last that was told of its memory is pressure."""
     told = [m for m in end.marks if m.what == "node-pressure" and m.facts["resource"] == "memory"]
     return bool(told) and bool(told[-1].facts["raised"])
-
-
-def _name(number: int) -> str:
-    try:
-        return signals.name(number)
-    except ValueError:
-        return f"signal {number}"

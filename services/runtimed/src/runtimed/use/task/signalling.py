@@ -22,7 +22,7 @@ class Signals:
             InvalidArgumentError: there is no such signal.
             FailedPreconditionError: it does not run.
         """
-        if not 0 < number <= signals.RTMAX:
+        if number not in signals.ALL:
             raise InvalidArgumentError(f"signal: {number} is none")
         record = selection.find(self._parts.containers.store, "container", name)
         if not record.state.has_init:
