@@ -38,6 +38,7 @@ from imaged.ports import Credentials, Served, WrittenDiff
 from imaged.record import ImageRecord
 from imaged.service import Images
 from imaged.transfer import Transfers
+from services.imaged.tests.onelayer import OneLayer
 from tests.support.service import started
 
 OCI = "application/vnd.oci.image."
@@ -350,6 +351,13 @@ async def content(tmp_path: Path) -> LocalContent:
 def registry(tmp_path: Path) -> HttpRegistry:
     limits = Limits(connect_timeout_s=2, stall_timeout_s=1, retry_wait_s=0.01, max_retry_after_s=0.05)
     return HttpRegistry(str(tmp_path / "certs.d"), 6, limits)
+
+
+@pytest.fixture
+def layer(tools: Tools, registry: HttpRegistry, content: LocalContent, bad_registry: BadRegistry) -> OneLayer:
+    made = OneLayer(tools, registry, content, bad_registry.host)
+    bad_registry.serve(made.image)
+    return made
 
 
 @pytest.fixture(scope="module")
