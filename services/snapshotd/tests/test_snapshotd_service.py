@@ -1,20 +1,14 @@
-"""A whole snapshotd over its socket: keys, uses, orphans, restarts, repairs, a full disk."""
+"""A whole snapshotd over its socket: keys, layers, uses, mounts, a full disk."""
 
 import gc
 import hashlib
-import io
 import os
-import signal
 import subprocess
-import tarfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 import anyio
 import pytest
-import redis
 
 from common import failpoint
 from common.api.snapshots.v1 import snapshots_pb2 as pb
@@ -24,15 +18,14 @@ from common.errors import (
     DataLossError,
     DeadlineExceededError,
     FailedPreconditionError,
-    InternalError,
     InvalidArgumentError,
     NotFoundError,
     ResourceExhaustedError,
 )
-from common.events.schema import envelope_decoder
 from common.records import RecordStore
 from common.records.redis import connect
 from common.sys.userns import IdMapping, IdMappings
+from services.snapshotd.tests.blobs import apply, events, make_blob
 from services.snapshotd.tests.conftest import SnapshotdNode
 from services.snapshotd.tests.test_snapshotd_layers import HAS_EROFS, SNAPSHOTTERS, E, tar
 from services.snapshotd.tests.test_snapshotd_layers import apply as apply_layer
@@ -43,31 +36,6 @@ from tests.support.eventually import eventually, until
 from tests.support.pace import patience
 
 pytestmark = [pytest.mark.root, pytest.mark.integration, pytest.mark.anyio]
-
-
-def make_blob(node: SnapshotdNode, name: str, body: bytes = b"body") -> tuple[str, str]:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w") as archive:
-        info = tarfile.TarInfo(name)
-        info.size = len(body)
-        archive.addfile(info, io.BytesIO(body))
-    content = out.getvalue()
-    path = node.directory / f"blob-{name}"
-    path.write_bytes(content)
-    return f"sha256:{hashlib.sha256(content).hexdigest()}", str(path)
-
-
-async def apply(node: SnapshotdNode, client: SnapshotdClient, name: str, body: bytes = b"body") -> str:
-    diff_id, path = make_blob(node, name, body)
-    await client.apply_layer(diff_id=diff_id, blob_path=path)
-    return diff_id
-
-
-def events(node: SnapshotdNode) -> list[tuple[str, str]]:
-    with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
-        entries: Any = connection.xrange("slipway:n1:snapshotd:outbox")
-    found = [envelope_decoder.decode(fields[b"envelope"]).fields() for _, fields in entries]
-    return [(event["type"].split(".", 1)[1].removesuffix(".v1"), event["id"]) for event in found]
 
 
 async def test_a_user_namespace_sees_its_own_ids(snapshotd: SnapshotdNode) -> None:
@@ -143,33 +111,6 @@ async def test_bad_arguments_are_named(snapshotd: SnapshotdNode) -> None:
     await client.close()
 
 
-async def test_layers_in_use_go_with_their_last_snapshot(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    a, b = await apply(snapshotd, client, "a"), await apply(snapshotd, client, "b")
-    await client.prepare("c1", [a])
-    await client.prepare("c2", [a], "native")
-    assert await client.remove_layers([a, b, "sha256:" + "7" * 64]) == [a]
-    assert await client.remove_layers([a, b]) == [a]
-    await client.remove("c1")
-    assert [layer.diff_id for layer in await client.list_layers()] == [a]
-    await client.remove("c2")
-    await client.remove("c2")
-    assert await client.list_layers() == []
-    assert snapshotd.mounts() == []
-    assert [e[0] for e in events(snapshotd)] == [
-        "layer_unpacked",
-        "layer_unpacked",
-        "prepared",
-        "prepared",
-        "layer_removed",
-        "removed",
-        "removed",
-        "layer_removed",
-    ]
-    eventually(lambda: not list((snapshotd.data / "snapshotd/trash").iterdir()), what="an empty trash")
-    await client.close()
-
-
 async def test_layers_that_are_slow_to_be_served_hold_up_no_snapshot(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client(patience(10))
     layer = await apply(snapshotd, client, "a")
@@ -229,156 +170,6 @@ async def test_layers_that_would_have_each_snapshot_make_directories_without_end
         await client.prepare("c1", layers)
     assert (await client.list(), snapshotd.mounts()) == ([], [])
     await client.prepare("c1", layers[:1])
-    await client.close()
-
-
-async def test_what_a_runtime_made_in_the_place_of_its_root_goes_with_it(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    made = await client.prepare("c1", [await apply(snapshotd, client, "a")])
-    # an OCI runtime whose shim was killed, after the snapshot was unmounted
-    assert snapshotd.within("umount", made.path).returncode == 0
-    (snapshotd.seen(made.path) / "proc").mkdir()
-    (snapshotd.seen(made.path) / "etc").mkdir()
-    (snapshotd.seen(made.path) / "etc/hosts").touch()
-    await client.remove("c1")
-    assert (await client.list(), list(snapshotd.seen(Path(made.path).parent).iterdir())) == ([], [])
-    await client.close()
-
-
-async def test_a_removal_goes_on_where_a_directory_cannot_be_thrown_away(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    layers = [await apply(snapshotd, client, name) for name in ("a", "b")]
-    await client.prepare("c1", layers)
-    assert set(await client.remove_layers(layers)) == set(layers)
-    trash = snapshotd.data / "snapshotd/trash"
-    trash.rename(trash.with_name("trash-before"))
-    trash.touch()
-    with pytest.raises(InternalError, match="Not a directory"):
-        await client.remove("c1")
-    assert (await client.list(), await client.list_layers()) == ([], [])
-    await client.close()
-
-
-@contextmanager
-def redis_takes_no_write(node: SnapshotdNode) -> Iterator[Callable[[], bool]]:
-    """While the block runs, which gets a way to wait until a change of a record waits."""
-    with redis.Redis(unix_socket_path=node.redis.url.removeprefix("unix://")) as connection:
-
-        def one_waits() -> bool:
-            return any(each["cmd"] == "evalsha" and "b" in each["flags"] for each in connection.client_list())
-
-        connection.execute_command("CLIENT", "PAUSE", "60000", "WRITE")
-        try:
-            yield lambda: eventually(one_waits, what="a change of a record")
-        finally:
-            connection.execute_command("CLIENT", "UNPAUSE")
-
-
-async def test_a_layer_on_its_way_out_takes_no_snapshot_and_comes_back_whole(
-    snapshotd: SnapshotdNode,
-) -> None:
-    client = snapshotd.client(patience(5))
-    layer = await apply(snapshotd, client, "a")
-    async with anyio.create_task_group() as group:
-        with redis_takes_no_write(snapshotd) as wait_for_one:
-            group.start_soon(client.remove_layers, [layer])
-            await anyio.to_thread.run_sync(wait_for_one)
-            with pytest.raises(NotFoundError, match=layer):
-                await client.prepare("c1", [layer])
-            group.start_soon(apply, snapshotd, client, "a")
-    made = await client.prepare("c1", [layer])
-    assert (snapshotd.seen(made.path) / "a").read_bytes() == b"body"
-    await client.close()
-
-
-async def test_an_orphan_that_goes_with_its_last_snapshot_takes_no_other(snapshotd: SnapshotdNode) -> None:
-    armed = snapshotd.run / failpoint.DIRECTORY
-    armed.mkdir()
-    snapshotd.kill()
-    snapshotd.start()
-    client = snapshotd.client(patience(5))
-    layer = await apply(snapshotd, client, "a")
-    await client.prepare("c1", [layer])
-    assert await client.remove_layers([layer]) == [layer]
-    point = "snapshotd.remove.forgotten"
-    reached = armed / f"{point}{failpoint.REACHED}"
-    (armed / point).touch()
-    async with anyio.create_task_group() as group:
-        group.start_soon(client.remove, "c1")
-        await anyio.to_thread.run_sync(lambda: eventually(reached.exists, what=point))
-        with redis_takes_no_write(snapshotd) as wait_for_one:
-            reached.unlink()
-            await anyio.to_thread.run_sync(wait_for_one)
-            with pytest.raises(NotFoundError, match=layer):
-                await client.prepare("c2", [layer])
-    assert await client.list_layers() == []
-    await client.close()
-
-
-async def remove_and_leave(snapshotd: SnapshotdNode, point: str) -> tuple[SnapshotdClient, str]:
-    """A snapshot `c1` whose remover has left at a failpoint of the removal; a client, and its layer."""
-    armed = snapshotd.run / failpoint.DIRECTORY
-    armed.mkdir()
-    snapshotd.kill()
-    snapshotd.start()
-    client = snapshotd.client()
-    layer = await apply(snapshotd, client, "a")
-    await client.prepare("c1", [layer])
-    name = f"snapshotd.remove.{point}"
-    reached = armed / f"{name}{failpoint.REACHED}"
-    (armed / name).touch()
-    async with anyio.create_task_group() as group:
-        group.start_soon(client.remove, "c1")
-        await anyio.to_thread.run_sync(lambda: eventually(reached.exists, what=name))
-        group.cancel_scope.cancel()
-    await client.list()  # what comes later on a connection tells that the news of it has come
-    reached.unlink()
-    return client, layer
-
-
-@pytest.mark.parametrize("point", ["unmounted", "forgotten"])
-async def test_a_removal_whose_caller_has_left_is_done_whole_or_is_found_by_the_next(
-    snapshotd: SnapshotdNode, point: str
-) -> None:
-    client, layer = await remove_and_leave(snapshotd, point)
-    await client.remove("c1")
-    assert await client.list() == []
-    assert list(await client.remove_layers([layer])) == []
-    assert await client.list_layers([layer]) == []
-    await client.close()
-
-
-async def test_a_snapshot_whose_removal_had_begun_is_mounted_when_it_is_asked_for_again(
-    snapshotd: SnapshotdNode,
-) -> None:
-    client, layer = await remove_and_leave(snapshotd, "unmounted")
-    assert snapshotd.mounts() == []
-    made = await client.prepare("c1", [layer])
-    assert (snapshotd.seen(made.path) / "a").read_bytes() == b"body"
-    await client.remove("c1")
-    await client.close()
-
-
-async def test_layer_asked_for_again_is_an_orphan_no_more(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    a = await apply(snapshotd, client, "a")
-    await client.prepare("c1", [a])
-    assert await client.remove_layers([a]) == [a]
-    await apply(snapshotd, client, "a")
-    await client.remove("c1")
-    assert [layer.diff_id for layer in await client.list_layers()] == [a]
-    await client.close()
-
-
-async def test_snapshot_in_use_is_removed_all_the_same(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    layer = await apply(snapshotd, client, "a")
-    made = await client.prepare("c1", [layer])
-    held = (snapshotd.seen(made.path) / "a").open("rb")
-    await client.remove("c1")
-    assert snapshotd.mounts() == []
-    assert held.read() == b"body"
-    held.close()
     await client.close()
 
 
@@ -461,69 +252,6 @@ async def told_as_on_disk(snapshotd: SnapshotdNode, client: SnapshotdClient) -> 
     return True
 
 
-async def test_mounts_and_writes_survive_kill_and_restart(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    layer = await apply(snapshotd, client, "a")
-    made = {name: await client.prepare(name, [layer], name) for name in ("overlayfs", "native")}
-    for one in made.values():
-        (snapshotd.seen(one.path) / "written").write_text("kept")
-    snapshotd.kill()
-    assert snapshotd.mounts() == ["native", "overlayfs"]
-    snapshotd.start()
-    assert {s.key: s for s in await client.list()} == made
-    assert snapshotd.mounts() == ["native", "overlayfs"]
-    for one in made.values():
-        assert (snapshotd.seen(one.path) / "written").read_text() == "kept"
-    assert "repaired" not in dict(events(snapshotd))
-    await client.close()
-
-
-async def test_start_mends_what_differs(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    layer = await apply(snapshotd, client, "a")
-    one = await client.prepare("lost-mount", [layer])
-    (snapshotd.seen(one.path) / "written").write_text("kept")
-    await client.prepare("lost-dir", [layer])
-    await client.prepare("kept", [layer], "native", readonly=True)
-    snapshotd.kill()
-    data, mounts = snapshotd.data / "snapshotd", snapshotd.run / "snapshotd/mounts"
-    inside = ["nsenter", f"--mount=/proc/{snapshotd.holder}/ns/mnt", "--"]
-    for name in ("lost-mount", "lost-dir"):
-        subprocess.run([*inside, "umount", mounts / name], check=True)
-    subprocess.run(["rm", "-rf", data / "snapshots/lost-dir"], check=True)
-    (data / "layers/.new-half/fs").mkdir(parents=True)
-    (data / "snapshots/stray/upper").mkdir(parents=True)
-    snapshotd.seen(mounts / "stray-mount").mkdir()
-    subprocess.run([*inside, "mount", "-t", "tmpfs", "none", mounts / "stray-mount"], check=True)
-    snapshotd.start()
-    assert sorted(s.key for s in await client.list()) == ["kept", "lost-mount"]
-    assert snapshotd.mounts() == ["kept", "lost-mount"]
-    assert (snapshotd.seen(one.path) / "written").read_text() == "kept"
-    assert snapshotd.leftovers() == []
-    assert not (data / "snapshots/stray").exists()
-    mended = {key for verb, key in events(snapshotd) if verb == "repaired"}
-    assert mended == {"lost-mount", "lost-dir", ".new-half", "stray", "stray-mount"}
-    # lost-dir held the layer: with the record gone, nothing holds it but the others
-    await client.remove("lost-mount")
-    await client.remove("kept")
-    assert await client.remove_layers([layer]) == []
-    await client.close()
-
-
-async def test_wiped_redis_is_rebuilt_from_disk(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    layer = await apply(snapshotd, client, "a")
-    made = await client.prepare("c1", [layer])
-    snapshotd.kill()
-    with redis.Redis(unix_socket_path=snapshotd.redis.url.removeprefix("unix://")) as connection:
-        connection.flushall()
-    snapshotd.start()
-    assert await client.get("c1") == made
-    assert [found.diff_id for found in await client.list_layers()] == [layer]
-    assert snapshotd.mounts() == ["c1"]
-    await client.close()
-
-
 async def test_hundred_layers_mount(snapshotd: SnapshotdNode) -> None:
     client = snapshotd.client()
     layers = [await apply(snapshotd, client, f"n{i}") for i in range(100)]
@@ -577,39 +305,6 @@ async def test_full_disk_is_resource_exhausted_and_leaves_nothing(snapshotd: Sna
     layers = snapshotd.seen(snapshotd.data / "snapshotd/layers")
     assert list(layers.iterdir()) == []
     await apply(snapshotd, client, "small")
-    await client.close()
-
-
-def nurseries(node: SnapshotdNode) -> list[int]:
-    children = Path(f"/proc/{node.pid}/task/{node.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"diff.nursery" in _command(pid)]
-
-
-def _command(pid: str) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except FileNotFoundError:
-        return b""  # it went meanwhile
-
-
-async def test_layers_are_unpacked_after_the_nursery_has_died(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    await apply(snapshotd, client, "a")
-    (first,) = nurseries(snapshotd)
-    os.kill(first, signal.SIGKILL)
-    eventually(lambda: nurseries(snapshotd) not in ([], [first]), what="another nursery")
-    await apply(snapshotd, client, "b")
-    (second,) = nurseries(snapshotd)
-    snapshotd.kill()
-    eventually(lambda: not Path(f"/proc/{second}").exists(), what="the end of the nursery")
-    await client.close()
-
-
-async def test_term_ends_the_service_and_leaves_mounts(snapshotd: SnapshotdNode) -> None:
-    client = snapshotd.client()
-    await client.prepare("c1", [])
-    assert snapshotd.stop() == 0
-    assert snapshotd.mounts() == ["c1"]
     await client.close()
 
 
