@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from snapshotd import usage
 from snapshotd.settings import Settings
 from snapshotd.usage import UsageCache, measure, pause_s
 
@@ -90,13 +89,17 @@ async def test_of_a_damaged_file_system_is_counted_what_can_be_read(
 async def test_what_cannot_be_counted_now_has_the_use_that_was_found_last(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def stale(_: Path) -> tuple[int, int]:
-        raise OSError(errno.ESTALE, "stale file handle")
+    opened = os.open
+
+    def stale(path: Any, *rest: Any, **named: Any) -> int:
+        if path == tmp_path:
+            raise OSError(errno.ESTALE, "stale file handle")
+        return opened(path, *rest, **named)
 
     cache = UsageCache(1, lambda: {"key": (tmp_path, (0, 0))})
     await cache.refresh()
     before = cache.total()
     with monkeypatch.context() as patch:
-        patch.setattr(usage, "measure", stale)
+        patch.setattr(os, "open", stale)
         await cache.refresh()
     assert cache.total() == before

@@ -57,11 +57,11 @@ def measure(root: Path) -> tuple[int, int]:
     """
     try:
         root_fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    except FileNotFoundError:
         return 0, 0
-    count = _Count(os.fstat(root_fd))
     levels = [_Level(root_fd, [])]
     try:
+        count = _Count(os.fstat(root_fd))
         levels[0].names = count.entries(root_fd)
         while levels:
             if levels[-1].names:
