@@ -15,7 +15,6 @@ from shimd.shim.stdio import Stdio
 from shimd.shim.wire import Connection, Message, blob
 
 MAX_EXECS = 64
-DRAIN_S = 2.0
 CAPTURE_BYTES = 16 << 20
 _REPLY_BYTES = 19 << 20
 _START_S = 60.0
@@ -197,7 +196,7 @@ class Exec:
         self.ended = True
         if self._timer is not None:
             self._timer.cancel()
-        self.stdio.drain(DRAIN_S)
+        self.stdio.drain()
 
     def _drained(self) -> None:
         if self.timed_out:

@@ -12,6 +12,7 @@ from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import IN, OUT, Loop, Timer
 
 STDIN_BOUND_BYTES = 256 << 10
+_DRAIN_S = 2.0
 _CHUNK_BYTES = 256 << 10
 _PIPE_BYTES = 256 << 10
 _LAST_BYTES = 1 << 20
@@ -196,12 +197,12 @@ class Stdio:
         if not self._outputs and self._timer is not None:
             self._finish()
 
-    def drain(self, limit_s: float) -> None:
-        """Read on to the end, for `limit_s` at most: others may have inherited the descriptors."""
+    def drain(self) -> None:
+        """Read on to the end, but not for long: others may have inherited the descriptors."""
         if self._drained:
             return
         if self._outputs:
-            self._timer = self._loop.after(limit_s, self._finish)
+            self._timer = self._loop.after(_DRAIN_S, self._finish)
         else:
             self._finish()
 

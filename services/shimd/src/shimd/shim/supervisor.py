@@ -23,7 +23,7 @@ from common.errors import (
 from shimd.shim import cgroup, exits, pids
 from shimd.shim import runtime as oci
 from shimd.shim.crilog import CriLog
-from shimd.shim.execs import DRAIN_S, MAX_EXECS, Exec
+from shimd.shim.execs import MAX_EXECS, Exec
 from shimd.shim.handover import Facts, Get, Put
 from shimd.shim.loop import Loop, Reaper, exit_code
 from shimd.shim.oom import OomWatch
@@ -167,7 +167,7 @@ class Supervisor:
         # now, and not when all output is here: systemd removes the cgroup meanwhile
         self._memory = self._oom.memory()
         self._pids = pids.limit(self._spec.get("pids_cgroup_path", ""))
-        self.stdio.drain(DRAIN_S)
+        self.stdio.drain()
 
     def _drained(self) -> None:
         self.log.flush()

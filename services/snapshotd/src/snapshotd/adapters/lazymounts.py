@@ -27,6 +27,8 @@ from snapshotd.records import LazyForm
 DEVICE = "/dev/fuse"
 _OPTIONS = "fd={},rootmode=40755,user_id=0,group_id=0,default_permissions,allow_other"
 _VERDICT_BYTES = 64 << 20
+_START_S = 60.0
+"""The longest that reading a table of contents may take."""
 _LOOK_S = 0.1
 """How often a start that may be given up looks whether it is."""
 
@@ -41,7 +43,6 @@ class LazyMounts:
         max_entries: bound on a layer's files.
         max_bytes: bound on the sum of their sizes.
         cgroup: the keepers' own; empty leaves them in the service's.
-        start_s: the longest that reading a table of contents may take.
     """
 
     def __init__(
@@ -53,9 +54,8 @@ class LazyMounts:
         max_entries: int,
         max_bytes: int,
         cgroup: str,
-        start_s: float = 60.0,
     ) -> None:
-        self._mounts, self._socket, self._start_s = mounts, socket, start_s
+        self._mounts, self._socket = mounts, socket
         self._read_timeout_s, self._max_entries, self._max_bytes = read_timeout_s, max_entries, max_bytes
         self._cgroups = cgroup_directories(cgroup)
         self._keepers: list[subprocess.Popen[bytes]] = []
@@ -155,12 +155,12 @@ class LazyMounts:
         return keeper
 
     def _verdict(self, reader: int, form: LazyForm, given_up: threading.Event) -> Verdict:
-        deadline, said = time.monotonic() + self._start_s, b""
+        deadline, said = time.monotonic() + _START_S, b""
         answer = select.poll()
         answer.register(reader, select.POLLIN)
         while not said.endswith(b"\n"):
             if time.monotonic() > deadline:
-                raise InternalError(f"layer {form.digest}: its server did not start in {self._start_s:g} s")
+                raise InternalError(f"layer {form.digest}: its server did not start in {_START_S:g} s")
             if given_up.is_set():
                 raise FailedPreconditionError(
                     f"layer {form.digest}: all of it came before its server started"
