@@ -24,8 +24,8 @@ from imaged.archive.inflate import Inflater
 from imaged.leases import Needs
 from imaged.manifest import INDEX_TYPES, LAYER_TYPES, MANIFEST_TYPES, Descriptor, Index, Manifest, Platform
 from imaged.ports import Credentials, Spooled, SpooledFile
-from imaged.pull import resolve
 from imaged.reference import Reference
+from imaged.resolving import resolve
 from services.imaged.tests.conftest import BadRegistry, Tools
 from services.imaged.tests.tartold import parsed
 

@@ -37,9 +37,10 @@ from imaged.lazy.store import LazyBlobs, LazyPlaces
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Toc, local_platform, parse
 from imaged.ports import Credentials, Stack, WrittenDiff
-from imaged.pull import Resolved, Unpacking
+from imaged.pull import Unpacking
 from imaged.record import ImageRecord, LayerRecord
 from imaged.reference import Reference
+from imaged.resolving import Resolved
 from imaged.transfer import Transfers
 from imaged.tree import Tree
 from imaged.whole import Whole

@@ -18,8 +18,9 @@ from common.errors import InvalidArgumentError, SlipwayError
 from imaged.leases import Leases, Needs
 from imaged.manifest import EMPTY_TYPE, Descriptor
 from imaged.ports import Content, Layers, Repository, Workplace
-from imaged.pull import LayerStatus, Resolved, UntilWhole, first, keep_all, recorded
+from imaged.pull import LayerStatus, UntilWhole, first, keep_all
 from imaged.record import ImageRecord
+from imaged.resolving import Resolved, recorded
 
 _LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar"
 _MAX_PART = 255

@@ -23,8 +23,9 @@ from imaged.catalog import Catalog, tag_of
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Credentials, Layers, Workplace, WrittenDiff
-from imaged.pull import Resolved, Unpacking
+from imaged.pull import Unpacking
 from imaged.record import ImageRecord
+from imaged.resolving import Resolved
 from imaged.whole import Whole
 
 LAYER_TYPE = "application/vnd.oci.image.layer.v1.tar+gzip"

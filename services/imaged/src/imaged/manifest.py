@@ -36,6 +36,9 @@ CHUNKED = ("io.github.containers.zstd-chunked", "io.containers.zstd-chunked")
 pkg/chunked); the second is that of older writers."""
 _POSITION = re.compile(r"([0-9]{1,16}):([0-9]{1,16}):[0-9]{1,16}:1")
 EMPTY_TYPE = "application/vnd.oci.empty.v1+json"
+EMPTY = b"{}"
+"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); neither a registry nor an archive need have it."""
+EMPTY_DIGEST = Digest("sha256", hashlib.sha256(EMPTY).hexdigest())
 _SCHEMA_1 = "application/vnd.docker.distribution.manifest.v1+"
 _CONFIG_TYPES = (
     "application/vnd.oci.image.config.v1+json",

@@ -1,36 +1,31 @@
-"""One pull: a reference becomes a set of blobs and unpacked layers.
+"""One pull: what a reference was resolved to becomes a set of blobs and unpacked layers.
 
 A pull is an operation of its own. Callers join it and may leave it; it goes on.
 
-    resolve ─→ manifest ─→ config ──────────────┐
-                      └──→ layer: fetch ─────→ unpack ∥ fsync ─→ commit     (each layer by itself)
+    manifest ─→ config ──────────────┐
+           └──→ layer: fetch ─────→ unpack ∥ fsync ─→ commit     (each layer by itself)
 """
 
-import hashlib
 import itertools
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 import anyio
 
 from common.clock import now_ns
-from common.digest import Digest
-from common.errors import AbortedError, DataLossError, InvalidArgumentError, NotFoundError, SlipwayError
+from common.errors import AbortedError, DataLossError, NotFoundError, SlipwayError
 from common.failpoint import failpoint
 from common.observe.trace import span
 from imaged import manifest as documents
 from imaged.leases import Leases, Needs
-from imaged.manifest import Descriptor, Manifest, Platform
+from imaged.manifest import EMPTY, EMPTY_DIGEST, Descriptor, Platform
 from imaged.ports import Content, Ingest, Layers, Partial, Repository
-from imaged.record import ImageRecord, LayerRecord
+from imaged.record import ImageRecord
 from imaged.reference import Reference
-from imaged.tree import Tree, read_tree
+from imaged.resolving import Resolved, recorded
 from imaged.turns import Queue
 
-_EMPTY = b"{}"
-"""The config of most artifacts (image-spec, "Guidance for an Empty Descriptor"); neither a registry nor an archive need have it."""
-EMPTY_DIGEST = Digest("sha256", hashlib.sha256(_EMPTY).hexdigest())
 KEPT_AT_ONCE = 16
 """Blobs that stay as they are: each has its file open while it waits for its turn."""
 UntilWhole = Callable[[str], Awaitable[None]]
@@ -62,109 +57,6 @@ class LayerStatus:
         if self.state is LayerState.DONE or self.state is LayerState.UNPACKING:
             return self.size_bytes
         return self.partial.fetched_bytes if self.partial else 0
-
-
-@dataclass(slots=True)
-class Resolved:
-    """The documents from the reference down to one platform's manifest."""
-
-    top: Digest
-    manifest_digest: Digest
-    manifest: Manifest
-    documents: tuple[str, ...]
-    beside: Tree = field(default_factory=lambda: Tree({}, {}))
-    """What else the top leads to, where that is wanted too: other platforms."""
-    platform: str = ""
-    """What the manifest is for, when this node by itself would not choose it of its index."""
-
-    def with_all(self, tree: Tree) -> "Resolved":
-        """With all of the tree of its top."""
-        manifest = self.manifest
-        mine = {*self.documents, manifest.config.digest, *(layer.digest for layer in manifest.layers)}
-        return replace(self, beside=tree.without(mine))
-
-    @property
-    def image_id(self) -> str:
-        """Of the image's record; artifacts may well share their config."""
-        return str(self.manifest_digest) if self.manifest.artifact_type else self.manifest.config.digest
-
-    @property
-    def kept(self) -> tuple[str, ...]:
-        """All documents that stay with the image."""
-        return (*self.documents, *self.beside.documents)
-
-    @property
-    def others(self) -> tuple[LayerRecord, ...]:
-        """The blobs of other platforms that stay with the image."""
-        return tuple(map(recorded, self.beside.blobs.values()))
-
-
-async def resolve(
-    repository: Repository,
-    content: Content,
-    needs: Needs,
-    reference: Reference,
-    top: Digest | None,
-    want: Platform,
-) -> Resolved:
-    """Fetch and store the documents of a reference.
-
-    Args:
-        repository: where to ask.
-        content: documents that are here are not fetched again.
-        needs: gets what is counted on.
-        reference: the image.
-        top: its digest, when known.
-        want: the platform.
-
-    Raises:
-        SlipwayError: as `Repository` and `imaged.manifest` raise.
-    """
-    image = str(reference)
-    name, seen, kind, platform = str(top or reference.object), [], "", ""
-    first: Digest | None = None
-    for _ in range(documents.MAX_INDEX_DEPTH):
-        if content.has(name):
-            needs.digests.add(name)
-            digest, body = Digest.parse(name), await content.read(name)
-        else:
-            document = await repository.document(name)
-            digest, body, kind = document.digest, document.body, document.media_type or kind
-        read = documents.parse(image, body, kind)
-        needs.digests.add(str(digest))
-        await content.put(digest, body)
-        first = first or digest
-        seen.append(str(digest))
-        if isinstance(read, Manifest):
-            await failpoint("imaged.pull.resolved")
-            return Resolved(first, digest, read, tuple(seen), platform=platform)
-        chosen = documents.choose(image, read, want)
-        name, kind = chosen.digest, chosen.media_type
-        if documents.of_another(image, read, chosen):
-            platform = str(want)
-    raise InvalidArgumentError(
-        f"image {image}: indexes within indexes, deeper than {documents.MAX_INDEX_DEPTH}"
-    )
-
-
-async def resolve_all(
-    repository: Repository, content: Content, needs: Needs, reference: Reference, found: Resolved
-) -> Resolved:
-    """Fetch and store all other documents that a reference leads to.
-
-    Raises:
-        SlipwayError: as `Repository` and `imaged.tree` raise.
-    """
-
-    async def read(digest: str) -> bytes:
-        needs.digests.add(digest)
-        if content.has(digest):
-            return await content.read(digest)
-        document = await repository.document(digest)
-        await content.put(document.digest, document.body)
-        return document.body
-
-    return found.with_all(await read_tree(str(reference), str(found.top), read))
 
 
 class Unpacking:
@@ -320,11 +212,6 @@ class Unpacking:
         )
 
 
-def recorded(blob: Descriptor) -> LayerRecord:
-    """A blob as an image's record has it."""
-    return LayerRecord(digest=blob.digest, size_bytes=blob.size, media_type=blob.media_type)
-
-
 async def fetch(repository: Repository | None, descriptor: Descriptor, ingest: Ingest, order: int) -> None:
     """Bring what is missing of a blob.
 
@@ -383,7 +270,7 @@ async def keep(
 ) -> None:
     """Bring a blob that stays as it is; see `keep_all`."""
     if blob.digest == str(EMPTY_DIGEST):
-        await content.put(EMPTY_DIGEST, _EMPTY)
+        await content.put(EMPTY_DIGEST, EMPTY)
     async with content.ingest(blob) as ingest:
         for status in statuses:
             status.had_bytes = blob.size if ingest.committed else ingest.partial.fetched_bytes

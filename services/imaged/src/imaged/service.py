@@ -29,7 +29,7 @@ from common.observe.trace import span
 from common.operations import Operations, cancellable
 from common.records import RecordStore
 from imaged import manifest as documents
-from imaged import meters, pull
+from imaged import meters, resolving
 from imaged.artifact import Artifact
 from imaged.catalog import Catalog, Untagged
 from imaged.configs import Configs
@@ -339,10 +339,10 @@ class Images:
         reference = operation.reference
         chosen = operation.choice.platform
         want = documents.platform_of(chosen) if chosen else self._platform
-        found = await pull.resolve(repository, self._content, needs, reference, top, want)
+        found = await resolving.resolve(repository, self._content, needs, reference, top, want)
         await self._check(reference, repository, found.top, found.manifest_digest)
         if operation.choice.every:
-            found = await pull.resolve_all(repository, self._content, needs, reference, found)
+            found = await resolving.resolve_all(repository, self._content, needs, reference, found)
         work: Unpacking | Artifact
         if found.manifest.artifact_type:
             work = Artifact(

@@ -16,10 +16,10 @@ from common.errors import DataLossError, InvalidArgumentError, NotFoundError
 from imaged import manifest as documents
 from imaged.archive.inflate import compression
 from imaged.catalog import tag_of
-from imaged.manifest import Descriptor, Manifest, Platform
+from imaged.manifest import EMPTY_DIGEST, Descriptor, Manifest, Platform
 from imaged.ports import Spooled, SpooledFile
-from imaged.pull import EMPTY_DIGEST, Resolved
 from imaged.reference import Reference
+from imaged.resolving import Resolved
 from imaged.signed import carried
 
 MAX_IMAGES = 1000
