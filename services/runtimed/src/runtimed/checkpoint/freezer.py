@@ -1,7 +1,7 @@
 """Holding the processes of a container still, by the freezer of its cgroup, with whatever is below it.
 
-crun holds still the cgroup that it makes below a systemd scope, runc the scope. What is below a cgroup that stands still
-says so of itself as well, so that the lowest is asked, and both are let run.
+An OCI runtime does so, too: crun freezes the cgroup that it makes below a systemd scope, runc the scope. So both are let
+run; and the lower one is asked, which says that it stands still whichever of them was frozen.
 """
 
 from pathlib import Path
@@ -60,6 +60,7 @@ def frozen(plan: CgroupPlan) -> bool:
 
 
 def _files(plan: CgroupPlan) -> list[Path]:
+    """What is written to let it run; to the first, to hold it still."""
     if plan.version == 1:
         return [Path(plan.dirs.get("freezer", "/nonexistent")) / "freezer.state"]
     return [Path(directory, "cgroup.freeze") for directory in dict.fromkeys((plan.dirs[""], plan.leaf))]
@@ -69,7 +70,8 @@ async def _write(plan: CgroupPlan, *, still: bool) -> None:
     words = ("THAWED", "FROZEN") if plan.version == 1 else ("0", "1")
 
     def write() -> None:
-        for path in _files(plan)[: 1 if still else None]:
+        files = _files(plan)
+        for path in files[:1] if still else files:
             with path.open("r+") as file:
                 file.write(words[still])
 

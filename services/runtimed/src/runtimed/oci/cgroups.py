@@ -60,9 +60,9 @@ class CgroupPlan(msgspec.Struct, frozen=True):
 
     @property
     def leaf(self) -> str:
-        """Where v2 holds its processes, and its limits to the unit: crun makes a cgroup for them below a scope. Blocking.
+        """Where v2 holds its processes, and their limits exactly: below a scope crun makes a cgroup for both. Blocking.
 
-        systemd keeps the scope's own limits in units of its own, and knows nothing of what is written below it.
+        The scope's own limits are systemd's, which rounds them, and knows nothing of what is written below it.
         """
         directory = self.dirs.get("", "")
         if self.driver != SYSTEMD or not directory:

@@ -1,6 +1,5 @@
 """What runs in a container: start, watch for the end, stop."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -84,9 +83,7 @@ class Tasks:
             UnknownError: the OCI runtime's message; the container is EXITED, 128, StartError.
             UnavailableError: the start was cut off; it may be asked for again.
         """
-        record = selection.find(self._parts.containers.store, "container", name)
-        if self._parts.operations.running(Op.REMOVE.of(record.id)):
-            raise FailedPreconditionError(f"container {record.id}: is being removed")
+        record = self._find_to_start(name)
         asked = machine.StartAsked(cause=RPC)
         await self._parts.operations.join(Op.START.of(record.id), partial(self._start, record.id, asked))
 
@@ -97,10 +94,14 @@ class Tasks:
 
     async def start_again(self, name: str) -> None:
         """Run an EXITED container once more, with what it wrote and its limits of now; raises as `start` does."""
+        record = self._find_to_start(name)
+        await self._parts.operations.join(Op.START.of(record.id), partial(self._start_again, record))
+
+    def _find_to_start(self, name: str) -> ContainerRecord:
         record = selection.find(self._parts.containers.store, "container", name)
         if self._parts.operations.running(Op.REMOVE.of(record.id)):
             raise FailedPreconditionError(f"container {record.id}: is being removed")
-        await self._parts.operations.join(Op.START.of(record.id), partial(self._start_again, record))
+        return record
 
     async def _start_again(self, record: ContainerRecord) -> None:
         asked = machine.StartAgainAsked(cause=RPC)
@@ -379,7 +380,7 @@ class Tasks:
     async def _ended_before_kill(self, container_id: str, stop: _Stop) -> bool:
         while (left_s := stop.kill_at - anyio.current_time()) > 0:
             stop.sooner = anyio.Event()
-            if await self._ended(container_id, min(left_s, math.inf), stop.sooner):
+            if await self._ended(container_id, left_s, stop.sooner):
                 return True
         return False
 
