@@ -104,7 +104,10 @@ def node(place: Place) -> Iterator[DockerCompose]:
     files = ["compose.yml"]
     if SYS_RESOURCE in linux.effective_capabilities():  # an engine in a container lowers no score
         files.append("scores.yml")
-    with DockerCompose(DEPLOY, files, build=True, wait=True) as running:  # up --build --wait
+    made = DockerCompose(DEPLOY, files, build=True, wait=True)
+    # an engine without BuildKit makes all stages for each image: in turn each finds those of the one before
+    compose(made, "build", COMPOSE_PARALLEL_LIMIT="1")
+    with made as running:  # up --build --wait
         yield running
 
 
@@ -123,9 +126,12 @@ async def cri(node: DockerCompose, place: Place) -> AsyncIterator[Client]:
         await client.remove_all()
 
 
-def compose(node: DockerCompose, *arguments: str) -> None:
+def compose(node: DockerCompose, *arguments: str, **environment: str) -> None:
     command = [*node.compose_command_property, *arguments]
-    done = subprocess.run(command, cwd=DEPLOY, capture_output=True, text=True, timeout=COMMAND_S, check=False)
+    env = os.environ | environment
+    done = subprocess.run(
+        command, cwd=DEPLOY, env=env, capture_output=True, text=True, timeout=COMMAND_S, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
