@@ -27,6 +27,7 @@ TESTS = {
     "CVE-2020-15257": f"{E2E}/test_e2e_security.py::test_no_abstract_socket_is_reachable_from_the_nodes_network",
     "CVE-2021-32760": f"{SNAPSHOTD}/test_snapshotd_layers.py::test_hostile_layer_is_refused_in_one_sentence",
     "CVE-2022-23648": f"{E2E}/test_e2e_image_mounts.py::test_a_volume_of_an_image_cannot_lead_out",
+    "CVE-2019-16884": f"{E2E}/test_e2e_image_mounts.py::test_a_volume_of_an_image_cannot_lie_in_proc",
     "CVE-2025-47290": f"{SNAPSHOTD}/test_snapshotd_hostile.py::test_a_stack_shows_what_the_reference_shows",
     "CVE-2022-23471": f"{E2E}/test_e2e_streaming.py::test_attaching_again_and_again_leaves_no_descriptor",
     "CVE-2025-64329": f"{E2E}/test_e2e_streaming.py::test_attaching_again_and_again_leaves_no_descriptor",

@@ -185,6 +185,17 @@ async def test_a_volume_of_an_image_cannot_lead_out(
     ]
 
 
+@pytest.mark.parametrize("path", ["/proc", "/proc/self/attr", "/around/self"])
+async def test_a_volume_of_an_image_cannot_lie_in_proc(cri: Cri, shop: Registry, path: str) -> None:
+    """CVE-2019-16884: what is there in place of the kernel's files makes a confinement that never was."""
+    links = layer([symlink("around", "a/../to"), symlink("to", "/../proc")])
+    image = shop.push("demo/kernels", [busybox_layer(), links], {"Volumes": {path: {}}})
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await create(cri, "volume-proc", image)
+    assert caught.value.code() is CODE.INVALID_ARGUMENT
+    assert path in refusals.told(caught)
+
+
 async def test_a_volume_behind_a_link_is_filled_from_the_image(cri: Cri, shop: Registry) -> None:
     """CVE-2022-23648: a link of the image leads nowhere but into the image."""
     links = layer([symlink("out", "/etc"), symlink("up", "../../../../../../../etc")])

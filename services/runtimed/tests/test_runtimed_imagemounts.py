@@ -1,12 +1,12 @@
-"""Images as volumes: names of their snapshots, and sub paths that stay inside."""
+"""Images as volumes: names of their snapshots, and sub paths that stay inside; and where the volumes of an image lie."""
 
 from pathlib import Path
 
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import UnknownError
-from runtimed.use.bundles import imagemounts
+from common.errors import InvalidArgumentError, UnknownError
+from runtimed.use.bundles import imagemounts, volumes
 
 ID = "ab" * 32
 
@@ -56,3 +56,13 @@ def test_what_is_not_in_the_image_is_refused_with_the_kubelets_prefix(root: Path
     with pytest.raises(UnknownError, match=r"^ImageVolumeMountFailed: mounts\.image_sub_path: ") as caught:
         imagemounts.locate(mount(sub_path=sub_path), str(root))
     assert repr(sub_path) in caught.value.message
+
+
+def test_a_volume_lies_where_the_links_of_the_image_lead(root: Path) -> None:
+    (root / "here").symlink_to("a/../../there")
+    (root / "there").symlink_to("/../deep/./er")
+    (root / "loop").symlink_to("/loop")
+    assert volumes.leads_to("/here//x", str(root)) == "/deep/er/x"
+    assert volumes.leads_to("/none/../x", str(root)) == "/x"
+    with pytest.raises(InvalidArgumentError, match="40 links"):
+        volumes.leads_to("/loop", str(root))

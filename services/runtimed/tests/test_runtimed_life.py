@@ -284,6 +284,14 @@ async def test_an_image_that_names_no_signal_runs_and_can_be_stopped(pods: Pods,
     assert (await pods.status(container_id)).exit_code == 137
 
 
+async def test_an_image_whose_words_are_no_text_is_refused(pods: Pods) -> None:
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config)
+    image = pods.image(Entrypoint=["sleep", "\ud800"])
+    with pytest.raises(InvalidArgumentError, match=r"image\.config: has half of a surrogate pair"):
+        await pods.client.create_container(sandbox_id, pods.container_config(), config, image)
+
+
 async def test_containers_of_a_pod_share_its_pid_namespace_when_it_says_so(pods: Pods) -> None:
     config = pods.sandbox_config(pid=cri.POD)
     sandbox_id = await pods.client.run_sandbox(config)

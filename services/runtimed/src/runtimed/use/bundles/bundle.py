@@ -247,6 +247,10 @@ def _image_config(body: bytes) -> dict[str, Any]:
         raise InvalidArgumentError(f"image.config: is no JSON: {exc}") from exc
     if not isinstance(found, dict) or not isinstance(found.get("config") or {}, dict):
         raise InvalidArgumentError("image.config: it or its config is no JSON object")
+    try:
+        json.dumps(found.get("config"), ensure_ascii=False).encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidArgumentError("image.config: has half of a surrogate pair, which is no text") from exc
     return found
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from common.api.cri.v1 import api_pb2 as cri
-from common.errors import FailedPreconditionError
+from common.errors import FailedPreconditionError, InvalidArgumentError
 from common.sys import linux
 from common.sys.userns import IdMappings
 from runtimed.oci.spec import image_volumes
 
 COPY_S = 300.0
+MAX_LINKS = 40  # of Linux, in one path
 
 
 def make(
@@ -24,6 +25,7 @@ def make(
     the root filesystem, wherever its symbolic links point (CVE-2022-23648); there, ids are mapped already.
 
     Raises:
+        InvalidArgumentError: a volume would lie in /proc.
         FailedPreconditionError: the copy failed.
     """
     taken = {os.path.normpath(mount.container_path) for mount in config.mounts}
@@ -31,6 +33,10 @@ def make(
     for index, path in enumerate(image_volumes(image)):
         if os.path.normpath(path) in taken:
             continue
+        if (
+            leads_to(path, rootfs).split("/")[1] == "proc"
+        ):  # by which runtimes confine what they start (CVE-2019-16884)
+            raise InvalidArgumentError(f"image VOLUME: {path!r} lies in /proc")
         target = directory / str(index)
         shutil.rmtree(target, ignore_errors=True)
         target.mkdir(mode=0o755, parents=True)
@@ -39,6 +45,31 @@ def make(
         _fill(target, path, rootfs)
         made[path] = str(target)
     return made
+
+
+def leads_to(path: str, rootfs: str) -> str:
+    """Where a path leads in a root directory that nobody changes; what is not there counts as a directory.
+
+    Raises:
+        InvalidArgumentError: it has too many links.
+    """
+    waiting, here, links = path.split("/")[::-1], list[str](), 0
+    while waiting:
+        name = waiting.pop()
+        if name == "..":
+            here = here[:-1]
+        elif name not in ("", "."):
+            try:
+                target = str(Path(rootfs, *here, name).readlink())
+            except OSError:
+                here.append(name)
+                continue
+            links += 1
+            if links > MAX_LINKS:
+                raise InvalidArgumentError(f"image VOLUME: {path!r} has more than {MAX_LINKS} links")
+            here = [] if target.startswith("/") else here
+            waiting += target.split("/")[::-1]
+    return "/" + "/".join(here)
 
 
 def _fill(target: Path, path: str, rootfs: str) -> None:
