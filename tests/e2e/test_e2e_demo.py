@@ -18,4 +18,5 @@ def test_the_demo_shows_a_pod_and_leaves_nothing() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     for shown in ("tick 1", "container.started", "RunPodSandbox", "all of it is gone again"):
         assert shown in done.stdout
+    assert "\033" not in done.stdout + done.stderr  # colours are for a terminal
     assert set(Path("/run").glob("slipway-demo-*")) <= before

@@ -21,8 +21,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 
 from common.errors import SlipwayError
+from common.events import told
 from common.events.bus import follow
-from common.events.schema import Envelope
 from common.sys.mounts import unmount_below
 from devtools import bridge, registry
 from devtools.cri import Cri, connect
@@ -69,7 +69,7 @@ def main() -> None:
     try:
         anyio.run(_demo)
     except* (SlipwayError, OSError, subprocess.SubprocessError, grpc.aio.AioRpcError) as group:
-        sys.exit(f"\033[31mdemo failed:\033[0m {_said(group.exceptions[0])}")
+        sys.exit(f"demo failed: {_said(group.exceptions[0])}")
 
 
 def _said(error: BaseException) -> str:
@@ -88,9 +88,13 @@ def step(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        sys.stdout.write("\033[31m✗\033[0m\n")
+        sys.stdout.write(f"{_coloured('✗', 31)}\n")
         raise
-    sys.stdout.write(f"\033[32m✓\033[0m {1e3 * (time.monotonic() - start):.0f} ms\n")
+    sys.stdout.write(f"{_coloured('✓', 32)} {1e3 * (time.monotonic() - start):.0f} ms\n")
+
+
+def _coloured(text: str, colour: int) -> str:
+    return f"\033[{colour}m{text}\033[0m" if sys.stdout.isatty() else text
 
 
 async def _demo() -> None:
@@ -176,23 +180,14 @@ async def _show_events(place: Place, since_ns: int, container_id: str) -> None:
     removed = False
     with anyio.move_on_after(EVENTS_S):
         async for envelope in follow(url, since_ns=since_ns):
-            sys.stdout.write(f"  {_event_line(envelope)}\n")
             fields = envelope.fields()
-            removed = removed or (
-                fields["id"] == container_id and str(fields["type"]).startswith("container.removed")
-            )
-            if str(fields["type"]).startswith("sandbox.removed"):
+            sys.stdout.write(f"  {envelope.source:<9} {told.line(fields)}\n")
+            removed = removed or (told.kind(fields), fields["id"]) == ("container.removed", container_id)
+            if told.kind(fields) == "sandbox.removed":
                 break
     if not removed:
         message = f"the event container.removed of {container_id} did not arrive within {EVENTS_S:.0f} s"
         raise SlipwayError(message)
-
-
-def _event_line(envelope: Envelope) -> str:
-    fields: dict[str, Any] = dict(envelope.fields())
-    kind, object_id = str(fields.pop("type")), str(fields.pop("id"))
-    facts = " ".join(f"{key}={value}" for key, value in fields.items() if value not in ("", 0, [], False))
-    return f"{envelope.seq:>4} {kind:<28} {object_id.removeprefix('sha256:')[:12]:<12} {facts}"[:118]
 
 
 async def _show_trace(spans: Receiver, trace_id: str) -> None:

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from common.digest import Digest
 from common.errors import InvalidArgumentError
-from common.events import subjects
+from common.events import subjects, told
 from common.events.schema import ContainerExited, Envelope, all_events, encoder, envelope_decoder
 
 
@@ -30,6 +30,16 @@ def test_an_old_reader_ignores_new_fields() -> None:
     event = ContainerExited(id="c", sandbox_id="s", exit_code=0, reason="Completed")
     table = msgspec.msgpack.decode(encoder.encode(event)) | {"colour": "blue"}
     assert envelope(msgspec.msgpack.encode(table)).decoded() == event
+
+
+def test_an_event_is_told_to_people_without_what_says_nothing() -> None:
+    fields = {
+        "type": "sandbox.ready.v1", "id": "sha256:" + "a" * 64, "pod": "b" * 64, "image": "app:1",
+        "ips": ["10.0.0.2", "fd00::2"], "error": "", "attempt": 0, "finished_at_ns": 7,
+    }  # fmt: skip
+    line = "sandbox.ready              aaaaaaaaaaaa pod=bbbbbbbbbbbb image=app:1 ips=10.0.0.2 fd00::2"
+    assert told.line(fields) == line
+    assert told.line({"type": "sandbox.removed.v1", "id": "short"}) == "sandbox.removed            short"
 
 
 def test_every_tag_is_kind_verb_version() -> None:

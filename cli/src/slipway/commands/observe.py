@@ -1,6 +1,5 @@
 """events, status."""
 
-import re
 import sys
 import time
 from argparse import Namespace
@@ -13,6 +12,7 @@ import anyio
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError, SlipwayError
+from common.events import told
 from slipway.connect import nats_url, node
 from slipway.options.moments import moment_ns
 from slipway.output import render
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 FILTERS = {"kind": "kind", "verb": "verb", "id": "object_id", "node": "node"}
 QUIET_S = 1.0
-_ID = re.compile(r"[0-9a-f]{32,64}")
 
 
 async def events(arguments: Namespace) -> int:
@@ -129,25 +128,12 @@ def _show(envelope: "Envelope", output: str) -> None:
         }
         sys.stdout.write(json.dumps(line | {"revision": envelope.revision, "event": fields}) + "\n")
     else:
-        kind, object_id = str(fields.pop("type")), str(fields.pop("id")).removeprefix("sha256:")
-        told = {k: v for k, v in fields.items() if v not in ("", 0, [], False) and not k.endswith("_ns")}
-        facts = " ".join(f"{k}={_short(v)}" for k, v in told.items())
-        sys.stdout.write(
-            render.clean(
-                f"{_moment(envelope.at_ns)} {kind.rpartition('.')[0]:<26} {_short(object_id):<12} {facts}"
-            )
-            + "\n"
-        )
+        sys.stdout.write(render.clean(f"{_moment(envelope.at_ns)} {told.line(fields)}") + "\n")
     sys.stdout.flush()
 
 
 def _moment(at_ns: int) -> str:
     return datetime.fromtimestamp(at_ns / 1e9).astimezone().isoformat(timespec="milliseconds")
-
-
-def _short(value: object) -> object:
-    """An id's beginning; all else, such as the name of an image, whole."""
-    return value[:12] if isinstance(value, str) and _ID.fullmatch(value) else value
 
 
 async def status(arguments: Namespace) -> int:

@@ -12,6 +12,7 @@ import anyio
 
 from common.clients.opsd import ask
 from common.errors import FailedPreconditionError, NotFoundError, UnavailableError
+from common.events import told
 from slipway.connect import nats_url, node
 from slipway.output import render, waterfall
 
@@ -43,7 +44,7 @@ async def trace(arguments: Namespace) -> int:
         render.document(found | {"events": events})
         return 0
     columns = shutil.get_terminal_size().columns
-    for line in waterfall.lines(found["spans"], columns) if found["spans"] else _told(events):
+    for line in waterfall.lines(found["spans"], columns) if found["spans"] else _lines(events):
         sys.stdout.write(line + "\n")
     return 0
 
@@ -85,13 +86,12 @@ async def _events(run_dir: str, object_id: str) -> list[dict[str, Any]]:
     return found
 
 
-def _told(events: list[dict[str, Any]]) -> list[str]:
+def _lines(events: list[dict[str, Any]]) -> list[str]:
     """A line for each event, with the time since the first."""
     start = events[0]["at_ns"]
     lines = ["no spans are held of it; what is left are its events:"]
     for each in events:
         since = waterfall.span_of_time((each["at_ns"] - start) / NS_PER_MS)
-        facts = {name: fact for name, fact in each["event"].items() if name not in ("type", "id")}
-        shown = " ".join(f"{name}={fact}" for name, fact in facts.items() if fact not in ("", 0, [], False))
-        lines.append(render.clean(f"{since:>10}  {each['event']['type'].rpartition('.')[0]:<26} {shown}"))
+        event = each["event"]
+        lines.append(render.clean(f"{since:>10}  {told.kind(event):<26} {told.facts(event)}".rstrip()))
     return lines
