@@ -3,7 +3,6 @@
 import hashlib
 import json
 import os
-import socket
 import ssl
 from collections.abc import Callable
 from functools import partial
@@ -16,6 +15,7 @@ import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
 from devtools.cri import Cri
+from devtools.ports import free_port
 from tests.e2e.test_e2e_pods import exited, pod, runs_no_more
 from tests.support.eventually import eventually, until
 from tests.support.node import TestNode
@@ -216,12 +216,6 @@ async def test_a_port_is_forwarded(cri: Cri, busybox: str, host_network: bool, k
         return await in_thread(once, await forward_url(cri, sandbox_id, port))
 
     assert await until(echoed, "nc to listen") == wanted
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port: int = free.getsockname()[1]
-        return port
 
 
 def forwarding(url: str, kind: str) -> Spdy:

@@ -12,6 +12,7 @@ import pytest
 from crid.streaming import spdy
 from crid.streaming.leaving import MAX_OF_CONTAINER
 from devtools.cri import Cri
+from devtools.ports import free_port
 from tests.e2e.test_e2e_pods import pod, runs_no_more, succeeds
 from tests.e2e.test_e2e_streaming import (
     V4,
@@ -22,7 +23,6 @@ from tests.e2e.test_e2e_streaming import (
     exec_url,
     forward_url,
     forwarding,
-    free_port,
     in_thread,
     rss_mib,
 )
