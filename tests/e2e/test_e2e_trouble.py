@@ -1,6 +1,7 @@
 """A full disk: what needs room is refused by name and leaves nothing; what runs goes on."""
 
 import os
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
@@ -11,6 +12,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from common.records import redis
 from devtools import registry
 from devtools.cri import Cri, connect
 from devtools.registry import Registry
@@ -153,4 +155,29 @@ async def test_a_full_disk_never_blocks_a_container_that_logs(
     filler.unlink()
     eventually(lambda: log.stat().st_size > stuck, within_s=20, what="lines after the disk has room")
     assert (await cri.status(container_id)).state == cri_pb.CONTAINER_RUNNING
+    assert await small.differences() == []
+
+
+async def test_a_pod_that_filled_the_disk_is_ended_and_its_room_is_given_back(
+    cri: Cri, small: TestNode, busybox: str, fill: Fill
+) -> None:
+    """As a kubelet evicts it: nobody else makes room."""
+    sandbox_id, container_id = await pod(
+        cri, "glutton", busybox, ["sh", "-c", "while :; do cat /dev/zero >>/big; sleep 0.01; done"]
+    )
+    eventually(lambda: shutil.disk_usage(small.data_dir).free < MIB, within_s=60, what="a full disk")
+    held = fill(0)
+    await accepted(partial(cri.stop, container_id))
+    status = await cri.status(container_id)
+    assert (status.state, status.exit_code) == (cri_pb.CONTAINER_EXITED, 137)
+    await cri.call(cri.runtime.StopPodSandbox, cri_pb.StopPodSandboxRequest(pod_sandbox_id=sandbox_id))
+    request = cri_pb.RemoveImageRequest(image=cri_pb.ImageSpec(image=busybox))
+    await cri.call(cri.images.RemoveImage, request)
+    assert shutil.disk_usage(small.data_dir).free < 4 * MIB
+    await cri.remove(container_id)
+    await cri.remove_sandbox(sandbox_id)
+    held.unlink()
+    client = await redis.connect(f"unix://{small.run_dir}/redis.sock")
+    await until(partial(redis.appends, client), "Redis to write its file again")
+    await client.aclose()
     assert await small.differences() == []

@@ -111,7 +111,8 @@ async def redis(machine: Machine, facts: dict[str, Any]) -> list[Finding]:
     if durable:
         return [Finding("Redis", Level.OK, "answers, and keeps an append-only file")]
     text = "keeps no append-only file: a restart of it loses state, which is rebuilt from copies beside the containers"
-    return [Finding("Redis", Level.WARN, text, "Start it with --appendonly yes.")]
+    fix = "Free its disk, where less than 16 MiB are free; else start it with --appendonly yes."
+    return [Finding("Redis", Level.WARN, text, fix)]
 
 
 async def outboxes(_machine: Machine, facts: dict[str, Any]) -> list[Finding]:

@@ -36,6 +36,7 @@ from runtimed.oci.features import HandlerFeatures
 from runtimed.pressure.watch import PressureWatch
 from runtimed.reconcile import Reconciler
 from runtimed.record import ContainerRecord, SandboxRecord
+from runtimed.redisfile import RedisFile
 from runtimed.service import Service
 from runtimed.servicer import RuntimeServicer
 from runtimed.settings import Settings
@@ -102,6 +103,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     life.start(sandboxes.guard, name="guard of sandboxes")
     life.start(containers.guard, name="guard of containers")
     life.start(PressureWatch(parts).run, name="pressure")
+    life.start(RedisFile(redis, settings.data_dir).run, name="file of Redis")
     servicer = RuntimeServicer(service)
     try:
         await life.serve(partial(_register, servicer, parts.operations), socket_path(settings, DAEMON))
