@@ -46,7 +46,7 @@ class Shelf:
         self.spool_root = root
         catalog, leases = node.images.catalog, node.images.leases
         spools = Spools(root, max_bytes)
-        self._loads = Loads(spools, catalog, leases, node.content, node.layers, spools, local_platform())
+        self._loads = Loads(spools, catalog, leases, node.content, node.images.bringing, local_platform())
         self._saves = Saves(catalog, leases, node.content, Whole(node.content, registry))
 
     async def load(

@@ -127,9 +127,9 @@ async def test_artifacts_are_tagged_pushed_saved_and_loaded_as_they_are(
     async def pieces() -> AsyncIterator[bytes]:
         yield saved
 
-    spools = images._workplace
+    spools = images.bringing._workplace
     assert isinstance(spools, Spools)
-    loads = Loads(spools, images.catalog, images.leases, node.content, node.layers, spools, local_platform())
+    loads = Loads(spools, images.catalog, images.leases, node.content, images.bringing, local_platform())
     loaded = await loads.load(pieces(), name="", replace=False)
     for (record, given), old, name in zip(loaded, records, names, strict=True):
         assert (record.id, record.artifact_type, given) == (old.id, "application/vnd.example.model", (name,))
@@ -155,7 +155,7 @@ async def test_a_registry_need_not_have_the_empty_config(
 async def test_an_archive_need_not_have_the_empty_config(
     node: Node, real_registry: RealRegistry, tools: Tools
 ) -> None:
-    images, spools = node.images, node.images._workplace
+    images, spools = node.images, node.images.bringing._workplace
     assert isinstance(spools, Spools)
     made = artifact_of(tools, {"a": b"body"})
     name = real_registry.push("artifacts/bare", "v1", made)
@@ -173,7 +173,7 @@ async def test_an_archive_need_not_have_the_empty_config(
     async def pieces() -> AsyncIterator[bytes]:
         yield bare.getvalue()
 
-    loads = Loads(spools, images.catalog, images.leases, node.content, node.layers, spools, local_platform())
+    loads = Loads(spools, images.catalog, images.leases, node.content, images.bringing, local_platform())
     [(record, _)] = await loads.load(pieces(), name="", replace=False)
     assert (record.id, record.blobs) == (old.id, old.blobs)
     assert await node.content.read(tools.sha256(b"{}")) == b"{}"
@@ -237,7 +237,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 async def test_a_full_disk_is_told_as_such_and_nothing_is_left(
     node: Node, real_registry: RealRegistry, tools: Tools, small_disk: Path
 ) -> None:
-    node.images._workplace = Spools(small_disk, 1 << 20)
+    node.images.bringing._workplace = Spools(small_disk, 1 << 20)
     name = real_registry.push("artifacts/large", "v1", artifact_of(tools, {"f": b"f" * 100_000}))
     with pytest.raises(ResourceExhaustedError, match="No space left"):
         await node.pull(name)
@@ -268,7 +268,8 @@ async def test_no_image_stands_on_an_artifact(
     await node.pull(name)
     images, content = node.images, node.content
     commits = Commits(
-        images.catalog, images.leases, content, node.layers, Whole(content, registry), images._workplace,
+        images.catalog, images.leases, content, node.layers, Whole(content, registry), images.bringing,
+        images.bringing._workplace,
         local_platform(),
     )  # fmt: skip
     with pytest.raises(

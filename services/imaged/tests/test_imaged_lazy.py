@@ -499,7 +499,10 @@ async def test_who_wants_it_as_a_blob_of_another_platform_hears_that_it_is_damag
         want=local_platform(), until_whole=wait,
     )  # fmt: skip
     spools = Spools(tmp_path / "spools", 1 << 20)
-    artifact = Artifact("app", found, rig.content, rig.layers, spools, rig.leases, Needs(), wait)
+    artifact = Artifact(
+        "app", found, content=rig.content, layers=rig.layers, leases=rig.leases, needs=Needs(),
+        workplace=spools, until_whole=wait,
+    )  # fmt: skip
     for work in (pull, artifact):
         with anyio.fail_after(patience(20)), pytest.raises(FailedPreconditionError, match="another diff ID"):
             await work.run(None, ())

@@ -78,7 +78,7 @@ class Bench:
 def bench(node: Node, transfers: Transfers) -> Bench:
     images, content = node.images, node.content
     spools = Spools(content.ingests, 1 << 30)
-    loads = Loads(spools, images.catalog, images.leases, content, node.layers, spools, local_platform())
+    loads = Loads(spools, images.catalog, images.leases, content, images.bringing, local_platform())
     return Bench(node, transfers, loads, Saves(images.catalog, images.leases, content, images.whole))
 
 

@@ -356,7 +356,7 @@ async def test_short_names_belong_to_the_registry_of_the_setting(
             node.content,
             registry,
             node.layers,
-            workplace=node.images._workplace,
+            workplace=node.images.bringing._workplace,
             task_group=group,
             short_names=real_registry.host,
         )
@@ -370,7 +370,7 @@ async def test_short_names_belong_to_the_registry_of_the_setting(
             registry,
             node.layers,
             task_group=group,
-            workplace=node.images._workplace,
+            workplace=node.images.bringing._workplace,
             short_names="",
         )
         with pytest.raises(InvalidArgumentError, match="short_names"):

@@ -440,8 +440,8 @@ async def loaded(node: Node, policy: Path, body: bytes) -> list[tuple[ImageRecor
     trust = Trust(str(policy), verify, node.content, node.images.leases)
     spools = Spools(node.content.ingests, 1 << 20)
     loads = Loads(
-        spools, node.images.catalog, node.images.leases, node.content, node.layers, spools, local_platform(),
-        trust,
+        spools, node.images.catalog, node.images.leases, node.content,
+        node.images.bringing, local_platform(), trust,
     )  # fmt: skip
 
     async def pieces() -> AsyncIterator[bytes]:

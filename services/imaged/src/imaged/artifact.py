@@ -33,12 +33,13 @@ class Artifact:
         self,
         image: str,
         found: Resolved,
+        *,
         content: Content,
         layers: Layers,
-        workplace: Workplace,
         leases: Leases,
         needs: Needs,
-        until_whole: UntilWhole | None = None,
+        workplace: Workplace,
+        until_whole: UntilWhole,
     ) -> None:
         self._image, self._found = image, found
         self._content, self._layers, self._workplace = content, layers, workplace

@@ -19,11 +19,11 @@ from common.observe.log import get_logger
 from common.observe.trace import span
 from imaged import instructions
 from imaged import manifest as documents
+from imaged.bringing import Bringing
 from imaged.catalog import Catalog, tag_of
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Manifest, Platform
 from imaged.ports import Content, Credentials, Layers, Workplace, WrittenDiff
-from imaged.pull import Unpacking
 from imaged.record import ImageRecord
 from imaged.resolving import Resolved
 from imaged.whole import Whole
@@ -67,8 +67,9 @@ class Commits:
         catalog: has the image below, and gets the new one.
         leases: keep what comes while it has no image yet.
         content: blobs.
-        layers: what containers wrote, and where it becomes a layer.
+        layers: what containers wrote.
         whole: brings what is missing of the image below.
+        bringing: has the new layer unpacked.
         workplace: gives directories to work in.
         want: the platform.
     """
@@ -80,11 +81,13 @@ class Commits:
         content: Content,
         layers: Layers,
         whole: Whole,
+        bringing: Bringing,
         workplace: Workplace,
         want: Platform,
     ) -> None:
         self._catalog, self._leases, self._content = catalog, leases, content
-        self._layers, self._whole, self._workplace, self._want = layers, whole, workplace, want
+        self._layers, self._whole, self._bringing = layers, whole, bringing
+        self._workplace, self._want = workplace, want
 
     async def commit(self, wish: Wish) -> AsyncIterator[ImageRecord | None]:
         """Make an image; the same container, wish and time give the same image.
@@ -123,15 +126,7 @@ class Commits:
                 await self._content.put(Digest.parse(manifest.config.digest), config)
                 await self._content.put(digest, body)
                 found = Resolved(digest, digest, manifest, (str(digest),))
-                work = Unpacking(
-                    name or manifest.config.digest,
-                    found,
-                    content=self._content,
-                    layers=self._layers,
-                    leases=self._leases,
-                    needs=needs,
-                    want=self._want,
-                )
+                work = self._bringing.of(name or manifest.config.digest, found, needs, self._want)
                 record = await work.run(None, ())
                 event = ImageCommitted(id=record.id, reference=name, container_id=wish.snapshot)
                 _log.info("image.committed", image_id=record.id, name=name, snapshot=wish.snapshot)

@@ -10,13 +10,11 @@ from common.errors import InvalidArgumentError
 from common.events.schema import MAX_NAMES, ImageLoaded
 from common.observe.log import get_logger
 from imaged.archive.contents import WHAT, Found, document_of, files_of, images_of
-from imaged.artifact import Artifact
+from imaged.bringing import Bringing
 from imaged.catalog import Catalog
-from imaged.lazy.store import LazyBlobs
 from imaged.leases import Leases, Needs
 from imaged.manifest import Descriptor, Platform, platform_of
-from imaged.ports import Archives, Content, Layers, Spooled, Workplace
-from imaged.pull import Unpacking
+from imaged.ports import Archives, Content, Spooled
 from imaged.record import ImageRecord
 from imaged.signatures import Trust
 from imaged.tree import read_tree
@@ -32,11 +30,9 @@ class Loads:
         catalog: gets the images.
         leases: keep what comes while it has no image yet.
         content: blobs.
-        layers: where they are unpacked.
-        workplace: where the files of artifacts become a layer.
+        bringing: has them unpacked.
         want: the platform.
         trust: holds images to a policy; None lets all pass.
-        lazies: what comes while it is used.
     """
 
     def __init__(
@@ -45,15 +41,12 @@ class Loads:
         catalog: Catalog,
         leases: Leases,
         content: Content,
-        layers: Layers,
-        workplace: Workplace,
+        bringing: Bringing,
         want: Platform,
         trust: Trust | None = None,
-        lazies: LazyBlobs | None = None,
     ) -> None:
-        self._trust, self._lazies = trust, lazies
-        self._archives, self._catalog, self._leases = archives, catalog, leases
-        self._content, self._layers, self._workplace, self._want = content, layers, workplace, want
+        self._archives, self._catalog, self._leases, self._content = archives, catalog, leases, content
+        self._bringing, self._want, self._trust = bringing, want, trust
 
     async def load(
         self, chunks: AsyncIterator[bytes], *, name: str, replace: bool, platform: str = ""
@@ -114,25 +107,10 @@ class Loads:
         for digest, body in bodies.items():
             await self._content.put(Digest.parse(digest), body)
         for digest, file in image.files.items():
-            if self._lazies:
-                await self._lazies.until_whole(digest)
+            await self._bringing.until_whole(digest)
             await self._content.adopt(Descriptor(digest, file.size), file.path)
         what = ", ".join(image.names) or image.resolved.image_id
-        if image.resolved.manifest.artifact_type:
-            artifact = Artifact(
-                what, image.resolved, self._content, self._layers, self._workplace, self._leases, needs
-            )
-            return await artifact.run(None, ())
-        work = Unpacking(
-            what,
-            image.resolved,
-            content=self._content,
-            layers=self._layers,
-            leases=self._leases,
-            needs=needs,
-            want=want,
-        )
-        return await work.run(None, ())
+        return await self._bringing.of(what, image.resolved, needs, want).run(None, ())
 
 
 async def _with_all(archive: Spooled, image: Found) -> Found:

@@ -175,7 +175,7 @@ def _servicer(
     catalog, leases, platform = images.catalog, images.leases, local_platform()
     return ImagesServicer(
         images,
-        Loads(spools, catalog, leases, content, layers, spools, platform, images.trust, images.lazies),
+        Loads(spools, catalog, leases, content, images.bringing, platform, images.trust),
         Saves(catalog, leases, content, images.whole),
         Transfers(
             catalog,
@@ -187,7 +187,7 @@ def _servicer(
             operations=images.operations,
             task_group=life.task_group,
         ),
-        Commits(catalog, leases, content, layers, images.whole, spools, platform),
+        Commits(catalog, leases, content, layers, images.whole, images.bringing, spools, platform),
         collector,
         str(content.blobs),
         lazy=(settings.lazy == "on", frozenset(settings.lazy_handlers)),

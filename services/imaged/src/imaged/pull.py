@@ -75,8 +75,8 @@ class Unpacking:
         leases: Leases,
         needs: Needs,
         want: Platform,
+        until_whole: UntilWhole,
         lazily: Callable[[Descriptor, str], Awaitable[bool]] | None = None,
-        until_whole: UntilWhole | None = None,
     ) -> None:
         self._image = image
         self._found = found
@@ -151,8 +151,7 @@ class Unpacking:
             if await self._lazily(descriptor, self._diff_ids[number]):
                 status.state = LayerState.DONE
                 return
-        if self._until_whole:
-            await self._until_whole(descriptor.digest)
+        await self._until_whole(descriptor.digest)
         async with self._content.ingest(descriptor) as ingest:
             if ingest.committed:
                 status.had_bytes = descriptor.size
@@ -234,7 +233,7 @@ async def keep_all(
     content: Content,
     wanted: Mapping[Descriptor, Iterable[LayerStatus]],
     order: int,
-    until_whole: UntilWhole | None = None,
+    until_whole: UntilWhole,
 ) -> None:
     """Bring blobs that stay as they are, a few at once.
 
@@ -252,8 +251,7 @@ async def keep_all(
 
     async def some() -> None:
         for number, (blob, statuses) in waiting:
-            if until_whole:
-                await until_whole(blob.digest)
+            await until_whole(blob.digest)
             await keep(repository, content, blob, number, statuses)
 
     async with anyio.create_task_group() as group:

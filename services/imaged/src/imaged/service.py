@@ -30,7 +30,7 @@ from common.operations import Operations, cancellable
 from common.records import RecordStore
 from imaged import manifest as documents
 from imaged import meters, resolving
-from imaged.artifact import Artifact
+from imaged.bringing import Bringing
 from imaged.catalog import Catalog, Untagged
 from imaged.configs import Configs
 from imaged.lazy.store import LazyBlobs, LazyPlaces
@@ -38,7 +38,7 @@ from imaged.leases import Leases, Needs
 from imaged.manifest import local_platform
 from imaged.ports import Content, Credentials, Layers, Registry, Repository, Workplace
 from imaged.progress import report
-from imaged.pull import NO_CHOICE, Choice, LayerState, LayerStatus, Operation, Unpacking
+from imaged.pull import NO_CHOICE, Choice, LayerState, LayerStatus, Operation
 from imaged.record import ImageRecord
 from imaged.reference import DEFAULT_DOMAIN, Reference, expanded
 from imaged.signatures import Trust
@@ -106,7 +106,6 @@ class Images:
         self._registry = registry
         self._layers = layers
         self._group = task_group
-        self._workplace = workplace
         self._pinned = pinned
         self._short_names = short_names
         self._listened = listened
@@ -123,6 +122,7 @@ class Images:
             else None
         )
         self.whole = Whole(content, registry, self.lazies)
+        self.bringing = Bringing(content, layers, self.leases, workplace, self.whole.until_whole)
 
     async def pull(
         self,
@@ -343,32 +343,10 @@ class Images:
         await self._check(reference, repository, found.top, found.manifest_digest)
         if operation.choice.every:
             found = await resolving.resolve_all(repository, self._content, needs, reference, found)
-        work: Unpacking | Artifact
-        if found.manifest.artifact_type:
-            work = Artifact(
-                str(reference),
-                found,
-                self._content,
-                self._layers,
-                self._workplace,
-                self.leases,
-                needs,
-                self.whole.until_whole,
-            )
-        else:
-            work = Unpacking(
-                str(reference),
-                found,
-                content=self._content,
-                layers=self._layers,
-                leases=self.leases,
-                needs=needs,
-                want=want,
-                lazily=partial(self.lazies.begin, reference, credentials)
-                if self.lazies and operation.lazy
-                else None,
-                until_whole=self.whole.until_whole,
-            )
+        lazily = (
+            partial(self.lazies.begin, reference, credentials) if self.lazies and operation.lazy else None
+        )
+        work = self.bringing.of(str(reference), found, needs, want, lazily)
         operation.statuses = work.statuses
         known = {layer.digest for record in self._records.all() for layer in record.layers}
         return await work.run(repository, known), str(found.top)
