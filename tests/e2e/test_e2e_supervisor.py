@@ -16,7 +16,7 @@ import pytest
 
 from common.errors import DeadlineExceededError, FailedPreconditionError
 from common.sys.mounts import unmount_below
-from node import main, running
+from node import main, running, waiting
 from node.layout import SERVICES, Layout
 from node.supervisor import Supervisor
 from tests.support.eventually import eventually, until
@@ -109,40 +109,40 @@ async def test_a_node_of_which_nothing_can_be_told_runs_and_stops(layout: Idle) 
 
 async def test_a_node_that_runs_is_up_once_it_is_ready(layout: Idle, monkeypatch: pytest.MonkeyPatch) -> None:
     ready = False
-    monkeypatch.setattr(main, "_healthy", lambda *_: ready)
+    monkeypatch.setattr(waiting, "serves", lambda *_: ready)
     async with supervised(layout):
         await until(layout.state_file.exists, "node.json")
-        join = partial(main._join, layout.run_dir, 0.3)
+        join = partial(waiting.join, layout.run_dir, 0.3)
         with pytest.raises(DeadlineExceededError, match="not ready after"):
             await anyio.to_thread.run_sync(join)
         ready = True
         found = await anyio.to_thread.run_sync(join)
         assert found
         assert found["supervisor"] == os.getpid()
-    assert main._join(layout.run_dir, 0.3) is None
+    assert waiting.join(layout.run_dir, 0.3) is None
 
 
 async def test_of_two_that_start_a_node_at_once_both_wait_for_it(
     layout: Idle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    monkeypatch.setattr(waiting, "serves", lambda *_: True)
     async with supervised(layout):
         await until(layout.state_file.exists, "node.json")
         with subprocess.Popen(["false"]) as refused:
             refused.wait()
-            found = await anyio.to_thread.run_sync(main._wait_ready, layout.run_dir, refused, 5.0)
+            found = await anyio.to_thread.run_sync(waiting.until_ready, layout.run_dir, refused, 5.0)
     assert found["supervisor"] == os.getpid()
 
 
 async def test_a_node_one_of_whose_processes_dies_again_and_again_is_not_up(
     layout: Idle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    monkeypatch.setattr(waiting, "serves", lambda *_: True)
     Path(layout.run_dir, "settings/.crid.toml.new").mkdir(parents=True)
     async with supervised(layout):
         await until(lambda: '"crid": 3' in layout.state_file.read_text(), "it to die three times")
         with pytest.raises(FailedPreconditionError, match=r"crid died 3 times: .*Is a directory"):
-            await anyio.to_thread.run_sync(main._join, layout.run_dir, 5.0)
+            await anyio.to_thread.run_sync(waiting.join, layout.run_dir, 5.0)
 
 
 def test_a_node_that_stops_is_waited_for(layout: Idle) -> None:
@@ -153,7 +153,7 @@ def test_a_node_that_stops_is_waited_for(layout: Idle) -> None:
         eventually(lambda: layout.state_file.exists() and len(pids(layout)) == len(SERVICES), what="the node")
         one.terminate()
         eventually(lambda: '"stopping": true' in layout.state_file.read_text(), what="it to stop")
-        assert main._join(layout.run_dir, 30.0) is None
+        assert waiting.join(layout.run_dir, 30.0) is None
         assert not pids(layout)
 
 
@@ -174,7 +174,7 @@ def test_what_outlives_its_supervisor_is_told_and_ended(
             return int(exc.code or 0), capsys.readouterr().out
         return 0, capsys.readouterr().out
 
-    monkeypatch.setattr(main, "_healthy", lambda *_: True)
+    monkeypatch.setattr(waiting, "serves", lambda *_: True)
     status, said = call("status")
     assert status == main.UNSUPERVISED
     assert all(f"{name:<10} pid {pid:<8} ready\n" in said for name, pid in left.items())

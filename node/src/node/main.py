@@ -1,42 +1,26 @@
 """`slipway-node up | down | status | run | prepare | check`."""
 
 import argparse
-import json
 import os
-import select
 import signal
 import socket
-import subprocess
 import sys
-import time
 import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import anyio
-import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from common.clients import opsd
-from common.errors import (
-    DeadlineExceededError,
-    FailedPreconditionError,
-    InvalidArgumentError,
-    SlipwayError,
-)
+from common.errors import FailedPreconditionError, InvalidArgumentError, SlipwayError
 from common.observe import log
 from common.settings import CommonSettings, refusal, refused_value, without_secrets
-from node import prepare, running
+from node import prepare, running, waiting
 from node.layout import SERVICES, Layout, program
 from node.supervisor import Supervisor, start_detached
 
 READY_S = 60.0
-DOWN_S = 90.0
-HEALTH_S = 2.0
-HOPELESS = 3
-"""A process that died this often since `up` will not answer."""
-LAST_BYTES = 4096
 LAST_PORT = 65_535
 PASSING = 75
 """The exit status (EX_TEMPFAIL) when the machine refused, as a full disk does: systemd tries again."""
@@ -215,40 +199,18 @@ def _up(arguments: argparse.Namespace) -> None:
     layout = _layout(arguments)
     for name in (*(f"{server}-server" for server in layout.servers), *SERVICES):
         program(name)
-    state = _join(arguments.run_dir, arguments.ready_s)
+    state = waiting.join(arguments.run_dir, arguments.ready_s)
     if not state:
         Path(layout.data_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
         Path(layout.run_dir).mkdir(mode=0o711, parents=True, exist_ok=True)
         child = start_detached(layout)
         try:
-            state = _wait_ready(arguments.run_dir, child, arguments.ready_s)
+            state = waiting.until_ready(arguments.run_dir, child, arguments.ready_s)
         except SlipwayError:
             child.terminate()
-            child.wait(DOWN_S)
+            child.wait(waiting.DOWN_S)
             raise
     _print_up(state)
-
-
-def _join(run_dir: str, ready_s: float) -> dict[str, Any] | None:
-    """The state of a node that runs, or that another `up` starts, once it is ready; None when there is none.
-
-    Raises:
-        DeadlineExceededError: it is not ready in time, or stops and does not end.
-        FailedPreconditionError: one of its processes dies again and again.
-    """
-    state = _running(run_dir)
-    if state and state.get("stopping"):
-        _await_end(int(state["supervisor"]))
-    if not running.supervised(run_dir):
-        return None
-    try:
-        return _wait_ready(run_dir, None, ready_s)
-    except _EndedError:
-        return None
-
-
-class _EndedError(FailedPreconditionError):
-    """The node that was waited for has ended."""
 
 
 def _run(arguments: argparse.Namespace) -> None:
@@ -258,9 +220,9 @@ def _run(arguments: argparse.Namespace) -> None:
 
 def _down(arguments: argparse.Namespace) -> None:
     run_dir = arguments.run_dir
-    _running(run_dir)
+    running.refuse_foreign(run_dir)
     if pid := running.supervisor(run_dir):
-        _await_end(pid, signal.SIGTERM)
+        waiting.until_ended(pid, signal.SIGTERM)
     elif os.geteuid() == 0 and (left := running.left(run_dir)):
         lock = running.lock(run_dir)
         try:
@@ -274,32 +236,12 @@ def _down(arguments: argparse.Namespace) -> None:
     sys.stdout.write(f"node in {run_dir} is down\n")
 
 
-def _await_end(pid: int, number: int = 0) -> None:
-    """Wait for the end of a supervisor, and have a signal end it if there is one.
-
-    Raises:
-        DeadlineExceededError: it does not end.
-    """
-    try:
-        handle = os.pidfd_open(pid)
-    except ProcessLookupError:
-        return
-    try:
-        if number:
-            signal.pidfd_send_signal(handle, number)
-        if not select.select([handle], [], [], DOWN_S)[0]:
-            message = f"the supervisor (pid {pid}) did not stop within {DOWN_S:.0f} s"
-            raise DeadlineExceededError(message)
-    finally:
-        os.close(handle)
-
-
 def _status(arguments: argparse.Namespace) -> None:
     run_dir = arguments.run_dir
-    state = _running(run_dir)
+    state = running.state(run_dir)
     pids = state["pids"] if state else running.left(run_dir)
     for name, pid in pids.items():
-        up = "ready" if name not in SERVICES or _healthy(run_dir, name) else "not ready"
+        up = "ready" if name not in SERVICES or waiting.serves(run_dir, name) else "not ready"
         sys.stdout.write(f"{name:<10} pid {pid:<8} {up}\n")
     if not pids:
         sys.stdout.write(f"no node runs in {run_dir}\n")
@@ -307,98 +249,6 @@ def _status(arguments: argparse.Namespace) -> None:
     if not state and not running.supervisor(run_dir):
         sys.stdout.write("their supervisor has gone: `slipway-node up` starts them anew, `down` ends them\n")
         sys.exit(UNSUPERVISED)
-
-
-def _running(run_dir: str) -> dict[str, Any] | None:
-    """node.json of a node whose supervisor lives.
-
-    Raises:
-        FailedPreconditionError: it is systemd or a container engine.
-    """
-    running.refuse_foreign(run_dir)
-    try:
-        state: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
-        supervisor = int(state["supervisor"])
-    except (OSError, ValueError, KeyError):
-        return None
-    return state if running.supervisor(run_dir) == supervisor else None
-
-
-def _wait_ready(run_dir: str, child: "subprocess.Popen[bytes] | None", ready_s: float) -> dict[str, Any]:
-    """Wait for the services of a node whose supervisor is this child, or not ours.
-
-    Raises:
-        DeadlineExceededError: they do not serve in time.
-        FailedPreconditionError: the supervisor has ended, or one of its processes dies again and again.
-    """
-    deadline = time.monotonic() + ready_s
-    waiting: list[str] = list(SERVICES)
-    while time.monotonic() < deadline:
-        if not child and not running.supervised(run_dir):
-            message = f"the node in {run_dir} has ended"
-            raise _EndedError(message)
-        if child and child.poll() is not None and running.supervised(run_dir):
-            child = None  # that of another `up` was faster
-            continue
-        if child and child.poll() is not None:
-            log_file = Path(run_dir, "log/supervisor.log")
-            message = f"the supervisor ended at once: {_last_words(log_file)}: see {log_file}"
-            raise FailedPreconditionError(message)
-        state = _running(run_dir)
-        _check_failures(run_dir, state)
-        if waiting and _healthy(run_dir, waiting[0]):
-            waiting.pop(0)
-        elif not waiting and state:
-            return state
-    if not waiting:
-        message = (
-            f"the services answer, but {run_dir}/node.json is not written: see {run_dir}/log/supervisor.log"
-        )
-        raise DeadlineExceededError(message)
-    message = f"{', '.join(waiting)} not ready after {ready_s:.0f} s: see {run_dir}/log/{waiting[0]}.log"
-    raise DeadlineExceededError(message)
-
-
-def _check_failures(run_dir: str, state: dict[str, Any] | None) -> None:
-    """Give up on a node one of whose processes dies again and again.
-
-    Raises:
-        FailedPreconditionError: with the last line that the process wrote, and where the rest is.
-    """
-    for name, count in (state or {}).get("failures", {}).items():
-        if count >= HOPELESS:
-            path = Path(run_dir, "log", f"{name}.log")
-            message = f"{name} died {count} times: {_last_words(path)}: see {path}"
-            raise FailedPreconditionError(message)
-
-
-def _last_words(path: Path) -> str:
-    """The last line of a log, or what it says when it is one of ours."""
-    try:
-        text = path.read_bytes()[-LAST_BYTES:].decode(errors="replace")
-    except OSError as exc:
-        return exc.strerror or ""
-    lines = text.strip().splitlines() or ["it wrote nothing"]
-    try:
-        record = json.loads(lines[-1])
-    except ValueError:
-        return lines[-1]
-    return (
-        str(record.get("error") or record.get("event", lines[-1])) if isinstance(record, dict) else lines[-1]
-    )
-
-
-def _healthy(run_dir: str, name: str) -> bool:
-    with grpc.insecure_channel(
-        f"unix:{run_dir}/{name}.sock",
-        options=[("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 100)],
-    ) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)
-        try:
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=HEALTH_S, wait_for_ready=True)
-        except grpc.RpcError:
-            return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 def _print_up(state: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from common.errors import AlreadyExistsError, FailedPreconditionError
 from common.observe.log import get_logger
@@ -95,6 +96,21 @@ def refuse_foreign(run_dir: str) -> None:
     if told == SYSTEMD:
         message = f"systemd runs the node in {run_dir}: see `systemctl status 'slipway*'`"
         raise FailedPreconditionError(message)
+
+
+def state(run_dir: str) -> dict[str, Any] | None:
+    """node.json of a node whose supervisor lives.
+
+    Raises:
+        FailedPreconditionError: it is systemd or a container engine.
+    """
+    refuse_foreign(run_dir)
+    try:
+        found: dict[str, Any] = json.loads(Path(run_dir, "node.json").read_text())
+        told = int(found["supervisor"])
+    except (OSError, ValueError, KeyError):
+        return None
+    return found if supervisor(run_dir) == told else None
 
 
 @contextmanager
