@@ -411,6 +411,27 @@ async def test_a_verbose_status_has_the_configuration_without_its_variables(pods
     assert "hunter2" not in told
 
 
+async def test_a_handler_gets_the_annotations_of_pods_that_its_node_allows(pods: Pods) -> None:
+    allowing = {"crun": {"binary": "crun", "allowed_annotations": ["steer.*"]}}
+    pods.daemons.runtimed["handlers"] = json.dumps(allowing)
+    pods.daemons.kill("runtimed")
+    pods.daemons.start("runtimed")
+    try:
+        config = pods.sandbox_config()
+        config.annotations.update({"steer.it": "yes", "other": "no"})
+        sandbox_id = await pods.client.run_sandbox(config)
+        wanted = pods.container_config("sleep", "100")
+        container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+        told = (await pods.client.container_status(container_id, verbose=True)).info["info"]
+    finally:
+        del pods.daemons.runtimed["handlers"]
+        pods.daemons.kill("runtimed")
+        pods.daemons.start("runtimed")
+    made = json.loads(told)["runtimeSpec"]["annotations"]
+    assert made["steer.it"] == "yes"
+    assert "other" not in made
+
+
 async def test_a_shim_that_is_killed_makes_its_container_unknown_once_that_is_gone(pods: Pods) -> None:
     _, container_id, _ = await pods.running("sleep", "100")
     verbose = json.loads((await pods.client.container_status(container_id, verbose=True)).info["info"])

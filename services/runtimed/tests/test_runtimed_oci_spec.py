@@ -101,6 +101,18 @@ def test_command_and_args_replace_those_of_the_image(
     assert process.arguments(command, args, {"Entrypoint": entrypoint, "Cmd": cmd}) == words
 
 
+def test_annotations_that_the_node_allows_steer_the_runtime_the_containers_before_its_pods(
+    tmp_path: Path,
+) -> None:
+    pod = sandbox(annotations={"run.oci.a": "pod", "run.oci.b": "pod", "own": "pod"})
+    own = container(annotations={"run.oci.b": "own", "krun.x": "own", "io.kubernetes.cri.sandbox-id": "x"})
+    allowed = ("run.oci.*", "io.kubernetes.cri.*")
+    found = build(own, tmp_path, sandbox=pod, allowed_annotations=allowed)["annotations"]
+    assert (found["run.oci.a"], found["run.oci.b"]) == ("pod", "own")
+    assert found["io.kubernetes.cri.sandbox-id"] == "s1"
+    assert not {"own", "krun.x"} & found.keys()
+
+
 def test_nothing_to_run_is_refused() -> None:
     with pytest.raises(InvalidArgumentError, match="command: neither"):
         process.arguments([], [], {})

@@ -23,6 +23,8 @@ class Handler(msgspec.Struct, frozen=True, kw_only=True):
     """Its processes live in a kernel of their own and are reached by its command alone, which is runsc's."""
     annotations: dict[str, str] = {}
     """Annotations of every configuration that this runtime gets; they win over those of a request."""
+    allowed_annotations: list[str] = []
+    """Globs of annotations that pods and their containers may steer this runtime by, as io.katacontainers.*; it gets a pod's only so."""
 
 
 def _handlers() -> dict[str, Handler]:

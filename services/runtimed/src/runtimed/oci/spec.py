@@ -1,5 +1,6 @@
 """The OCI configuration of one container."""
 
+from fnmatch import fnmatchcase
 from typing import Any
 
 import msgspec
@@ -61,6 +62,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
         host_caps: what this process may give, as CAP_ names.
         never_made: mount sources that are refused when missing, rather than made.
         ulimits: soft and hard limits by name.
+        allowed_annotations: globs of those that the runtime gets of the pod too, and although they steer it.
         tmpfs: options of file systems in memory by their paths.
         hosts_file: a file to mount on /etc/hosts; "" for none.
         host: where the host's paths are.
@@ -87,6 +89,7 @@ class SpecInput(msgspec.Struct, frozen=True, kw_only=True):
     ulimits: dict[str, tuple[int, int]]
     handler_annotations: dict[str, str]
     host: HostRoot
+    allowed_annotations: tuple[str, ...] = ()
     tmpfs: dict[str, list[str]] = {}
     hosts_file: str = ""
 
@@ -184,11 +187,16 @@ def _namespaces(inp: SpecInput) -> list[dict[str, str]]:
 
 
 def _annotations(inp: SpecInput) -> dict[str, str]:
-    """The request's annotations for hooks, without those that steer the OCI runtime itself (CVE-2024-3154)."""
-    found = {
+    """The request's annotations for hooks, without those that steer the OCI runtime itself (CVE-2024-3154) unless the node allows them."""
+
+    def allowed(key: str) -> bool:
+        return any(fnmatchcase(key, glob) for glob in inp.allowed_annotations)
+
+    found = {key: value for key, value in inp.sandbox.annotations.items() if allowed(key)}
+    found |= {
         key: value
         for key, value in inp.container.annotations.items()
-        if not key.startswith(STEERING_PREFIXES)
+        if allowed(key) or not key.startswith(STEERING_PREFIXES)
     }
     metadata = inp.sandbox.metadata
     prefix = "io.kubernetes.cri"

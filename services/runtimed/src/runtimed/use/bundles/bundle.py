@@ -168,6 +168,7 @@ def _spec_input(
         tmpfs=extras.tmpfs(found.extras),
         hosts_file=hosts_file,
         handler_annotations=handler.annotations,
+        allowed_annotations=tuple(handler.allowed_annotations),
         host=parts.host,
     )
 

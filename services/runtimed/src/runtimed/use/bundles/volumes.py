@@ -33,9 +33,8 @@ def make(
     for index, path in enumerate(image_volumes(image)):
         if os.path.normpath(path) in taken:
             continue
-        if (
-            leads_to(path, rootfs).split("/")[1] == "proc"
-        ):  # by which runtimes confine what they start (CVE-2019-16884)
+        # by what is there, runtimes confine what they start (CVE-2019-16884)
+        if leads_to(path, rootfs).split("/")[1] == "proc":
             raise InvalidArgumentError(f"image VOLUME: {path!r} lies in /proc")
         target = directory / str(index)
         shutil.rmtree(target, ignore_errors=True)
