@@ -27,6 +27,10 @@ def test_settings_are_shown_with_their_sources_and_without_secrets(node: TestNod
     assert found["nats_url"]["value"].startswith("nats://***@")
     changed = node.slipway("config", "show", "runtimed", "--changed").stdout
     assert ("run_dir" in changed, "cgroup_driver" in changed) == (True, False)
+    lines = node.slipway("config", "show", "crid", "runtimed").stdout.splitlines()
+    (mode,) = (line for line in lines if line.startswith("crid") and "socket_mode" in line)
+    assert mode.endswith("  0o660")
+    assert len(mode) < 120 < max(map(len, lines))  # one long value makes no other line long
 
 
 def test_settings_are_judged_by_the_service_that_reads_them(node: TestNode, tmp_path: Path) -> None:

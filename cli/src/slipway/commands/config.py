@@ -43,11 +43,11 @@ async def show(arguments: Namespace) -> int:
         render.document(found)
         return 0
     rows = [
-        (service, known["setting"], _value(known["value"]), known["source"])
+        (service, known["setting"], known["source"], _value(known["setting"], known["value"]))
         for service, settings in found.items()
         for known in settings
     ]
-    render.table(("SERVICE", "SETTING", "VALUE", "SOURCE"), rows)
+    render.table(("SERVICE", "SETTING", "SOURCE", "VALUE"), rows)  # some values are long
     return 0
 
 
@@ -74,7 +74,9 @@ def _known(services: Iterable[str]) -> None:
             raise InvalidArgumentError(message)
 
 
-def _value(value: Any) -> str:
+def _value(setting: str, value: Any) -> str:
+    if setting == "socket_mode":
+        return f"{value:#o}"  # as a file has it
     return value if isinstance(value, str) else json.dumps(value)
 
 
