@@ -26,9 +26,8 @@ def container(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
     if os.geteuid() or root is None:
         pytest.skip("needs root and a unified hierarchy")
     monkeypatch.setattr(cgroup, "_ROOT", str(root))
-    monkeypatch.setattr(
-        cgroup, "is_unified", lambda: True
-    )  # a hybrid layout's has no controllers, and no such file
+    # a hybrid layout's has no controllers, and no such file
+    monkeypatch.setattr(cgroup, "is_unified", lambda: True)
     directory = root / f"slipway-{tmp_path.name}"
     directory.mkdir()
     yield directory

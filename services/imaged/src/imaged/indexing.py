@@ -82,9 +82,9 @@ def index_of(image: str, sources: Iterable[Iterable[Entry]]) -> tuple[str, bytes
     for entries in sources:
         new = {(entry["digest"], _platform(entry)): entry for entry in entries}
         mine = {key[1]: entry for key, entry in new.items() if key not in kept and not _is_of_a_build(entry)}
-        for platform in named & set(mine):
-            raise InvalidArgumentError(f"image {image}: two of its images are for {_named(mine[platform])}")
-        named |= set(mine)
+        if twice := named & mine.keys():
+            raise InvalidArgumentError(f"image {image}: two of its images are for {_named(mine[min(twice)])}")
+        named |= mine.keys()
         kept |= new
     kind = documents.INDEX_TYPES[0]
     body = msgspec.json.encode({"schemaVersion": 2, "mediaType": kind, "manifests": list(kept.values())})

@@ -187,10 +187,8 @@ def _io_v2(directory: str) -> Iterator[Sample]:
 
 
 def _io_v1(directory: str) -> Iterator[Sample]:
-    for scheduler in (
-        "bfq",
-        "throttle",
-    ):  # the first that accounts for anything, as both may see the same I/O
+    # the first that accounts for anything, as both may see the same I/O
+    for scheduler in ("bfq", "throttle"):
         sizes = _by_device(f"{directory}/blkio.{scheduler}.io_service_bytes_recursive")
         counts = _by_device(f"{directory}/blkio.{scheduler}.io_serviced_recursive")
         for number, size in sizes.items():

@@ -112,9 +112,8 @@ def _attend(worker: _socket.socket, pid: int, woken: int) -> tuple[bytes, list[i
 def _receive(worker: _socket.socket) -> tuple[bytes, list[int]]:
     try:
         packet, ancillary, _, _ = worker.recvmsg(MAX_FDS, _ANCILLARY_BYTES, _socket.MSG_CMSG_CLOEXEC)
-    except (
-        ConnectionResetError
-    ):  # said once, when it left with a report unread: what it sent is here all the same
+    except ConnectionResetError:
+        # said once, when it left with a report unread: what it sent is here all the same
         return _receive(worker)
     return packet, memoryview(ancillary[0][2]).cast("i").tolist() if ancillary else []
 

@@ -76,9 +76,8 @@ class HalfStarts:
                 await self._settle(container_id, exited)
                 return "an exit that happened meanwhile was taken"
             if shim is not None and not shim.pid and not young:
-                young = (
-                    True  # shimd died between its directory and its fork, or it has not said yet who it is
-                )
+                # shimd died between its directory and its fork, or it has not said yet who it is
+                young = True
                 await anyio.sleep(YOUNG_S)
                 continue
             if shim is not None and not shim.pid:
