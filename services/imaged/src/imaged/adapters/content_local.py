@@ -292,6 +292,7 @@ class LocalIngest:
         self, content: LocalContent, digest: Digest, path: Path, partial: PartialFile | None
     ) -> None:
         self._content = content
+        self._limiter = content._limiter  # noqa: SLF001 - its other half
         self._digest = digest
         self._path = path
         self._partial = partial
@@ -309,7 +310,7 @@ class LocalIngest:
 
     async def sync(self) -> None:
         if not self.committed:
-            await anyio.to_thread.run_sync(self.partial.sync, limiter=self._content._limiter)  # noqa: SLF001
+            await anyio.to_thread.run_sync(self.partial.sync, limiter=self._limiter)
 
     async def commit(self) -> None:
         if not self.committed:
@@ -318,10 +319,10 @@ class LocalIngest:
 
     async def discard(self) -> None:
         if self.committed:
-            if not await anyio.to_thread.run_sync(self._is_true, limiter=self._content._limiter):  # noqa: SLF001
+            if not await anyio.to_thread.run_sync(self._is_true, limiter=self._limiter):
                 await self._content._delete([str(self._digest)])  # noqa: SLF001
         else:
-            await anyio.to_thread.run_sync(self.partial.restart, limiter=self._content._limiter)  # noqa: SLF001
+            await anyio.to_thread.run_sync(self.partial.restart, limiter=self._limiter)
 
     def _is_true(self) -> bool:
         """Whether the disk still gives the bytes that were stored."""
