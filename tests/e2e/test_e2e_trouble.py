@@ -158,15 +158,21 @@ async def test_a_full_disk_never_blocks_a_container_that_logs(
     assert await small.differences() == []
 
 
+@pytest.mark.parametrize("died", [(), ("runtimed", "redis")], ids=["", "of-a-node-that-began-anew"])
 async def test_a_pod_that_filled_the_disk_is_ended_and_its_room_is_given_back(
-    cri: Cri, small: TestNode, busybox: str, fill: Fill
+    cri: Cri, small: TestNode, busybox: str, fill: Fill, died: tuple[str, ...]
 ) -> None:
     """As a kubelet evicts it: nobody else makes room."""
     sandbox_id, container_id = await pod(
-        cri, "glutton", busybox, ["sh", "-c", "while :; do cat /dev/zero >>/big; sleep 0.01; done"]
+        cri,
+        f"glutton-{len(died)}",
+        busybox,
+        ["sh", "-c", "while :; do cat /dev/zero >>/big; sleep 0.01; done"],
     )
     eventually(lambda: shutil.disk_usage(small.data_dir).free < MIB, within_s=60, what="a full disk")
     held = fill(0)
+    for name in died:
+        small.kill(name)
     await accepted(partial(cri.stop, container_id))
     status = await cri.status(container_id)
     assert (status.state, status.exit_code) == (cri_pb.CONTAINER_EXITED, 137)

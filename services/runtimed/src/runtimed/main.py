@@ -95,6 +95,7 @@ async def _serve(life: Life, settings: Settings) -> None:
     Meter(sandboxes, containers)
     service = Service(parts)
     reconciler = Reconciler(service)
+    life.start(RedisFile(redis, settings.data_dir).run, name="file of Redis")
     await reconciler.load()
     relay = await OutboxRelay.of(settings, DAEMON)
     life.start_once_serving(reconciler.watch, "watches")
@@ -103,7 +104,6 @@ async def _serve(life: Life, settings: Settings) -> None:
     life.start(sandboxes.guard, name="guard of sandboxes")
     life.start(containers.guard, name="guard of containers")
     life.start(PressureWatch(parts).run, name="pressure")
-    life.start(RedisFile(redis, settings.data_dir).run, name="file of Redis")
     servicer = RuntimeServicer(service)
     try:
         await life.serve(partial(_register, servicer, parts.operations), socket_path(settings, DAEMON))
