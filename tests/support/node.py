@@ -205,7 +205,8 @@ def running_node(
     With a `name`, six digits in hexadecimal, a later one is the same node after a reboot.
     """
     name = name or uuid.uuid4().hex[:6]
-    number = int(name[:2], 16)
+    # nodes of tests that run at once seldom have the same subnet
+    subnet = f"10.{240 + int(name[2], 16) % 10}.{int(name[:2], 16)}.0/24"
     node = TestNode(
         run_dir=Path(f"/run/slipway-test-{name}"),
         data_dir=data / "node",
@@ -215,9 +216,7 @@ def running_node(
         programs=programs,
         options=options,
     )
-    bridge.write_conflist(
-        node.data_dir / "cni", node.bridge, f"10.252.{number}.0/24", data / "leases", masquerade=False
-    )
+    bridge.write_conflist(node.data_dir / "cni", node.bridge, subnet, data / "leases", masquerade=False)
     node.logs.mkdir(parents=True, exist_ok=True)
     if failpoints:
         (node.run_dir / failpoint.DIRECTORY).mkdir(parents=True)
