@@ -36,7 +36,7 @@ def test_a_container_of_the_command_outlives_the_next_listing(busybox: str, tmp_
                 ),
                 what="the event of it",
             )
-            eventually(lambda: _readings(node, whole) >= READINGS, what="its use")
+            eventually(lambda: _readings(node, whole) >= READINGS, within_s=60, what="its use")
             about = f"/api/v1/containers/{whole}"
             status, found = ask(node.run_dir, about)
             assert (status, found["state"]) == (200, "running")
