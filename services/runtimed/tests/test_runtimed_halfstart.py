@@ -1,6 +1,6 @@
 """Starts, pauses and resumes whose outcome cannot be written, or asked for, at that moment: nothing runs unseen."""
 
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
@@ -46,9 +46,9 @@ async def created(pods: Pods) -> tuple[str, str]:
     return sandbox_id, await pods.client.create_container(sandbox_id, wanted, config, pods.image())
 
 
-async def start_is_cut_off(pods: Pods, container_id: str) -> None:
+async def is_refused(call: Awaitable[object]) -> None:
     with pytest.raises(UnavailableError):
-        await pods.client.start_container(container_id)
+        await call
 
 
 def processes(container_id: str) -> set[str]:
@@ -66,7 +66,7 @@ async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
     ended = anyio.Event()
 
     async def start() -> None:
-        await start_is_cut_off(pods, container_id)
+        await is_refused(pods.client.start_container(container_id))
         ended.set()
 
     async with anyio.create_task_group() as group:
@@ -100,19 +100,17 @@ async def test_nothing_is_stopped_while_nobody_can_say_whether_it_runs(pods: Pod
     (gate / "begun").unlink(missing_ok=True)
     sandbox_id, container_id = await created(pods)
     async with anyio.create_task_group() as group:
-        group.start_soon(start_is_cut_off, pods, container_id)
+        group.start_soon(is_refused, pods.client.start_container(container_id))
         await until((gate / "begun").exists, "the OCI runtime to begin", within_s=30)
         pods.daemons.kill("runtimed")
     pods.daemons.kill("shimd")
     (gate / "held").unlink()
     await until(lambda: processes(container_id), "its processes", within_s=30)
     pods.daemons.start("runtimed")
-    with pytest.raises(UnavailableError):
-        await pods.client.stop_container(container_id, 0)
-    with pytest.raises(UnavailableError):
-        await pods.client.stop_sandbox(sandbox_id)
-    with pytest.raises(UnavailableError):
-        await pods.client.remove_container(container_id)
+    async with anyio.create_task_group() as group:
+        group.start_soon(is_refused, pods.client.stop_container(container_id, 0))
+        group.start_soon(is_refused, pods.client.stop_sandbox(sandbox_id))
+        group.start_soon(is_refused, pods.client.remove_container(container_id))
     assert processes(container_id)
     assert (pods.daemons.base / "run/runtimed/sandboxes" / sandbox_id).is_dir()
     pods.daemons.start("shimd")
