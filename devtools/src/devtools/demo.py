@@ -25,6 +25,7 @@ from common.events import told
 from common.events.bus import follow
 from common.sys.mounts import unmount_below
 from devtools import bridge, registry
+from devtools.colours import GREEN, RED, coloured
 from devtools.cri import Cri, connect
 from devtools.otlp import Receiver, draw, receiver
 
@@ -88,13 +89,9 @@ def step(what: str) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        sys.stdout.write(f"{_coloured('✗', 31)}\n")
+        sys.stdout.write(f"{coloured('✗', RED)}\n")
         raise
-    sys.stdout.write(f"{_coloured('✓', 32)} {1e3 * (time.monotonic() - start):.0f} ms\n")
-
-
-def _coloured(text: str, colour: int) -> str:
-    return f"\033[{colour}m{text}\033[0m" if sys.stdout.isatty() else text
+    sys.stdout.write(f"{coloured('✓', GREEN)} {1e3 * (time.monotonic() - start):.0f} ms\n")
 
 
 async def _demo() -> None:

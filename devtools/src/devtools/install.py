@@ -25,6 +25,7 @@ from common.errors import SlipwayError
 from common.places import SYSTEMD
 from common.sys.files import replace_file, sync_directory
 from common.sys.mounts import unmount_below
+from devtools.colours import CYAN, RED, coloured
 from devtools.fieldwords import field_words
 from node import running
 from node.layout import SERVICES, Layout
@@ -84,11 +85,11 @@ def main() -> None:
     try:
         arguments.run(arguments)
     except (InstallError, SlipwayError, OSError, subprocess.CalledProcessError) as exc:
-        sys.exit(f"\033[31mdev: {exc}\033[0m")
+        sys.exit(coloured(f"dev: {exc}", RED, sys.stderr))
 
 
 def say(text: str) -> None:
-    sys.stderr.write(f"\033[36m==>\033[0m {text}\n")
+    sys.stderr.write(f"{coloured('==>', CYAN, sys.stderr)} {text}\n")
 
 
 def install(checkout: Path, distributions: list[str]) -> None:
