@@ -141,3 +141,11 @@ def test_an_archive_is_read_with_its_links_and_rubbish_is_told(root: Place, tmp_
     assert (tmp_path / "root" / "real" / "sym").read_text() == "new"
     with pytest.raises(InvalidArgumentError, match="no tar archive"):
         list(from_archive(io.BytesIO(b"rubbish" * 200)))
+
+
+def test_a_name_of_megabytes_is_refused_before_it_is_read() -> None:
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+    whole = long.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20) + archive(regular("one")).getvalue()
+    with pytest.raises(InvalidArgumentError, match="no tar archive: an extended header of more than"):
+        list(from_archive(io.BytesIO(whole)))

@@ -66,3 +66,13 @@ def test_one_whose_packed_end_is_missing_is_told(pack: str) -> None:
     packed = PACKED[pack](tar("one", "two"))
     with pytest.raises(InvalidArgumentError, match="damaged"):
         read(packed[:-9])
+
+
+def test_a_name_of_megabytes_is_refused_before_it_is_read() -> None:
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+    start = tar("one")
+    start = start[: start.rindex(BODY) + -(-len(BODY) // 512) * 512]
+    whole = gzip.compress(start + long.tobuf(tarfile.GNU_FORMAT) + bytes(64 << 20) + tar("two"))
+    with pytest.raises(InvalidArgumentError, match="an extended header of more than"):
+        read(whole)

@@ -18,6 +18,7 @@ from typing import IO
 
 from common.errors import InvalidArgumentError
 from common.sys import linux
+from common.tarmember import Member, members
 
 CHUNK_BYTES = 1 << 20
 MAX_DEPTH = 100
@@ -316,8 +317,8 @@ def from_archive(stream: "IO[bytes]") -> Iterator[Entry]:
         InvalidArgumentError: it is none.
     """
     try:
-        with tarfile.open(fileobj=stream, mode="r|*") as archive:
-            for info in archive:
+        with tarfile.open(fileobj=stream, mode="r|*", tarinfo=Member) as archive:
+            for info in members(archive):
                 yield info, archive.extractfile(info) if info.isreg() else None
     except tarfile.TarError as exc:
         message = f"standard input: is no tar archive: {exc}"

@@ -247,3 +247,15 @@ def test_a_sparse_member_is_refused(tmp_path: Path) -> None:
     (tmp_path / "target").mkdir()
     with pytest.raises(InvalidArgumentError, match="pages-1"):
         archive.unpack(tmp_path / "0.tar", tmp_path / "target")
+
+
+def test_a_name_of_megabytes_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    """The file may be sparse: on the disk it takes next to nothing."""
+    long = tarfile.TarInfo("x")
+    long.type, long.size = tarfile.GNUTYPE_LONGNAME, 64 << 20
+    with (tmp_path / "0.tar").open("wb") as file:
+        file.write(long.tobuf(tarfile.GNU_FORMAT))
+        file.truncate(65 << 20)
+    (tmp_path / "target").mkdir()
+    with pytest.raises(InvalidArgumentError, match="an extended header of more than"):
+        archive.unpack(tmp_path / "0.tar", tmp_path / "target")

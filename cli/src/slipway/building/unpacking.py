@@ -7,18 +7,19 @@ import tarfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import IO, Any, Self
+from itertools import chain
+from typing import IO, Any
 
 import zstandard
 
 from common.errors import InvalidArgumentError
+from common.tarmember import Member, members
 from slipway.files import Entry
 
 _MAX_WINDOW_BYTES = 1 << 27
 _FEED_BYTES = 4 << 10
 """What goes to zstd at once: a block of 128 KiB may be four bytes, so this bounds the memory to 128 MiB."""
 _BUFFER_BYTES = 64 << 10
-_NO_HEADERS = (tarfile.InvalidHeaderError, tarfile.TruncatedHeaderError)  # type: ignore[attr-defined]
 
 
 @contextmanager
@@ -32,11 +33,14 @@ def archive(file: IO[bytes], name: str) -> Iterator[Iterator[Entry] | None]:
     """
     plain = _Plain(file)
     tar = _opened(plain)
-    if tar is None:
+    first = tar.next() if tar else None
+    if tar is None or first is None:
         yield None
         return
     try:
-        yield ((info, tar.extractfile(info) if info.isreg() else None) for info in tar)
+        yield (
+            (info, tar.extractfile(info) if info.isreg() else None) for info in chain([first], members(tar))
+        )
         while plain.read(_BUFFER_BYTES):  # a checksum is at the end
             pass
     except tarfile.TarError as exc:
@@ -46,21 +50,9 @@ def archive(file: IO[bytes], name: str) -> Iterator[Iterator[Entry] | None]:
 
 def _opened(plain: Any) -> tarfile.TarFile | None:
     try:
-        tar = tarfile.open(fileobj=plain, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=_Member)  # noqa: SIM115 - holds nothing
+        return tarfile.open(fileobj=plain, mode="r|", bufsize=_BUFFER_BYTES, tarinfo=Member)
     except tarfile.TarError:
         return None
-    return tar if tar.next() else None
-
-
-class _Member(tarfile.TarInfo):
-    """One that tells of a header that is damaged or cut, which tarfile takes for the end."""
-
-    @classmethod
-    def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
-        try:
-            return super().fromtarfile(tarfile_)
-        except _NO_HEADERS as exc:
-            raise tarfile.ReadError(str(exc)) from exc
 
 
 class _Plain:

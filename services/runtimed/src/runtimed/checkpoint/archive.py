@@ -19,6 +19,7 @@ from typing import IO
 import msgspec
 
 from common.errors import FailedPreconditionError, InvalidArgumentError
+from common.tarmember import Member, members
 
 MANIFEST = "pod.json"
 IMAGES = "checkpoint"
@@ -169,8 +170,8 @@ def _check(path: Path, take: Callable[[tarfile.TarFile, tarfile.TarInfo], None])
     seen: set[str] = set()
     with _open(path) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r:") as tar:
-                for member in tar:
+            with tarfile.open(fileobj=file, mode="r:", tarinfo=Member) as tar:
+                for member in members(tar):
                     plain = member.isreg() and not member.issparse() and member.size >= 0
                     if not plain or not _MEMBER.fullmatch(member.name) or member.name in seen:
                         raise InvalidArgumentError(
