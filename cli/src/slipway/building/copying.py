@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import posixpath
+import re
 import stat
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +22,9 @@ from slipway.building.ignore import Ignore
 from slipway.files import CHUNK_BYTES, Entry, Place, Target, entries
 
 _WILD = "*?["
+_ID = re.compile(r"[0-9]{1,10}")
+MAX_TABLE_BYTES = 1 << 20
+"""Of an image's /etc/passwd and /etc/group, as where its processes get their users."""
 EVERYTHING = Ignore()
 """Leaves nothing out."""
 
@@ -217,18 +221,31 @@ def owner(root: Place, text: str) -> tuple[int, int]:
 
 
 def _ids(root: Place, table: str, name: str) -> tuple[int, int]:
-    if name.isascii() and name.isdecimal() and int(name) < 2**31:
+    if _is_id(name):
         return int(name), int(name)
-    try:
-        with root.opened(f"etc/{table}", os.O_RDONLY | os.O_NONBLOCK) as fd:
-            lines = Path(f"/proc/self/fd/{fd}").read_text(errors="replace").splitlines()
-    except OSError:
-        lines = []
-    for fields in (line.split(":") for line in lines):
-        if fields[0] == name and len(fields) > 3 and fields[2].isdecimal():
-            return int(fields[2]), int(fields[3]) if fields[3].isdecimal() else int(fields[2])
+    for fields in (line.split(":") for line in _lines(root, f"etc/{table}")):
+        if fields[0] == name and len(fields) > 3 and _is_id(fields[2]):
+            return int(fields[2]), int(fields[3]) if _is_id(fields[3]) else int(fields[2])
     message = f"{name!r}: the image's /etc/{table} has no such name"
     raise InvalidArgumentError(message)
+
+
+def _is_id(text: str) -> bool:
+    """Whether it is an id that means something: -1, however it is written, would leave all to root."""
+    return bool(_ID.fullmatch(text)) and int(text) < 2**31
+
+
+def _lines(root: Place, path: str) -> list[str]:
+    """Of a small file of the image, which is hostile: a pipe would never end, nor would a device."""
+    try:
+        with root.opened(path, os.O_PATH) as fd:
+            found = os.fstat(fd)
+            if not stat.S_ISREG(found.st_mode) or found.st_size > MAX_TABLE_BYTES:
+                message = f"the image's /{path} is no regular file of at most {MAX_TABLE_BYTES} bytes"
+                raise InvalidArgumentError(message)
+            return Path(f"/proc/self/fd/{fd}").read_text(errors="replace").splitlines()
+    except OSError:
+        return []
 
 
 def with_content(name: str, content: str) -> Source:
