@@ -27,7 +27,7 @@ from opsd.servicer import MAX_READ, MAX_TEXT, TraceServicer
 from opsd.spans import MAX_READS, Span, SpanStore
 from opsd.web import live
 from opsd.web.assets import Assets
-from opsd.web.guard import Guard
+from opsd.web.guard import Guard, token_of
 from opsd.web.server import Reply, Request, Server
 from tests.support.descriptors import none_left
 from tests.support.eventually import until
@@ -415,6 +415,14 @@ def test_the_token_is_wanted_for_actions_and_for_reading_when_so_set() -> None:
     with pytest.raises(PermissionDeniedError):
         closed.check_reading(request())
     closed.check_reading(request({"authorization": "Bearer t0ken"}))
+
+
+@pytest.mark.parametrize("content", ["", "\n"])
+def test_a_token_that_was_emptied_is_made_anew(tmp_path: Path, content: str) -> None:
+    (tmp_path / "token").write_text(content)
+    token = token_of("", tmp_path / "token")
+    assert (len(token), token_of("", tmp_path / "token")) == (48, token)
+    assert not Guard([], token, anonymous=True).may_act(request({"authorization": "Bearer "}))
 
 
 def test_only_files_of_the_page_are_given(tmp_path: Path) -> None:

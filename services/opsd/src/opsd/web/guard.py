@@ -26,10 +26,12 @@ def token_of(configured: str, path: Path) -> str:
     """The token of the settings, or this node's own, which is made once, mode 0600."""
     if configured:
         return configured
-    if not path.exists():
-        replace_file(path, secrets.token_hex(24).encode())
+    found = path.read_text().strip() if path.exists() else ""
+    if not found:  # also where somebody emptied it: nobody's token would be everybody's
+        found = secrets.token_hex(24)
+        replace_file(path, found.encode())
         path.chmod(0o600)
-    return path.read_text().strip()
+    return found
 
 
 class Guard:
