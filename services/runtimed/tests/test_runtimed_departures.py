@@ -20,7 +20,7 @@ pytestmark = needs("crun")
 
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
-    with running_daemons(reconcile_every_s="1") as found:
+    with running_daemons(reconcile_every_s="0.2") as found:
         yield found
 
 

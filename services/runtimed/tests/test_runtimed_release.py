@@ -36,7 +36,7 @@ exec {plugins}/bridge
 def daemons() -> Iterator[Daemons]:
     name = f"slw{uuid.uuid4().hex[:6]}"
     with running_daemons() as found:
-        found.runtimed["reconcile_every_s"] = "1"  # from its second start on
+        found.runtimed["reconcile_every_s"] = "0.2"  # from its second start on
         (found.base / "bin").mkdir()
         (found.base / "fail").mkdir()
         for plugin in ("host-local", "portmap"):

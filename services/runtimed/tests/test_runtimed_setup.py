@@ -38,7 +38,7 @@ esac
 @pytest.fixture(scope="module")
 def daemons() -> Iterator[Daemons]:
     with running_daemons() as found:
-        found.runtimed["reconcile_every_s"] = "1"  # from its second start on
+        found.runtimed["reconcile_every_s"] = "0.2"  # from its second start on
         (found.base / "bin").mkdir()
         plugin = found.base / "bin" / "obedient"
         plugin.write_text(PLUGIN.format(base=found.base))

@@ -30,7 +30,7 @@ exec crun "$@"
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("stops")
     program = executable(base / "stops-its-shim", STOPS_ITS_SHIM.format(base=base))
-    with running_daemons(**handler("crun", program), reconcile_every_s="1") as found:
+    with running_daemons(**handler("crun", program), reconcile_every_s="0.2") as found:
         program.write_text(program.read_text().replace("$SHIMS", str(found.base / "run" / "shimd" / "shims")))
         yield found
 
