@@ -1,6 +1,5 @@
 """A CNI network of a node's own, and taking it away again."""
 
-import ipaddress
 import json
 import subprocess
 from pathlib import Path
@@ -11,7 +10,6 @@ COMMAND_S = 10
 def write_conflist(directory: Path, bridge: str, subnet: str, data: Path, *, masquerade: bool = True) -> None:
     """A bridge with host-local addresses and port mappings, leases kept in `data`."""
     directory.mkdir(parents=True, exist_ok=True)
-    ipaddress.ip_network(subnet)
     plugins = [
         {
             "type": "bridge",

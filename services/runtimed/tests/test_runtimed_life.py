@@ -106,7 +106,8 @@ async def test_a_pause_that_the_record_does_not_know_ends_with_its_sandbox(pods:
     try:
         assert (await shimd.spawn_pause(sandbox_id)).alive
         await pods.client.stop_sandbox(sandbox_id)
-        assert sandbox_id not in {pause.sandbox_id for pause in await shimd.list_pauses()}
+        _, pauses = await shimd.list()
+        assert sandbox_id not in {pause.sandbox_id for pause in pauses}
     finally:
         await shimd.close()
 

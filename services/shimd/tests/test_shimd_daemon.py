@@ -71,20 +71,19 @@ async def test_containers_live_on_while_shimd_is_dead(node: Node) -> None:
     await attached.close()
     assert msgpack.unpackb((record / "exit.msgpack").read_bytes())["exit_code"] == 6
     async with daemon(node.root) as (_, shimd):
-        assert await shimd.list_shims() == [shim]
-        assert await shimd.list_pauses() == [pause]
-        again = await ShimClient.connect((await shimd.list_shims())[0].socket_path)
+        assert await shimd.list() == ([shim], [pause])
+        again = await ShimClient.connect(shim.socket_path)
         assert (await again.state())["exit"]["exit_code"] == 6
         await again.close()
         await shimd.remove("a")
         await shimd.remove_pause("s")
-        assert await shimd.list_shims() == []
+        assert (await shimd.list())[0] == []
     await client.close()
 
 
 async def test_a_dead_zygote_is_replaced(node: Node) -> None:
     async with daemon(node.root) as (process, shimd):
-        assert await shimd.list_shims() == []
+        assert (await shimd.list())[0] == []
         children = (await anyio.Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text()).split()
         pidfd = os.pidfd_open(int(children[0]))
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)

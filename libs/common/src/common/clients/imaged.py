@@ -9,7 +9,7 @@ from common.api.images.v1 import images_pb2_grpc as rpc
 from common.errors import UnavailableError
 from common.rpc.channel import channel
 
-PULL_TIMEOUT_S = 6 * 3600.0
+MOVING_S = 6 * 3600.0
 """What moves an image ends by its own stall rules; this only bounds a call that nobody looks after."""
 
 MAX_TRIES = 3
@@ -21,7 +21,7 @@ class ImagedClient:
 
     Args:
         socket_path: imaged's socket.
-        timeout_s: deadline of every call that has no `timeout_s` of its own.
+        timeout_s: deadline of every call that moves no image.
     """
 
     def __init__(self, socket_path: str, timeout_s: float = 120) -> None:
@@ -33,7 +33,6 @@ class ImagedClient:
         self,
         reference: str,
         auth: pb.Auth | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
         *,
         priority: int = 0,
         lazy: bool = False,
@@ -53,7 +52,7 @@ class ImagedClient:
         )
         for tries_left in reversed(range(MAX_TRIES)):
             try:
-                async for progress in self._stub.Pull(request, timeout=timeout_s):
+                async for progress in self._stub.Pull(request, timeout=MOVING_S):
                     yield progress
             except UnavailableError:
                 # imaged went away in between; a pull may be asked for again, and goes on where it was
@@ -63,12 +62,10 @@ class ImagedClient:
             else:
                 return
 
-    async def pulled(
-        self, reference: str, auth: pb.Auth | None = None, timeout_s: float = PULL_TIMEOUT_S
-    ) -> pb.Image:
+    async def pulled(self, reference: str) -> pb.Image:
         """Pull an image and wait for it."""
         image = pb.Image()
-        async for progress in self.pull(reference, auth, timeout_s):
+        async for progress in self.pull(reference):
             if progress.HasField("image"):
                 image = progress.image
         return image
@@ -117,7 +114,6 @@ class ImagedClient:
         reference: str,
         target: str = "",
         auth: pb.Auth | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
         *,
         platform: str = "",
         all_platforms: bool = False,
@@ -126,7 +122,7 @@ class ImagedClient:
         request = pb.PushRequest(
             reference=reference, target=target, auth=auth, platform=platform, all_platforms=all_platforms
         )
-        async for progress in self._stub.Push(request, timeout=timeout_s):
+        async for progress in self._stub.Push(request, timeout=MOVING_S):
             yield progress
 
     async def copy(
@@ -135,13 +131,12 @@ class ImagedClient:
         target: str,
         source_auth: pb.Auth | None = None,
         target_auth: pb.Auth | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
     ) -> AsyncIterator[pb.PushProgress]:
         """Copy an image between registries and follow it; leaving early stops the copy."""
         request = pb.CopyRequest(
             source=source, target=target, source_auth=source_auth, target_auth=target_auth
         )
-        async for progress in self._stub.Copy(request, timeout=timeout_s):
+        async for progress in self._stub.Copy(request, timeout=MOVING_S):
             yield progress
 
     async def make_index(
@@ -149,29 +144,26 @@ class ImagedClient:
         target: str,
         sources: "Sequence[tuple[str, pb.Auth | None]]",
         auth: pb.Auth | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
     ) -> AsyncIterator[pb.PushProgress]:
         """Make one image of several of registries, and follow it; leaving early stops it."""
         found = [pb.IndexSource(reference=reference, auth=theirs) for reference, theirs in sources]
         request = pb.MakeIndexRequest(target=target, auth=auth, sources=found)
-        async for progress in self._stub.MakeIndex(request, timeout=timeout_s):
+        async for progress in self._stub.MakeIndex(request, timeout=MOVING_S):
             yield progress
 
     async def commit(
         self,
         request: pb.CommitRequest,
         was_read: Callable[[], Awaitable[None]] | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
     ) -> pb.Image:
         """Make an image of what a container changed; AbortedError when it wrote meanwhile.
 
         Args:
             request: what is wanted.
             was_read: called once the container may write again.
-            timeout_s: deadline.
         """
         image = pb.Image()
-        async for progress in self._stub.Commit(request, timeout=timeout_s):
+        async for progress in self._stub.Commit(request, timeout=MOVING_S):
             if progress.HasField("image"):
                 image = progress.image
             elif was_read:
@@ -186,7 +178,6 @@ class ImagedClient:
         self,
         references: Sequence[str],
         auth: pb.Auth | None = None,
-        timeout_s: float = PULL_TIMEOUT_S,
         *,
         platform: str = "",
         all_platforms: bool = False,
@@ -195,7 +186,7 @@ class ImagedClient:
         request = pb.SaveRequest(
             references=references, auth=auth, platform=platform, all_platforms=all_platforms
         )
-        async for chunk in self._stub.Save(request, timeout=timeout_s):
+        async for chunk in self._stub.Save(request, timeout=MOVING_S):
             yield chunk.piece
 
     async def load(
@@ -205,7 +196,6 @@ class ImagedClient:
         name: str = "",
         replace: bool = False,
         platform: str = "",
-        timeout_s: float = PULL_TIMEOUT_S,
     ) -> "Sequence[pb.LoadedImage]":
         """Take the images of a tar; AlreadyExistsError when a name is another image's, an OSError of the pieces as it is."""
         failed: list[OSError] = []
@@ -220,7 +210,7 @@ class ImagedClient:
                 raise
 
         try:
-            return (await self._stub.Load(requests(), timeout=timeout_s)).images
+            return (await self._stub.Load(requests(), timeout=MOVING_S)).images
         except anyio.get_cancelled_exc_class():
             # gRPC cancels a call whose requests fail, and does not say why
             if failed:

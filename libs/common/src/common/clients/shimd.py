@@ -71,13 +71,10 @@ class ShimdClient:
         )
         return _shim(await self._stub.Spawn(request, timeout=self._timeout_s))
 
-    async def list_shims(self) -> list[Shim]:
+    async def list(self) -> tuple[Sequence[Shim], Sequence[Pause]]:
+        """All that have a directory, alive or dead."""
         answer = await self._stub.List(pb.ListRequest(), timeout=self._timeout_s)
-        return [_shim(shim) for shim in answer.shims]
-
-    async def list_pauses(self) -> list[Pause]:
-        answer = await self._stub.List(pb.ListRequest(), timeout=self._timeout_s)
-        return [_pause(pause) for pause in answer.pauses]
+        return [_shim(shim) for shim in answer.shims], [_pause(pause) for pause in answer.pauses]
 
     async def remove(self, container_id: str, *, force: bool = False) -> None:
         """End a shim whose container does not run, or by force it and its container. Idempotent.

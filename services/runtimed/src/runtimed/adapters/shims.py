@@ -68,15 +68,14 @@ class ProcessShims:
         )
 
     async def list(self) -> tuple[list[ShimState], list[PauseState]]:
-        shims = [
-            ShimState(container_id=s.container_id, pid=s.pid, socket_path=s.socket_path, alive=s.alive)
-            for s in await self._client.list_shims()
-        ]
-        pauses = [
-            PauseState(sandbox_id=p.sandbox_id, pid=p.pid, alive=p.alive)
-            for p in await self._client.list_pauses()
-        ]
-        return shims, pauses
+        shims, pauses = await self._client.list()
+        return (
+            [
+                ShimState(container_id=s.container_id, pid=s.pid, socket_path=s.socket_path, alive=s.alive)
+                for s in shims
+            ],
+            [PauseState(sandbox_id=p.sandbox_id, pid=p.pid, alive=p.alive) for p in pauses],
+        )
 
     async def remove(self, container_id: str, *, force: bool = False) -> None:
         await self._client.remove(container_id, force=force)
