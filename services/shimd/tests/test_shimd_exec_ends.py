@@ -9,7 +9,7 @@ from typing import Any
 import anyio
 import pytest
 
-from common.clients.shim import VERSION, ExecResult, ShimClient
+from common.clients.shim import VERSION, Result, ShimClient
 from common.clients.shimframes import Frames, open_frames
 from common.errors import DeadlineExceededError, UnknownError
 from shimd.shim import cgroup
@@ -101,7 +101,7 @@ async def test_a_runtime_that_ends_soon_after_an_execs_deadline_still_tells_its_
     with gated(node, STUCK) as (runtime, called, gate):
         shim = await node.spawn("a", "sleep", "1000", binary=runtime)
         init = (await shim.start()).pid
-        results: list[ExecResult] = []
+        results: list[Result] = []
 
         async def run() -> None:
             results.append(await shim.exec("e", process_json("sh", "-c", DAEMONS), timeout_s=0.5))
@@ -164,7 +164,7 @@ async def test_an_exec_that_cannot_be_killed_now_is_looked_for_seldom(node: Node
     shim = await node.spawn("a", "sleep", "1000")
     init = (await shim.start()).pid
     events = shim.subscribe()
-    results: list[ExecResult] = []
+    results: list[Result] = []
 
     async def run() -> None:
         results.append(await shim.exec("e", process_json("sh", "-c", DAEMONS), timeout_s=2))

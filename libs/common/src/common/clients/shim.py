@@ -29,18 +29,8 @@ class Started:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ExecResult:
-    """A captured exec's end; after a timeout, what it wrote until then."""
-
-    exit_code: int
-    stdout: bytes
-    stderr: bytes
-    timed_out: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class RuntimeResult:
-    """How a call of the OCI runtime ended."""
+class Result:
+    """How a captured exec or a call of the OCI runtime ended; after a timeout, what it wrote until then."""
 
     exit_code: int
     stdout: bytes
@@ -54,6 +44,15 @@ def _started(reply: Message) -> Started:
         started_at_ns=reply["started_at_ns"],
         runtime_begin_ns=reply["runtime_begin_ns"],
         runtime_end_ns=reply["runtime_end_ns"],
+    )
+
+
+def _result(reply: Message) -> Result:
+    return Result(
+        exit_code=reply["exit_code"],
+        stdout=reply["stdout"],
+        stderr=reply["stderr"],
+        timed_out=reply["timed_out"],
     )
 
 
@@ -140,7 +139,7 @@ class ShimClient:
 
     async def exec(
         self, exec_id: str, process: bytes, *, timeout_s: float = 0, traceparent: str = ""
-    ) -> ExecResult:
+    ) -> Result:
         """Run an OCI process.json and collect its output; 0 s is no timeout.
 
         A timeout of the process is no error: the result says `timed_out`, and no process of it is left.
@@ -153,13 +152,7 @@ class ShimClient:
         """
         fields = {"exec_id": exec_id, "process": process, "timeout_s": timeout_s, "traceparent": traceparent}
         deadline = timeout_s + CALL_S if timeout_s else None
-        reply = await self._call("exec", deadline, **fields)
-        return ExecResult(
-            exit_code=reply["exit_code"],
-            stdout=reply["stdout"],
-            stderr=reply["stderr"],
-            timed_out=reply["timed_out"],
-        )
+        return _result(await self._call("exec", deadline, **fields))
 
     async def exec_detached(self, exec_id: str, process: bytes, *, traceparent: str = "") -> None:
         """Start an OCI process.json that goes on by itself; its output is dropped. Raises as `exec` does."""
@@ -193,16 +186,10 @@ class ShimClient:
 
     async def runtime(
         self, args: list[str], *, stdin: bytes = b"", deadline_s: float = 60, traceparent: str = ""
-    ) -> RuntimeResult:
+    ) -> Result:
         """Call the OCI runtime with the shim's root and in its mount namespace: update, pause, ps, features."""
         fields = {"args": args, "stdin": stdin, "deadline_s": deadline_s, "traceparent": traceparent}
-        reply = await self._call("runtime", deadline_s + CALL_S, **fields)
-        return RuntimeResult(
-            exit_code=reply["exit_code"],
-            stdout=reply["stdout"],
-            stderr=reply["stderr"],
-            timed_out=reply["timed_out"],
-        )
+        return _result(await self._call("runtime", deadline_s + CALL_S, **fields))
 
     async def subscribe(self) -> AsyncGenerator[Message, None]:
         """Events, what already happened first; ends when the shim goes.
