@@ -80,6 +80,7 @@ async def test_changes_asked_for_at_once_go_together_and_each_has_its_own_answer
     }
     assert await client.xlen(outbox_key("n1", "runtimed")) == 60
     assert (await client.info("stats"))["total_connections_received"] - before < 10, "a connection for each"
+    assert "cmdstat_script|exists" not in await client.info("commandstats"), "a trip for nothing"
 
 
 def _sized(thing: Thing, size: int) -> Thing:

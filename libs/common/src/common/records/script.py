@@ -150,7 +150,8 @@ class TransitionScript:
             return [await self._alone(together[0])]
         trip = self._redis.pipeline(transaction=False)
         for asked in together:
-            await self._script(keys=asked.keys, args=asked.args, client=trip)
+            # a script that is called as one asks in a trip of its own whether Redis has it
+            trip.evalsha(self._script.sha, len(asked.keys), *asked.keys, *asked.args)
         found = await trip.execute(raise_on_error=False)
         # a Redis that was started again meanwhile has not got the script yet
         return [
