@@ -3,6 +3,7 @@
 import threading
 
 import anyio
+import anyio.lowlevel
 import pytest
 
 from common.sys.threads import Together
@@ -32,6 +33,24 @@ async def test_steps_that_come_during_a_turn_share_the_next_in_their_order() -> 
         go.set()
     assert [number for number, _ in ran] == list(range(20))
     assert len({thread for _, thread in ran}) == 1
+
+
+async def test_the_steps_of_a_turn_return_at_once_so_that_what_follows_goes_together_too() -> None:
+    together = Together()
+    returned: list[int] = []
+    seen: list[int] = []
+
+    async def one(number: int) -> None:
+        await together.run(lambda: None)
+        returned.append(number)
+        if len(returned) == 1:
+            await anyio.lowlevel.checkpoint()  # as long as a trip to Redis waits for others
+            seen.append(len(returned))
+
+    async with anyio.create_task_group() as group:
+        for number in range(20):
+            group.start_soon(one, number)
+    assert seen == [20]
 
 
 async def test_each_caller_has_its_own_result_or_error() -> None:

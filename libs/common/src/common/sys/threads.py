@@ -42,7 +42,8 @@ async def in_own_thread(work: Callable[[], T], name: str) -> T:
 class Together:
     """Small steps on a disk: those that come while a thread is at work go together in its next turn, in their order.
 
-    A turn of a thread takes longer than a rename, and sixty layers are thrown away at once.
+    A turn of a thread takes longer than a rename, and sixty layers are thrown away at once. All steps of a turn return at once,
+    too: what their callers do next may go together again.
     """
 
     def __init__(self) -> None:
@@ -53,27 +54,37 @@ class Together:
         """Run it; a cancelled caller waits for its end, as with `anyio.to_thread.run_sync`."""
         step = _Step(work)
         self._waiting.append(step)
-        with anyio.CancelScope(shield=True):
-            async with self._turn:
-                if not step.done:
-                    steps, self._waiting = self._waiting, []
-                    await anyio.to_thread.run_sync(_run, steps)
+        with anyio.CancelScope(shield=True):  # others wait for it
+            if len(self._waiting) == 1:
+                await self._take_turn()
+            else:
+                await step.ended.wait()
         return step.result()
+
+    async def _take_turn(self) -> None:
+        steps: Sequence[_Step[Any]] = ()
+        try:
+            async with self._turn:
+                steps, self._waiting = self._waiting, []
+                await anyio.to_thread.run_sync(_run, steps)
+        finally:
+            for step in steps:
+                step.ended.set()
 
 
 class _Step(Generic[T]):
     def __init__(self, work: Callable[[], T]) -> None:
         self._work = work
         self._result: T
-        self._error: BaseException | None = None
-        self.done = False
+        self._error: BaseException | None = RuntimeError("no thread ran it")
+        self.ended = anyio.Event()
 
     def run(self) -> None:
         try:
             self._result = self._work()
+            self._error = None
         except BaseException as error:  # noqa: BLE001 - carried to the caller
             self._error = error
-        self.done = True
 
     def result(self) -> T:
         if self._error is not None:
