@@ -3,7 +3,7 @@
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Iterator
 from contextlib import contextmanager
 from functools import partial
 
@@ -129,6 +129,15 @@ async def test_an_exit_while_nats_hangs_is_caught_up(cri: Cri, node: TestNode, b
     assert await node.differences() == []
 
 
+async def is_refused(call: Awaitable[object]) -> None:
+    with (
+        pytest.raises(grpc.aio.AioRpcError, match="Redis") as caught,
+        anyio.fail_after(3 * ANSWER_S + 10),
+    ):
+        await call
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
 async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kept(
     cri: Cri, node: TestNode, busybox: str
 ) -> None:
@@ -139,13 +148,9 @@ async def test_while_redis_hangs_requests_are_refused_in_time_and_an_exit_is_kep
     await cri.start(staying)
     wanted = cri.container_config("late", busybox, ["true"])
     with frozen(node, "redis"):
-        for call in (lambda: cri.create(sandbox_id, wanted, sandbox), lambda: cri.stop(staying, 0)):
-            with (
-                pytest.raises(grpc.aio.AioRpcError, match="Redis") as caught,
-                anyio.fail_after(3 * ANSWER_S + 10),
-            ):
-                await call()
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        async with anyio.create_task_group() as group:
+            group.start_soon(is_refused, cri.create(sandbox_id, wanted, sandbox))
+            group.start_soon(is_refused, cri.stop(staying, 0))
         assert (await cri.status(staying)).state == cri_pb.CONTAINER_RUNNING
     assert ((await exited(cri, ending)).exit_code, (await cri.status(ending)).finished_at > 0) == (9, True)
     late = await cri.create(sandbox_id, wanted, sandbox)
