@@ -46,12 +46,13 @@ class Bars:
         """Say under the bars how much of all there is, and how long the rest will take; None for not known."""
         if self._progress is None or not self._tasks:
             return
+        tasks = [task for task in self._progress.tasks if task.id != self._tasks.get(_ALL)]
+        total = sum(task.total for task in tasks)
         if _ALL not in self._tasks:
-            self._tasks[_ALL] = self._progress.add_task("all", state="")
-        tasks = [task for task in self._progress.tasks if task.id != self._tasks[_ALL]]
+            self._tasks[_ALL] = self._progress.add_task("all", total=total, state="")
         self._progress.update(
             self._tasks[_ALL],
-            total=sum(task.total for task in tasks),
+            total=total,
             completed=sum(task.completed for task in tasks),
             state="" if seconds is None else f"{seconds:.0f} s left",
         )
