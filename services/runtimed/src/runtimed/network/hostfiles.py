@@ -1,4 +1,4 @@
-"""The files that a sandbox's containers see as /etc/resolv.conf and /etc/hostname."""
+"""The files that a sandbox's containers see as /etc/resolv.conf and /etc/hostname, and those of the host."""
 
 import ipaddress
 import re
@@ -8,7 +8,7 @@ from typing import Any
 from common.errors import InvalidArgumentError
 from common.sys.hostroot import HostRoot
 
-HOST_RESOLV_CONF = "/etc/resolv.conf"
+HOST_RESOLV_CONF, HOSTS = "/etc/resolv.conf", "/etc/hosts"
 UPSTREAM_RESOLV_CONF = "/run/systemd/resolve/resolv.conf"
 """Where systemd-resolved has the servers behind its own on loopback."""
 MAX_RESOLV_CONF_BYTES = 1 << 20
@@ -54,6 +54,11 @@ def _read(host: HostRoot, path: str) -> bytes:
             return file.read(MAX_RESOLV_CONF_BYTES)
     except FileNotFoundError:
         return b""
+
+
+def host_hosts(host: HostRoot) -> str:
+    """The host's own /etc/hosts; empty without one. Blocking."""
+    return _read(host, HOSTS).decode(errors="replace")
 
 
 def _only_loopback(content: bytes) -> bool:

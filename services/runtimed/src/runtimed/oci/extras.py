@@ -55,9 +55,14 @@ def ulimits(wanted: pb.ContainerExtras) -> dict[str, tuple[int, int]]:
     return {one.name: (one.soft, one.hard) for one in wanted.ulimits}
 
 
-def hosts(wanted: pb.ContainerExtras, hostname: str, ips: Iterable[str]) -> str:
-    """The content of /etc/hosts; empty when the image's is to stay."""
-    if not wanted.hosts:
-        return ""
-    own = [f"{ip}\t{hostname}" for ip in ips]
-    return "\n".join([*_LOCAL, *own, *(f"{one.address}\t{one.name}" for one in wanted.hosts)]) + "\n"
+def hosts(wanted: pb.ContainerExtras, hostname: str, ips: Iterable[str], node: str = "") -> str:
+    """The content of /etc/hosts.
+
+    Args:
+        wanted: more lines.
+        hostname: what the addresses are called.
+        ips: of the sandbox.
+        node: the node's own file, where its network is the sandbox's; it begins with that.
+    """
+    begin = node.splitlines() or [*_LOCAL, *(f"{ip}\t{hostname}" for ip in ips)]
+    return "\n".join([*begin, *(f"{one.address}\t{one.name}" for one in wanted.hosts)]) + "\n"

@@ -57,7 +57,7 @@ class Parts:
         return self.run_dir / "bundles" / container_id
 
     def record_dir(self, container_id: str) -> Path:
-        """Where the record's copy, the exit record and the image volumes are."""
+        """Where the record's copy, the exit record, /etc/hosts and the image volumes are."""
         return self.data_dir / "containers" / container_id
 
     async def here(self, path: Path) -> Path:

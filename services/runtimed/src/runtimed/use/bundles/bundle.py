@@ -1,6 +1,7 @@
 """The OCI bundle of a container: its configuration and its image volumes."""
 
 import json
+import os
 import shutil
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, InvalidArgumentError, NotFoundError
 from common.sys.userns import IdMappings
 from runtimed import convert, processes, signals
+from runtimed.network import hostfiles
 from runtimed.oci import capabilities, cgroups, extras, idmaps, scope, spec
 from runtimed.oci.cgroups import CgroupPlan
 from runtimed.ops import Op
@@ -95,7 +97,7 @@ def _write(parts: Parts, found: _Findings) -> dict[str, Any]:
             container=_with_mounts(found, held),
             ids=ids,
             cgroup=cgroup,
-            hosts_file=_write_hosts(bundle / HOSTS, found),
+            hosts_file=_write_hosts(parts, found, ids),
         )
     )
     (bundle / CONFIG).write_text(json.dumps(made))
@@ -124,13 +126,21 @@ def _with_mounts(found: _Findings, held: dict[str, str]) -> cri.ContainerConfig:
     return config
 
 
-def _write_hosts(path: Path, found: _Findings) -> str:
-    """Where the container's /etc/hosts is; empty when none is asked for. Blocking."""
-    text = extras.hosts(found.extras, found.sandbox.hostname, found.sandbox.ips)
-    if not text:
+def _write_hosts(parts: Parts, found: _Findings, ids: IdMappings | None) -> str:
+    """Where the container's /etc/hosts is; empty when it mounts one of its own, as a kubelet has it. Blocking.
+
+    Few images have one, and without it nobody finds localhost, nor the container itself by its name.
+    """
+    if any(mount.container_path == hostfiles.HOSTS for mount in found.config.mounts):
         return ""
+    node = "" if "network" in found.namespaces else hostfiles.host_hosts(parts.host)
+    text = extras.hosts(found.extras, found.sandbox.hostname, found.sandbox.ips, node)
+    path = parts.record_dir(found.record.id) / HOSTS
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     path.chmod(0o644)
+    if ids:
+        os.chown(path, ids.uids.to_host(0), ids.gids.to_host(0))
     return str(path)
 
 
