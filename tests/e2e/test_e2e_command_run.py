@@ -39,6 +39,9 @@ pytestmark = [pytest.mark.e2e, pytest.mark.root, pytest.mark.timeout(120)]
             "1",
         ),
         (["--add-host", "db:10.1.2.3"], "grep -w db /etc/hosts", "10.1.2.3\tdb"),
+        (["--network", "none"], "grep -w 127.0.0.1 /etc/hosts", "127.0.0.1\tlocalhost"),
+        (["--hostname", "here"], 'grep -c "^$(hostname -i)[[:space:]]here$" /etc/hosts', "1"),
+        (["--pids-limit", "-1"], "echo ran", "ran"),
         (
             ["--dns", "10.9.8.7", "--dns-search", "example"],
             "cat /etc/resolv.conf",

@@ -158,3 +158,20 @@ async def test_a_cpu_time_that_no_kernel_takes_is_refused_by_name(pods: Pods, fi
     setattr(change, field, 500)
     with pytest.raises(InvalidArgumentError, match=f"{field} 500"):
         await update(pods, container_id, change)
+
+
+@pytest.mark.parametrize("handler", ["crun", "runc"])
+async def test_a_limit_of_processes_is_taken_away_and_none_is_one(pods: Pods, handler: str) -> None:
+    if not shutil.which(handler):
+        pytest.skip(f"needs {handler}")
+    config = pods.sandbox_config()
+    sandbox_id = await pods.client.run_sandbox(config, handler)
+    wanted = pods.container_config("sleep", "1000")
+    wanted.linux.resources.unified["pids.max"] = "max"
+    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
+    await pods.client.start_container(container_id)
+    for limit in ("50", "max"):
+        await update(pods, container_id, cri.LinuxContainerResources(unified={"pids.max": limit}))
+        found = {path.read_text().strip() for path in cgroups.files(container_id, "pids.max")}
+        assert found == {limit}
+        assert (await pods.status(container_id)).resources.linux.unified["pids.max"] == limit

@@ -23,6 +23,7 @@ V2 = 2
 CGROUPFS, SYSTEMD = "cgroupfs", "systemd"
 MIN_SHARES, MAX_SHARES = 2, 262144
 MIN_CPU_US = 1000
+NO_LIMIT = "max"
 CRUN_SUBGROUP = "container"  # below a systemd scope, which is systemd's to write
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")
@@ -172,8 +173,9 @@ def resources(res: Any, version: int) -> dict[str, Any]:
     unified = _unified(res, version)
     cpu = _cpu(res, version, unified)
     memory = _memory(res)
-    if version == 1 and "pids.max" in unified:
-        found["pids"] = {"limit": _pids(unified.pop("pids.max"))}
+    processes = _pids(unified.pop("pids.max", NO_LIMIT)) if version == 1 else None
+    if processes is not None:
+        found["pids"] = {"limit": processes}
     pages = hugepages.limits(res.hugepage_limits, version)
     if cpu:
         found["cpu"] = cpu
@@ -245,6 +247,12 @@ def unlimit_cpu(plan: CgroupPlan) -> None:
             (directory / "cpu.max").write_text("max")
 
 
+def unlimit_pids(plan: CgroupPlan) -> None:
+    """Take the limit of processes of version 1 away. Blocking."""
+    if plan.version == 1 and "pids" in plan.dirs:
+        (Path(plan.dirs["pids"]) / "pids.max").write_text(NO_LIMIT)
+
+
 def _memory(res: Any) -> dict[str, Any]:
     memory: dict[str, Any] = {}
     limit, swap = res.memory_limit_in_bytes, res.memory_swap_limit_in_bytes
@@ -278,7 +286,10 @@ def _unified(res: Any, version: int) -> dict[str, str]:
     return dict(res.unified)
 
 
-def _pids(text: str) -> int:
-    if text != "max" and not _NUMBER.fullmatch(text):
+def _pids(text: str) -> int | None:
+    """Processes of version 1; None for no limit, which a new cgroup has, and crun 1.8 cannot write."""
+    if text == NO_LIMIT:
+        return None
+    if not _NUMBER.fullmatch(text):
         raise InvalidArgumentError(f"unified: pids.max {text!r} is no number")
-    return -1 if text == "max" else int(text)
+    return int(text)

@@ -106,6 +106,8 @@ class Limits:
             held = await anyio.to_thread.run_sync(limitfiles.read, record.cgroup, change.unified)
         try:
             await self._set(record, change)
+            if record.cgroup and change.unified.get("pids.max") == cgroups.NO_LIMIT:
+                await anyio.to_thread.run_sync(cgroups.unlimit_pids, record.cgroup)
             if record.cgroup and change.oom_score_adj:
                 await anyio.to_thread.run_sync(_adjust, record.cgroup.task_dir, score)
         except SlipwayError:  # a runtime sets one after the other, and stops at the first that is refused
