@@ -4,11 +4,11 @@ from argparse import Namespace
 
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import FailedPreconditionError
-from slipway.commands.signals import signal_number
 from slipway.connect import Node
 from slipway.containers import stopping
 from slipway.containers.batch import each
 from slipway.containers.removal import remove
+from slipway.options.signals import signal_number
 
 
 async def stop(arguments: Namespace) -> int:

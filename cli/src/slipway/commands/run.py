@@ -11,13 +11,13 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import FailedPreconditionError, SlipwayError, UnavailableError
 from slipway import exitcode
-from slipway.commands.signals import signal_number
 from slipway.connect import Node, node, runtimed, shim_of
 from slipway.containers.batch import each
 from slipway.containers.creation import make
 from slipway.containers.ending import final_code
 from slipway.containers.hold import kept, until_gone
 from slipway.containers.stopping import stop
+from slipway.options.signals import signal_number
 from slipway.output import render
 from slipway.streams import conversation, terminal
 from slipway.streams.attachment import attached, forward_signals, log_path

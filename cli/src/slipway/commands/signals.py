@@ -1,14 +1,13 @@
 """kill, pause, unpause: what only runtimed offers for a container that runs."""
 
-import signal
 from argparse import Namespace
 from collections.abc import Callable
 from typing import Any
 
 from common.api.runtime.v1 import runtime_pb2 as pb
-from common.errors import InvalidArgumentError
 from slipway.connect import Node, runtimed
 from slipway.containers.batch import each
+from slipway.options.signals import signal_number
 
 
 async def kill(arguments: Namespace) -> int:
@@ -44,19 +43,3 @@ async def _each(arguments: Namespace, method: str, request: Callable[[str], Any]
             await getattr(backend, method)(request((await on.container(name)).id))
 
         return await each(arguments.run_dir, arguments.container, act)
-
-
-def signal_number(text: str) -> int:
-    """The signal of this name, with or without SIG, or number.
-
-    Raises:
-        InvalidArgumentError: there is none.
-    """
-    word = text.upper().removeprefix("SIG")
-    if word.isascii() and word.isdecimal() and 0 < int(word[:9]) <= signal.SIGRTMAX:
-        return int(word)
-    known = signal.Signals.__members__.get(f"SIG{word}")
-    if known is None:
-        message = f"--signal {text!r}: want a name such as TERM, or a number up to {int(signal.SIGRTMAX)}"
-        raise InvalidArgumentError(message)
-    return int(known)

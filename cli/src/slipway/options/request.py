@@ -9,7 +9,7 @@ from common.api.cri.v1 import api_pb2 as cri
 from common.api.runtime.v1 import runtime_pb2 as pb
 from common.errors import InvalidArgumentError
 from slipway.connect import OWNER
-from slipway.options import limits, mounts, security, variables
+from slipway.options import limits, mounts, security, signals, variables
 
 NAMESPACE = "slipway"
 """Namespace of the pods that `run` makes."""
@@ -88,7 +88,7 @@ def container(options: Namespace, name: str, image_id: str) -> cri.ContainerConf
         # A terminal outlives whoever detaches from it; the end of a pipe is told.
         stdin_once=options.interactive and not options.detach and not options.tty,
         tty=options.tty,
-        stop_signal=_stop_signal(options.stop_signal),
+        stop_signal=signals.stop_signal(options.stop_signal),
     )
     resources = config.linux.resources
     limits.limits(resources, options)
@@ -132,16 +132,6 @@ def _server(text: str) -> str:
         message = f"--dns {text!r}: want an IP address"
         raise InvalidArgumentError(message)
     return text
-
-
-def _stop_signal(text: str) -> cri.Signal.ValueType:
-    name = f"SIGNAL_SIG{text.upper().removeprefix('SIG')}"
-    if not text:
-        return cri.SIGNAL_RUNTIME_DEFAULT
-    if name not in cri.Signal.keys():  # noqa: SIM118 - an enum of protobuf, no table
-        message = f"--stop-signal {text!r}: want a signal's name, such as SIGQUIT"
-        raise InvalidArgumentError(message)
-    return cri.Signal.Value(name)
 
 
 def _port(text: str) -> cri.PortMapping:
