@@ -242,13 +242,14 @@ DAMAGED: dict[str, bytes] = {
 
 @cache
 def floods() -> dict[str, bytes]:
-    """PAX records by the ten thousand, most of which mean nothing; a directory that is said to be opaque again and again, and to walk it each time would take hours."""
+    """PAX records by the ten thousand, most of which mean nothing; a map of a file that takes more than is had; a directory that is said to be opaque again and again, and to walk it each time would take hours."""
     records = {f"SLIPWAY.{i:06}": "x" * 60 for i in range(10_000)}
     xattrs = {f"SCHILY.xattr.user.{i:05}": "x" * 100 for i in range(2000)}
     names = [E("f", f"d/{i}") for i in range(5000)]
     return {
         "a flood of records": tar([E("f", "n", b"1", pax=records)]),
         "a flood of attributes": tar([E("f", "n", b"1", pax=xattrs)]),
+        "a sparse map of millions": sparse(4 << 20, pieces=2_000_000),
         "a flood of opaque marks": tar([E("d", "d/"), *names, *[E("f", "d/.wh..wh..opq")] * 20_000]),
     }
 
@@ -283,10 +284,10 @@ def cuts(compression: str) -> Iterator[bytes]:
         yield blob[:end]
 
 
-def sparse(size: int) -> bytes:
-    """A file of one hole, in PAX's sparse form 1.0: a map of one empty extent at its end."""
-    body = b"1\n%d\n0\n" % size
-    body = body.ljust(BLOCK, b"\0")
+def sparse(size: int, pieces: int = 0) -> bytes:
+    """A file of one hole, in PAX's sparse form 1.0: a map of single bytes, and of one empty extent at its end."""
+    body = b"%d\n" % (pieces + 1) + b"".join(b"%d\n1\n" % (2 * n) for n in range(pieces)) + b"%d\n0\n" % size
+    body += bytes(-len(body) % BLOCK) + bytes(pieces)
     records = {
         "GNU.sparse.major": "1",
         "GNU.sparse.minor": "0",
