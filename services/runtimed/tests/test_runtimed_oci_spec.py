@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from common.api.cri.v1 import api_pb2 as cri
@@ -193,6 +193,10 @@ def test_any_user_text_is_bounded_or_refused(text: str) -> None:
 
 
 @given(st.integers(min_value=0))
+@example(0)
+@example(1)
+@example(users.MAX_ID)
+@example(users.MAX_ID + 1)
 def test_any_number_is_itself_or_refused(number: int) -> None:
     if number > users.MAX_ID:
         with pytest.raises(InvalidArgumentError):
