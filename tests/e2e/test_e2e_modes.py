@@ -61,6 +61,7 @@ TABLE = (
     (r"D/runtimed/cni", "drwx------"),
     (r"D/runtimed/(containers|sandboxes)", "drwxr-xr-x"),
     (rf"D/runtimed/(containers|sandboxes)/{ID}", "drwx------"),
+    (rf"D/runtimed/containers/{ID}/hosts", "-rw-r--r--"),
     (rf"D/runtimed/(containers|sandboxes)/{ID}/(record|exit)\.msgpack(\.new)?", "-rw-------"),
     (rf"D/runtimed/cni/{ID}-eth0\.json", "-rw-------"),
     (r"D/snapshotd/(layers|snapshots|trash)", "drwx------"),
