@@ -1,7 +1,9 @@
 """Starts, pauses and resumes whose outcome cannot be written, or asked for, at that moment: nothing runs unseen."""
 
-from collections.abc import Awaitable, Iterator
-from contextlib import suppress
+import os
+import signal
+from collections.abc import AsyncIterator, Awaitable, Iterator
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import anyio
@@ -39,10 +41,10 @@ def daemons(gate: Path) -> Iterator[Daemons]:
         yield found
 
 
-async def created(pods: Pods) -> tuple[str, str]:
+async def created(pods: Pods, *command: str) -> tuple[str, str]:
     config = pods.sandbox_config()
     sandbox_id = await pods.client.run_sandbox(config)
-    wanted = pods.container_config("sleep", "1000")
+    wanted = pods.container_config(*(command or ("sleep", "1000")))
     return sandbox_id, await pods.client.create_container(sandbox_id, wanted, config, pods.image())
 
 
@@ -59,10 +61,12 @@ def processes(container_id: str) -> set[str]:
     return found
 
 
-async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
+@asynccontextmanager
+async def started_while_redis_hangs(pods: Pods, gate: Path, *command: str) -> AsyncIterator[str]:
+    """A container whose start was refused, as long as Redis still hangs."""
     (gate / "held").touch()
     (gate / "begun").unlink(missing_ok=True)
-    _, container_id = await created(pods)
+    _, container_id = await created(pods, *command)
     ended = anyio.Event()
 
     async def start() -> None:
@@ -76,20 +80,53 @@ async def started_while_redis_hangs(pods: Pods, gate: Path) -> str:
             (gate / "held").unlink()
             with anyio.fail_after(UNTIL_S):
                 await ended.wait()
-    assert processes(container_id)
-    return container_id
+            yield container_id
 
 
 async def test_what_was_started_while_redis_hung_runs_soon_after(pods: Pods, gate: Path) -> None:
-    container_id = await started_while_redis_hangs(pods, gate)
+    async with started_while_redis_hangs(pods, gate) as container_id:
+        assert processes(container_id)
     # within a time in which the reconciler begins no other round
     await pods.reached(container_id, cri.CONTAINER_RUNNING, within_s=15)
     await pods.client.stop_container(container_id, 0)
     assert (await pods.status(container_id)).exit_code == 137
 
 
+async def test_a_start_whose_end_cannot_be_written_is_to_be_asked_for_again(pods: Pods, gate: Path) -> None:
+    async with started_while_redis_hangs(pods, gate, "sh", "-c", "exit 3") as container_id:
+        await until(lambda: not processes(container_id), "the end", within_s=30)
+        with anyio.fail_after(UNTIL_S):
+            await is_refused(pods.client.start_container(container_id))
+    assert (await pods.exited(container_id)).exit_code == 3
+
+
+async def test_a_stop_whose_end_cannot_be_written_is_to_be_asked_for_again(pods: Pods) -> None:
+    _, container_id, _ = await pods.running(
+        "sh", "-c", "trap 'echo term' TERM; echo up; while :; do sleep 0.1; done"
+    )
+    log = Path((await pods.status(container_id)).log_path)
+    await until(lambda: "F up" in log.read_text(), "its trap")
+    refused = anyio.Event()
+
+    async def stop() -> None:
+        with pytest.raises(UnavailableError, match="has ended, but"):
+            await pods.client.stop_container(container_id, 2)
+        refused.set()
+
+    async with anyio.create_task_group() as group:
+        group.start_soon(stop)
+        await until(lambda: "F term" in log.read_text(), "the stop")
+        with pods.daemons.redis.frozen():
+            for pid in processes(container_id):
+                os.kill(int(pid), signal.SIGKILL)
+            with anyio.fail_after(UNTIL_S):
+                await refused.wait()
+    assert (await pods.exited(container_id)).exit_code == 137
+
+
 async def test_a_stop_right_after_ends_it(pods: Pods, gate: Path) -> None:
-    container_id = await started_while_redis_hangs(pods, gate)
+    async with started_while_redis_hangs(pods, gate) as container_id:
+        assert processes(container_id)
     await pods.client.stop_container(container_id, 0)
     status = await pods.status(container_id)
     assert (status.state, status.exit_code, processes(container_id)) == (cri.CONTAINER_EXITED, 137, set())

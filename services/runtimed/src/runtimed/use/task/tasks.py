@@ -27,6 +27,7 @@ from common.observe.trace import record_span
 from common.sys.hostroot import HostRoot
 from runtimed import meters, processes, selection, signals
 from runtimed.checkpoint import dump
+from runtimed.evidence import Mark
 from runtimed.machine import container as machine
 from runtimed.machine.causes import RPC, SHIM
 from runtimed.oci import cgroups
@@ -71,6 +72,8 @@ class Tasks:
         self._holds = holds
         self._stops: dict[str, _Stop] = {}
         self._watched: set[str] = set()
+        self._untold: dict[str, str] = {}
+        """Containers whose end waits for Redis, and what that says."""
         self._half = HalfStarts(parts, self.settle, self.watch)
 
     async def start(self, name: str) -> None:
@@ -214,7 +217,7 @@ class Tasks:
                     missing_s += AGAIN_S
                 lost = missing_s > GRACE_S and not await self._has_shim(container_id)
                 if found is not None or lost:
-                    await self.settle(container_id, found)
+                    await self.settle(container_id, found, patient=True)
                     return
                 await anyio.sleep(AGAIN_S)
         except Exception:  # noqa: BLE001 - the border: one container's watch must not end the service
@@ -227,7 +230,7 @@ class Tasks:
         await processes.ended(record.pid, record.pid_started_ticks)
         await anyio.sleep(SILENT_S)
         if await self._has_shim(record.id):
-            await self._write_end(record.id, machine.Silent(cause=SHIM))
+            await self._write_end(record.id, machine.Silent(cause=SHIM), patient=True)
 
     async def _has_shim(self, container_id: str) -> bool:
         try:
@@ -251,15 +254,20 @@ class Tasks:
     def _heard(self, record: ContainerRecord, news: ExecNews) -> None:
         self._parts.group.start_soon(self._execs.tell, record.id, news)
 
-    async def settle(self, container_id: str, found: InitExit | None) -> None:
-        """Write a container's end, once; waits for Redis as long as it takes. None is an end that nobody saw."""
+    async def settle(self, container_id: str, found: InitExit | None, *, patient: bool = False) -> None:
+        """Write a container's end, once; None is one that nobody saw. What is `patient` waits for Redis as long as it takes.
+
+        Raises:
+            UnavailableError: Redis does not answer.
+        """
         record = self._parts.containers.store.find(container_id)
+        kept = record.marks if record else []
         at_ns = found.finished_at_ns if found else now_ns()
         if found is None:
-            self._parts.evidence.add(container_id, "no-shim")
+            kept = [*kept, Mark(at_ns=now_ns(), what="no-shim")]
         elif record is not None and self._parts.is_of_earlier_boot(record.sandbox_id):
-            self._parts.evidence.add(container_id, "shutdown")
-        marks = self._parts.evidence.of(container_id, record.marks if record else [], at_ns)
+            kept = [*kept, Mark(at_ns=now_ns(), what="shutdown")]
+        marks = self._parts.evidence.of(container_id, kept, at_ns)
         if found is None:
             fact: machine.ContainerEvent = machine.Lost(cause=SHIM, at_ns=at_ns, evidence={"marks": marks})
         else:
@@ -280,7 +288,7 @@ class Tasks:
                 evidence=told,
             )
         await failpoint("runtimed.exit.heard")
-        written = await self._write_end(container_id, fact)
+        written = await self._write_end(container_id, fact, patient=patient)
         await failpoint("runtimed.exit.recorded")
         if written is not None and machine.Reap() in written[1]:
             if found is not None:
@@ -296,15 +304,23 @@ class Tasks:
             )
             self._parts.group.start_soon(self._reap, container_id)
 
-    async def _write_end(self, container_id: str, fact: machine.ContainerEvent) -> machine.Outcome | None:
-        while True:
-            try:
-                return await self._parts.containers.apply(container_id, fact)
-            except NotFoundError:
-                return None
-            except UnavailableError as exc:
-                _log.warning("exit.waiting", container_id=container_id, error=exc.message)
-            await anyio.sleep(AGAIN_S)
+    async def _write_end(
+        self, container_id: str, fact: machine.ContainerEvent, *, patient: bool
+    ) -> machine.Outcome | None:
+        try:
+            while True:
+                try:
+                    return await self._parts.containers.apply(container_id, fact)
+                except NotFoundError:
+                    return None
+                except UnavailableError as exc:
+                    if not patient:
+                        raise
+                    self._untold[container_id] = exc.message
+                    _log.warning("exit.waiting", container_id=container_id, error=exc.message)
+                await anyio.sleep(AGAIN_S)
+        finally:
+            self._untold.pop(container_id, None)
 
     async def _reap(self, container_id: str) -> None:
         try:
@@ -318,7 +334,7 @@ class Tasks:
 
         Raises:
             DeadlineExceededError: it lives on after SIGKILL; the next call tries again.
-            UnavailableError: nobody can say by now whether it was started.
+            UnavailableError: nobody can say by now whether it was started, or its end cannot be written down.
         """
         record = selection.find_or_none(self._parts.containers.store, "container", name)
         if record is None:
@@ -406,6 +422,8 @@ class Tasks:
             await self._signal(record, signals.SIGKILL, everyone=True)
             if await self._ended(record.id, KILL_AGAIN_S):
                 return
+            if record.id in self._untold:
+                raise UnavailableError(f"container {record.id}: has ended, but {self._untold[record.id]}")
         where = await anyio.to_thread.run_sync(_blocked_in, record.pid)
         raise DeadlineExceededError(f"container {record.id}: lives on after SIGKILL{where}")
 
