@@ -34,6 +34,8 @@ def test_a_wrong_signal_is_named(text: str) -> None:
         ("SIGRTMIN+3", "SIGNAL_SIGRTMINPLUS3"),
         ("RTMIN+15", "SIGNAL_SIGRTMINPLUS15"),
         ("50", "SIGNAL_SIGRTMAXMINUS14"),
+        ("SIGRTMINPLUS3", "SIGNAL_SIGRTMINPLUS3"),
+        ("rtmaxminus1", "SIGNAL_SIGRTMAXMINUS1"),
         ("RTMAX", "SIGNAL_SIGRTMAX"),
     ],
 )

@@ -6,7 +6,8 @@ import signal
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import InvalidArgumentError
 
-_REAL_TIME = re.compile(r"RT(?:MIN\+|MAX-)(\d{1,2})", re.ASCII)
+_REAL_TIME = re.compile(r"RT(?:MIN(?:\+|PLUS)|MAX(?:-|MINUS))(\d{1,2})", re.ASCII)
+"""As docker and as Kubernetes have them."""
 _LAST_FROM_MIN = 15
 """CRI counts these from SIGRTMIN, and those above from SIGRTMAX."""
 
