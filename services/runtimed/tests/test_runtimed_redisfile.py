@@ -1,5 +1,7 @@
 """Whose Redis goes on without its file, and when."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from tests.support.eventually import until
 pytestmark = [pytest.mark.anyio, pytest.mark.integration, pytest.mark.timeout(60)]
 FULL = 1 << 62
 """More than any disk has free."""
+MIB = 1 << 20
 
 
 async def test_the_nodes_own_goes_on_without_and_writes_all_of_it_again(
@@ -51,3 +54,42 @@ async def test_one_of_others_is_let_alone(tmp_path: Path, monkeypatch: pytest.Mo
         await RedisFile(client, str(tmp_path / "node")).look()
         assert await redis.appends(client)
         await client.aclose()
+
+
+async def test_the_nodes_own_is_known_where_its_directory_is_a_link(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to("disk")
+    with redis_server(tmp_path / "data" / "redis") as server:
+        client = await redis.connect(server.url)
+        monkeypatch.setattr(redisfile, "LOW_BYTES", FULL)
+        await RedisFile(client, str(tmp_path / "data")).look()
+        assert not await redis.appends(client)
+        await client.aclose()
+
+
+@pytest.mark.root
+async def test_what_is_kept_for_root_is_no_room_for_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of the disk; a node in containers has such a Redis."""
+    disk, data = tmp_path / "disk", tmp_path / "data"
+    with disk.open("wb") as file:
+        file.truncate(64 * MIB)
+    data.mkdir()
+    subprocess.run(["mkfs.ext4", "-q", "-m", "50", disk], check=True, timeout=60)
+    subprocess.run(["mount", "-o", "loop", disk, data], check=True, timeout=60)
+    monkeypatch.setattr(redisfile, "LOW_BYTES", 40 * MIB)
+    try:
+        with redis_server(data / "redis") as server:
+            client = await redis.connect(server.url)
+            looking = RedisFile(client, str(data))
+            await looking.look()
+            assert await redis.appends(client)
+            os.chown(data / "redis", 65530, 65532)
+            await looking.look()
+            assert not await redis.appends(client)
+            await client.aclose()
+    finally:
+        subprocess.run(["umount", data], check=True, timeout=60)

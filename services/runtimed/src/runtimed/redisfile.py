@@ -28,7 +28,7 @@ class RedisFile:
 
     def __init__(self, redis: "Redis", data_dir: str) -> None:
         self._redis = redis
-        self._directory = Path(data_dir) / "redis"
+        self._directory = Path(data_dir, "redis").resolve()  # as Redis tells it
         self._written = False
 
     async def run(self) -> None:
@@ -61,9 +61,9 @@ class RedisFile:
 
 
 def _free(directory: Path) -> int | None:
-    """Bytes that a server which is root can still write there; None when there is no such directory. Blocking."""
+    """Bytes that a server whose directory it is can still write there; None when there is no such directory. Blocking."""
     try:
-        found = os.statvfs(directory)
+        found, owner = os.statvfs(directory), directory.stat().st_uid
     except FileNotFoundError:
         return None
-    return found.f_bfree * found.f_frsize
+    return (found.f_bavail if owner else found.f_bfree) * found.f_frsize  # some are kept for root
