@@ -23,15 +23,6 @@ class Member(tarfile.TarInfo):
     """
 
     @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        """The header of a block."""
-        found = super().frombuf(buf, encoding, errors)
-        if found.size < 0 or (found.type in _EXTENSIONS and found.size > MAX_EXTENSION_BYTES):
-            message = f"an extended header of more than {MAX_EXTENSION_BYTES} bytes, or of less than none"
-            raise tarfile.ReadError(message)
-        return found
-
-    @classmethod
     def fromtarfile(cls, tarfile_: tarfile.TarFile) -> Self:
         """The next member, with its extended headers."""
         try:
@@ -41,6 +32,14 @@ class Member(tarfile.TarInfo):
         if found.size < 0:
             message = f"{found.name!r}: has a size of {found.size} bytes"
             raise tarfile.ReadError(message)
+        return found
+
+    def _proc_member(self, tarfile_: tarfile.TarFile) -> tarfile.TarInfo:
+        # each header passes here before its body is read; newer releases of Python pass by `frombuf`
+        if self.size < 0 or (self.type in _EXTENSIONS and self.size > MAX_EXTENSION_BYTES):
+            message = f"an extended header of more than {MAX_EXTENSION_BYTES} bytes, or of less than none"
+            raise tarfile.ReadError(message)
+        found: tarfile.TarInfo = super()._proc_member(tarfile_)  # type: ignore[misc]
         return found
 
 
