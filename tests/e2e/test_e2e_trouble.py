@@ -12,6 +12,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
+from common.errors import UnavailableError
 from common.records import redis
 from devtools import registry
 from devtools.cri import Cri, connect
@@ -173,6 +174,12 @@ async def test_a_pod_that_filled_the_disk_is_ended_and_its_room_is_given_back(
     held = fill(0)
     for name in died:
         small.kill(name)
+    client = await redis.connect(f"unix://{small.run_dir}/redis.sock")
+
+    async def appends(wanted: bool) -> bool:
+        return await redis.appends(client) is wanted
+
+    await until(partial(appends, False), "Redis to go on without its file", but=UnavailableError)
     await accepted(partial(cri.stop, container_id))
     status = await cri.status(container_id)
     assert (status.state, status.exit_code) == (cri_pb.CONTAINER_EXITED, 137)
@@ -183,7 +190,6 @@ async def test_a_pod_that_filled_the_disk_is_ended_and_its_room_is_given_back(
     await cri.remove(container_id)
     await cri.remove_sandbox(sandbox_id)
     held.unlink()
-    client = await redis.connect(f"unix://{small.run_dir}/redis.sock")
-    await until(partial(redis.appends, client), "Redis to write its file again")
+    await until(partial(appends, True), "Redis to write its file again")
     await client.aclose()
     assert await small.differences() == []
