@@ -486,6 +486,29 @@ async def test_after_a_reboot_the_first_answer_says_what_it_ended(pods: Pods) ->
     assert (await pods.status(container_id)).exit_code == 137
 
 
+async def test_what_cannot_be_read_after_a_reboot_keeps_no_node_from_answering(pods: Pods) -> None:
+    """As of a disk with errors; what is known of the others is worth having."""
+    sandbox_id, container_id, _ = await pods.running("sleep", "100")
+    pid = (await pods.facts(container_id))["pid"]
+    pods.daemons.kill("runtimed")
+    os.kill(pid, signal.SIGKILL)
+    record_dir = pods.daemons.base / "data" / "runtimed" / "containers" / container_id
+    told = record_dir / "exit.msgpack"
+    await until(told.exists, "what the shim wrote of the end")
+    told.rename(record_dir / "kept")
+    told.mkdir()
+    (pods.daemons.base / "boot_id").write_text("fourth\n")
+    pods.daemons.start("runtimed")
+    assert (await pods.client.sandbox_status(sandbox_id)).status.state == cri.SANDBOX_NOTREADY
+    told.rmdir()
+    (record_dir / "kept").rename(told)
+
+    async def ended() -> bool:
+        return (await pods.status(container_id)).exit_code == 137
+
+    await until(ended, "its end to be read")
+
+
 async def test_a_new_attempt_is_newer_although_the_clock_was_set_back(pods: Pods) -> None:
     """The newest is the one that counts for a kubelet: it would start another one each time it looks."""
     config = pods.sandbox_config()

@@ -76,7 +76,10 @@ class Reconciler:
                 await self._repaired(pod.id, REBOOTED)
         for record in parts.containers.store.all():
             if record.state.has_init and parts.is_of_earlier_boot(record.sandbox_id):
-                await self._service.tasks.settle_dead(record)
+                try:
+                    await self._service.tasks.settle_dead(record)
+                except OSError as exc:  # of a disk with errors; the rounds try again
+                    _log.warning("reconcile.skipped", id=record.id, error=str(exc))
 
     async def watch(self) -> None:
         """Follow all that runs, one after the other: each shim that slept forks for it, and callers wait meanwhile."""
