@@ -45,7 +45,7 @@ def nats(tmp_path: Path) -> Iterator[NatsServer]:
 def opened(page: Page, on: Opsd, place: str) -> None:
     page.size(1280, 800)
     page.goto(f"{eventually(lambda: address(on.run_dir), what='the address')}/#/{place}")
-    page.until("document.body?.innerText.includes('live')", patience(15))
+    page.until("document.body?.innerText.includes('live')", patience(60))
 
 
 def pss_mib(pid: int) -> float:
