@@ -249,6 +249,19 @@ class Pods:
         await self.client.start_container(container_id)
         return sandbox_id, container_id, config
 
+    async def limited(self, handler: str, limits: cri.LinuxContainerResources, parent: str = "") -> str:
+        """A running container of this handler; the test is skipped where there is no such program."""
+        if not shutil.which(handler):
+            pytest.skip(f"needs {handler}")
+        config = self.sandbox_config()
+        config.linux.cgroup_parent = parent
+        sandbox_id = await self.client.run_sandbox(config, handler)
+        wanted = self.container_config("sleep", "1000")
+        wanted.linux.resources.CopyFrom(limits)
+        container_id = await self.client.create_container(sandbox_id, wanted, config, self.image())
+        await self.client.start_container(container_id)
+        return container_id
+
     async def status(self, container_id: str) -> cri.ContainerStatus:
         return (await self.client.container_status(container_id)).status
 

@@ -233,14 +233,7 @@ async def test_stats_come_soon_and_whole_while_snapshotd_does_not_answer(
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_a_quota_is_lifted_and_updates_at_once_all_hold(pods: Pods, handler: str) -> None:
-    if not shutil.which(handler):
-        pytest.skip(f"needs {handler}")
-    config = pods.sandbox_config()
-    sandbox_id = await pods.client.run_sandbox(config, handler)
-    wanted = pods.container_config("sleep", "100")
-    wanted.linux.resources.cpu_quota = 20_000
-    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
-    await pods.client.start_container(container_id)
+    container_id = await pods.limited(handler, cri.LinuxContainerResources(cpu_quota=20_000))
 
     async def update(linux: cri.LinuxContainerResources) -> None:
         request = cri.UpdateContainerResourcesRequest(container_id=container_id, linux=linux)

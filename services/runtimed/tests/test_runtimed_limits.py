@@ -1,7 +1,6 @@
 """Limits of running containers: a change of them holds as a whole, or not at all."""
 
 import resource
-import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
@@ -56,17 +55,10 @@ async def update(pods: Pods, container_id: str, wanted: cri.LinuxContainerResour
 async def test_a_change_that_is_refused_leaves_every_limit_as_it_was(
     parent: str, pods: Pods, handler: str, limited: bool
 ) -> None:
-    if not shutil.which(handler):
-        pytest.skip(f"needs {handler}")
-    config = pods.sandbox_config()
-    config.linux.cgroup_parent = parent
-    sandbox_id = await pods.client.run_sandbox(config, handler)
-    wanted = pods.container_config("sleep", "1000")
+    limits = cri.LinuxContainerResources()
     if limited:
-        wanted.linux.resources.memory_limit_in_bytes = 128 * MIB
-        wanted.linux.resources.cpu_shares = 700
-    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
-    await pods.client.start_container(container_id)
+        limits.memory_limit_in_bytes, limits.cpu_shares = 128 * MIB, 700
+    container_id = await pods.limited(handler, limits, parent)
     change = refused(parent)
     change.memory_limit_in_bytes = 64 * MIB
     change.cpu_shares = 512
@@ -94,16 +86,9 @@ async def test_a_change_that_is_refused_leaves_every_limit_as_it_was(
 async def test_a_change_of_one_limit_leaves_what_is_set_along_with_it(
     pods: Pods, handler: str, field: str, value: int, quota: str, period: int, swap: int
 ) -> None:
-    if not shutil.which(handler):
-        pytest.skip(f"needs {handler}")
-    config = pods.sandbox_config()
-    sandbox_id = await pods.client.run_sandbox(config, handler)
-    wanted = pods.container_config("sleep", "1000")
-    resources = wanted.linux.resources
-    resources.cpu_quota, resources.cpu_period = 20_000, 50_000
-    resources.memory_limit_in_bytes, resources.memory_swap_limit_in_bytes = 64 * MIB, 128 * MIB
-    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
-    await pods.client.start_container(container_id)
+    limits = cri.LinuxContainerResources(cpu_quota=20_000, cpu_period=50_000)
+    limits.memory_limit_in_bytes, limits.memory_swap_limit_in_bytes = 64 * MIB, 128 * MIB
+    container_id = await pods.limited(handler, limits)
     change = cri.LinuxContainerResources()
     setattr(change, field, value)
     await update(pods, container_id, change)
@@ -130,15 +115,9 @@ async def test_a_change_of_one_limit_leaves_what_is_set_along_with_it(
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_what_may_not_swap_still_may_not_with_another_memory_limit(pods: Pods, handler: str) -> None:
-    if not shutil.which(handler):
-        pytest.skip(f"needs {handler}")
-    config = pods.sandbox_config()
-    sandbox_id = await pods.client.run_sandbox(config, handler)
-    wanted = pods.container_config("sleep", "1000")
-    resources = wanted.linux.resources
-    resources.memory_limit_in_bytes = resources.memory_swap_limit_in_bytes = 64_000_000  # no whole pages
-    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
-    await pods.client.start_container(container_id)
+    limits = cri.LinuxContainerResources()
+    limits.memory_limit_in_bytes = limits.memory_swap_limit_in_bytes = 64_000_000  # no whole pages
+    container_id = await pods.limited(handler, limits)
     for limit in (128_000_000, 32_000_000, 48 * MIB):
         await update(pods, container_id, cri.LinuxContainerResources(memory_limit_in_bytes=limit))
         shown, whole = (await pods.status(container_id)).resources.linux, limit // PAGE * PAGE
@@ -162,14 +141,8 @@ async def test_a_cpu_time_that_no_kernel_takes_is_refused_by_name(pods: Pods, fi
 
 @pytest.mark.parametrize("handler", ["crun", "runc"])
 async def test_a_limit_of_processes_is_taken_away_and_none_is_one(pods: Pods, handler: str) -> None:
-    if not shutil.which(handler):
-        pytest.skip(f"needs {handler}")
-    config = pods.sandbox_config()
-    sandbox_id = await pods.client.run_sandbox(config, handler)
-    wanted = pods.container_config("sleep", "1000")
-    wanted.linux.resources.unified["pids.max"] = "max"
-    container_id = await pods.client.create_container(sandbox_id, wanted, config, pods.image())
-    await pods.client.start_container(container_id)
+    limits = cri.LinuxContainerResources(unified={"pids.max": "max"})
+    container_id = await pods.limited(handler, limits)
     for limit in ("50", "max"):
         await update(pods, container_id, cri.LinuxContainerResources(unified={"pids.max": limit}))
         found = {path.read_text().strip() for path in cgroups.files(container_id, "pids.max")}
