@@ -2,7 +2,8 @@
 
 Then no pod could be ended, and no image removed, so a kubelet that evicts would never get room. Redis has all in
 memory, and writes the whole file anew when there is room again. What it forgets when it dies meanwhile is found as
-ever: records from their copies, and what they do not know from the machine.
+ever: records from their copies, and what they do not know from the machine. What was removed meanwhile its old file brings
+back: such a container is EXITED once runtimed has been started again as well, and can be removed.
 """
 
 import os
