@@ -38,13 +38,24 @@ TOLD = """#!/bin/sh
 echo "$@" >> {base}/calls
 PATH=/nonexistent exec {runc} "$@"
 """
+PLUGIN = """#!/bin/sh
+cat >/dev/null
+echo $CNI_COMMAND >> {base}/network
+while [ -e {base}/hold ]; do sleep 0.05; done
+[ $CNI_COMMAND = ADD ] && echo '{{"cniVersion":"0.4.0","ips":[{{"version":"4","address":"10.9.8.7/24"}}]}}'
+exit 0
+"""
 
 
 @pytest.fixture(scope="module")
 def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("told")
     program = executable(base / "told-runc", TOLD.format(base=base, runc=shutil.which("runc")))
-    with running_daemons(**handler("runc", program), criu_binary="/bin/true") as found:
+    with running_daemons(**handler("runc", program), criu_binary="/bin/true", reconcile_every_s="1") as found:
+        (found.base / "bin").mkdir()
+        executable(found.base / "bin/obedient", PLUGIN.format(base=base))
+        conf = {"cniVersion": "0.4.0", "name": "test", "plugins": [{"type": "obedient"}]}
+        (found.base / "cni/10-test.conflist").write_text(json.dumps(conf))
         yield found
 
 
@@ -153,6 +164,30 @@ async def test_a_restore_that_was_cut_off_is_undone_by_the_next_start_or_the_ret
         await pods.client.remove_sandbox(made.pod_sandbox_id)
     await until(lambda: _has_no_pod(pods), "the end of what was half made")
     await nothing_is_left(pods)
+
+
+async def test_a_restore_that_could_be_neither_finished_nor_undone_goes_once_redis_is_back(
+    pods: Pods, tmp_path: Path
+) -> None:
+    checkpoint(pods, tmp_path, {name: diff_of("wrote") for name in NAMES})
+    wanted = request(pods, tmp_path, pods.sandbox_config(network=cri.POD))
+    base = pods.daemons.program.parent
+    (base / "hold").touch()
+
+    def records() -> list[Path]:
+        return list((pods.daemons.base / "data/runtimed/sandboxes").iterdir())
+
+    try:
+        async with anyio.create_task_group() as group:
+            group.start_soon(_cut_off, pods, wanted)
+            await until((base / "network").exists, "the plugin to be asked")
+            pods.daemons.redis.kill()
+            (base / "hold").unlink()
+        assert records()
+    finally:
+        pods.daemons.redis.start()
+    await until(lambda: not records(), "the end of what was half made")
+    assert set((base / "network").read_text().split()) == {"ADD", "DEL"}
 
 
 @contextmanager

@@ -35,6 +35,8 @@ from runtimed.use.sandbox.sandboxes import remove_empty
 
 R = TypeVar("R", ContainerRecord, SandboxRecord)
 RETRY_S = 0.5
+AGAIN_S = 5.0
+"""How long a round waits for the next when it failed."""
 PACE_S = 0.002
 REBOOTED = "the machine was booted again"
 _log = get_logger("reconcile")
@@ -52,6 +54,8 @@ class Reconciler:
         """The same of what is in a directory; at first all that was there before requests came."""
         self._going: set[str] = set()
         """What is being mended beside the rounds."""
+        self._earlier: set[str] = set()
+        """Containers of an earlier life of the service, which a checkpoint of that life may still hold."""
 
     async def load(self) -> None:
         """Read the records and see what is there; waits for Redis."""
@@ -61,6 +65,7 @@ class Reconciler:
             corrupt = await self._read(store)
             if corrupt:
                 _log.error("records.corrupt", ids=corrupt)
+        self._earlier = {record.id for record in self._parts.containers.store.all()}
         try:
             await self._end_earlier_boot()
         except UnavailableError as exc:  # a round does the same
@@ -100,36 +105,33 @@ class Reconciler:
 
     async def run(self) -> None:
         """Reconcile for ever."""
-        first = True
+        every_s = self._parts.settings.reconcile_every_s
         while True:
+            next_s = min(AGAIN_S, every_s)
             try:
-                await self.once(first=first)
-                first = False
+                await self.once()
+                next_s = every_s
             except UnavailableError as exc:
                 _log.warning("reconcile.waiting", error=exc.message)
             except Exception:  # noqa: BLE001 - the border: a failed round must not end the service
                 _log.exception("reconcile.failed")
-            await anyio.sleep(RETRY_S * 10 if first else self._parts.settings.reconcile_every_s)
+            await anyio.sleep(next_s)
 
-    async def once(self, *, first: bool = False) -> None:
-        """One round.
-
-        Args:
-            first: no request came before, so a record that is being made was left by an earlier life.
-        """
+    async def once(self) -> None:
+        """One round."""
         pods, records = self._parts.sandboxes.store.all(), self._parts.containers.store.all()
         shims, pauses = await self._parts.shims.list()
         by_id = {shim.container_id: shim for shim in shims}
         for pod in pods:
             if self._parts.sandboxes.store.find(pod.id) is pod:
-                await self._guard(pod.id, partial(self._sandbox, pod, pauses, first=first))
+                await self._guard(pod.id, partial(self._sandbox, pod, pauses))
         for record in records:
             # one that moved since may have a shim that the list has not: it waits for the next round, as do those of a
             # sandbox that is being mended, which may go
             unmoved = self._parts.containers.store.find(record.id) is record
             if unmoved and record.sandbox_id not in self._going:
                 shim = by_id.get(record.id)
-                await self._guard(record.id, partial(self._container, record, shim, first=first))
+                await self._guard(record.id, partial(self._container, record, shim))
         await self._orphans(shims, pauses)
         for name in await self._service.checkpoints.remove_left():
             await self._repaired(name, "what a checkpoint that was cut off had written was removed")
@@ -156,11 +158,9 @@ class Reconciler:
         finally:
             self._going.discard(name)
 
-    async def _container(self, record: ContainerRecord, shim: ShimState | None, *, first: bool) -> None:
+    async def _container(self, record: ContainerRecord, shim: ShimState | None) -> None:
         match record.state:
-            case ContainerState.CREATING if self._is_left(
-                Op.CREATE.of(record.key), restored=record.from_checkpoint, first=first
-            ):
+            case ContainerState.CREATING if not self._is_being_made(record):
                 wanted = pb.CreateContainerRequest.FromString(record.request)
                 finish = partial(self._service.containers.set_up, record, wanted, known=True)
                 store, key = self._parts.containers.store, Op.CREATE.of(record.key)
@@ -171,8 +171,7 @@ class Reconciler:
                 self._begin(record.id, partial(self._half_started, record.id))
             case ContainerState.RUNNING | ContainerState.PAUSED | ContainerState.UNKNOWN:
                 self._service.tasks.watch(record.id)
-                if first and await self._service.checkpoints.thaw_left(record):
-                    await self._repaired(record.id, "a container that a checkpoint held still runs on")
+                await self._thaw(record)
                 if what := await self._service.holds.follow(record, RECONCILE):
                     await self._repaired(record.id, what)
             case ContainerState.EXITED if shim is not None:
@@ -182,12 +181,22 @@ class Reconciler:
             case _:
                 return
 
-    def _is_left(self, operation: Key, *, restored: bool, first: bool) -> bool:
-        """Whether a set-up was given up whose record could neither be written nor removed, as while Redis is away.
+    def _is_being_made(self, record: ContainerRecord) -> bool:
+        """Whether a request makes it, by itself or with its restored pod.
 
-        A restore has an operation of its own: one that is left is known in the first round alone.
+        If none does, the set-up was cut off, or given up while its record could neither be written nor removed.
         """
-        return (first or not restored) and not self._parts.operations.running(operation)
+        running = self._parts.operations.running
+        pod = self._parts.sandboxes.store.find(record.sandbox_id)
+        return running(Op.CREATE.of(record.key)) or (pod is not None and running(Op.RESTORE.of(pod.key)))
+
+    async def _thaw(self, record: ContainerRecord) -> None:
+        if record.id in self._earlier and not self._parts.operations.running(
+            Op.CHECKPOINT.of(record.sandbox_id)
+        ):
+            if await self._service.checkpoints.thaw_left(record):
+                await self._repaired(record.id, "a container that a checkpoint held still runs on")
+            self._earlier.discard(record.id)
 
     async def _reap(self, container_id: str) -> None:
         if not self._parts.operations.running(Op.START.of(container_id)):  # which may have a new shim
@@ -207,13 +216,13 @@ class Reconciler:
         if record is not None and record.state not in (ContainerState.STARTING, ContainerState.UNKNOWN):
             await self._guard(container_id, partial(self._repaired, container_id, what))
 
-    async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState], *, first: bool) -> None:
-        if record.restoring and first and not self._parts.operations.running(Op.RESTORE.of(record.key)):
-            self._begin(record.id, partial(self._discard, record))
-        elif record.state is SandboxState.CREATING and self._is_left(
-            Op.SET_UP_SANDBOX.of(record.key), restored=record.restoring, first=first
-        ):
-            store, key = self._parts.sandboxes.store, Op.SET_UP_SANDBOX.of(record.key)
+    async def _sandbox(self, record: SandboxRecord, pauses: list[PauseState]) -> None:
+        key = Op.SET_UP_SANDBOX.of(record.key)
+        if record.restoring:
+            if not self._parts.operations.running(Op.RESTORE.of(record.key)):
+                self._begin(record.id, partial(self._discard, record))
+        elif record.state is SandboxState.CREATING and not self._parts.operations.running(key):
+            store = self._parts.sandboxes.store
             finish = partial(self._set_up_again, record)
             self._begin(record.id, partial(self._resume, store, record, key, finish))
         elif record.state is SandboxState.REMOVING:
