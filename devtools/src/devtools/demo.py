@@ -32,7 +32,9 @@ from devtools.otlp import Receiver, draw, receiver
 RUN_PARENT = Path("/run")
 SHOP = 'i=0; while true; do i=$((i+1)); echo "tick $i"; sleep 1; done'
 EVENTS_S = 10.0
-NODE_S = 120
+READY_S = 180
+"""Longer than a node needs by far: the demo is for slow machines too."""
+NODE_S = READY_S + 30
 
 
 @dataclass(frozen=True)
@@ -201,6 +203,8 @@ async def _node(verb: str, place: Place, otlp: str) -> None:
     command += ["--data-dir", str(place.data / "node"), "--cni-dir", str(place.data / "cni")]
     command += ["--certs-dir", str(place.data / "certs.d"), "--otlp", otlp, "--node", os.uname().nodename]
     command += ["--settings-dir", ""]
+    if verb == "up":
+        command += ["--ready-s", str(READY_S)]
     with anyio.fail_after(NODE_S):
         done = await anyio.run_process(command, check=False)
     if done.returncode:
