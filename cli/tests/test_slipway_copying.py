@@ -1,13 +1,15 @@
-"""Whose the files are that COPY --chown writes, by the files of an image that may be hostile."""
+"""What COPY and ADD read, and whose the files are that they write, by the files of an image that may be hostile."""
 
 import os
+import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from common.errors import InvalidArgumentError
-from slipway.building.copying import MAX_TABLE_BYTES, owner
+from slipway.building.copying import MAX_TABLE_BYTES, Copy, digest, owner, sources
+from slipway.building.ignore import Ignore
 from slipway.files import Place
 
 
@@ -55,3 +57,21 @@ def test_a_table_that_never_ends_is_not_read(root: Place, tmp_path: Path, kind: 
     HOSTILE[kind](tmp_path / "etc/passwd")
     with pytest.raises(InvalidArgumentError, match=r"/etc/passwd is no regular file of at most \d+ bytes"):
         owner(root, "ann")
+
+
+@pytest.mark.parametrize("unpack", [False, True])
+def test_what_changed_since_it_was_looked_at_is_told(root: Place, tmp_path: Path, *, unpack: bool) -> None:
+    """The result is kept for what was copied: for what is there no more, it would be found for ever."""
+    context = tmp_path / "context"
+    (context / "dir").mkdir(parents=True)
+    changed = context / "dir" / "changed"
+    changed.write_text("one")
+    with tarfile.open(context / "packed.tar", "w") as tar:
+        tar.add(changed, "from-archive")
+    found = sources(root, ["context/dir", "context/packed.tar"], Ignore())
+    before = digest(found)
+    assert Copy(found, "/same/", unpack=unpack).write(root) == before
+    changed.write_text("two")
+    assert Copy(found, "/other/", unpack=unpack).write(root) == digest(found) != before
+    assert (tmp_path / "other/changed").read_text() == "two"
+    assert (tmp_path / "other/from-archive").exists() == unpack

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Protocol
 
 from common.errors import InvalidArgumentError
 from common.sys import linux
@@ -68,7 +68,13 @@ def named(name: str) -> Iterator[None]:
         raise OSError(exc.errno, exc.strerror, name) from exc
 
 
-Entry = tuple[tarfile.TarInfo, "IO[bytes] | None"]
+class Content(Protocol):
+    """What is in a file."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
+Entry = tuple[tarfile.TarInfo, Content | None]
 
 
 def entries(place: Place, path: str, name: str, *, follow: bool) -> Iterator[Entry]:
@@ -181,7 +187,7 @@ class Target:
         self.skipped: list[str] = []
         """Devices and pipes, which are not made."""
 
-    def write(self, info: tarfile.TarInfo, data: "IO[bytes] | None") -> None:
+    def write(self, info: tarfile.TarInfo, data: Content | None) -> None:
         """Write one entry; what is no directory makes way for it."""
         names = [part for part in info.name.split("/") if part not in ("", ".")]
         if ".." in names:
@@ -201,7 +207,7 @@ class Target:
         with self._place.opened(self._path, flags) as top:
             return linux.openat2(top, below or ".", flags | os.O_CLOEXEC, resolve=_NO_LINKS)
 
-    def _put(self, parent: int, base: str, info: tarfile.TarInfo, data: "IO[bytes] | None") -> None:
+    def _put(self, parent: int, base: str, info: tarfile.TarInfo, data: Content | None) -> None:
         if info.isdir():
             self._directory(parent, base, info)
         elif info.issym():
@@ -234,7 +240,7 @@ class Target:
         if kind != stat.S_IFDIR and not (kind == stat.S_IFLNK and self._place.root >= 0):
             raise NotADirectoryError(errno.ENOTDIR, "a directory cannot replace it")
 
-    def _file(self, parent: int, base: str, info: tarfile.TarInfo, data: "IO[bytes]") -> None:
+    def _file(self, parent: int, base: str, info: tarfile.TarInfo, data: Content) -> None:
         fd = _reuse(parent, base)
         if fd < 0:
             _make_way(parent, base)

@@ -15,7 +15,7 @@ from slipway.building.dockerfile import Instruction
 from slipway.building.heredocs import document
 from slipway.building.ignore import Ignore
 from slipway.building.progress import Step
-from slipway.building.results import plain
+from slipway.building.results import Done, plain
 from slipway.building.site import Site
 from slipway.building.state import State, key
 from slipway.building.variables import expand
@@ -55,12 +55,12 @@ class _Wish:
         near = copying.sources(place, [word for word in self.words if word not in urls], ignore)
         return [*near, *self.documents, *fetched]
 
-    def write(self, found: list[copying.Source], root: Place) -> None:
-        """Copy the sources. Blocking."""
+    def write(self, found: list[copying.Source], root: Place) -> str:
+        """Copy the sources; returns the digest of what was read. Blocking."""
         uid, gid = copying.owner(root, self.who) if self.who else (0, 0)
         where = self.target + "/" if self.into and self.target != "/" else self.target
         mode = int(self.mode, 8) if self.mode else None
-        copying.Copy(found, where, uid, gid, mode, unpack=self.unpack).write(root)
+        return copying.Copy(found, where, uid, gid, mode, unpack=self.unpack).write(root)
 
 
 async def add(site: Site, state: State, step: Instruction, number: int, shown: Step) -> None:
@@ -76,17 +76,17 @@ async def add(site: Site, state: State, step: Instruction, number: int, shown: S
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="slipway-add-"))
         gather = partial(wish.gathered, place, ignore, directory)
         found: list[copying.Source] = []
+        name = partial(key, state.key, step.word, wish.target, str(wish.into), wish.who, wish.mode)
         if wish.checksum:  # says what comes: nothing is fetched for what the cache has
-            digest = key(fetching.name_of(wish.words[0]), wish.checksum)
+            new = name(key(fetching.name_of(wish.words[0]), wish.checksum))
         else:
             found = await anyio.to_thread.run_sync(gather)
-            digest = await anyio.to_thread.run_sync(copying.digest, found)
-        new = key(state.key, step.word, wish.target, str(wish.into), wish.who, wish.mode, digest)
+            new = name(await anyio.to_thread.run_sync(copying.digest, found))
 
-        async def work(container_id: str) -> list[str]:
+        async def work(container_id: str) -> Done:
             what = found or await anyio.to_thread.run_sync(gather)
-            await site.worker.within(container_id, partial(wish.write, what))
-            return []
+            copied = await site.worker.within(container_id, partial(wish.write, what))
+            return Done(new if wish.checksum else name(copied))
 
         await site.results.change(state, new, step.text, plain, work, shown)
 

@@ -17,7 +17,7 @@ from slipway.building.leases import Leases
 from slipway.building.needs import needed, stage_of
 from slipway.building.progress import Progress, Step
 from slipway.building.refusal import refuse
-from slipway.building.results import Results, plain
+from slipway.building.results import Done, Results, plain
 from slipway.building.running import run
 from slipway.building.site import Site
 from slipway.building.state import State, Wish, key
@@ -206,13 +206,13 @@ class Builder:
             uid, gid = copying.owner(root, state.user) if state.user else (0, 0)
             copying.make_directories(root, state.directory, uid, gid)
 
-        async def work(container_id: str) -> list[str]:
-            await self._site.worker.within(container_id, make)
-            return []
+        new = key(state.key, change)
 
-        await self._results.change(
-            state, key(state.key, change), change, plain, work, shown, changes=(change,)
-        )
+        async def work(container_id: str) -> Done:
+            await self._site.worker.within(container_id, make)
+            return Done(new)
+
+        await self._results.change(state, new, change, plain, work, shown, changes=(change,))
 
     async def _origin(self, name: str, number: int) -> str:
         """The image that `from=` names: a stage before this one, or any."""

@@ -19,7 +19,7 @@ from pathlib import Path
 from common.errors import InvalidArgumentError, NotFoundError
 from slipway.building import unpacking
 from slipway.building.ignore import Ignore
-from slipway.files import CHUNK_BYTES, Entry, Place, Target, entries
+from slipway.files import CHUNK_BYTES, Content, Entry, Place, Target, entries
 
 _WILD = "*?["
 _ID = re.compile(r"[0-9]{1,10}")
@@ -121,17 +121,49 @@ def _matching(place: Place, pattern: str) -> list[str]:
     return found
 
 
-def digest(found: list[Source]) -> str:
+class Digest:
     """Of names, kinds, modes, extended attributes and content; when they were written does not count."""
-    whole = hashlib.sha256()
-    for source in found:
-        whole.update(repr(source.name).encode())
+
+    def __init__(self) -> None:
+        self._whole = hashlib.sha256()
+
+    def entries(self, source: Source) -> Iterator[Entry]:
+        """Those of a source, which count as they are read."""
+        self._whole.update(repr(source.name).encode())
         for info, data in source.entries():
             facts = (info.name, info.type, info.mode, info.linkname, info.size, info.devmajor, info.devminor)
-            whole.update(repr((facts, sorted(info.pax_headers.items()))).encode())
-            while data is not None and (chunk := data.read(CHUNK_BYTES)):
-                whole.update(chunk)
-    return whole.hexdigest()
+            self._whole.update(repr((facts, sorted(info.pax_headers.items()))).encode())
+            yield info, _Counted(data, self._whole) if data is not None else None
+
+    def read(self, source: Source) -> None:
+        """Let a source count."""
+        for _, data in self.entries(source):
+            while data is not None and data.read(CHUNK_BYTES):
+                pass
+
+    def text(self) -> str:
+        """In hexadecimal."""
+        return self._whole.hexdigest()
+
+
+class _Counted:
+    """A file that counts in a digest as it is read."""
+
+    def __init__(self, data: Content, whole: "hashlib._Hash") -> None:
+        self._data, self._whole = data, whole
+
+    def read(self, size: int = -1, /) -> bytes:
+        chunk = self._data.read(size)
+        self._whole.update(chunk)
+        return chunk
+
+
+def digest(found: list[Source]) -> str:
+    """Of all sources, as they are now."""
+    whole = Digest()
+    for source in found:
+        whole.read(source)
+    return whole.text()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,8 +178,8 @@ class Copy:
     mode: int | None = None
     unpack: bool = False
 
-    def write(self, root: Place) -> None:
-        """Copy into a root.
+    def write(self, root: Place) -> str:
+        """Copy into a root; returns the digest of what was read, which may have changed since one was taken.
 
         Raises:
             InvalidArgumentError: several things would become one file, or an archive is damaged.
@@ -157,21 +189,23 @@ class Copy:
         if len(self.sources) > 1 and not into:
             message = f"{self.target!r}: to copy several, the target must be a directory and end with a slash"
             raise InvalidArgumentError(message)
+        whole = Digest()
         for source in self.sources:
             if source.is_directory():
-                self._put(root, self.target, source, "")
+                self._put(root, self.target, whole.entries(source), "")
             elif self.unpack and self._unpack(root, source):
-                continue
+                whole.read(source)
             elif into:
-                self._put(root, self.target, source, source.name)
+                self._put(root, self.target, whole.entries(source), source.name)
             else:
                 directory, _, name = self.target.rpartition("/")
-                self._put(root, directory or "/", source, name)
+                self._put(root, directory or "/", whole.entries(source), name)
+        return whole.text()
 
-    def _put(self, root: Place, directory: str, source: Source, name: str) -> None:
+    def _put(self, root: Place, directory: str, found: Iterator[Entry], name: str) -> None:
         make_directories(root, directory, self.uid, self.gid)
         target = Target(root, directory, owners=True)
-        for info, data in source.entries():
+        for info, data in found:
             info.name, info.uid, info.gid = name or info.name, self.uid, self.gid
             if self.mode is not None and not info.issym():
                 info.mode = self.mode

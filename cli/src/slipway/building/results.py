@@ -7,7 +7,7 @@ image that it made is named after the key, so that it is found again, and goes w
 import os
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import anyio
 
@@ -21,6 +21,16 @@ from slipway.building.refusal import refuse
 from slipway.building.state import State, Wish
 from slipway.building.worker import Job, Worker
 from slipway.commands.changes import MADE
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of a step's work."""
+
+    key: str
+    """Of what was read, which may have changed since the cache was asked."""
+    ignore: list[str] = field(default_factory=list)
+    """What was only mounted on."""
 
 
 class Results:
@@ -44,11 +54,11 @@ class Results:
         new: str,
         text: str,
         job: Callable[[AsyncExitStack], Awaitable[Job]],
-        work: Callable[[str], Awaitable[list[str]]],
+        work: Callable[[str], Awaitable[Done]],
         shown: Step,
         changes: tuple[str, ...] = (),
     ) -> None:
-        """Do what changes files, unless the cache has it; `work` returns what of it was only mounted on."""
+        """Do what changes files, unless the cache has it as `new`; it is kept by the key that `work` returns."""
         image = await self._cached(new)
         shown.cached = bool(image)
         if not image:
@@ -56,10 +66,11 @@ class Results:
             async with self._room, AsyncExitStack() as stack:
                 wanted = replace(await job(stack), image=state.image)
                 container_id = await stack.enter_async_context(self._worker.container(wanted))
-                ignore = await work(container_id)
+                done = await work(container_id)
+                new = done.key
                 wish = pb.CommitRequest(
                     snapshot=container_id,
-                    ignore=[*MADE, *ignore],
+                    ignore=[*MADE, *done.ignore],
                     changes=changes,
                     created_by=text,
                 )

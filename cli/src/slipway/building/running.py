@@ -6,6 +6,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import anyio.to_thread
@@ -16,6 +17,7 @@ from slipway.building import copying, mounts
 from slipway.building.dockerfile import Instruction
 from slipway.building.heredocs import document
 from slipway.building.progress import Step
+from slipway.building.results import Done
 from slipway.building.site import Site
 from slipway.building.state import State, key
 from slipway.building.variables import expand
@@ -57,34 +59,33 @@ async def run(site: Site, state: State, step: Instruction, number: int, shown: S
     given = {k: v for k, v in site.wish.arguments.items() if k in _PREDEFINED}
     texts = options.get("mount", [])
     bound = [await _bound(site, state, bind, number) for bind in mounts.binds(step, texts)]
-    parts = (
-        "RUN",
-        *command,
-        script,
-        *step.flags,
-        json.dumps(arguments, sort_keys=True),
-        *(b.key for b in bound),
-    )
+    settings = json.dumps(arguments, sort_keys=True)
+    name = partial(key, state.key, "RUN", *command, script, *step.flags, settings)
     data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
     found: list[cri.Mount] = []
+    seen: list[str] = []
 
     async def job(stack: AsyncExitStack) -> Job:
         mounted = mounts.mounted(step, texts, site.wish.secrets, data_dir, site.worker.space.path)
         found.extend(await stack.enter_async_context(mounted))
-        more = [await _bind(site, one, stack) for one in bound]
+        more = []
+        for one in bound:
+            mount, read = await _bind(site, one, stack)
+            more.append(mount)
+            seen.append(read)
         if _SCRIPT in command:
             more.append(stack.enter_context(_file(script, site.worker.space.path)))
         return Job("", command, given | arguments, [*found, *more])
 
-    async def work(container_id: str) -> list[str]:
+    async def work(container_id: str) -> Done:
         code = await site.worker.run(container_id, shown.output)
         if code:
             message = f"the command ended with exit code {code}"
             raise FailedPreconditionError(message)
         targets = [*(mount.container_path for mount in found), *(one.bind.target for one in bound)]
-        return [above for target in targets for above in _above(target)]
+        return Done(name(*seen), [above for target in targets for above in _above(target)])
 
-    await site.results.change(state, key(state.key, *parts), step.text, job, work, shown)
+    await site.results.change(state, name(*(one.key for one in bound)), step.text, job, work, shown)
 
 
 async def _bound(site: Site, state: State, bind: mounts.Bind, number: int) -> _Bound:
@@ -97,20 +98,25 @@ async def _bound(site: Site, state: State, bind: mounts.Bind, number: int) -> _B
     return _Bound(bind, image, [], key("image", image))
 
 
-async def _bind(site: Site, one: _Bound, stack: AsyncExitStack) -> cri.Mount:
-    """The mount, of a container that only has it: what a command writes there is lost with that."""
+async def _bind(site: Site, one: _Bound, stack: AsyncExitStack) -> tuple[cri.Mount, str]:
+    """The mount, of a container that only has it, and the key of what it shows.
+
+    What a command writes there is lost with that container.
+    """
     container_id = await stack.enter_async_context(
         site.worker.container(Job(one.image or await site.bases.scratch()))
     )
-    path = one.bind.source
+    path, shown = one.bind.source, one.key
     if not one.image:
         # of the context a copy, without what .dockerignore leaves out
         path = "/bound" if one.sources[0].is_directory() else f"/bound/{one.sources[0].name}"
-        await site.worker.within(container_id, copying.Copy(one.sources, "/bound/").write)
+        copied = await site.worker.within(container_id, copying.Copy(one.sources, "/bound/").write)
+        shown = key("context", copied)
     async with site.worker.place(container_id) as place:
         with place.opened(path, os.O_PATH) as there:
             found = str(Path(f"/proc/self/fd/{there}").readlink())
-    return cri.Mount(host_path=found, container_path=one.bind.target, readonly=not one.bind.writable)
+    mount = cri.Mount(host_path=found, container_path=one.bind.target, readonly=not one.bind.writable)
+    return mount, shown
 
 
 def _script(step: Instruction) -> str:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 import anyio
 import anyio.to_thread
@@ -25,6 +26,7 @@ from slipway.options.security import MASKED_PATHS, READONLY_PATHS
 from slipway.output import logfile
 
 POLL_S = 0.03
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,10 +98,10 @@ class Worker:
         finally:
             os.close(fd)
 
-    async def within(self, container_id: str, work: Callable[[Place], None]) -> None:
+    async def within(self, container_id: str, work: Callable[[Place], T]) -> T:
         """Work on its file system, in a thread."""
         async with self.place(container_id) as place:
-            await anyio.to_thread.run_sync(work, place)
+            return await anyio.to_thread.run_sync(work, place)
 
     async def run(self, container_id: str, show: Callable[[bytes], None]) -> int:
         """Start it, and show its output until it ends; returns its exit code."""
