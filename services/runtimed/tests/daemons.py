@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import tarfile
+import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -60,6 +61,8 @@ class Daemons:
     """snapshotd, shimd and runtimed of one test module."""
 
     base: Path
+    programs: Path
+    """Where network plugins are; no program below /run starts where systemd has mounted it."""
     redis: RedisServer
     settings: dict[str, str]
     """Of all three."""
@@ -95,7 +98,8 @@ class Daemons:
 @contextmanager
 def running_daemons(**runtimed: str) -> Iterator[Daemons]:
     """All three, with settings of runtimed."""
-    base = Path(f"/run/slipway-test-{uuid.uuid4().hex[:8]}")
+    name = f"slipway-test-{uuid.uuid4().hex[:8]}"
+    base, programs = Path("/run", name), Path(tempfile.mkdtemp(prefix=f"{name}-"))
     base.mkdir(mode=0o711)
     ensure_shared(base)
     (base / "cni").mkdir()
@@ -109,13 +113,13 @@ def running_daemons(**runtimed: str) -> Iterator[Daemons]:
         }
         own = {
             "cni_conf_dir": str(base / "cni"),
-            "cni_bin_dirs": json.dumps([str(base / "bin")]),
+            "cni_bin_dirs": json.dumps([str(programs)]),
             "cni_conf_template": str(base / "cni.template"),
             "event_buffer": "20",
             "boot_id_path": str(base / "boot_id"),
         }
         (base / "boot_id").write_text("first\n")
-        found = Daemons(base, redis, settings, own | runtimed)
+        found = Daemons(base, programs, redis, settings, own | runtimed)
         try:
             for name in ("snapshotd", "shimd", "runtimed"):
                 found.start(name)
@@ -131,6 +135,7 @@ def running_daemons(**runtimed: str) -> Iterator[Daemons]:
         assert "reconcile.failed" not in (base / "runtimed.log").read_text()
     unmount_below(base)
     shutil.rmtree(base)
+    shutil.rmtree(programs)
 
 
 def busybox_layer(path: Path) -> str:

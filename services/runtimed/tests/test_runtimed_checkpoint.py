@@ -22,14 +22,17 @@ from common.errors import DeadlineExceededError, FailedPreconditionError, Invali
 from runtimed.checkpoint import archive, freezer, workplace
 from runtimed.oci import cgroups
 from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
+from tests.support.cgroups import folder, parent
 from tests.support.eventually import until
 
 pytestmark = needs("runc")
 TICKS = ("sh", "-c", "i=0; while :; do i=$((i+1)); echo $i; sleep 0.02; done")
 TICKER = "import time\nwhile True: print(flush=True); time.sleep(0.02)"
 UNIFIED = (Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified"))
-PARENT = f"/slipway-test-{uuid.uuid4().hex[:8]}"
-STATES = f"/sys/fs/cgroup/freezer{PARENT}/*/freezer.state /sys/fs/cgroup{PARENT}/*/cgroup.events"
+PARENT = parent(f"slipway_test_{uuid.uuid4().hex[:8]}")
+STATES = (
+    f"/sys/fs/cgroup/freezer{folder(PARENT)}/*/freezer.state /sys/fs/cgroup{folder(PARENT)}/*/cgroup.events"
+)
 # Before runc dumps: what state the cgroups have, and a wait for as long as the file `hold` is there. Then a PATH without
 # CRIU; or, when the file `size` says so, a dump of so many zeros.
 WATCHER = """#!/bin/sh
@@ -57,7 +60,8 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
         ) as found:
             yield found
     finally:
-        for directory in (*Path("/sys/fs/cgroup").glob(f"*{PARENT}"), Path(f"/sys/fs/cgroup{PARENT}")):
+        own = folder(PARENT)
+        for directory in (*Path("/sys/fs/cgroup").glob(f"*{own}"), Path(f"/sys/fs/cgroup{own}")):
             if directory.is_dir():
                 directory.rmdir()
 

@@ -55,7 +55,7 @@ async def is_refused(call: Awaitable[object]) -> None:
 
 def processes(container_id: str) -> set[str]:
     found: set[str] = set()
-    for path in cgroups.files(container_id, "cgroup.procs"):
+    for path in cgroups.files(container_id, "cgroup.procs", "container/cgroup.procs"):  # below its scope
         with suppress(OSError):
             found |= set(path.read_text().split())
     return found
@@ -118,7 +118,8 @@ async def test_a_stop_whose_end_cannot_be_written_is_to_be_asked_for_again(pods:
         await until(lambda: "F term" in log.read_text(), "the stop")
         with pods.daemons.redis.frozen():
             for pid in processes(container_id):
-                os.kill(int(pid), signal.SIGKILL)
+                with suppress(ProcessLookupError):  # its sleep comes and goes
+                    os.kill(int(pid), signal.SIGKILL)
             with anyio.fail_after(UNTIL_S):
                 await refused.wait()
     assert (await pods.exited(container_id)).exit_code == 137

@@ -37,11 +37,10 @@ def daemons() -> Iterator[Daemons]:
     name = f"slw{uuid.uuid4().hex[:6]}"
     with running_daemons() as found:
         found.runtimed["reconcile_every_s"] = "0.2"  # from its second start on
-        (found.base / "bin").mkdir()
         (found.base / "fail").mkdir()
         for plugin in ("host-local", "portmap"):
-            (found.base / "bin" / plugin).symlink_to(PLUGINS / plugin)
-        program = found.base / "bin" / "bridge"
+            (found.programs / plugin).symlink_to(PLUGINS / plugin)
+        program = found.programs / "bridge"
         program.write_text(BRIDGE.format(base=found.base, plugins=PLUGINS))
         program.chmod(0o755)
         bridge.write_conflist(found.base / "cni", name, f"{SUBNET}.0/24", found.base / "leases")

@@ -52,8 +52,7 @@ def daemons(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemons]:
     base = tmp_path_factory.mktemp("told")
     program = executable(base / "told-runc", TOLD.format(base=base, runc=shutil.which("runc")))
     with running_daemons(**handler("runc", program), criu_binary="/bin/true", reconcile_every_s="1") as found:
-        (found.base / "bin").mkdir()
-        executable(found.base / "bin/obedient", PLUGIN.format(base=base))
+        executable(found.programs / "obedient", PLUGIN.format(base=base))
         conf = {"cniVersion": "0.4.0", "name": "test", "plugins": [{"type": "obedient"}]}
         (found.base / "cni/10-test.conflist").write_text(json.dumps(conf))
         yield found

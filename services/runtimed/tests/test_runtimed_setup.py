@@ -39,8 +39,7 @@ esac
 def daemons() -> Iterator[Daemons]:
     with running_daemons() as found:
         found.runtimed["reconcile_every_s"] = "0.2"  # from its second start on
-        (found.base / "bin").mkdir()
-        plugin = found.base / "bin" / "obedient"
+        plugin = found.programs / "obedient"
         plugin.write_text(PLUGIN.format(base=found.base))
         plugin.chmod(0o755)
         conf = {"cniVersion": "0.4.0", "name": "test", "plugins": [{"type": "obedient"}]}
