@@ -1,10 +1,9 @@
 """A shim that hangs in the middle of a start: an OCI runtime stops it, and runs the container meanwhile."""
 
-import json
 import os
 import signal
 from collections.abc import Iterator
-from pathlib import Path
+from functools import partial
 
 import anyio
 import pytest
@@ -12,6 +11,7 @@ import pytest
 from common.api.cri.v1 import api_pb2 as cri
 from common.errors import UnavailableError
 from services.runtimed.tests.daemons import Daemons, Pods, executable, handler, needs, running_daemons
+from tests.support import cgroups
 from tests.support.eventually import until
 
 pytestmark = needs("crun")
@@ -69,13 +69,9 @@ async def test_it_runs_once_the_shim_says_so(pods: Pods) -> None:
 
 async def test_its_stop_ends_what_the_shim_had_started(pods: Pods) -> None:
     container_id = await unknown(pods)
-    info = (await pods.client.container_status(container_id, verbose=True)).info["info"]
-    cgroup = json.loads(info)["cgroup"].rpartition("/")[2]
-    groups = Path("/sys/fs/cgroup")
-    await until(
-        lambda: list(groups.glob(f"**/slipway/{cgroup}")), "the container of the stopped shim", within_s=30
-    )
+    places = partial(cgroups.files, container_id, "cgroup.procs")
+    await until(places, "the container of the stopped shim", within_s=30)
     await pods.client.stop_container(container_id, 30)
     status = await pods.status(container_id)
     assert (status.state, status.exit_code, status.reason) == (cri.CONTAINER_EXITED, 255, "Unknown")
-    assert not list(Path("/sys/fs/cgroup").glob(f"**/slipway/{cgroup}"))
+    assert not places()
