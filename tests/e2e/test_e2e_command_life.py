@@ -33,6 +33,8 @@ def going(node: TestNode, *words: str) -> "Iterator[subprocess.Popen[bytes]]":
 def test_a_container_is_made_then_started_then_started_again(node: TestNode, busybox: str) -> None:
     script = "echo line >>/kept; cat /kept; exit $(grep -c line /kept)"
     made = node.slipway("create", "--name", "job", busybox, "sh", "-c", script)
+    said = node.slipway("logs", "-f", "job")
+    assert (said.returncode, said.stdout, said.stderr) == (0, "", "")
     assert made.returncode == 0, made.stderr
     assert "Created" in node.slipway("ps", "-a").stdout
     first = node.slipway("start", "-a", "job")

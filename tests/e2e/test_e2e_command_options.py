@@ -4,6 +4,7 @@ import json
 import re
 import time
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,11 @@ def test_logs_of_a_span_of_time(node: TestNode, pair: None) -> None:
     assert node.slipway("logs", "-f", "--until", fifth, "runner").stdout.endswith("line 4\n")
     recent = node.slipway("logs", "--since", "1s", "runner").stdout.count("\n")
     assert recent < node.slipway("logs", "runner").stdout.count("\n")
+    asked_s = time.time()
+    followed = node.slipway("logs", "-f", "-t", "--until", f"{asked_s + 2:.9f}", "runner").stdout.splitlines()
+    assert time.time() >= asked_s + 2
+    first, last = (datetime.fromisoformat(followed[n].split()[0][:26] + "Z").timestamp() for n in (0, -1))
+    assert first < asked_s < last < asked_s + 2
     wrong = node.slipway("logs", "--tail", "few", "runner")
     assert (wrong.returncode, "--tail 'few'" in wrong.stderr) == (1, True)
 

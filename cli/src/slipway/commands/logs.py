@@ -3,6 +3,7 @@
 import sys
 from argparse import Namespace
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
 
 import anyio
@@ -24,9 +25,10 @@ async def logs(arguments: Namespace) -> int:
     until = moment("--until", arguments.until) if arguments.until else ""
     async with node(arguments.run_dir) as on:
         container_id = (await on.container(arguments.container)).id
-        path = (await _status(on, container_id)).log_path
-        if not Path(path).exists():
-            message = f"container {arguments.container!r} has no log file {path!r}: was it started?"
+        status = await _status(on, container_id)
+        path = status.log_path
+        if not Path(path).exists() and status.state != cri.CONTAINER_CREATED:  # which said nothing yet
+            message = f"container {arguments.container!r} has no log file {path!r}: was that removed?"
             raise NotFoundError(message)
         log = logfile.LogFile(path)
         within = (record for record in log.records() if _is_within(record, since, until))
@@ -35,8 +37,15 @@ async def logs(arguments: Namespace) -> int:
         for record in records:
             logfile.show(record, timestamps=arguments.timestamps, plain=plain)
         logfile.flush()
-        if arguments.follow and not until:
-            await _follow(on, container_id, log, timestamps=arguments.timestamps, plain=plain)
+        if arguments.follow:
+
+            def more() -> None:
+                for record in log.records():
+                    if _is_within(record, since, until):
+                        logfile.show(record, timestamps=arguments.timestamps, plain=plain)
+                logfile.flush()
+
+            await _follow(on, container_id, more, until)
         if plain:
             sys.stdout.write(render.PLAIN)  # a colour that it left on is not ours
     return 0
@@ -58,9 +67,8 @@ def _is_within(record: Record, since: str, until: str) -> bool:
     return (not since or at >= since) and (not until or at < until)
 
 
-async def _follow(
-    on: Node, container_id: str, log: logfile.LogFile, *, timestamps: bool, plain: bool
-) -> None:
+async def _follow(on: Node, container_id: str, more: Callable[[], None], until: str) -> None:
+    """Show more of it until it ends, or up to then."""
     ended = False
     while not ended:
         try:
@@ -68,9 +76,8 @@ async def _follow(
             ended = (await _status(on, container_id)).state != cri.CONTAINER_RUNNING
         except NotFoundError:
             ended = True
-        for record in log.records():
-            logfile.show(record, timestamps=timestamps, plain=plain)
-        logfile.flush()
+        ended |= bool(until) and moment("now", "0s") >= until
+        more()
         if not ended:
             await anyio.sleep(POLL_S)
 

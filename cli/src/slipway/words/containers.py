@@ -110,7 +110,7 @@ def _output(verbs: "Verbs[argparse.ArgumentParser]") -> None:
         slipway logs --since 10m --until 5m web  what it wrote then
         slipway logs -t web | grep error  with the time of each line; a pipe gets each byte as it is"""
     logs = add_verb(verbs, "logs", "print a container's output", "logs:logs", examples)
-    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends")
+    logs.add_argument("-f", "--follow", action="store_true", help="go on until it ends, or --until")
     logs.add_argument("-n", "--tail", default="all", metavar="N", help="the last N lines only, or all")
     when = "a time such as 2026-01-31T12:00:00Z, or an age such as 10m"
     logs.add_argument("--since", default="", metavar="TIME", help=f"from then on: {when}")
