@@ -12,7 +12,7 @@ from bench.pods import pss_kib
 from common.errors import UnavailableError
 from common.records.keys import outbox_key
 from common.records.redis import backlog, connect
-from common.sys.mounts import mount_points
+from common.sys.mountinfo import mount_points
 from node.layout import SERVICES
 from tests.support.node import TestNode
 

@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from common.api.cri.v1 import api_pb2 as cri_pb
-from common.sys.mounts import mount_points
+from common.sys.mountinfo import mount_points
 from devtools.cri import ContainerFields, Cri
 from devtools.registry import Layer, Registry, busybox_layer, directory, layer
 from slipway.options.security import MASKED_PATHS, READONLY_PATHS

@@ -18,6 +18,9 @@ from common.errors import (
     SlipwayError,
     UnavailableError,
 )
+from common.sys import linux
+from common.sys.mountinfo import mount_points
+from common.sys.mounts import unmount_below
 from services.snapshotd.tests.taken_helper import FORBIDDEN, NONSENSE
 from services.snapshotd.tests.test_snapshotd_layers import BASE, digest_of, tar
 from snapshotd.adapters.helper import HelperUnpacker
@@ -211,3 +214,21 @@ async def test_a_nursery_that_does_not_start_is_an_error(
         with pytest.raises(UnavailableError, match="its parent does not start"):
             await HelperUnpacker(made, 30).unpack(job(tmp_path))
         group.cancel_scope.cancel()
+
+
+async def test_a_mount_below_a_later_one_keeps_no_nursery_from_starting(tmp_path: Path) -> None:
+    """What `ip netns` leaves on a machine whose /run is shared: the second mount is out of reach of its own path."""
+    own = tmp_path / "netns"
+    linux.mount("none", str(tmp_path), "tmpfs", 0)
+    try:
+        linux.mount("none", str(tmp_path), None, linux.MS_SHARED)
+        (own / "one").mkdir(parents=True)
+        linux.mount(str(own), str(own), None, linux.MS_BIND)
+        linux.mount("none", str(own / "one"), "tmpfs", 0)
+        assert [point for point, _ in mount_points()].count(str(own / "one")) == 2
+        async with nursery() as made:
+            table = Path(f"/proc/{made.pid}/mountinfo").read_text().splitlines()
+            assert [line.split()[4] for line in table] == ["/"]
+    finally:
+        unmount_below(tmp_path)
+    assert not [point for point, _ in mount_points() if point.startswith(str(tmp_path))]

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from common import cniconf
 from common.errors import InvalidArgumentError
-from common.sys.mounts import mount_points
+from common.sys.mountinfo import mount_points
 from slipway.doctor.deep import processes
 
 RULES_S = 10.0

@@ -5,23 +5,7 @@ import os
 from pathlib import Path
 
 from common.sys import linux
-
-
-def mount_points() -> list[tuple[str, str]]:
-    """Mount point and optional fields (propagation) of every mount of this process, in mount order."""
-    points = []
-    with open("/proc/self/mountinfo", "rb") as table:  # noqa: PTH123 - a kernel file
-        for raw in table:
-            fields = os.fsdecode(raw).split(" ")
-            path = (
-                fields[4]
-                .replace("\\040", " ")
-                .replace("\\011", "\t")
-                .replace("\\012", "\n")
-                .replace("\\134", "\\")
-            )
-            points.append((path, " ".join(fields[6 : fields.index("-")])))
-    return points
+from common.sys.mountinfo import detach, mount_points
 
 
 def ensure_shared(directory: Path) -> None:
@@ -55,9 +39,4 @@ def propagation_of(path: str) -> str:
 def unmount_below(directory: Path) -> list[str]:
     """Detach every mount at or below a directory, deepest first; returns what was detached."""
     root = str(directory.resolve())
-    gone = []
-    for path, _ in reversed(mount_points()):
-        if path == root or path.startswith(root + "/"):
-            linux.umount(path, linux.MNT_DETACH)
-            gone.append(path)
-    return gone
+    return detach(lambda path: path == root or path.startswith(f"{root}/"))

@@ -2,16 +2,15 @@
 
 import errno
 import os
-import re
 import shutil
 from pathlib import Path
 
 from common.observe.log import get_logger
 from common.sys import linux
+from common.sys.mountinfo import mount_points
 from common.sys.mounts import ensure_shared
 
 _log = get_logger("mounts")
-_OCTAL = re.compile(r"\\([0-7]{3})")
 
 
 class MountPoints:
@@ -43,7 +42,7 @@ class MountPoints:
     def mounted(self) -> set[str]:
         """Keys of what is mounted now."""
         prefix = f"{self.directory}/"
-        names = [point.removeprefix(prefix) for point, _ in _mounts() if point.startswith(prefix)]
+        names = [point.removeprefix(prefix) for point, _ in mount_points() if point.startswith(prefix)]
         return {name for name in names if "/" not in name}
 
     def points(self) -> set[str]:
@@ -68,23 +67,12 @@ class MountPoints:
         except FileNotFoundError:
             return
         except OSError as exc:
-            if exc.errno != errno.ENOTEMPTY or any(p.startswith(f"{target}/") for p, _ in _mounts()):
+            if exc.errno != errno.ENOTEMPTY or any(p.startswith(f"{target}/") for p, _ in mount_points()):
                 raise
             # such as an OCI runtime makes that comes to its root after that was unmounted, once nobody waits for it
             names = sorted(path.name for path in target.iterdir())
             _log.warning("mount_point.used", path=str(target), names=names[:10])
             shutil.rmtree(target)
-
-
-def _mounts() -> list[tuple[str, list[str]]]:
-    """Mount points of this namespace with their optional fields (proc(5), mountinfo)."""
-    found: list[tuple[str, list[str]]] = []
-    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as table:  # noqa: PTH123 - kernel file
-        for line in table:
-            fields = line.split(" ")
-            point = _OCTAL.sub(lambda match: chr(int(match[1], 8)), fields[4])
-            found.append((point, fields[6 : fields.index("-")]))
-    return found
 
 
 def attach(fd: int, target: Path) -> None:

@@ -25,7 +25,7 @@ from typing import Any, NoReturn
 import zstandard  # noqa: F401 - see above
 from isal import igzip
 
-from common.sys import linux
+from common.sys import linux, mountinfo
 from snapshotd.diff import syscalls, unpack
 from snapshotd.diff.confine import bound, die_with
 from snapshotd.diff.stream import LayerStream
@@ -131,12 +131,7 @@ def _leave_machine() -> None:
     """
     linux.unshare(linux.CLONE_NEWNS | linux.CLONE_NEWNET | linux.CLONE_NEWIPC)
     linux.mount("none", "/", None, linux.MS_REC | linux.MS_PRIVATE)
-    with open("/proc/self/mountinfo", "rb") as table:  # noqa: PTH123 - a kernel file
-        points = [line.split(b" ")[4] for line in table]
-    for point in reversed(points):
-        if point != b"/":
-            path = point.decode("unicode_escape").encode("latin-1")  # octal escapes: proc(5)
-            linux.umount(os.fsdecode(path), linux.MNT_DETACH | linux.UMOUNT_NOFOLLOW)
+    mountinfo.detach(lambda path: path != "/")
 
 
 def _rehearse() -> None:
