@@ -33,8 +33,8 @@ def cgroup(controller: str, name: str) -> str:
 class Node:
     """shimd's service with its zygote, and bundles for it."""
 
-    def __init__(self, root: Path) -> None:
-        self.root = root
+    def __init__(self, root: Path, programs: Path) -> None:
+        self.root, self.programs = root, programs
         self.zygote = ZygoteProcess(
             run_dir=root / "shimd",
             cgroups=[cgroup("pids", f"shims-{root.name}")],
@@ -77,9 +77,9 @@ class Node:
         return bundle
 
     def runtime(self, script: str) -> str:
-        """A runtime that runs a shell script before it is crun."""
-        path = self.root / "runtime"
-        path.write_text(f'#!/bin/sh\n{script}\nexec crun "$@"\n')
+        """A runtime that runs a shell script before it is crun; `$root` is there what `root` is here."""
+        path = self.programs / "runtime"
+        path.write_text(f'#!/bin/sh\nroot={self.root}\n{script}\nexec crun "$@"\n')
         path.chmod(0o755)
         return str(path)
 
@@ -189,10 +189,10 @@ async def gone(pid: int) -> None:
 
 
 @pytest.fixture
-async def node() -> AsyncIterator[Node]:
+async def node(tmp_path: Path) -> AsyncIterator[Node]:
     root = Path(f"/run/slipway-test-shimd-{secrets.token_hex(4)}")
     root.mkdir(mode=0o700)
-    node = Node(root)
+    node = Node(root, tmp_path)  # where systemd has mounted /run, no program below it starts
     try:
         yield node
     finally:

@@ -18,9 +18,9 @@ from tests.support.eventually import until
 from .conftest import Node, process_json, workers, workers_left
 
 pytestmark = [pytest.mark.root, pytest.mark.anyio]
-SLOW = 'case " $* " in *" exec "*) : >"${0%/*}/called"; read go <"${0%/*}/gate";; esac'
+SLOW = 'case " $* " in *" exec "*) : >"$root/called"; read go <"$root/gate";; esac'
 """A runtime whose exec waits for a gate, and runs then."""
-STUCK = 'case " $* " in *" exec "*) crun "$@"; : >"${0%/*}/called"; read go <"${0%/*}/gate"; exit;; esac'
+STUCK = 'case " $* " in *" exec "*) crun "$@"; : >"$root/called"; read go <"$root/gate"; exit;; esac'
 """A runtime whose exec runs, but ends only by the gate."""
 NO_TERMINAL = 'for f in "$@"; do case "$f" in */e*.json) sed -i "s/\\"terminal\\": true/\\"terminal\\": false/" "$f";; esac; done'
 """A runtime whose exec sends no terminal."""

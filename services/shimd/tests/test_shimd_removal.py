@@ -53,9 +53,7 @@ def answers(node: Node) -> bool:
         return client.connect_ex(node.service.socket_path("a")) == 0
 
 
-DELETE_FAILS = (
-    'case " $* " in *" delete "*) [ -e "${0%/*}/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
-)
+DELETE_FAILS = 'case " $* " in *" delete "*) [ -e "$root/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
 DELETE_WAITS = 'case " $* " in *" delete "*) sleep 3;; esac'
 
 

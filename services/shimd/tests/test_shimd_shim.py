@@ -378,7 +378,7 @@ async def test_shim_outlives_its_zygote_and_is_found_again(node: Node) -> None:
     shim = await node.spawn("a", "sh", "-c", "read x; exit 9", stdin=True)
     await shim.start()
     os.kill(node.zygote.pid, signal.SIGKILL)
-    other = type(node)(node.root)
+    other = type(node)(node.root, node.programs)
     found = await other.service.list_shims()
     assert [(one.id, one.alive) for one in found] == [("a", True)]
     again = await other.client("a")
