@@ -19,6 +19,7 @@ from runtimed import processes, selection, signals
 from runtimed.adapters.shims import ProcessShims
 from runtimed.feed import Feed
 from runtimed.machine import container
+from runtimed.reconcile import _without_record
 from runtimed.record import ContainerRecord, SandboxRecord
 from runtimed.transitions import Transitions
 from runtimed.use.ground import pause
@@ -191,3 +192,14 @@ async def test_a_slow_listener_is_cut_off_and_the_others_go_on() -> None:
         with pytest.raises(ResourceExhaustedError, match="behind"):
             heard += [event.container_id async for event in slow]
     assert not feed.heard
+
+
+def test_a_directory_that_goes_while_it_is_looked_at_ends_no_round(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").symlink_to("nowhere")
+    monkeypatch.setattr(Path, "is_dir", lambda _: True)  # it still was when that was asked
+    (tmp_path / "left").mkdir()
+    (tmp_path / "recorded").mkdir()
+    (tmp_path / "recorded" / "record.msgpack").touch()
+    assert _without_record(tmp_path) == {"left"}

@@ -54,7 +54,8 @@ def answers(node: Node) -> bool:
 
 
 DELETE_FAILS = 'case " $* " in *" delete "*) [ -e "$root/may" ] || { echo "it is busy" >&2; exit 1; };; esac'
-DELETE_WAITS = 'case " $* " in *" delete "*) sleep 3;; esac'
+FORK_S = patience(2)
+DELETE_WAITS = f'case " $* " in *" delete "*) sleep {FORK_S + 1};; esac'
 
 
 async def test_a_container_that_could_not_be_deleted_is_not_forgotten(node: Node) -> None:
@@ -71,7 +72,7 @@ async def test_a_container_that_could_not_be_deleted_is_not_forgotten(node: Node
 
 
 async def test_a_delete_may_take_longer_than_a_fork(node: Node) -> None:
-    node.zygote._timeout_s = 2
+    node.zygote._timeout_s = FORK_S
     shim = await node.spawn("a", "sleep", "1000", binary=node.runtime(DELETE_WAITS))
     init = (await shim.start()).pid
     await node.service.remove("a", force=True)

@@ -364,4 +364,11 @@ def _names(directory: Path) -> set[str]:
 
 def _without_record(directory: Path) -> set[str]:
     """Names of those that have no copy of a record, nor one that was set aside. Blocking."""
-    return {name for name in _names(directory) if not any((directory / name).glob("record.*"))}
+    return {name for name in _names(directory) if not _has_record(directory / name)}
+
+
+def _has_record(directory: Path) -> bool:
+    try:
+        return any(directory.glob("record.*"))
+    except FileNotFoundError:  # it was removed meanwhile
+        return True
