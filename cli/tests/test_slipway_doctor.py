@@ -186,6 +186,28 @@ def test_a_network_whose_plugin_is_missing_fails(tmp_path: Path) -> None:
     assert _level(network.forwarding(off), "IPv4 forwarding") is Level.WARN
 
 
+def test_a_bridge_whose_packets_are_dropped_by_default_is_told(tmp_path: Path) -> None:
+    bridge = {"type": "bridge", "bridge": "slw0"}
+    machine = _machine(
+        tmp_path, **{"etc__cni__10-n.conflist": json.dumps({"name": "n", "plugins": [bridge]})}
+    )
+    assert network.dropped(machine) == []
+    _program(tmp_path, "iptables", "-P FORWARD ACCEPT")
+    assert network.dropped(machine) == []
+    half = "-P FORWARD DROP\n-A FORWARD -j DOCKER-USER\n-A FORWARD -i slw0 -j ACCEPT"
+    _program(tmp_path, "iptables", half)
+    (found,) = network.dropped(machine)
+    assert (found.level, found.fix) == (Level.WARN, "iptables -I FORWARD -o slw0 -j ACCEPT")
+    _program(tmp_path, "iptables", f"{half}\n-A FORWARD -o slw0 -j ACCEPT")
+    assert network.dropped(machine) == []
+    _program(tmp_path, "iptables", half)
+    _machine(
+        tmp_path,
+        **{"etc__cni__05-m.conflist": json.dumps({"name": "m", "plugins": [bridge, {"type": "firewall"}]})},
+    )
+    assert network.dropped(machine) == []
+
+
 @pytest.mark.parametrize(
     ("kind", "level"), [("ext4", Level.OK), ("nfs4", Level.FAIL), ("overlay", Level.FAIL)]
 )

@@ -1,9 +1,12 @@
 """What a check finds, and the machine that it looks at."""
 
 import os
+import subprocess
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+
+PROGRAM_S = 10.0
 
 
 class Level(StrEnum):
@@ -52,6 +55,16 @@ class Machine:
     def number(self, path: str) -> int | None:
         text = self.read(path)
         return int(text) if text.lstrip("-").isdigit() else None
+
+    def said(self, program: str, *arguments: str) -> str:
+        """What a program prints; empty when it does not start or takes long."""
+        command = [program, *arguments]
+        try:
+            return subprocess.run(
+                command, capture_output=True, text=True, timeout=PROGRAM_S, check=False
+            ).stdout
+        except (OSError, subprocess.TimeoutExpired):
+            return ""
 
     def program(self, name: str) -> str:
         """Where a program is; empty when it is not installed."""

@@ -3,12 +3,10 @@
 import gzip
 import math
 import re
-import subprocess
 from collections.abc import Callable
 
 from slipway.doctor.finding import Finding, Level, Machine
 
-VERSION_S = 10.0
 Version = tuple[int, int, int, float]
 """The last is that of a release candidate, and infinite of a release."""
 RELEASE = math.inf
@@ -46,7 +44,7 @@ def _runtime(machine: Machine, name: str) -> list[Finding]:
     program = machine.program(name)
     if not program:
         return [Finding(name, Level.NOTE, "not installed")]
-    told = _told(program)
+    told = machine.said(program, "--version")
     version = parse(told)
     if version is None:
         return [Finding(name, Level.WARN, f"{program} does not tell its version", "Install it anew.")]
@@ -57,15 +55,6 @@ def _runtime(machine: Machine, name: str) -> list[Finding]:
         return [Finding(name, Level.OK, text)]
     fix = f"Install a newer {name}; this one's changelog tells of no patch."
     return [Finding(name, Level.WARN, f"{text} has {cve}: {what}", fix) for cve, _, what in flaws]
-
-
-def _told(program: str) -> str:
-    try:
-        return subprocess.run(
-            [program, "--version"], capture_output=True, text=True, timeout=VERSION_S, check=False
-        ).stdout
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
 
 
 def parse(text: str) -> Version | None:
