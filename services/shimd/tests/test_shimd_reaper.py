@@ -21,6 +21,15 @@ loop.after(5, lambda: setattr(loop, "stopped", True))
 loop.run()
 print(seen)
 """
+LATE = """import ctypes
+ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become ours
+told, tell = os.pipe()
+script = "sh -c 'exit 6' & echo $! >&3; exec /bin/sleep 2.5"
+os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, file_actions=[(os.POSIX_SPAWN_DUP2, tell, 3)])
+pid = int(os.read(told, 99))
+reaper.watch(pid, ended)
+"""
+"""A process whose parent outlives it for longer than a moment, and does not wait for it."""
 SPAWN = "pid = os.posix_spawn('/bin/sh', ['sh', '-c', {script!r}], {{}})\n"
 
 
@@ -36,6 +45,7 @@ SPAWN = "pid = os.posix_spawn('/bin/sh', ['sh', '-c', {script!r}], {{}})\n"
             [(4, 0)],
         ),
         (SPAWN.format(script="exit 5") + "os.waitpid(pid, 0)\nreaper.watch(pid, ended)", [(255, 0)]),
+        (LATE, [(6, 0)]),
     ],
 )
 def test_each_end_is_told_once(act: str, expected: list[tuple[int, int]]) -> None:

@@ -24,7 +24,7 @@ _UNKNOWN_STATUS = 255 << 8
 _LONGEST_WAIT_S = 86400.0
 """epoll takes no more than 24 days at once; a timer may be further away."""
 _INHERIT_S = 1.0
-"""How long after its end a process may still become our child, and tell its status."""
+"""How often we look whether a process that has ended still waits for its parent, or for us once we are that."""
 
 
 class Timer:
@@ -150,7 +150,8 @@ class Reaper:
     def _watch_stranger(self, pid: int, handler: ExitHandler) -> None:
         """Not our child, or not yet: a runtime may leave a process of its own that ends a moment later.
 
-        The end of a stranger can be seen by its pidfd, its status cannot.
+        The end of a stranger can be seen by its pidfd, its status cannot. As long as it is there all the same nobody has taken
+        that, and it comes to us when its parent ends, however long a starved machine takes for it.
         """
 
         def give_up() -> None:
@@ -166,8 +167,16 @@ class Reaper:
 
         def ended(_events: int) -> None:
             self._loop.forget(pidfd)
-            os.close(pidfd)
-            self._loop.after(_INHERIT_S, give_up)
+            self._loop.after(_INHERIT_S, look)
+
+        def look() -> None:
+            try:
+                signal.pidfd_send_signal(pidfd, 0)
+            except ProcessLookupError:
+                os.close(pidfd)
+                give_up()
+            else:
+                self._loop.after(_INHERIT_S, look)
 
         self._loop.watch(pidfd, IN, ended)
 
