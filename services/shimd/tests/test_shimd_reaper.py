@@ -17,15 +17,16 @@ def ended(status, at_ns):
     seen.append(exit_code(status))
     loop.stopped = True
 {act}
-loop.after(5, lambda: setattr(loop, "stopped", True))
+loop.after(15, lambda: setattr(loop, "stopped", True))
 loop.run()
 print(seen)
 """
 LATE = """import ctypes
 ctypes.CDLL(None).prctl(36, 1, 0, 0, 0)  # orphans become ours
 told, tell = os.pipe()
-script = "sh -c 'exit 6' & echo $! >&3; exec /bin/sleep 2.5"
-os.posix_spawn("/bin/sh", ["sh", "-c", script], {}, file_actions=[(os.POSIX_SPAWN_DUP2, tell, 3)])
+script = "import os, time; os.write(3, b'%d' % os.posix_spawn('/bin/sh', ['sh', '-c', 'exit 6'], dict())); time.sleep(2.5)"
+command = [sys.executable, "-c", script]
+os.posix_spawn(sys.executable, command, {}, file_actions=[(os.POSIX_SPAWN_DUP2, tell, 3)])
 pid = int(os.read(told, 99))
 reaper.watch(pid, ended)
 """
