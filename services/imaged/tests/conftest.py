@@ -38,7 +38,9 @@ from imaged.ports import Credentials, Served, WrittenDiff
 from imaged.record import ImageRecord
 from imaged.service import Images
 from imaged.transfer import Transfers
+from node.health import trouble
 from services.imaged.tests.onelayer import OneLayer
+from tests.support.eventually import eventually
 from tests.support.service import started
 
 OCI = "application/vnd.oci.image."
@@ -289,10 +291,16 @@ class Daemons:
         }
 
     def start(self, name: str, **more: str) -> None:
+        """Start it; one that was there before serves again when this returns."""
+        again = Path(self.socket(name)).exists()
         settings = self._settings | (self._imaged if name == "imaged" else {})
         self._running[name] = started(
             name, self.root / f"{name}.log", settings, inside=self._inside, environment=more
         )
+        if again:
+            eventually(
+                lambda: not trouble("grpc", self.socket(name)), within_s=30, what=f"{name} to serve again"
+            )
 
     def end(self, name: str, number: int = signal.SIGTERM) -> int:
         daemon = self._running.pop(name)
