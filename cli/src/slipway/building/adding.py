@@ -3,6 +3,7 @@
 import posixpath
 import re
 import tempfile
+import uuid
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from functools import partial
@@ -78,17 +79,21 @@ async def add(site: Site, state: State, step: Instruction, number: int, shown: S
         found: list[copying.Source] = []
         name = partial(key, state.key, step.word, wish.target, str(wish.into), wish.who, wish.mode)
         if wish.checksum:  # says what comes: nothing is fetched for what the cache has
-            new = name(key(fetching.name_of(wish.words[0]), wish.checksum))
+            asked = key(fetching.name_of(wish.words[0]), wish.checksum)
         else:
             found = await anyio.to_thread.run_sync(gather)
-            new = name(await anyio.to_thread.run_sync(copying.digest, found))
+            asked = await anyio.to_thread.run_sync(copying.digest, found)
 
         async def work(container_id: str) -> Done:
             what = found or await anyio.to_thread.run_sync(gather)
             copied = await site.worker.within(container_id, partial(wish.write, what))
-            return Done(new if wish.checksum else name(copied))
+            if wish.checksum:
+                copied = asked
+            elif wish.unpack and copied != asked:
+                copied = uuid.uuid4().hex  # an archive may have been unpacked before it changed, or after
+            return Done(name(copied))
 
-        await site.results.change(state, new, step.text, plain, work, shown)
+        await site.results.change(state, name(asked), step.text, plain, work, shown)
 
 
 def _wish(step: Instruction, state: State) -> _Wish:

@@ -181,6 +181,8 @@ class Copy:
     def write(self, root: Place) -> str:
         """Copy into a root; returns the digest of what was read, which may have changed since one was taken.
 
+        Of an archive that is unpacked it is what the archive is afterwards.
+
         Raises:
             InvalidArgumentError: several things would become one file, or an archive is damaged.
             OSError: with the path.

@@ -59,8 +59,8 @@ async def run(site: Site, state: State, step: Instruction, number: int, shown: S
     given = {k: v for k, v in site.wish.arguments.items() if k in _PREDEFINED}
     texts = options.get("mount", [])
     bound = [await _bound(site, state, bind, number) for bind in mounts.binds(step, texts)]
-    settings = json.dumps(arguments, sort_keys=True)
-    name = partial(key, state.key, "RUN", *command, script, *step.flags, settings)
+    said = (*command, script, *step.flags, json.dumps(arguments, sort_keys=True))
+    name = partial(key, state.key, "RUN", *said)
     data_dir = facts(site.on.run_dir).get("data_dir", "/var/lib/slipway")
     found: list[cri.Mount] = []
     seen: list[str] = []

@@ -25,6 +25,8 @@ _LONGEST_WAIT_S = 86400.0
 """epoll takes no more than 24 days at once; a timer may be further away."""
 _INHERIT_S = 1.0
 """How often we look whether a process that has ended still waits for its parent, or for us once we are that."""
+_MAX_LOOKS = 60
+"""Of one whose parent neither waits for it nor ends: turns and not time, since all may stand still together."""
 
 
 class Timer:
@@ -151,7 +153,7 @@ class Reaper:
         """Not our child, or not yet: a runtime may leave a process of its own that ends a moment later.
 
         The end of a stranger can be seen by its pidfd, its status cannot. As long as it is there all the same nobody has taken
-        that, and it comes to us when its parent ends, however long a starved machine takes for it.
+        that, and it comes to us when its parent ends, though a starved machine takes long for it.
         """
 
         def give_up() -> None:
@@ -167,16 +169,17 @@ class Reaper:
 
         def ended(_events: int) -> None:
             self._loop.forget(pidfd)
-            self._loop.after(_INHERIT_S, look)
+            look_soon(_MAX_LOOKS)
 
-        def look() -> None:
-            try:
-                signal.pidfd_send_signal(pidfd, 0)
-            except ProcessLookupError:
+        def look_soon(left: int) -> None:
+            self._loop.after(_INHERIT_S, lambda: look(left))
+
+        def look(left: int) -> None:
+            if left and _is_there(pidfd):
+                look_soon(left - 1)
+            else:
                 os.close(pidfd)
                 give_up()
-            else:
-                self._loop.after(_INHERIT_S, look)
 
         self._loop.watch(pidfd, IN, ended)
 
@@ -214,6 +217,15 @@ class Reaper:
             _guard(handler, status, at_ns)
         elif self.expecting and len(self._unclaimed) < _MAX_UNCLAIMED:
             self._unclaimed[pid] = (status, at_ns)
+
+
+def _is_there(pidfd: int) -> bool:
+    """Whether nobody has reaped it."""
+    try:
+        signal.pidfd_send_signal(pidfd, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def exit_code(status: int) -> tuple[int, int]:
